@@ -1,0 +1,9 @@
+"""Where the pipeline's files lie; `dvc.yaml` names the same paths."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+MANIFEST = Path("data/manifest.parquet")
+SCAN_CACHE = Path("data/scan-cache.parquet")
+INDEX = Path("data/index.json")
+RUN = Path("runs")

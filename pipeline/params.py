@@ -1,0 +1,164 @@
+"""Reading `params.yaml`: strict sections, one readable line for whatever is wrong."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from stages.embed.config import EmbedConfig
+from stages.evaluate.config import EvaluateConfig
+from stages.prepare.config import PrepareConfig
+from stages.train.config import TrainConfig
+from store.errors import ConfigError
+
+
+class StoreConfig(BaseModel):
+    """Section `store`: where features lie and how they are packed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: Annotated[str, Field(min_length=1)] = Field(
+        description="Folder of the stores; absolute for `dvc exp run --temp` and `--queue`."
+    )
+    shard_images: Annotated[int, Field(ge=1)] = Field(
+        description="Images per shard, the unit of writing and resuming."
+    )
+    codec: Literal["float16"] = Field(description="How tokens are stored.")
+
+
+class Params(BaseModel):
+    """All of `params.yaml`, a section for each stage and one for the store."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prepare: PrepareConfig = Field(description="Datasets.")
+    store: StoreConfig = Field(description="Feature stores.")
+    embed: EmbedConfig = Field(description="Stage one.")
+    train: TrainConfig = Field(description="Stage two.")
+    evaluate: EvaluateConfig = Field(description="Metrics and pictures.")
+
+
+def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
+    """Read and check a params file.
+
+    Args:
+        path: YAML file.
+        overrides: `section.key=value` each; the value is YAML.
+
+    Raises:
+        ConfigError: One line that names file, key, fault and, for a typo, the likely key.
+    """
+    tree = _read_yaml(path)
+    for override in overrides:
+        _set(tree, override)
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(error)}") from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no such file; `ssr init --preset drawn` writes one")
+    try:
+        tree = YAML(typ="safe").load(path)
+    except (YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise ConfigError(f"{path}: is no valid YAML{line}; mend it there") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: holds no sections; `ssr init --preset drawn` writes a full one")
+    return tree
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    *parents, last = key.split(".")
+    if not separator or not parents:
+        raise ConfigError(f"--set {override}: write it as section.key=value")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {override}: {parent} has no keys below it")
+    try:
+        tree[last] = YAML(typ="safe").load(text)
+    except YAMLError as error:
+        raise ConfigError(f"--set {override}: {text} is no valid YAML value") from error
+
+
+def _explain(error: ValidationError) -> str:
+    """Name the first fault and count the rest; a mistyped key comes before the missing one."""
+    faults = error.errors()
+    faults.sort(key=lambda fault: fault["type"] != "extra_forbidden")
+    fault = faults[0]
+    key = _key(fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        text = f"{key} is no known key{_did_you_mean(fault['loc'])}"
+    elif fault["type"] == "missing":
+        text = f"{key} is missing; `ssr init` writes every key"
+    elif fault["type"] == "value_error":
+        text = f"{key}: {fault['ctx']['error']}" if key else str(fault["ctx"]["error"])
+    else:
+        message = fault["msg"][0].lower() + fault["msg"][1:]
+        text = f"{key} is {fault['input']!r}: {message}"
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return text + more
+
+
+def _key(location: Sequence[int | str]) -> str:
+    """Join a location as it is written in the file, without the tags of unions."""
+    return ".".join(
+        str(part) for part, is_tag in zip(location, _tags(location), strict=True) if not is_tag
+    )
+
+
+def _tags(location: Sequence[int | str]) -> list[bool]:
+    """Say which parts are names of union members, which pydantic puts between the keys."""
+    return [
+        isinstance(part, str) and part in _members(_models_at(location[:position]))
+        for position, part in enumerate(location)
+    ]
+
+
+def _did_you_mean(location: tuple[int | str, ...]) -> str:
+    *parents, wrong = location
+    known = [name for model in _models_at(parents) for name in model.model_fields]
+    near = difflib.get_close_matches(str(wrong), known, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {_key([*parents, near[0]])}?"
+    return f"; known here: {', '.join(known)}" if known else ""
+
+
+def _models_at(location: Sequence[int | str]) -> list[type[BaseModel]]:
+    """Return the models that may lie at a location: several for a union that is not yet decided."""
+    models: list[type[BaseModel]] = [Params]
+    for part in location:
+        if isinstance(part, int):
+            continue
+        members = _members(models)
+        if part in members:
+            models = [members[part]]
+        else:
+            fields = [m.model_fields[part] for m in models if part in m.model_fields]
+            models = [m for field in fields for m in _models_in(field.annotation)]
+    return models
+
+
+def _members(models: list[type[BaseModel]]) -> dict[str, type[BaseModel]]:
+    """Map the `kind` of each model of a union to it."""
+    return {
+        kind: model
+        for model in models
+        if "kind" in model.model_fields
+        for kind in get_args(model.model_fields["kind"].annotation)
+    }
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - any type expression
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]

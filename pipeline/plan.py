@@ -1,0 +1,30 @@
+"""Whether what is on the disk is what params.yaml asks for."""
+
+from pathlib import Path
+
+from pipeline.params import Params
+from stages.embed.lazy_teacher import LazyTeacher
+from stages.embed.stage import provenance
+from store.errors import StoreMismatchError
+from store.index import Index
+
+
+def demand_current_stores(params: Params, index_path: Path) -> None:
+    """Refuse to train from features of another teacher than section `embed` names.
+
+    Raises:
+        StoreError: If there is no index, or it names stores of another teacher or preprocessing.
+        CheckpointError: If the teacher's weights are missing or damaged.
+    """
+    if not params.train.regularizer.on:
+        return
+    url = Path(params.store.url)
+    weights = LazyTeacher(params.embed, url / ".weights.json").weights_sha256
+    wanted = provenance(params.embed, weights)
+    for domain, entry in Index.read(index_path).stores.items():
+        changed = [key for key, value in wanted.items() if entry.provenance.get(key) != value]
+        if changed:
+            raise StoreMismatchError(
+                f"{index_path}: the {domain} store was made with another {changed[0]} than section "
+                "embed of the params names; run `ssr embed`, or put the old values back"
+            )

@@ -1,0 +1,26 @@
+"""Where to compute: one rule for every stage that runs a network."""
+
+from typing import Literal
+
+import torch
+
+from store.errors import ConfigError
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+
+def pick_device(name: DeviceName, key: str) -> torch.device:
+    """Return the device of this name; `auto` is the GPU where there is one.
+
+    Args:
+        name: Value from the parameters.
+        key: Where it stands there, for the message.
+
+    Raises:
+        ConfigError: If a GPU is asked for and PyTorch sees none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"{key} is cuda, but PyTorch sees no GPU; set it to auto or cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)

@@ -1,0 +1,1 @@
+"""Evaluation of a student: inference, mean IoU, pictures."""

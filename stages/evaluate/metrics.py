@@ -1,0 +1,169 @@
+"""Mean intersection over union from a streamed confusion matrix.
+
+Legend: H W pixels, K classes. Shares are fractions in [0, 1]; `Metrics` is in percent.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from stages.prepare.labels import IGNORE
+from store.errors import DataError
+
+
+class ConfusionMatrix:
+    """Pixel counts by (label, prediction), summed over as many images as are given.
+
+    The counts of one image are those of a matrix that saw only this image; the official report
+    is made of the sums over the data set (mmseg `core/evaluation/metrics.py`).
+    Differs from SSR: the official code keeps every prediction of the data set in memory.
+
+    Attributes:
+        counts: int64 (K, K), rows are labels, columns predictions.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.counts: NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
+
+    def update(self, prediction: ArrayLike, label: ArrayLike) -> None:
+        """Count one image, or a batch of them.
+
+        Args:
+            prediction: Class ids 0..K-1, integers of any shape; an array or a CPU tensor.
+            label: Class ids of the same shape. Where it is 255 the pixel counts nowhere, whatever
+                was predicted.
+
+        Raises:
+            DataError: Shapes differ, or an id outside the K classes.
+        """
+        predicted, labelled = np.asarray(prediction), np.asarray(label)
+        if predicted.shape != labelled.shape:
+            raise DataError(
+                f"the prediction is {predicted.shape} but its label is {labelled.shape}: "
+                "predict at the size of the label"
+            )
+        counted = labelled != IGNORE
+        columns = self._checked(predicted[counted], "prediction")
+        rows = self._checked(labelled[counted], "label")
+        size = len(self.counts)
+        pairs = np.bincount(rows * size + columns, minlength=size * size)
+        self.counts += pairs.reshape(size, size)
+
+    def _checked(self, ids: NDArray[np.integer], what: str) -> NDArray[np.int64]:
+        if ids.size and not (ids.min() >= 0 and ids.max() < len(self.counts)):
+            raise DataError(
+                f"the {what} holds class ids {ids.min()}..{ids.max()}, the table has "
+                f"{len(self.counts)} classes: map raw ids to classes first"
+            )
+        return ids.astype(np.int64)
+
+    @property
+    def intersect(self) -> NDArray[np.int64]:
+        """Correctly predicted pixels per class, (K,)."""
+        return self.counts.diagonal()
+
+    @property
+    def label_area(self) -> NDArray[np.int64]:
+        """Labelled pixels per class, (K,)."""
+        area: NDArray[np.int64] = self.counts.sum(axis=1)
+        return area
+
+    @property
+    def prediction_area(self) -> NDArray[np.int64]:
+        """Predicted pixels per class where there is a label, (K,)."""
+        area: NDArray[np.int64] = self.counts.sum(axis=0)
+        return area
+
+    @property
+    def union(self) -> NDArray[np.int64]:
+        """Pixels that are labelled or predicted as the class, (K,)."""
+        return self.label_area + self.prediction_area - self.intersect
+
+    def iou(self) -> NDArray[np.float64]:
+        """Intersection over union per class, (K,).
+
+        NaN where a class is neither labelled nor predicted; 0 where it is only one of them.
+        """
+        return _share(self.intersect, self.union)
+
+    def class_accuracy(self) -> NDArray[np.float64]:
+        """Share of each class's labelled pixels that is correct, (K,); NaN without a label."""
+        return _share(self.intersect, self.label_area)
+
+    def accuracy(self) -> float:
+        """Share of all labelled pixels that is correct; NaN if there is none."""
+        return float(_share(self.intersect.sum(), self.label_area.sum()))
+
+    def mean_iou(self) -> float:
+        """Mean over the classes whose IoU is defined; NaN if there is none."""
+        return _mean(self.iou())
+
+    def mean_accuracy(self) -> float:
+        """Mean over the classes that have a label; NaN if there is none."""
+        return _mean(self.class_accuracy())
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """The official report: percent, rounded to two decimals; None where a class is undefined.
+
+    Means are taken before rounding.
+
+    Attributes:
+        miou: Mean IoU over the classes that are defined ("mIoU").
+        accuracy: Correct share of all labelled pixels ("aAcc").
+        mean_accuracy: Mean of the classes' accuracies ("mAcc").
+        images: Number of images counted.
+        iou: IoU by class name, in the order of the class table.
+        class_accuracy: Accuracy by class name.
+    """
+
+    miou: float
+    accuracy: float
+    mean_accuracy: float
+    images: int
+    iou: Mapping[str, float | None]
+    class_accuracy: Mapping[str, float | None]
+
+    @classmethod
+    def of(cls, matrix: ConfusionMatrix, names: Sequence[str], *, images: int) -> "Metrics":
+        """Report a matrix under its class names.
+
+        Raises:
+            DataError: Not one labelled pixel was counted.
+        """
+        if not matrix.counts.any():
+            raise DataError(
+                f"nothing to measure: no labelled pixel in {images} images; "
+                "check the label table of this domain"
+            )
+        return cls(
+            miou=_percent(matrix.mean_iou()),
+            accuracy=_percent(matrix.accuracy()),
+            mean_accuracy=_percent(matrix.mean_accuracy()),
+            images=images,
+            iou=_by_name(names, matrix.iou()),
+            class_accuracy=_by_name(names, matrix.class_accuracy()),
+        )
+
+
+def _share(part: ArrayLike, whole: ArrayLike) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: the class is undefined
+        return np.true_divide(part, whole, dtype=np.float64)
+
+
+def _mean(shares: NDArray[np.float64]) -> float:
+    return float("nan") if np.isnan(shares).all() else float(np.nanmean(shares))
+
+
+def _percent(share: float) -> float:
+    return float(np.round(share * 100, 2))
+
+
+def _by_name(names: Sequence[str], shares: NDArray[np.float64]) -> dict[str, float | None]:
+    return {
+        name: None if np.isnan(share) else _percent(float(share))
+        for name, share in zip(names, shares, strict=True)
+    }

@@ -1,0 +1,84 @@
+"""Pictures for people: image, label and prediction side by side above a legend of the classes.
+
+Legend: H W pixels.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from stages.prepare.labels import ClassTable
+
+PANEL_PX = 720  # widest panel; larger images are shrunk, smaller ones are left as they are
+GAP_PX = 4
+MARGIN_PX = 8
+SWATCH_PX = 14
+FONT_PX = 13
+PAPER, INK, FRAME = (255, 255, 255), (30, 30, 30), (160, 160, 160)
+VOID = (0, 0, 0)
+
+
+def triptych(
+    image: NDArray[np.uint8],
+    label: NDArray[np.uint8],
+    prediction: NDArray[np.uint8],
+    classes: ClassTable,
+) -> Image.Image:
+    """Draw image | label | prediction, with the legend below where it takes less room than they do.
+
+    Args:
+        image: RGB, (H, W, 3).
+        label: Class ids, (H, W); ignored pixels (255) are black.
+        prediction: Class ids, (H, W).
+        classes: Names and colours.
+    """
+    assert label.shape == prediction.shape == image.shape[:2], (
+        f"image {image.shape}, label {label.shape} and prediction {prediction.shape} must agree"
+    )
+    height_px, width_px = label.shape
+    scale = min(1.0, PANEL_PX / width_px)
+    panel_px = (round(width_px * scale), max(1, round(height_px * scale)))  # PIL: width first
+    panels = (
+        Image.fromarray(image).resize(panel_px, Image.Resampling.BOX),
+        Image.fromarray(colorize(label, classes)).resize(panel_px, Image.Resampling.NEAREST),
+        Image.fromarray(colorize(prediction, classes)).resize(panel_px, Image.Resampling.NEAREST),
+    )
+    size_px = (3 * panel_px[0] + 2 * GAP_PX, panel_px[1])
+    strip = _legend(classes, size_px[0])
+    legend_px = strip.height if strip is not None and strip.height < panel_px[1] else 0
+    picture = Image.new("RGB", (size_px[0], size_px[1] + legend_px), PAPER)
+    for column, panel in enumerate(panels):
+        picture.paste(panel, (column * (panel_px[0] + GAP_PX), 0))
+    if strip is not None and legend_px:
+        picture.paste(strip, (0, size_px[1]))
+    return picture
+
+
+def colorize(ids: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.uint8]:
+    """Paint class ids (H, W) in the table's colours, RGB (H, W, 3); all other ids are black."""
+    colors = np.full((256, 3), VOID, np.uint8)
+    colors[: len(classes.palette)] = classes.palette
+    painted: NDArray[np.uint8] = colors[ids]
+    return painted
+
+
+def _legend(classes: ClassTable, width_px: int) -> Image.Image | None:
+    """Lay out a swatch and a name per class in rows; None where the widest does not fit."""
+    font = ImageFont.load_default(FONT_PX)
+    entries = [*zip(classes.names, classes.palette, strict=True), ("ignored", VOID)]
+    step_px = MARGIN_PX + SWATCH_PX + MARGIN_PX // 2 + MARGIN_PX  # around a name
+    step_px += max(round(font.getlength(name)) for name, _ in entries)
+    columns = (width_px - MARGIN_PX) // step_px
+    if columns < 1:
+        return None
+    row_px = SWATCH_PX + MARGIN_PX
+    rows = -(-len(entries) // columns)
+    strip = Image.new("RGB", (width_px, rows * row_px + MARGIN_PX), PAPER)
+    draw = ImageDraw.Draw(strip)
+    for index, (name, color) in enumerate(entries):
+        x = MARGIN_PX + index % columns * step_px
+        y = MARGIN_PX + index // columns * row_px
+        draw.rectangle((x, y, x + SWATCH_PX - 1, y + SWATCH_PX - 1), fill=color, outline=FRAME)
+        middle = (x + SWATCH_PX + MARGIN_PX // 2, y + SWATCH_PX // 2)
+        draw.text(middle, name, fill=INK, font=font, anchor="lm")
+    return strip

@@ -1,0 +1,1 @@
+"""Datasets to one manifest: sources, label tables, pixels and geometry."""

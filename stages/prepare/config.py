@@ -1,0 +1,163 @@
+"""The `prepare` section of params.yaml."""
+
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+Domain = Literal["source", "target"]
+Split = Literal["train", "val"]
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+RGB = tuple[Byte, Byte, Byte]
+
+
+def _inside_root(path: str) -> str:
+    if not path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise ValueError(f"{path!r} must be a path inside root, written relative to it")
+    return PurePosixPath(path).as_posix()
+
+
+PathInRoot = Annotated[str, AfterValidator(_inside_root)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Source(_Strict):
+    root: str = Field(min_length=1, description="Folder of the dataset.")
+    fit_px: tuple[PositiveInt, PositiveInt] | None = Field(
+        description="Width and height that images are scaled to fit in; null keeps their size."
+    )
+
+
+class FileSource(_Source):
+    """A dataset of files that somebody else made."""
+
+    exclude: tuple[str, ...] = Field(
+        default=(),
+        description="Images to leave out, as paths in root without suffix, e.g. images/15188.",
+    )
+
+
+class DrawnConfig(_Source):
+    """A street world that is drawn into `root` on first use."""
+
+    kind: Literal["drawn"] = Field(description="Which dataset this is.")
+    style: Literal["day", "dusk"] = Field(description="Light, colours and textures of the world.")
+    seed: int = Field(ge=0, description="Of the scenes; two seeds have no scene in common.")
+    width_px: int = Field(ge=64, le=4096, description="Width of the drawn images.")
+    height_px: int = Field(ge=64, le=4096, description="Height of the drawn images.")
+    train: int = Field(ge=1, le=100_000, description="Number of images to train on.")
+    val: int = Field(ge=0, le=100_000, description="Number of labelled images to evaluate on.")
+
+
+class CamvidSplits(_Strict):
+    """Which folder of CamVid is which split."""
+
+    train: PathInRoot = Field(description="Folder of the split to train on, e.g. day_train.")
+    val: PathInRoot | None = Field(description="Folder of the labelled split, or null.")
+
+
+class CamvidConfig(FileSource):
+    """CamVid with 11 classes: `<split folder>/images/*.jpg` and `labels/*.png`."""
+
+    kind: Literal["camvid"] = Field(description="Which dataset this is.")
+    splits: CamvidSplits = Field(description="Folders to train on and to evaluate on.")
+
+
+class Gta5Config(FileSource):
+    """GTA5 as published: `images/*.png` and `labels/*.png`."""
+
+    kind: Literal["gta5"] = Field(description="Which dataset this is.")
+    val_list: PathInRoot | None = Field(
+        description="Text file of image names, one a line, to hold out as val; null trains on all."
+    )
+
+
+class CityscapesConfig(FileSource):
+    """Cityscapes as published: `leftImg8bit/{train,val}` and `gtFine/{train,val}`."""
+
+    kind: Literal["cityscapes"] = Field(description="Which dataset this is.")
+
+
+class FolderClass(_Strict):
+    """One class of a user's own dataset."""
+
+    name: str = Field(min_length=1, description="Name in tables and pictures.")
+    color: RGB = Field(description="Colour in pictures, and in label files that store colours.")
+    ids: tuple[Byte, ...] = Field(description="Values of the class in label files that store ids.")
+
+
+class FolderConfig(FileSource):
+    """Any folders of images and label PNGs; a label has its image's path and name."""
+
+    kind: Literal["folder"] = Field(description="Which dataset this is.")
+    train_images: PathInRoot = Field(description="Folder of the images to train on.")
+    train_labels: PathInRoot | None = Field(
+        description="Folder of their labels; null for a target, where they are not looked at."
+    )
+    val_images: PathInRoot | None = Field(description="Folder of images to evaluate on, or null.")
+    val_labels: PathInRoot | None = Field(description="Folder of their labels, or null.")
+    classes: tuple[FolderClass, ...] = Field(
+        min_length=2, max_length=255, description="Classes in the order of their train ids."
+    )
+    ignore_ids: tuple[Byte, ...] = Field(description="Values of pixels without a class.")
+    ignore_colors: tuple[RGB, ...] = Field(
+        description="Their colours, in label files that store colours."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.val_images is None) != (self.val_labels is None):
+            raise ValueError("val_images and val_labels go together: set both or neither")
+        ids = [i for entry in self.classes for i in entry.ids]
+        for what, values in (
+            ("class name", [entry.name for entry in self.classes]),
+            ("label id", [*ids, *self.ignore_ids]),
+            ("colour", [*(entry.color for entry in self.classes), *self.ignore_colors]),
+        ):
+            twice = [value for value, times in Counter[object](values).items() if times > 1]
+            if twice:
+                raise ValueError(f"{what} {twice[0]!r} is used twice in the class table")
+        return self
+
+
+SourceConfig = Annotated[
+    DrawnConfig | CamvidConfig | Gta5Config | CityscapesConfig | FolderConfig,
+    Field(discriminator="kind"),
+]
+
+
+class PrepareConfig(_Strict):
+    """What to train on: a labelled source domain and the target domain to adapt to."""
+
+    source: SourceConfig = Field(description="The labelled domain.")
+    target: SourceConfig | None = Field(
+        description="The domain to adapt to, unlabelled in training; null for source only."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if isinstance(self.source, FolderConfig) and self.source.train_labels is None:
+            raise ValueError("source.train_labels is null: the source is what labels come from")
+        return self
+
+    @property
+    def domains(self) -> dict[Domain, SourceConfig]:
+        """The domains that there are, source first."""
+        if self.target is None:
+            return {"source": self.source}
+        return {"source": self.source, "target": self.target}
+
+    @property
+    def roots(self) -> dict[Domain, Path]:
+        """Where the paths of the manifest begin, per domain; `~` is expanded."""
+        return {domain: root_of(config) for domain, config in self.domains.items()}
+
+
+def root_of(config: SourceConfig) -> Path:
+    """Return the dataset's folder with `~` expanded."""
+    return Path(config.root).expanduser()

@@ -1,0 +1,289 @@
+"""Class tables of the datasets, and the way from stored label values to train ids."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from store.errors import DataError
+
+IGNORE: Final = 255
+"""Train id of pixels without a class: no loss, no statistics, no metric."""
+
+Color = tuple[int, int, int]
+"""Red, green and blue, 0..255."""
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes in the order of their train ids, each with a colour for pictures."""
+
+    names: tuple[str, ...]
+    palette: tuple[Color, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """What the values in a dataset's label files mean.
+
+    Attributes:
+        ids: Stored id -> train id, IGNORE where the id is known but has no class. An id that is not
+            a key is an error in the data, never silently ignored.
+        colors: The same for files that store colours; empty where a dataset has none.
+    """
+
+    ids: Mapping[int, int]
+    colors: Mapping[Color, int] = field(default_factory=dict)
+
+    def to_train_ids(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Convert a label as `pixels.read_label` returns it.
+
+        Args:
+            stored: uint8 (H, W) ids or (H, W, 3) colours.
+
+        Returns:
+            uint8 (H, W) train ids and IGNORE.
+
+        Raises:
+            DataError: There are ids or colours that the table does not know; lists them.
+        """
+        return self._from_ids(stored) if stored.ndim == 2 else self._from_colors(stored)
+
+    def to_json(self) -> dict[str, list[list[int]]]:
+        """Return the table as JSON values, in an order of its own; `from_json` reads them."""
+        return {
+            "ids": [[stored, train_id] for stored, train_id in sorted(self.ids.items())],
+            "colors": [[*color, train_id] for color, train_id in sorted(self.colors.items())],
+        }
+
+    @classmethod
+    def from_json(cls, table: Mapping[str, Any]) -> "LabelTable":
+        """Build the table that `to_json` gave."""
+        return cls(
+            ids=dict(table["ids"]),
+            colors={(r, g, b): train_id for r, g, b, train_id in table["colors"]},
+        )
+
+    def _from_ids(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        known, train_ids = self._id_lookup
+        if not known[stored].all():
+            unknown = np.flatnonzero((np.bincount(stored.ravel(), minlength=256) > 0) & ~known)
+            raise DataError(f"label ids {_listing(unknown.tolist())} are not in the class table")
+        converted: NDArray[np.uint8] = train_ids[stored]
+        return converted
+
+    def _from_colors(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if not self.colors:
+            raise DataError("the label holds RGB colours, but this dataset stores class ids")
+        keys, train_ids = self._color_lookup
+        packed = _pack(stored)
+        place = np.searchsorted(keys, packed).clip(max=len(keys) - 1)
+        unknown = packed[keys[place] != packed]
+        if unknown.size:
+            colors = [_unpack(value) for value in np.unique(unknown).tolist()]
+            raise DataError(f"label colours {_listing(colors)} are not in the class table")
+        converted: NDArray[np.uint8] = train_ids[place]
+        return converted
+
+    @cached_property
+    def _id_lookup(self) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
+        known, train_ids = np.zeros(256, np.bool_), np.full(256, IGNORE, np.uint8)
+        for stored, train_id in self.ids.items():
+            known[stored], train_ids[stored] = True, train_id
+        return known, train_ids
+
+    @cached_property
+    def _color_lookup(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        keys = _pack(np.array(list(self.colors), np.uint8))
+        order = np.argsort(keys)
+        return keys[order], np.array(list(self.colors.values()), np.uint8)[order]
+
+
+def class_pixels(train_ids: NDArray[np.uint8], classes: int) -> tuple[int, ...]:
+    """Count the pixels of each class; ignored ones are not counted (spec §1.3)."""
+    counts = np.bincount(train_ids.ravel(), minlength=256)[:classes]
+    return tuple(counts.tolist())
+
+
+def _pack(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Pack colours (..., 3) in one integer each (...)."""
+    red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
+    packed: NDArray[np.int32] = (red << 16) | (green << 8) | blue
+    return packed
+
+
+def _unpack(packed: int) -> Color:
+    return packed >> 16, packed >> 8 & 255, packed & 255
+
+
+def _listing(values: list[int] | list[Color], most: int = 8) -> str:
+    more = f" and {len(values) - most} more" if len(values) > most else ""
+    return ", ".join(str(value) for value in values[:most]) + more
+
+
+CITYSCAPES_19: Final = ClassTable(
+    names=(
+        "road",
+        "sidewalk",
+        "building",
+        "wall",
+        "fence",
+        "pole",
+        "traffic light",
+        "traffic sign",
+        "vegetation",
+        "terrain",
+        "sky",
+        "person",
+        "rider",
+        "car",
+        "truck",
+        "bus",
+        "train",
+        "motorcycle",
+        "bicycle",
+    ),
+    palette=(
+        (128, 64, 128),
+        (244, 35, 232),
+        (70, 70, 70),
+        (102, 102, 156),
+        (190, 153, 153),
+        (153, 153, 153),
+        (250, 170, 30),
+        (220, 220, 0),
+        (107, 142, 35),
+        (152, 251, 152),
+        (70, 130, 180),
+        (220, 20, 60),
+        (255, 0, 0),
+        (0, 0, 142),
+        (0, 0, 70),
+        (0, 60, 100),
+        (0, 80, 100),
+        (0, 0, 230),
+        (119, 11, 32),
+    ),
+)
+"""The 19 classes of Cityscapes and GTA5 in train id order (spec §1.2)."""
+
+CAMVID_11: Final = ClassTable(
+    names=(
+        "sky",
+        "building",
+        "pole",
+        "road",
+        "pavement",
+        "tree",
+        "sign",
+        "fence",
+        "car",
+        "pedestrian",
+        "bicyclist",
+    ),
+    palette=(
+        (70, 130, 180),
+        (70, 70, 70),
+        (153, 153, 153),
+        (128, 64, 128),
+        (244, 35, 232),
+        (107, 142, 35),
+        (220, 220, 0),
+        (190, 153, 153),
+        (0, 0, 142),
+        (220, 20, 60),
+        (119, 11, 32),
+    ),
+)
+"""The 11 classes of CamVid in the order of the SegNet version, in Cityscapes' colours."""
+
+DRAWN: Final = ClassTable(
+    names=(
+        "sky",
+        "road",
+        "pavement",
+        "building",
+        "tree",
+        "pole",
+        "sign",
+        "fence",
+        "car",
+        "person",
+        "bicycle",
+    ),
+    palette=(
+        (70, 130, 180),
+        (128, 64, 128),
+        (244, 35, 232),
+        (70, 70, 70),
+        (107, 142, 35),
+        (153, 153, 153),
+        (220, 220, 0),
+        (190, 153, 153),
+        (0, 0, 142),
+        (220, 20, 60),
+        (119, 11, 32),
+    ),
+)
+"""The 11 classes of the drawn world, in Cityscapes' colours."""
+
+# Cityscapes label id -> train id; the other known ids have no class (spec §1.2).
+_TRAIN_ID_OF: Final = {
+    7: 0,
+    8: 1,
+    11: 2,
+    12: 3,
+    13: 4,
+    17: 5,
+    19: 6,
+    20: 7,
+    21: 8,
+    22: 9,
+    23: 10,
+    24: 11,
+    25: 12,
+    26: 13,
+    27: 14,
+    28: 15,
+    31: 16,
+    32: 17,
+    33: 18,
+}
+
+# Colours of Cityscapes' and GTA5's classes without a train id: void, dynamic, ground, parking,
+# rail track, guard rail, bridge, tunnel, caravan, trailer, and static as GTA5 paints it.
+_COLORS_WITHOUT_CLASS: Final = (
+    (0, 0, 0),
+    (111, 74, 0),
+    (81, 0, 81),
+    (250, 170, 160),
+    (230, 150, 140),
+    (180, 165, 180),
+    (150, 100, 100),
+    (150, 120, 90),
+    (0, 0, 90),
+    (0, 0, 110),
+    (20, 20, 20),
+)
+
+CITYSCAPES_IDS: Final = LabelTable(
+    # 0..33 are Cityscapes' own; its licence plate, -1, is 34 in GTA5 and wraps to 255 in a byte.
+    ids={stored: _TRAIN_ID_OF.get(stored, IGNORE) for stored in (*range(35), IGNORE)},
+    # Licence plates share their colour with cars, pole groups with poles: colours cannot tell them
+    # apart, ids can, so RGB copies of the labels differ there from the official files.
+    colors=dict.fromkeys(_COLORS_WITHOUT_CLASS, IGNORE)
+    | {color: train_id for train_id, color in enumerate(CITYSCAPES_19.palette)},
+)
+"""Cityscapes' labelIds, also stored by GTA5's paletted files; colours for RGB mirrors of GTA5."""
+
+
+def train_id_table(classes: ClassTable, *, void: Collection[int] = ()) -> LabelTable:
+    """Return the table of files that store train ids: `void` ids and 255 are ignored."""
+    own = {train_id: train_id for train_id in range(len(classes))}
+    return LabelTable(own | dict.fromkeys((*void, IGNORE), IGNORE))

@@ -1,0 +1,175 @@
+"""The manifest: every image of both domains, with what later stages need to know about it.
+
+A Parquet file that pandas and dask read; the class table and the label tables travel in its schema
+metadata, so that a manifest and the two data folders are all that training and evaluation need.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages.prepare.config import Domain, Split
+from stages.prepare.geometry import Size
+from stages.prepare.labels import ClassTable, LabelTable
+from store.atomic import write_bytes
+from store.errors import DataError
+
+__all__ = ["Domain", "ImageRecord", "Manifest", "Split"]
+
+_FORMAT: Final = 1
+_METADATA: Final = b"ssr.manifest"
+
+_SCHEMA: Final = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("domain", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("image", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("raw_height", pa.int32(), nullable=False),
+        pa.field("raw_width", pa.int32(), nullable=False),
+        pa.field("resized_height", pa.int32(), nullable=False),
+        pa.field("resized_width", pa.int32(), nullable=False),
+        pa.field("working_height", pa.int32(), nullable=False),
+        pa.field("working_width", pa.int32(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("class_pixels", pa.list_(pa.int64())),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One image of one split.
+
+    Attributes:
+        image_id: Stable key, "<domain>/<split>/<path without suffix>".
+        domain: "source" (labelled) or "target" (unlabelled in training).
+        split: "train" or "val".
+        image: POSIX path relative to the domain's root.
+        label: Likewise, None where there is no label; always None in the target's train split.
+        raw_size_px: (height, width) of the file, upright.
+        resized_size_px: After the dataset's fit, before padding.
+        working_size_px: After padding; the frame of all further geometry.
+        sha256: Of the image file.
+        class_pixels: Pixels per class at raw label resolution; None without label.
+    """
+
+    image_id: str
+    domain: Domain
+    split: Split
+    image: str
+    label: str | None
+    raw_size_px: Size
+    resized_size_px: Size
+    working_size_px: Size
+    sha256: str
+    class_pixels: tuple[int, ...] | None
+
+    @property
+    def content(self) -> str:
+        """Hash of all that the teacher's features of this image depend on."""
+        key = f"{self.sha256} {self.resized_size_px} {self.working_size_px}"
+        return sha256(key.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The images of a run and the meaning of their labels.
+
+    Attributes:
+        classes: The classes of both domains.
+        records: Sorted by domain, split and image id.
+        labels: How each domain's label files are read.
+    """
+
+    classes: ClassTable
+    records: tuple[ImageRecord, ...]
+    labels: Mapping[Domain, LabelTable]
+
+    def select(
+        self, *, domain: Domain | None = None, split: Split | None = None
+    ) -> tuple[ImageRecord, ...]:
+        """Return the records of a domain, of a split, or of both."""
+        return tuple(
+            record
+            for record in self.records
+            if domain in (None, record.domain) and split in (None, record.split)
+        )
+
+    def write(self, path: Path) -> None:
+        """Write the Parquet file atomically; equal manifests give equal bytes."""
+        rows = sorted(self.records, key=_sort_key)
+        schema = _SCHEMA.with_metadata({_METADATA: self._tables_as_json()})
+        table = pa.Table.from_pylist([_row_of(record) for record in rows], schema)
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        write_bytes(path, sink.getvalue().to_pybytes())
+
+    @classmethod
+    def read(cls, path: Path) -> "Manifest":
+        """Read a manifest back.
+
+        Raises:
+            DataError: There is none at `path`, or the file is another one's.
+        """
+        if not path.is_file():
+            raise DataError(f"{path}: there is no manifest: run `ssr prepare` first")
+        try:
+            table = pq.read_table(path, memory_map=False)
+            tables = json.loads((table.schema.metadata or {})[_METADATA])
+            if tables["format"] != _FORMAT:
+                raise ValueError(f"format {tables['format']}")
+            return cls(
+                classes=_classes_from(tables["classes"]),
+                records=tuple(_record_of(row) for row in table.to_pylist()),
+                labels={d: LabelTable.from_json(t) for d, t in tables["labels"].items()},
+            )
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path}: is damaged or not a manifest of this version: delete it and run "
+                "`ssr prepare` again"
+            ) from error
+
+    def _tables_as_json(self) -> str:
+        tables = {
+            "format": _FORMAT,
+            "classes": [
+                {"name": name, "color": color}
+                for name, color in zip(self.classes.names, self.classes.palette, strict=True)
+            ],
+            "labels": {domain: table.to_json() for domain, table in self.labels.items()},
+        }
+        return json.dumps(tables, sort_keys=True)
+
+
+def _sort_key(record: ImageRecord) -> tuple[str, str, str]:
+    return record.domain, record.split, record.image_id
+
+
+def _row_of(record: ImageRecord) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(record, name, None) for name in _SCHEMA.names}
+    for frame in ("raw", "resized", "working"):
+        row[f"{frame}_height"], row[f"{frame}_width"] = getattr(record, f"{frame}_size_px")
+    return row
+
+
+def _record_of(row: dict[str, Any]) -> ImageRecord:
+    for frame in ("raw", "resized", "working"):
+        row[f"{frame}_size_px"] = (row.pop(f"{frame}_height"), row.pop(f"{frame}_width"))
+    if row["class_pixels"] is not None:
+        row["class_pixels"] = tuple(row["class_pixels"])
+    return ImageRecord(**row)
+
+
+def _classes_from(entries: list[dict[str, Any]]) -> ClassTable:
+    return ClassTable(
+        names=tuple(entry["name"] for entry in entries),
+        palette=tuple((r, g, b) for r, g, b in (entry["color"] for entry in entries)),
+    )

@@ -1,0 +1,42 @@
+"""GTA5 ("Playing for Data"), 24,966 frames of about 1914x1052 with Cityscapes' label ids.
+
+Labels are always read from `labels/`, ids or, in some mirrors, colours; `*_labelTrainIds.png` files
+that other code leaves beside them are not needed and not looked at.
+"""
+
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from stages.prepare.config import Gta5Config, root_of
+from stages.prepare.labels import CITYSCAPES_19, CITYSCAPES_IDS
+from stages.prepare.sources.listing import Item, Listing, labelled_like
+from store.errors import DataError
+
+
+def scan(config: Gta5Config) -> Listing:
+    """List `images/*.png` with `labels/*.png`; all for training but those of `val_list`."""
+    root = root_of(config)
+    items = labelled_like("train", root, "images", "labels")
+    if config.val_list is not None:
+        items = _hold_out(items, root / config.val_list)
+    return Listing(CITYSCAPES_19, CITYSCAPES_IDS, items)
+
+
+def _hold_out(items: tuple[Item, ...], val_list: Path) -> tuple[Item, ...]:
+    try:
+        names = {PurePosixPath(line).stem for line in val_list.read_text("utf-8").split()}
+    except (OSError, UnicodeError) as error:
+        raise DataError(
+            f"{val_list}: cannot be read: prepare.*.val_list names a text file of image names"
+        ) from error
+    unknown = names - {_name(item) for item in items}
+    if unknown:
+        raise DataError(
+            f"{val_list}: {min(unknown)} is not an image of images/ ({len(unknown)} such lines): "
+            "correct the list"
+        )
+    return tuple(replace(item, split="val") if _name(item) in names else item for item in items)
+
+
+def _name(item: Item) -> str:
+    return PurePosixPath(item.stem).name

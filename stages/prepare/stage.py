@@ -1,0 +1,220 @@
+"""The prepare stage: two datasets to one manifest."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stages.prepare.config import Domain, FileSource, PrepareConfig, SourceConfig, Split, root_of
+from stages.prepare.geometry import Size, fit_size, working_size
+from stages.prepare.manifest import ImageRecord, Manifest
+from stages.prepare.measure import MeasurementCache, Pair, measure_all
+from stages.prepare.sources.listing import Item, Listing, Progress
+from stages.prepare.sources.scan import scan
+from store.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class SplitSummary:
+    """One split of one domain in numbers.
+
+    Attributes:
+        domain: "source" or "target".
+        split: "train" or "val".
+        images: How many there are.
+        labelled: How many of them have a label that is used.
+        raw_sizes_px: The sizes of the files, most frequent first.
+        working_sizes_px: The sizes after resize and padding, likewise.
+        class_shares: Share of each class among the pixels that have one, None without labels.
+    """
+
+    domain: Domain
+    split: Split
+    images: int
+    labelled: int
+    raw_sizes_px: tuple[Size, ...]
+    working_sizes_px: tuple[Size, ...]
+    class_shares: tuple[float, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareResult:
+    """What the stage found.
+
+    Attributes:
+        manifest: As written to `path`.
+        path: The manifest file.
+        changed: Whether it had to be written; False where it said the same before.
+        splits: One summary per domain and split.
+    """
+
+    manifest: Manifest
+    path: Path
+    changed: bool
+    splits: tuple[SplitSummary, ...]
+
+
+def run(
+    config: PrepareConfig, *, at_least_px: int, out: Path, cache: Path, progress: Progress
+) -> PrepareResult:
+    """List and check both datasets, and write the manifest.
+
+    Every image and label is decoded once; later runs look only at files that changed. A manifest
+    that says the same is not rewritten. On an error the old manifest stays.
+
+    Labels of the target's train split never enter the manifest, even where there are files: no
+    later stage can use them by mistake.
+
+    Args:
+        config: The datasets.
+        at_least_px: Side of the crop, to which smaller images are padded.
+        out: The manifest file.
+        cache: File that remembers what was measured; may be deleted at any time.
+        progress: Told (done, total, what).
+
+    Raises:
+        DataError: Data is missing, damaged or inconsistent; names the first bad file.
+    """
+    listings = {d: scan(source, progress=progress) for d, source in config.domains.items()}
+    _demand_same_classes(listings)
+    items = {
+        domain: _select(domain, listings[domain], source)
+        for domain, source in config.domains.items()
+    }
+    measurements = MeasurementCache(cache)
+    complete = False
+    try:
+        records = [
+            record
+            for domain, source in config.domains.items()
+            for record in _records(
+                domain,
+                items[domain],
+                source,
+                listings[domain],
+                at_least_px=at_least_px,
+                cache=measurements,
+                progress=progress,
+            )
+        ]
+        complete = True
+    finally:
+        measurements.save(forget_others=complete)
+    manifest = Manifest(
+        classes=listings["source"].classes,
+        records=tuple(sorted(records, key=lambda r: (r.domain, r.split, r.image_id))),
+        labels={domain: listing.labels for domain, listing in listings.items()},
+    )
+    changed = not _says(out, manifest)
+    if changed:
+        manifest.write(out)
+    return PrepareResult(manifest, out, changed, summarise(manifest))
+
+
+def summarise(manifest: Manifest) -> tuple[SplitSummary, ...]:
+    """Count images, sizes and classes per domain and split."""
+    return tuple(
+        _summary(domain, split, manifest.select(domain=domain, split=split))
+        for domain, split in dict.fromkeys((r.domain, r.split) for r in manifest.records)
+    )
+
+
+def _demand_same_classes(listings: Mapping[Domain, Listing]) -> None:
+    source, *others = (listing.classes.names for listing in listings.values())
+    for target in others:
+        if target != source:
+            raise DataError(
+                "prepare.source and prepare.target need the same classes in the same order, but "
+                f"source has {', '.join(source)} and target has {', '.join(target)}"
+            )
+
+
+def _select(domain: Domain, listing: Listing, source: SourceConfig) -> list[Item]:
+    """Leave out what the configuration excludes; demand unique names and images to train on."""
+    excluded = frozenset(source.exclude if isinstance(source, FileSource) else ())
+    unknown = excluded - {item.stem for item in listing.items}
+    if unknown:
+        raise DataError(
+            f"prepare.{domain}.exclude names {min(unknown)}, but there is no such image in "
+            f"{root_of(source)}: write paths relative to root, without suffix"
+        )
+    items = [item for item in listing.items if item.stem not in excluded]
+    twice = [stem for stem, times in Counter(item.stem for item in items).items() if times > 1]
+    if twice:
+        first, second, *_ = (f"{i.image} ({i.split})" for i in items if i.stem == twice[0])
+        more = f", and {len(twice) - 1} more pairs" if len(twice) > 1 else ""
+        raise DataError(
+            f"{root_of(source)}: {first} and {second} have the same name{more}: rename or "
+            "remove one, an image belongs to one split"
+        )
+    if not any(item.split == "train" for item in items):
+        raise DataError(f"prepare.{domain} leaves no image to train on: hold out or exclude fewer")
+    return [
+        replace(item, label=None) if (domain, item.split) == ("target", "train") else item
+        for item in items
+    ]
+
+
+def _records(
+    domain: Domain,
+    items: Sequence[Item],
+    source: SourceConfig,
+    listing: Listing,
+    *,
+    at_least_px: int,
+    cache: MeasurementCache,
+    progress: Progress,
+) -> list[ImageRecord]:
+    root = root_of(source)
+    measured = measure_all(
+        [Pair(root / item.image, root / item.label if item.label else None) for item in items],
+        labels=listing.labels,
+        classes=len(listing.classes),
+        cache=cache,
+        progress=progress,
+        what=f"checking {domain} images",
+    )
+    records = []
+    for item, measurement in zip(items, measured, strict=True):
+        resized = fit_size(measurement.raw_size_px, source.fit_px)
+        records.append(
+            ImageRecord(
+                image_id=f"{domain}/{item.split}/{item.stem}",
+                domain=domain,
+                split=item.split,
+                image=item.image,
+                label=item.label,
+                raw_size_px=measurement.raw_size_px,
+                resized_size_px=resized,
+                working_size_px=working_size(resized, at_least_px),
+                sha256=measurement.sha256,
+                class_pixels=measurement.class_pixels,
+            )
+        )
+    return records
+
+
+def _says(path: Path, manifest: Manifest) -> bool:
+    """Tell whether the file already holds an equal manifest, whatever library version wrote it."""
+    try:
+        return Manifest.read(path) == manifest
+    except DataError:
+        return False
+
+
+def _summary(domain: Domain, split: Split, records: Sequence[ImageRecord]) -> SplitSummary:
+    counted = [record.class_pixels for record in records if record.class_pixels is not None]
+    totals = [sum(column) for column in zip(*counted, strict=True)]
+    return SplitSummary(
+        domain=domain,
+        split=split,
+        images=len(records),
+        labelled=len(counted),
+        raw_sizes_px=_by_frequency([record.raw_size_px for record in records]),
+        working_sizes_px=_by_frequency([record.working_size_px for record in records]),
+        class_shares=tuple(n / max(sum(totals), 1) for n in totals) if counted else None,
+    )
+
+
+def _by_frequency(sizes: Sequence[Size]) -> tuple[Size, ...]:
+    return tuple(size for size, _ in Counter(sizes).most_common())

@@ -1,0 +1,1 @@
+"""Self-training: EMA model, pseudo-labels, mixing, augmentation, masking, losses."""

@@ -1,0 +1,110 @@
+"""Losses of the segmentation branches and of the feature distance (spec sections 2.4 and 3.4).
+
+B batch, K classes, C channels, H W pixels, h w cells. Nothing here waits for the device.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stages.prepare.labels import IGNORE
+
+
+def upsample_logits(logits: Tensor, size_px: Sequence[int]) -> Tensor:
+    """Enlarge logits (B, K, h, w) bilinearly to (B, K, H, W), in float32."""
+    return F.interpolate(logits.float(), tuple(size_px), mode="bilinear", align_corners=False)
+
+
+def segmentation_loss(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Average the cross entropy over all pixels.
+
+    Ignored pixels and those of weight 0 add nothing but stay in the denominator, and the weights
+    are not normalised by their sum: a low weight makes the loss small.
+
+    Args:
+        logits: (B, K, h, w), enlarged to the label's size first.
+        label: (B, H, W), int64, 255 is ignored.
+        weight: (B, H, W) in 0..1.
+
+    Returns:
+        0-d tensor.
+    """
+    logits = upsample_logits(logits, label.shape[-2:])
+    loss = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="none")  # (B, H, W)
+    return loss.mean() if weight is None else (loss * weight).mean()
+
+
+@torch.no_grad()
+def pixel_accuracy(logits: Tensor, label: Tensor) -> Tensor:
+    """Give the percentage of all pixels that are right; ignored ones count as wrong.
+
+    The official `acc_seg`, for logging. Shapes as for `segmentation_loss`.
+    """
+    prediction = upsample_logits(logits, label.shape[-2:]).argmax(dim=1)
+    return (prediction == label).float().mean() * 100
+
+
+def downscale_label(label: Tensor, cell_px: int, num_classes: int, min_share: float) -> Tensor:
+    """Name the class that prevails in each cell.
+
+    Args:
+        label: (B, H, W), int64 in 0..K-1 or 255.
+        cell_px: Side of a cell; divides H and W.
+        num_classes: K.
+        min_share: Share of a cell that its class must fill, itself included.
+
+    Returns:
+        (B, h, w); 255 where ignored pixels or no class prevails.
+    """
+    batch, height, width = label.shape
+    h, w, area = height // cell_px, width // cell_px, cell_px**2
+    cells = label.view(batch, h, cell_px, w, cell_px).transpose(2, 3).reshape(batch, h, w, area)
+    cells = cells.clamp(max=num_classes)  # ignore becomes the class after the last
+    counts = torch.zeros(batch, h, w, num_classes + 1, device=label.device)
+    counts.scatter_add_(-1, cells, counts.new_ones(()).expand(cells.shape))
+    share, prevailing = (counts / area).max(dim=-1)  # (B, h, w)
+    keep = (share >= min_share) & (prevailing < num_classes)
+    return prevailing.where(keep, IGNORE)
+
+
+def feature_distance(
+    student: Tensor,
+    imagenet: Tensor,
+    label: Tensor,
+    *,
+    num_classes: int,
+    classes: Sequence[int] | None,
+    min_share: float,
+) -> Tensor:
+    """Average the distance to ImageNet features over the cells that show the given classes.
+
+    Differs from SSR: with no such cell the loss is 0, where the official one is NaN; both have zero
+    gradient.
+
+    Args:
+        student: Features (B, C, h, w) of the student's last stage.
+        imagenet: The same of the frozen ImageNet model.
+        label: (B, H, W), int64; H and W are one multiple of h and w.
+        num_classes: K.
+        classes: Class ids that count; None takes all cells, whatever they show.
+        min_share: Share of a cell that its class must fill to count.
+
+    Returns:
+        Mean L2 norm over channels, a 0-d tensor; its gradient is 0 where the distance is.
+    """
+    difference = student.float() - imagenet.float()
+    distance: Tensor = torch.linalg.vector_norm(difference, dim=1)  # (B, h, w)
+    if classes is None:
+        return distance.mean()
+    height, width = label.shape[-2:]
+    cell_px = width // distance.shape[-1]
+    if (height, width) != tuple(side * cell_px for side in distance.shape[-2:]):
+        raise ValueError(
+            f"a label of {height}x{width} px is no multiple of features {tuple(student.shape)}"
+        )
+    wanted = torch.tensor(classes).to(label.device, non_blocking=True)
+    prevailing = downscale_label(label, cell_px, num_classes, min_share)
+    chosen = (prevailing.unsqueeze(-1) == wanted).any(dim=-1)  # (B, h, w)
+    return distance.where(chosen, 0).sum() / chosen.sum().clamp(min=1)

@@ -1,0 +1,87 @@
+"""Checkpoints that resume a run bit for bit, and only the run that wrote them.
+
+A checkpoint holds student, EMA model, regulariser, optimiser, curves and the iteration; never the
+teacher or the ImageNet model. Random state needs no place: every draw derives from the seed and
+the iteration.
+"""
+
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stages.train.step import Models
+from stages.train.tracking import Curves
+from store.errors import CheckpointError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that changes while training."""
+
+    models: Models
+    optimizer: torch.optim.Optimizer
+    curves: Curves
+
+    def _parts(self) -> dict[str, Any]:
+        models = self.models
+        parts = {
+            "student": models.student,
+            "ema": models.ema,
+            "regularizer": models.regularizer,
+            "optimizer": self.optimizer,
+            "curves": self.curves,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def save(self, path: Path, *, iteration: int, fingerprint: str) -> None:
+        """Write the state after `iteration` updates; a kill leaves the old file or the new one.
+
+        Args:
+            path: The checkpoint file.
+            iteration: Number of finished iterations.
+            fingerprint: Hash of all that determines the run; see `load`.
+        """
+        state = {name: part.state_dict() for name, part in self._parts().items()}
+        temporary = path.with_name(path.name + ".partial")
+        with temporary.open("wb") as file:
+            torch.save(
+                {"format": FORMAT, "fingerprint": fingerprint, "iteration": iteration, **state},
+                file,
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    def load(self, path: Path, *, fingerprint: str, device: torch.device) -> int | None:
+        """Take over a checkpoint of the same run.
+
+        Args:
+            path: The checkpoint file; it may be absent.
+            fingerprint: Of this run. A checkpoint with another one is left alone.
+            device: Where the networks are.
+
+        Returns:
+            Number of finished iterations, or None where there is nothing to resume.
+
+        Raises:
+            CheckpointError: If the file is damaged.
+        """
+        if not path.is_file():
+            return None
+        try:
+            saved = torch.load(path, map_location=device, weights_only=True)
+            if saved["format"] != FORMAT or saved["fingerprint"] != fingerprint:
+                return None
+            for name, part in self._parts().items():
+                part.load_state_dict(saved[name])
+        except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as e:
+            raise CheckpointError(
+                f"{path}: the checkpoint is damaged ({type(e).__name__}); delete it to train anew"
+            ) from e
+        return int(saved["iteration"])

@@ -1,0 +1,207 @@
+"""Parameters of stage two; `params.yaml` gives every value (section `train`)."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from store.spec import LEVELS, stride_of
+
+Level = Literal["stride8", "stride16", "stride32"]
+Part = Literal["source", "mixed"]
+PositiveInt = Annotated[int, Field(ge=1)]
+NaturalInt = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _official_or_hf(eps: float) -> float:
+    if eps not in (1e-6, 1e-5):
+        raise ValueError("is 1e-6 (official) or 1e-5 (Hugging Face)")
+    return eps
+
+
+class Section(BaseModel):
+    """A part of `params.yaml`: strict keys, no change after loading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StudentConfig(Section):
+    """The network that is trained and handed over."""
+
+    backbone: Literal["mit_tiny", "mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"] = (
+        Field(description="Mix Transformer of this size; `mit_tiny` is for demos and tests.")
+    )
+    weights: str = Field(
+        description="`random`, an official `mit_b*.pth` file, or a Hugging Face id or folder."
+    )
+    norm_eps: Annotated[float, AfterValidator(_official_or_hf)] = Field(
+        description="LayerNorm epsilon of blocks and stages: 1e-6 as official, 1e-5 as HF."
+    )
+    drop_path: Fraction = Field(description="Stochastic depth of the last block, rising from 0.")
+    head: Literal["daformer", "mlp"] = Field(
+        description="`daformer`: separable ASPP, the paper's; `mlp`: Segformer's own."
+    )
+    head_channels: PositiveInt = Field(description="Width of the head (paper: 256).")
+    dropout: Fraction = Field(description="Channel dropout before the last convolution.")
+
+
+class RegularizerConfig(Section):
+    """SSR: the student's stages attend to teacher features while training."""
+
+    on: tuple[Part, ...] = Field(
+        description="Images with an enhanced pass: `source`, `mixed`; `[]` is plain DAFormer."
+    )
+    levels: tuple[Level | None, Level | None, Level | None, Level | None] = Field(
+        description="Level that each of the four stages reads; null leaves a stage as it is."
+    )
+
+    @model_validator(mode="after")
+    def _reads_something(self) -> Self:
+        if len(set(self.on)) != len(self.on):
+            raise ValueError(f"regularizer.on names a part twice: {list(self.on)}")
+        if self.on and not self.used_levels:
+            raise ValueError("regularizer.levels are all null; set regularizer.on: [] instead")
+        return self
+
+    @property
+    def used_levels(self) -> tuple[Level, ...]:
+        """Levels that training reads, finest first; none where the regulariser is off."""
+        wanted = {level for level in self.levels if level is not None} if self.on else set()
+        return tuple(level for level in LEVELS if level in wanted)
+
+
+class SelfTrainingConfig(Section):
+    """DACS self-training on the target domain (spec sections 3.1 to 3.3)."""
+
+    start: NaturalInt = Field(
+        description="Iteration at which it begins; before, only the source is trained on (paper 0)."
+    )
+    ema_decay: Fraction = Field(description="Upper bound of the EMA model's decay (paper 0.999).")
+    threshold: Fraction = Field(description="Probability that counts as confident (paper 0.968).")
+    ignore_top_px: NaturalInt = Field(
+        description="Rows at the top of the resized target image without pseudo-labels (paper 15)."
+    )
+    ignore_bottom_px: NaturalInt = Field(
+        description="Rows at its bottom without pseudo-labels (paper 120)."
+    )
+    class_pool: Literal["batch", "image"] = Field(
+        description="ClassMix draws from the classes of the whole batch (official) or of the image."
+    )
+    jitter_probability: Fraction = Field(
+        description="Share of iterations with colour jitter (paper 0.8: its config's 0.2 is 1 - p)."
+    )
+    jitter_strength: Fraction = Field(description="Strength of all four jitters (paper 0.2).")
+    blur_probability: Fraction = Field(description="Share of iterations with blur (paper 0.5).")
+
+
+class MaskingConfig(Section):
+    """Masked image consistency, MIC (spec section 5.1)."""
+
+    block_px: PositiveInt = Field(description="Side of a hidden block (paper 32 at 512 px crops).")
+    ratio: Fraction = Field(description="Share of hidden blocks (paper 0.7).")
+    weight: Annotated[float, Field(ge=0)] = Field(description="Weight of its loss (paper 1).")
+
+
+class RareClassConfig(Section):
+    """Rare class sampling of source images (spec section 1.4)."""
+
+    temperature: Annotated[float, Field(gt=0)] = Field(
+        description="Softmax temperature; small favours rare classes (paper 0.01)."
+    )
+    min_pixels: NaturalInt = Field(
+        description="An image offers a class with more raw pixels of it than this (paper 3000)."
+    )
+    min_crop_ratio: Annotated[float, Field(ge=0)] = Field(
+        description="A crop needs more than this times min_pixels of the class (paper 0.5)."
+    )
+
+
+class FeatureDistanceConfig(Section):
+    """Distance to ImageNet features on thing classes (spec section 3.4)."""
+
+    weight: Annotated[float, Field(gt=0)] = Field(description="Weight of its loss (paper 0.005).")
+    classes: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        description="Names of the thing classes."
+    )
+    min_share: Fraction = Field(
+        description="Share of a cell that one class must fill to count (paper 0.75)."
+    )
+
+
+class OptimizerConfig(Section):
+    """AdamW with linear warm-up and polynomial decay (spec section 6)."""
+
+    lr: Annotated[float, Field(gt=0)] = Field(description="Base learning rate (paper 6e-5).")
+    head_lr_factor: Annotated[float, Field(gt=0)] = Field(
+        description="Multiplies it for the head (paper 10)."
+    )
+    regularizer_lr_factor: Annotated[float, Field(gt=0)] = Field(
+        description="Multiplies it for the regulariser (official 1)."
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        description="Decay of all but the norms outside the head (paper 0.01)."
+    )
+    betas: tuple[Fraction, Fraction] = Field(description="Adam's moments (paper 0.9, 0.999).")
+    warmup_iterations: NaturalInt = Field(description="Length of the warm-up (paper 1500).")
+    warmup_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="Share of the learning rate at iteration 0 (paper 1e-6)."
+    )
+    power: Annotated[float, Field(ge=0)] = Field(description="Power of the decay (paper 1).")
+
+
+class TrainConfig(Section):
+    """Section `train`."""
+
+    seed: NaturalInt = Field(description="Seed of initial weights, sampling and augmentation.")
+    init: str | None = Field(
+        description="Folder of a student of this project to start from; null starts from "
+        "`student.weights`. Arms of a comparison start from the same source-only student."
+    )
+    iterations: PositiveInt = Field(description="Optimiser steps (paper 40000).")
+    batch_size: PositiveInt = Field(description="Images per step and domain (paper 2).")
+    crop_px: Annotated[int, Field(ge=32, multiple_of=32)] = Field(
+        description="Side of the square training crop (paper 512)."
+    )
+    crop_align_px: Literal[8, 16, 32] = Field(
+        description="Crop origins are multiples of this; at least the stride of the coarsest "
+        "level in use, and equal in all arms that are compared."
+    )
+    crop_max_class_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="Source crops with one class above this are drawn again (paper 0.75, 1 = off)."
+    )
+    flip_probability: Fraction = Field(description="Share of mirrored crops (paper 0.5).")
+    student: StudentConfig = Field(description="The network.")
+    regularizer: RegularizerConfig = Field(description="SSR.")
+    self_training: SelfTrainingConfig | None = Field(
+        description="Self-training on the target; null trains on the source alone."
+    )
+    masking: MaskingConfig | None = Field(description="Masked image consistency; null is off.")
+    rare_class_sampling: RareClassConfig | None = Field(
+        description="Rare class sampling of the source; null draws images uniformly."
+    )
+    feature_distance: FeatureDistanceConfig | None = Field(
+        description="Distance to ImageNet features; null is off, as with random weights."
+    )
+    optimizer: OptimizerConfig = Field(description="AdamW and its schedule.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        description="`auto` takes the GPU where there is one."
+    )
+    workers: NaturalInt = Field(description="Loader processes; 0 loads in the training process.")
+    log_every: PositiveInt = Field(description="Iterations between rows of runs/curves.csv.")
+    checkpoint_every: PositiveInt = Field(description="Iterations between checkpoints.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for level in self.regularizer.used_levels:
+            if self.crop_align_px % stride_of(level):
+                raise ValueError(
+                    f"crop_align_px {self.crop_align_px} is no multiple of {level}, which "
+                    f"regularizer.levels reads; set it to {stride_of(level)}"
+                )
+        if self.self_training is None and "mixed" in self.regularizer.on:
+            raise ValueError(
+                "regularizer.on has `mixed`, but self_training is null: there are no mixed images"
+            )
+        if self.self_training is None and self.masking is not None:
+            raise ValueError("masking needs self_training, which is null")
+        return self

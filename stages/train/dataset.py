@@ -1,0 +1,241 @@
+"""Training samples: a crop of a source and of a target image, with their windows of features.
+
+A sample depends on (seed, sample index) alone, so that the number of loader processes and a resumed
+run change nothing. B batch, C channels of the teacher, H W pixels of the crop, h w its tokens.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from stages.prepare.geometry import Box, flip
+from stages.prepare.manifest import Domain, ImageRecord, Manifest
+from stages.prepare.pixels import label_window, normalised_window, resize_image, resize_label
+from stages.prepare.reading import read_raw, read_train_ids
+from stages.train.adaptation.pseudo_labels import valid_pixels
+from stages.train.config import TrainConfig
+from stages.train.sampling import RareClassSampler, draw_crop, redraw_until_enough
+from store.errors import DataError
+from store.read import FeatureReader
+from store.spec import stride_of
+
+SAMPLE_STREAM, STEP_STREAM = 0, 1
+"""Second word of every seed, so that samples and steps draw from different streams."""
+
+
+class Sample(TypedDict):
+    """One source and one target crop; float32 images, uint8 labels, float16 features."""
+
+    source_image: NDArray[np.float32]
+    source_label: NDArray[np.uint8]
+    source_features: dict[str, NDArray[np.float16]]
+    target_image: NDArray[np.float32]
+    target_valid: NDArray[np.bool_]
+    target_features: dict[str, NDArray[np.float16]]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Samples of one step.
+
+    Attributes:
+        source_image: (B, 3, H, W), normalised; zero in the padding.
+        source_label: (B, H, W) int64; 255 is ignored.
+        source_features: Level -> (B, C, h, w); empty where training reads none.
+        target_image: (B, 3, H, W).
+        target_valid: (B, H, W) bool, pixels whose pseudo-label may be learned from.
+        target_features: As for the source.
+    """
+
+    source_image: Tensor
+    source_label: Tensor
+    source_features: dict[str, Tensor]
+    target_image: Tensor
+    target_valid: Tensor
+    target_features: dict[str, Tensor]
+
+    def to(self, device: torch.device) -> "Batch":
+        """Copy to a device; labels become int64 and features float32 there."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return Batch(
+            source_image=move(self.source_image),
+            source_label=move(self.source_label).long(),
+            source_features={k: move(v).float() for k, v in self.source_features.items()},
+            target_image=move(self.target_image),
+            target_valid=move(self.target_valid),
+            target_features={k: move(v).float() for k, v in self.target_features.items()},
+        )
+
+
+class TrainingCrops(Dataset[Sample]):
+    """Crops of both domains by sample index, endlessly many.
+
+    Args:
+        config: Crops, flips, rare class sampling and the levels that are read.
+        manifest: All images; their `train` split is drawn from.
+        roots: Folder of each domain.
+        readers: Feature store of each domain that training reads.
+
+    Raises:
+        DataError: A domain has no training image.
+        ConfigError: Rare class sampling asks for a class that no image shows enough of.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: TrainConfig,
+        manifest: Manifest,
+        roots: Mapping[Domain, Path],
+        readers: Mapping[Domain, FeatureReader],
+    ) -> None:
+        self._config = config
+        self._roots = roots
+        self._readers = readers
+        self._labels = manifest.labels["source"]
+        self._source = _train_split(manifest, "source")
+        self._target = _train_split(manifest, "target") if config.self_training else ()
+        self._rare: RareClassSampler | None = None
+        if config.rare_class_sampling is not None:
+            counts = np.array([record.class_pixels for record in self._source], np.int64)
+            self._rare = RareClassSampler(
+                counts, manifest.classes.names, config.rare_class_sampling
+            )
+
+    def __getitem__(self, index: int) -> Sample:
+        rng = np.random.default_rng((self._config.seed, SAMPLE_STREAM, index))
+        image, label, source_features = self._source_crop(rng)
+        target_image, valid, target_features = self._target_crop(rng)
+        return {
+            "source_image": image,
+            "source_label": label,
+            "source_features": source_features,
+            "target_image": target_image,
+            "target_valid": valid,
+            "target_features": target_features,
+        }
+
+    def _source_crop(
+        self, rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8], dict[str, NDArray[np.float16]]]:
+        config, rare = self._config, self._rare
+        class_id, row = rare.draw(rng) if rare else (None, int(rng.integers(len(self._source))))
+        record = self._source[row]
+        ids = read_train_ids(record, self._roots["source"], self._labels)
+        label = resize_label(ids, record.resized_size_px)
+
+        def label_in(box: Box) -> NDArray[np.uint8]:
+            return label_window(label, box.y, box.x, box.height, box.width)
+
+        def draw() -> Box:
+            return draw_crop(
+                rng,
+                working_px=record.working_size_px,
+                crop_px=config.crop_px,
+                align_px=config.crop_align_px,
+                max_class_share=config.crop_max_class_share,
+                label_in=label_in,
+            )
+
+        if rare is None or class_id is None:
+            box = draw()
+        else:
+            # Differs from SSR: the crop alone is drawn again, not decoding and flip with it.
+            box = redraw_until_enough(draw, lambda box: rare.enough(label_in(box), class_id))
+        mirrored = bool(rng.random() < config.flip_probability)
+        image = self._image(record, box, mirrored)
+        crop = label_in(box)
+        return image, flip(crop) if mirrored else crop, self._features(record, box, mirrored)
+
+    def _target_crop(
+        self, rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], dict[str, NDArray[np.float16]]]:
+        config, self_training = self._config, self._config.self_training
+        side = config.crop_px
+        if self_training is None:  # nothing reads the target: shapes stay, no image is decoded
+            return np.zeros((3, side, side), np.float32), np.zeros((side, side), np.bool_), {}
+        record = self._target[int(rng.integers(len(self._target)))]
+        box = draw_crop(
+            rng,
+            working_px=record.working_size_px,
+            crop_px=side,
+            align_px=config.crop_align_px,
+            max_class_share=1,
+            label_in=None,
+        )
+        mirrored = bool(rng.random() < config.flip_probability)
+        valid = valid_pixels(
+            origin_px=(box.y, box.x),
+            crop_px=(side, side),
+            image_px=record.resized_size_px,
+            ignore_top_px=self_training.ignore_top_px,
+            ignore_bottom_px=self_training.ignore_bottom_px,
+        ).numpy()
+        image = self._image(record, box, mirrored)
+        features = self._features(record, box, mirrored)
+        return image, flip(valid) if mirrored else valid, features
+
+    def _image(self, record: ImageRecord, box: Box, mirrored: bool) -> NDArray[np.float32]:
+        raw = read_raw(record, self._roots[record.domain])
+        resized = resize_image(raw, record.resized_size_px)
+        window = normalised_window(resized, box.y, box.x, box.height, box.width)
+        return flip(window) if mirrored else window
+
+    def _features(
+        self, record: ImageRecord, box: Box, mirrored: bool
+    ) -> dict[str, NDArray[np.float16]]:
+        """Read the window of every level in use.
+
+        Differs from SSR: features come from tiles of the whole image, not from the crop alone, and
+        those of a mirrored crop are mirrored, though SAM is only nearly flip-equivariant.
+        """
+        reader = self._readers.get(record.domain)
+        if reader is None:
+            return {}
+        features: dict[str, NDArray[np.float16]] = {}
+        for level in self._config.regularizer.used_levels:
+            tok = box.to_tokens(stride_of(level))
+            window = reader.window(record.image_id, level, tok.y, tok.x, tok.height, tok.width)
+            features[level] = flip(window) if mirrored else window
+        return features
+
+
+def batches(
+    crops: TrainingCrops, config: TrainConfig, *, start: int, device: torch.device
+) -> DataLoader[Sample]:
+    """Return a loader of the batches of iterations `start` to `config.iterations`.
+
+    Its batches are dictionaries of stacked samples: `Batch(**batch)`.
+    """
+    size = config.batch_size
+    return DataLoader(
+        crops,
+        batch_size=size,
+        # Sample indices in their order are the sampler; randomness is inside the sample.
+        sampler=range(start * size, config.iterations * size),
+        num_workers=config.workers,
+        # zarr's thread and the codecs do not survive a fork.
+        multiprocessing_context="forkserver" if config.workers else None,
+        persistent_workers=False,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def _train_split(manifest: Manifest, domain: Domain) -> tuple[ImageRecord, ...]:
+    records = manifest.select(domain=domain, split="train")
+    if not records:
+        raise DataError(
+            f"the manifest has no training image of the {domain}: set prepare.{domain} in "
+            "params.yaml and run `ssr prepare`"
+        )
+    return records

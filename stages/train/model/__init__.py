@@ -1,0 +1,1 @@
+"""The networks: student (backbone and head), regulariser, and their official weights."""

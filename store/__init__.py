@@ -1,0 +1,1 @@
+"""The feature store: numpy and zarr, no torch."""

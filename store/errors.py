@@ -1,0 +1,41 @@
+"""What can go wrong by a user's hand: one family, one line each, exit code 2."""
+
+
+class SSRError(ValueError):
+    """A mistake that the user can mend; the message says what, where and what to do."""
+
+
+class ConfigError(SSRError):
+    """A key or value of params.yaml, or a command-line option, is wrong."""
+
+
+class DataError(SSRError):
+    """An image, a label or a manifest is missing, unreadable or inconsistent."""
+
+
+class CheckpointError(SSRError):
+    """A weight file is missing, damaged or of another architecture."""
+
+
+class TrainingError(SSRError):
+    """Training cannot go on, for instance because a loss is not finite."""
+
+
+class StoreError(SSRError):
+    """A feature store cannot be used as asked."""
+
+
+class StoreMissingError(StoreError):
+    """There is no store where one was expected."""
+
+
+class StoreIncompleteError(StoreError):
+    """The store lacks images, levels or shards that are asked for."""
+
+
+class StoreMismatchError(StoreError):
+    """The store holds features of another teacher, image content or format."""
+
+
+class StoreBusyError(StoreError):
+    """Another process writes to this store."""

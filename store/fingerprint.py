@@ -1,0 +1,39 @@
+"""Canonical JSON and SHA-256: equal meaning gives equal bytes gives an equal fingerprint."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+
+def canonical_json(value: Any) -> bytes:  # noqa: ANN401 - whatever json can write
+    """Encode a value as UTF-8 JSON with sorted keys, no blanks and one newline at its end.
+
+    Raises:
+        ValueError: The value holds NaN or infinity, which JSON cannot say.
+        TypeError: The value holds something that is no JSON.
+    """
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return f"{text}\n".encode()
+
+
+def sha256(data: bytes | memoryview) -> str:
+    """Return the SHA-256 of some bytes as 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hex digits, without holding it in memory.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint_of(value: Any) -> str:  # noqa: ANN401 - whatever json can write
+    """Return the SHA-256 of a value's canonical JSON as 64 hex digits."""
+    return sha256(canonical_json(value))

@@ -1,0 +1,165 @@
+"""What a reader learns before it reads a feature: whose store it is, and that it is sound."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from store.errors import StoreError, StoreMismatchError, StoreMissingError
+from store.fingerprint import canonical_json, sha256
+from store.ledger import LEDGER, Ledger, Slot
+from store.spec import FORMAT, LEVELS, Codec, Size, StoreSpec
+
+METADATA_FILE = f"{LEDGER}/metadata.json"
+ROOT_FILE = "zarr.json"
+_ABOUT = (
+    "Features of a frozen teacher, embedded once; arrays (image, channel, y, x), NaN where there "
+    "is no feature; the contract is store/README.md of ssr-offline"
+)
+
+
+class MetadataDigests(BaseModel):
+    """Content of `ledger/metadata.json`: SHA-256 of every other file that is no shard's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1]
+    files: dict[str, str]
+
+
+class RootAttributes(BaseModel):
+    """Attributes of the root group: the specification, written out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    about: str
+    format: Literal[1]
+    fingerprint: str
+    domain: str
+    channels: int
+    grid_px: Size
+    shard_images: int
+    codec: Codec
+    provenance: dict[str, JsonValue]
+
+    @classmethod
+    def of(cls, spec: StoreSpec) -> "RootAttributes":
+        """Write out a specification."""
+        values = {field.name: getattr(spec, field.name) for field in fields(spec)}
+        values |= {"about": _ABOUT, "format": FORMAT, "fingerprint": spec.fingerprint}
+        return cls.model_validate_json(canonical_json(values))
+
+    def spec(self) -> StoreSpec:
+        """Read the specification back."""
+        return StoreSpec(
+            domain=self.domain,
+            channels=self.channels,
+            grid_px=self.grid_px,
+            shard_images=self.shard_images,
+            codec=self.codec,
+            provenance=self.provenance,
+        )
+
+
+class _Format(BaseModel):
+    format: int
+
+
+class _RootOfAnyFormat(BaseModel):
+    attributes: _Format
+
+
+class _Root(BaseModel):
+    attributes: RootAttributes
+
+
+@dataclass(frozen=True)
+class Header:
+    """The sound metadata of one store.
+
+    Attributes:
+        path: Folder of the store.
+        spec: Its specification.
+        levels: Levels that it has an array for, finest first.
+        slots: Its images along the image axis.
+    """
+
+    path: Path
+    spec: StoreSpec
+    levels: tuple[str, ...]
+    slots: tuple[Slot, ...]
+
+
+def read_spec(path: Path) -> StoreSpec:
+    """Read the specification of the store at a path.
+
+    Raises:
+        StoreMissingError: There is no store.
+        StoreMismatchError: The store has another format, or its attributes were changed.
+        StoreError: The file of the attributes is damaged.
+    """
+    data = _read_file(path, ROOT_FILE)
+    try:
+        found = _RootOfAnyFormat.model_validate_json(data).attributes.format
+    except ValidationError as error:
+        raise _damaged(path, ROOT_FILE) from error
+    if found != FORMAT:
+        raise StoreMismatchError(
+            f"the store {path} has format {found}, this version reads format {FORMAT}: move it "
+            "away and run `ssr embed`, or use the version that wrote it"
+        )
+    try:
+        attributes = _Root.model_validate_json(data).attributes
+        spec = attributes.spec()
+    except (ValidationError, StoreError) as error:
+        raise _damaged(path, ROOT_FILE) from error
+    if spec.fingerprint != attributes.fingerprint:
+        raise StoreMismatchError(
+            f"the attributes of the store {path} say fingerprint {attributes.fingerprint[:8]} but "
+            f"give {spec.fingerprint[:8]}: {ROOT_FILE} was changed; move the store away and run "
+            "`ssr embed`"
+        )
+    return spec
+
+
+def read_header(path: Path) -> Header:
+    """Read and verify the metadata of the store at a path; decode no feature.
+
+    Raises:
+        StoreMissingError: There is no store.
+        StoreMismatchError: The store has another format, or its attributes were changed.
+        StoreError: A metadata file is not the one that its writer vouched for.
+    """
+    spec = read_spec(path)
+    try:
+        digests = MetadataDigests.model_validate_json(_read_file(path, METADATA_FILE)).files
+    except ValidationError as error:
+        raise _damaged(path, METADATA_FILE) from error
+    for name, digest in digests.items():
+        if sha256(_read_file(path, name)) != digest:
+            raise _damaged(path, name)
+    return Header(
+        path=path,
+        spec=spec,
+        levels=tuple(level for level in LEVELS if f"{level}/{ROOT_FILE}" in digests),
+        slots=Ledger(path).read_slots(),
+    )
+
+
+def _read_file(path: Path, name: str) -> bytes:
+    try:
+        return (path / name).read_bytes()
+    except FileNotFoundError as error:
+        if (path / LEDGER).is_dir():
+            raise _damaged(path, name) from error
+        raise StoreMissingError(f"no feature store at {path}: run `ssr embed`") from error
+    except OSError as error:
+        raise StoreError(f"cannot read {path / name}: {error.strerror}") from error
+
+
+def _damaged(path: Path, name: str) -> StoreError:
+    return StoreError(
+        f"{name} of the store {path} is missing, damaged or from an interrupted write: run "
+        "`ssr embed`, which mends the metadata and keeps the features"
+    )

@@ -1,0 +1,84 @@
+"""The small file that downstream stages depend on: which stores there are, shard by shard."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from store import atomic
+from store.errors import StoreError, StoreMissingError
+
+
+class LevelEntry(BaseModel):
+    """One level of a store.
+
+    Attributes:
+        fingerprint: Fingerprint of the level.
+        shards: SHA-256 of each shard file; None for a shard of which all images were removed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fingerprint: str
+    shards: tuple[str | None, ...]
+
+
+class StoreEntry(BaseModel):
+    """One complete store.
+
+    Attributes:
+        path: POSIX path of the store below the store url.
+        fingerprint: Fingerprint of the store.
+        provenance: What the features depend on.
+        images: Number of images.
+        images_digest: SHA-256 over the ids and contents of all images.
+        levels: The levels that were asked for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    fingerprint: str
+    provenance: dict[str, JsonValue]
+    images: int
+    images_digest: str
+    levels: dict[str, LevelEntry]
+
+
+class Index(BaseModel):
+    """The current store of each domain; equal features give equal bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    stores: dict[str, StoreEntry]
+
+    def write(self, path: Path) -> bool:
+        """Write the index unless it is on the disk already; tell whether it was written.
+
+        Raises:
+            StoreError: The file cannot be written.
+        """
+        text = json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True)
+        try:
+            return atomic.update_bytes(path, f"{text}\n".encode())
+        except OSError as error:
+            raise StoreError(f"cannot write the index {path}: {error.strerror}") from error
+
+    @classmethod
+    def read(cls, path: Path) -> "Index":
+        """Read an index.
+
+        Raises:
+            StoreMissingError: There is none.
+            StoreError: The file is no index of this format.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError as error:
+            raise StoreMissingError(f"no index of features at {path}: run `ssr embed`") from error
+        except ValidationError as error:
+            raise StoreError(
+                f"{path} is no index of features: delete it and run `ssr embed`"
+            ) from error

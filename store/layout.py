@@ -1,0 +1,123 @@
+"""The bytes of a store as zarr-python writes them: its metadata, coordinates and shards.
+
+zarr-python encodes into memory and `store.atomic` puts the bytes in their place. Its own
+`LocalStore` renames a temporary file too, but neither flushes it to the disk nor can replace a
+damaged shard, because it reads the old one first.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from pydantic import JsonValue
+from zarr.codecs import Crc32cCodec
+from zarr.storage import MemoryStore
+
+from store.fingerprint import canonical_json, sha256
+from store.grid import DTYPE, LevelGrid
+from store.header import METADATA_FILE, MetadataDigests, RootAttributes
+from store.ledger import LEDGER, SLOTS_FILE, Slot, slots_json
+from store.spec import FORMAT, StoreSpec, stride_of
+
+_KEYS = {"name": "default", "separator": "."}  # one folder per array
+_HISTORY = (
+    "written by `ssr embed`; without times, so that equal features give equal bytes: "
+    "the provenance in the attributes of the group says by which code and weights"
+)
+
+
+def skeleton(spec: StoreSpec, levels: Sequence[str], slots: Sequence[Slot]) -> dict[str, bytes]:
+    """Return every file of a store but its shards and their ledger, by POSIX path.
+
+    The files follow from the arguments alone, so that a writer can compare and mend them at any
+    time. The last one holds the digests of all others and belongs on the disk last.
+    """
+    memory: dict[str, Any] = {}
+    root = RootAttributes.of(spec)
+    group = zarr.create_group(MemoryStore(memory), attributes=root.model_dump(mode="json"))
+    group.create_group(LEDGER, attributes={"about": "what is done, see store/README.md; JSON"})
+    for level in levels:
+        grid = LevelGrid.of(spec, level)
+        about = _about_level(level, spec.level_fingerprint(level), root)
+        group.create_array(
+            level,
+            **_array_settings(grid, (len(slots), grid.channels, *grid.size_tok)),
+            dimension_names=("image", "channel", f"y_{level}", f"x_{level}"),
+            attributes=about,
+        )
+    heights, widths = np.array([slot.image.working_size_px for slot in slots], np.int32).T
+    ids = np.array([slot.image.image_id for slot in slots], dtype=object)
+    live = np.array([slot.live for slot in slots])
+    _add_coordinate(group, "image", ids, {"long_name": "image id in the manifest"})
+    for axis, sizes in (("height", heights), ("width", widths)):
+        long_name = f"valid {axis} of the working image; of a level: divided by its stride_px"
+        _add_coordinate(group, f"{axis}_px", sizes, {"long_name": long_name, "units": "px"})
+    _add_coordinate(group, "live", live, {"long_name": "false: removed from the data set"})
+
+    files = {path: buffer.to_bytes() for path, buffer in memory.items()}
+    files[SLOTS_FILE] = slots_json(slots)
+    digests = MetadataDigests(
+        format=FORMAT, files={path: sha256(data) for path, data in files.items()}
+    )
+    return files | {METADATA_FILE: canonical_json(digests.model_dump(mode="json"))}
+
+
+def encode_shard(block: NDArray[np.float16], grid: LevelGrid) -> memoryview:
+    """Encode a whole shard; inner chunks that are all NaN take no space.
+
+    Args:
+        block: Features (shard_images, C, y, x) in the shape of the shard, NaN where there are none.
+        grid: Layout of the level.
+    """
+    assert block.shape == grid.shard_shape, (block.shape, grid.shard_shape)
+    memory: dict[str, Any] = {}
+    array = zarr.create_array(MemoryStore(memory), **_array_settings(grid, grid.shard_shape))
+    array[...] = block
+    return memoryview(memory["c.0.0.0.0"].as_numpy_array())
+
+
+def _array_settings(grid: LevelGrid, shape: tuple[int, int, int, int]) -> dict[str, Any]:
+    return {
+        "shape": shape,
+        "dtype": DTYPE,
+        "chunks": grid.chunk_shape,
+        "shards": grid.shard_shape,
+        "compressors": [Crc32cCodec()],
+        "fill_value": float("nan"),  # a missing shard must never look like zeros
+        "chunk_key_encoding": _KEYS,
+        "config": {"write_empty_chunks": False, "order": "C"},
+    }
+
+
+def _about_level(level: str, fingerprint: str, root: RootAttributes) -> dict[str, JsonValue]:
+    stride = stride_of(level)
+    return {
+        "long_name": f"teacher features, one token per {stride} x {stride} px",
+        "units": "1",
+        "stride_px": stride,
+        "teacher": root.provenance.get("teacher"),
+        "codec": root.codec,
+        "fingerprint": fingerprint,
+        "format": root.format,
+        "history": _HISTORY,
+        "coordinates": "height_px width_px live",
+    }
+
+
+def _add_coordinate(
+    group: zarr.Group, name: str, values: NDArray[Any], attributes: dict[str, str]
+) -> None:
+    """Add an array along the image axis, in one chunk."""
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        dtype=str if values.dtype == object else values.dtype,
+        chunks=values.shape,
+        compressors=[Crc32cCodec()],
+        chunk_key_encoding=_KEYS,
+        dimension_names=("image",),
+        attributes=attributes,
+    )
+    array[:] = values

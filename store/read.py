@@ -1,0 +1,210 @@
+"""Windows of features for training: a pure slice, or one line that says why not."""
+
+# C channels, h w tokens
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from store.decode import DamageError, read_window
+from store.errors import (
+    StoreError,
+    StoreIncompleteError,
+    StoreMismatchError,
+    StoreMissingError,
+)
+from store.grid import LevelGrid, place_of, shard_file
+from store.header import Header, read_header
+from store.index import Index
+from store.ledger import Ledger
+from store.spec import ImageEntry, Size
+
+_Images = Sequence[ImageEntry | None]
+
+
+class FeatureReader:
+    """Read windows of one store.
+
+    Opens on first use and keeps no file open, so that it pickles as a path and works in
+    DataLoader workers, forked or spawned. It shows the store as it was when first used.
+
+    Args:
+        path: Folder of the store.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._opened: _Opened | None = None
+
+    def __reduce__(self) -> tuple[type["FeatureReader"], tuple[Path]]:
+        return FeatureReader, (self._path,)
+
+    @property
+    def header(self) -> Header:
+        """Specification, levels and slots of the store.
+
+        Raises:
+            StoreError: As `read_header`.
+        """
+        return self._open().header
+
+    def size_tok(self, image_id: str, level: str) -> Size:
+        """Return the valid (height, width) of an image in tokens.
+
+        Raises:
+            StoreIncompleteError: The store has no such image or level.
+        """
+        opened = self._open()
+        return opened.grid(level).image_size_tok(opened.image(image_id).working_size_px)
+
+    def window(
+        self, image_id: str, level: str, y: int, x: int, h: int, w: int
+    ) -> NDArray[np.float16]:
+        """Read the tokens (C, h, w) from (y, x) on, in tokens of the level.
+
+        Raises:
+            StoreIncompleteError: The store has no such image, level or (yet) shard.
+            StoreError: The window leaves the valid region, or the shard is damaged.
+        """
+        opened = self._open()
+        grid = opened.grid(level)
+        height, width = grid.image_size_tok(opened.image(image_id).working_size_px)
+        if not (0 <= y < y + h <= height and 0 <= x < x + w <= width):
+            raise StoreError(
+                f"window y={y}:{y + h}, x={x}:{x + w} leaves the {height}x{width} {level} tokens "
+                f"of {image_id}: crops must lie in the working image"
+            )
+        shard, row = opened.vouched_place(image_id, level)
+        file = self._path / shard_file(level, shard)
+        try:
+            return read_window(file, grid, row, y=y, x=x, h=h, w=w)
+        except FileNotFoundError as error:
+            raise StoreIncompleteError(
+                f"shard {shard} of {level} with {image_id} is missing in {self._path}: "
+                "run `ssr embed`"
+            ) from error
+        except DamageError as error:
+            raise StoreError(
+                f"{image_id} lies in a damaged shard, {error}: delete the shard file {file} and "
+                "run `ssr embed`; it re-embeds that shard only"
+            ) from error
+        except OSError as error:
+            raise StoreError(f"cannot read {file}: {error.strerror}") from error
+
+    def check(self, *, levels: Iterable[str], images: Mapping[str, str], fingerprint: str) -> None:
+        """Refuse the store unless it holds these images at these levels, all of them done.
+
+        Looks at the ledger, existence and sizes; contents are verified as they are read.
+
+        Args:
+            levels: Levels that will be read.
+            images: image id -> content, as in the manifest.
+            fingerprint: Fingerprint of the store, as in the index.
+
+        Raises:
+            StoreMismatchError: Features of another teacher, or of other versions of images.
+            StoreIncompleteError: Levels, images or shards are missing.
+        """
+        opened = self._open()
+        found = opened.header.spec.fingerprint
+        if found != fingerprint:
+            raise StoreMismatchError(
+                f"the store {self._path} has fingerprint {found[:8]}, expected {fingerprint[:8]}: "
+                "run `ssr embed`"
+            )
+        other = [i for i, content in images.items() if opened.image(i).content != content]
+        if other:
+            raise StoreMismatchError(
+                f"{len(other)} images changed since they were embedded in {self._path}, "
+                f"first {other[0]}: run `ssr embed`"
+            )
+        for level in levels:
+            opened.grid(level)
+            for image_id in images:
+                opened.vouched_place(image_id, level)
+
+    def _open(self) -> "_Opened":
+        if self._opened is None:
+            self._opened = _Opened(read_header(self._path))
+        return self._opened
+
+
+def open_features(
+    url: Path, index: Index, domain: str, *, levels: Iterable[str], images: Mapping[str, str]
+) -> FeatureReader:
+    """Open the store that the index names for a domain, and `check` it.
+
+    Args:
+        url: Folder of all stores.
+        index: What `ssr embed` said it made.
+        domain: `source` or `target`.
+        levels: Levels that will be read.
+        images: image id -> content, as in the manifest.
+
+    Raises:
+        StoreMissingError: The index has no such domain, or the store is not there.
+        StoreMismatchError: Features of another teacher, or of other versions of images.
+        StoreIncompleteError: Levels, images or shards are missing.
+    """
+    entry = index.stores.get(domain)
+    if entry is None:
+        raise StoreMissingError(
+            f"the index has no features of {domain}, only of {sorted(index.stores)}: add it to "
+            "embed.domains and run `ssr embed`"
+        )
+    reader = FeatureReader(url / entry.path)
+    reader.check(levels=levels, images=images, fingerprint=entry.fingerprint)
+    return reader
+
+
+class _Opened:
+    """What a reader keeps in memory: plain data, no handles."""
+
+    def __init__(self, header: Header) -> None:
+        self.header = header
+        self._grids = {level: LevelGrid.of(header.spec, level) for level in header.levels}
+        self._slot_of = {s.image.image_id: n for n, s in enumerate(header.slots) if s.live}
+        self._ledger = Ledger(header.path)
+        self._vouched: dict[tuple[str, int], _Images] = {}
+
+    def grid(self, level: str) -> LevelGrid:
+        try:
+            return self._grids[level]
+        except KeyError:
+            raise StoreIncompleteError(
+                f"the store {self.header.path} has no {level}, only {', '.join(self._grids)}: add "
+                "it to embed.levels and run `ssr embed`"
+            ) from None
+
+    def image(self, image_id: str) -> ImageEntry:
+        return self.header.slots[self._slot(image_id)].image
+
+    def vouched_place(self, image_id: str, level: str) -> tuple[int, int]:
+        """Return shard and row of an image once the ledger vouches for its present content."""
+        shard, row = place_of(self._slot(image_id), self.header.spec.shard_images)
+        held = self._held(level, shard)
+        if row >= len(held) or held[row] != self.image(image_id):
+            raise StoreIncompleteError(
+                f"shard {shard} of {level} with {image_id} is missing or out of date in "
+                f"{self.header.path}: run `ssr embed`"
+            )
+        return shard, row
+
+    def _slot(self, image_id: str) -> int:
+        try:
+            return self._slot_of[image_id]
+        except KeyError:
+            raise StoreIncompleteError(
+                f"the store {self.header.path} has no image {image_id!r}: run `ssr embed`"
+            ) from None
+
+    def _held(self, level: str, shard: int) -> _Images:
+        key = (level, shard)
+        if key not in self._vouched:
+            entry = self._ledger.vouched(
+                level, shard, fingerprint=self.header.spec.level_fingerprint(level), images=()
+            )
+            self._vouched[key] = () if entry is None else entry.images
+        return self._vouched[key]

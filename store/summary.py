@@ -1,0 +1,183 @@
+"""What is in a store: from which teacher, complete or not, how large, how distributed."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from store.errors import StoreError
+from store.fingerprint import sha256_of_file
+from store.grid import LevelGrid, place_of, shard_count, shard_file, slots_of
+from store.header import Header, RootAttributes, read_header
+from store.ledger import Ledger, ShardEntry
+from store.spec import ImageEntry
+from store.statistics import ChannelStatistics
+from store.view import open_dataset
+
+
+@dataclass(frozen=True)
+class LevelSummary:
+    """One level of a store.
+
+    Attributes:
+        shape: (image, channel, y, x) of the array.
+        shard_shape: The unit of writing.
+        chunk_shape: The unit of reading.
+        fingerprint: Fingerprint of the level.
+        shards_done: Shards that the ledger vouches for.
+        shards: Shards that hold an image of the data set.
+        size_bytes: Size of the done shards on the disk.
+        statistics: Per channel over all stored tokens, those of removed images included; None
+            where nothing is stored.
+    """
+
+    shape: tuple[int, int, int, int]
+    shard_shape: tuple[int, int, int, int]
+    chunk_shape: tuple[int, int, int, int]
+    fingerprint: str
+    shards_done: int
+    shards: int
+    size_bytes: int
+    statistics: ChannelStatistics | None
+
+
+@dataclass(frozen=True)
+class StoreSummary:
+    """One store.
+
+    Attributes:
+        path: Folder of the store.
+        domain: `source` or `target`.
+        fingerprint: Fingerprint of the store.
+        codec: How a number is stored.
+        provenance: What the features depend on.
+        images: Images of the data set.
+        removed_images: Tombstones.
+        levels: Level -> its summary, finest first.
+    """
+
+    path: Path
+    domain: str
+    fingerprint: str
+    codec: str
+    provenance: Mapping[str, JsonValue]
+    images: int
+    removed_images: int
+    levels: Mapping[str, LevelSummary]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image of the data set is there at every level."""
+        return all(level.shards_done == level.shards for level in self.levels.values())
+
+
+def inspect(path: Path, *, recompute: bool = False) -> StoreSummary:
+    """Summarise the store at a path, from its ledger alone.
+
+    Args:
+        path: Folder of the store.
+        recompute: Compute the statistics from the features by dask, shard by shard in float64,
+            which also verifies the checksum of every chunk.
+
+    Raises:
+        StoreError: There is no store, its metadata is not sound, or a shard is damaged.
+    """
+    header = read_header(path)
+    levels = {level: _summarise(header, level) for level in header.levels}
+    if recompute:
+        statistics = _recompute(header)
+        levels = {
+            level: replace(summary, statistics=statistics[level])
+            for level, summary in levels.items()
+        }
+    live = sum(slot.live for slot in header.slots)
+    return StoreSummary(
+        path=path,
+        domain=header.spec.domain,
+        fingerprint=header.spec.fingerprint,
+        codec=header.spec.codec,
+        provenance=RootAttributes.of(header.spec).provenance,
+        images=live,
+        removed_images=len(header.slots) - live,
+        levels=levels,
+    )
+
+
+def damaged_shards(path: Path) -> Iterator[Path]:
+    """Yield the shard files that are not the bytes that the ledger vouches for.
+
+    Hashes every shard, at about the speed of the disk; lazily, so the first comes early.
+
+    Raises:
+        StoreError: There is no store, or its metadata is not sound.
+    """
+    header = read_header(path)
+    for level in header.levels:
+        for _, entry in _vouched(header, level):
+            file = path / shard_file(level, entry.shard)
+            if sha256_of_file(file) != entry.digest:
+                yield file
+
+
+def _summarise(header: Header, level: str) -> LevelSummary:
+    slots, shard_images = header.slots, header.spec.shard_images
+    grid = LevelGrid.of(header.spec, level)
+    entries = list(_vouched(header, level))
+    ledger = Ledger(header.path)
+    statistics = (ledger.statistics(level, entry.shard) for _, entry in entries)
+    return LevelSummary(
+        shape=(len(slots), grid.channels, *grid.size_tok),
+        shard_shape=grid.shard_shape,
+        chunk_shape=grid.chunk_shape,
+        fingerprint=header.spec.level_fingerprint(level),
+        shards_done=sum(any(images) for images, _ in entries),
+        shards=len({place_of(n, shard_images)[0] for n, slot in enumerate(slots) if slot.live}),
+        size_bytes=sum(entry.bytes for _, entry in entries),
+        statistics=ChannelStatistics.merge(statistics),
+    )
+
+
+def _vouched(header: Header, level: str) -> Iterator[tuple[list[ImageEntry | None], ShardEntry]]:
+    """Yield the wanted images and the entry of each shard that is done."""
+    slots, shard_images = header.slots, header.spec.shard_images
+    fingerprint = header.spec.level_fingerprint(level)
+    ledger = Ledger(header.path)
+    for shard in range(shard_count(len(slots), shard_images)):
+        here = [slots[slot] for slot in slots_of(shard, len(slots), shard_images)]
+        images = [slot.image if slot.live else None for slot in here]
+        entry = ledger.vouched(level, shard, fingerprint=fingerprint, images=images)
+        if entry is not None:
+            yield images, entry
+
+
+def _recompute(header: Header) -> dict[str, ChannelStatistics | None]:
+    dataset = open_dataset(header.path)
+    summarise = dask.delayed(_statistics_of_block)
+    tasks = {
+        level: [summarise(block) for block in dataset[level].data.to_delayed().ravel()]
+        for level in header.levels
+    }
+    try:
+        (blocks,) = dask.compute(tasks)
+    except ValueError as error:  # zarr's word for a checksum that does not match
+        file = next(damaged_shards(header.path), "(hashes to its digest by now)")
+        raise StoreError(
+            f"the shard {file} is damaged: delete it and run `ssr embed`; it re-embeds that "
+            "shard only"
+        ) from error
+    return {level: ChannelStatistics.merge(parts) for level, parts in blocks.items()}
+
+
+def _statistics_of_block(block: NDArray[Any]) -> ChannelStatistics | None:
+    """Summarise the valid tokens of a block (image, C, y, x)."""
+    parts = []
+    for features in block:  # (C, y, x)
+        valid = ~np.isnan(features[0])  # a token is there for all channels or for none
+        if valid.any():
+            parts.append(ChannelStatistics.of(features[:, valid]))
+    return ChannelStatistics.merge(parts)

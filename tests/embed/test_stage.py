@@ -1,0 +1,294 @@
+"""The stage does what is missing, nothing else, and ends with the same bytes."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stages.embed import teacher as teacher_module
+from stages.embed.architectures import ARCHITECTURES
+from stages.embed.config import EmbedConfig
+from stages.embed.stage import provenance
+from stages.embed.teacher import PREFIX, draw_encoder
+from store.errors import CheckpointError, DataError
+from store.index import Index
+from tests.embed.world import World
+
+
+def shard_times(world: World) -> dict[str, int]:
+    """When each shard file of any store was written."""
+    files = world.store_url.rglob("c.*.0.0.0")
+    return {str(path.relative_to(world.store_url)): path.stat().st_mtime_ns for path in files}
+
+
+def save_weights(path: Path, seed: int) -> None:
+    encoder = draw_encoder(ARCHITECTURES["tiny"], seed).state_dict()
+    torch.save({PREFIX + key: value for key, value in encoder.items()}, path)
+
+
+def test_all_images_are_embedded_and_reported(world: World) -> None:
+    calls: list[tuple[int, int, str]] = []
+    result = world.run(lambda *call: calls.append(call))
+    done = result.domains["source"]
+    assert (done.images, done.embedded, done.skipped) == (5, 5, 0)
+    assert done.images_per_second > 0
+    assert calls == [(i, 5, "source") for i in range(1, 6)]
+    entry = Index.read(result.index_path).stores["source"]
+    assert world.store_url / entry.path == done.path
+    assert entry.fingerprint == done.fingerprint
+    assert set(entry.levels) == {"stride8"}
+
+
+def test_a_second_run_changes_nothing_and_loads_no_teacher(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.run()
+    before, times = world.features(), shard_times(world)
+    monkeypatch.delattr(teacher_module, "load_teacher")
+    result = world.run(progress=lambda *call: pytest.fail(f"progress {call}"))
+    assert result.domains["source"].embedded == 0
+    assert world.features() == before
+    assert shard_times(world) == times
+
+
+def test_a_second_run_does_not_even_import_torch(world: World) -> None:
+    world.run()
+    world.manifest.write(world.folder / "manifest.parquet")
+    run_elsewhere(world, "import sys; assert 'torch' not in sys.modules; assert not calls")
+
+
+def test_an_interrupted_run_ends_with_the_same_bytes(world: World, tmp_path: Path) -> None:
+    undisturbed = twin(world, tmp_path / "twin")
+    undisturbed.run()
+
+    def interrupt(done: int, total: int, what: str) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        world.run(interrupt)
+    assert not world.index_path.exists()
+    assert len(shard_times(world)) == 1
+    result = world.run()
+    assert result.domains["source"].embedded == 3
+    assert world.features() == undisturbed.features()
+
+
+def test_a_killed_run_ends_with_the_same_bytes(world: World, tmp_path: Path) -> None:
+    undisturbed = twin(world, tmp_path / "twin")
+    undisturbed.run()
+    world.manifest.write(world.folder / "manifest.parquet")
+    run_elsewhere(world, "", kill_at=4)
+    assert len(shard_times(world)) == 1
+    assert world.run().domains["source"].embedded == 3
+    assert world.features() == undisturbed.features()
+
+
+def test_adding_a_level_leaves_the_others_alone(world: World) -> None:
+    first = world.run()
+    times = shard_times(world)
+    second = world.run(levels=("stride8", "stride32"))
+    assert second.domains["source"].path == first.domains["source"].path
+    assert {k: v for k, v in shard_times(world).items() if "stride8" in k} == times
+    levels = Index.read(world.index_path).stores["source"].levels
+    assert {name: len(level.shards) for name, level in levels.items()} == {
+        "stride8": 3,
+        "stride32": 3,
+    }
+
+
+def test_levels_embedded_together_or_one_by_one_are_the_same_bytes(
+    world: World, tmp_path: Path
+) -> None:
+    together = twin(world, tmp_path / "twin")
+    together.run(levels=("stride8", "stride16"))
+    world.run(levels=("stride16",))
+    world.run(levels=("stride16", "stride8"))
+    assert world.features() == together.features()
+
+
+def test_adding_an_image_embeds_one_shard(world: World) -> None:
+    world.run()
+    times = shard_times(world)
+    world.add("f", seed=99)
+    assert world.run().domains["source"].embedded == 2  # e and f share the last shard
+    assert sum(shard_times(world)[name] != time for name, time in times.items()) == 1
+
+
+def test_a_changed_image_embeds_its_shard_anew(world: World) -> None:
+    world.run()
+    times = shard_times(world)
+    world.add("c", seed=99)
+    assert world.run().domains["source"].embedded == 2
+    changed = [name for name, time in shard_times(world).items() if times[name] != time]
+    assert [name.rsplit("/")[-1] for name in changed] == ["c.1.0.0.0"]
+
+
+def test_a_lost_shard_is_embedded_again_to_the_same_bytes(world: World) -> None:
+    path = world.run().domains["source"].path
+    before = world.features()
+    (path / "stride8" / "c.1.0.0.0").unlink()
+    assert world.run().domains["source"].embedded == 2
+    assert world.features() == before
+
+
+def test_another_teacher_makes_a_store_beside_the_old(world: World) -> None:
+    old = world.run().domains["source"].path
+    before = {k: v for k, v in world.features().items() if old.name in k}
+    new = world.run(seed=world.config.seed + 1).domains["source"].path
+    assert new != old
+    assert {k: v for k, v in world.features().items() if old.name in k} == before
+    assert Index.read(world.index_path).stores["source"].path.endswith(new.name)
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"overlap": 0.25}, False),
+        ({"precision": "bfloat16"}, False),
+        ({"architecture": "vit_b"}, False),
+        ({"weights": "file.pth"}, False),
+        ({"batch_tiles": 1, "device": "auto", "seed": 77, "levels": ("stride32",)}, True),
+    ],
+)
+def test_provenance_tells_all_that_features_depend_on_and_nothing_else(
+    change: dict[str, Any], same: bool, embed_config: EmbedConfig
+) -> None:
+    changed = provenance(embed_config.model_copy(update=change), "ab")
+    assert (changed == provenance(embed_config, "ab")) is same
+    assert provenance(embed_config, "ab") != provenance(embed_config, "cd")
+    json.dumps(changed)
+
+
+def test_the_number_of_tiles_per_pass_hardly_matters(world: World, tmp_path: Path) -> None:
+    single, many = twin(world, tmp_path / "single"), world
+    for one, tiles in ((single, 1), (many, 16)):
+        one.add("wide", (128, 320), seed=6)
+        one.run(batch_tiles=tiles)
+    stores = [next(w.store_url.glob("source/*.zarr")) for w in (single, many)]
+    import zarr
+
+    a, b = (np.asarray(zarr.open_array(store / "stride8")[:]) for store in stores)
+    np.testing.assert_allclose(a, b, rtol=2**-10, atol=2e-5)
+
+
+def test_an_untrained_teacher_is_called_so(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    result = world.run()
+    assert not result.trained
+    assert "UNTRAINED TEACHER" in caplog.text
+    entry = Index.read(world.index_path).stores["source"]
+    assert isinstance(entry.provenance["teacher"], dict)
+    assert entry.provenance["teacher"]["trained"] is False
+
+
+def test_a_teacher_from_a_file_is_known_by_its_weights(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, copy = world.folder / "one.pth", world.folder / "copy.pth"
+    save_weights(file, seed=5)
+    first = world.run(weights=str(file))
+    assert first.trained
+    assert "UNTRAINED" not in caplog.text
+    shutil.copy(file, copy)
+    same = world.run(weights=str(copy)).domains["source"]
+    assert (same.path, same.embedded) == (first.domains["source"].path, 0)
+    save_weights(file, seed=6)
+    assert world.run(weights=str(file)).domains["source"].path != same.path
+
+
+def test_a_missing_weight_file_is_named(world: World) -> None:
+    with pytest.raises(CheckpointError, match=r"sam\.pth: no such weight file"):
+        world.run(weights="sam.pth")
+
+
+def test_a_damaged_memory_of_hashes_is_ignored(world: World) -> None:
+    first = world.run()
+    (world.store_url / ".weights.json").write_text("{")
+    assert world.run().domains["source"].path == first.domains["source"].path
+
+
+def test_a_wrong_memory_of_hashes_never_mixes_teachers(world: World) -> None:
+    world.run()
+    memory = world.store_url / ".weights.json"
+    memory.write_text(json.dumps(dict.fromkeys(json.loads(memory.read_text()), "0" * 64)))
+    with pytest.raises(CheckpointError, match="run again"):
+        world.run()
+    assert world.run().domains["source"].embedded == 0
+
+
+def test_an_image_that_changed_behind_the_manifest_s_back_is_refused(world: World) -> None:
+    path = world.folder / "images" / "b.png"
+    Image.new("RGB", (128, 96)).save(path)
+    with pytest.raises(DataError, match=r"b\.png: has changed .* ssr prepare"):
+        world.run()
+    path.unlink()
+    with pytest.raises(DataError, match=r"b\.png: cannot be read"):
+        world.run()
+
+
+@pytest.mark.parametrize("change", [{"domains": ("target",)}, {"splits": ("val",)}])
+def test_a_domain_or_split_without_images_is_refused(change: Any, world: World) -> None:  # noqa: ANN401
+    with pytest.raises(DataError, match="the manifest has no"):
+        world.run(**change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"levels": ["stride8", "stride8"]},
+        {"levels": []},
+        {"overlap": 0.6},
+        {"batch_tiles": 0},
+        {"architecture": "vit_x"},
+        {"precison": "float32"},
+    ],
+)
+def test_the_config_refuses_what_makes_no_sense(
+    change: dict[str, Any], embed_config: EmbedConfig
+) -> None:
+    with pytest.raises(ValueError, match="1 validation error"):
+        EmbedConfig.model_validate(embed_config.model_dump() | change)
+
+
+def twin(world: World, folder: Path) -> World:
+    """The same images elsewhere, not embedded yet."""
+    shutil.copytree(world.folder / "images", folder / "images")
+    return World(folder, world.config, world.shard_images, dict(world.records))
+
+
+def run_elsewhere(world: World, afterwards: str, kill_at: int = 0) -> None:
+    """Run the stage in a process of its own, which may kill itself after an image."""
+    script = f"""
+import os, signal
+from pathlib import Path
+from stages.embed.config import EmbedConfig
+from stages.embed.stage import run
+from stages.prepare.manifest import Manifest
+calls = []
+def progress(*call):
+    calls.append(call)
+    if len(calls) == {kill_at}:
+        os.kill(os.getpid(), signal.SIGKILL)
+folder = Path({str(world.folder)!r})
+run(
+    EmbedConfig.model_validate_json({world.config.model_dump_json()!r}),
+    manifest=Manifest.read(folder / "manifest.parquet"),
+    roots={{"source": folder / "images"}},
+    store_url=folder / "features",
+    shard_images={world.shard_images},
+    codec="float16",
+    index_path=folder / "features.json",
+    progress=progress,
+)
+{afterwards}
+"""
+    ended = subprocess.run([sys.executable, "-c", script], check=False)
+    assert ended.returncode == (-signal.SIGKILL if kill_at else 0)

@@ -1,0 +1,265 @@
+"""Weights come from where they should, or a line says why not."""
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stages.embed.architectures import ARCHITECTURES, ArchitectureName
+from stages.embed.config import EmbedConfig
+from stages.embed.teacher import (
+    PREFIX,
+    Teacher,
+    build_encoder,
+    draw_encoder,
+    load_encoder,
+    load_teacher,
+)
+from store.errors import CheckpointError, ConfigError
+
+TINY = ARCHITECTURES["tiny"]
+CPU = torch.device("cpu")
+
+
+def official_layout(architecture: ArchitectureName = "tiny", seed: int = 1) -> dict[str, Tensor]:
+    """A checkpoint as the official files are: the encoder beside other parts."""
+    encoder = draw_encoder(ARCHITECTURES[architecture], seed).state_dict()
+    others = {"mask_decoder.iou_token.weight": torch.ones(1, 256)}
+    return {PREFIX + key: value for key, value in encoder.items()} | others
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.pth"
+    torch.save(official_layout(), path)
+    return path
+
+
+def test_a_checkpoint_gives_its_weights(checkpoint: Path, embed_config: EmbedConfig) -> None:
+    config = embed_config.model_copy(update={"weights": str(checkpoint)})
+    teacher = load_teacher(config)
+    drawn = draw_encoder(TINY, 1).state_dict()
+    assert teacher.trained
+    assert not teacher.encoder.training
+    assert not any(p.requires_grad for p in teacher.encoder.parameters())
+    for key, value in teacher.encoder.state_dict().items():
+        assert torch.equal(value, drawn[key]), key
+
+
+def test_tokens_have_the_promised_shape(embed_config: EmbedConfig) -> None:
+    teacher = load_teacher(embed_config)
+    tokens = teacher.encode(torch.randn(2, 3, 256, 256))
+    assert tokens.shape == (2, 64, 16, 16)
+    assert tokens.dtype == torch.float32
+    assert (teacher.side_px, teacher.patch_px, teacher.channels) == (256, 16, 64)
+
+
+def test_bfloat16_agrees_to_its_precision(embed_config: EmbedConfig) -> None:
+    tiles = torch.randn(1, 3, 256, 256)
+    exact = load_teacher(embed_config).encode(tiles)
+    coarse = load_teacher(embed_config.model_copy(update={"precision": "bfloat16"})).encode(tiles)
+    error = (exact - coarse).norm() / exact.norm()
+    assert 0 < error < 0.02
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 512, 512), (1, 3, 240, 256), (1, 3, 16, 16)])
+def test_tiles_of_another_size_are_refused(
+    shape: tuple[int, ...], embed_config: EmbedConfig
+) -> None:
+    with pytest.raises(ValueError, match=r"\(3, 256, 256\) needed"):
+        load_teacher(embed_config).encode(torch.zeros(shape))
+
+
+def test_too_large_a_batch_is_told_in_one_line(
+    embed_config: EmbedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhaust(tiles: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    teacher = load_teacher(embed_config)
+    monkeypatch.setattr(teacher.encoder, "forward", exhaust)
+    with pytest.raises(ConfigError, match=r"2 tiles of 256 px .* lower embed\.batch_tiles"):
+        teacher.encode(torch.zeros(2, 3, 256, 256))
+
+
+def test_random_weights_are_the_seed_s_and_leave_torch_s_own_generator_alone(
+    embed_config: EmbedConfig,
+) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    teacher = load_teacher(embed_config)
+    assert torch.equal(torch.rand(3), expected)
+    assert not teacher.trained
+    assert load_teacher(embed_config).weights_sha256 == teacher.weights_sha256
+    other = load_teacher(embed_config.model_copy(update={"seed": embed_config.seed + 1}))
+    assert other.weights_sha256 != teacher.weights_sha256
+
+
+def test_the_hash_is_that_of_the_values_not_of_the_file(tmp_path: Path) -> None:
+    state = official_layout()
+    bare = {key: value for key, value in state.items() if key.startswith(PREFIX)}
+    hashes = set()
+    for name, content in {"full": state, "bare": bare}.items():
+        torch.save(content, tmp_path / f"{name}.pth")
+        encoder = load_encoder(TINY, tmp_path / f"{name}.pth")
+        hashes.add(
+            Teacher(
+                encoder, architecture="tiny", trained=True, device=CPU, precision="float32"
+            ).weights_sha256
+        )
+    assert len(hashes) == 1
+
+
+def test_the_old_file_format_of_torch_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "old.pth"
+    torch.save(official_layout(), path, _use_new_zipfile_serialization=False)
+    load_encoder(TINY, path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert_refused(tmp_path / "none.pth", "none.pth: no such weight file")
+
+
+def test_a_truncated_file_is_refused(checkpoint: Path) -> None:
+    whole = checkpoint.read_bytes()
+    for size in (0, 10, 1000, len(whole) // 2, len(whole) - 20):
+        checkpoint.write_bytes(whole[:size])
+        assert_refused(checkpoint, "damaged")
+
+
+@pytest.mark.parametrize("content", [b"hello", b"PK\x03\x04rubbish", b"<html>404</html>" * 99])
+def test_something_else_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "page.pth"
+    path.write_bytes(content)
+    assert_refused(path, "damaged")
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3}, [1, 2], {"image_encoder.x": "text"}, {}])
+def test_a_file_without_an_encoder_is_refused(content: Any, tmp_path: Path) -> None:  # noqa: ANN401
+    path = tmp_path / "student.pth"
+    torch.save(content, path)
+    assert_refused(path, "has no image_encoder")
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    path = tmp_path / "evil.pth"
+    torch.save({"image_encoder.x": Trap()}, path)
+    assert_refused(path, "damaged, or not a file of torch weights")
+    assert not Trap.sprung
+
+
+def test_another_architecture_is_recognised(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(thin_vit_l(), path)
+    assert_refused(path, r"holds vit_l weights \(width 1024, depth 24\), but .* is tiny")
+
+
+def test_an_unknown_architecture_is_described(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    state = official_layout()
+    torch.save({k: v for k, v in state.items() if "blocks.3." not in k}, path)
+    assert_refused(path, r"not known here \(width 96, depth 3\)")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("neck.0.weight"), "neck.0.weight is missing in the file and"),
+        (lambda s: s.update(extra=torch.ones(2)), r"extra is \(2,\) in the file and unknown"),
+        (lambda s: s.update(pos_embed=torch.ones(1, 8, 8, 96)), r"pos_embed is \(1, 8, 8, 96\)"),
+    ],
+)
+def test_every_tensor_must_fit(
+    change: Callable[[dict[str, Tensor]], object], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.pth"
+    encoder = dict(draw_encoder(TINY, 1).state_dict())
+    change(encoder)
+    torch.save({PREFIX + key: value for key, value in encoder.items()}, path)
+    assert_refused(path, message)
+
+
+def test_an_official_name_promises_the_official_content(tmp_path: Path) -> None:
+    path = tmp_path / "sam_vit_b_01ec64.pth"
+    torch.save(official_layout(), path)
+    assert_refused(path, "the official file's with 01ec64")
+
+
+def test_the_hex_in_an_official_name_is_the_start_of_the_sha256(checkpoint: Path) -> None:
+    sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    named = checkpoint.rename(checkpoint.with_name(f"sam_vit_b_{sha256[:6]}.pth"))
+    load_encoder(TINY, named)
+
+
+@pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
+def test_architectures_are_those_of_the_official_builders(
+    name: ArchitectureName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.find_spec("segment_anything")
+    assert spec
+    package = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "segment_anything", package)
+    registry = importlib.import_module("segment_anything.build_sam").sam_model_registry
+    with torch.device("meta"):
+        ours = build_encoder(ARCHITECTURES[name])
+        official = registry[name]().image_encoder
+    assert repr(ours) == repr(official)
+    assert ours.img_size == official.img_size
+    blocks = ours.get_submodule("blocks").children()
+    for block, reference in zip(blocks, official.blocks.children(), strict=True):
+        assert block.window_size == reference.window_size
+        assert block.get_submodule("attn").num_heads == reference.attn.num_heads
+        assert block.get_submodule("attn").use_rel_pos == reference.attn.use_rel_pos
+
+
+def test_the_package_s_init_is_never_run() -> None:
+    build_encoder(TINY)
+    assert "segment_anything.modeling.image_encoder" in sys.modules
+    assert "segment_anything" not in sys.modules
+
+
+@pytest.mark.slow
+def test_a_full_vit_b_file_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "vit_b.pth"
+    torch.save(official_layout("vit_b"), path)
+    teacher = Teacher(
+        load_encoder(ARCHITECTURES["vit_b"], path),
+        architecture="vit_b",
+        trained=True,
+        device=CPU,
+        precision="float32",
+    )
+    assert teacher.encode(torch.zeros(1, 3, 1024, 1024)).shape == (1, 256, 64, 64)
+
+
+class Trap:
+    """What weights_only must not unpickle."""
+
+    sprung = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return setattr, (Trap, "sprung", True)
+
+
+def thin_vit_l() -> dict[str, Tensor]:
+    """Keys of vit_l with its width, without its 308 million values."""
+    with torch.device("meta"):
+        shapes = build_encoder(ARCHITECTURES["vit_l"]).state_dict()
+    return {
+        PREFIX + key: torch.zeros(value.shape[:1] if value.ndim else ())
+        for key, value in shapes.items()
+    }
+
+
+def assert_refused(path: Path, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_encoder(TINY, path)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,116 @@
+"""Tiles cover the token grid and their weights share it out."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.embed.tiling import Span, blend, plan_tiles, spans
+
+lengths = st.integers(1, 300)
+sides = st.integers(2, 64)
+overlaps = st.sampled_from([0.0, 0.1, 0.125, 0.25, 1 / 3, 0.5])
+
+
+def shares(
+    length: int, parts: tuple[Span, ...]
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    dense = np.zeros((len(parts), length))
+    for row, span in zip(dense, parts, strict=True):
+        row[span.origin_tok : span.origin_tok + span.length_tok] = span.weights
+    return dense
+
+
+@given(lengths, sides, overlaps)
+def test_weights_of_an_axis_are_positive_and_sum_to_one(length: int, side: int, o: float) -> None:
+    parts = spans(length, side, o)
+    assert all((span.weights > 0).all() for span in parts)
+    np.testing.assert_allclose(shares(length, parts).sum(axis=0), 1.0, rtol=0, atol=1e-12)
+
+
+@given(lengths, sides, overlaps)
+def test_a_token_of_one_tile_has_weight_exactly_one(length: int, side: int, o: float) -> None:
+    dense = shares(length, spans(length, side, o))
+    alone = (dense > 0).sum(axis=0) == 1
+    assert (dense[:, alone].max(axis=0, initial=0.0) == 1.0).all()
+
+
+@given(lengths, sides, overlaps)
+def test_tiles_begin_at_zero_end_with_the_axis_and_stay_inside(
+    length: int, side: int, o: float
+) -> None:
+    parts = spans(length, side, o)
+    assert parts[0].origin_tok == 0
+    assert parts[-1].origin_tok + parts[-1].length_tok == length
+    assert {span.length_tok for span in parts} == {min(side, length)}
+
+
+@given(lengths, sides, overlaps)
+def test_neighbours_overlap_enough_and_are_evenly_spaced(length: int, side: int, o: float) -> None:
+    gaps = np.diff([span.origin_tok for span in spans(length, side, o)])
+    assert (side - gaps >= o * side - 1e-9).all()
+    assert np.ptp(gaps) <= 1 if len(gaps) else length <= side
+
+
+@given(lengths, sides, overlaps)
+def test_no_plan_with_fewer_tiles_overlaps_enough(length: int, side: int, o: float) -> None:
+    count = len(spans(length, side, o))
+    if count > 1:
+        least = int(np.ceil(round(o * side, 9)))
+        assert side + (count - 2) * (side - least) < length
+
+
+@given(st.integers(3, 200), sides, overlaps)
+def test_a_mirrored_axis_has_mirrored_weights_where_spacing_is_even(
+    length: int, side: int, o: float
+) -> None:
+    parts = spans(length, side, o)
+    if len(parts) <= 2 or (length - side) % (len(parts) - 1) == 0:
+        dense = shares(length, parts)
+        np.testing.assert_allclose(dense, dense[::-1, ::-1], rtol=0, atol=1e-12)
+
+
+def test_two_tiles_ramp_linearly_over_their_overlap() -> None:
+    left, right = spans(12, 8, 0.5)
+    np.testing.assert_allclose(left.weights, [1, 1, 1, 1, 0.875, 0.625, 0.375, 0.125])
+    np.testing.assert_allclose(right.weights, left.weights[::-1])
+
+
+@pytest.mark.parametrize(
+    ("working_px", "stride", "tiles"),
+    [
+        ((704, 1280), 8, 6),  # GTA under SAM: two rows of three 512 px tiles
+        ((704, 1280), 16, 2),
+        ((704, 1280), 32, 1),
+        ((512, 1024), 8, 3),  # Cityscapes: one row, 128 px more than two tiles reach at 12.5 %
+        ((384, 480), 8, 1),
+    ],
+)
+def test_known_images_need_known_numbers_of_tiles(
+    working_px: tuple[int, int], stride: int, tiles: int
+) -> None:
+    grid = (working_px[0] // stride, working_px[1] // stride)
+    assert len(plan_tiles(grid, 64, 0.125)) == tiles
+
+
+def test_gta_tiles_lie_at_these_pixels() -> None:
+    origins = [(8 * t.origin_tok[0], 8 * t.origin_tok[1]) for t in plan_tiles((88, 160), 64, 0.125)]
+    assert origins == [(y, x) for y in (0, 192) for x in (0, 384, 768)]
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(2, 16), overlaps)
+def test_blending_tiles_of_one_picture_gives_the_picture(
+    h: int, w: int, side: int, o: float
+) -> None:
+    values = np.arange(2 * (h + side) * (w + side), dtype=np.float32) % 97
+    picture = values.reshape(2, h + side, w + side)
+    tiles = plan_tiles((h, w), side, o)
+    cut = [picture[:, y : y + side, x : x + side] for y, x in (tile.origin_tok for tile in tiles)]
+    blended = blend(tiles, cut, (2, h, w))
+    np.testing.assert_allclose(blended, picture[:, :h, :w], rtol=1e-6, atol=1e-5)
+
+
+def test_blending_refuses_another_number_of_tiles() -> None:
+    tiles = plan_tiles((4, 10), 4, 0.25)
+    with pytest.raises(ValueError, match="zip"):
+        blend(tiles, [np.zeros((1, 4, 4), np.float32)], (1, 4, 10))

@@ -1,0 +1,92 @@
+"""A folder of images with a manifest, and the stage run over it."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from stages.embed.config import EmbedConfig
+from stages.embed.stage import EmbedResult, Progress, run
+from stages.prepare.geometry import Size, working_size
+from stages.prepare.labels import CAMVID_11
+from stages.prepare.manifest import ImageRecord, Manifest
+
+
+def draw(size_px: Size, seed: int) -> NDArray[np.uint8]:
+    """A picture (H, W, 3) with soft blobs and a little noise."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (6, 8, 3)).astype(np.uint8)
+    smooth = cv2.resize(coarse, (size_px[1], size_px[0]), interpolation=cv2.INTER_CUBIC)
+    noise = rng.integers(-20, 21, smooth.shape)
+    picture: NDArray[np.uint8] = (smooth + noise).clip(0, 255).astype(np.uint8)
+    return picture
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """Report to nobody."""
+
+
+@dataclass
+class World:
+    """Images below `folder/images`, stores below `folder/features`."""
+
+    folder: Path
+    config: EmbedConfig
+    shard_images: int = 2
+    records: dict[str, ImageRecord] = field(default_factory=dict)
+
+    @property
+    def store_url(self) -> Path:
+        return self.folder / "features"
+
+    @property
+    def index_path(self) -> Path:
+        return self.folder / "features.json"
+
+    @property
+    def manifest(self) -> Manifest:
+        return Manifest(CAMVID_11, tuple(self.records.values()), {})
+
+    def add(self, name: str, size_px: Size = (96, 128), seed: int = 0) -> NDArray[np.uint8]:
+        """Save a picture and list it as `source/train/<name>`; again to change it."""
+        path = self.folder / "images" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        picture = draw(size_px, seed)
+        Image.fromarray(picture).save(path)
+        image_id = f"source/train/{name}"
+        self.records[image_id] = ImageRecord(
+            image_id=image_id,
+            domain="source",
+            split="train",
+            image=f"{name}.png",
+            label=None,
+            raw_size_px=size_px,
+            resized_size_px=size_px,
+            working_size_px=working_size(size_px, 0),
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            class_pixels=None,
+        )
+        return picture
+
+    def run(self, progress: Progress = silent, **changes: Any) -> EmbedResult:  # noqa: ANN401
+        """Run the stage with changed keys of the config."""
+        return run(
+            self.config.model_copy(update=changes),
+            manifest=self.manifest,
+            roots={"source": self.folder / "images"},
+            store_url=self.store_url,
+            shard_images=self.shard_images,
+            codec="float16",
+            index_path=self.index_path,
+            progress=progress,
+        )
+
+    def features(self) -> dict[str, bytes]:
+        """Content of every file of every store, and of the index."""
+        files = [p for p in self.store_url.rglob("*.zarr/**/*") if p.is_file()]
+        return {str(p.relative_to(self.folder)): p.read_bytes() for p in [*files, self.index_path]}

@@ -1,0 +1,69 @@
+"""Pictures are read back pixel by pixel."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from stages.evaluate.pictures import GAP_PX, PANEL_PX, colorize, triptych
+from stages.prepare.labels import ClassTable
+
+CLASSES = ClassTable(names=("road", "sky"), palette=((255, 0, 0), (0, 0, 255)))
+RED, BLUE, BLACK, WHITE = (255, 0, 0), (0, 0, 255), (0, 0, 0), (255, 255, 255)
+H, W = 60, 120
+
+
+def drawn_panels(
+    height: int = H, width: int = W
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+    """A grey image; the label is red, below blue with a void corner; the prediction is blue."""
+    image = np.full((height, width, 3), 90, np.uint8)
+    label = np.zeros((height, width), np.uint8)
+    label[height // 2 :] = 1
+    label[-height // 4 :, -width // 4 :] = 255
+    return image, label, np.ones((height, width), np.uint8)
+
+
+def test_ids_take_the_colours_of_the_table_and_all_others_are_black() -> None:
+    painted = colorize(np.array([[0, 1, 2, 255]], np.uint8), CLASSES)
+    assert painted.tolist() == [[list(RED), list(BLUE), list(BLACK), list(BLACK)]]
+
+
+def test_image_label_and_prediction_stand_in_this_order() -> None:
+    picture = triptych(*drawn_panels(), CLASSES)
+    pixels = np.asarray(picture)
+    assert picture.width == 3 * W + 2 * GAP_PX
+    assert (pixels[:H, :W] == 90).all()
+    assert (pixels[:H, W : W + GAP_PX] == WHITE).all()
+    label, prediction = pixels[:H, W + GAP_PX : 2 * W + GAP_PX], pixels[:H, 2 * (W + GAP_PX) :]
+    assert (label[: H // 2] == RED).all()
+    assert (label[H // 2 :, : W // 2] == BLUE).all()
+    assert (label[-H // 4 :, -W // 4 :] == BLACK).all()
+    assert (prediction == BLUE).all()
+
+
+def test_the_legend_below_shows_every_class_and_the_ignored_colour() -> None:
+    legend = np.asarray(triptych(*drawn_panels(), CLASSES))[H:].reshape(-1, 3)
+    for color in (RED, BLUE, BLACK):
+        assert (legend == color).all(axis=1).sum() >= 100, color
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 120), (60, 16)])
+def test_a_legend_that_does_not_fit_is_left_out(height: int, width: int) -> None:
+    picture = triptych(*drawn_panels(height, width), CLASSES)
+    assert picture.size == (3 * width + 2 * GAP_PX, height)
+
+
+def test_large_images_shrink_and_labels_keep_pure_colours() -> None:
+    image, label, prediction = drawn_panels(1024, 2048)
+    label[:, ::2] = 0  # stripes as wide as a pixel, which a smooth resize would mix
+    picture = triptych(image, label, prediction, CLASSES)
+    height = PANEL_PX // 2
+    assert picture.width == 3 * PANEL_PX + 2 * GAP_PX
+    painted = np.asarray(picture)[:height, PANEL_PX + GAP_PX : 2 * PANEL_PX + GAP_PX]
+    assert {tuple(color) for color in painted.reshape(-1, 3)} == {RED, BLUE, BLACK}
+
+
+def test_parts_of_different_size_are_refused() -> None:
+    image, label, prediction = drawn_panels()
+    with pytest.raises(AssertionError, match=r"\(60, 120\) and prediction \(60, 119\)"):
+        triptych(image, label, prediction[:, 1:], CLASSES)

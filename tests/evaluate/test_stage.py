@@ -1,0 +1,315 @@
+"""The stage on a handful of images, with students whose answers are known beforehand."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from stages.evaluate import stage
+from stages.evaluate.config import EvaluateConfig
+from stages.evaluate.pictures import GAP_PX
+from stages.evaluate.stage import EvaluateResult, run
+from stages.prepare.labels import ClassTable, LabelTable
+from stages.prepare.manifest import Domain, ImageRecord, Manifest, Split
+from stages.train.config import StudentConfig
+from stages.train.model.saved import save_student
+from stages.train.model.student import build_student
+from store.errors import CheckpointError, ConfigError, DataError
+
+CLASSES = ClassTable(
+    names=("road", "sky", "car"), palette=((128, 64, 128), (70, 130, 180), (0, 0, 142))
+)
+LABELS = LabelTable({10: 0, 20: 1, 30: 2, 0: 255})  # stored ids are not train ids
+CONFIG = EvaluateConfig(domain="target", split="val", pictures=2, device="cpu")
+STUDENT = StudentConfig(
+    backbone="mit_tiny",
+    weights="random",
+    norm_eps=1e-6,
+    drop_path=0.0,
+    head="daformer",
+    head_channels=8,
+    dropout=0.0,
+)
+RAW, RESIZED, WORKING = (60, 100), (30, 50), (32, 64)
+
+
+class World:
+    """A target domain on disk, a manifest of it, and a way to evaluate a student on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "target"
+        self.student = folder / "student"
+        self.out = folder / "runs"
+        self.records: list[ImageRecord] = []
+        self.calls: list[tuple[int, int, str]] = []
+
+    def add(
+        self,
+        name: str,
+        stored: NDArray[np.uint8] | None,
+        image: NDArray[np.uint8] | None = None,
+        *,
+        split: Split = "val",
+    ) -> None:
+        """Save an image and its label of stored ids, and record them."""
+        pixels = np.full((*RAW, 3), 90, np.uint8) if image is None else image
+        self.root.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(self.root / f"{name}.png")
+        if stored is not None:
+            Image.fromarray(stored).save(self.root / f"{name}_label.png")
+        self.records.append(
+            ImageRecord(
+                image_id=f"target/{split}/town/{name}",
+                domain="target",
+                split=split,
+                image=f"{name}.png",
+                label=None if stored is None else f"{name}_label.png",
+                raw_size_px=RAW,
+                resized_size_px=RESIZED,
+                working_size_px=WORKING,
+                sha256="0" * 64,
+                class_pixels=None,
+            )
+        )
+
+    def manifest(self) -> Manifest:
+        return Manifest(CLASSES, tuple(self.records), {"target": LABELS})
+
+    def evaluate(self, config: EvaluateConfig = CONFIG) -> EvaluateResult:
+        roots: dict[Domain, Path] = {"target": self.root}
+        return run(
+            config,
+            manifest=self.manifest(),
+            roots=roots,
+            student=self.student,
+            out=self.out,
+            progress=lambda done, total, what: self.calls.append((done, total, what)),
+        )
+
+
+def halves(left: int, right: int, *, void_rows: int = 0) -> NDArray[np.uint8]:
+    """Return stored ids: two halves, void at the bottom."""
+    stored = np.full(RAW, left, np.uint8)
+    stored[:, RAW[1] // 2 :] = right
+    stored[RAW[0] - void_rows :] = 0
+    return stored
+
+
+def save(folder: Path, *, answer: int, num_classes: int = 3, **meta: Any) -> None:  # noqa: ANN401
+    """Save a tiny student that answers one class everywhere."""
+    student = build_student(STUDENT, num_classes=num_classes, seed=0)
+    classifier = student.head.get_submodule("classifier")
+    assert isinstance(classifier, nn.Conv2d)
+    assert classifier.bias is not None
+    with torch.no_grad():
+        classifier.weight.zero_()
+        classifier.bias.zero_()
+        classifier.bias[answer] = 1
+    save_student(student, folder, config=STUDENT, meta=meta)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """Two labelled images and a student that says road everywhere.
+
+    Of 60x100 pixels each: a is half road, half sky; b is all road with 15 void rows.
+    """
+    world = World(tmp_path)
+    world.add("a", halves(10, 20))
+    world.add("b", halves(10, 10, void_rows=15))
+    save(world.student, answer=0, classes=list(CLASSES.names))
+    return world
+
+
+def test_metrics_json_holds_the_scores_of_the_whole_split(world: World) -> None:
+    result = world.evaluate()
+    # road: 3000 + 4500 hits of 3000 + 4500 labelled and 10500 predicted; sky: 3000 missed.
+    expected = {
+        "miou": 35.71,  # (7500/10500 + 0) / 2; car is nowhere
+        "accuracy": 71.43,  # 7500 / 10500
+        "mean_accuracy": 50.0,
+        "images": 2,
+        "iou": {"road": 71.43, "sky": 0.0, "car": None},
+    }
+    assert result.metrics_file == world.out / "metrics.json"
+    assert json.loads(result.metrics_file.read_text()) == expected
+    assert (result.metrics.miou, result.unlabelled) == (35.71, 0)
+
+
+def test_per_class_table_leaves_undefined_cells_empty(world: World) -> None:
+    table = world.evaluate().per_class_file.read_text()
+    assert table == "class,iou,accuracy\nroad,71.43,100.0\nsky,0.0,0.0\ncar,,\n"
+
+
+def test_progress_counts_images(world: World) -> None:
+    world.evaluate()
+    assert world.calls == [(0, 2, "evaluate"), (1, 2, "evaluate"), (2, 2, "evaluate")]
+
+
+def test_images_without_label_and_other_splits_do_not_count(world: World) -> None:
+    world.add("c", None)
+    world.add("d", halves(20, 20), split="train")
+    result = world.evaluate()
+    assert (result.metrics.images, result.unlabelled) == (2, 1)
+    assert result.metrics.miou == 35.71
+
+
+class Brightness(nn.Module):
+    """A student that calls bright cells road and dark ones sky."""
+
+    num_classes = 3
+
+    def forward(self, image: Tensor) -> Tensor:
+        cells = F.avg_pool2d(image.mean(dim=1, keepdim=True), 4)
+        return torch.cat([cells, -cells, torch.full_like(cells, -100)], dim=1)
+
+
+def test_image_padding_and_label_keep_their_frames(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.zeros((*RAW, 3), np.uint8)
+    image[:, :80] = 255  # the border is not where mirrored or stretched padding would put it
+    stored = np.full(RAW, 20, np.uint8)
+    stored[:, :80] = 10
+    world.records.clear()
+    world.add("bright", stored, image)
+    monkeypatch.setattr(stage, "load_student", lambda _: (Brightness().eval(), {}))
+    metrics = world.evaluate().metrics
+    assert metrics.iou["road"] is not None
+    assert metrics.iou["sky"] is not None
+    # A border off by one column of 100 costs sky 5 points, by the padding's width 14 columns.
+    assert metrics.iou["road"] > 97
+    assert metrics.iou["sky"] > 90
+
+
+def test_pictures_show_image_label_and_prediction(world: World) -> None:
+    pictures = world.evaluate().pictures
+    assert [path.name for path in pictures] == ["000-a.png", "001-b.png"]
+    pixels = np.asarray(Image.open(pictures[0]))
+    height, width = RAW
+    label, prediction = width + GAP_PX, 2 * (width + GAP_PX)
+    assert tuple(pixels[10, 10]) == (90, 90, 90)
+    assert tuple(pixels[10, label + 10]) == CLASSES.palette[0]
+    assert tuple(pixels[10, label + width - 10]) == CLASSES.palette[1]
+    assert (pixels[:height, prediction : prediction + width] == CLASSES.palette[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [(0, []), (1, ["000-2"]), (2, ["000-1", "001-3"]), (5, [f"00{k}-{k}" for k in range(5)])],
+)
+def test_pictures_are_spread_over_the_split(world: World, wanted: int, expected: list[str]) -> None:
+    world.records.clear()
+    for name in range(5):
+        world.add(str(name), halves(10, 20))
+    result = world.evaluate(CONFIG.model_copy(update={"pictures": wanted}))
+    assert [path.stem for path in result.pictures] == expected
+    assert sorted(path.stem for path in (world.out / "pictures").iterdir()) == expected
+
+
+def test_more_pictures_than_images_show_each_image_once(world: World) -> None:
+    assert len(world.evaluate(CONFIG.model_copy(update={"pictures": 9})).pictures) == 2
+
+
+def test_a_second_run_gives_the_same_bytes_and_removes_its_old_pictures(world: World) -> None:
+    world.evaluate()
+    first = contents(world.out)
+    assert set(first) == {"metrics.json", "per_class.csv", "000-a.png", "001-b.png"}
+    (world.out / "pictures" / "notes.png").write_bytes(b"a person's own file")
+    (world.out / "pictures" / "002-gone.png").write_bytes(b"of an earlier run")
+    world.evaluate()
+    assert contents(world.out) == first | {"notes.png": b"a person's own file"}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_split_without_labels_is_refused(world: World) -> None:
+    with pytest.raises(DataError) as error:
+        world.evaluate(CONFIG.model_copy(update={"split": "train"}))
+    assert "none of the 0 images of target/train" in one_line(error)
+    world.records[:] = [replace(record, label=None) for record in world.records]
+    with pytest.raises(DataError) as error:
+        world.evaluate()
+    assert "none of the 2 images of target/val" in one_line(error)
+    assert not world.out.exists()
+
+
+def test_a_student_of_another_number_of_classes_is_refused(world: World) -> None:
+    save(world.student, answer=0, num_classes=19)
+    with pytest.raises(CheckpointError) as error:
+        world.evaluate()
+    assert "the student has 19 classes but the manifest has 3" in one_line(error)
+
+
+def test_a_student_of_as_many_other_classes_is_refused(world: World) -> None:
+    save(world.student, answer=0, classes=["road", "building", "car"])
+    with pytest.raises(CheckpointError) as error:
+        world.evaluate()
+    assert "'building' that is 'sky' in the manifest" in one_line(error)
+
+
+def test_a_missing_student_is_refused(world: World) -> None:
+    (world.student / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
+        world.evaluate()
+
+
+def test_an_unknown_label_id_is_named_with_its_file(world: World) -> None:
+    world.add("c", halves(10, 77))
+    with pytest.raises(DataError) as error:
+        world.evaluate()
+    assert "c_label.png: label ids 77" in one_line(error)
+
+
+@pytest.mark.parametrize("changed", ["a.png", "a_label.png"])
+def test_a_file_that_changed_its_size_is_refused(world: World, changed: str) -> None:
+    Image.new("L", (40, 30), 10).save(world.root / changed)
+    with pytest.raises(DataError) as error:
+        world.evaluate()
+    assert f"{changed}: is 40x30 but was 100x60" in one_line(error)
+    assert not world.out.exists()
+
+
+def test_labels_that_are_void_everywhere_are_refused(world: World) -> None:
+    world.records.clear()
+    world.add("void", halves(0, 0))
+    with pytest.raises(DataError, match="no labelled pixel in 1 images"):
+        world.evaluate()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named_with_its_key(world: World) -> None:
+    with pytest.raises(ConfigError, match=r"evaluate\.device"):
+        world.evaluate(CONFIG.model_copy(update={"device": "cuda"}))
+
+
+def test_parameters_are_strict() -> None:
+    good = CONFIG.model_dump()
+    for bad in (
+        {"pictures": -1},
+        {"pictures": 1000},
+        {"split": "test"},
+        {"domain": "both"},
+        {"picture": 2},
+    ):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            EvaluateConfig.model_validate(good | bad)
+    for key in good:
+        with pytest.raises(ValueError, match=key):
+            EvaluateConfig.model_validate({k: v for k, v in good.items() if k != key})

@@ -1,0 +1,1 @@
+"""The official numbers, through our own functions."""

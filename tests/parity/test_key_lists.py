@@ -1,0 +1,35 @@
+"""Key lists of the full official models against ours, name by name and shape by shape."""
+
+import torch
+from torch import nn
+
+from stages.train.model.backbone import BACKBONES, build_backbone
+from stages.train.model.head import DAFormerHead
+from stages.train.model.official import export_official, import_official
+from tests.parity.cases import Reference
+
+
+def assert_same_layout(network: nn.Module, official: dict[str, list[int]]) -> None:
+    empty = {name: torch.empty(shape, device="meta") for name, shape in official.items()}
+    tensors, unknown = import_official(empty)
+    assert not unknown
+    ours = network.state_dict()
+    assert {n: t.shape for n, t in tensors.items()} == {n: t.shape for n, t in ours.items()}
+    assert {n: list(t.shape) for n, t in export_official(ours).items()} == official
+
+
+def test_mit_b5_has_the_official_tensors(reference: Reference) -> None:
+    keys = reference.json("mit_b5_keys")
+    with torch.device("meta"):
+        backbone = build_backbone(BACKBONES["mit_b5"], drop_path=0.1, norm_eps=1e-6)
+    network = nn.ModuleDict({"backbone": backbone})
+    assert_same_layout(network, {f"backbone.{name}": shape for name, shape in keys.items()})
+
+
+def test_the_daformer_head_has_the_official_tensors(reference: Reference) -> None:
+    keys = reference.json("daformer_head_full_keys")
+    classes, channels = keys["conv_seg.weight"][:2]
+    with torch.device("meta"):
+        head = DAFormerHead(BACKBONES["mit_b5"].widths, channels, channels, classes, dropout=0.1)
+    network = nn.ModuleDict({"head": head})
+    assert_same_layout(network, {f"decode_head.{name}": shape for name, shape in keys.items()})

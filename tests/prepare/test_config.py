@@ -1,0 +1,63 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from stages.prepare.config import PrepareConfig
+from tests.prepare.conftest import drawn_config, folder_config, gta5_config
+
+ROOT = Path("data")
+LANE = {"name": "lane", "color": [1, 2, 3], "ids": [0]}
+
+
+def validate(source: dict[str, Any], target: dict[str, Any] | None = None) -> PrepareConfig:
+    return PrepareConfig.model_validate({"source": source, "target": target})
+
+
+def test_domains_and_roots_follow_the_target() -> None:
+    alone = validate(drawn_config(ROOT))
+    assert alone.roots == {"source": ROOT}
+    both = validate(drawn_config(ROOT), gta5_config(Path("~/gta")))
+    assert list(both.domains) == ["source", "target"]
+    assert both.roots["target"] == Path.home() / "gta"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (drawn_config(ROOT, kind="drwan"), "drwan"),
+        (drawn_config(ROOT, styl="day"), "styl"),
+        (drawn_config(ROOT, train=0), "greater than or equal to 1"),
+        (drawn_config(ROOT, fit_px=[0, 5]), "greater than 0"),
+        (folder_config(ROOT, train_images="/abs"), "inside root"),
+        (folder_config(ROOT, train_images="../x"), "inside root"),
+        (folder_config(ROOT, val_labels=None), "set both or neither"),
+        (folder_config(ROOT, train_labels=None), "source is what labels come from"),
+        (folder_config(ROOT, ignore_ids=[7]), "label id 7 is used twice"),
+        (folder_config(ROOT, ignore_ids=[256]), "less than or equal to 255"),
+        (folder_config(ROOT, classes=[LANE, LANE]), "class name 'lane' is used twice"),
+        (folder_config(ROOT, ignore_colors=[[70, 70, 70]]), "is used twice"),
+        (folder_config(ROOT, classes=[LANE]), "at least 2 items"),
+    ],
+)
+def test_wrong_values_are_refused(source: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        validate(source)
+
+
+def test_a_target_needs_no_labels() -> None:
+    target = folder_config(ROOT, train_labels=None, val_images=None, val_labels=None)
+    assert validate(folder_config(ROOT), target).target is not None
+
+
+def test_every_key_is_described() -> None:
+    def undescribed(schema: dict[str, Any]) -> list[str]:
+        return [
+            f"{name}.{key}"
+            for name, model in schema["$defs"].items()
+            for key, field in model["properties"].items()
+            if not field.get("description")
+        ]
+
+    assert undescribed(PrepareConfig.model_json_schema()) == []

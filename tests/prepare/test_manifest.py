@@ -1,0 +1,120 @@
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from stages.prepare.labels import CITYSCAPES_IDS, ClassTable, LabelTable
+from stages.prepare.manifest import ImageRecord, Manifest
+from store.errors import DataError
+
+CLASSES = ClassTable(("lane", "rest"), ((128, 64, 128), (70, 70, 70)))
+LABELLED = ImageRecord(
+    image_id="source/train/images/1",
+    domain="source",
+    split="train",
+    image="images/1.png",
+    label="labels/1.png",
+    raw_size_px=(1052, 1914),
+    resized_size_px=(700, 1280),
+    working_size_px=(704, 1280),
+    sha256="ab" * 32,
+    class_pixels=(5_000_000_000, 0),
+)
+UNLABELLED = replace(
+    LABELLED,
+    image_id="target/train/1",
+    domain="target",
+    image="1.png",
+    label=None,
+    class_pixels=None,
+)
+VAL = replace(LABELLED, image_id="source/val/images/2", split="val")
+MANIFEST = Manifest(
+    classes=CLASSES,
+    records=(LABELLED, VAL, UNLABELLED),
+    labels={"source": LabelTable({0: 0, 4: 1}), "target": CITYSCAPES_IDS},
+)
+
+
+def test_a_manifest_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    MANIFEST.write(tmp_path / "m.parquet")
+    assert Manifest.read(tmp_path / "m.parquet") == MANIFEST
+
+
+def test_equal_manifests_are_equal_bytes_whatever_their_order(tmp_path: Path) -> None:
+    MANIFEST.write(tmp_path / "a.parquet")
+    replace(MANIFEST, records=MANIFEST.records[::-1]).write(tmp_path / "b.parquet")
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+def test_pandas_reads_a_manifest(tmp_path: Path) -> None:
+    MANIFEST.write(tmp_path / "m.parquet")
+    table = pd.read_parquet(tmp_path / "m.parquet")
+    assert list(table.columns) == [
+        "image_id",
+        "domain",
+        "split",
+        "image",
+        "label",
+        "raw_height",
+        "raw_width",
+        "resized_height",
+        "resized_width",
+        "working_height",
+        "working_width",
+        "sha256",
+        "class_pixels",
+    ]
+    assert table.image_id.tolist() == [record.image_id for record in MANIFEST.records]
+    assert table.raw_width.tolist() == [1914] * 3
+    assert table.class_pixels[0].tolist() == [5_000_000_000, 0]
+    assert table.class_pixels[2] is None
+
+
+def test_records_are_selected_by_domain_and_split() -> None:
+    assert MANIFEST.select() == MANIFEST.records
+    assert MANIFEST.select(domain="source") == (LABELLED, VAL)
+    assert MANIFEST.select(split="train") == (LABELLED, UNLABELLED)
+    assert MANIFEST.select(domain="source", split="val") == (VAL,)
+
+
+def test_content_follows_what_features_depend_on_and_nothing_else() -> None:
+    same = replace(
+        LABELLED, image_id="other", image="moved.png", label=None, class_pixels=None, split="val"
+    )
+    assert same.content == LABELLED.content
+    for changed in (
+        replace(LABELLED, sha256="cd" * 32),
+        replace(LABELLED, resized_size_px=(701, 1280)),
+        replace(LABELLED, working_size_px=(736, 1280)),
+    ):
+        assert changed.content != LABELLED.content
+
+
+def test_a_missing_manifest_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"m\.parquet: there is no manifest: run `ssr prepare`"):
+        Manifest.read(tmp_path / "m.parquet")
+
+
+def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    MANIFEST.write(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match="not a manifest of this version"):
+        Manifest.read(path)
+    pd.DataFrame({"image_id": ["x"]}).to_parquet(path)
+    with pytest.raises(DataError, match="not a manifest of this version"):
+        Manifest.read(path)
+
+
+def test_prepare_imports_no_torch() -> None:
+    code = "import stages.prepare.stage, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_config_is_cheap_to_import() -> None:
+    code = "import stages.prepare.config, sys; sys.exit(bool({'numpy','cv2'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,150 @@
+import warnings
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from stages.prepare.pixels import (
+    MEAN,
+    STD,
+    label_window,
+    normalised_window,
+    read_image,
+    read_label,
+    resize_image,
+    resize_label,
+)
+from store.errors import DataError
+from tests.prepare.conftest import ids, photo, save, save_paletted
+
+
+def test_an_image_is_read_as_rgb(tmp_path: Path) -> None:
+    save(tmp_path / "x.png", photo(1))
+    assert np.array_equal(read_image(tmp_path / "x.png"), photo(1))
+
+
+def test_an_image_is_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise
+    Image.fromarray(photo(1)).save(tmp_path / "x.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "x.png"), np.rot90(photo(1), -1))
+
+
+def test_greyscale_and_transparent_images_become_rgb(tmp_path: Path) -> None:
+    grey = photo(1)[..., 0]
+    save(tmp_path / "grey.png", grey)
+    assert np.array_equal(read_image(tmp_path / "grey.png"), grey[..., None].repeat(3, 2))
+    palette = Image.fromarray(photo(1)).quantize(8)
+    palette.save(tmp_path / "palette.png", transparency=bytes(range(8)))
+    assert read_image(tmp_path / "palette.png").shape == (20, 30, 3)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp", ".tif"])
+def test_a_truncated_file_is_an_error(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    save(path, photo(1, (200, 300)))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with pytest.raises(
+        DataError, match=r"x\.\w+: is damaged or not an image \(.+\): fetch"
+    ) as info:
+        read_image(path)
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + b"\0" * 50])
+def test_a_file_that_is_no_image_is_an_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.png").write_bytes(content)
+    for read in (read_image, read_label):
+        with pytest.raises(DataError, match="is damaged or not an image"):
+            read(tmp_path / "x.png")
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"x\.png: cannot be read \(No such file"):
+        read_image(tmp_path / "x.png")
+
+
+def test_sixteen_bit_pixels_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "x.png")
+    with pytest.raises(DataError, match="is not 8-bit colour"):
+        read_image(tmp_path / "x.png")
+    with pytest.raises(DataError, match="is no label"):
+        read_label(tmp_path / "x.png")
+
+
+def test_warnings_of_the_decoder_do_not_escape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "x.png", photo(1))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # 600 pixels warn, 1000 would be an error
+    with warnings.catch_warnings(record=True) as escaped:
+        warnings.simplefilter("always")
+        read_image(tmp_path / "x.png")
+    assert escaped == []
+    with pytest.raises(Image.DecompressionBombWarning):
+        Image.open(BytesIO((tmp_path / "x.png").read_bytes()))
+
+
+def test_odd_exif_is_passed_over_without_a_warning(tmp_path: Path) -> None:
+    odd = b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12\0\x03\0\0\xff\xff"
+    Image.fromarray(photo(1)).save(tmp_path / "x.jpg", exif=odd)
+    with warnings.catch_warnings(record=True) as escaped:
+        warnings.simplefilter("always")
+        assert read_image(tmp_path / "x.jpg").shape == (20, 30, 3)
+    assert escaped == []
+    with pytest.warns(UserWarning, match="EXIF"):
+        ImageOps.exif_transpose(Image.open(tmp_path / "x.jpg"))
+
+
+def test_a_label_gives_its_stored_values(tmp_path: Path) -> None:
+    save(tmp_path / "grey.png", ids(3, 250))
+    save_paletted(tmp_path / "palette.png", ids(3, 250))
+    save(tmp_path / "colours.png", photo(2))
+    assert np.array_equal(read_label(tmp_path / "grey.png"), ids(3, 250))
+    assert np.array_equal(read_label(tmp_path / "palette.png"), ids(3, 250))
+    assert np.array_equal(read_label(tmp_path / "colours.png"), photo(2))
+
+
+def test_resizing_is_opencvs_as_in_the_papers() -> None:
+    image, label = photo(1), ids(0, 1, 2)
+    assert np.array_equal(resize_image(image, (13, 17)), cv2.resize(image, (17, 13)))
+    nearest = cv2.resize(label, (17, 13), interpolation=cv2.INTER_NEAREST)
+    assert np.array_equal(resize_label(label, (13, 17)), nearest)
+    assert resize_image(image, (20, 30)) is image
+
+
+def test_a_window_is_normalised_and_padded_with_the_mean_colour() -> None:
+    image = photo(1)
+    window = normalised_window(image, 8, 16, 24, 32)
+    assert window.shape == (3, 24, 32)
+    assert window.dtype == np.float32
+    exact = (image[8:20, 16:30].astype(np.float64) - MEAN) / STD
+    assert np.abs(window[:, :12, :14] - exact.transpose(2, 0, 1)).max() < 1e-6
+    assert not window[:, 12:].any()
+    assert not window[:, :, 14:].any()
+
+
+def test_a_label_window_is_padded_with_ignore() -> None:
+    window = label_window(ids(1, 2), 8, 16, 24, 32)
+    assert window.shape == (24, 32)
+    assert (window[:12, :14] == 2).all()
+    assert (window[12:] == 255).all()
+    assert (window[:, 14:] == 255).all()
+
+
+def test_windows_wholly_in_the_padding_are_padding() -> None:
+    assert not normalised_window(photo(1), 32, 0, 8, 8).any()
+    assert (label_window(ids(1), 0, 32, 8, 8) == 255).all()
+
+
+def test_windows_tile_the_working_image() -> None:
+    image, label = photo(1), ids(1, 2)
+    whole, whole_label = normalised_window(image, 0, 0, 32, 32), label_window(label, 0, 0, 32, 32)
+    for y in (0, 16):
+        for x in (0, 16):
+            place = np.s_[..., y : y + 16, x : x + 16]
+            assert np.array_equal(normalised_window(image, y, x, 16, 16), whole[place])
+            assert np.array_equal(label_window(label, y, x, 16, 16), whole_label[place])

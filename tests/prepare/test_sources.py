@@ -1,0 +1,194 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import TypeAdapter
+
+from stages.prepare import drawn as world
+from stages.prepare.config import SourceConfig
+from stages.prepare.labels import CAMVID_11, CITYSCAPES_19, DRAWN
+from stages.prepare.pixels import read_image, read_label
+from stages.prepare.sources.listing import Item, Listing
+from stages.prepare.sources.scan import scan as scan_config
+from store.errors import DataError
+from tests.prepare.conftest import (
+    cityscapes_config,
+    drawn_config,
+    folder_config,
+    gta5_config,
+    ids,
+    photo,
+    save,
+)
+
+
+def scan(config: dict[str, object]) -> Listing:
+    source: SourceConfig = TypeAdapter(SourceConfig).validate_python(config)
+    return scan_config(source, progress=lambda done, total, what: None)
+
+
+def camvid_config(root: Path, train: str, val: str | None) -> dict[str, object]:
+    splits = {"train": train, "val": val}
+    return {"kind": "camvid", "root": str(root), "fit_px": None, "splits": splits}
+
+
+def test_gta5_pairs_images_with_labels_and_ignores_converted_copies(gta5: Path) -> None:
+    save(gta5 / "labels" / "00001_labelTrainIds.png", ids(0))
+    listing = scan(gta5_config(gta5))
+    assert listing.classes == CITYSCAPES_19
+    assert listing.items == tuple(
+        Item("train", f"images/0000{i}.png", f"labels/0000{i}.png") for i in (1, 2, 3)
+    )
+
+
+def test_gta5_labels_convert_from_ids_and_from_colours(gta5: Path) -> None:
+    save(gta5 / "labels" / "00002.png", np.array([(0, 0, 142), (0, 0, 0)], np.uint8)[None])
+    table = scan(gta5_config(gta5)).labels
+    by_id = table.to_train_ids(read_label(gta5 / "labels" / "00001.png"))
+    assert np.array_equal(by_id, ids(0, 13, 255))  # 34 is the licence plate: no class
+    by_colour = table.to_train_ids(read_label(gta5 / "labels" / "00002.png"))
+    assert by_colour.tolist() == [[13, 255]]
+
+
+def test_gta5_holds_out_the_images_of_a_list(gta5: Path) -> None:
+    (gta5 / "val.txt").write_text("00002.png\n00003\n")
+    items = scan(gta5_config(gta5, val_list="val.txt")).items
+    assert [item.split for item in items] == ["train", "val", "val"]
+
+
+@pytest.mark.parametrize(("content", "message"), [("9\n", "9 is not an image"), (None, "cannot")])
+def test_gta5_refuses_a_wrong_list(gta5: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (gta5 / "val.txt").write_text(content)
+    with pytest.raises(DataError, match=rf"val\.txt: {message}"):
+        scan(gta5_config(gta5, val_list="val.txt"))
+
+
+def test_cityscapes_pairs_frames_with_label_ids(cityscapes: Path) -> None:
+    listing = scan(cityscapes_config(cityscapes))
+    assert [item.split for item in listing.items] == ["train", "train", "val"]
+    assert listing.items[2] == Item(
+        "val",
+        "leftImg8bit/val/lindau/lindau_000000_000019_leftImg8bit.png",
+        "gtFine/val/lindau/lindau_000000_000019_gtFine_labelIds.png",
+    )
+    assert listing.labels.ids[26] == 13
+
+
+def test_cityscapes_reads_train_ids_where_there_are_no_label_ids(cityscapes: Path) -> None:
+    for label in cityscapes.rglob("*_labelIds.png"):
+        label.rename(label.with_name(label.name.replace("labelIds", "labelTrainIds")))
+    listing = scan(cityscapes_config(cityscapes))
+    assert str(listing.items[0].label).endswith("_gtFine_labelTrainIds.png")
+    assert listing.labels.ids[13] == 13
+    assert 26 not in listing.labels.ids
+
+
+def test_cityscapes_without_frames_says_what_to_unpack(cityscapes: Path) -> None:
+    for frame in (cityscapes / "leftImg8bit" / "val").rglob("*.png"):
+        frame.unlink()
+    with pytest.raises(DataError, match=r"val: holds no .* unpack leftImg8bit_trainvaltest"):
+        scan(cityscapes_config(cityscapes))
+
+
+def test_camvid_is_listed_as_it_lies_there(camvid: Path) -> None:
+    day = scan(camvid_config(camvid, "day_train", "day_val"))
+    assert day.classes == CAMVID_11
+    assert [item.split for item in day.items].count("train") == 305
+    assert [item.split for item in day.items].count("val") == 29
+    assert all((camvid / str(item.label)).is_file() for item in day.items)
+    assert day.labels.ids[11] == 255
+    assert len(scan(camvid_config(camvid, "dusk_train", None)).items) == 62
+
+
+def test_own_data_may_lie_in_subfolders(own_data: Path) -> None:
+    save(own_data / "train" / "images" / ".thumbnails" / "x.png", photo(1))
+    (own_data / "train" / "images" / ".DS_Store").write_bytes(b"x")
+    listing = scan(folder_config(own_data))
+    assert listing.items == (
+        Item("train", "train/images/a/1.jpg", "train/labels/a/1.png"),
+        Item("train", "train/images/a/2.jpg", "train/labels/a/2.png"),
+        Item("train", "train/images/b/1.jpg", "train/labels/b/1.png"),
+        Item("val", "val/images/v.jpg", "val/labels/v.png"),
+    )
+    assert listing.classes.names == ("lane", "rest")
+    assert listing.labels.to_train_ids(ids(0, 7, 8, 255)).tolist() == ids(0, 1, 1, 255).tolist()
+
+
+def test_own_data_may_be_linked(own_data: Path, tmp_path: Path) -> None:
+    (own_data / "train" / "images" / "a").rename(tmp_path / "elsewhere")
+    (own_data / "train" / "images" / "a").symlink_to(tmp_path / "elsewhere")
+    assert len(scan(folder_config(own_data)).items) == 4
+
+
+def test_own_labels_may_be_colours(own_data: Path) -> None:
+    colours = np.array([[[128, 64, 128], [70, 70, 70], [0, 0, 0]]], np.uint8)
+    assert scan(folder_config(own_data)).labels.to_train_ids(colours).tolist() == [[0, 1, 255]]
+
+
+def _remove(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda images: images.rename(images.with_name("moved")), "there is no such folder"),
+        (_remove, "holds no images"),
+        (lambda images: (images / "notes.txt").write_text("x"), "is not named like an image"),
+    ],
+)
+def test_a_folder_that_is_missing_empty_or_mixed_is_an_error(
+    own_data: Path, spoil: Callable[[Path], object], message: str
+) -> None:
+    spoil(own_data / "train" / "images")
+    with pytest.raises(DataError, match=rf"train/images.*: {message}") as info:
+        scan(folder_config(own_data))
+    assert "\n" not in str(info.value)
+
+
+def test_the_drawn_world_is_drawn_once(tmp_path: Path) -> None:
+    first = scan(drawn_config(tmp_path))
+    assert first.classes == DRAWN
+    assert [item.split for item in first.items] == ["train"] * 3 + ["val"] * 2
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
+    assert len(written) == 10
+    assert scan(drawn_config(tmp_path)) == first
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")} == written
+
+
+def test_a_drawn_image_is_the_scene_of_its_seed_and_place(tmp_path: Path) -> None:
+    items = scan(drawn_config(tmp_path)).items
+    image, label = world.draw(seed=1, index=2, style="day", size_px=(64, 96))
+    assert np.array_equal(read_image(tmp_path / items[2].image), image)
+    assert np.array_equal(read_label(tmp_path / str(items[2].label)), label)
+    contents = {(tmp_path / item.image).read_bytes() for item in items}
+    assert len(contents) == 5  # no scene of val is one of train
+
+
+def test_only_missing_drawn_files_are_drawn(tmp_path: Path) -> None:
+    items = scan(drawn_config(tmp_path)).items
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    lost, kept = tmp_path / items[0].image, tmp_path / items[1].image
+    lost.unlink()
+    stamp = kept.stat().st_mtime_ns
+    assert scan(drawn_config(tmp_path, train=4)).items[:3] == items[:3]
+    assert kept.stat().st_mtime_ns == stamp
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    assert len(after) == 12
+    assert {path: after[path] for path in before} == before
+
+
+def test_the_drawn_world_follows_its_parameters_and_its_code(tmp_path: Path) -> None:
+    first = scan(drawn_config(tmp_path))
+    other = scan(drawn_config(tmp_path, seed=2))
+    assert {item.image for item in first.items}.isdisjoint(item.image for item in other.items)
+    path = tmp_path / first.items[0].image
+    drawn = path.read_bytes()
+    Image.new("RGB", (96, 64)).save(path)  # what older code may have drawn
+    (path.parents[2] / "drawn.json").write_text('{"code": "older"}')
+    scan(drawn_config(tmp_path))
+    assert path.read_bytes() == drawn

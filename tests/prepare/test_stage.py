@@ -1,0 +1,257 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stages.prepare.manifest import Manifest
+from store.errors import DataError
+from tests.prepare.conftest import (
+    Prepare,
+    cityscapes_config,
+    drawn_config,
+    folder_config,
+    gta5_config,
+    ids,
+    photo,
+    save,
+)
+
+
+def test_gta5_to_cityscapes_is_one_manifest(prepare: Prepare, gta5: Path, cityscapes: Path) -> None:
+    result = prepare(gta5_config(gta5), cityscapes_config(cityscapes))
+    manifest = Manifest.read(result.path)
+    assert manifest == result.manifest
+    assert [record.image_id for record in manifest.records] == [
+        "source/train/images/00001",
+        "source/train/images/00002",
+        "source/train/images/00003",
+        "target/train/leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit",
+        "target/train/leftImg8bit/train/ulm/ulm_000000_000019_leftImg8bit",
+        "target/val/leftImg8bit/val/lindau/lindau_000000_000019_leftImg8bit",
+    ]
+    first = manifest.records[0]
+    assert (first.raw_size_px, first.resized_size_px) == ((20, 30), (20, 30))
+    assert first.working_size_px == (32, 32)
+    expected = [0] * 19
+    expected[0] = expected[13] = 20 * 10
+    assert first.class_pixels == tuple(expected)
+
+
+def test_labels_of_the_target_train_split_stay_out(prepare: Prepare, cityscapes: Path) -> None:
+    config = cityscapes_config(cityscapes)
+    train = prepare(config, config).manifest.select(domain="target", split="train")
+    assert [(record.label, record.class_pixels) for record in train] == [(None, None)] * 2
+
+
+def test_a_target_needs_label_files_for_val_only(
+    prepare: Prepare, gta5: Path, cityscapes: Path
+) -> None:
+    for label in (cityscapes / "gtFine" / "train").rglob("*.png"):
+        label.unlink()
+    assert len(prepare(gta5_config(gta5), cityscapes_config(cityscapes)).manifest.records) == 6
+    for label in (cityscapes / "gtFine" / "val").rglob("*_labelIds.png"):
+        label.rename(label.with_name("renamed.png"))
+    with pytest.raises(DataError, match=r"lindau_000000_000019_leftImg8bit\.png: has no label at"):
+        prepare(gta5_config(gta5), cityscapes_config(cityscapes))
+
+
+def test_counts_are_taken_at_raw_resolution_and_sizes_fit(prepare: Prepare, own_data: Path) -> None:
+    result = prepare(folder_config(own_data, fit_px=[15, 10]), at_least_px=40)
+    record = result.manifest.records[0]
+    assert record.class_pixels == (200, 200)
+    assert record.resized_size_px == (10, 15)
+    assert record.working_size_px == (64, 64)
+
+
+def test_the_result_tells_what_there_is(prepare: Prepare, own_data: Path) -> None:
+    save(own_data / "train" / "images" / "c.png", photo(9, (10, 40)))
+    save(own_data / "train" / "labels" / "c.png", ids(0, size=(10, 40)))
+    train, val = prepare(folder_config(own_data)).splits
+    assert (train.domain, train.split, train.images, train.labelled) == ("source", "train", 4, 4)
+    assert train.raw_sizes_px == ((20, 30), (10, 40))
+    assert train.working_sizes_px == ((32, 32), (32, 64))
+    assert train.class_shares == (1000 / 1600, 600 / 1600)
+    assert (val.split, val.images) == ("val", 1)
+
+
+def test_a_second_run_changes_nothing(prepare: Prepare, own_data: Path) -> None:
+    first = prepare(folder_config(own_data))
+    stamp = first.path.stat().st_mtime_ns
+    second = prepare(folder_config(own_data), progress=_must_not_be_called)
+    assert (first.changed, second.changed) == (True, False)
+    assert second.path.stat().st_mtime_ns == stamp
+    assert second.manifest == first.manifest
+
+
+def _must_not_be_called(done: int, total: int, what: str) -> None:
+    raise AssertionError(f"{what} {done}/{total}")
+
+
+def test_progress_counts_to_the_total(prepare: Prepare, own_data: Path) -> None:
+    seen: list[tuple[int, int, str]] = []
+    prepare(folder_config(own_data), progress=lambda *told: seen.append(told))
+    assert seen == [(i, 4, "checking source images") for i in (1, 2, 3, 4)]
+
+
+def test_only_changed_images_are_read_again(prepare: Prepare, own_data: Path) -> None:
+    before = prepare(folder_config(own_data)).manifest
+    save(own_data / "train" / "images" / "a" / "1.jpg", photo(77))
+    seen: list[int] = []
+    result = prepare(folder_config(own_data), progress=lambda done, total, what: seen.append(total))
+    assert result.changed
+    assert seen == [1]
+    assert result.manifest.records[0].sha256 != before.records[0].sha256
+    assert result.manifest.records[1:] == before.records[1:]
+
+
+def test_another_class_table_counts_anew(prepare: Prepare, own_data: Path) -> None:
+    prepare(folder_config(own_data))
+    swapped = folder_config(own_data)["classes"][::-1]
+    swapped[0] = swapped[0] | {"ids": [7, 8, 255]}
+    record = prepare(folder_config(own_data, classes=swapped, ignore_ids=[])).manifest.records[0]
+    assert record.class_pixels == (400, 200)
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100, b'{"entries": {}}'])
+def test_a_damaged_cache_is_ignored_and_rebuilt(
+    prepare: Prepare, own_data: Path, content: bytes
+) -> None:
+    first = prepare(folder_config(own_data))
+    cache = first.path.with_name("scan.cache")
+    good = cache.read_bytes()
+    for damaged in (content, good[:-5], good.replace(b'"format": 1', b'"format": 2')):
+        cache.write_bytes(damaged)
+        assert prepare(folder_config(own_data)).manifest == first.manifest
+        assert cache.read_bytes() == good
+
+
+def test_a_damaged_manifest_is_written_anew(prepare: Prepare, own_data: Path) -> None:
+    first = prepare(folder_config(own_data))
+    good = first.path.read_bytes()
+    first.path.write_bytes(good[:100])
+    assert prepare(folder_config(own_data)).changed
+    assert first.path.read_bytes() == good
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+IMAGE, LABEL = "train/images/a/1.jpg", "train/labels/a/1.png"
+
+
+@pytest.mark.parametrize(
+    ("bad", "spoil", "message"),
+    [
+        (IMAGE, _truncate, r"images/a/1\.jpg: is damaged or not an image"),
+        (IMAGE, lambda path: path.write_text("no"), r"images/a/1\.jpg: is damaged or not an image"),
+        (LABEL, _truncate, r"labels/a/1\.png: is damaged or not an image"),
+        (LABEL, Path.unlink, r"images/a/1\.jpg: has no label at .*labels/a/1\.png: add it"),
+        (
+            LABEL,
+            lambda path: save(path, ids(0, size=(20, 31))),
+            r"labels/a/1\.png: is 31x20, but its image .*images/a/1\.jpg is 30x20",
+        ),
+        (LABEL, lambda path: save(path, ids(0, 9)), r"labels/a/1\.png: label ids 9 are not in"),
+        (LABEL, lambda path: save(path, photo(1)), r"labels/a/1\.png: label colours \("),
+    ],
+)
+def test_bad_files_are_named_in_one_line_and_the_old_manifest_stays(
+    prepare: Prepare, own_data: Path, bad: str, spoil: Callable[[Path], Any], message: str
+) -> None:
+    first = prepare(folder_config(own_data))
+    manifest = first.path.read_bytes()
+    spoil(own_data / bad)
+    with pytest.raises(DataError, match=message) as info:
+        prepare(folder_config(own_data))
+    assert "\n" not in str(info.value)
+    assert "more bad files" not in str(info.value)
+    assert first.path.read_bytes() == manifest
+
+
+def test_of_several_bad_files_the_first_is_named_and_the_rest_counted(
+    prepare: Prepare, own_data: Path
+) -> None:
+    for bad in (IMAGE, "train/labels/b/1.png"):
+        _truncate(own_data / bad)
+    with pytest.raises(DataError, match=r"images/a/1\.jpg: .*\(1 more bad files\)"):
+        prepare(folder_config(own_data))
+    save(own_data / IMAGE, photo(0))
+    seen: list[int] = []
+    with pytest.raises(DataError, match=r"labels/b/1\.png"):
+        prepare(folder_config(own_data), progress=lambda done, total, what: seen.append(total))
+    assert seen == [2, 2]  # what was good is remembered
+
+
+def test_an_excluded_image_is_left_out(prepare: Prepare, own_data: Path) -> None:
+    _truncate(own_data / IMAGE)
+    manifest = prepare(folder_config(own_data, exclude=["train/images/a/1"])).manifest
+    assert len(manifest.records) == 3
+    with pytest.raises(DataError, match=r"prepare\.source\.exclude names train/images/zzz"):
+        prepare(folder_config(own_data, exclude=["train/images/zzz"]))
+
+
+def test_two_images_of_one_name_are_an_error(prepare: Prepare, own_data: Path) -> None:
+    save(own_data / "train" / "images" / "a" / "1.png", photo(1))
+    with pytest.raises(DataError, match=r"a/1\.jpg \(train\) and .*a/1\.png \(train\)"):
+        prepare(folder_config(own_data))
+
+
+def test_an_image_in_train_and_val_is_an_error(prepare: Prepare, own_data: Path) -> None:
+    config = folder_config(own_data, val_images="train/images", val_labels="train/labels")
+    with pytest.raises(DataError, match=r"\(train\) and .*\(val\) .*and 2 more pairs"):
+        prepare(config)
+
+
+def test_a_split_that_holds_out_everything_is_an_error(prepare: Prepare, gta5: Path) -> None:
+    (gta5 / "val.txt").write_text("00001\n00002\n00003\n")
+    with pytest.raises(DataError, match=r"prepare\.source leaves no image to train on"):
+        prepare(gta5_config(gta5, val_list="val.txt"))
+
+
+def test_domains_of_other_classes_are_an_error(
+    prepare: Prepare, own_data: Path, gta5: Path
+) -> None:
+    with pytest.raises(DataError, match=r"same classes .* target has lane, rest"):
+        prepare(gta5_config(gta5), folder_config(own_data))
+
+
+def test_rgb_labels_of_gta5_are_decoded(prepare: Prepare, gta5: Path) -> None:
+    expected = prepare(gta5_config(gta5)).manifest.records[0].class_pixels
+    colours = {7: (128, 64, 128), 26: (0, 0, 142), 34: (20, 20, 20)}
+    stored = np.asarray(Image.open(gta5 / "labels" / "00001.png"))
+    painted = np.array([[colours[int(value)] for value in row] for row in stored], np.uint8)
+    save(gta5 / "labels" / "00001.png", painted)
+    assert prepare(gta5_config(gta5)).manifest.records[0].class_pixels == expected
+
+
+def test_the_drawn_world_needs_no_data(prepare: Prepare, tmp_path: Path) -> None:
+    result = prepare(
+        drawn_config(tmp_path / "day"),
+        drawn_config(tmp_path / "dusk", style="dusk", seed=2),
+        at_least_px=64,
+    )
+    assert [(s.domain, s.split, s.images, s.labelled) for s in result.splits] == [
+        ("source", "train", 3, 3),
+        ("source", "val", 2, 2),
+        ("target", "train", 3, 0),
+        ("target", "val", 2, 2),
+    ]
+
+
+def test_camvid_counts_add_up_to_the_labelled_pixels(prepare: Prepare, camvid: Path) -> None:
+    config = {
+        "kind": "camvid",
+        "root": str(camvid),
+        "fit_px": None,
+        "splits": {"train": "day_val", "val": "dusk_val"},
+    }
+    result = prepare(config)
+    for record in result.manifest.records:
+        assert record.working_size_px == (384, 480)
+        label = np.asarray(Image.open(camvid / str(record.label)))
+        counts = [int((label == k).sum()) for k in range(11)]
+        assert record.class_pixels == tuple(counts)

@@ -1,0 +1,60 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from store.errors import StoreError, StoreMissingError
+from store.index import Index
+from tests.store.worlds import SPEC, images, write
+
+
+def test_an_index_reads_back_as_written(tmp_path: Path) -> None:
+    entry, _ = write(tmp_path, images(4))
+    index = Index(stores={"source": entry})
+    index.write(tmp_path / "index.json")
+    assert Index.read(tmp_path / "index.json") == index
+    assert entry.path == f"source/{SPEC.fingerprint[:8]}.zarr"
+    assert (entry.images, len(entry.levels["stride8"].shards)) == (4, 2)
+
+
+def test_an_unchanged_index_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "index.json"
+    for _ in range(2):
+        entry, _ = write(tmp_path / "features", images(4))
+        Index(stores={"source": entry}).write(path)
+        os.utime(path, ns=(1, 1)) if path.stat().st_mtime_ns != 1 else None
+    assert path.stat().st_mtime_ns == 1
+
+
+def test_equal_features_in_two_places_give_equal_index_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        entry, _ = write(tmp_path / name, images(4))
+        Index(stores={"source": entry}).write(tmp_path / f"{name}.json")
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_the_index_tells_when_an_image_was_removed(tmp_path: Path) -> None:
+    before, _ = write(tmp_path, images(4))
+    after, _ = write(tmp_path, images(3))
+    assert before.images_digest != after.images_digest
+    assert after.levels["stride8"].shards[1] is None
+
+
+def test_a_missing_index_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(StoreMissingError, match="run `ssr embed`"):
+        Index.read(tmp_path / "index.json")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 2, "stores": {}}', b"\xff"])
+def test_a_foreign_index_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "index.json"
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="run `ssr embed`") as caught:
+        Index.read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_index_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match="cannot write the index"):
+        Index(stores={}).write(tmp_path / "file" / "index.json")

@@ -1,0 +1,232 @@
+import json
+import multiprocessing
+import pickle
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from store.errors import (
+    StoreError,
+    StoreIncompleteError,
+    StoreMismatchError,
+    StoreMissingError,
+)
+from store.index import Index
+from store.read import FeatureReader, open_features
+from store.write import StoreWriter
+from tests.store.worlds import LEVELS, SPEC, changed, features, features_of, images, write
+
+IMAGES = images(7)
+
+
+@pytest.fixture(scope="module")
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    url = tmp_path_factory.mktemp("features")
+    write(url, IMAGES)
+    return url / SPEC.relative_path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    write(tmp_path, IMAGES)
+    return tmp_path / SPEC.relative_path
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_a_window_is_a_slice_of_what_was_written(shared_store: Path, data: st.DataObject) -> None:
+    image = data.draw(st.sampled_from(IMAGES))
+    level = data.draw(st.sampled_from(LEVELS))
+    expected = features(image, level).astype(np.float16)
+    h = data.draw(st.integers(1, expected.shape[1]))
+    w = data.draw(st.integers(1, expected.shape[2]))
+    y = data.draw(st.integers(0, expected.shape[1] - h))
+    x = data.draw(st.integers(0, expected.shape[2] - w))
+    window = FeatureReader(shared_store).window(image.image_id, level, y, x, h, w)
+    assert window.dtype == np.float16
+    np.testing.assert_array_equal(window, expected[:, y : y + h, x : x + w])
+
+
+@pytest.mark.parametrize(
+    ("y", "x", "h", "w"),
+    [(-1, 0, 2, 2), (0, 0, 13, 1), (11, 23, 1, 2), (0, 0, 0, 1), (0, 24, 1, 1)],
+)
+def test_a_window_outside_the_valid_region_is_refused_with_both(
+    shared_store: Path, y: int, x: int, h: int, w: int
+) -> None:
+    reader = FeatureReader(shared_store)
+    assert reader.size_tok("source/train/001", "stride8") == (12, 24)  # of a grid of 20 x 24
+    with pytest.raises(StoreError, match=rf"y={y}:{y + h}, x={x}:{x + w} leaves the 12x24"):
+        reader.window("source/train/001", "stride8", y, x, h, w)
+
+
+def test_an_unknown_image_or_level_is_refused(shared_store: Path) -> None:
+    reader = FeatureReader(shared_store)
+    with pytest.raises(StoreIncompleteError, match="no image 'nobody'"):
+        reader.window("nobody", "stride8", 0, 0, 1, 1)
+    with pytest.raises(StoreIncompleteError, match="no stride32, only stride8, stride16"):
+        reader.window("source/train/001", "stride32", 0, 0, 1, 1)
+
+
+def test_a_reader_goes_to_other_processes_as_a_path(shared_store: Path) -> None:
+    reader = FeatureReader(shared_store)
+    reader.window("source/train/000", "stride8", 0, 0, 4, 4)
+    assert len(pickle.dumps(reader)) < 300
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        window = pool.apply(reader.window, ("source/train/000", "stride8", 1, 2, 3, 4))
+    expected = features(IMAGES[0], "stride8").astype(np.float16)[:, 1:4, 2:6]
+    np.testing.assert_array_equal(window, expected)
+
+
+def test_a_missing_shard_never_looks_like_features(store: Path) -> None:
+    (store / "stride8" / "c.1.0.0.0").unlink()
+    reader = FeatureReader(store)
+    with pytest.raises(StoreIncompleteError, match=r"shard 1 of stride8 .* run `ssr embed`"):
+        reader.window(IMAGES[3].image_id, "stride8", 0, 0, 1, 1)
+    reader.window(IMAGES[3].image_id, "stride16", 0, 0, 1, 1)
+    reader.window(IMAGES[2].image_id, "stride8", 0, 0, 1, 1)
+
+
+def test_a_shard_that_vanishes_under_an_open_reader_is_incomplete(store: Path) -> None:
+    reader = FeatureReader(store)
+    reader.window(IMAGES[3].image_id, "stride8", 0, 0, 1, 1)
+    (store / "stride8" / "c.1.0.0.0").unlink()
+    with pytest.raises(StoreIncompleteError, match="shard 1 of stride8"):
+        reader.window(IMAGES[3].image_id, "stride8", 0, 0, 1, 1)
+
+
+def test_features_of_an_older_image_are_not_served(store: Path) -> None:
+    wanted = [changed(IMAGES[0]), *IMAGES[1:]]
+    with StoreWriter(store.parents[1], SPEC, wanted, LEVELS):
+        pass  # the writer ends before it embeds
+    reader = FeatureReader(store)
+    with pytest.raises(StoreIncompleteError, match="out of date"):
+        reader.window(IMAGES[0].image_id, "stride8", 0, 0, 1, 1)
+    reader.window(IMAGES[1].image_id, "stride8", 0, 0, 1, 1)
+
+
+def read_all_of_shard(store: Path, shard: int) -> None:
+    reader = FeatureReader(store)
+    for image in IMAGES[shard * 3 : shard * 3 + 3]:
+        h, w = reader.size_tok(image.image_id, "stride8")
+        reader.window(image.image_id, "stride8", 0, 0, h, w)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_one_flipped_bit_anywhere_in_a_shard_is_noticed(store: Path, seed: int) -> None:
+    file = store / "stride8" / "c.0.0.0.0"
+    data = bytearray(file.read_bytes())
+    bit = random.Random(seed).randrange(len(data) * 8)
+    data[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(data)
+    with pytest.raises(
+        StoreError, match=r"source/train/00. .*delete the shard file .*c\.0\.0\.0\.0"
+    ):
+        read_all_of_shard(store, 0)
+    read_all_of_shard(store, 1)
+
+
+def test_a_damaged_shard_heals_when_its_file_is_deleted(store: Path) -> None:
+    file = store / "stride8" / "c.0.0.0.0"
+    whole = file.read_bytes()
+    file.write_bytes(bytes(len(whole)))
+    with pytest.raises(StoreError, match="re-embeds that shard only"):
+        read_all_of_shard(store, 0)
+    file.unlink()
+    _, tasks = write(store.parents[1], IMAGES)
+    assert [(task.shard, task.levels) for task in tasks] == [(0, ("stride8",))]
+    assert file.read_bytes() == whole
+
+
+def test_no_store_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(StoreMissingError, match=r"no feature store at .* run `ssr embed`"):
+        FeatureReader(tmp_path / "nothing").window("a", "stride8", 0, 0, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "stride8/zarr.json", "height_px/c.0"])
+@pytest.mark.parametrize("damage", ["truncated", "deleted", "edited"])
+def test_metadata_that_its_writer_did_not_write_is_refused_in_one_line(
+    store: Path, name: str, damage: str
+) -> None:
+    data = bytearray((store / name).read_bytes())
+    if damage == "deleted":
+        (store / name).unlink()
+    elif damage == "truncated":
+        (store / name).write_bytes(data[:-5])
+    else:
+        data[len(data) // 2] ^= 1
+        (store / name).write_bytes(data)
+    with pytest.raises(StoreError, match="run `ssr embed`") as caught:
+        FeatureReader(store).window(IMAGES[0].image_id, "stride8", 0, 0, 1, 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_store_without_a_digest_of_its_metadata_is_refused(store: Path) -> None:
+    (store / "ledger" / "metadata.json").unlink()
+    with pytest.raises(StoreError, match=r"ledger/metadata\.json .* missing"):
+        _ = FeatureReader(store).header
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [("format", 2, "has format 2"), ("fingerprint", "0" * 64, "say fingerprint 00000000 but")],
+)
+def test_a_store_of_another_format_or_fingerprint_is_a_mismatch(
+    store: Path, key: str, value: object, message: str
+) -> None:
+    root = json.loads((store / "zarr.json").read_text())
+    root["attributes"][key] = value
+    (store / "zarr.json").write_text(json.dumps(root))
+    with pytest.raises(StoreMismatchError, match=message) as caught:
+        _ = FeatureReader(store).header
+    assert "move" in str(caught.value)
+
+
+def test_training_opens_the_store_that_the_index_names(tmp_path: Path) -> None:
+    entry, _ = write(tmp_path, IMAGES)
+    index = Index(stores={"source": entry})
+    contents = {image.image_id: image.content for image in IMAGES}
+    reader = open_features(tmp_path, index, "source", levels=LEVELS, images=contents)
+    assert reader.window(IMAGES[0].image_id, "stride8", 0, 0, 2, 3).shape == (4, 2, 3)
+    with pytest.raises(StoreMissingError, match=r"no features of target, only of \['source'\]"):
+        open_features(tmp_path, index, "target", levels=LEVELS, images=contents)
+
+
+def test_a_store_that_lacks_what_training_reads_is_refused(store: Path) -> None:
+    contents = {image.image_id: image.content for image in IMAGES}
+    fingerprint = SPEC.fingerprint
+
+    def check(
+        levels: tuple[str, ...] = LEVELS,
+        images: dict[str, str] = contents,
+        fingerprint: str = fingerprint,
+    ) -> None:
+        FeatureReader(store).check(levels=levels, images=images, fingerprint=fingerprint)
+
+    check()
+    with pytest.raises(StoreMismatchError, match="expected 00000000"):
+        check(fingerprint="0" * 64)
+    with pytest.raises(StoreIncompleteError, match="no stride32"):
+        check(levels=("stride32",))
+    with pytest.raises(StoreIncompleteError, match="no image 'new'"):
+        check(images=contents | {"new": "content"})
+    with pytest.raises(StoreMismatchError, match=r"1 images changed .* source/train/003"):
+        check(images=contents | {"source/train/003": "other"})
+    (store / "stride16" / "c.1.0.0.0").unlink()
+    check(levels=("stride8",))
+    with pytest.raises(StoreIncompleteError, match="shard 1 of stride16"):
+        check()
+
+
+def test_an_interrupted_store_is_incomplete(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path, SPEC, IMAGES, LEVELS) as writer:
+        first = writer.pending()[0]
+        writer.write_shard(first, features_of(first))
+    reader = FeatureReader(tmp_path / SPEC.relative_path)
+    reader.window(IMAGES[0].image_id, "stride8", 0, 0, 1, 1)
+    with pytest.raises(StoreIncompleteError, match="shard 1 of stride8"):
+        reader.window(IMAGES[3].image_id, "stride8", 0, 0, 1, 1)

@@ -1,0 +1,376 @@
+import os
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pytest
+
+from store.errors import (
+    StoreBusyError,
+    StoreError,
+    StoreIncompleteError,
+    StoreMismatchError,
+)
+from store.ledger import Ledger
+from store.read import FeatureReader
+from store.spec import ImageEntry
+from store.write import ShardTask, StoreWriter
+from tests.store.worlds import (
+    LEVELS,
+    SPEC,
+    changed,
+    features,
+    features_of,
+    files,
+    images,
+    modified,
+    write,
+)
+
+
+def summary(tasks: list[ShardTask]) -> list[tuple[int, tuple[str, ...]]]:
+    return [(task.shard, task.levels) for task in tasks]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A complete store of seven images: two full shards and a third with one image."""
+    write(tmp_path, images(7))
+    return tmp_path / SPEC.relative_path
+
+
+def test_a_new_store_has_every_shard_to_write(tmp_path: Path) -> None:
+    wanted = images(7)
+    _, tasks = write(tmp_path, wanted)
+    assert summary(tasks) == [(0, LEVELS), (1, LEVELS), (2, LEVELS)]
+    assert [image for task in tasks for image in task.images] == wanted
+
+
+def test_a_second_run_finds_nothing_to_do_and_touches_nothing(tmp_path: Path, store: Path) -> None:
+    before = modified(store)
+    _, tasks = write(tmp_path, images(7))
+    assert tasks == []
+    assert modified(store) == before
+
+
+def test_equal_features_give_equal_bytes_in_whatever_order_shards_come(
+    tmp_path: Path, store: Path
+) -> None:
+    with StoreWriter(tmp_path / "other", SPEC, images(7), tuple(reversed(LEVELS))) as writer:
+        for task in reversed(writer.pending()):
+            writer.write_shard(task, features_of(task))
+    assert files(tmp_path / "other" / SPEC.relative_path) == files(store)
+
+
+def test_adding_a_level_makes_only_that_level_pending(tmp_path: Path, store: Path) -> None:
+    before = modified(store)
+    _, tasks = write(tmp_path, images(7), levels=("stride8", "stride32"))
+    assert summary(tasks) == [(n, ("stride32",)) for n in range(3)]
+    after = modified(store)
+    assert {name for name in before if before[name] != after[name]} == {"ledger/metadata.json"}
+    assert FeatureReader(store).header.levels == ("stride8", "stride16", "stride32")
+
+
+def test_deleting_a_shard_file_makes_exactly_it_pending(tmp_path: Path, store: Path) -> None:
+    before = files(store)
+    (store / "stride16" / "c.1.0.0.0").unlink()
+    _, tasks = write(tmp_path, images(7))
+    assert summary(tasks) == [(1, ("stride16",))]
+    assert files(store) == before
+
+
+def test_a_truncated_shard_file_is_pending(tmp_path: Path, store: Path) -> None:
+    before = files(store)
+    with (store / "stride8" / "c.0.0.0.0").open("r+b") as file:
+        file.truncate(100)
+    _, tasks = write(tmp_path, images(7))
+    assert summary(tasks) == [(0, ("stride8",))]
+    assert files(store) == before
+
+
+def test_deleting_a_ledger_entry_makes_exactly_its_shard_pending(
+    tmp_path: Path, store: Path
+) -> None:
+    before = files(store)
+    (store / "ledger" / "stride8" / "000002.json").write_bytes(b'{"format":1,"lev')
+    _, tasks = write(tmp_path, images(7))
+    assert summary(tasks) == [(2, ("stride8",))]
+    assert files(store) == before
+
+
+def test_a_changed_image_makes_its_shard_pending(tmp_path: Path, store: Path) -> None:
+    wanted = images(7)
+    wanted[4] = changed(wanted[4])
+    _, tasks = write(tmp_path, wanted)
+    assert summary(tasks) == [(1, LEVELS)]
+    window = FeatureReader(store).window(wanted[4].image_id, "stride8", 0, 0, 12, 24)
+    np.testing.assert_array_equal(window, features(wanted[4], "stride8").astype(np.float16))
+
+
+def test_an_image_of_another_size_makes_its_shard_pending(tmp_path: Path) -> None:
+    wanted = images(4)
+    write(tmp_path, wanted)
+    wanted[0] = replace(wanted[0], working_size_px=(64, 64))
+    _, tasks = write(tmp_path, wanted)
+    assert [task.shard for task in tasks] == [0]
+
+
+def test_appending_rewrites_the_last_shard_whole_and_no_other(tmp_path: Path, store: Path) -> None:
+    before = modified(store)
+    _, tasks = write(tmp_path, images(10))
+    assert [task.shard for task in tasks] == [2, 3]
+    assert tasks[0].images == tuple(images(3, first=6))
+    assert modified(store)["stride8/c.1.0.0.0"] == before["stride8/c.1.0.0.0"]
+    write(tmp_path / "at once", images(10))
+    assert files(store) == files(tmp_path / "at once" / SPEC.relative_path)
+
+
+def test_removing_an_image_costs_nothing_and_its_return_neither(
+    tmp_path: Path, store: Path
+) -> None:
+    before = files(store)
+    wanted = images(7)
+    assert write(tmp_path, wanted[:2] + wanted[3:])[1] == []
+    with pytest.raises(StoreIncompleteError, match="no image 'source/train/002'"):
+        FeatureReader(store).window(wanted[2].image_id, "stride8", 0, 0, 1, 1)
+    assert write(tmp_path, wanted)[1] == []
+    assert files(store) == before
+
+
+def test_a_removed_image_is_left_out_when_its_shard_is_rewritten(
+    tmp_path: Path, store: Path
+) -> None:
+    wanted = images(7)
+    (store / "stride8" / "c.0.0.0.0").unlink()
+    _, tasks = write(tmp_path, wanted[:1] + wanted[2:])
+    assert [task.images for task in tasks] == [(wanted[0], None, wanted[2])]
+    _, tasks = write(tmp_path, wanted)
+    assert summary(tasks) == [(0, ("stride8",))]
+
+
+def test_a_shard_of_removed_images_only_is_not_pending(tmp_path: Path, store: Path) -> None:
+    (store / "stride8" / "c.0.0.0.0").unlink()
+    entry, tasks = write(tmp_path, images(4, first=3))
+    assert tasks == []
+    assert entry.levels["stride8"].shards[0] is None
+
+
+def test_finalising_with_missing_shards_is_refused(tmp_path: Path) -> None:
+    with (
+        StoreWriter(tmp_path, SPEC, images(4), LEVELS) as writer,
+        pytest.raises(StoreIncompleteError, match="run `ssr embed`"),
+    ):
+        writer.finalise()
+
+
+def test_another_teacher_makes_a_new_store_beside_the_old(tmp_path: Path, store: Path) -> None:
+    before = files(store)
+    other = replace(SPEC, provenance={"teacher": {"name": "other"}})
+    entry, tasks = write(tmp_path, images(7), spec=other)
+    assert len(tasks) == 3
+    assert entry.path != SPEC.relative_path
+    assert files(store) == before
+
+
+def test_a_folder_with_features_of_something_else_is_refused(tmp_path: Path, store: Path) -> None:
+    target = replace(SPEC, domain="target")
+    (tmp_path / "target").mkdir()
+    store.rename(tmp_path / target.relative_path)
+    with pytest.raises(StoreMismatchError, match="move it away"):
+        write(tmp_path, images(7), spec=target)
+
+
+def test_a_store_of_another_format_is_refused(tmp_path: Path, store: Path) -> None:
+    root = store / "zarr.json"
+    root.write_text(root.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(StoreMismatchError, match="has format 2"):
+        write(tmp_path, images(7))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "zarr.json",
+        "stride8/zarr.json",
+        "image/c.0",
+        "live/zarr.json",
+        "ledger/images.json",
+        "ledger/metadata.json",
+    ],
+)
+def test_damaged_metadata_is_mended_and_costs_no_feature(
+    tmp_path: Path, store: Path, name: str
+) -> None:
+    before = files(store)
+    (store / name).write_bytes((store / name).read_bytes()[:-9])
+    _, tasks = write(tmp_path, images(7))
+    assert tasks == []
+    assert files(store) == before
+
+
+def test_losing_the_slots_never_mixes_features_up(tmp_path: Path, store: Path) -> None:
+    (store / "ledger" / "images.json").unlink()
+    wanted = images(7)[::-1]
+    write(tmp_path, wanted)
+    reader = FeatureReader(store)
+    for image in wanted:
+        expected = features(image, "stride8").astype(np.float16)
+        window = reader.window(image.image_id, "stride8", 0, 0, *expected.shape[1:])
+        np.testing.assert_array_equal(window, expected)
+
+
+def test_a_second_writer_is_refused_and_told_who_writes(tmp_path: Path) -> None:
+    with (
+        StoreWriter(tmp_path, SPEC, images(3), LEVELS),
+        pytest.raises(
+            StoreBusyError, match=f"process {os.getpid()} on host {socket.gethostname()}"
+        ),
+        StoreWriter(tmp_path, SPEC, images(3), LEVELS),
+    ):
+        pass
+    write(tmp_path, images(3))
+
+
+def test_leftovers_of_a_killed_writer_are_swept_up(tmp_path: Path, store: Path) -> None:
+    before = files(store)
+    for folder in (store, store / "stride8", store / "ledger" / "stride8"):
+        (folder / "c.0.0.0.0.0123.partial").write_bytes(b"half")
+    write(tmp_path, images(7))
+    assert files(store) == before
+
+
+def first_task(writer: StoreWriter) -> tuple[ShardTask, dict[str, dict[str, np.ndarray]]]:
+    task = writer.pending()[0]
+    return task, {level: dict(held) for level, held in features_of(task).items()}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 65520.0])
+def test_features_that_float16_cannot_hold_are_refused_before_anything_is_written(
+    tmp_path: Path, value: float
+) -> None:
+    with StoreWriter(tmp_path, SPEC, images(3), LEVELS) as writer:
+        before = files(writer.path)
+        task, given = first_task(writer)
+        given["stride16"]["source/train/001"][1, 2, 3] = value
+        with pytest.raises(StoreError, match=r"stride16 .*/001: 1 of 288 values are NaN"):
+            writer.write_shard(task, given)
+        assert files(writer.path) == before
+        given["stride16"]["source/train/001"][1, 2, 3] = 65504.0
+        writer.write_shard(task, given)
+
+
+def test_features_of_a_wrong_shape_are_refused_with_both_shapes(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path, SPEC, images(3), LEVELS) as writer:
+        task, given = first_task(writer)
+        given["stride8"]["source/train/001"] = np.zeros((4, 24, 12), np.float32)
+        with pytest.raises(StoreError, match=r"\(4, 24, 12\), expected \(4, 12, 24\)"):
+            writer.write_shard(task, given)
+
+
+def test_features_of_a_wrong_type_are_refused(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path, SPEC, images(3), LEVELS) as writer:
+        task, given = first_task(writer)
+        given["stride8"]["source/train/001"] = np.zeros((4, 12, 24), np.float64)
+        with pytest.raises(StoreError, match="float64, expected float32 or float16"):
+            writer.write_shard(task, given)
+
+
+def test_features_of_other_images_or_levels_are_refused(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path, SPEC, images(3), LEVELS) as writer:
+        task, given = first_task(writer)
+        left_out = given["stride8"].pop("source/train/001")
+        with pytest.raises(StoreError, match=r"missing \['source/train/001'\]"):
+            writer.write_shard(task, given)
+        given["stride8"] |= {"source/train/001": left_out, "stranger": left_out}
+        with pytest.raises(StoreError, match=r"not asked for \['stranger'\]"):
+            writer.write_shard(task, given)
+        del given["stride8"]
+        with pytest.raises(StoreError, match=r"missing \['stride8'\]"):
+            writer.write_shard(task, given)
+
+
+def test_float16_features_are_stored_as_they_are(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path, SPEC, images(1), ("stride8",)) as writer:
+        (task,) = writer.pending()
+        given = features(images(1)[0], "stride8").astype(np.float16)
+        writer.write_shard(task, {"stride8": {"source/train/000": given}})
+        window = FeatureReader(writer.path).window("source/train/000", "stride8", 0, 0, 20, 24)
+    np.testing.assert_array_equal(window, given)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ([], "no images"),
+        (images(2) + images(1), "source/train/000 is given twice"),
+        ([ImageEntry("a", "c", (160, 224))], r"\(160, 224\) px of a must .* grid \(160, 192\)"),
+        ([ImageEntry("a", "c", (150, 192))], "multiple of 32"),
+    ],
+)
+def test_images_that_cannot_be_stored_are_refused(
+    tmp_path: Path, wanted: list[ImageEntry], message: str
+) -> None:
+    with pytest.raises(StoreError, match=message):
+        StoreWriter(tmp_path, SPEC, wanted, LEVELS)
+    assert not any(tmp_path.iterdir())
+
+
+@contextmanager
+def file_size_limit(size_bytes: int) -> Iterator[None]:
+    """Let every larger file end as on a full disk, with an OSError in the middle of a write."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_gives_one_line_and_keeps_the_shards_that_are_done(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path, SPEC, images(7), ("stride8",)) as writer:
+        first, second, _ = writer.pending()
+        writer.write_shard(first, features_of(first))
+        before = files(writer.path)
+        with (
+            file_size_limit(10_000),
+            pytest.raises(
+                StoreError, match=r"cannot write .*c\.1\.0\.0\.0: File too large"
+            ) as caught,
+        ):
+            writer.write_shard(second, features_of(second))
+        assert "\n" not in str(caught.value)
+        assert files(writer.path) == before
+        assert [task.shard for task in writer.pending()] == [1, 2]
+    write(tmp_path, images(7), levels=("stride8",))
+
+
+def test_a_place_that_cannot_be_written_gives_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match="cannot write"):
+        write(tmp_path / "file", images(1))
+
+
+def test_looking_for_work_in_thousands_of_shards_takes_well_under_a_second(tmp_path: Path) -> None:
+    spec = replace(SPEC, channels=256, shard_images=1)
+    with StoreWriter(tmp_path, spec, images(1), ("stride32",)) as writer:
+        (task,) = writer.pending()
+        given = features(images(1)[0], "stride32", channels=256)
+        writer.write_shard(task, {"stride32": {"source/train/000": given}})
+        path = writer.path
+    many = [replace(images(1)[0], image_id=f"image {n}") for n in range(1000)]
+    ledger = Ledger(path)
+    entry, statistics = ledger.read("stride32", 0), ledger.statistics("stride32", 0)
+    assert entry is not None
+    assert statistics is not None
+    with StoreWriter(tmp_path, spec, many, ("stride32",)) as writer:
+        for shard, image in enumerate(many, start=1):  # the first image became a tombstone
+            os.link(path / "stride32" / "c.0.0.0.0", path / "stride32" / f"c.{shard}.0.0.0")
+            ledger.write(entry.model_copy(update={"shard": shard, "images": (image,)}), statistics)
+        start = perf_counter()
+        assert writer.pending() == []
+        assert perf_counter() - start < 1.0  # 0.1 s, and more where others use the machine

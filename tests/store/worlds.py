@@ -1,0 +1,82 @@
+"""Small stores to test on: features that follow from image, content and level alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from store.index import StoreEntry
+from store.spec import ImageEntry, StoreSpec, stride_of
+from store.write import ShardTask, StoreWriter
+
+SPEC = StoreSpec(
+    domain="source",
+    channels=4,
+    grid_px=(160, 192),  # 20 x 24 tokens at stride8: two by two chunks, not whole ones
+    shard_images=3,
+    codec="float16",
+    provenance={"teacher": {"name": "tiny", "weights": "ab12"}, "precision": "float32"},
+)
+SIZES_PX = ((160, 192), (96, 192), (160, 64))
+LEVELS = ("stride8", "stride16")
+
+
+def images(count: int, *, first: int = 0) -> list[ImageEntry]:
+    return [
+        ImageEntry(f"source/train/{n:03d}", f"content {n}", SIZES_PX[n % len(SIZES_PX)])
+        for n in range(first, first + count)
+    ]
+
+
+def changed(image: ImageEntry) -> ImageEntry:
+    return replace(image, content=f"{image.content}, changed")
+
+
+def features(image: ImageEntry, level: str, channels: int = SPEC.channels) -> NDArray[np.float32]:
+    seed = sha256(f"{image.image_id} {image.content} {level}".encode()).digest()
+    h, w = (side // stride_of(level) for side in image.working_size_px)
+    rng = np.random.default_rng(list(seed))
+    return rng.normal(3.0, 2.0, (channels, h, w)).astype(np.float32)
+
+
+def features_of(task: ShardTask) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
+    return {
+        level: {i.image_id: features(i, level) for i in task.images if i is not None}
+        for level in task.levels
+    }
+
+
+def write(
+    url: Path,
+    wanted: Sequence[ImageEntry],
+    *,
+    levels: Sequence[str] = LEVELS,
+    spec: StoreSpec = SPEC,
+) -> tuple[StoreEntry, list[ShardTask]]:
+    """Bring a store up to date; also return what had to be written."""
+    with StoreWriter(url, spec, wanted, levels) as writer:
+        tasks = writer.pending()
+        for task in tasks:
+            writer.write_shard(task, features_of(task))
+        assert writer.pending() == []
+        return writer.finalise(), tasks
+
+
+def files(store: Path) -> dict[str, bytes]:
+    """Every file of a store but the lock."""
+    return {
+        path.relative_to(store).as_posix(): path.read_bytes()
+        for path in sorted(store.rglob("*"))
+        if path.is_file() and path.name != "writer.lock"
+    }
+
+
+def modified(store: Path) -> dict[str, int]:
+    return {
+        path.relative_to(store).as_posix(): path.stat().st_mtime_ns
+        for path in store.rglob("*")
+        if path.is_file() and path.name != "writer.lock"
+    }

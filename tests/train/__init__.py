@@ -1,0 +1,1 @@
+"""Stage two: networks, adaptation, data and the training loop."""

@@ -1,0 +1,157 @@
+from dataclasses import replace
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stages.train.adaptation.augment import (
+    OPERATIONS,
+    JitterDraw,
+    Operation,
+    StrongDraw,
+    augment,
+    blur,
+    denormalise,
+    draw_jitter,
+    draw_strong,
+    jitter_colors,
+    normalise,
+)
+
+NEUTRAL: dict[Operation, float] = {"brightness": 1, "contrast": 1, "saturation": 1, "hue": 0}
+
+
+def only(operation: Operation, factor: float) -> JitterDraw:
+    """A jitter of one image that changes nothing but this."""
+    factors = {op: torch.tensor([value]) for op, value in NEUTRAL.items()}
+    return JitterDraw({**factors, operation: torch.tensor([factor])}, OPERATIONS)
+
+
+def draws(number: int, batch: int, per_image: bool) -> list[list[StrongDraw]]:
+    rng = np.random.default_rng(0)
+    return [
+        draw_strong(
+            rng,
+            batch,
+            jitter_probability=0.8,
+            jitter_strength=0.2,
+            blur_probability=0.5,
+            per_image=per_image,
+        )
+        for _ in range(number)
+    ]
+
+
+def random_images(batch: int, side_px: int = 32) -> Tensor:
+    return normalise(
+        torch.rand(batch, 3, side_px, side_px, generator=torch.Generator().manual_seed(0))
+    )
+
+
+@pytest.mark.parametrize("per_image", [True, False])
+def test_four_in_five_batches_are_jittered_and_every_other_is_blurred(per_image: bool) -> None:
+    iterations = draws(3000, 2, per_image)
+    jittered = [{draw.jitter is not None for draw in iteration} for iteration in iterations]
+    blurred = [{draw.sigma_px is not None for draw in iteration} for iteration in iterations]
+    assert all(len(gates) == 1 for gates in jittered + blurred)  # all images or none
+    assert np.mean([True in gates for gates in jittered]) == pytest.approx(0.8, abs=0.02)
+    assert np.mean([True in gates for gates in blurred]) == pytest.approx(0.5, abs=0.02)
+    both = np.mean([True in a and True in b for a, b in zip(jittered, blurred, strict=True)])
+    assert both == pytest.approx(0.4, abs=0.02)
+
+
+def test_mixed_images_have_their_own_order_factors_and_blur() -> None:
+    iterations = [pair for pair in draws(300, 2, per_image=True) if pair[0].jitter is not None]
+    assert {len(pair) for pair in iterations} == {2}
+    differ = 0
+    for first, second in iterations:
+        assert first.jitter is not None
+        assert second.jitter is not None
+        for operation in OPERATIONS:
+            assert first.jitter.factors[operation].shape == (1,)
+            assert first.jitter.factors[operation] != second.jitter.factors[operation]
+        assert first.sigma_px is None or first.sigma_px != second.sigma_px
+        differ += first.jitter.order != second.jitter.order
+    assert differ / len(iterations) == pytest.approx(23 / 24, abs=0.05)
+
+
+def test_masked_images_share_order_and_blur_but_not_factors() -> None:
+    for [draw] in draws(20, 3, per_image=False):
+        if draw.jitter is not None:
+            for factor in draw.jitter.factors.values():
+                assert len(factor.unique()) == 3  # type: ignore[no-untyped-call]
+
+
+def test_all_orders_come_up() -> None:
+    rng = np.random.default_rng(0)
+    assert {draw_jitter(rng, 1, 0.2).order for _ in range(400)} == set(permutations(OPERATIONS))
+
+
+def test_factors_stay_within_the_strength_and_are_not_tied_to_each_other() -> None:
+    factors = draw_jitter(np.random.default_rng(0), 10_000, 0.3).factors
+    shifts = np.stack([factors[op].numpy() - NEUTRAL[op] for op in OPERATIONS])
+    assert shifts.dtype == np.float32
+    assert np.allclose(shifts.min(axis=1), -0.3, atol=1e-3)
+    assert np.allclose(shifts.max(axis=1), 0.3, atol=1e-3)
+    assert np.abs(np.corrcoef(shifts) - np.eye(4)).max() < 0.05
+
+
+def test_each_draw_acts_on_its_image_alone() -> None:
+    images = random_images(2)
+    pair = next(
+        pair for pair in draws(50, 2, True) if None not in (pair[0].jitter, pair[0].sigma_px)
+    )
+    together = augment(images, pair)
+    for index, draw in enumerate(pair):
+        assert torch.equal(together[index : index + 1], augment(images[index : index + 1], [draw]))
+
+
+def test_without_jitter_and_blur_images_stay_as_they_are() -> None:
+    images = random_images(2)
+    assert torch.equal(augment(images, [StrongDraw(None, None)]), images)
+
+
+def test_neutral_factors_change_nothing() -> None:
+    images = denormalise(random_images(1))
+    assert torch.allclose(jitter_colors(images, only("hue", 0)), images, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("operation", "factor", "before", "after"),
+    [
+        ("brightness", 1.25, (0.25, 0.5, 0.875), (0.5, 0.75, 1.0)),  # added, then clamped
+        ("contrast", 1.5, (0.25, 0.5, 0.875), (0.375, 0.75, 1.0)),  # without the mean
+        ("saturation", 0.5, (0.5, 0.25, 0.0), (0.5, 0.375, 0.25)),  # HSV keeps the maximum
+        ("saturation", 1.5, (0.5, 0.25, 0.0), (0.5, 0.25, 0.0)),  # saturated already
+        ("hue", 1 / 3, (0.75, 0.0, 0.0), (0.0, 0.75, 0.0)),  # red becomes green
+        ("hue", -1 / 6, (0.75, 0.0, 0.0), (0.75, 0.0, 0.75)),  # red becomes magenta
+    ],
+)
+def test_operations_follow_their_formula(
+    operation: Operation, factor: float, before: tuple[float, ...], after: tuple[float, ...]
+) -> None:
+    image = torch.tensor(before).view(1, 3, 1, 1)
+    changed = jitter_colors(image, replace(only(operation, factor), order=(operation,)))
+    assert torch.allclose(changed.flatten(), torch.tensor(after), atol=1e-5)
+
+
+def test_mean_colour_is_zero_and_denormalising_undoes_normalising() -> None:
+    images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(denormalise(normalise(images)), images, atol=1e-6)
+    mean = torch.tensor([123.675, 116.28, 103.53]).view(1, 3, 1, 1) / 255
+    assert torch.allclose(normalise(mean), torch.zeros(1), atol=1e-5)
+
+
+def test_blur_keeps_a_flat_image_up_to_its_borders() -> None:
+    flat = torch.full((1, 3, 40, 56), 1.5)
+    assert torch.allclose(blur(flat, 1.15), flat, atol=1e-5)
+
+
+def test_blur_mirrors_the_image_at_its_border_without_doubling_the_edge() -> None:
+    line = torch.zeros(1, 1, 40, 40)
+    line[..., 1] = 1  # lies at columns 1 and, mirrored at column 0, at -1
+    assert blur(line, 0.6)[0, 0, 20, 0].item() == pytest.approx(
+        2 * np.exp(-1 / 0.72) / (1 + 2 * np.exp(-1 / 0.72)), rel=1e-2
+    )

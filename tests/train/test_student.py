@@ -1,0 +1,225 @@
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from stages.train.config import StudentConfig
+from stages.train.model.backbone import BACKBONES, build_backbone
+from stages.train.model.saved import load_student, save_student
+from stages.train.model.student import Student, build_student, seeded
+from store.errors import CheckpointError
+
+CONFIG = StudentConfig(
+    backbone="mit_tiny",
+    weights="random",
+    norm_eps=1e-6,
+    drop_path=0.1,
+    head="daformer",
+    head_channels=8,
+    dropout=0.1,
+)
+META = {"classes": ["road", "sky"], "palette": [[1, 2, 3], [4, 5, 6]]}
+
+
+def tiny(**changes: object) -> Student:
+    return build_student(CONFIG.model_copy(update=changes), num_classes=2, seed=3)
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_official_backbones_have_the_published_sizes() -> None:
+    # SegFormer's official classes; B5 is in the method's specification, section 2.1
+    with torch.device("meta"):
+        b5 = build_backbone(BACKBONES["mit_b5"], drop_path=0.1, norm_eps=1e-6)
+        b0 = build_backbone(BACKBONES["mit_b0"], drop_path=0.1, norm_eps=1e-6)
+    assert parameters(b5) == 81_443_008
+    assert parameters(b0) == 3_319_392
+    assert len([m for m in b5.modules() if isinstance(m, nn.LayerNorm)]) == 161
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-5])
+def test_epsilon_reaches_block_and_stage_norms_only(eps: float) -> None:
+    with torch.device("meta"):
+        b5 = build_backbone(BACKBONES["mit_b5"], drop_path=0.1, norm_eps=eps)
+    norms = {n: m.eps for n, m in b5.named_modules() if isinstance(m, nn.LayerNorm)}
+    fixed = {n for n in norms if "patch_embeddings" in n or "sequence_reduction" in n}
+    assert len(fixed) == 53
+    assert {norms[name] for name in fixed} == {1e-5}
+    assert {norms[name] for name in norms.keys() - fixed} == {eps}
+
+
+def test_drop_path_grows_linearly_from_zero_to_its_rate() -> None:
+    with torch.device("meta"):
+        b5 = build_backbone(BACKBONES["mit_b5"], drop_path=0.1, norm_eps=1e-6)
+    blocks = [block for stage in b5.stages for block in stage.blocks]
+    rates = [getattr(block.drop_path, "drop_prob", 0.0) for block in blocks]
+    np.testing.assert_allclose(rates, np.linspace(0, 0.1, 52), atol=1e-12)
+
+
+def test_drop_path_drops_whole_samples_and_rescales_the_rest() -> None:
+    backbone = build_backbone(BACKBONES["mit_tiny"], drop_path=0.5, norm_eps=1e-6)
+    drop = backbone.stages[-1].blocks[-1].drop_path
+    ones = torch.ones(4000, 3, 2)
+    with seeded(0):
+        dropped = drop.train()(ones)
+    kept = dropped[:, 0, 0] > 0
+    assert abs(kept.float().mean().item() - 0.5) < 0.05
+    assert torch.equal(dropped[kept], 2 * ones[kept])
+    assert not dropped[~kept].any()
+    assert torch.equal(drop.eval()(ones), ones)
+
+
+def test_backbone_starts_as_the_official_one() -> None:
+    with seeded(0):
+        backbone = build_backbone(BACKBONES["mit_b0"], drop_path=0.1, norm_eps=1e-6)
+    convolution = backbone.stages[1].blocks[0].mlp.dwconv.dwconv  # depthwise: fan out is 9
+    assert convolution.weight.std().item() == pytest.approx((2 / 9) ** 0.5, rel=0.05)
+    stem = backbone.stages[0].patch_embeddings.proj
+    assert stem.weight.std().item() == pytest.approx((2 / (49 * 32)) ** 0.5, rel=0.05)
+    linear = backbone.stages[1].blocks[0].mlp.fc1
+    assert linear.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert not any(p.any() for n, p in backbone.named_parameters() if n.endswith("bias"))
+
+
+def test_attention_is_fused_and_equals_the_plain_one() -> None:
+    student = tiny(drop_path=0.0).eval()
+    assert student.backbone.config._attn_implementation == "sdpa"
+    images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        fused = student.features(images)
+        student.backbone.set_attn_implementation("eager")
+        for one, other in zip(fused, student.features(images), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["daformer", "mlp"])
+def test_features_halve_from_stride_four_and_logits_stay_there(head: str) -> None:
+    student = tiny(head=head).eval()
+    with torch.no_grad():
+        features = student.features(torch.zeros(2, 3, 64, 96))
+        logits = student.classify(features)
+        assert torch.equal(student(torch.zeros(2, 3, 64, 96)), logits)
+    sizes = [(16, 24), (8, 12), (4, 6), (2, 3)]
+    assert [tuple(f.shape[2:]) for f in features] == sizes
+    assert tuple(f.shape[1] for f in features) == student.channels == (16, 32, 80, 128)
+    assert logits.shape == (2, 2, 16, 24)
+    assert student.num_classes == 2
+
+
+def test_mit_tiny_is_small_enough_for_a_cpu() -> None:
+    assert parameters(tiny().backbone) < 500_000
+
+
+def test_seed_decides_all_weights_and_leaves_the_global_generator_alone() -> None:
+    state = torch.get_rng_state()
+    first, second = tiny().state_dict(), tiny().state_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    other = build_student(CONFIG, num_classes=2, seed=4).state_dict()
+    assert not torch.equal(first["head.classifier.weight"], other["head.classifier.weight"])
+
+
+def test_copy_of_a_student_that_has_run_is_independent() -> None:
+    student = tiny().eval()
+    images = torch.ones(1, 3, 32, 32)
+    with torch.no_grad():
+        before = student(images)
+        ema = copy.deepcopy(student)
+        next(student.head.parameters()).zero_()
+        assert torch.equal(ema(images), before)
+        assert not torch.equal(student(images), before)
+
+
+@pytest.mark.parametrize("head", ["daformer", "mlp"])
+def test_saved_student_comes_back_bit_for_bit(tmp_path: Path, head: str) -> None:
+    config = CONFIG.model_copy(update={"head": head, "norm_eps": 1e-5})
+    student = build_student(config, num_classes=2, seed=1)
+    student(torch.randn(2, 3, 32, 64))  # batch-norm statistics move
+    save_student(student, tmp_path / "student", config=config, meta=META)
+    loaded, meta = load_student(tmp_path / "student")
+    assert meta == META
+    assert not loaded.training
+    images = torch.randn(1, 3, 32, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), student.eval()(images))
+    assert loaded.state_dict().keys() == student.state_dict().keys()
+    assert loaded.backbone.stages[0].layer_norm.eps == 1e-5
+
+
+def test_saved_student_needs_no_weights_of_before(tmp_path: Path) -> None:
+    student = tiny()
+    config = CONFIG.model_copy(update={"weights": "gone/mit_b5.pth"})
+    save_student(student, tmp_path, config=config, meta={})
+    load_student(tmp_path)
+    assert "gone" not in (tmp_path / "config.json").read_text()
+
+
+def test_saving_twice_writes_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        save_student(tiny(), tmp_path / name, config=CONFIG, meta=META)
+    for file in ("config.json", "model.safetensors"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    assert sorted(p.name for p in (tmp_path / "one").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
+
+
+def damage_nothing_there(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+
+
+def damage_no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def damage_truncated(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def damage_foreign_config(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "segformer", "depths": [1, 1, 1, 1]}')
+
+
+def damage_no_json(folder: Path) -> None:
+    (folder / "config.json").write_bytes(b"\xff{")
+
+
+def damage_weights_of_a_later_save(folder: Path) -> None:
+    save_student(tiny(head="mlp"), folder / "new", config=CONFIG, meta={})
+    (folder / "new" / "model.safetensors").replace(folder / "model.safetensors")
+
+
+def damage_config_of_another_student(folder: Path) -> None:
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace('"head_channels": 8', '"head_channels": 9'))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (damage_nothing_there, "is missing"),
+        (damage_no_weights, "model.safetensors is missing"),
+        (damage_truncated, "sha256 differs"),
+        (damage_foreign_config, "no student of this project"),
+        (damage_no_json, "no student of this project"),
+        (damage_weights_of_a_later_save, "sha256 differs"),
+        (damage_config_of_another_student, "another architecture"),
+    ],
+)
+def test_broken_folder_is_refused_in_one_line(tmp_path: Path, damage: object, says: str) -> None:
+    save_student(tiny(), tmp_path, config=CONFIG, meta={})
+    assert callable(damage)
+    damage(tmp_path)
+    with pytest.raises(CheckpointError) as error:
+        load_student(tmp_path)
+    assert says in str(error.value)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
