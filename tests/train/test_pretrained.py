@@ -240,13 +240,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_hugging_face_folder_fills_the_backbone_and_keeps_the_epsilon(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     capsys.readouterr()
     ours = backbone(seed=2, eps=1e-6)
     load_backbone(ours, str(folder))
     printed = capsys.readouterr()
-    assert printed.out == printed.err == ""
+    assert printed.out == printed.err == caplog.text == ""
     assert_equal(ours, SegformerModel.from_pretrained(folder))
     stage = ours.stages[1]
     assert stage.layer_norm.eps == stage.blocks[0].layernorm_before.eps == 1e-6
