@@ -1,6 +1,7 @@
 """Presets: complete params files for the tasks of the field, and how to write one out."""
 
-import io
+import json
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -39,15 +40,18 @@ def write_preset(
 
 
 def render(name: str, *, roots: Mapping[str, str | None]) -> str:
-    """Return a preset's text with its comments, the given folders put in."""
-    yaml = _round_trip()
-    tree = yaml.load(resources.files(__package__).joinpath(f"{name}.yaml").read_text())
-    for domain, root in roots.items():
-        if root is not None:
-            tree["prepare"][domain]["root"] = root
-    text = io.StringIO()
-    yaml.dump(tree, text)
-    return text.getvalue()
+    """Return a preset's text, comments and all, with the given folders put in."""
+    text = resources.files(__package__).joinpath(f"{name}.yaml").read_text()
+    given = iter((roots.get("source"), roots.get("target")))  # the order in which presets have them
+
+    def put_in(line: re.Match[str]) -> str:
+        root = next(given)
+        if root is None:
+            return line[0]
+        plain = re.fullmatch(r"[\w./~-]+", root)  # anything else is quoted; JSON is YAML
+        return f"    root: {root if plain else json.dumps(root)}"
+
+    return re.sub(r"^    root: .*$", put_in, text, flags=re.MULTILINE)
 
 
 def _is_pristine(path: Path) -> bool:
@@ -59,14 +63,3 @@ def _is_pristine(path: Path) -> bool:
     except (OSError, YAMLError, KeyError, TypeError, UnicodeDecodeError):
         return False
     return any(text == render(name, roots=roots) for name in PRESETS)
-
-
-def _round_trip() -> YAML:
-    yaml = YAML()
-    yaml.width = 100
-    yaml.preserve_quotes = True
-    yaml.representer.add_representer(  # `null` as people write it, not an empty value
-        type(None),
-        lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null"),
-    )
-    return yaml

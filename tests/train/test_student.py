@@ -8,6 +8,7 @@ from torch import nn
 
 from stages.train.config import StudentConfig
 from stages.train.model.backbone import BACKBONES, build_backbone
+from stages.train.model.official import export_official
 from stages.train.model.saved import load_student, save_student
 from stages.train.model.student import Student, build_student, seeded
 from store.errors import CheckpointError
@@ -115,7 +116,32 @@ def test_mit_tiny_is_small_enough_for_a_cpu() -> None:
     assert parameters(tiny().backbone) < 500_000
 
 
+@pytest.mark.parametrize("head", ["daformer", "mlp"])
+def test_configured_rates_reach_backbone_and_head(head: str) -> None:
+    student = tiny(head=head, drop_path=0.3, dropout=0.4, head_channels=12)
+    assert student.backbone.stages[3].blocks[0].drop_path.drop_prob == pytest.approx(0.3)
+    dropout = student.head.get_submodule("dropout")
+    assert isinstance(dropout, nn.Dropout if head == "mlp" else nn.Dropout2d)
+    assert dropout.p == 0.4
+    classifier = student.head.get_submodule("classifier")
+    assert isinstance(classifier, nn.Conv2d)
+    assert classifier.in_channels == 12
+    assert student.training
+
+
+def test_configured_weights_are_loaded(tmp_path: Path) -> None:
+    donor = build_student(CONFIG, num_classes=2, seed=9)
+    official = export_official(nn.ModuleDict({"backbone": donor.backbone}).state_dict())
+    path = tmp_path / "mit_tiny.pth"
+    torch.save({name.removeprefix("backbone."): t for name, t in official.items()}, path)
+    loaded = tiny(weights=str(path)).backbone.state_dict()
+    assert all(torch.equal(t, loaded[name]) for name, t in donor.backbone.state_dict().items())
+    with pytest.raises(CheckpointError, match="does not exist"):
+        tiny(weights=str(tmp_path / "mit_b5.pth"))
+
+
 def test_seed_decides_all_weights_and_leaves_the_global_generator_alone() -> None:
+    torch.rand(1)  # somewhere else than after a build
     state = torch.get_rng_state()
     first, second = tiny().state_dict(), tiny().state_dict()
     assert torch.equal(torch.get_rng_state(), state)

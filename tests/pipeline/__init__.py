@@ -1,0 +1,1 @@
+"""The command line, its parameters and presets, and the pipeline that DVC runs."""
