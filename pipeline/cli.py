@@ -49,7 +49,7 @@ def init(
     params: ParamsFile = PARAMS,
     force: Annotated[bool, typer.Option("--force", help="Replace an edited params file.")] = False,
 ) -> None:
-    """Write params.yaml from a preset, every key with its meaning.
+    """Write params.yaml from a preset; an edited file is kept unless --force is given.
 
     Example: ssr init --preset gta5-to-cityscapes --source /data/gta5 --target /data/cityscapes
     """

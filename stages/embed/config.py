@@ -36,8 +36,9 @@ class EmbedConfig(BaseModel):
     levels: Annotated[tuple[Level, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
         description="Feature maps to store; those that `train.regularizer.levels` reads."
     )
-    domains: Annotated[tuple[Domain, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
-        description="Domains to embed; both unless the regulariser is on for the source alone."
+    domains: Annotated[tuple[Domain, ...], AfterValidator(_distinct)] = Field(
+        description="Domains to embed: both, `[source]` where train.regularizer.on is `[source]`, "
+        "`[]` where it is `[]`."
     )
     splits: Annotated[tuple[Split, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
         description="Splits to embed; training reads `train`."

@@ -106,7 +106,7 @@ def run(
         StoreError: for a store that is in use or cannot be written.
     """
     teacher = LazyTeacher(config, store_url / ".weights.json")
-    if not teacher.trained:
+    if config.domains and not teacher.trained:
         log.warning("UNTRAINED TEACHER: embed.weights is random (seed %d)", config.seed)
     entries: dict[str, StoreEntry] = {}
     results: dict[Domain, DomainResult] = {}

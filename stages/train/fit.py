@@ -1,5 +1,6 @@
 """The training loop: nothing hides in a trainer class."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from stages.train.dataset import STEP_STREAM, Batch, TrainingCrops, batches
 from stages.train.optimizer import learning_rate, set_learning_rate
 from stages.train.step import StepResult, draw_step, train_step
 from store.errors import TrainingError
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
 """(iterations done, iterations in all, what the losses are) -> None."""
@@ -55,6 +58,8 @@ def fit(
     checkpoint, started = folder / "checkpoint.pt", time.perf_counter()
     resumed_from = state.load(checkpoint, fingerprint=fingerprint, device=device)
     start = resumed_from or 0
+    if resumed_from is None and checkpoint.is_file():
+        log.warning("%s is of another run (other parameters or data): training anew", checkpoint)
     loader = iter(batches(crops, config, start=start, device=device))
 
     for iteration in range(start, config.iterations):

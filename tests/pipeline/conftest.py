@@ -1,9 +1,7 @@
 """Folders to work in, fresh or after the whole walk."""
 
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -20,9 +18,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def photos(
-    trained_on_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def photos(trained_on_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder: a world of image files, after the whole walk; free to be spoilt."""
     folder = tmp_path / "work"
     shutil.copytree(trained_on_photos, folder)
@@ -35,17 +31,7 @@ def trained_on_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     write_params(folder, {**SMALLEST, **PHOTOS})
     add_photos(folder)
-    with _inside(folder):
+    with chdir(folder):
         for command in ("prepare", "embed", "train", "evaluate"):
             demand(command)
     return folder
-
-
-@contextmanager
-def _inside(folder: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)

@@ -1,0 +1,186 @@
+"""A world small enough to train on in a test: drawn images, a manifest, stores of random features.
+
+The source's images are scaled down and padded at the right, those of the target are padded at the
+right and below, so that raw, resized and working images differ.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stages.prepare import stage as prepare
+from stages.prepare.config import PrepareConfig
+from stages.prepare.manifest import Domain, ImageRecord, Manifest
+from stages.train import stage
+from stages.train.config import TrainConfig
+from stages.train.dataset import TrainingCrops
+from stages.train.stage import TrainResult
+from store.index import Index, StoreEntry
+from store.read import FeatureReader
+from store.spec import ImageEntry, StoreSpec
+from store.write import StoreWriter
+from tests.store import worlds as stores
+from tests.train.example import train_config
+
+TEACHER = {"architecture": "random numbers", "channels": 4, "trained": False}
+LEVELS = ("stride8", "stride16")
+DOMAINS: tuple[Domain, ...] = ("source", "target")
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """Report to nobody."""
+
+
+@dataclass(frozen=True)
+class World:
+    """All inputs of training, in one folder."""
+
+    folder: Path
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.folder / "manifest.parquet"
+
+    @property
+    def store_url(self) -> Path:
+        return self.folder / "features"
+
+    @property
+    def index_path(self) -> Path:
+        return self.folder / "index.json"
+
+    @property
+    def roots(self) -> dict[Domain, Path]:
+        return dict.fromkeys(DOMAINS, self.folder / "drawn")
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        return Manifest.read(self.manifest_path)
+
+    def records(self, domain: Domain) -> tuple[ImageRecord, ...]:
+        return self.manifest.select(domain=domain, split="train")
+
+    def prepare(self, *, images: int = 6, target: bool = True) -> None:
+        """Draw the images and write the manifest."""
+        sizes = {
+            "source": {"width_px": 160, "height_px": 80, "fit_px": [120, 60]},  # 60x120 in 64x128
+            "target": {"width_px": 112, "height_px": 72, "fit_px": None},  # 72x112 in 96x128
+        }
+        common = {"kind": "drawn", "root": str(self.folder / "drawn"), "train": images, "val": 1}
+        source = {**common, "style": "day", "seed": 1, **sizes["source"]}
+        dusk = {**common, "style": "dusk", "seed": 2, **sizes["target"]}
+        prepare.run(
+            PrepareConfig.model_validate({"source": source, "target": dusk if target else None}),
+            at_least_px=64,
+            out=self.manifest_path,
+            cache=self.folder / "scan.parquet",
+            progress=silent,
+        )
+        self.__dict__.pop("manifest", None)
+
+    def embed(
+        self,
+        domains: Sequence[Domain] = DOMAINS,
+        levels: Sequence[str] = LEVELS,
+        teachers: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Write stores of random features, and the index; by `teachers` one per domain."""
+        entries = {d: self._embed(d, levels, (teachers or {}).get(d, TEACHER)) for d in domains}
+        Index(stores=entries).write(self.index_path)
+
+    def _embed(self, domain: Domain, levels: Sequence[str], teacher: Mapping[str, Any]) -> StoreEntry:
+        images = [entry_of(record) for record in self.records(domain)]
+        heights, widths = zip(*(image.working_size_px for image in images), strict=True)
+        spec = StoreSpec(
+            domain=domain,
+            channels=teacher["channels"],
+            grid_px=(max(heights), max(widths)),
+            shard_images=4,
+            codec="float16",
+            provenance={"teacher": dict(teacher)},
+        )
+        return stores.write(self.store_url, images, levels=levels, spec=spec)[0]
+
+    def store(self, domain: Domain) -> Path:
+        """Folder of the domain's store that the index names."""
+        return self.store_url / Index.read(self.index_path).stores[domain].path
+
+    def run(self, out: Path, progress: stage.Progress = silent, **changes: Any) -> TrainResult:  # noqa: ANN401
+        """Train with changed keys of the example."""
+        return self.train(train_config(**changes), out, progress)
+
+    def train(
+        self, config: TrainConfig, out: Path, progress: stage.Progress = silent
+    ) -> TrainResult:
+        return stage.run(
+            config,
+            manifest_path=self.manifest_path,
+            roots=self.roots,
+            store_url=self.store_url,
+            index_path=self.index_path,
+            out=out,
+            progress=progress,
+        )
+
+    def crops(self, config: TrainConfig, domains: Sequence[Domain] = DOMAINS) -> TrainingCrops:
+        """Training samples with the features of these domains."""
+        readers = {domain: FeatureReader(self.store(domain)) for domain in domains}
+        return TrainingCrops(
+            config=config, manifest=self.manifest, roots=self.roots, readers=readers
+        )
+
+    def copy(self, folder: Path) -> "World":
+        shutil.copytree(self.folder, folder)
+        return World(folder)
+
+
+def build_world(folder: Path) -> World:
+    """Six training images per domain, embedded at two levels."""
+    world = World(folder)
+    world.prepare()
+    world.embed()
+    return world
+
+
+def entry_of(record: ImageRecord) -> ImageEntry:
+    return ImageEntry(record.image_id, record.content, record.working_size_px)
+
+
+def features(record: ImageRecord, level: str) -> NDArray[np.float16]:
+    """What was stored of an image, (C, h, w)."""
+    return stores.features(entry_of(record), level, 4).astype(np.float16)
+
+
+def results(out: Path) -> dict[str, Any]:
+    """All that a run leaves behind, for `assert_same`."""
+    names = ("curves.csv", "student/model.safetensors", "student/config.json")
+    files: dict[str, Any] = {name: (out / name).read_bytes() for name in names}
+    return files | {"checkpoint": torch.load(out / "checkpoint.pt", weights_only=True)}
+
+
+def assert_same(one: Any, other: Any, where: str = "") -> None:  # noqa: ANN401
+    """Demand equal values down to the last bit of every tensor in nested containers."""
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert list(one) == list(other), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for position, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same(a, b, f"{where}/{position}")
+    elif isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype, where
+        assert torch.equal(one, other), where
+    elif isinstance(one, np.ndarray):
+        assert one.dtype == other.dtype, where
+        np.testing.assert_array_equal(one, other, err_msg=where)
+    else:
+        assert one == other, where
