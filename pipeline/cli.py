@@ -3,7 +3,7 @@
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -35,8 +35,15 @@ def main() -> None:
     try:
         app()
     except SSRError as error:
-        print(f"ssr: {error}", file=sys.stderr)  # noqa: T201 - the shell's own error line
-        sys.exit(2)
+        _give_up(str(error))
+    except OSError as error:  # a full disk, a missing permission, a file in a folder's place
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        _give_up(f"{what}; check the path, its permissions and the room on the disk")
+
+
+def _give_up(message: str) -> NoReturn:
+    print(f"ssr: {message}", file=sys.stderr)  # noqa: T201 - the shell's own error line
+    sys.exit(2)
 
 
 @app.command()
@@ -91,14 +98,15 @@ def embed(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # no
     """
     from pipeline.console import console, progress
     from pipeline.params import load_params
+    from pipeline.plan import current_manifest
     from stages.embed import stage
-    from stages.prepare.manifest import Manifest
 
     config = load_params(params, overrides)
+    manifest = current_manifest(config, MANIFEST)
     with progress("embed", "images") as report:
         result = stage.run(
             config.embed,
-            manifest=Manifest.read(MANIFEST),
+            manifest=manifest,
             roots=config.prepare.roots,
             store_url=Path(config.store.url),
             shard_images=config.store.shard_images,
@@ -125,10 +133,11 @@ def train(
     """
     from pipeline.console import console, progress
     from pipeline.params import load_params
-    from pipeline.plan import demand_current_stores
+    from pipeline.plan import current_manifest, demand_current_stores
     from stages.train import stage
 
     config = load_params(params, overrides)
+    current_manifest(config, MANIFEST)  # read again by the stage; here it is only checked
     demand_current_stores(config, INDEX)
     with progress("train", "steps") as report:
         result = stage.run(
@@ -159,15 +168,16 @@ def evaluate(
     """
     from pipeline.console import progress
     from pipeline.params import load_params
+    from pipeline.plan import current_manifest
     from pipeline.tables import print_metrics
     from stages.evaluate import stage
-    from stages.prepare.manifest import Manifest
 
     config = load_params(params, overrides)
+    manifest = current_manifest(config, MANIFEST)
     with progress("evaluate", "images") as report:
         stage.run(
             config.evaluate,
-            manifest=Manifest.read(MANIFEST),
+            manifest=manifest,
             roots=config.prepare.roots,
             student=out / "student",
             out=out,

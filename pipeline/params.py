@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -14,6 +15,9 @@ from stages.evaluate.config import EvaluateConfig
 from stages.prepare.config import PrepareConfig
 from stages.train.config import TrainConfig
 from store.errors import ConfigError
+
+LONGEST_VALUE, MOST_KEYS = 60, 10
+"""Characters of a value and keys of a section that one line has room for."""
 
 
 class StoreConfig(BaseModel):
@@ -58,7 +62,7 @@ def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(error)}") from error
+        raise ConfigError(_explain(error, path, overrides)) from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -78,7 +82,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _set(tree: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     *parents, last = key.split(".")
-    if not separator or not parents:
+    if not separator or not parents or not all((*parents, last)):
         raise ConfigError(f"--set {override}: write it as section.key=value")
     for parent in parents:
         tree = tree.setdefault(parent, {})
@@ -90,23 +94,43 @@ def _set(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: {text} is no valid YAML value") from error
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, path: Path, overrides: Sequence[str]) -> str:
     """Name the first fault and count the rest; a mistyped key comes before the missing one."""
-    faults = error.errors()
-    faults.sort(key=lambda fault: fault["type"] != "extra_forbidden")
-    fault = faults[0]
-    key = _key(fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        text = f"{key} is no known key{_did_you_mean(fault['loc'])}"
-    elif fault["type"] == "missing":
-        text = f"{key} is missing; `ssr init` writes every key"
-    elif fault["type"] == "value_error":
-        text = f"{key}: {fault['ctx']['error']}" if key else str(fault["ctx"]["error"])
-    else:
-        message = fault["msg"][0].lower() + fault["msg"][1:]
-        text = f"{key} is {fault['input']!r}: {message}"
+    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+    key = _key(faults[0]["loc"])
+    where = str(path)
+    for override in overrides:
+        if f"{key}.".startswith(f"{override.partition('=')[0]}."):
+            where = f"--set {override}"
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return text + more
+    return f"{where}: {_describe(faults[0])}{more}"
+
+
+def _describe(fault: ErrorDetails) -> str:
+    location, given = fault["loc"], fault["input"]
+    key, kinds = _key(location), list(_members(_models_at(location)))
+    match fault["type"]:
+        case "extra_forbidden":
+            return f"{key} is no known key{_did_you_mean(location)}"
+        case "missing" if isinstance(location[-1], int):
+            return f"{_key(location[:-1])} has {location[-1]} values and needs more"
+        case "missing":
+            return f"{key} is missing; `ssr init` writes every key"
+        case "union_tag_not_found":
+            return f"{key}.kind is missing; it is one of {', '.join(kinds)}"
+        case "union_tag_invalid":
+            return f"{key}.kind is {given['kind']!r}; it is one of {', '.join(kinds)}"
+        case "model_type" | "model_attributes_type":
+            return f"{key} is {_brief(given)}, but should be a section with keys of its own"
+        case "value_error":
+            return f"{key}: {fault['ctx']['error']}"
+        case _:
+            return f"{key} is {_brief(given)}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
 def _key(location: Sequence[int | str]) -> str:
@@ -130,7 +154,8 @@ def _did_you_mean(location: tuple[int | str, ...]) -> str:
     near = difflib.get_close_matches(str(wrong), known, n=1, cutoff=0.5)
     if near:
         return f"; did you mean {_key([*parents, near[0]])}?"
-    return f"; known here: {', '.join(known)}" if known else ""
+    more = f" and {len(known) - MOST_KEYS} more" if len(known) > MOST_KEYS else ""
+    return f"; known here: {', '.join(known[:MOST_KEYS])}{more}" if known else ""
 
 
 def _models_at(location: Sequence[int | str]) -> list[type[BaseModel]]:

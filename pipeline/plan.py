@@ -5,8 +5,25 @@ from pathlib import Path
 from pipeline.params import Params
 from stages.embed.lazy_teacher import LazyTeacher
 from stages.embed.stage import provenance
-from store.errors import StoreMismatchError
+from stages.prepare.manifest import Manifest
+from store.errors import DataError, StoreMismatchError
 from store.index import Index
+
+
+def current_manifest(params: Params, path: Path) -> Manifest:
+    """Read the manifest; refuse one of other domains than section `prepare` names.
+
+    Raises:
+        DataError: If there is no manifest, or it is of other domains.
+    """
+    manifest = Manifest.read(path)
+    found, named = {record.domain for record in manifest.records}, set(params.prepare.domains)
+    if found != named:
+        raise DataError(
+            f"{path}: is of {' and '.join(sorted(found))}, but section prepare of the params names "
+            f"{' and '.join(sorted(named))}; run `ssr prepare`"
+        )
+    return manifest
 
 
 def demand_current_stores(params: Params, index_path: Path) -> None:

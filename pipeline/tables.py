@@ -64,19 +64,21 @@ def print_metrics(run: Path) -> None:
     """Show IoU per class and the means of an evaluated run.
 
     Raises:
-        DataError: If the run was not evaluated.
+        DataError: If the run was not evaluated, or the file is damaged.
     """
     path = run / "metrics.json"
     if not path.is_file():
         raise DataError(f"{path}: there is no evaluation yet; run `dvc repro` or `ssr evaluate`")
-    metrics = json.loads(path.read_text())
-    rows = [(name, _percent(iou)) for name, iou in metrics["iou"].items()]
-    print_table(
-        f"{path}: {metrics['images']} images, percent",
-        ("class", "IoU"),
-        [*rows, ("mean IoU", _percent(metrics["miou"]))],
-    )
-    console.print(f"pixel accuracy {_percent(metrics['accuracy'])}")
+    try:
+        metrics = json.loads(path.read_text())
+        rows = [(name, _percent(iou)) for name, iou in metrics["iou"].items()]
+        rows.append(("mean IoU", _percent(metrics["miou"])))
+        title = f"{path}: {metrics['images']} images, percent"
+        accuracy = _percent(metrics["accuracy"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: is damaged; run `ssr evaluate` again") from error
+    print_table(title, ("class", "IoU"), rows)
+    console.print(f"pixel accuracy {accuracy}")
     pictures = sorted((run / "pictures").glob("*.png"))
     if pictures:
         console.print(f"image | label | prediction: {pictures[0]} and {len(pictures) - 1} more")
@@ -107,7 +109,10 @@ def _percent(value: float | None) -> str:
 
 
 def _teacher_trained(run: Path) -> bool | None:
-    """Read from the saved student whether its teacher had trained weights."""
-    card = run / "student" / "config.json"
-    trained: bool | None = json.loads(card.read_text())["meta"].get("teacher_trained")
+    """Read from the saved student whether its teacher had trained weights; None is unknown."""
+    try:
+        card = json.loads((run / "student" / "config.json").read_bytes())
+        trained: bool | None = card["meta"]["teacher_trained"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # the metrics travel with git, the student may not be here
     return trained

@@ -49,11 +49,6 @@ class DomainResult:
     seconds: float
 
     @property
-    def skipped(self) -> int:
-        """Images whose features were there already."""
-        return self.images - self.embedded
-
-    @property
     def images_per_second(self) -> float:
         """Speed of what was embedded; 0 where nothing was."""
         return self.embedded / self.seconds if self.embedded else 0.0
@@ -119,7 +114,7 @@ def run(
         if not records:
             raise DataError(
                 f"the manifest has no {' or '.join(config.splits)} images of domain {domain}; "
-                "change embed.domains or embed.splits, or run: ssr prepare"
+                "change embed.domains or embed.splits, or run `ssr prepare`"
             )
         entries[domain], results[domain] = _run_domain(
             domain,

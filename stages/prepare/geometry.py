@@ -79,10 +79,6 @@ class Box:
         """
         return Box(*(to_tokens(px, stride) for px in (self.y, self.x, self.height, self.width)))
 
-    def mirrored(self, frame_width: int) -> "Box":
-        """Return where this box comes to lie when its frame is flipped left to right."""
-        return Box(self.y, frame_width - self.x - self.width, self.height, self.width)
-
 
 def crop_origin(
     rng: np.random.Generator, working: Size, crop_px: int, align_px: int
@@ -124,11 +120,6 @@ def to_tokens(px: int, stride: int) -> int:
     if px % stride:
         raise ConfigError(f"{px} px is not a multiple of {stride} px, the side of a token")
     return px // stride
-
-
-def to_pixels(tok: int, stride: int) -> int:
-    """Convert a length or position in tokens of a level to working pixels."""
-    return tok * stride
 
 
 def flip(array: NDArray[_Scalar]) -> NDArray[_Scalar]:

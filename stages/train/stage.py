@@ -21,10 +21,10 @@ from stages.train.model.student import Student, build_student, seeded
 from stages.train.optimizer import build_optimizer
 from stages.train.step import ImageNetReference, Models, without_noise
 from stages.train.tracking import Curves
-from store.errors import CheckpointError, ConfigError, StoreMissingError
+from store.errors import CheckpointError, ConfigError
 from store.fingerprint import fingerprint_of
 from store.index import Index, StoreEntry
-from store.read import FeatureReader
+from store.read import FeatureReader, open_features
 
 TRAINING_VERSION = 1
 """Raise it when a change of this package changes the weights that equal parameters lead to."""
@@ -82,8 +82,7 @@ def run(
     """
     device = pick_device(config.device, "train.device")
     manifest = Manifest.read(manifest_path)
-    stores = _stores(config, index_path)
-    readers = _open(stores, config, manifest, store_url)
+    stores, readers = _open(config, index_path, manifest, store_url)
     crops = TrainingCrops(config=config, manifest=manifest, roots=roots, readers=readers)
     models, notes = _build_models(config, manifest, stores)
     for module in (models.student, models.ema, models.regularizer):
@@ -119,37 +118,29 @@ def run(
     return TrainResult(out / "student", result, trained, notes)
 
 
-def _stores(config: TrainConfig, index_path: Path) -> dict[Domain, StoreEntry]:
-    """Look up the stores that training reads: mixed images need both domains."""
+def _open(
+    config: TrainConfig, index_path: Path, manifest: Manifest, url: Path
+) -> tuple[dict[Domain, StoreEntry], dict[Domain, FeatureReader]]:
+    """Open the stores that training reads, if any; demand every level of every training image."""
     parts = config.regularizer.on
     if not parts:
-        return {}
-    index = Index.read(index_path)
+        return {}, {}
     domains: tuple[Domain, ...] = ("source", "target") if "mixed" in parts else ("source",)
-    missing = [domain for domain in domains if domain not in index.stores]
-    if missing:
-        raise StoreMissingError(
-            f"{index_path} has no features of the {' and the '.join(missing)}, which "
-            f"train.regularizer.on: {list(parts)} reads; add it to embed.domains, run `ssr embed`"
-        )
-    return {domain: index.stores[domain] for domain in domains}
-
-
-def _open(
-    stores: Mapping[Domain, StoreEntry], config: TrainConfig, manifest: Manifest, url: Path
-) -> dict[Domain, FeatureReader]:
-    """Open the stores and demand every level of every training image."""
-    readers = {}
-    for domain, entry in stores.items():
-        reader = FeatureReader(url / entry.path)
-        records = manifest.select(domain=domain, split="train")
-        reader.check(
+    index = Index.read(index_path)
+    readers = {
+        domain: open_features(
+            url,
+            index,
+            domain,
             levels=config.regularizer.used_levels,
-            images={record.image_id: record.content for record in records},
-            fingerprint=entry.fingerprint,
+            images={
+                record.image_id: record.content
+                for record in manifest.select(domain=domain, split="train")
+            },
         )
-        readers[domain] = reader
-    return readers
+        for domain in domains
+    }
+    return {domain: index.stores[domain] for domain in domains}, readers
 
 
 def _build_models(

@@ -59,7 +59,8 @@ def cut_in_half(path: Path) -> None:
 def params(**sections: dict[str, object]) -> Callable[[], None]:
     """Change keys of params.yaml: `params(train={"crop_px": 96})`."""
     return lambda: change_params(
-        Path(), {f"{name}.{key}": value for name, keys in sections.items() for key, value in keys.items()}
+        Path(),
+        {f"{name}.{key}": value for name, keys in sections.items() for key, value in keys.items()},
     )
 
 

@@ -95,7 +95,9 @@ class World:
         entries = {d: self._embed(d, levels, (teachers or {}).get(d, TEACHER)) for d in domains}
         Index(stores=entries).write(self.index_path)
 
-    def _embed(self, domain: Domain, levels: Sequence[str], teacher: Mapping[str, Any]) -> StoreEntry:
+    def _embed(
+        self, domain: Domain, levels: Sequence[str], teacher: Mapping[str, Any]
+    ) -> StoreEntry:
         images = [entry_of(record) for record in self.records(domain)]
         heights, widths = zip(*(image.working_size_px for image in images), strict=True)
         spec = StoreSpec(

@@ -1,0 +1,323 @@
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from stages.prepare.manifest import Domain, ImageRecord
+from stages.train.config import TrainConfig
+from stages.train.dataset import Batch, TrainingCrops, batches
+from store.errors import ConfigError, DataError, StoreIncompleteError
+from tests.train.example import train_config
+from tests.train.world import World, assert_same, features
+
+CROP = 64
+LEVELS = ["stride8", "stride8", "stride16", "stride16"]
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a crop was cut out; `y` and `x` in working pixels."""
+
+    record: ImageRecord
+    y: int
+    x: int
+    mirrored: bool
+
+    def cut(self, working: NDArray[Any], stride: int = 1) -> NDArray[Any]:
+        y, x, side = self.y // stride, self.x // stride, CROP // stride
+        window = working[..., y : y + side, x : x + side]
+        return window[..., ::-1] if self.mirrored else window
+
+
+def config(**changes: Any) -> TrainConfig:  # noqa: ANN401
+    regularizer = {"on": ["source", "mixed"], "levels": LEVELS} | changes.pop("regularizer", {})
+    return train_config(**{"crop_align_px": 16, "regularizer": regularizer} | changes)
+
+
+@cache
+def pixels(world: World, record: ImageRecord) -> NDArray[np.uint8]:
+    """The working image (3, H, W), by Pillow and OpenCV alone."""
+    raw = np.array(Image.open(world.roots[record.domain] / record.image))
+    height, width = record.resized_size_px
+    working = np.empty((3, *record.working_size_px), np.uint8)
+    working[:] = np.rint(MEAN)[:, None, None]
+    working[:, :height, :width] = cv2.resize(raw, (width, height)).transpose(2, 0, 1)
+    return working
+
+
+def label(world: World, record: ImageRecord) -> NDArray[np.uint8]:
+    """The working label (H, W); 255 in the padding."""
+    assert record.label is not None
+    ids = np.array(Image.open(world.roots[record.domain] / record.label))
+    height, width = record.resized_size_px
+    working = np.full(record.working_size_px, 255, np.uint8)
+    working[:height, :width] = cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST)
+    return working
+
+
+def locate(world: World, domain: Domain, image: NDArray[np.float32], align_px: int) -> Place:
+    """Find the only place that shows these pixels."""
+    values = image * np.array(STD)[:, None, None] + np.array(MEAN)[:, None, None]
+    shown = np.rint(values).astype(np.uint8)
+    found = [
+        place
+        for record in world.records(domain)
+        for place in places(record, align_px)
+        if np.array_equal(shown, place.cut(pixels(world, record)))
+    ]
+    assert len(found) == 1
+    return found[0]
+
+
+def places(record: ImageRecord, align_px: int) -> Iterator[Place]:
+    height, width = record.working_size_px
+    for y in range(0, height - CROP + 1, align_px):
+        for x in range(0, width - CROP + 1, align_px):
+            for mirrored in (False, True):
+                yield Place(record, y, x, mirrored)
+
+
+def loaded(crops: TrainingCrops, config: TrainConfig, start: int = 0) -> list[Mapping[str, Any]]:
+    loader = batches(crops, config, start=start, device=torch.device("cpu"))
+    found: list[Any] = list(loader)
+    return found
+
+
+def changed(world: World, folder: Path, **files: bytes | None) -> World:
+    """A copy of the world in which some files of a domain hold other bytes, or are gone."""
+    copy = world.copy(folder)
+    for pattern, data in files.items():
+        domain, kind = pattern.split("_")
+        style = {"source": "day", "target": "dusk"}[domain]
+        found = list((copy.folder / "drawn").glob(f"{style}-*/train/{kind}/*.png"))
+        assert found
+        for path in found:
+            path.unlink()
+            if data is not None:
+                path.write_bytes(data)
+    return copy
+
+
+def test_source_label_and_features_are_those_under_the_image(world: World) -> None:
+    crops = world.crops(config())
+    seen = []
+    for index in range(16):
+        sample = crops[index]
+        place = locate(world, "source", sample["source_image"], 16)
+        np.testing.assert_array_equal(sample["source_label"], place.cut(label(world, place.record)))
+        assert list(sample["source_features"]) == ["stride8", "stride16"]
+        for level, stride in (("stride8", 8), ("stride16", 16)):
+            window = sample["source_features"][level]
+            assert window.dtype == np.float16
+            np.testing.assert_array_equal(window, place.cut(features(place.record, level), stride))
+        seen.append(place)
+    assert {place.mirrored for place in seen} == {False, True}
+    assert len({place.x for place in seen}) > 3
+    assert len({place.record.image_id for place in seen}) > 3
+    assert any(255 in crops[index]["source_label"] for index in range(16))
+
+
+def test_target_mask_and_features_are_those_under_the_image(world: World) -> None:
+    crops = world.crops(config(self_training={"ignore_top_px": 5, "ignore_bottom_px": 9}))
+    seen = []
+    for index in range(16):
+        sample = crops[index]
+        place = locate(world, "target", sample["target_image"], 16)
+        height, width = place.record.resized_size_px  # the margins are rows of this
+        valid = np.zeros(place.record.working_size_px, np.bool_)
+        valid[5 : height - 9, :width] = True
+        np.testing.assert_array_equal(sample["target_valid"], place.cut(valid))
+        for level, stride in (("stride8", 8), ("stride16", 16)):
+            window = sample["target_features"][level]
+            np.testing.assert_array_equal(window, place.cut(features(place.record, level), stride))
+        seen.append(place)
+    assert {place.mirrored for place in seen} == {False, True}
+    assert {place.y for place in seen} == {0, 16, 32}
+    assert len({place.record.image_id for place in seen}) > 3
+
+
+@pytest.mark.parametrize(("probability", "expected"), [(0.0, {False}), (1.0, {True})])
+def test_flip_probability_is_the_share_of_mirrored_crops(
+    world: World, probability: float, expected: set[bool]
+) -> None:
+    crops = world.crops(config(flip_probability=probability))
+    for domain in ("source", "target"):
+        images = [crops[index][f"{domain}_image"] for index in range(4)]
+        assert {locate(world, domain, image, 16).mirrored for image in images} == expected
+
+
+def test_a_sample_depends_on_seed_and_index_alone(world: World) -> None:
+    forwards, backwards = world.crops(config()), world.crops(config())
+    first = [forwards[index] for index in range(8)]
+    np.random.default_rng(1)
+    torch.manual_seed(99)
+    last = [backwards[index] for index in reversed(range(8))]
+    assert_same(first, last[::-1])
+    other = world.crops(config(seed=1))
+    assert not any(
+        np.array_equal(sample["source_image"], other[index]["source_image"])
+        and np.array_equal(sample["target_image"], other[index]["target_image"])
+        for index, sample in enumerate(first)
+    )
+
+
+def test_two_worker_processes_load_what_one_process_loads(world: World) -> None:
+    rare = {"temperature": 0.01, "min_pixels": 1, "min_crop_ratio": 0.5}
+    alone = config(iterations=5, rare_class_sampling=rare)
+    shared = config(iterations=5, rare_class_sampling=rare, workers=2)
+    crops = world.crops(alone)
+    expected = loaded(crops, alone)
+    assert len(expected) == 5
+    assert_same(loaded(crops, shared), expected)
+
+
+def test_a_loader_that_starts_later_continues_the_same_batches(world: World) -> None:
+    crops, short = world.crops(config()), config(iterations=4)
+    everything = loaded(crops, short)
+    assert_same(loaded(crops, short, start=3), everything[3:])
+    assert_same(loaded(crops, short, start=4), [])
+    stacked = np.stack([crops[6]["source_image"], crops[7]["source_image"]])
+    np.testing.assert_array_equal(everything[3]["source_image"].numpy(), stacked)
+
+
+def test_a_batch_on_its_device_has_the_types_that_networks_take(world: World) -> None:
+    [first, *_] = loaded(world.crops(config()), config(iterations=1))
+    batch = Batch(**first).to(torch.device("cpu"))
+    assert batch.source_image.shape == batch.target_image.shape == (2, 3, CROP, CROP)
+    assert batch.source_image.dtype == batch.target_image.dtype == torch.float32
+    assert (batch.source_label.shape, batch.source_label.dtype) == ((2, CROP, CROP), torch.int64)
+    assert (batch.target_valid.shape, batch.target_valid.dtype) == ((2, CROP, CROP), torch.bool)
+    for maps in (batch.source_features, batch.target_features):
+        assert {k: (tuple(v.shape), v.dtype) for k, v in maps.items()} == {
+            "stride8": ((2, 4, 8, 8), torch.float32),
+            "stride16": ((2, 4, 4, 4), torch.float32),
+        }
+
+
+@pytest.mark.parametrize("content", [None, b"not an image"])
+def test_labels_of_target_training_images_are_never_read(
+    world: World, tmp_path: Path, content: bytes | None
+) -> None:
+    blind = changed(world, tmp_path / "blind", target_labels=content)
+    expected = world.crops(config())
+    for index, sample in enumerate(blind.crops(config())[n] for n in range(12)):
+        assert_same(sample, expected[index])
+
+
+def test_without_self_training_no_target_image_is_read(world: World, tmp_path: Path) -> None:
+    alone = changed(world, tmp_path / "alone", target_images=None, target_labels=None)
+    plain = config(self_training=None, regularizer={"on": ["source"]})
+    crops = alone.crops(plain, domains=["source"])
+    for index in range(8):
+        sample, expected = crops[index], world.crops(config())[index]
+        assert not sample["target_image"].any()
+        assert not sample["target_valid"].any()
+        assert sample["target_features"] == {}
+        # arms that are compared see the same source crops
+        for part in ("source_image", "source_label", "source_features"):
+            assert_same(sample[part], expected[part])
+
+
+def test_arms_without_features_see_the_same_crops(world: World) -> None:
+    plain = world.crops(config(regularizer={"on": []}), domains=[])
+    enhanced = world.crops(config())
+    for index in range(8):
+        sample, expected = plain[index], enhanced[index]
+        assert sample["source_features"] == sample["target_features"] == {}
+        for part in ("source_image", "source_label", "target_image", "target_valid"):
+            assert_same(sample[part], expected[part])
+
+
+def test_rare_class_sampling_brings_rare_classes_into_the_crops(world: World) -> None:
+    counts = np.array([record.class_pixels for record in world.records("source")])
+    rarest = int(counts.sum(axis=0).argmin())
+
+    def share(**changes: Any) -> float:  # noqa: ANN401
+        """Crops with more than 30 pixels of the rarest class."""
+        crops = world.crops(config(crop_max_class_share=1.0, **changes))
+        shown = [np.count_nonzero(crops[index]["source_label"] == rarest) for index in range(60)]
+        return float(np.mean(np.array(shown) > 30))
+
+    cold = {"temperature": 1e-6, "min_pixels": 60, "min_crop_ratio": 0.5}
+    first_crop = share(rare_class_sampling={**cold, "min_crop_ratio": 0.0})
+    assert share() + 0.2 < first_crop  # images of the class are chosen more often
+    assert first_crop < 0.95 < share(rare_class_sampling=cold)  # and their crops are drawn again
+
+
+def test_images_are_drawn_alike_without_rare_class_sampling(world: World) -> None:
+    crops = world.crops(config(flip_probability=0.0))
+    drawn: dict[str, list[str]] = {"source": [], "target": []}
+    for index in range(60):
+        sample = crops[index]
+        drawn["source"].append(locate(world, "source", sample["source_image"], 16).record.image_id)
+        drawn["target"].append(locate(world, "target", sample["target_image"], 16).record.image_id)
+    for images in drawn.values():
+        counts = np.unique(images, return_counts=True)[1]
+        assert len(counts) == 6
+        assert counts.max() <= 20
+
+
+def test_crops_of_one_prevailing_class_are_drawn_again(world: World) -> None:
+    def prevailing(max_share: float) -> float:
+        crops = world.crops(config(crop_max_class_share=max_share))
+        labels = [crops[index]["source_label"] for index in range(60)]
+        counts = [np.bincount(ids[ids != 255], minlength=11) for ids in labels]
+        return float(np.mean([count.max() / count.sum() >= 0.35 for count in counts]))
+
+    assert prevailing(1.0) > prevailing(0.35) + 0.2
+
+
+def test_features_are_read_only_of_the_domains_that_have_a_store(world: World) -> None:
+    only = config(regularizer={"on": ["source"]})
+    sample = world.crops(only, domains=["source"])[0]
+    assert list(sample["source_features"]) == ["stride8", "stride16"]
+    assert sample["target_features"] == {}
+    assert sample["target_image"].any()
+
+
+def test_a_target_is_demanded_by_self_training(tmp_path: Path) -> None:
+    lonely = World(tmp_path / "lonely")
+    lonely.prepare(images=1, target=False)
+    with pytest.raises(DataError, match=r"no training image of the target: set prepare\.target"):
+        lonely.crops(config(regularizer={"on": []}), domains=[])
+    crops = lonely.crops(config(self_training=None, regularizer={"on": []}), domains=[])
+    assert crops[0]["source_image"].any()
+
+
+def test_a_class_that_no_image_shows_enough_of_is_named(world: World) -> None:
+    rare = {"temperature": 0.1, "min_pixels": 1000, "min_crop_ratio": 0.5}
+    with pytest.raises(ConfigError, match="no image has more than 1000 pixels of tree|sign"):
+        world.crops(config(rare_class_sampling=rare))
+
+
+def test_an_image_that_changed_since_the_manifest_is_refused(world: World, tmp_path: Path) -> None:
+    other = (world.roots["source"] / world.records("source")[0].image).read_bytes()
+    swapped = changed(world, tmp_path / "swapped", target_images=other)
+    with pytest.raises(DataError, match="has changed since the manifest was made"):
+        swapped.crops(config())[0]
+
+
+def test_a_crop_larger_than_the_prepared_images_names_the_cure(world: World) -> None:
+    large = config(crop_px=96, crop_max_class_share=1.0)
+    with pytest.raises(ConfigError, match="run `ssr prepare` again"):
+        world.crops(large)[0]
+
+
+def test_a_shard_that_vanishes_while_training_names_the_cure(world: World, tmp_path: Path) -> None:
+    torn = world.copy(tmp_path / "torn")
+    crops = torn.crops(config())
+    crops[0]
+    for shard in torn.store("source").glob("stride16/c.*"):
+        shard.unlink()
+    with pytest.raises(StoreIncompleteError, match="run `ssr embed`"):
+        for index in range(20):
+            crops[index]
