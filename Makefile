@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-slow lint install clean
+.PHONY: demo test test-slow lint install
 
 demo: $(INSTALLED)
 	dvc repro
@@ -25,12 +25,10 @@ lint: $(INSTALLED)
 
 install: $(INSTALLED)
 
-# torch first and from the pinned version: anything else pulls gigabytes of CUDA
+# torch first, at its pinned version, so that nothing else chooses it; for a GPU, or to avoid one,
+# install the build of your choice before (pytorch.org names the index of each)
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
-
-clean:
-	rm -rf .venv data runs

@@ -37,8 +37,8 @@ def main() -> None:
     except SSRError as error:
         _give_up(str(error))
     except OSError as error:  # a full disk, a missing permission, a file in a folder's place
-        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        _give_up(f"{what}; check the path, its permissions and the room on the disk")
+        where = f"{error.filename}: " if error.filename else ""
+        _give_up(f"{where}{error.strerror or error}; check the path, permissions and disk space")
 
 
 def _give_up(message: str) -> NoReturn:
@@ -108,7 +108,7 @@ def embed(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # no
             config.embed,
             manifest=manifest,
             roots=config.prepare.roots,
-            store_url=Path(config.store.url),
+            store_url=config.store.path,
             shard_images=config.store.shard_images,
             codec=config.store.codec,
             index_path=INDEX,
@@ -144,7 +144,7 @@ def train(
             config.train,
             manifest_path=MANIFEST,
             roots=config.prepare.roots,
-            store_url=Path(config.store.url),
+            store_url=config.store.path,
             index_path=INDEX,
             out=out,
             progress=report,

@@ -3,9 +3,17 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from textwrap import shorten
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -18,6 +26,8 @@ from store.errors import ConfigError
 
 LONGEST_VALUE, MOST_KEYS = 60, 10
 """Characters of a value and keys of a section that one line has room for."""
+
+_NO_KEY = ("extra_forbidden", "invalid_key")  # pydantic's names; the second is no text at all
 
 
 class StoreConfig(BaseModel):
@@ -33,6 +43,18 @@ class StoreConfig(BaseModel):
     )
     codec: Literal["float16"] = Field(description="How tokens are stored.")
 
+    @property
+    def path(self) -> Path:
+        """The folder, `~` expanded."""
+        return Path(self.url).expanduser()
+
+    @field_validator("url")
+    @classmethod
+    def _is_local(cls, url: str) -> str:
+        if "://" in url:
+            raise ValueError(f"{url} is no folder; object stores are not supported yet")
+        return url
+
 
 class Params(BaseModel):
     """All of `params.yaml`, a section for each stage and one for the store."""
@@ -44,6 +66,26 @@ class Params(BaseModel):
     embed: EmbedConfig = Field(description="Stage one.")
     train: TrainConfig = Field(description="Stage two.")
     evaluate: EvaluateConfig = Field(description="Metrics and pictures.")
+
+    @model_validator(mode="after")
+    def _embeds_what_training_reads(self) -> Self:
+        """Say before a ten-hour embed what would be missing after it."""
+        regularizer = self.train.regularizer
+        if self.train.self_training is not None and self.prepare.target is None:
+            raise ValueError("train.self_training needs prepare.target, which is null")
+        domains = {"source"} if regularizer.on else set()
+        domains |= {"target"} if "mixed" in regularizer.on else set()
+        for key, wanted, given in (
+            ("domains", domains, self.embed.domains),
+            ("levels", set(regularizer.used_levels), self.embed.levels),
+            ("splits", {"train"} if regularizer.on else set(), self.embed.splits),
+        ):
+            for missing in sorted(wanted - set(given)):
+                raise ValueError(
+                    f"embed.{key} {list(given)} lacks {missing}, which train.regularizer reads; "
+                    "add it there"
+                )
+        return self
 
 
 def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
@@ -71,9 +113,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         tree = YAML(typ="safe").load(path)
     except (YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
+        where, problem = (getattr(error, name, None) for name in ("problem_mark", "problem"))
         line = f" at line {where.line + 1}" if where else ""
-        raise ConfigError(f"{path}: is no valid YAML{line}; mend it there") from error
+        reason = f" ({shorten(problem, LONGEST_VALUE)})" if problem else ""
+        raise ConfigError(f"{path}: is no valid YAML{line}{reason}; mend it there") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: holds no sections; `ssr init --preset drawn` writes a full one")
     return tree
@@ -96,30 +139,33 @@ def _set(tree: dict[str, Any], override: str) -> None:
 
 def _explain(error: ValidationError, path: Path, overrides: Sequence[str]) -> str:
     """Name the first fault and count the rest; a mistyped key comes before the missing one."""
-    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
-    key = _key(faults[0]["loc"])
+    faults = sorted(error.errors(), key=lambda fault: fault["type"] not in _NO_KEY)
+    fault = faults[0]
+    key = _key(fault["loc"])
+    if fault["type"].startswith("union_tag"):
+        key += ".kind"
     where = str(path)
     for override in overrides:
         if f"{key}.".startswith(f"{override.partition('=')[0]}."):
             where = f"--set {override}"
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return f"{where}: {_describe(faults[0])}{more}"
+    return f"{where}: {_describe(key, fault)}{more}"
 
 
-def _describe(fault: ErrorDetails) -> str:
+def _describe(key: str, fault: ErrorDetails) -> str:
     location, given = fault["loc"], fault["input"]
-    key, kinds = _key(location), list(_members(_models_at(location)))
+    kinds = ", ".join(_members(_models_at(location)))
     match fault["type"]:
-        case "extra_forbidden":
+        case kind if kind in _NO_KEY:
             return f"{key} is no known key{_did_you_mean(location)}"
         case "missing" if isinstance(location[-1], int):
             return f"{_key(location[:-1])} has {location[-1]} values and needs more"
         case "missing":
             return f"{key} is missing; `ssr init` writes every key"
         case "union_tag_not_found":
-            return f"{key}.kind is missing; it is one of {', '.join(kinds)}"
+            return f"{key} is missing; it is one of {kinds}"
         case "union_tag_invalid":
-            return f"{key}.kind is {given['kind']!r}; it is one of {', '.join(kinds)}"
+            return f"{key} is {_brief(given['kind'])}; it is one of {kinds}"
         case "model_type" | "model_attributes_type":
             return f"{key} is {_brief(given)}, but should be a section with keys of its own"
         case "value_error":

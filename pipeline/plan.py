@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline.params import Params
 from stages.embed.lazy_teacher import LazyTeacher
-from stages.embed.stage import provenance
+from stages.embed.stage import WEIGHTS_CACHE, provenance
 from stages.prepare.manifest import Manifest
 from store.errors import DataError, StoreMismatchError
 from store.index import Index
@@ -20,7 +20,7 @@ def current_manifest(params: Params, path: Path) -> Manifest:
     found, named = {record.domain for record in manifest.records}, set(params.prepare.domains)
     if found != named:
         raise DataError(
-            f"{path}: is of {' and '.join(sorted(found))}, but section prepare of the params names "
+            f"{path}: lists {' and '.join(sorted(found))} images, but section prepare names "
             f"{' and '.join(sorted(named))}; run `ssr prepare`"
         )
     return manifest
@@ -29,16 +29,21 @@ def current_manifest(params: Params, path: Path) -> Manifest:
 def demand_current_stores(params: Params, index_path: Path) -> None:
     """Refuse to train from features of another teacher than section `embed` names.
 
+    The teacher is not loaded. Where its weight file is absent, as on a machine that only trains,
+    the stores are trusted to be of that file.
+
     Raises:
         StoreError: If there is no index, or it names stores of another teacher or preprocessing.
-        CheckpointError: If the teacher's weights are missing or damaged.
     """
     if not params.train.regularizer.on:
         return
-    url = Path(params.store.url)
-    weights = LazyTeacher(params.embed, url / ".weights.json").weights_sha256
-    wanted = provenance(params.embed, weights)
-    for domain, entry in Index.read(index_path).stores.items():
+    index = Index.read(index_path)
+    teacher = LazyTeacher(params.embed, params.store.path / WEIGHTS_CACHE)
+    for domain, entry in index.stores.items():
+        stored = entry.provenance["teacher"]
+        assert isinstance(stored, dict)
+        weights = teacher.remembered_sha256 if teacher.has_weights else stored["weights_sha256"]
+        wanted = provenance(params.embed, str(weights))  # never hashed here: equal to no store
         changed = [key for key, value in wanted.items() if entry.provenance.get(key) != value]
         if changed:
             raise StoreMismatchError(

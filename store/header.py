@@ -155,7 +155,9 @@ def _read_file(path: Path, name: str) -> bytes:
             raise _damaged(path, name) from error
         raise StoreMissingError(f"no feature store at {path}: run `ssr embed`") from error
     except OSError as error:
-        raise StoreError(f"cannot read {path / name}: {error.strerror}") from error
+        raise StoreError(
+            f"cannot read {path / name} ({error.strerror}): correct the path or its permissions"
+        ) from error
 
 
 def _damaged(path: Path, name: str) -> StoreError:

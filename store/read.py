@@ -154,8 +154,16 @@ def open_features(
             f"the index has no features of {domain}, only of {sorted(index.stores)}: add it to "
             "embed.domains and run `ssr embed`"
         )
+    levels = tuple(levels)
     reader = FeatureReader(url / entry.path)
     reader.check(levels=levels, images=images, fingerprint=entry.fingerprint)
+    # The store may have kept a level that was embedded before; the index does not vouch for it.
+    absent = [level for level in levels if level not in entry.levels]
+    if absent:
+        raise StoreIncompleteError(
+            f"the index has no {absent[0]} of {domain}, only {', '.join(entry.levels)}: add it to "
+            "embed.levels and run `ssr embed`"
+        )
     return reader
 
 

@@ -44,8 +44,7 @@ class LazyTeacher:
         from stages.embed.teacher import load_teacher
 
         teacher = load_teacher(self._config)
-        remembered = self._remembered().get(self._key, teacher.weights_sha256)
-        if remembered != teacher.weights_sha256:
+        if self.remembered_sha256 not in (None, teacher.weights_sha256):
             self._cache.unlink()
             raise CheckpointError(
                 f"{self._config.weights}: the weights are not those whose hash {self._cache} "
@@ -61,19 +60,31 @@ class LazyTeacher:
             CheckpointError: for bad weights.
         """
         known = self._remembered()
-        if self._key not in known:
-            known[self._key] = self.loaded.weights_sha256
+        if self._key is None or self._key not in known:
+            sha256 = self.loaded.weights_sha256  # says what is wrong where there is no file
+            assert self._key is not None
+            known[self._key] = sha256
             write_bytes(self._cache, json.dumps(known, indent=1, sort_keys=True).encode())
         return known[self._key]
 
     @property
-    def _key(self) -> str:
+    def remembered_sha256(self) -> str | None:
+        """The hash if it is known without loading the weights."""
+        return None if self._key is None else self._remembered().get(self._key)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the weights are at hand: random, or a file that is there."""
+        return self._key is not None
+
+    @property
+    def _key(self) -> str | None:
         config = self._config
         if not self.trained:
             return f"{config.architecture} random {config.seed} torch {version('torch')}"
-        path = Path(config.weights)
+        path = Path(config.weights).expanduser()
         if not path.is_file():
-            return ""  # unknown, so that loading it says what is wrong
+            return None
         stat = path.stat()
         times = f"{stat.st_mtime_ns} {stat.st_ctime_ns}"
         return f"{config.architecture} {path.resolve()} {stat.st_size} {times}"

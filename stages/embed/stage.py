@@ -26,6 +26,9 @@ from store.write import ShardTask, StoreWriter
 EMBEDDING_VERSION: Final = 1
 """Raise it when a change of this package changes the features of the same teacher and image."""
 
+WEIGHTS_CACHE: Final = ".weights.json"
+"""File in the folder of the stores that remembers hashes of weights; safe to delete."""
+
 Progress = Callable[[int, int, str], None]
 log = logging.getLogger(__name__)
 
@@ -100,7 +103,7 @@ def run(
         DataError: for a domain without images, or an image that changed since `ssr prepare`.
         StoreError: for a store that is in use or cannot be written.
     """
-    teacher = LazyTeacher(config, store_url / ".weights.json")
+    teacher = LazyTeacher(config, store_url / WEIGHTS_CACHE)
     if config.domains and not teacher.trained:
         log.warning("UNTRAINED TEACHER: embed.weights is random (seed %d)", config.seed)
     entries: dict[str, StoreEntry] = {}

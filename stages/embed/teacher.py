@@ -111,7 +111,7 @@ def load_teacher(config: EmbedConfig) -> Teacher:
     return Teacher(
         draw_encoder(architecture, config.seed)
         if random
-        else load_encoder(architecture, Path(config.weights)),
+        else load_encoder(architecture, Path(config.weights).expanduser()),
         architecture=config.architecture,
         trained=not random,
         device=pick_device(config.device, "embed.device"),

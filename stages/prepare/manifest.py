@@ -40,6 +40,7 @@ _SCHEMA: Final = pa.schema(
         pa.field("working_width", pa.int32(), nullable=False),
         pa.field("sha256", pa.string(), nullable=False),
         pa.field("class_pixels", pa.list_(pa.int64())),
+        pa.field("label_sha256", pa.string()),
     ]
 )
 
@@ -59,6 +60,7 @@ class ImageRecord:
         working_size_px: After padding; the frame of all further geometry.
         sha256: Of the image file.
         class_pixels: Pixels per class at raw label resolution; None without label.
+        label_sha256: Of the label file; None without label.
     """
 
     image_id: str
@@ -71,6 +73,7 @@ class ImageRecord:
     working_size_px: Size
     sha256: str
     class_pixels: tuple[int, ...] | None
+    label_sha256: str | None
 
     @property
     def content(self) -> str:

@@ -10,13 +10,13 @@ from typing import Any, Final
 
 from stages.prepare.geometry import Size
 from stages.prepare.labels import LabelTable, class_pixels
-from stages.prepare.pixels import decode_image, read_bytes, read_label
+from stages.prepare.pixels import decode_image, decode_label, read_bytes
 from stages.prepare.sources.listing import Progress
 from store.atomic import write_bytes
 from store.errors import DataError
 
 # Raise when a measurement of unchanged files may come out differently.
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,12 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Facts of one pair; `class_pixels` is at raw resolution, None without label."""
+    """Facts of one pair; those of the label are None without one, its pixels at raw resolution."""
 
     raw_size_px: Size
     sha256: str
     class_pixels: tuple[int, ...] | None
+    label_sha256: str | None
 
 
 def measure(pair: Pair, *, labels: LabelTable, classes: int) -> Measurement:
@@ -44,13 +45,15 @@ def measure(pair: Pair, *, labels: LabelTable, classes: int) -> Measurement:
     """
     data = read_bytes(pair.image)
     height, width, _ = decode_image(data, pair.image).shape
-    counts = None
+    counts = label_sha256 = None
     if pair.label is not None:
         if not pair.label.is_file():
             raise DataError(
                 f"{pair.image}: has no label at {pair.label}: add it or exclude the image"
             )
-        stored = read_label(pair.label)
+        label_data = read_bytes(pair.label)
+        label_sha256 = sha256(label_data).hexdigest()
+        stored = decode_label(label_data, pair.label)
         if stored.shape[:2] != (height, width):
             raise DataError(
                 f"{pair.label}: is {stored.shape[1]}x{stored.shape[0]}, but its image {pair.image} "
@@ -63,7 +66,7 @@ def measure(pair: Pair, *, labels: LabelTable, classes: int) -> Measurement:
                 f"{pair.label}: {error}: correct the label or the table (kind `folder`: "
                 "classes, ignore_ids, ignore_colors)"
             ) from error
-    return Measurement((height, width), sha256(data).hexdigest(), counts)
+    return Measurement((height, width), sha256(data).hexdigest(), counts, label_sha256)
 
 
 def measure_all(
@@ -128,8 +131,9 @@ class MeasurementCache:
         if entry is None or entry[0] != state:
             return None
         self._used[_key(pair)] = entry
-        _, height, width, digest, counts = entry
-        return Measurement((height, width), digest, None if counts is None else tuple(counts))
+        _, height, width, digest, counts, label_digest = entry
+        pixels = None if counts is None else tuple(counts)
+        return Measurement((height, width), digest, pixels, label_digest)
 
     def put(self, pair: Pair, state: str, measurement: Measurement) -> None:
         """Remember what was measured in this state."""
@@ -139,6 +143,7 @@ class MeasurementCache:
             *measurement.raw_size_px,
             measurement.sha256,
             None if counts is None else list(counts),
+            measurement.label_sha256,
         ]
 
     def save(self, *, forget_others: bool) -> None:

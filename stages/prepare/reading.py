@@ -1,6 +1,5 @@
 """Reading the images of a manifest: what is read is what the manifest describes, or an error."""
 
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +7,9 @@ from numpy.typing import NDArray
 
 from stages.prepare.labels import LabelTable
 from stages.prepare.manifest import ImageRecord
-from stages.prepare.pixels import decode_image, read_bytes, read_label
+from stages.prepare.pixels import decode_image, decode_label, read_bytes
 from store.errors import DataError
+from store.fingerprint import sha256
 
 
 def read_raw(record: ImageRecord, root: Path) -> NDArray[np.uint8]:
@@ -29,12 +29,7 @@ def read_raw(record: ImageRecord, root: Path) -> NDArray[np.uint8]:
         DataError: The file is missing, or has changed since the manifest was made.
     """
     path = root / record.image
-    data = read_bytes(path)
-    if sha256(data).hexdigest() != record.sha256:
-        raise DataError(
-            f"{path}: has changed since the manifest was made: run `ssr prepare`, then `ssr embed`"
-        )
-    return decode_image(data, path)
+    return decode_image(_read_unchanged(path, record.sha256), path)
 
 
 def read_train_ids(record: ImageRecord, root: Path, labels: LabelTable) -> NDArray[np.uint8]:
@@ -49,18 +44,22 @@ def read_train_ids(record: ImageRecord, root: Path, labels: LabelTable) -> NDArr
         uint8 (H, W) train ids at raw size, 255 is ignored.
 
     Raises:
-        DataError: The file is missing or damaged, of another size or with unknown values.
+        DataError: The file is missing, or has changed since the manifest was made.
     """
     assert record.label is not None, "only labelled records are read for their label"
+    assert record.label_sha256 is not None, "a label in the manifest has its hash"
     path = root / record.label
-    stored = read_label(path)
-    if stored.shape[:2] != record.raw_size_px:
-        height, width = record.raw_size_px
-        raise DataError(
-            f"{path}: is {stored.shape[1]}x{stored.shape[0]} but was {width}x{height} when the "
-            "manifest was made: run `ssr prepare` again"
-        )
+    stored = decode_label(_read_unchanged(path, record.label_sha256), path)
     try:
         return labels.to_train_ids(stored)
     except DataError as error:
         raise DataError(f"{path}: {error}: correct the label or run `ssr prepare` again") from error
+
+
+def _read_unchanged(path: Path, digest: str) -> bytes:
+    data = read_bytes(path)
+    if sha256(data) != digest:
+        raise DataError(
+            f"{path}: has changed since the manifest was made: run `ssr prepare`, then `ssr embed`"
+        )
+    return data

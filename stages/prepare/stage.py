@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 from stages.prepare.config import Domain, FileSource, PrepareConfig, SourceConfig, Split, root_of
@@ -122,11 +123,12 @@ def summarise(manifest: Manifest) -> tuple[SplitSummary, ...]:
 def _demand_same_classes(listings: Mapping[Domain, Listing]) -> None:
     source, *others = (listing.classes.names for listing in listings.values())
     for target in others:
-        if target != source:
-            raise DataError(
-                "prepare.source and prepare.target need the same classes in the same order, but "
-                f"source has {', '.join(source)} and target has {', '.join(target)}"
-            )
+        for train_id, pair in enumerate(zip_longest(source, target, fillvalue="none")):
+            if pair[0] != pair[1]:
+                raise DataError(
+                    "prepare.source and prepare.target need the same classes in the same order, "
+                    f"but class {train_id} is {pair[0]} in source and {pair[1]} in target"
+                )
 
 
 def _select(domain: Domain, listing: Listing, source: SourceConfig) -> list[Item]:
@@ -189,6 +191,7 @@ def _records(
                 working_size_px=working_size(resized, at_least_px),
                 sha256=measurement.sha256,
                 class_pixels=measurement.class_pixels,
+                label_sha256=measurement.label_sha256,
             )
         )
     return records

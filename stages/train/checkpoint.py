@@ -6,7 +6,7 @@ the iteration.
 """
 
 import os
-import pickle
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,13 +75,23 @@ class TrainingState:
         if not path.is_file():
             return None
         try:
+            _demand_checksums(path)
             saved = torch.load(path, map_location=device, weights_only=True)
             if saved["format"] != FORMAT or saved["fingerprint"] != fingerprint:
                 return None
             for name, part in self._parts().items():
                 part.load_state_dict(saved[name])
-        except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as e:
+            return int(saved["iteration"])
+        except Exception as error:  # a damaged pickle can trip the reader in any way
             raise CheckpointError(
-                f"{path}: the checkpoint is damaged ({type(e).__name__}); delete it to train anew"
-            ) from e
-        return int(saved["iteration"])
+                f"{path}: the checkpoint is damaged ({type(error).__name__}); "
+                "delete it to train anew"
+            ) from error
+
+
+def _demand_checksums(path: Path) -> None:
+    """Read the whole archive: `torch.load` looks at no checksum."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(damaged)

@@ -192,7 +192,7 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        for level in self.regularizer.used_levels:
+        for level in reversed(self.regularizer.used_levels):
             if self.crop_align_px % stride_of(level):
                 raise ValueError(
                     f"crop_align_px {self.crop_align_px} is no multiple of {level}, which "

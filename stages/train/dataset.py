@@ -4,7 +4,7 @@ A sample depends on (seed, sample index) alone, so that the number of loader pro
 run change nothing. B batch, C channels of the teacher, H W pixels of the crop, h w its tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -22,7 +22,7 @@ from stages.prepare.reading import read_raw, read_train_ids
 from stages.train.adaptation.pseudo_labels import valid_pixels
 from stages.train.config import TrainConfig
 from stages.train.sampling import RareClassSampler, draw_crop, redraw_until_enough
-from store.errors import DataError
+from store.errors import DataError, SSRError
 from store.read import FeatureReader
 from store.spec import stride_of
 
@@ -212,13 +212,21 @@ class TrainingCrops(Dataset[Sample]):
 
 def batches(
     crops: TrainingCrops, config: TrainConfig, *, start: int, device: torch.device
-) -> DataLoader[Sample]:
-    """Return a loader of the batches of iterations `start` to `config.iterations`.
+) -> Iterator[Batch]:
+    """Load the batches of iterations `start` to `config.iterations`, on the CPU.
 
-    Its batches are dictionaries of stacked samples: `Batch(**batch)`.
+    Args:
+        crops: The samples.
+        config: Batch size, iterations and loader processes.
+        start: First iteration, 0-based.
+        device: Where the batches will go.
+
+    Raises:
+        DataError: An image or label is damaged, missing or not the one of the manifest.
+        StoreError: Features are damaged or missing.
     """
     size = config.batch_size
-    return DataLoader(
+    loader = DataLoader(
         crops,
         batch_size=size,
         # Sample indices in their order are the sampler; randomness is inside the sample.
@@ -229,6 +237,14 @@ def batches(
         persistent_workers=False,
         pin_memory=device.type == "cuda",
     )
+    try:
+        yield from (Batch(**batch) for batch in loader)
+    except SSRError as error:
+        if not config.workers:
+            raise
+        # A loader process sends its whole traceback as the message; our line is the last one.
+        line = str(error).strip().rpartition("\n")[2]
+        raise type(error)(line.partition(": ")[2]) from error
 
 
 def _train_split(manifest: Manifest, domain: Domain) -> tuple[ImageRecord, ...]:

@@ -11,7 +11,7 @@ import torch
 
 from stages.train.checkpoint import TrainingState
 from stages.train.config import TrainConfig
-from stages.train.dataset import STEP_STREAM, Batch, TrainingCrops, batches
+from stages.train.dataset import STEP_STREAM, TrainingCrops, batches
 from stages.train.optimizer import learning_rate, set_learning_rate
 from stages.train.step import StepResult, draw_step, train_step
 from store.errors import TrainingError
@@ -60,14 +60,14 @@ def fit(
     start = resumed_from or 0
     if resumed_from is None and checkpoint.is_file():
         log.warning("%s is of another run (other parameters or data): training anew", checkpoint)
-    loader = iter(batches(crops, config, start=start, device=device))
+    loader = batches(crops, config, start=start, device=device)
 
     for iteration in range(start, config.iterations):
         lr = learning_rate(iteration, config.optimizer, config.iterations)
         set_learning_rate(state.optimizer, lr)
-        _seed_noise(config.seed, iteration)
-        samples = Batch(**next(loader))
+        samples = next(loader)
         draws = draw_step(config, samples.source_label, iteration)
+        _seed_noise(config.seed, iteration)  # after the loader, which draws from the same generator
         result = train_step(
             state.models, samples.to(device), draws, config=config, iteration=iteration
         )

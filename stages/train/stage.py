@@ -1,13 +1,16 @@
 """Stage two: train the student from the manifest and the feature stores; SAM is never loaded."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import stages.prepare
+import stages.train
+import store
 from stages.device import pick_device
 from stages.prepare.manifest import Domain, Manifest
 from stages.train.checkpoint import TrainingState
@@ -21,13 +24,10 @@ from stages.train.model.student import Student, build_student, seeded
 from stages.train.optimizer import build_optimizer
 from stages.train.step import ImageNetReference, Models, without_noise
 from stages.train.tracking import Curves
-from store.errors import CheckpointError, ConfigError
-from store.fingerprint import fingerprint_of
+from store.errors import CheckpointError, ConfigError, StoreMismatchError
+from store.fingerprint import fingerprint_of, sha256_of_file
 from store.index import Index, StoreEntry
 from store.read import FeatureReader, open_features
-
-TRAINING_VERSION = 1
-"""Raise it when a change of this package changes the weights that equal parameters lead to."""
 
 # What a checkpoint may be resumed with although it differs: it changes no weight.
 _INCIDENTAL = {"device", "workers", "checkpoint_every"}
@@ -146,22 +146,22 @@ def _open(
 def _build_models(
     config: TrainConfig, manifest: Manifest, stores: Mapping[Domain, StoreEntry]
 ) -> tuple[Models, tuple[str, ...]]:
-    num_classes = len(manifest.classes)
-    student = build_student(config.student, num_classes=num_classes, seed=config.seed)
+    with _naming("train.student.weights"):
+        student = build_student(config.student, num_classes=len(manifest.classes), seed=config.seed)
     imagenet, notes = _imagenet(config, manifest, student)
     if config.init is not None:
-        _start_from(student, Path(config.init), config.student, num_classes)
+        _start_from(student, _path(config.init), config.student, manifest.classes.names)
     regularizer = None
     if stores:
-        channels = {_teacher(entry)["channels"] for entry in stores.values()}
-        if len(channels) > 1:
-            raise ConfigError(
+        teacher, *others = (_teacher(entry) for entry in stores.values())
+        if any(other != teacher for other in others):
+            raise StoreMismatchError(
                 "the stores of source and target are of two teachers; run `ssr embed`"
             )
         with seeded(config.seed):
             regularizer = Regularizer(
                 student.channels,
-                channels.pop(),
+                teacher["channels"],
                 BACKBONES[config.student.backbone].heads,
                 config.regularizer.levels,
             )
@@ -189,14 +189,24 @@ def _imagenet(
     return ImageNetReference(backbone, classes), ()
 
 
-def _start_from(student: Student, folder: Path, config: StudentConfig, num_classes: int) -> None:
+def _start_from(
+    student: Student, folder: Path, config: StudentConfig, classes: Sequence[str]
+) -> None:
     """Copy the weights of an earlier student, for instance one trained on the source only."""
-    start, _ = load_student(folder)
-    if start.num_classes != num_classes:
+    with _naming("train.init"):
+        start, meta = load_student(folder)
+    if start.num_classes != len(classes):
         raise CheckpointError(
-            f"train.init: {folder} has {start.num_classes} classes, the manifest {num_classes}; "
+            f"train.init: {folder} has {start.num_classes} classes, the manifest {len(classes)}; "
             "choose a student of the same classes"
         )
+    # Equal counts say little: two data sets of 11 classes come with this project.
+    for trained, wanted in zip(meta.get("classes", classes), classes, strict=True):
+        if trained != wanted:
+            raise CheckpointError(
+                f"train.init: the student in {folder} calls a class {trained!r} that is "
+                f"{wanted!r} in the manifest; choose a student of the same classes"
+            )
     try:
         student.load_state_dict(start.state_dict())
     except RuntimeError as error:
@@ -206,28 +216,48 @@ def _start_from(student: Student, folder: Path, config: StudentConfig, num_class
         ) from error
 
 
+@contextmanager
+def _naming(key: str) -> Iterator[None]:
+    """Say which parameter names the checkpoint that is wrong."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{key}: {error}") from error
+
+
 def _fingerprint(
     config: TrainConfig, manifest_path: Path, stores: Mapping[Domain, StoreEntry]
 ) -> str:
     """Hash all that determines the weights, so that a checkpoint resumes only its own run."""
-    weights = [Path(name) for name in (config.student.weights, config.init) if name]
+    weights = [_path(name) for name in (config.student.weights, config.init) if name]
     files = [file for path in weights for file in ([path] if path.is_file() else path.glob("*"))]
     inputs: dict[str, Any] = {
-        "version": TRAINING_VERSION,
+        "code": _code_digest(),
         "config": config.model_dump(mode="json", exclude=_INCIDENTAL),
-        "manifest": _digest(manifest_path),
+        "manifest": sha256_of_file(manifest_path),
         "features": [
             entry.levels[level].model_dump(mode="json")
             for entry in stores.values()
             for level in config.regularizer.used_levels
         ],
-        "weights": sorted(_digest(file) for file in files if file.is_file()),
+        "weights": sorted(sha256_of_file(file) for file in files if file.is_file()),
     }
     return fingerprint_of(inputs)
 
 
-def _digest(path: Path) -> str:
-    return sha256(path.read_bytes()).hexdigest()
+def _code_digest() -> str:
+    """Hash the packages that `dvc.yaml` reruns training for, so that a rerun is no resume."""
+    files = sorted(
+        file
+        for package in (stages.prepare, stages.train, store)
+        for folder in package.__path__
+        for file in Path(folder).rglob("*.py")
+    )
+    return fingerprint_of([(file.name, sha256_of_file(file)) for file in files])
+
+
+def _path(name: str) -> Path:
+    return Path(name).expanduser()
 
 
 def _teacher_trained(stores: Mapping[Domain, StoreEntry]) -> bool | None:

@@ -44,7 +44,7 @@ class Curves:
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         for row in self.rows:
-            writer.writerow({name: f"{value:.6g}" for name, value in row.items()})
+            writer.writerow(row | {name: f"{row[name]:.6g}" for name in row if name != "iteration"})
         write_bytes(path, text.getvalue().encode())
 
     def state_dict(self) -> dict[str, Any]:

@@ -70,6 +70,7 @@ class World:
             working_size_px=working_size(size_px, 0),
             sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
             class_pixels=None,
+            label_sha256=None,
         )
         return picture
 

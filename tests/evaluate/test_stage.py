@@ -23,6 +23,7 @@ from stages.train.config import StudentConfig
 from stages.train.model.saved import save_student
 from stages.train.model.student import build_student
 from store.errors import CheckpointError, ConfigError, DataError
+from store.fingerprint import sha256_of_file
 
 CLASSES = ClassTable(
     names=("road", "sky", "car"), palette=((128, 64, 128), (70, 130, 180), (0, 0, 142))
@@ -62,9 +63,10 @@ class World:
         """Save an image and its label of stored ids, and record them."""
         pixels = np.full((*RAW, 3), 90, np.uint8) if image is None else image
         self.root.mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(self.root / f"{name}.png")
+        file, label = self.root / f"{name}.png", self.root / f"{name}_label.png"
+        Image.fromarray(pixels).save(file)
         if stored is not None:
-            Image.fromarray(stored).save(self.root / f"{name}_label.png")
+            Image.fromarray(stored).save(label)
         self.records.append(
             ImageRecord(
                 image_id=f"target/{split}/town/{name}",
@@ -75,8 +77,9 @@ class World:
                 raw_size_px=RAW,
                 resized_size_px=RESIZED,
                 working_size_px=WORKING,
-                sha256="0" * 64,
+                sha256=sha256_of_file(file),
                 class_pixels=None,
+                label_sha256=None if stored is None else sha256_of_file(label),
             )
         )
 
@@ -278,11 +281,11 @@ def test_an_unknown_label_id_is_named_with_its_file(world: World) -> None:
 
 
 @pytest.mark.parametrize("changed", ["a.png", "a_label.png"])
-def test_a_file_that_changed_its_size_is_refused(world: World, changed: str) -> None:
+def test_a_file_that_changed_since_the_manifest_is_refused(world: World, changed: str) -> None:
     Image.new("L", (40, 30), 10).save(world.root / changed)
     with pytest.raises(DataError) as error:
         world.evaluate()
-    assert f"{changed}: is 40x30 but was 100x60" in one_line(error)
+    assert f"{changed}: has changed since the manifest was made" in one_line(error)
     assert not world.out.exists()
 
 

@@ -44,7 +44,7 @@ SMALLEST: Mapping[str, Any] = {
     "evaluate.pictures": 2,
     "evaluate.device": "cpu",
 }
-"""What the preset `drawn` is changed by: two shards per domain, four steps, self-training in two."""
+"""Changes of the preset `drawn`: two shards per domain, four steps, self-training in two."""
 
 PHOTOS: Mapping[str, Any] = {
     "prepare.source": {

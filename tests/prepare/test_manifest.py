@@ -22,6 +22,7 @@ LABELLED = ImageRecord(
     working_size_px=(704, 1280),
     sha256="ab" * 32,
     class_pixels=(5_000_000_000, 0),
+    label_sha256="ab" * 32,
 )
 UNLABELLED = replace(
     LABELLED,
@@ -30,6 +31,7 @@ UNLABELLED = replace(
     image="1.png",
     label=None,
     class_pixels=None,
+    label_sha256=None,
 )
 VAL = replace(LABELLED, image_id="source/val/images/2", split="val")
 MANIFEST = Manifest(
@@ -67,6 +69,7 @@ def test_pandas_reads_a_manifest(tmp_path: Path) -> None:
         "working_width",
         "sha256",
         "class_pixels",
+        "label_sha256",
     ]
     assert table.image_id.tolist() == [record.image_id for record in MANIFEST.records]
     assert table.raw_width.tolist() == [1914] * 3
@@ -83,7 +86,13 @@ def test_records_are_selected_by_domain_and_split() -> None:
 
 def test_content_follows_what_features_depend_on_and_nothing_else() -> None:
     same = replace(
-        LABELLED, image_id="other", image="moved.png", label=None, class_pixels=None, split="val"
+        LABELLED,
+        image_id="other",
+        image="moved.png",
+        label=None,
+        class_pixels=None,
+        label_sha256=None,
+        split="val",
     )
     assert same.content == LABELLED.content
     for changed in (

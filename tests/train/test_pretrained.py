@@ -155,8 +155,8 @@ def test_missing_and_unexpected_tensors_are_reported(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as error:
         load_backbone(ours, str(path))
     message = one_line(error)
-    assert "2 missing: backbone.block2.0.attn.kv.weight, backbone.norm4.bias" in message
-    assert "2 unexpected: backbone.cls_token, backbone.block2.7.norm1.weight" in message
+    assert "2 missing: backbone.block2.0.attn.kv.weight and 1 more" in message
+    assert "2 unexpected: backbone.cls_token and 1 more" in message
     assert_equal(ours, untouched)
 
 
@@ -285,7 +285,7 @@ def test_damaged_hugging_face_folder_is_refused(folder: Path) -> None:
         load_backbone(backbone(2), str(folder))
     one_line(error)
     shutil.rmtree(folder)
-    with pytest.raises(CheckpointError, match="cannot load") as error:
+    with pytest.raises(CheckpointError, match="does not exist") as error:
         load_backbone(backbone(2), str(folder))
     one_line(error)
 

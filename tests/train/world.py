@@ -6,8 +6,8 @@ right and below, so that raw, resized and working images differ.
 
 import shutil
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,19 @@ from stages.prepare import stage as prepare
 from stages.prepare.config import PrepareConfig
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.train import stage
+from stages.train.checkpoint import TrainingState
 from stages.train.config import TrainConfig
 from stages.train.dataset import TrainingCrops
+from stages.train.fit import Progress
+from stages.train.model.regularizer import Regularizer
+from stages.train.model.student import build_student, seeded
+from stages.train.optimizer import build_optimizer
 from stages.train.stage import TrainResult
+from stages.train.step import ImageNetReference, Models, without_noise
+from stages.train.tracking import Curves
 from store.index import Index, StoreEntry
 from store.read import FeatureReader
 from store.spec import ImageEntry, StoreSpec
-from store.write import StoreWriter
 from tests.store import worlds as stores
 from tests.train.example import train_config
 
@@ -60,7 +66,7 @@ class World:
     def roots(self) -> dict[Domain, Path]:
         return dict.fromkeys(DOMAINS, self.folder / "drawn")
 
-    @cached_property
+    @property
     def manifest(self) -> Manifest:
         return Manifest.read(self.manifest_path)
 
@@ -69,7 +75,7 @@ class World:
 
     def prepare(self, *, images: int = 6, target: bool = True) -> None:
         """Draw the images and write the manifest."""
-        sizes = {
+        sizes: dict[str, dict[str, Any]] = {
             "source": {"width_px": 160, "height_px": 80, "fit_px": [120, 60]},  # 60x120 in 64x128
             "target": {"width_px": 112, "height_px": 72, "fit_px": None},  # 72x112 in 96x128
         }
@@ -83,7 +89,6 @@ class World:
             cache=self.folder / "scan.parquet",
             progress=silent,
         )
-        self.__dict__.pop("manifest", None)
 
     def embed(
         self,
@@ -92,7 +97,9 @@ class World:
         teachers: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Write stores of random features, and the index; by `teachers` one per domain."""
-        entries = {d: self._embed(d, levels, (teachers or {}).get(d, TEACHER)) for d in domains}
+        entries: dict[str, StoreEntry] = {
+            d: self._embed(d, levels, (teachers or {}).get(d, TEACHER)) for d in domains
+        }
         Index(stores=entries).write(self.index_path)
 
     def _embed(
@@ -114,13 +121,11 @@ class World:
         """Folder of the domain's store that the index names."""
         return self.store_url / Index.read(self.index_path).stores[domain].path
 
-    def run(self, out: Path, progress: stage.Progress = silent, **changes: Any) -> TrainResult:  # noqa: ANN401
+    def run(self, out: Path, progress: Progress = silent, **changes: Any) -> TrainResult:  # noqa: ANN401
         """Train with changed keys of the example."""
         return self.train(train_config(**changes), out, progress)
 
-    def train(
-        self, config: TrainConfig, out: Path, progress: stage.Progress = silent
-    ) -> TrainResult:
+    def train(self, config: TrainConfig, out: Path, progress: Progress = silent) -> TrainResult:
         return stage.run(
             config,
             manifest_path=self.manifest_path,
@@ -158,6 +163,21 @@ def entry_of(record: ImageRecord) -> ImageEntry:
 def features(record: ImageRecord, level: str) -> NDArray[np.float16]:
     """What was stored of an image, (C, h, w)."""
     return stores.features(entry_of(record), level, 4).astype(np.float16)
+
+
+def training_state(config: TrainConfig, *, seed: int, imagenet: bool = False) -> TrainingState:
+    """New networks for the world's eleven classes, and their optimiser."""
+    student = build_student(config.student, num_classes=11, seed=seed)
+    ema = without_noise(deepcopy(student)) if config.self_training else None
+    regularizer = None
+    if config.regularizer.on:
+        with seeded(seed):
+            regularizer = Regularizer(student.channels, 4, (1, 2, 5, 8), config.regularizer.levels)
+    reference = None
+    if imagenet:
+        reference = ImageNetReference(deepcopy(student.backbone).eval().requires_grad_(False), [0])
+    optimizer = build_optimizer(student, regularizer, config.optimizer)
+    return TrainingState(Models(student, ema, regularizer, reference), optimizer, Curves())
 
 
 def results(out: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,8 @@ from stages.train.model.regularizer import Regularizer
 from store.errors import CheckpointError
 
 _FILE_SUFFIXES = {".pth", ".pt", ".bin", ".ckpt", ".safetensors"}
-_SHOWN = 3  # names in a message; a B5 has a thousand
+_SHOWN = 1  # names in a message; a B5 has a thousand
+_LONGEST = 100  # characters of somebody else's message
 
 
 def load_backbone(backbone: SegformerModel, weights: str) -> None:
@@ -29,7 +31,8 @@ def load_backbone(backbone: SegformerModel, weights: str) -> None:
         CheckpointError: If the weights are missing, damaged or of another architecture.
     """
     path = Path(weights).expanduser()
-    if path.is_file() or path.suffix in _FILE_SUFFIXES:
+    absent = weights.startswith(("/", "./", "../", "~")) and not path.exists()
+    if path.is_file() or path.suffix in _FILE_SUFFIXES or absent:
         _fill(nn.ModuleDict({"backbone": backbone}), path, ("backbone.",))
     else:
         _load_huggingface(backbone, weights)
@@ -79,7 +82,7 @@ def _read_official(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can trip the reader in any way
         raise CheckpointError(
-            f"{path} is damaged or no PyTorch weight file; get it again ({_first_line(error)})"
+            f"{path} is damaged or no PyTorch weight file; get it again ({type(error).__name__})"
         ) from error
     if isinstance(content, dict):
         content = content.get("state_dict", content)
@@ -151,7 +154,7 @@ def _few(names: list[str]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    return shorten(str(error).strip().partition("\n")[0], _LONGEST)
 
 
 @contextmanager

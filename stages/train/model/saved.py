@@ -93,7 +93,9 @@ def load_student(folder: Path) -> tuple[Student, dict[str, Any]]:
 
 def _read_card(path: Path) -> _Card:
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing; give the folder of a student that was trained")
+        raise CheckpointError(
+            f"{path} is missing; run `ssr train`, or give another student's folder"
+        )
     try:
         return _Card.model_validate_json(path.read_bytes())
     except ValidationError as error:

@@ -1,0 +1,141 @@
+"""What a person can get wrong, and what must come of it."""
+
+import shlex
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from stages.embed.architectures import ARCHITECTURES
+from stages.embed.teacher import PREFIX, draw_encoder
+from stages.train.model.official import export_official
+from stages.train.model.saved import load_student
+from tests.pipeline.workplace import change_params, demand, shard, ssr, stored, the_store
+
+LONGEST = 260
+"""Characters in a line; one that names two paths, or keys to choose from, needs some."""
+
+
+def leave_it() -> None:
+    """The command line alone is wrong."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A mistake.
+
+    Attributes:
+        name: What the person did.
+        command: What they typed after `ssr`.
+        says: Parts of the line that it gets: what is wrong, where, and how to mend it.
+        spoil: Does it, in a folder where all stages have run.
+    """
+
+    name: str
+    command: str
+    says: tuple[str, ...]
+    spoil: Callable[[], object] = leave_it
+
+
+def params(**sections: dict[str, object]) -> Callable[[], None]:
+    """Change keys of params.yaml: `params(train={"crop_px": 96})`."""
+    return lambda: change_params(
+        Path(),
+        {f"{name}.{key}": value for name, keys in sections.items() for key, value in keys.items()},
+    )
+
+
+def write(text: str, name: str = "params.yaml") -> Callable[[], object]:
+    """Replace a file by a text."""
+    return lambda: Path(name).write_text(text)
+
+
+def copy(name: str, to: str) -> Callable[[], object]:
+    """Put another file, perhaps of another kind, into a place."""
+    return lambda: shutil.copy(name, to)
+
+
+def remove(*names: str) -> Callable[[], None]:
+    """Delete files or folders."""
+
+    def spoil() -> None:
+        for path in map(Path, names):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return spoil
+
+
+def cut_in_half(name: str) -> Callable[[], object]:
+    """Truncate a file, as an interrupted download does."""
+    path = Path(name)
+    return lambda: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_bits(path: Path) -> None:
+    """Change every byte of a file and not its size."""
+    path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()))
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def save_label(name: str, value: int, size_px: tuple[int, int] = (64, 128)) -> None:
+    """Save a label of one value."""
+    Image.fromarray(np.full(size_px, value, np.uint8)).save(name)
+
+
+def save_teacher(name: str) -> None:
+    """Save a tiny SAM encoder as a checkpoint in the official layout."""
+    weights = draw_encoder(ARCHITECTURES["tiny"], seed=7).state_dict()
+    torch.save({PREFIX + key: value for key, value in weights.items()}, name)
+
+
+def save_backbone(name: str) -> None:
+    """Save the trained student's backbone in the official layout of ImageNet weights."""
+    backbone = torch.nn.ModuleDict({"backbone": load_student(Path("runs/student"))[0].backbone})
+    torch.save(export_official(backbone.state_dict()), name)
+
+
+def save_half_a_teacher() -> None:
+    save_teacher("sam.pth")
+    cut_in_half("sam.pth")()
+
+
+def flip_bits_of_the_target() -> None:
+    for number in (0, 1):
+        flip_bits(shard("target", number))
+
+
+def embed_the_source_alone() -> None:
+    demand("embed", "-S", "embed.domains=[source]")
+
+
+def identifier(case: Case) -> str:
+    return case.name.replace(" ", "-")
+
+
+def assert_one_line_and_nothing_lost(case: Case, folder: Path) -> None:
+    """Do what the case says in a folder where all stages have run."""
+    case.spoil()
+    before = stored(folder)
+    assert_refused(case.command, *case.says)
+    assert before.items() <= stored(folder).items()
+
+
+def assert_refused(command: str, *says: str) -> None:
+    """Run `ssr` and demand exit code 2 and a single line that says all this."""
+    words = shlex.split(command)
+    outcome = ssr(*(str(the_store("source")) if word == "STORE" else word for word in words))
+    assert outcome.code == 2, outcome
+    assert outcome.err.startswith("ssr: ")
+    assert outcome.err.count("\n") == 1, outcome.err
+    assert len(outcome.err) <= LONGEST, outcome.err
+    for part in says:
+        assert part in outcome.err, outcome.err

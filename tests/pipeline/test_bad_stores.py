@@ -1,0 +1,199 @@
+"""Manifests and stores that are missing, damaged, or of something else."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from store.lock import writer_lock
+from tests.pipeline.mistakes import (
+    Case,
+    assert_one_line_and_nothing_lost,
+    assert_refused,
+    cut_in_half,
+    edit,
+    embed_the_source_alone,
+    flip_bits_of_the_target,
+    identifier,
+    params,
+    remove,
+    save_half_a_teacher,
+    save_teacher,
+)
+from tests.pipeline.workplace import demand, shard, stored, the_store
+
+CASES = [
+    # the manifest
+    Case(
+        "embed before prepare",
+        "embed",
+        ("data/manifest.parquet", "no manifest", "ssr prepare"),
+        remove("data/manifest.parquet"),
+    ),
+    Case(
+        "damaged manifest",
+        "train",
+        ("data/manifest.parquet", "damaged", "ssr prepare"),
+        cut_in_half("data/manifest.parquet"),
+    ),
+    Case(
+        "target given up after prepare, then evaluate",
+        "evaluate",
+        ("data/manifest.parquet", "target", "ssr prepare"),
+        params(prepare={"target": None}),
+    ),
+    Case(
+        "target given up after prepare, then embed",
+        "embed",
+        ("data/manifest.parquet", "target", "ssr prepare"),
+        params(prepare={"target": None}),
+    ),
+    Case(
+        "target given up after prepare, then train",
+        "train",
+        ("data/manifest.parquet", "target", "ssr prepare"),
+        params(prepare={"target": None}),
+    ),
+    Case(
+        "crop larger than prepare knew",
+        "train -S train.crop_px=96",
+        ("crop of 96x96", "working image of 64x128", "ssr prepare"),
+    ),
+    # teacher and stores
+    Case(
+        "no teacher weights",
+        "embed -S embed.weights=sam.pth",
+        ("sam.pth", "no such weight file", "embed.weights"),
+    ),
+    Case(
+        "teacher weights of another architecture",
+        "embed -S embed.weights=sam.pth -S embed.architecture=vit_b",
+        ("sam.pth", "tiny", "vit_b", "change one"),
+        lambda: save_teacher("sam.pth"),
+    ),
+    Case(
+        "teacher weights that are a picture",
+        "embed -S embed.weights=photos/day/images/00000.png",
+        ("photos/day/images/00000.png", "not a file of torch weights"),
+    ),
+    Case(
+        "truncated teacher weights",
+        "embed -S embed.weights=sam.pth",
+        ("sam.pth", "damaged", "download it again"),
+        save_half_a_teacher,
+    ),
+    Case(
+        "official name, other content",
+        "embed -S embed.weights=sam_vit_b_01ec64.pth -S embed.architecture=vit_b",
+        ("sam_vit_b_01ec64.pth", "sha256", "download it again"),
+        lambda: save_teacher("sam_vit_b_01ec64.pth"),
+    ),
+    Case(
+        "student for a teacher",
+        "embed -S embed.weights=runs/checkpoint.pt",
+        ("runs/checkpoint.pt", "image_encoder", "checkpoint of SAM"),
+    ),
+    Case(
+        "domain to embed that there is not",
+        "embed -S embed.splits=[val] -S embed.domains=[source]",
+        ("no val images of domain source", "embed.splits", "ssr prepare"),
+    ),
+    Case(
+        "store folder is a file",
+        "embed -S store.url=params.yaml",
+        ("params.yaml", "Not a directory", "check the path"),
+    ),
+    Case(
+        "train before embed",
+        "train",
+        ("data/index.json", "no index", "ssr embed"),
+        remove("data/index.json"),
+    ),
+    Case(
+        "damaged index",
+        "train",
+        ("data/index.json", "no index of features", "ssr embed"),
+        cut_in_half("data/index.json"),
+    ),
+    Case(
+        "store moved away",
+        "train",
+        ("data/features/source/", "no feature store", "ssr embed"),
+        remove("data/features/source"),
+    ),
+    Case(
+        "shard deleted",
+        "train",
+        ("shard 1 of stride8", "target/train/", "data/features/target/", "ssr embed"),
+        lambda: shard("target", 1).unlink(),
+    ),
+    Case(
+        "shard cut off",
+        "train",
+        ("shard 0 of stride8", "data/features/source/", "ssr embed"),
+        lambda: cut_in_half(str(shard("source", 0)))(),
+    ),
+    Case(
+        "ledger entry deleted",
+        "train",
+        ("shard 0 of stride8", "data/features/source/", "ssr embed"),
+        lambda: (the_store("source") / "ledger/stride8/000000.json").unlink(),
+    ),
+    Case(
+        "bits of a shard flipped",
+        "train -S train.seed=1",
+        ("data/features/target/", "damaged", "delete the shard file", "ssr embed"),
+        flip_bits_of_the_target,
+    ),
+    Case(
+        "store's metadata edited",
+        "train",
+        ("zarr.json", "data/features/source/", "ssr embed"),
+        lambda: (the_store("source") / "stride8" / "zarr.json").write_text("{}"),
+    ),
+    Case(
+        "store of another format",
+        "train",
+        ("data/features/source/", "format 2", "ssr embed"),
+        lambda: edit(the_store("source") / "zarr.json", '"format": 1', '"format": 2'),
+    ),
+    Case(
+        "teacher's seed changed, no embed since",
+        "train -S embed.seed=1",
+        ("data/index.json", "another teacher", "ssr embed", "old values"),
+    ),
+    Case(
+        "overlap changed, no embed since",
+        "train -S embed.overlap=0.25",
+        ("data/index.json", "another tiling", "ssr embed", "old values"),
+    ),
+    Case(
+        "teacher weights missing at training",
+        "train -S embed.weights=sam.pth",
+        ("sam.pth", "no such weight file", "embed.weights"),
+    ),
+    Case(
+        "level that is not stored",
+        "train -S train.regularizer.levels=[stride16,stride8,stride8,stride8]",
+        ("data/features/source/", "no stride16", "embed.levels", "ssr embed"),
+    ),
+    Case(
+        "domain that is not stored",
+        "train",
+        ("the index has no features of target", "embed.domains", "ssr embed"),
+        embed_the_source_alone,
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=identifier)
+def test_a_store_that_cannot_be_used_is_one_line(case: Case, photos: Path) -> None:
+    assert_one_line_and_nothing_lost(case, photos)
+
+
+def test_a_second_writer_is_refused_and_the_first_keeps_its_store(photos: Path) -> None:
+    before = stored(photos)
+    with writer_lock(the_store("target") / "ledger"):
+        assert_refused("embed", "data/features/target/", f"process {os.getpid()}", "wait for it")
+    assert before.items() <= stored(photos).items()
+    demand("embed")

@@ -1,0 +1,166 @@
+"""Weights, parameters and results that training and evaluation cannot use."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.pipeline.mistakes import (
+    Case,
+    assert_one_line_and_nothing_lost,
+    assert_refused,
+    copy,
+    cut_in_half,
+    edit,
+    flip_bits,
+    identifier,
+    remove,
+    save_backbone,
+    save_teacher,
+    write,
+)
+from tests.pipeline.workplace import shard, stored
+
+CASES = [
+    # train
+    Case(
+        "rare class without enough pixels",
+        "train -S train.rare_class_sampling.min_pixels=1000000",
+        ("no image has more than 1000000 pixels", "train.rare_class_sampling.min_pixels"),
+    ),
+    Case(
+        "no student to start from",
+        "train -S train.init=nowhere",
+        ("train.init: nowhere/config.json", "missing", "another student's folder"),
+    ),
+    Case(
+        "student to start from of another head",
+        "train -S train.init=runs/student -S train.student.head=mlp",
+        ("train.init", "runs/student", "another architecture", "make them equal"),
+    ),
+    Case(
+        "student to start from of another width",
+        "train -S train.init=runs/student -S train.student.head_channels=8",
+        ("train.init", "runs/student", "another architecture", "make them equal"),
+    ),
+    Case(
+        "no backbone weights",
+        "train -S train.student.weights=mit_b0.pth",
+        ("train.student.weights: mit_b0.pth", "does not exist", "correct the path"),
+    ),
+    Case(
+        "no folder of backbone weights",
+        "train -S train.student.weights=./mit",
+        ("train.student.weights: mit", "does not exist", "correct the path"),
+    ),
+    Case(
+        "backbone weights of another architecture",
+        "train -S train.student.weights=sam.pth",
+        ("train.student.weights: sam.pth", "another architecture", "choose the student"),
+        lambda: save_teacher("sam.pth"),
+    ),
+    Case(
+        "backbone weights that are a picture",
+        "train -S train.student.weights=photo.pth",
+        ("train.student.weights: photo.pth", "damaged", "get it again"),
+        copy("photos/day/images/00000.png", "photo.pth"),
+    ),
+    Case(
+        "damaged checkpoint",
+        "train",
+        ("runs/checkpoint.pt", "damaged", "delete it"),
+        cut_in_half("runs/checkpoint.pt"),
+    ),
+    Case(
+        "thing class that there is not",
+        "train -S train.student.weights=mit_tiny.pth -S "
+        "'train.feature_distance={weight: 0.005, classes: [unicorn], min_share: 0.75}'",
+        ("train.feature_distance.classes", "unicorn", "its classes are sky, "),
+        lambda: save_backbone("mit_tiny.pth"),
+    ),
+    Case(
+        "learning rate that explodes",
+        "train -S train.optimizer.lr=1e30 -S train.seed=1",
+        ("iteration", "not finite", "train.optimizer.lr", "runs/checkpoint.pt"),
+    ),
+    Case(
+        "results folder is a file",
+        "train --out params.yaml",
+        ("params.yaml", "File exists", "check the path"),
+    ),
+    # evaluate
+    Case(
+        "evaluate before train",
+        "evaluate --out runs/new",
+        ("runs/new/student/config.json", "missing", "ssr train"),
+    ),
+    Case(
+        "damaged student",
+        "evaluate",
+        ("runs/student/model.safetensors", "sha256", "train the student again"),
+        cut_in_half("runs/student/model.safetensors"),
+    ),
+    Case(
+        "student without weights",
+        "evaluate",
+        ("runs/student/model.safetensors", "missing", "train the student again"),
+        remove("runs/student/model.safetensors"),
+    ),
+    Case(
+        "student's card edited",
+        "evaluate",
+        ("runs/student/config.json", "no student of this project"),
+        write("{}", "runs/student/config.json"),
+    ),
+    Case(
+        "student of other classes",
+        "evaluate",
+        ("runs/student", "'sky'", "manifest"),
+        lambda: edit(Path("runs/student/config.json"), '"sky"', '"heaven"'),
+    ),
+    Case(
+        "split without labels",
+        "evaluate -S evaluate.split=train",
+        ("target/train", "has a label", "evaluate.split"),
+    ),
+    Case(
+        "metrics before evaluate",
+        "metrics --out runs/new",
+        ("runs/new/metrics.json", "no evaluation", "ssr evaluate"),
+    ),
+    Case(
+        "damaged metrics",
+        "metrics",
+        ("runs/metrics.json", "damaged", "ssr evaluate"),
+        cut_in_half("runs/metrics.json"),
+    ),
+    # inspect
+    Case("inspect of no folder", "inspect nowhere", ("nowhere", "no feature store", "ssr embed")),
+    Case(
+        "inspect of a file",
+        "inspect params.yaml",
+        ("cannot read params.yaml/zarr.json", "correct the path"),
+    ),
+    Case("inspect of another folder", "inspect photos", ("photos", "no feature store")),
+    Case(
+        "inspect of a damaged shard",
+        "inspect --recompute STORE",
+        ("c.0.0.0.0", "damaged", "delete it", "ssr embed"),
+        lambda: flip_bits(shard("source", 0)),
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=identifier)
+def test_bad_input_of_training_is_one_line(case: Case, photos: Path) -> None:
+    assert_one_line_and_nothing_lost(case, photos)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("stage", ["embed", "train", "evaluate"])
+def test_asking_for_a_gpu_that_there_is_not(stage: str, photos: Path) -> None:
+    if stage == "embed":  # it needs the GPU only where there is something to embed
+        shard("source", 0).unlink()
+    before = stored(photos)
+    assert_refused(f"{stage} -S {stage}.device=cuda", f"{stage}.device is cuda", "no GPU", "auto")
+    assert before.items() <= stored(photos).items()

@@ -1,0 +1,188 @@
+"""`dvc repro` runs what is out of date, and nothing else."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.files import INDEX, MANIFEST, RUN
+from pipeline.params import Params
+from stages.train.tracking import COLUMNS
+from store.index import Index
+from tests.pipeline.repository import Repro, demand_repro, make_repository, repro
+from tests.pipeline.workplace import (
+    PHOTOS,
+    REPOSITORY,
+    SMALLEST,
+    add_photo,
+    add_photos,
+    change_params,
+    stored,
+    the_store,
+    times,
+)
+
+ALL = ["prepare", "embed", "train", "evaluate"]
+CHECKS, COSTLY = ALL[:2], ALL[2:]
+DVC = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Repro]:
+    """A repository after its first `dvc repro`."""
+    folder = tmp_path_factory.mktemp("dvc") / "repository"
+    make_repository(folder, {**SMALLEST, **PHOTOS})
+    add_photos(folder)
+    return folder, demand_repro(folder)
+
+
+@pytest.fixture
+def repository(first: tuple[Path, Repro], tmp_path: Path) -> Path:
+    """A copy of that repository, times of files included."""
+    shutil.copytree(first[0], tmp_path / "repository")
+    return tmp_path / "repository"
+
+
+def shards(folder: Path) -> dict[str, int]:
+    """When each shard was written, by `<domain>/<store>/<level>/<file>`."""
+    features = folder / "data" / "features"
+    return {
+        name: time for name, time in times(features).items() if "/stride" in name and "/c." in name
+    }
+
+
+def written(folder: Path, before: dict[str, int]) -> list[str]:
+    """Shards that are new or were written again, without the store's name."""
+    new = sorted(name for name, time in shards(folder).items() if before.get(name) != time)
+    return [re.sub(r"/\w{8}\.zarr/", "/", name) for name in new]
+
+
+def trained(folder: Path) -> dict[str, int]:
+    """When each file of training was written."""
+    names = ("checkpoint.pt", "curves.csv", "student/model.safetensors", "student/config.json")
+    return {name: (folder / "runs" / name).stat().st_mtime_ns for name in names}
+
+
+def test_dvc_knows_the_files_that_the_pipeline_knows() -> None:
+    stages = DVC["stages"]
+    assert list(stages) == ALL
+    assert [stage["cmd"] for stage in stages.values()] == [f"ssr {name}" for name in ALL]
+    declared = {
+        path
+        for stage in stages.values()
+        for kind in ("outs", "plots", "metrics")
+        for entry in stage.get(kind, ())
+        for path in (entry if isinstance(entry, dict) else [entry])
+    }
+    results = ("student", "pictures", "metrics.json", "curves.csv", "per_class.csv")
+    assert declared == {str(MANIFEST), str(INDEX), *(str(RUN / name) for name in results)}
+    for stage in stages.values():
+        code = [path for path in stage.get("deps", ()) if path not in declared]
+        assert all((REPOSITORY / path).is_dir() for path in code)
+        assert all(key.split(".")[0] in Params.model_fields for key in stage["params"])
+
+
+def test_dvc_plots_columns_that_there_are() -> None:
+    (curves,) = (plot["runs/curves.csv"] for plot in DVC["plots"] if "runs/curves.csv" in plot)
+    assert {curves["x"], *curves["y"]} <= set(COLUMNS)
+
+
+def test_the_first_repro_runs_everything_without_a_warning(first: tuple[Path, Repro]) -> None:
+    folder, done = first
+    assert (done.ran, done.skipped) == (ALL, [])
+    assert "mean IoU" in done.out
+    assert done.out.count("UNTRAINED TEACHER") == 2  # after training and after evaluation
+    # Nothing from libraries: our own remark alone.
+    assert done.err == "UNTRAINED TEACHER: embed.weights is random (seed 0)\n"
+    ignored = (folder / ".gitignore").read_text().split()
+    assert {"/data/", "/runs/"} <= set(ignored)
+
+
+def test_a_second_repro_only_checks(repository: Path) -> None:
+    content, features, training = stored(repository), shards(repository), trained(repository)
+    done = demand_repro(repository)
+    assert (done.ran, done.skipped) == (CHECKS, COSTLY)
+    assert stored(repository) == content
+    assert shards(repository) == features
+    assert trained(repository) == training
+
+
+def test_changed_parameters_make_their_own_stage_out_of_date(repository: Path) -> None:
+    assert repro(repository, "--dry").ran == CHECKS
+    change_params(repository, {"train.optimizer.lr": 2e-3})
+    assert repro(repository, "--dry").ran == [*CHECKS, "train"]  # the student is the old one yet
+    change_params(repository, {"train.optimizer.lr": 1e-3, "evaluate.pictures": 1})
+    assert repro(repository, "--dry").ran == [*CHECKS, "evaluate"]
+
+
+@pytest.mark.slow
+def test_changing_training_reruns_training_and_evaluation_only(repository: Path) -> None:
+    features, before = shards(repository), stored(repository)
+    change_params(repository, {"train.optimizer.lr": 2e-3})
+    done = demand_repro(repository)
+    assert done.ran == ALL
+    assert done.out.count(" 0 embedded now") == 2
+    assert shards(repository) == features
+    changed = {name for name, digest in stored(repository).items() if before.get(name) != digest}
+    assert "runs/student/model.safetensors" in changed
+    assert all(name.startswith("runs/") for name in changed)
+
+
+def test_a_deleted_shard_is_healed_without_training_again(repository: Path) -> None:
+    content, features, training = stored(repository), shards(repository), trained(repository)
+    (the_store("target", repository) / "stride8" / "c.0.0.0.0").unlink()
+    done = demand_repro(repository)
+    assert (done.ran, done.skipped) == (CHECKS, COSTLY)
+    assert written(repository, features) == ["target/stride8/c.0.0.0.0"]
+    assert stored(repository) == content
+    assert trained(repository) == training
+
+
+def test_an_added_image_embeds_one_shard_only(repository: Path) -> None:
+    features = shards(repository)
+    add_photo(repository / "photos" / "day", 20, "day")  # sorted behind the others
+    add_photo(repository / "photos" / "dusk", 5, "dusk")  # sorted before the others
+    done = demand_repro(repository, "embed")
+    assert done.ran == CHECKS
+    assert written(repository, features) == ["source/stride8/c.1.0.0.0", "target/stride8/c.1.0.0.0"]
+    again = repro(repository, "--dry")
+    assert again.ran == ALL  # the index changed, so the student is out of date
+
+
+def test_another_teacher_gets_a_store_beside_the_old_one(repository: Path) -> None:
+    content, features = stored(repository), shards(repository)
+    change_params(repository, {"embed.seed": 1})
+    done = demand_repro(repository, "embed")
+    assert done.ran == CHECKS
+    assert len(written(repository, features)) == len(features)
+    assert features.items() <= shards(repository).items()  # the old ones are as they were
+    new = Index.read(repository / INDEX).stores["source"].path
+    assert not any(name.startswith(new) for name in features)
+    change_params(repository, {"embed.seed": 0})
+    done = demand_repro(repository)
+    assert (done.ran, done.skipped) == (CHECKS, COSTLY)
+    assert done.out.count(" 0 embedded now") == 2
+    assert content.items() <= stored(repository).items()
+
+
+def test_an_added_level_embeds_that_level_only(repository: Path) -> None:
+    features = shards(repository)
+    change_params(repository, {"embed.levels": ["stride8", "stride32"]})
+    demand_repro(repository, "embed")
+    assert written(repository, features) == [
+        f"{domain}/stride32/c.{shard}.0.0.0" for domain in ("source", "target") for shard in (0, 1)
+    ]
+
+
+def test_a_mistake_ends_repro_with_its_line_and_costs_nothing(repository: Path) -> None:
+    content = stored(repository)
+    change_params(repository, {"prepare.source.rot": "photos"})
+    done = repro(repository)
+    assert done.code != 0
+    assert done.ran == ["prepare"]
+    (line,) = (line for line in done.err.splitlines() if line.startswith("ssr: "))
+    assert "prepare.source.rot is no known key; did you mean prepare.source.root?" in line
+    assert "Traceback" not in done.err
+    assert stored(repository) == content

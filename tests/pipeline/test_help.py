@@ -1,0 +1,100 @@
+"""Help is complete, every example in it can be typed, and it costs no heavy import."""
+
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+import typer.core
+
+from pipeline.cli import app
+from pipeline.params import load_params
+from tests.pipeline.workplace import REPOSITORY, SMALLEST, ssr, write_params
+
+GROUP = typer.main.get_command(app)
+assert isinstance(GROUP, typer.core.TyperGroup)
+COMMANDS = GROUP.commands
+HEAVY = {"torch", "zarr", "dask", "xarray", "transformers", "pyarrow", "numpy", "rich"}
+
+SHOW_HELP = """
+import sys
+from pipeline.cli import main
+sys.argv = ["ssr", *sys.argv[1:]]
+try:
+    main()
+finally:
+    sys.stderr.write(" ".join(sys.modules))
+"""
+
+
+def example(command: str) -> list[str]:
+    """The words of a command's example after `ssr`."""
+    found = re.search(r"^Example: ssr (.+)$", COMMANDS[command].help or "", flags=re.MULTILINE)
+    assert found, f"ssr {command} has no example"
+    return shlex.split(found[1])
+
+
+def test_the_commands_are_the_stages_and_what_goes_with_them() -> None:
+    stages = ["prepare", "embed", "train", "evaluate"]
+    assert list(COMMANDS) == ["init", *stages, "metrics", "inspect"]
+
+
+@pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS)], ids=" ".join)
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SHOW_HELP, *words, "--help"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert "Usage: ssr" in done.stdout
+    assert HEAVY & set(done.stderr.split()) == set()
+
+
+def test_the_time_of_help_is_printed(request: pytest.FixtureRequest) -> None:
+    started = time.perf_counter()
+    command = Path(sys.executable).with_name("ssr")
+    subprocess.run([command, "--help"], capture_output=True, check=True)
+    seconds = time.perf_counter() - started
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():  # a machine may be busy: shown, not asserted
+        request.config.get_terminal_writer().line(f"\nssr --help took {seconds:.2f} s")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_what_a_command_does_with_an_example(command: str) -> None:
+    outcome = ssr(command, "--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert f"Example: ssr {command}" in " ".join(outcome.out.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_example_can_be_typed(command: str, tmp_path: Path) -> None:
+    name, *words = example(command)
+    assert name == command
+    given = COMMANDS[command].make_context(name, words).params
+    write_params(tmp_path, SMALLEST)
+    load_params(tmp_path / "params.yaml", given.get("overrides", ()))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_is_explained(command: str) -> None:
+    for option in COMMANDS[command].params:
+        assert getattr(option, "help", None), f"{command} {option.name}"
+
+
+def test_no_command_at_all_shows_the_help() -> None:
+    outcome = ssr()
+    assert outcome.code == 2
+    assert "Usage: ssr" in outcome.err
+
+
+def test_an_unknown_command_is_refused() -> None:
+    outcome = ssr("trian")
+    assert outcome.code == 2
+    assert "No such command 'trian'" in outcome.err

@@ -1,0 +1,174 @@
+"""Reading params.yaml: overrides, types, and the key and the cure in every error."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from pipeline.params import Params, load_params
+from store.errors import ConfigError
+from tests.pipeline.workplace import SMALLEST, change_params, write_params
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    write_params(tmp_path, SMALLEST)
+    return tmp_path / "params.yaml"
+
+
+def refused(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        load_params(path, overrides)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def models(annotation: object) -> Iterator[type[BaseModel]]:
+    """All models below a type, itself included."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+        for field in annotation.model_fields.values():
+            yield from models(field.annotation)
+    for part in get_args(annotation):
+        yield from models(part)
+
+
+def test_the_file_alone_gives_every_value(path: Path) -> None:
+    config = load_params(path)
+    assert (config.train.crop_px, config.store.shard_images) == (64, 4)
+    assert list(Params.model_fields) == ["prepare", "store", "embed", "train", "evaluate"]
+
+
+def test_overrides_are_yaml_and_the_last_one_counts(path: Path) -> None:
+    config = load_params(
+        path,
+        [
+            "train.seed=1",
+            "train.seed=7",
+            "train.optimizer.lr=6e-5",
+            "embed.levels=[stride8, stride32]",
+            "train.masking={block_px: 32, ratio: 0.7, weight: 1}",
+            "train.rare_class_sampling=null",
+            "prepare.source.root=/data/a=b",
+            "embed.weights='a file.pth'",
+        ],
+    )
+    assert config.train.seed == 7
+    assert config.train.optimizer.lr == 6e-5
+    assert config.embed.levels == ("stride8", "stride32")
+    assert config.train.masking is not None
+    assert config.train.masking.ratio == 0.7
+    assert config.train.rare_class_sampling is None
+    assert config.prepare.source.root == "/data/a=b"
+    assert config.embed.weights == "a file.pth"
+
+
+def test_overrides_do_not_touch_the_file(path: Path) -> None:
+    before = path.read_bytes()
+    load_params(path, ["train.seed=1"])
+    assert path.read_bytes() == before
+
+
+def test_a_missing_key_can_be_given_on_the_command_line(path: Path) -> None:
+    text = path.read_text()
+    path.write_text(text.replace("  iterations: 4\n", ""))
+    assert refused(path) == f"{path}: train.iterations is missing; `ssr init` writes every key"
+    assert load_params(path, ["train.iterations=3"]).train.iterations == 3
+
+
+def test_loaded_params_cannot_change(path: Path) -> None:
+    config = load_params(path)
+    with pytest.raises(ValidationError):
+        config.train.seed = 1
+
+
+def test_every_key_is_explained_in_one_sentence_and_has_no_second_default() -> None:
+    # Natural: leave out nothing; the other keys come from the file alone.
+    may_be_left_out = {"exclude"}
+    for model in models(Params):
+        for name, field in model.model_fields.items():
+            assert field.description, f"{model.__name__}.{name}"
+            assert field.description.rstrip("`").endswith("."), f"{model.__name__}.{name}"
+            assert field.is_required() or name in may_be_left_out, f"{model.__name__}.{name}"
+
+
+def test_every_section_refuses_unknown_keys_and_changes() -> None:
+    for model in models(Params):
+        assert model.model_config.get("extra") == "forbid", model
+        assert model.model_config.get("frozen"), model
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("trian", "train"),
+        ("train.optimiser", "train.optimizer"),
+        ("train.optimizer.learning_rate", None),
+        ("train.optimizer.lrr", "train.optimizer.lr"),
+        ("train.self_training.tresh", "train.self_training.threshold"),
+        ("embed.level", "embed.levels"),
+        ("prepare.source.widht_px", "prepare.source.width_px"),
+        ("prepare.target.styel", "prepare.target.style"),
+        ("prepare.traget", "prepare.target"),
+        ("evaluate.picture", "evaluate.pictures"),
+    ],
+)
+def test_a_mistyped_key_gets_the_likely_one(path: Path, wrong: str, meant: str | None) -> None:
+    change_params(path.parent, {wrong: 1})
+    line = refused(path)
+    assert line.startswith(f"{path}: {wrong} is no known key; ")
+    assert f"did you mean {meant}?" in line if meant else "known here: lr, " in line
+
+
+def test_a_mistyped_key_comes_before_the_missing_one(path: Path) -> None:
+    path.write_text(path.read_text().replace("  iterations: 4", "  iteratons: 4"))
+    line = refused(path)
+    assert "train.iteratons is no known key; did you mean train.iterations?" in line
+    assert line.endswith("(and 1 more)")
+
+
+def test_keys_of_a_folder_source_are_known(path: Path) -> None:
+    write_params(path.parent, {"prepare.source.train_image": "x"}, preset="folders")
+    line = refused(path)
+    assert "prepare.source.train_image is no known key" in line
+    assert "did you mean prepare.source.train_images?" in line
+
+
+def test_a_fault_deep_in_a_list_is_located(path: Path) -> None:
+    write_params(path.parent, {}, preset="folders")
+    path.write_text(path.read_text().replace("name: road,", "nam: road,"))
+    line = refused(path)
+    assert "prepare.source.classes.0.nam is no known key" in line
+    assert "did you mean prepare.source.classes.0.name?" in line
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("train.crop_px=100", "train.crop_px is 100: input should be a multiple of 32"),
+        ("train.iterations=0", "train.iterations is 0: input should be greater than or equal to 1"),
+        ("embed.architecture=vit_x", "embed.architecture is 'vit_x': input should be 'tiny', "),
+        ("train.student.norm_eps=0.1", "train.student.norm_eps: is 1e-6 (official) or 1e-5"),
+        ("embed.levels=[stride8, stride8]", "embed.levels: names one twice"),
+        ("prepare.source.kind=null", "prepare.source.kind is None; it is one of drawn, camvid, "),
+        ("train.regularizer.on=source", "train.regularizer.on is 'source': "),
+        ("train.student=[1]", "train.student is [1], but should be a section with keys"),
+    ],
+)
+def test_a_wrong_value_is_shown_with_what_is_allowed(path: Path, override: str, says: str) -> None:
+    assert refused(path, override).startswith(f"--set {override}: {says}")
+
+
+def test_a_huge_wrong_value_is_cut(path: Path) -> None:
+    change_params(path.parent, {"embed": list(range(1000))})
+    line = refused(path)
+    assert line.endswith("..., but should be a section with keys of its own")
+    assert len(line) - len(str(path)) < 160
+
+
+def test_a_fault_of_the_file_is_not_blamed_on_an_override(path: Path) -> None:
+    change_params(path.parent, {"train.crop_px": 100})
+    assert refused(path, "train.seed=1").startswith(f"{path}: train.crop_px is 100")
+    assert refused(path, "train.crop=64").startswith("--set train.crop=64: train.crop is no")

@@ -1,0 +1,110 @@
+"""Every preset is a params file that loads, and `ssr init` never costs anybody's edits."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.params import load_params
+from pipeline.presets import PRESETS, render
+from tests.pipeline.workplace import REPOSITORY, change_params, demand, ssr
+
+PARAMS = Path("params.yaml")
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def packaged(name: str) -> str:
+    return (REPOSITORY / "pipeline" / "presets" / f"{name}.yaml").read_text()
+
+
+def test_every_packaged_file_is_a_preset() -> None:
+    files = (REPOSITORY / "pipeline" / "presets").glob("*.yaml")
+    assert sorted(path.stem for path in files) == sorted(PRESETS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_loads_as_it_is_packaged(name: str) -> None:
+    said = demand("init", "--preset", name)
+    assert name in said
+    assert "ssr prepare" in said
+    assert PARAMS.read_text() == packaged(name)
+    load_params(PARAMS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("root", ["/data/gta 5", "C:\\data", "~/it's: here #1", "relativ/größe"])
+def test_folders_are_put_in_and_all_else_is_kept(name: str, root: str) -> None:
+    demand("init", "--preset", name, "--source", root, "--target", "/data/target")
+    prepare = load_params(PARAMS).prepare
+    assert prepare.target is not None
+    assert (prepare.source.root, prepare.target.root) == (root, "/data/target")
+    before, after = packaged(name).splitlines(), PARAMS.read_text().splitlines()
+    assert len(before) == len(after)
+    changed = [old for old, new in zip(before, after, strict=True) if old != new]
+    assert all(line.startswith("    root: ") for line in changed)
+    assert len(changed) == 2
+
+
+def test_one_folder_alone_can_be_given() -> None:
+    demand("init", "--preset", "folders", "--target", "/data/target")
+    prepare = load_params(PARAMS).prepare
+    assert prepare.target is not None
+    assert (prepare.source.root, prepare.target.root) == ("data/source", "/data/target")
+
+
+def test_the_shipped_params_are_the_preset_of_the_drawn_world() -> None:
+    assert (REPOSITORY / "params.yaml").read_text() == render("drawn", roots={})
+
+
+def test_a_file_that_nobody_edited_is_replaced() -> None:
+    demand("init", "--preset", "drawn")
+    demand("init", "--preset", "folders", "--source", "/data/mine")
+    demand("init", "--preset", "camvid-day-to-dusk")
+    assert PARAMS.read_text() == packaged("camvid-day-to-dusk")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("  seed: 0", "  seed: 1"),
+        ("# drawn", "# my notes"),
+        ("    kind: drawn", "    kind: [drawn"),
+        ("  target:", "  aim:"),
+        ("prepare:\n", "prepare:\n  target: null\nold:\n"),
+    ],
+    ids=["value", "comment", "broken", "key", "section"],
+)
+def test_an_edited_file_is_kept_unless_forced(old: str, new: str) -> None:
+    text = packaged("drawn")
+    assert old in text
+    PARAMS.write_text(text.replace(old, new))
+    edited = PARAMS.read_bytes()
+    outcome = ssr("init", "--preset", "folders")
+    assert outcome.code == 2
+    assert outcome.err == (
+        "ssr: params.yaml was edited; move it away, or replace it with --force (it is not kept)\n"
+    )
+    assert PARAMS.read_bytes() == edited
+    demand("init", "--preset", "folders", "--force")
+    assert PARAMS.read_text() == packaged("folders")
+
+
+def test_a_file_of_another_program_is_kept() -> None:
+    PARAMS.write_bytes(b"\x89PNG\r\n\x1a\n\x00\xff")
+    assert ssr("init", "--preset", "drawn").code == 2
+    assert PARAMS.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_file_without_target_is_kept() -> None:
+    demand("init", "--preset", "drawn")
+    change_params(Path(), {"prepare.target": None})
+    assert ssr("init", "--preset", "drawn").code == 2
+
+
+def test_another_file_can_be_written() -> None:
+    demand("init", "--preset", "drawn", "--params", "other/params.yaml")
+    assert Path("other/params.yaml").read_text() == packaged("drawn")
+    assert not PARAMS.exists()

@@ -1,0 +1,298 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stages.train.checkpoint import TrainingState
+from store.errors import CheckpointError
+from tests.train.example import train_config
+from tests.train.world import World, assert_same, results, training_state
+
+REPOSITORY = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+FINGERPRINT = "f" * 64
+
+SETTINGS: dict[str, Any] = {
+    "iterations": 6,
+    "checkpoint_every": 2,
+    "log_every": 3,
+    "self_training": {"start": 1},
+    "student": {"drop_path": 0.3, "dropout": 0.3},
+    "masking": {"block_px": 16, "ratio": 0.5, "weight": 1.0},
+}
+
+KILLS: dict[str, tuple[str, int, int | None]] = {
+    "between an update and its checkpoint": ("update", 4, 2),
+    "in the middle of a checkpoint": ("save", 2, 2),
+    "before the first checkpoint takes its place": ("before checkpoint.pt", 1, None),
+    "between curves and checkpoint": ("after curves.csv", 2, 4),
+    "between the student's weights and its card": ("after model.safetensors", 1, 6),
+}
+"""Name -> event and its count at which the process kills itself, and where the next one resumes."""
+
+
+def updated(seed: int, **changes: Any) -> TrainingState:  # noqa: ANN401
+    """A state after one update with made-up gradients."""
+    state = training_state(train_config(**changes), seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    for group in state.optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+    state.optimizer.step()
+    state.curves.add({"clean": torch.tensor(2.0)})
+    state.curves.close_row(iteration=1, lr=0.1)
+    state.curves.add({"clean": torch.tensor(3.0)})
+    return state
+
+
+def contents(state: TrainingState) -> dict[str, Any]:
+    models = state.models
+    parts = (models.student, models.ema, models.regularizer, state.optimizer, state.curves)
+    return {str(n): part.state_dict() for n, part in enumerate(parts) if part is not None}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"self_training": None, "regularizer": {"on": []}}], ids=["all", "student"]
+)
+def test_a_saved_state_comes_back_bit_for_bit(tmp_path: Path, changes: dict[str, Any]) -> None:
+    saved, loaded = updated(1, **changes), updated(2, **changes)
+    saved.save(tmp_path / "checkpoint.pt", iteration=7, fingerprint=FINGERPRINT)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    found = loaded.load(tmp_path / "checkpoint.pt", fingerprint=FINGERPRINT, device=CPU)
+    assert found == 7
+    assert_same(contents(loaded), contents(saved))
+
+
+def test_neither_teacher_nor_imagenet_model_is_saved(tmp_path: Path) -> None:
+    state = training_state(train_config(), seed=1, imagenet=True)
+    state.save(tmp_path / "checkpoint.pt", iteration=1, fingerprint=FINGERPRINT)
+    assert sorted(torch.load(tmp_path / "checkpoint.pt")) == [
+        "curves",
+        "ema",
+        "fingerprint",
+        "format",
+        "iteration",
+        "optimizer",
+        "regularizer",
+        "student",
+    ]
+
+
+def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path: Path) -> None:
+    state = updated(1)
+    assert state.load(tmp_path / "none.pt", fingerprint=FINGERPRINT, device=CPU) is None
+
+
+def test_a_checkpoint_of_another_run_is_left_alone(tmp_path: Path) -> None:
+    path, state = tmp_path / "checkpoint.pt", updated(2)
+    updated(1).save(path, iteration=7, fingerprint="e" * 64)
+    before, file = contents(updated(2)), path.read_bytes()
+    assert state.load(path, fingerprint=FINGERPRINT, device=CPU) is None
+    assert_same(contents(state), before)
+    assert path.read_bytes() == file
+
+
+def test_a_checkpoint_of_another_format_is_not_resumed(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"format": 99, "fingerprint": FINGERPRINT}, path)
+    assert updated(1).load(path, fingerprint=FINGERPRINT, device=CPU) is None
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def scramble(path: Path) -> None:
+    path.write_bytes(b"no checkpoint" * 100)
+
+
+def flip_a_bit(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        tensor = max(archive.infolist(), key=lambda record: record.file_size)
+    data = bytearray(path.read_bytes())
+    data[tensor.header_offset + tensor.file_size // 2] ^= 1
+    path.write_bytes(data)
+
+
+def drop_the_optimiser(path: Path) -> None:
+    content = torch.load(path)
+    del content["optimizer"]
+    torch.save(content, path)
+
+
+def save_something_else(path: Path) -> None:
+    torch.save([1, 2, 3], path)
+
+
+@pytest.mark.parametrize(
+    "damage", [cut_short, empty, scramble, flip_a_bit, drop_the_optimiser, save_something_else]
+)
+def test_a_damaged_checkpoint_is_refused_in_one_line(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    updated(1).save(path, iteration=7, fingerprint=FINGERPRINT)
+    damage(path)
+    with pytest.raises(CheckpointError, match=r"damaged .*; delete it to train anew") as caught:
+        updated(2).load(path, fingerprint=FINGERPRINT, device=CPU)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_save_that_fails_leaves_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, old = tmp_path / "checkpoint.pt", updated(1)
+    old.save(path, iteration=7, fingerprint=FINGERPRINT)
+
+    def full_disk(content: object, file: Any) -> None:  # noqa: ANN401
+        file.write(b"half a file")
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", full_disk)
+        with pytest.raises(OSError, match="no space left"):
+            updated(2).save(path, iteration=8, fingerprint=FINGERPRINT)
+    state = updated(3)
+    assert state.load(path, fingerprint=FINGERPRINT, device=CPU) == 7
+    assert_same(contents(state), contents(old))
+    # what the failed attempt left over is in nobody's way
+    updated(2).save(path, iteration=8, fingerprint=FINGERPRINT)
+    assert state.load(path, fingerprint=FINGERPRINT, device=CPU) == 8
+
+
+@pytest.fixture(scope="module")
+def killed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run, and one for each of `KILLS` that was killed and then run again."""
+    return in_new_process("kill_at_events", world, tmp_path_factory.mktemp("killed"))
+
+
+@pytest.mark.parametrize("name", KILLS)
+def test_a_killed_run_ends_in_the_bits_of_an_undisturbed_one(killed: Path, name: str) -> None:
+    resumed = (killed / name / "resumed").read_text()
+    assert resumed == str(KILLS[name][2])
+    assert_same(results(killed / name), results(killed / "undisturbed"))
+
+
+@pytest.mark.slow
+def test_kills_at_twenty_random_moments_end_in_the_same_bits(world: World, tmp_path: Path) -> None:
+    out = in_new_process("kill_at_random", world, tmp_path)
+    expected = results(out / "undisturbed")
+    runs = sorted(out.glob("random-*"))
+    assert len(runs) == 20
+    resumed = {(run / "resumed").read_text() for run in runs}
+    assert len(resumed) > 2
+    for run in runs:
+        assert_same(results(run), expected)
+
+
+def in_new_process(function: str, world: World, out: Path) -> Path:
+    """Call a function below in a process that forks: this one has threads by now."""
+    code = f"import sys; from tests.train import test_checkpoint as t; t.{function}(*sys.argv[1:])"
+    command = [sys.executable, "-c", code, str(world.folder), str(out)]
+    subprocess.run(command, cwd=REPOSITORY, check=True, timeout=600)
+    return out
+
+
+def kill_at_events(world: str, out: str) -> None:
+    """Kill one run at each event of `KILLS`, and run it again."""
+    settle()
+    assert fork(lambda: train(world, Path(out) / "undisturbed")) == 0
+    for name, (event, count, _) in KILLS.items():
+        folder = Path(out) / name
+
+        def doomed(folder: Path = folder, event: str = event, count: int = count) -> None:
+            kill_at(event, count)
+            train(world, folder)
+
+        assert fork(doomed) == -signal.SIGKILL
+        assert fork(lambda folder=folder: train(world, folder)) == 0  # type: ignore[misc]
+
+
+def kill_at_random(world: str, out: str) -> None:
+    """Kill twenty runs twice each, at moments of the time that an undisturbed run takes."""
+    settle()
+    started = time.perf_counter()
+    assert fork(lambda: train(world, Path(out) / "undisturbed")) == 0
+    seconds = time.perf_counter() - started
+    rng = random.Random(0)
+    for run in range(20):
+        folder = Path(out) / f"random-{run:02d}"
+        for _ in range(2):
+            fork(lambda folder=folder: train(world, folder), rng.uniform(0, seconds))  # type: ignore[misc]
+        assert fork(lambda folder=folder: train(world, folder)) == 0  # type: ignore[misc]
+
+
+def settle() -> None:
+    torch.set_num_threads(1)
+    os.fsync = lambda fd: None
+
+
+def train(world: str, out: Path) -> None:
+    result = World(Path(world)).run(out, **SETTINGS)
+    (out / "resumed").write_text(str(result.fit.resumed_from))
+
+
+def fork(work: Callable[[], None], seconds: float | None = None) -> int:
+    """Do the work in a child, killed after some seconds; return its exit code."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kill_at(event: str, count: int) -> None:
+    """Arrange that this process kills itself when an event happens the given time."""
+    left = count
+
+    def happened(what: str) -> None:
+        nonlocal left
+        left -= what == event
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    replace, step, save = Path.replace, torch.optim.AdamW.step, torch.save
+
+    def replacing(self: Path, target: Path) -> Path:
+        happened(f"before {target.name}")
+        replaced = replace(self, target)
+        happened(f"after {target.name}")
+        return replaced
+
+    def stepping(self: torch.optim.AdamW) -> None:
+        step(self)
+        happened("update")
+
+    def saving(content: object, file: Any) -> None:  # noqa: ANN401
+        start = file.tell()
+        save(content, file)
+        file.truncate(start + (file.tell() - start) // 2)
+        file.flush()
+        happened("save")
+        file.seek(start)
+        save(content, file)
+
+    Path.replace = replacing  # type: ignore[assignment,method-assign]
+    torch.optim.AdamW.step = stepping  # type: ignore[assignment,method-assign]
+    torch.save = saving  # type: ignore[assignment]

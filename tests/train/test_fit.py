@@ -1,0 +1,161 @@
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stages.train.config import TrainConfig
+from stages.train.fit import fit
+from stages.train.optimizer import learning_rate
+from store.errors import TrainingError
+from tests.train.example import train_config
+from tests.train.world import World, assert_same, results, silent, training_state
+
+NOISE: dict[str, Any] = {"drop_path": 0.3, "dropout": 0.3}
+TWENTY: dict[str, Any] = {
+    "iterations": 20,
+    "checkpoint_every": 10,
+    "log_every": 4,  # the interruption falls into an unfinished row
+    "student": NOISE,
+    "masking": {"block_px": 16, "ratio": 0.5, "weight": 1.0},
+    "rare_class_sampling": {"temperature": 0.1, "min_pixels": 20, "min_crop_ratio": 0.5},
+}
+
+
+def interrupt(done: int, total: int, what: str) -> None:
+    """Press Ctrl-C after the thirteenth iteration."""
+    if done == 13:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("start", "workers"), [(0, 2), (12, 0)], ids=["with loader processes", "before self-training"]
+)
+def test_ten_steps_and_ten_more_are_twenty_steps_bit_for_bit(
+    world: World, tmp_path: Path, start: int, workers: int
+) -> None:
+    changes = {**TWENTY, "self_training": {"start": start}}
+    assert world.run(tmp_path / "straight", **changes).fit.resumed_from is None
+    with pytest.raises(KeyboardInterrupt):
+        world.run(tmp_path / "resumed", interrupt, **changes)
+    resumed = world.run(tmp_path / "resumed", **{**changes, "workers": workers})
+    assert resumed.fit.resumed_from == 10
+    straight = results(tmp_path / "straight")
+    assert straight["checkpoint"]["iteration"] == 20
+    assert {"student", "ema", "regularizer", "optimizer", "curves"} < straight["checkpoint"].keys()
+    assert_same(results(tmp_path / "resumed"), straight)
+
+
+def test_noise_of_the_caller_changes_nothing(world: World, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"iterations": 2, "student": NOISE}
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        world.run(tmp_path / str(seed), **changes)
+    assert_same(results(tmp_path / "1"), results(tmp_path / "2"))
+    world.run(tmp_path / "other", **changes, seed=1)
+    other = (tmp_path / "other" / "student" / "model.safetensors").read_bytes()
+    assert other != results(tmp_path / "1")["student/model.safetensors"]
+
+
+def test_a_finished_run_is_not_trained_again(world: World, tmp_path: Path) -> None:
+    first = world.run(tmp_path, iterations=3).fit
+    before = results(tmp_path)
+    (tmp_path / "curves.csv").unlink()
+    calls = []
+    again = world.run(tmp_path, lambda *call: calls.append(call), iterations=3).fit
+    assert again.resumed_from == 3
+    assert again.last_row == first.last_row
+    assert not calls
+    assert_same(results(tmp_path), before)  # with the curves that were lost
+
+
+def test_progress_is_told_after_every_iteration(world: World, tmp_path: Path) -> None:
+    calls: list[tuple[int, int, str]] = []
+    world.run(tmp_path, lambda *call: calls.append(call), iterations=3, log_every=2)
+    assert [call[:2] for call in calls] == [(1, 3), (2, 3), (3, 3)]
+    assert calls[0][2] == ""
+    assert "clean" in calls[1][2]
+    assert "lr" not in calls[1][2]
+
+
+def test_curves_have_a_row_for_each_interval_and_the_last_iteration(
+    world: World, tmp_path: Path
+) -> None:
+    config = train_config(
+        iterations=5, log_every=2, self_training={"start": 2}, regularizer={"on": ["source"]}
+    )
+    each = train_config(**config.model_dump() | {"log_every": 1})
+    last = world.train(config, tmp_path / "pairs").fit.last_row
+    world.train(each, tmp_path / "each")
+    pairs, single = (rows(tmp_path / name) for name in ("pairs", "each"))
+
+    assert [row["iteration"] for row in pairs] == ["2", "4", "5"]
+    for row in pairs:
+        lr = learning_rate(int(row["iteration"]) - 1, config.optimizer, config.iterations)
+        assert float(row["lr"]) == pytest.approx(lr, rel=1e-5)
+    for name in ("clean", "enhanced_source"):
+        values = [float(row[name]) for row in single]
+        means = [(values[0] + values[1]) / 2, (values[2] + values[3]) / 2, values[4]]
+        assert [float(row[name]) for row in pairs] == pytest.approx(means, rel=1e-4)
+    # self-training begins with the third iteration, the rest is not part of this arm
+    assert [bool(row["mix"]) for row in pairs] == [False, True, True]
+    assert [bool(row["confidence"]) for row in pairs] == [False, True, True]
+    for name in ("enhanced_mix", "masked", "feature_distance"):
+        assert not any(row[name] for row in pairs)
+    assert last["iteration"] == 5
+    assert f"{last['clean']:.6g}" == pairs[-1]["clean"]
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "curves.csv").read_text().splitlines()))
+
+
+def exploding() -> TrainConfig:
+    """A first update after which no loss can be finite."""
+    return train_config(
+        iterations=4, optimizer={"lr": 1e30, "warmup_iterations": 0}, log_every=1, workers=0
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(world: World, tmp_path: Path) -> None:
+    config, cpu = exploding(), torch.device("cpu")
+    state = training_state(config, seed=1)
+    learned = {
+        **dict(state.models.student.named_parameters()),
+        **dict(state.models.regularizer.named_parameters() if state.models.regularizer else ()),
+    }
+    after_first: dict[str, Any] = {}
+
+    def remember(done: int, total: int, what: str) -> None:
+        after_first.update({name: value.detach().clone() for name, value in learned.items()})
+        after_first["checkpoint"] = (tmp_path / "checkpoint.pt").read_bytes()
+        after_first["curves"] = (tmp_path / "curves.csv").read_bytes()
+
+    with pytest.raises(TrainingError) as caught:
+        fit(
+            config,
+            state,
+            world.crops(config),
+            device=cpu,
+            folder=tmp_path,
+            fingerprint="f",
+            progress=remember,
+        )
+    message = str(caught.value)
+    assert message.startswith("iteration 1: a loss is not finite (clean ")
+    assert "weights were not updated" in message
+    assert "train.optimizer.lr" in message
+    assert "\n" not in message
+
+    assert (tmp_path / "checkpoint.pt").read_bytes() == after_first.pop("checkpoint")
+    assert (tmp_path / "curves.csv").read_bytes() == after_first.pop("curves")
+    assert_same({name: value.detach() for name, value in learned.items()}, after_first)
+    fresh = training_state(config, seed=2)
+    assert fresh.load(tmp_path / "checkpoint.pt", fingerprint="f", device=cpu) == 1
+
+
+def test_no_student_is_saved_where_training_failed(world: World, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError):
+        world.train(exploding(), tmp_path, silent)
+    assert not (tmp_path / "student").exists()

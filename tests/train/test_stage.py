@@ -1,0 +1,391 @@
+import csv
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from stages.prepare.manifest import Manifest
+from stages.train.model.official import export_official
+from stages.train.model.saved import load_student, save_student
+from stages.train.model.student import build_student
+from store.errors import CheckpointError, ConfigError
+from tests.train.example import train_config
+from tests.train.world import TEACHER, World, results
+
+REPOSITORY = Path(__file__).parents[2]
+STUDENT = train_config().student
+MASKING = {"block_px": 16, "ratio": 0.5, "weight": 1.0}
+FEATURE_DISTANCE = {"weight": 0.01, "classes": ["road", "building", "sky"], "min_share": 0.3}
+STILL = {"drop_path": 0.0, "dropout": 0.0}
+FROZEN = {"lr": 1e-30, "warmup_iterations": 0}
+"""A learning rate that leaves every weight as it is."""
+
+
+def columns(out: Path) -> list[str]:
+    """Names of the losses that the first row of the curves has."""
+    row = next(csv.DictReader((out / "curves.csv").read_text().splitlines()))
+    return [name for name, value in row.items() if value and name not in ("iteration", "lr")]
+
+
+def saved_weights(out: Path) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = safetensors.torch.load_file(out / "student/model.safetensors")
+    return weights
+
+
+def official_backbone(path: Path, seed: int) -> str:
+    """Write a mit_tiny in the layout of the official files."""
+    backbone = build_student(STUDENT, num_classes=2, seed=seed).backbone
+    official = export_official(nn.ModuleDict({"backbone": backbone}).state_dict())
+    torch.save({name.removeprefix("backbone."): t for name, t in official.items()}, path)
+    return str(path)
+
+
+def without(world: World, *patterns: str) -> None:
+    """Remove files or folders."""
+    for pattern in patterns:
+        found = list(world.folder.glob(pattern))
+        assert found, pattern
+        for path in found:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing", "expected"),
+    [
+        ({}, [], "clean enhanced_source mix enhanced_mix confidence"),
+        ({"masking": MASKING}, [], "clean enhanced_source mix enhanced_mix masked confidence"),
+        (
+            {"regularizer": {"on": ["source"]}},
+            ["features/target"],
+            "clean enhanced_source mix confidence",
+        ),
+        ({"regularizer": {"on": []}}, ["features", "index.json"], "clean mix confidence"),
+        (
+            {"regularizer": {"on": ["source"]}, "self_training": None},
+            ["features/target", "drawn/dusk-*"],
+            "clean enhanced_source",
+        ),
+        (
+            {"regularizer": {"on": []}, "self_training": None},
+            ["features", "index.json", "drawn/dusk-*"],
+            "clean",
+        ),
+    ],
+    ids=["all", "masking", "source part", "no regulariser", "source and SSR", "source only"],
+)
+def test_an_arm_needs_only_what_it_reads(
+    world: World, tmp_path: Path, changes: dict[str, Any], missing: list[str], expected: str
+) -> None:
+    bare = world.copy(tmp_path / "bare")
+    if missing:
+        without(bare, *missing)
+    if "features/target" in missing:
+        bare.embed(domains=["source"])  # an index without the target
+    result = bare.run(tmp_path / "run", iterations=2, **changes)
+    assert columns(tmp_path / "run") == expected.split()
+    assert result.fit.resumed_from is None
+    assert result.teacher_trained is (None if "index.json" in missing else False)
+    assert result.notes == ()
+
+
+def test_levels_of_all_stages_are_read(world: World, tmp_path: Path) -> None:
+    levels = ["stride16", None, "stride8", "stride16"]
+    world.run(tmp_path, iterations=1, regularizer={"levels": levels})
+    regularizer = results(tmp_path)["checkpoint"]["regularizer"]
+    assert {name.split(".")[1] for name in regularizer} == {"0", "2", "3"}
+
+
+def test_labels_of_target_training_images_change_nothing(world: World, tmp_path: Path) -> None:
+    blind = world.copy(tmp_path / "blind")
+    for path in blind.folder.glob("drawn/dusk-*/train/labels/*.png"):
+        path.write_bytes(b"not an image")
+    world.run(tmp_path / "seeing-run", iterations=2)
+    blind.run(tmp_path / "blind-run", iterations=2)
+    assert (
+        results(tmp_path / "blind-run")["student/model.safetensors"]
+        == results(tmp_path / "seeing-run")["student/model.safetensors"]
+    )
+
+
+def test_a_trained_teacher_is_told_from_an_untrained_one(world: World, tmp_path: Path) -> None:
+    copy = world.copy(tmp_path / "copy")
+    trained = {**TEACHER, "trained": True}
+    copy.embed(teachers={"source": trained, "target": trained})
+    result = copy.run(tmp_path / "run", iterations=1)
+    assert result.teacher_trained is True
+    assert load_student(result.student)[1]["teacher_trained"] is True
+
+
+def test_the_saved_student_is_the_trained_one_without_any_trace_of_the_regulariser(
+    world: World, tmp_path: Path
+) -> None:
+    result = world.run(tmp_path, iterations=3, student=STILL)
+    assert result.student == tmp_path / "student"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint.pt",
+        "curves.csv",
+        "student",
+    ]
+    weights = saved_weights(tmp_path)
+    fresh = build_student(STUDENT, num_classes=11, seed=0).state_dict()
+    assert weights.keys() == fresh.keys()
+    assert {name for name in weights if torch.equal(weights[name], fresh[name])} == set()
+    checkpoint = results(tmp_path)["checkpoint"]
+    assert all(torch.equal(weights[name], value) for name, value in checkpoint["student"].items())
+    assert not all(torch.equal(weights[name], value) for name, value in checkpoint["ema"].items())
+
+    loaded, meta = load_student(tmp_path / "student")
+    assert loaded.num_classes == 11
+    assert meta["classes"] == list(world.manifest.classes.names)
+    assert [tuple(color) for color in meta["palette"]] == list(world.manifest.classes.palette)
+    assert meta["teacher_trained"] is False
+
+
+def test_training_sets_out_from_the_seed(world: World, tmp_path: Path) -> None:
+    world.run(tmp_path, iterations=1, optimizer=FROZEN)
+    fresh = dict(build_student(STUDENT, num_classes=11, seed=0).named_parameters())
+    checkpoint = results(tmp_path)["checkpoint"]
+    for name, value in fresh.items():
+        assert torch.allclose(checkpoint["student"][name], value, atol=1e-12), name
+        assert torch.allclose(checkpoint["ema"][name], value, atol=1e-12), name
+
+
+def test_feature_distance_is_off_for_random_weights_and_says_so(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        result = world.run(tmp_path, iterations=1, feature_distance=FEATURE_DISTANCE)
+    [note] = result.notes
+    assert note == "feature distance is off: train.student.weights is random, not ImageNet's"
+    assert note in caplog.messages
+    assert "feature_distance" not in columns(tmp_path)
+
+
+def test_feature_distance_is_on_for_a_pretrained_backbone(world: World, tmp_path: Path) -> None:
+    weights = official_backbone(tmp_path / "mit_tiny.pth", seed=5)
+    pretrained: dict[str, Any] = {
+        "student": {**STILL, "weights": weights},
+        "feature_distance": FEATURE_DISTANCE,
+        "log_every": 1,
+    }
+    result = world.run(tmp_path / "run", iterations=2, **pretrained)
+    assert result.notes == ()
+    first, second = csv.DictReader((tmp_path / "run/curves.csv").read_text().splitlines())
+    assert float(first["feature_distance"]) == 0  # nothing has moved yet
+    assert float(second["feature_distance"]) > 0
+
+
+def test_features_are_compared_with_imagenet_and_not_with_the_student_to_start_from(
+    world: World, tmp_path: Path
+) -> None:
+    pretrained = {**STILL, "weights": official_backbone(tmp_path / "mit_tiny.pth", seed=5)}
+    other = build_student(STUDENT, num_classes=11, seed=6)
+    save_student(other, tmp_path / "other", config=STUDENT, meta={})
+    result = world.run(
+        tmp_path / "run",
+        iterations=1,
+        student=pretrained,
+        init=str(tmp_path / "other"),
+        feature_distance=FEATURE_DISTANCE,
+    )
+    assert result.fit.last_row["feature_distance"] > 0.01
+
+
+def test_a_thing_class_that_there_is_not_is_named(world: World, tmp_path: Path) -> None:
+    weights = official_backbone(tmp_path / "mit_tiny.pth", seed=5)
+    with pytest.raises(ConfigError) as caught:
+        world.run(
+            tmp_path / "run",
+            student={"weights": weights},
+            feature_distance={**FEATURE_DISTANCE, "classes": ["car", "rider", "train"]},
+        )
+    assert str(caught.value) == (
+        "train.feature_distance.classes: rider, train is no class of this data set; its classes "
+        f"are {', '.join(world.manifest.classes.names)}"
+    )
+
+
+def test_training_starts_from_a_saved_student(world: World, tmp_path: Path) -> None:
+    start = world.run(tmp_path / "start", iterations=2, seed=3).student
+    world.run(tmp_path / "run", iterations=1, init=str(start), optimizer=FROZEN)
+    weights, begun = saved_weights(tmp_path / "start"), results(tmp_path / "run")["checkpoint"]
+    parameters = dict(build_student(STUDENT, num_classes=11, seed=0).named_parameters())
+    for name in parameters:
+        assert torch.allclose(begun["student"][name], weights[name], atol=1e-12), name
+        assert torch.allclose(begun["ema"][name], weights[name], atol=1e-12), name
+
+
+@pytest.mark.parametrize(
+    ("student", "num_classes", "meta", "says"),
+    [
+        ({}, 5, {}, "has 5 classes, the manifest 11"),
+        (
+            {"head": "mlp"},
+            11,
+            {},
+            "another architecture than train.student (mit_tiny, daformer, 16",
+        ),
+        ({"head_channels": 8}, 11, {}, "another architecture than train.student"),
+        ({"backbone": "mit_b0"}, 11, {}, "another architecture than train.student"),
+        ({}, 11, {"classes": list("abcdefghijk")}, "calls a class 'a' that is 'sky'"),
+    ],
+    ids=["classes", "head", "width", "backbone", "names of classes"],
+)
+def test_a_student_of_another_kind_is_no_start(
+    world: World,
+    tmp_path: Path,
+    student: dict[str, Any],
+    num_classes: int,
+    meta: dict[str, Any],
+    says: str,
+) -> None:
+    config = STUDENT.model_copy(update=student)
+    other = build_student(config, num_classes=num_classes, seed=0)
+    save_student(other, tmp_path / "other", config=config, meta=meta)
+    with pytest.raises(CheckpointError) as caught:
+        world.run(tmp_path / "run", init=str(tmp_path / "other"))
+    message = str(caught.value)
+    assert message.startswith("train.init: ")
+    assert str(tmp_path / "other") in message
+    assert says in message
+    assert "\n" not in message
+
+
+def other_teacher(world: World) -> dict[str, Any]:
+    teacher = {**TEACHER, "architecture": "other random numbers"}
+    world.embed(teachers={"source": teacher, "target": teacher})
+    return {}
+
+
+def other_manifest(world: World) -> dict[str, Any]:
+    manifest = Manifest.read(world.manifest_path)
+    kept = [record for record in manifest.records if record.split == "train"]
+    replace(manifest, records=tuple(kept)).write(world.manifest_path)
+    return {}
+
+
+def other_start(world: World) -> dict[str, Any]:
+    student = build_student(STUDENT, num_classes=11, seed=8)
+    save_student(student, world.folder / "start", config=STUDENT, meta={})
+    return {}
+
+
+def other_weights(world: World) -> dict[str, Any]:
+    official_backbone(world.folder / "mit_tiny.pth", seed=8)
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("change", "resumes"),
+    [
+        (lambda world: {}, True),
+        (lambda world: {"checkpoint_every": 9, "device": "auto"}, True),
+        (lambda world: {"optimizer": {"lr": 2e-3}}, False),
+        (lambda world: {"seed": 1}, False),
+        (lambda world: {"iterations": 3}, False),
+        (other_teacher, False),
+        (other_manifest, False),
+        (other_start, False),
+        (other_weights, False),
+    ],
+    ids=[
+        "nothing",
+        "what changes no weight",
+        "rate",
+        "seed",
+        "length",
+        "teacher",
+        "manifest",
+        "init",
+        "weights",
+    ],
+)
+def test_only_a_checkpoint_of_the_same_run_is_resumed(
+    world: World, tmp_path: Path, change: Callable[[World], dict[str, Any]], resumes: bool
+) -> None:
+    copy = world.copy(tmp_path / "copy")
+    save_student(
+        build_student(STUDENT, num_classes=11, seed=7),
+        copy.folder / "start",
+        config=STUDENT,
+        meta={},
+    )
+    settings: dict[str, Any] = {
+        "iterations": 1,
+        "init": str(copy.folder / "start"),
+        "student": {"weights": official_backbone(copy.folder / "mit_tiny.pth", seed=7)},
+        "device": "cpu",
+    }
+    copy.run(tmp_path / "run", **settings)
+    again = copy.run(tmp_path / "run", **{**settings, **change(copy)})
+    assert again.fit.resumed_from == (1 if resumes else None)
+
+
+def test_a_run_that_starts_anew_leaves_nothing_of_the_old_one(world: World, tmp_path: Path) -> None:
+    world.run(tmp_path / "used", iterations=3, seed=1)
+    for out in ("used", "new"):
+        world.run(tmp_path / out, iterations=2)
+    assert results(tmp_path / "used")["curves.csv"] == results(tmp_path / "new")["curves.csv"]
+    assert (
+        results(tmp_path / "used")["student/model.safetensors"]
+        == results(tmp_path / "new")["student/model.safetensors"]
+    )
+
+
+def test_a_damaged_checkpoint_is_not_trained_over(world: World, tmp_path: Path) -> None:
+    world.run(tmp_path, iterations=1)
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="delete it to train anew"):
+        world.run(tmp_path, iterations=1)
+    assert path.stat().st_size == 1000
+
+
+TRAIN = """
+import json, sys
+from pathlib import Path
+from stages.train import stage
+from stages.train.config import TrainConfig
+
+folder, out = map(Path, sys.argv[1:3])
+stage.run(
+    TrainConfig.model_validate_json(sys.argv[3]),
+    manifest_path=folder / "manifest.parquet",
+    roots={"source": folder / "drawn", "target": folder / "drawn"},
+    store_url=folder / "features",
+    index_path=folder / "index.json",
+    out=out,
+    progress=lambda done, total, what: None,
+)
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def test_training_loads_neither_sam_nor_the_embedding_nor_dask(
+    world: World, tmp_path: Path
+) -> None:
+    config = train_config(iterations=2, masking=MASKING)
+    command = [sys.executable, "-W", "error", "-c", TRAIN, str(world.folder), str(tmp_path)]
+    finished = subprocess.run(
+        [*command, config.model_dump_json()],
+        cwd=REPOSITORY,
+        check=True,
+        timeout=120,
+        capture_output=True,
+        text=True,
+    )
+    loaded = json.loads(finished.stdout)
+    assert (tmp_path / "student" / "model.safetensors").is_file()
+    assert "stages.train.fit" in loaded
+    unwanted = ("segment_anything", "stages.embed", "stages.evaluate", "dask", "torchvision")
+    assert [name for name in loaded if name.startswith(unwanted)] == []
