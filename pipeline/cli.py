@@ -134,6 +134,7 @@ def train(
     from pipeline.console import console, progress
     from pipeline.params import load_params
     from pipeline.plan import current_manifest, demand_current_stores
+    from pipeline.tables import UNTRAINED
     from stages.train import stage
 
     config = load_params(params, overrides)
@@ -152,7 +153,7 @@ def train(
     if result.fit.resumed_from is not None:
         console.print(f"resumed after {result.fit.resumed_from} of {config.train.iterations} steps")
     if result.teacher_trained is False:
-        console.print("UNTRAINED TEACHER: its weights are random; expect no gain from SSR")
+        console.print(UNTRAINED)
     console.print(f"student in {result.student}, {result.fit.seconds:.0f} s")
 
 

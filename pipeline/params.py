@@ -169,7 +169,7 @@ def _describe(key: str, fault: ErrorDetails) -> str:
         case "model_type" | "model_attributes_type":
             return f"{key} is {_brief(given)}, but should be a section with keys of its own"
         case "value_error":
-            return f"{key}: {fault['ctx']['error']}"
+            return f"{key}: {fault['ctx']['error']}" if key else str(fault["ctx"]["error"])
         case _:
             return f"{key} is {_brief(given)}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
 

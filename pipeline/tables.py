@@ -82,7 +82,7 @@ def print_metrics(run: Path) -> None:
     pictures = sorted((run / "pictures").glob("*.png"))
     if pictures:
         console.print(f"image | label | prediction: {pictures[0]} and {len(pictures) - 1} more")
-    if _teacher_trained(run) is False:
+    if metrics["teacher_trained"] is False:
         console.print(UNTRAINED)
 
 
@@ -106,13 +106,3 @@ def _statistics(level: LevelSummary) -> tuple[str, str, str, str]:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
-
-
-def _teacher_trained(run: Path) -> bool | None:
-    """Read from the saved student whether its teacher had trained weights; None is unknown."""
-    try:
-        card = json.loads((run / "student" / "config.json").read_bytes())
-        trained: bool | None = card["meta"]["teacher_trained"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # the metrics travel with git, the student may not be here
-    return trained

@@ -19,7 +19,7 @@ from stages.train.dataset import TrainingCrops
 from stages.train.fit import FitResult, Progress, fit
 from stages.train.model.backbone import BACKBONES
 from stages.train.model.regularizer import Regularizer
-from stages.train.model.saved import load_student, save_student
+from stages.train.model.saved import demand_classes, load_student, save_student
 from stages.train.model.student import Student, build_student, seeded
 from stages.train.optimizer import build_optimizer
 from stages.train.step import ImageNetReference, Models, without_noise
@@ -195,18 +195,7 @@ def _start_from(
     """Copy the weights of an earlier student, for instance one trained on the source only."""
     with _naming("train.init"):
         start, meta = load_student(folder)
-    if start.num_classes != len(classes):
-        raise CheckpointError(
-            f"train.init: {folder} has {start.num_classes} classes, the manifest {len(classes)}; "
-            "choose a student of the same classes"
-        )
-    # Equal counts say little: two data sets of 11 classes come with this project.
-    for trained, wanted in zip(meta.get("classes", classes), classes, strict=True):
-        if trained != wanted:
-            raise CheckpointError(
-                f"train.init: the student in {folder} calls a class {trained!r} that is "
-                f"{wanted!r} in the manifest; choose a student of the same classes"
-            )
+        demand_classes(meta, classes, origin=str(folder))
     try:
         student.load_state_dict(start.state_dict())
     except RuntimeError as error:

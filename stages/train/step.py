@@ -138,7 +138,9 @@ def train_step(
     """
     student, regularizer, enhanced_parts = models.student, models.regularizer, config.regularizer.on
     label = batch.source_label
-    pseudo = _pseudo_labels(models, batch, config, iteration) if draws else None
+    pseudo = None
+    if draws is not None:
+        pseudo = _follow_and_label(models, batch, config, iteration)
 
     losses = {}
     features = student.features(batch.source_image)
@@ -198,7 +200,7 @@ def without_noise(ema: Student) -> Student:
 
 
 @torch.no_grad()
-def _pseudo_labels(
+def _follow_and_label(
     models: Models, batch: Batch, config: TrainConfig, iteration: int
 ) -> PseudoLabels:
     """Update the EMA model, then let it label the clean target crops."""

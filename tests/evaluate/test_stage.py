@@ -1,9 +1,9 @@
 """The stage on a handful of images, with students whose answers are known beforehand."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -106,9 +106,9 @@ def halves(left: int, right: int, *, void_rows: int = 0) -> NDArray[np.uint8]:
     return stored
 
 
-def save(folder: Path, *, answer: int, num_classes: int = 3, **meta: Any) -> None:  # noqa: ANN401
+def save(folder: Path, *, answer: int, classes: Sequence[str] = CLASSES.names) -> None:
     """Save a tiny student that answers one class everywhere."""
-    student = build_student(STUDENT, num_classes=num_classes, seed=0)
+    student = build_student(STUDENT, num_classes=len(classes), seed=0)
     classifier = student.head.get_submodule("classifier")
     assert isinstance(classifier, nn.Conv2d)
     assert classifier.bias is not None
@@ -116,6 +116,7 @@ def save(folder: Path, *, answer: int, num_classes: int = 3, **meta: Any) -> Non
         classifier.weight.zero_()
         classifier.bias.zero_()
         classifier.bias[answer] = 1
+    meta = {"classes": list(classes), "teacher_trained": False}
     save_student(student, folder, config=STUDENT, meta=meta)
 
 
@@ -140,6 +141,7 @@ def test_metrics_json_holds_the_scores_of_the_whole_split(world: World) -> None:
         "accuracy": 71.43,  # 7500 / 10500
         "mean_accuracy": 50.0,
         "images": 2,
+        "teacher_trained": False,
         "iou": {"road": 71.43, "sky": 0.0, "car": None},
     }
     assert result.metrics_file == world.out / "metrics.json"
@@ -254,17 +256,17 @@ def test_a_split_without_labels_is_refused(world: World) -> None:
 
 
 def test_a_student_of_another_number_of_classes_is_refused(world: World) -> None:
-    save(world.student, answer=0, num_classes=19)
+    save(world.student, answer=0, classes=[*CLASSES.names, "bus"])
     with pytest.raises(CheckpointError) as error:
         world.evaluate()
-    assert "the student has 19 classes but the manifest has 3" in one_line(error)
+    assert "class 3 of the student is bus, of the manifest none" in one_line(error)
 
 
 def test_a_student_of_as_many_other_classes_is_refused(world: World) -> None:
     save(world.student, answer=0, classes=["road", "building", "car"])
     with pytest.raises(CheckpointError) as error:
         world.evaluate()
-    assert "'building' that is 'sky' in the manifest" in one_line(error)
+    assert "class 1 of the student is building, of the manifest sky" in one_line(error)
 
 
 def test_a_missing_student_is_refused(world: World) -> None:

@@ -114,7 +114,7 @@ def flip_bits_of_the_target() -> None:
 
 
 def embed_the_source_alone() -> None:
-    demand("embed", "-S", "embed.domains=[source]")
+    demand("embed", "-S", "embed.domains=[source]", "-S", "train.regularizer.on=[source]")
 
 
 def identifier(case: Case) -> str:

@@ -147,7 +147,7 @@ CASES = [
     Case(
         "label changed after prepare, then evaluate",
         "evaluate",
-        ("photos/dusk_val/labels/00012.png", "200", "ssr prepare"),
+        ("photos/dusk_val/labels/00012.png", "has changed", "ssr prepare"),
         lambda: save_label("photos/dusk_val/labels/00012.png", 200),
     ),
 ]

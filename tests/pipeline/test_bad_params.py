@@ -172,6 +172,27 @@ CASES = [
         ("mixed", "self_training is null"),
         params(train={"self_training": None}),
     ),
+    Case(
+        "domain that training reads is not to be embedded",
+        "embed",
+        ("params.yaml: embed.domains ['source'] lacks target", "add it there"),
+        params(embed={"domains": ["source"]}),
+    ),
+    Case(
+        "level that training reads is not to be embedded",
+        "embed -S train.regularizer.levels=[stride8,stride16,stride16,null]",
+        ("embed.levels ['stride8'] lacks stride16", "add it there"),
+    ),
+    Case(
+        "self-training without target",
+        "prepare -S prepare.target=null",
+        ("train.self_training needs prepare.target", "null"),
+    ),
+    Case(
+        "store at an address",
+        "embed -S store.url=s3://bucket/features",
+        ("store.url: s3://bucket/features is no folder",),
+    ),
     # --set
     Case("set without a value", "train -S train.seed", ("--set train.seed", "section.key=value")),
     Case("set without a section", "train -S seed=1", ("--set seed=1", "section.key=value")),

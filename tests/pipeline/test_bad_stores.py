@@ -22,6 +22,12 @@ from tests.pipeline.mistakes import (
 )
 from tests.pipeline.workplace import demand, shard, stored, the_store
 
+SOURCE_ONLY: dict[str, dict[str, object]] = {
+    "prepare": {"target": None},
+    "embed": {"domains": ["source"]},
+    "train": {"self_training": None, "regularizer.on": ["source"]},
+}
+
 CASES = [
     # the manifest
     Case(
@@ -40,19 +46,19 @@ CASES = [
         "target given up after prepare, then evaluate",
         "evaluate",
         ("data/manifest.parquet", "target", "ssr prepare"),
-        params(prepare={"target": None}),
+        params(**SOURCE_ONLY),
     ),
     Case(
         "target given up after prepare, then embed",
         "embed",
         ("data/manifest.parquet", "target", "ssr prepare"),
-        params(prepare={"target": None}),
+        params(**SOURCE_ONLY),
     ),
     Case(
         "target given up after prepare, then train",
         "train",
         ("data/manifest.parquet", "target", "ssr prepare"),
-        params(prepare={"target": None}),
+        params(**SOURCE_ONLY),
     ),
     Case(
         "crop larger than prepare knew",
@@ -94,8 +100,8 @@ CASES = [
         ("runs/checkpoint.pt", "image_encoder", "checkpoint of SAM"),
     ),
     Case(
-        "domain to embed that there is not",
-        "embed -S embed.splits=[val] -S embed.domains=[source]",
+        "split to embed that there is not",
+        "embed -S embed.splits=[val] -S embed.domains=[source] -S train.regularizer.on=[]",
         ("no val images of domain source", "embed.splits", "ssr prepare"),
     ),
     Case(
@@ -168,13 +174,14 @@ CASES = [
         ("data/index.json", "another tiling", "ssr embed", "old values"),
     ),
     Case(
-        "teacher weights missing at training",
+        "teacher's weights changed, no embed since",
         "train -S embed.weights=sam.pth",
-        ("sam.pth", "no such weight file", "embed.weights"),
+        ("data/index.json", "another teacher", "ssr embed", "old values"),
     ),
     Case(
         "level that is not stored",
-        "train -S train.regularizer.levels=[stride16,stride8,stride8,stride8]",
+        "train -S train.regularizer.levels=[stride16,stride8,stride8,stride8] "
+        "-S embed.levels=[stride8,stride16]",
         ("data/features/source/", "no stride16", "embed.levels", "ssr embed"),
     ),
     Case(

@@ -4,7 +4,7 @@ import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from stages.prepare.labels import DRAWN
 from stages.prepare.manifest import Manifest
 from stages.train.model.official import export_official
 from stages.train.model.saved import load_student, save_student
@@ -24,6 +25,7 @@ from tests.train.world import TEACHER, World, results
 
 REPOSITORY = Path(__file__).parents[2]
 STUDENT = train_config().student
+META = {"classes": list(DRAWN.names)}
 MASKING = {"block_px": 16, "ratio": 0.5, "weight": 1.0}
 FEATURE_DISTANCE = {"weight": 0.01, "classes": ["road", "building", "sky"], "min_share": 0.3}
 STILL = {"drop_path": 0.0, "dropout": 0.0}
@@ -190,7 +192,7 @@ def test_features_are_compared_with_imagenet_and_not_with_the_student_to_start_f
 ) -> None:
     pretrained = {**STILL, "weights": official_backbone(tmp_path / "mit_tiny.pth", seed=5)}
     other = build_student(STUDENT, num_classes=11, seed=6)
-    save_student(other, tmp_path / "other", config=STUDENT, meta={})
+    save_student(other, tmp_path / "other", config=STUDENT, meta=META)
     result = world.run(
         tmp_path / "run",
         iterations=1,
@@ -226,18 +228,17 @@ def test_training_starts_from_a_saved_student(world: World, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("student", "num_classes", "meta", "says"),
+    ("student", "classes", "says"),
     [
-        ({}, 5, {}, "has 5 classes, the manifest 11"),
+        ({}, DRAWN.names[:5], "class 5 of the student is none, of the manifest pole"),
         (
             {"head": "mlp"},
-            11,
-            {},
+            DRAWN.names,
             "another architecture than train.student (mit_tiny, daformer, 16",
         ),
-        ({"head_channels": 8}, 11, {}, "another architecture than train.student"),
-        ({"backbone": "mit_b0"}, 11, {}, "another architecture than train.student"),
-        ({}, 11, {"classes": list("abcdefghijk")}, "calls a class 'a' that is 'sky'"),
+        ({"head_channels": 8}, DRAWN.names, "another architecture than train.student"),
+        ({"backbone": "mit_b0"}, DRAWN.names, "another architecture than train.student"),
+        ({}, "abcdefghijk", "class 0 of the student is a, of the manifest sky"),
     ],
     ids=["classes", "head", "width", "backbone", "names of classes"],
 )
@@ -245,13 +246,12 @@ def test_a_student_of_another_kind_is_no_start(
     world: World,
     tmp_path: Path,
     student: dict[str, Any],
-    num_classes: int,
-    meta: dict[str, Any],
+    classes: Sequence[str],
     says: str,
 ) -> None:
     config = STUDENT.model_copy(update=student)
-    other = build_student(config, num_classes=num_classes, seed=0)
-    save_student(other, tmp_path / "other", config=config, meta=meta)
+    other = build_student(config, num_classes=len(classes), seed=0)
+    save_student(other, tmp_path / "other", config=config, meta={"classes": list(classes)})
     with pytest.raises(CheckpointError) as caught:
         world.run(tmp_path / "run", init=str(tmp_path / "other"))
     message = str(caught.value)
@@ -276,7 +276,7 @@ def other_manifest(world: World) -> dict[str, Any]:
 
 def other_start(world: World) -> dict[str, Any]:
     student = build_student(STUDENT, num_classes=11, seed=8)
-    save_student(student, world.folder / "start", config=STUDENT, meta={})
+    save_student(student, world.folder / "start", config=STUDENT, meta=META)
     return {}
 
 
@@ -318,7 +318,7 @@ def test_only_a_checkpoint_of_the_same_run_is_resumed(
         build_student(STUDENT, num_classes=11, seed=7),
         copy.folder / "start",
         config=STUDENT,
-        meta={},
+        meta=META,
     )
     settings: dict[str, Any] = {
         "iterations": 1,

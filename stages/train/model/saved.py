@@ -1,6 +1,8 @@
 """A student on disk: `model.safetensors` and a `config.json` that says what it is."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,6 +91,25 @@ def load_student(folder: Path) -> tuple[Student, dict[str, Any]]:
             f"the student again ({reason})"
         ) from error
     return student.eval(), card.meta
+
+
+def demand_classes(meta: Mapping[str, Any], wanted: Sequence[str], *, origin: str) -> None:
+    """Refuse a student of other classes, or of another order: equal counts say little.
+
+    Args:
+        meta: As `load_student` returned it.
+        wanted: Names in the order of the train ids.
+        origin: Where the student is from, for the message.
+
+    Raises:
+        CheckpointError: The classes differ.
+    """
+    for train_id, (trained, name) in enumerate(zip_longest(meta["classes"], wanted)):
+        if trained != name:
+            raise CheckpointError(
+                f"{origin}: class {train_id} of the student is {trained or 'none'}, of the "
+                f"manifest {name or 'none'}; choose a student that was trained on these classes"
+            )
 
 
 def _read_card(path: Path) -> _Card:
