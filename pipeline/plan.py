@@ -39,11 +39,17 @@ def demand_current_stores(params: Params, index_path: Path) -> None:
         return
     index = Index.read(index_path)
     teacher = LazyTeacher(params.embed, params.store.path / WEIGHTS_CACHE)
+    known = teacher.remembered_sha256
+    if teacher.has_weights and known is None:
+        raise StoreMismatchError(
+            f"{index_path}: whether its stores are of embed.weights {params.embed.weights} is not "
+            "known yet; run `ssr embed`, which compares them and keeps what is right"
+        )
     for domain, entry in index.stores.items():
         stored = entry.provenance["teacher"]
         assert isinstance(stored, dict)
-        weights = teacher.remembered_sha256 if teacher.has_weights else stored["weights_sha256"]
-        wanted = provenance(params.embed, str(weights))  # never hashed here: equal to no store
+        weights = known or str(stored["weights_sha256"])
+        wanted = provenance(params.embed, weights)
         changed = [key for key, value in wanted.items() if entry.provenance.get(key) != value]
         if changed:
             raise StoreMismatchError(
