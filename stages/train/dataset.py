@@ -244,7 +244,8 @@ def batches(
             raise
         # A loader process sends its whole traceback as the message; our line is the last one.
         line = str(error).strip().rpartition("\n")[2]
-        raise type(error)(line.partition(": ")[2]) from error
+        # Without its traceback nothing holds the loader, which then ends its processes at once.
+        raise type(error)(line.partition(": ")[2]) from error.with_traceback(None)
 
 
 def _train_split(manifest: Manifest, domain: Domain) -> tuple[ImageRecord, ...]:
