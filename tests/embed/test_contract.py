@@ -12,12 +12,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from store.read import FeatureReader
 from torch import nn
 
 from stages.embed.architectures import ARCHITECTURES
 from stages.embed.config import EmbedConfig, Level
-from stages.embed.teacher import PREFIX, draw_encoder
+from stages.embed.teacher import draw_encoder
+from stages.embed.weights import PREFIX
+from store.read import FeatureReader
 from tests.embed.world import World
 
 SIDE_PX, TILE_TOK = 256, 16  # of the tiny teacher

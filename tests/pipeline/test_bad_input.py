@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from stages.embed.architectures import ARCHITECTURES
-from stages.embed.teacher import PREFIX, draw_encoder
+from stages.embed.teacher import draw_encoder
+from stages.embed.weights import PREFIX
 from store.lock import writer_lock
 from tests.pipeline.workplace import change_params, shard, ssr, stored, the_store
 
