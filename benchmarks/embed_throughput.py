@@ -147,7 +147,7 @@ def embed(teacher: Teacher, records: dict[str, ImageRecord], folder: Path, batch
 
 
 def build_rows(options: argparse.Namespace, folder: Path) -> list[Row]:
-    """Prepare all that is measured; every row has run once when this returns."""
+    """Prepare all that is measured; every encoder has run once when this returns."""
     device = pick_device(options.device, "--device")
     plain = draw_encoder(ARCHITECTURES[options.architecture], 0).eval().requires_grad_(False)
     for name, value in plain.named_parameters():

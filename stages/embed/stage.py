@@ -24,7 +24,7 @@ from store.index import Index, StoreEntry
 from store.spec import Codec, ImageEntry, StoreSpec
 from store.write import StoreWriter
 
-EMBEDDING_VERSION: Final = 1
+EMBEDDING_VERSION: Final = 2
 """Raise it when a change of this package changes the features of the same teacher and image."""
 
 Progress = Callable[[int, int, str], None]
