@@ -9,7 +9,7 @@ from stages.prepare.manifest import Domain, Split
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 Level = Literal["stride8", "stride16", "stride32"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 _T = TypeVar("_T")
@@ -47,9 +47,16 @@ class EmbedConfig(BaseModel):
         description="Least overlap of neighbouring tiles, as a share of the tile."
     )
     batch_tiles: Annotated[int, Field(ge=1)] = Field(
-        description="Most tiles per forward pass; always tiles of one image and level."
+        description="Most tiles per forward pass, of several images of one shard, at one level."
     )
     device: DeviceName = Field(description="`auto` takes the GPU where there is one.")
     precision: Precision = Field(
-        description="Arithmetic of the forward pass; `bfloat16` is faster on GPUs and less exact."
+        description="Arithmetic of the forward pass: the halves are faster and less exact; "
+        "`float16` needs a GPU, `bfloat16` one, or a CPU with instructions for it."
+    )
+    compile: bool = Field(
+        description="Run the encoder through `torch.compile`: minutes first, then faster on GPUs."
+    )
+    threads: Annotated[int, Field(ge=1)] | None = Field(
+        description="Cores that encode on the CPU; null takes all. Last bits depend on it."
     )

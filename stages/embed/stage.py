@@ -7,6 +7,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -21,9 +22,9 @@ from stages.prepare.pixels import MEAN, STD
 from store.errors import DataError
 from store.index import Index, StoreEntry
 from store.spec import Codec, ImageEntry, StoreSpec
-from store.write import ShardTask, StoreWriter
+from store.write import StoreWriter
 
-EMBEDDING_VERSION: Final = 1
+EMBEDDING_VERSION: Final = 2
 """Raise it when a change of this package changes the features of the same teacher and image."""
 
 WEIGHTS_CACHE: Final = ".weights.json"
@@ -187,7 +188,9 @@ def _run_domain(
         tasks = writer.pending()
         todo = sum(entry is not None for task in tasks for entry in task.images)
         if tasks:
-            from stages.embed.task import embed_shard  # torch, only where there is work
+            # torch, only where there is work
+            from stages.device import cpu_threads
+            from stages.embed.task import embed_shards
 
             done = 0
 
@@ -196,19 +199,21 @@ def _run_domain(
                 done += 1
                 progress(done, todo, domain)
 
-            def work(task: ShardTask) -> None:
-                features = embed_shard(
-                    task,
-                    teacher=teacher.loaded,
-                    records=records,
-                    root=root,
-                    overlap=config.overlap,
-                    batch_tiles=config.batch_tiles,
-                    image_done=image_done,
-                )
-                writer.write_shard(task, features)
-
-            run_serial(tasks, work)
+            with (
+                cpu_threads(config.threads),
+                closing(
+                    embed_shards(
+                        tasks,
+                        teacher=teacher.loaded,
+                        records=records,
+                        root=root,
+                        overlap=config.overlap,
+                        batch_tiles=config.batch_tiles,
+                        image_done=image_done,
+                    )
+                ) as shards,
+            ):
+                run_serial(shards, writer.write_shard)
         entry = writer.finalise()
     return entry, DomainResult(
         path=store_url / entry.path,

@@ -21,6 +21,8 @@ def embed_config() -> EmbedConfig:
         batch_tiles=4,
         device="cpu",
         precision="float32",
+        compile=False,
+        threads=None,
     )
 
 
