@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from pipeline.params import Params
-from stages.embed.lazy_teacher import LazyTeacher
-from stages.embed.stage import provenance
+from pipeline.stores import demand_provenance, remembered_teacher
 from stages.prepare.manifest import Manifest
-from store.errors import DataError, StoreMismatchError
+from store.errors import DataError
 from store.index import Index
 
 
@@ -35,13 +34,7 @@ def demand_current_stores(params: Params, index_path: Path) -> None:
     """
     if not params.train.regularizer.on:
         return
-    url = Path(params.store.url)
-    weights = LazyTeacher(params.embed, url / ".weights.json").weights_sha256
-    wanted = provenance(params.embed, weights)
+    weights = remembered_teacher(params).weights_sha256
     for domain, entry in Index.read(index_path).stores.items():
-        changed = [key for key, value in wanted.items() if entry.provenance.get(key) != value]
-        if changed:
-            raise StoreMismatchError(
-                f"{index_path}: the {domain} store was made with another {changed[0]} than section "
-                "embed of the params names; run `ssr embed`, or put the old values back"
-            )
+        where = f"{index_path}: the {domain} store"
+        demand_provenance(params, entry.provenance, weights, where=where)
