@@ -112,6 +112,7 @@ def draw_images(folder: Path, count: int) -> dict[str, ImageRecord]:
             working_size_px=WORKING_PX,
             sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
             class_pixels=None,
+            label_sha256=None,
         )
     return records
 

@@ -24,6 +24,9 @@ Overrides = Annotated[
     list[str],
     typer.Option("--set", "-S", metavar="KEY=VALUE", help="Change a value, e.g. train.seed=1."),
 ]
+StoreFolder = Annotated[
+    Path, typer.Argument(help="A store, e.g. data/features/source/1a2b3c4d.zarr.")
+]
 RunFolder = Annotated[Path, typer.Option("--out", help="Folder of this run's results.")]
 
 
@@ -88,6 +91,40 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
             progress=report,
         )
     print_manifest(result)
+
+
+@app.command()
+def plan(
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = [],  # noqa: B006
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Time a few tiles here; loads torch.")
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="Device to look up, e.g. a100; else this machine's.")
+    ] = None,
+) -> None:
+    """Say beforehand what `ssr embed` will cost: tiles, time, disk, memory; needs no weights.
+
+    Example: ssr plan --device a100 -S embed.architecture=vit_h -S embed.precision=bfloat16
+    """
+    from pipeline.devices import CPU, device_here
+    from pipeline.estimate import Speed, estimate, free_bytes, table_speed
+    from pipeline.params import load_params
+    from pipeline.plan import current_manifest
+    from pipeline.plan_table import print_plan
+
+    config = load_params(params, overrides)
+    manifest = current_manifest(config, MANIFEST)
+    device = device or (CPU if config.embed.device == "cpu" else device_here())
+    speed = table_speed(config.embed, device)
+    if calibrate:
+        from stages.embed.calibrate import tiles_per_second
+
+        rate, device = tiles_per_second(config.embed)
+        speed = Speed(rate, f"measured on {device}")
+    result = estimate(config, manifest, speed=speed)
+    print_plan(result, config, device=device, free_bytes=free_bytes(config.store.url))
 
 
 @app.command()
@@ -200,18 +237,105 @@ def metrics(out: RunFolder = RUN) -> None:
 
 @app.command()
 def inspect(
-    store: Annotated[
-        Path, typer.Argument(help="A store, e.g. data/features/source/1a2b3c4d.zarr.")
-    ],
+    store: StoreFolder,
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Read all features for the statistics, by dask.")
     ] = False,
+    png: Annotated[
+        Path | None, typer.Option(help="Draw an image beside its features into this file.")
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option(help="Id of the image to draw; else the store's first.")
+    ] = None,
+    params: ParamsFile = PARAMS,
 ) -> None:
     """Say what a feature store holds, from which teacher, and whether it is complete.
 
-    Example: ssr inspect data/features/source/1a2b3c4d.zarr
+    Example: ssr inspect data/features/source/1a2b3c4d.zarr --png features.png
     """
     from pipeline.tables import print_store
+    from store.errors import ConfigError
     from store.summary import inspect as summarise
 
+    if image is not None and png is None:
+        raise ConfigError("--image needs --png FILE, where the picture goes")
     print_store(summarise(store, recompute=recompute))
+    if png is not None:
+        from pipeline.console import console
+        from pipeline.pictures import save_picture
+
+        without_photo = save_picture(
+            png, store=store, image_id=image, params_path=params, manifest_path=MANIFEST
+        )
+        if without_photo is not None:
+            console.print(f"without the photo: {without_photo}")
+        console.print(f"picture: {png}")
+
+
+@app.command()
+def verify(
+    store: StoreFolder,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Embed damaged shards again, and only those.")
+    ] = False,
+    online: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="CROPS", help="Instead: run the teacher on crops of training, compare."
+        ),
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write what was found into this file.")
+    ] = None,
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Read every byte of a store and name damaged shards; exit code 2 where there are any.
+
+    Example: ssr verify data/features/source/1a2b3c4d.zarr --online 20 --json online.json
+    """
+    from dataclasses import asdict
+
+    from pipeline.console import console, progress
+    from pipeline.params import load_params
+    from pipeline.plan import current_manifest
+    from pipeline.tables import print_faults, print_online
+    from pipeline.verify import demand_sound, find_faults
+    from pipeline.verify import repair as mend
+    from store.atomic import write_bytes
+    from store.errors import ConfigError
+    from store.fingerprint import canonical_json
+
+    if online is not None:
+        if repair:
+            raise ConfigError("--repair and --online are two different things; give one of them")
+        from pipeline.online import compare_online
+
+        config = load_params(params, overrides)
+        with progress("verify", "crops") as report:
+            agreement = compare_online(
+                config,
+                current_manifest(config, MANIFEST),
+                store=store,
+                index_path=INDEX,
+                crops=online,
+                progress=report,
+            )
+        print_online(agreement)
+        if json is not None:
+            write_bytes(json, canonical_json(agreement.as_json()))
+        return
+    with progress("verify", "shards") as report:
+        if repair:
+            config = load_params(params, overrides)
+            manifest = current_manifest(config, MANIFEST)
+            faults = mend(config, manifest, store, index_path=INDEX, progress=report)
+        else:
+            faults = find_faults(store, report)
+    if json is not None:
+        found = {"store": str(store), "faults": [asdict(fault) for fault in faults]}
+        write_bytes(json, canonical_json(found))
+    if faults:
+        print_faults(store, faults)
+    demand_sound(store, faults)
+    console.print(f"{store}: every shard is what was written")

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from pipeline.params import Params
-from stages.embed.lazy_teacher import LazyTeacher
-from stages.embed.stage import WEIGHTS_CACHE, provenance
+from pipeline.stores import demand_provenance, remembered_teacher
 from stages.prepare.manifest import Manifest
-from store.errors import DataError, StoreMismatchError
+from store.errors import DataError
 from store.index import Index
 
 
@@ -37,16 +36,11 @@ def demand_current_stores(params: Params, index_path: Path) -> None:
     """
     if not params.train.regularizer.on:
         return
-    index = Index.read(index_path)
-    teacher = LazyTeacher(params.embed, params.store.path / WEIGHTS_CACHE)
-    for domain, entry in index.stores.items():
+    teacher = remembered_teacher(params)
+    for domain, entry in Index.read(index_path).stores.items():
         stored = entry.provenance["teacher"]
         assert isinstance(stored, dict)
         weights = teacher.remembered_sha256 if teacher.has_weights else stored["weights_sha256"]
-        wanted = provenance(params.embed, str(weights))  # never hashed here: equal to no store
-        changed = [key for key, value in wanted.items() if entry.provenance.get(key) != value]
-        if changed:
-            raise StoreMismatchError(
-                f"{index_path}: the {domain} store was made with another {changed[0]} than section "
-                "embed of the params names; run `ssr embed`, or put the old values back"
-            )
+        # A hash that was never taken here equals that of no store.
+        where = f"{index_path}: the {domain} store"
+        demand_provenance(params, entry.provenance, str(weights), where=where)

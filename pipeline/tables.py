@@ -3,11 +3,19 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.console import console, print_table, size
 from stages.prepare.stage import PrepareResult
 from store.errors import DataError
 from store.summary import LevelSummary, StoreSummary
+
+if TYPE_CHECKING:  # torch, which most tables do without
+    from pipeline.online import OnlineReport
+    from pipeline.verify import Fault
+
+MOST_IMAGES = 20
+"""Of those in damaged shards that are listed."""
 
 UNTRAINED = "UNTRAINED TEACHER: its weights are random; expect no gain from SSR"
 
@@ -58,6 +66,46 @@ def print_store(store: StoreSummary) -> None:
             for name, level in store.levels.items()
         ],
     )
+
+
+def print_faults(path: Path, faults: "Sequence[Fault]") -> None:
+    """Show which shards are damaged, and the first of the images in them."""
+    print_table(
+        f"{path}: {len(faults)} faulty shards",
+        ("level", "shard", "images", "what is wrong"),
+        [(f.level, str(f.shard), str(len(f.images)), f.problem) for f in faults],
+    )
+    images = sorted({image_id for fault in faults for image_id in fault.images})
+    for image_id in images[:MOST_IMAGES]:
+        console.print(f"  {image_id}")
+    if len(images) > MOST_IMAGES:
+        console.print(f"  and {len(images) - MOST_IMAGES} more images; --json FILE lists them all")
+
+
+def print_online(report: "OnlineReport") -> None:
+    """Show how features of the store agree with those of the teacher in the loop."""
+    print_table(
+        f"{report.store}: cached against online",
+        ("", "crops", "cosine", "5 % below", "relative error"),
+        [
+            (
+                f"{row.kind} {row.level}",
+                str(row.agreement.crops),
+                f"{row.agreement.cosine:.5f}",
+                f"{row.agreement.cosine_low:.5f}",
+                f"{row.agreement.relative_error:.4f}",
+            )
+            for row in report.rows
+        ],
+    )
+    console.print(
+        "online is the teacher on: the crop alone; the mirrored crop; the mixed, jittered and "
+        "blurred crop. unrelated: features of two crops that have nothing to do with each other"
+    )
+    if not report.trained:
+        console.print(UNTRAINED)
+    if report.without_mix is not None:
+        console.print(f"mixed images were not compared: {report.without_mix}")
 
 
 def print_metrics(run: Path) -> None:

@@ -1,0 +1,105 @@
+"""The stores that the params ask for: what they will be, and whether one on the disk is that."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.params import Params
+from stages.embed.architectures import ARCHITECTURES
+from stages.embed.lazy_teacher import LazyTeacher
+from stages.embed.stage import WEIGHTS_CACHE, provenance
+from stages.prepare.manifest import Domain, Manifest
+from store.errors import ConfigError, DataError, StoreMismatchError
+from store.spec import ImageEntry, StoreSpec
+
+
+@dataclass(frozen=True)
+class PlannedStore:
+    """What stage one makes of one domain: its specification, and its images in order."""
+
+    spec: StoreSpec
+    images: tuple[ImageEntry, ...]
+
+
+def planned_store(
+    params: Params, manifest: Manifest, domain: Domain, *, weights_sha256: str
+) -> PlannedStore:
+    """Return the store that `ssr embed` makes or keeps for a domain.
+
+    Args:
+        params: All sections.
+        manifest: The images.
+        domain: One of `embed.domains`.
+        weights_sha256: Hash of the teacher's weights; any 64 digits do where only sizes matter.
+
+    Raises:
+        DataError: If the manifest has no images of the domain to embed.
+    """
+    images = tuple(
+        ImageEntry(record.image_id, record.content, record.working_size_px)
+        for record in manifest.select(domain=domain)
+        if record.split in params.embed.splits
+    )
+    if not images:
+        raise DataError(
+            f"the manifest has no {' or '.join(params.embed.splits)} images of domain {domain}; "
+            "change embed.domains or embed.splits, or run `ssr prepare`"
+        )
+    spec = StoreSpec(
+        domain=domain,
+        channels=ARCHITECTURES[params.embed.architecture].channels,
+        grid_px=(
+            max(image.working_size_px[0] for image in images),
+            max(image.working_size_px[1] for image in images),
+        ),
+        shard_images=params.store.shard_images,
+        codec=params.store.codec,
+        provenance=provenance(params.embed, weights_sha256),
+    )
+    return PlannedStore(spec, images)
+
+
+def remembered_teacher(params: Params) -> LazyTeacher:
+    """Return the teacher of section `embed`, which is loaded only where its hash is not known."""
+    return LazyTeacher(params.embed, params.store.path / WEIGHTS_CACHE)
+
+
+def demand_planned(params: Params, manifest: Manifest, path: Path) -> None:
+    """Refuse a store that `ssr embed` with these params would not write to.
+
+    Raises:
+        ConfigError: If it is another one.
+        CheckpointError: If the teacher's weights are missing or damaged.
+    """
+    weights = remembered_teacher(params).weights_sha256
+    for domain in params.embed.domains:
+        spec = planned_store(params, manifest, domain, weights_sha256=weights).spec
+        if (params.store.path / spec.relative_path).resolve() == path.resolve():
+            return
+    raise ConfigError(
+        f"{path}: is no store that the params ask for, so `ssr embed` cannot mend it; put back "
+        "the params that it was made with"
+    )
+
+
+def demand_provenance(
+    params: Params, found: Mapping[str, object], weights_sha256: str, *, where: object
+) -> None:
+    """Refuse features of another teacher or preprocessing than section `embed` names.
+
+    Args:
+        params: All sections.
+        found: Provenance of the features.
+        weights_sha256: Of the teacher that section `embed` names.
+        where: What holds the features, for the message.
+
+    Raises:
+        StoreMismatchError: If they differ.
+    """
+    wanted = provenance(params.embed, weights_sha256)
+    changed = [key for key, value in wanted.items() if found.get(key) != value]
+    if changed:
+        raise StoreMismatchError(
+            f"{where} was made with another {changed[0]} than section embed of the params names; "
+            "run `ssr embed`, or put the old values back"
+        )

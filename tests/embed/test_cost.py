@@ -1,0 +1,31 @@
+"""What an encoder costs, against the published counts and the official class."""
+
+import pytest
+import torch
+
+from stages.embed.architectures import ARCHITECTURES, ArchitectureName
+from stages.embed.cost import activation_bytes, macs_per_tile, parameters
+from stages.embed.teacher import build_encoder
+
+
+@pytest.mark.parametrize(
+    ("name", "gmac"), [("vit_b", 486), ("vit_l", 1493), ("vit_h", 2981)]
+)  # counted on the official encoders
+def test_multiply_accumulates_are_those_of_the_official_encoders(
+    name: ArchitectureName, gmac: int
+) -> None:
+    assert macs_per_tile(ARCHITECTURES[name]) == pytest.approx(gmac * 1e9, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_weights_are_counted_as_the_official_class_has_them(name: ArchitectureName) -> None:
+    with torch.device("meta"):
+        encoder = build_encoder(ARCHITECTURES[name])
+    assert parameters(ARCHITECTURES[name]) == sum(p.numel() for p in encoder.parameters())
+
+
+def test_one_tile_of_vit_b_needs_what_was_measured_and_a_batch_that_many_times() -> None:
+    vit_b = ARCHITECTURES["vit_b"]
+    measured = 2.58e9  # peak resident memory of one float32 forward pass, weights not counted
+    assert activation_bytes(vit_b, 1) == pytest.approx(measured, rel=0.1)
+    assert activation_bytes(vit_b, 8) == 8 * activation_bytes(vit_b, 1)
