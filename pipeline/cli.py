@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pipeline.files import INDEX, MANIFEST, PARAMS, RUN, SCAN_CACHE
+from pipeline.files import INDEX, MANIFEST, PARAMS, RUN, SCAN_CACHE, START
 
 app = typer.Typer(
     name="ssr",
@@ -80,6 +80,9 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
     from pipeline.params import load_params
     from pipeline.tables import print_manifest
     from stages.prepare import stage
+    from stages.train.start import digests_of_start
+    from store.atomic import update_bytes
+    from store.fingerprint import canonical_json
 
     config = load_params(params, overrides)
     with progress("prepare", "images") as report:
@@ -90,6 +93,8 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
             cache=SCAN_CACHE,
             progress=report,
         )
+    # DVC sees the names of weight files in the params; this file tells it when one changes.
+    update_bytes(START, canonical_json(digests_of_start(config.train)))
     print_manifest(result)
 
 

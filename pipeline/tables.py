@@ -123,6 +123,7 @@ def print_metrics(run: Path) -> None:
         rows.append(("mean IoU", _percent(metrics["miou"])))
         title = f"{path}: {metrics['images']} images, percent"
         accuracy = _percent(metrics["accuracy"])
+        untrained = metrics["teacher_trained"] is False
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: is damaged; run `ssr evaluate` again") from error
     print_table(title, ("class", "IoU"), rows)
@@ -130,7 +131,7 @@ def print_metrics(run: Path) -> None:
     pictures = sorted((run / "pictures").glob("*.png"))
     if pictures:
         console.print(f"image | label | prediction: {pictures[0]} and {len(pictures) - 1} more")
-    if metrics["teacher_trained"] is False:
+    if untrained:
         console.print(UNTRAINED)
 
 

@@ -38,4 +38,4 @@ class StoreMismatchError(StoreError):
 
 
 class StoreBusyError(StoreError):
-    """Another process writes to this store."""
+    """Another process writes to this store, or to this folder of results."""

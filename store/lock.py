@@ -1,4 +1,4 @@
-"""One writer per store: a lock that the kernel frees, also after `kill -9`."""
+"""One writer per folder: a lock that the kernel frees, also after `kill -9`."""
 
 import json
 import os
@@ -15,10 +15,14 @@ from store.fingerprint import canonical_json
 
 
 @contextmanager
-def writer_lock(folder: Path) -> Iterator[None]:
-    """Hold the writer's lock of a store in its ledger folder.
+def writer_lock(folder: Path, what: str) -> Iterator[None]:
+    """Hold the writer's lock of a folder.
 
     `writer.lock` carries the lock and stays, empty; `writer.json` only names its holder.
+
+    Args:
+        folder: Where the two files are; it exists.
+        what: What is written, for the message.
 
     Raises:
         StoreBusyError: Another process holds the lock; the message names its pid and host.
@@ -30,8 +34,8 @@ def writer_lock(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise StoreBusyError(
-            f"the store {folder.parent} is being written by {_name(holder)}: wait for it or stop "
-            "it, then run the command again"
+            f"{what} is being written by {_name(holder)}: wait for it or stop it, then run the "
+            "command again"
         ) from error
     try:
         atomic.write_bytes(

@@ -79,7 +79,7 @@ class StoreWriter:
         with _one_line_for_os_errors(self.path):
             (self.path / LEDGER).mkdir(parents=True, exist_ok=True)
             with ExitStack() as stack:
-                stack.enter_context(writer_lock(self.path / LEDGER))
+                stack.enter_context(writer_lock(self.path / LEDGER, f"the store {self.path}"))
                 self._check_identity()
                 self._sweep()
                 self._slots = assign_slots(self._ledger.read_slots(), self._images)

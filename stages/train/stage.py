@@ -22,11 +22,13 @@ from stages.train.model.regularizer import Regularizer
 from stages.train.model.saved import demand_classes, load_student, save_student
 from stages.train.model.student import Student, build_student, seeded
 from stages.train.optimizer import build_optimizer
+from stages.train.start import digests_of_start
 from stages.train.step import ImageNetReference, Models, without_noise
 from stages.train.tracking import Curves
 from store.errors import CheckpointError, ConfigError, StoreMismatchError
 from store.fingerprint import fingerprint_of, sha256_of_file
 from store.index import Index, StoreEntry
+from store.lock import writer_lock
 from store.read import FeatureReader, open_features
 
 # What a checkpoint may be resumed with although it differs: it changes no weight.
@@ -76,10 +78,19 @@ def run(
     Raises:
         ConfigError: If parameters do not fit the data.
         DataError: If manifest or images are missing or damaged.
-        StoreError: If the stores lack what training reads, or hold another teacher's features.
+        StoreError: If the stores lack what training reads, or hold another teacher's features; or
+            if another process trains in this folder.
         CheckpointError: If weights to start from are missing, damaged or of another architecture.
         TrainingError: If a loss is not finite.
     """
+    if (
+        config.init is not None
+        and Path(config.init).expanduser().resolve() == (out / "student").resolve()
+    ):
+        raise ConfigError(
+            f"train.init is {config.init}, which this run overwrites; train with another --out, or "
+            "copy the folder and start from the copy"
+        )
     device = pick_device(config.device, "train.device")
     manifest = Manifest.read(manifest_path)
     stores, readers = _open(config, index_path, manifest, store_url)
@@ -95,26 +106,28 @@ def run(
     optimizer = build_optimizer(models.student, models.regularizer, config.optimizer)
 
     out.mkdir(parents=True, exist_ok=True)
-    result = fit(
-        config,
-        TrainingState(models, optimizer, Curves()),
-        crops,
-        device=device,
-        folder=out,
-        fingerprint=_fingerprint(config, manifest_path, stores),
-        progress=progress,
-    )
     trained = _teacher_trained(stores)
-    save_student(
-        models.student,
-        out / "student",
-        config=config.student,
-        meta={
-            "classes": list(manifest.classes.names),
-            "palette": [list(color) for color in manifest.classes.palette],
-            "teacher_trained": trained,
-        },
-    )
+    # `kill -9` of `dvc repro` leaves its child running: two of them must not share a checkpoint.
+    with writer_lock(out, f"the run in {out}"):
+        result = fit(
+            config,
+            TrainingState(models, optimizer, Curves()),
+            crops,
+            device=device,
+            folder=out,
+            fingerprint=_fingerprint(config, manifest_path, stores),
+            progress=progress,
+        )
+        save_student(
+            models.student,
+            out / "student",
+            config=config.student,
+            meta={
+                "classes": list(manifest.classes.names),
+                "palette": [list(color) for color in manifest.classes.palette],
+                "teacher_trained": trained,
+            },
+        )
     return TrainResult(out / "student", result, trained, notes)
 
 
@@ -150,7 +163,7 @@ def _build_models(
         student = build_student(config.student, num_classes=len(manifest.classes), seed=config.seed)
     imagenet, notes = _imagenet(config, manifest, student)
     if config.init is not None:
-        _start_from(student, _path(config.init), config.student, manifest.classes.names)
+        _start_from(student, Path(config.init).expanduser(), config.student, manifest.classes.names)
     regularizer = None
     if stores:
         teacher, *others = (_teacher(entry) for entry in stores.values())
@@ -218,8 +231,6 @@ def _fingerprint(
     config: TrainConfig, manifest_path: Path, stores: Mapping[Domain, StoreEntry]
 ) -> str:
     """Hash all that determines the weights, so that a checkpoint resumes only its own run."""
-    weights = [_path(name) for name in (config.student.weights, config.init) if name]
-    files = [file for path in weights for file in ([path] if path.is_file() else path.glob("*"))]
     inputs: dict[str, Any] = {
         "code": _code_digest(),
         "config": config.model_dump(mode="json", exclude=_INCIDENTAL),
@@ -229,7 +240,7 @@ def _fingerprint(
             for entry in stores.values()
             for level in config.regularizer.used_levels
         ],
-        "weights": sorted(sha256_of_file(file) for file in files if file.is_file()),
+        "start": digests_of_start(config),
     }
     return fingerprint_of(inputs)
 
@@ -243,10 +254,6 @@ def _code_digest() -> str:
         for file in Path(folder).rglob("*.py")
     )
     return fingerprint_of([(file.name, sha256_of_file(file)) for file in files])
-
-
-def _path(name: str) -> Path:
-    return Path(name).expanduser()
 
 
 def _teacher_trained(stores: Mapping[Domain, StoreEntry]) -> bool | None:

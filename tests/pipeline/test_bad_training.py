@@ -115,7 +115,7 @@ CASES = [
     Case(
         "student of other classes",
         "evaluate",
-        ("runs/student", "'sky'", "manifest"),
+        ("runs/student", "is heaven", "sky", "choose a student"),
         lambda: edit(Path("runs/student/config.json"), '"sky"', '"heaven"'),
     ),
     Case(

@@ -58,12 +58,27 @@ def test_noise_of_the_caller_changes_nothing(world: World, tmp_path: Path) -> No
     assert other != results(tmp_path / "1")["student/model.safetensors"]
 
 
+def test_noise_is_another_in_every_iteration_and_for_every_seed(
+    world: World, tmp_path: Path
+) -> None:
+    seeds: list[int] = []
+    for seed in (0, 1):
+        world.run(
+            tmp_path / str(seed),
+            lambda *_: seeds.append(torch.initial_seed()),  # the last one that was set
+            iterations=3,
+            seed=seed,
+        )
+    assert len(set(seeds)) == 6
+
+
 def test_a_finished_run_is_not_trained_again(world: World, tmp_path: Path) -> None:
-    first = world.run(tmp_path, iterations=3).fit
+    settings = {"iterations": 3, "checkpoint_every": 2}  # the last checkpoint is out of turn
+    first = world.run(tmp_path, silent, **settings).fit
     before = results(tmp_path)
     (tmp_path / "curves.csv").unlink()
     calls = []
-    again = world.run(tmp_path, lambda *call: calls.append(call), iterations=3).fit
+    again = world.run(tmp_path, lambda *call: calls.append(call), **settings).fit
     assert again.resumed_from == 3
     assert again.last_row == first.last_row
     assert not calls

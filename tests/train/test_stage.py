@@ -19,7 +19,9 @@ from stages.prepare.manifest import Manifest
 from stages.train.model.official import export_official
 from stages.train.model.saved import load_student, save_student
 from stages.train.model.student import build_student
-from store.errors import CheckpointError, ConfigError
+from stages.train.start import digests_of_start
+from store.errors import CheckpointError, ConfigError, StoreBusyError
+from store.lock import writer_lock
 from tests.train.example import train_config
 from tests.train.world import TEACHER, World, results
 
@@ -137,6 +139,7 @@ def test_the_saved_student_is_the_trained_one_without_any_trace_of_the_regularis
         "checkpoint.pt",
         "curves.csv",
         "student",
+        "writer.lock",
     ]
     weights = saved_weights(tmp_path)
     fresh = build_student(STUDENT, num_classes=11, seed=0).state_dict()
@@ -389,3 +392,37 @@ def test_training_loads_neither_sam_nor_the_embedding_nor_dask(
     assert "stages.train.fit" in loaded
     unwanted = ("segment_anything", "stages.embed", "stages.evaluate", "dask", "torchvision")
     assert [name for name in loaded if name.startswith(unwanted)] == []
+
+
+def test_a_second_training_in_one_folder_is_refused(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    with (
+        writer_lock(out, "the run"),
+        pytest.raises(StoreBusyError, match=r"the run in .*run is being written by process \d+"),
+    ):
+        world.run(out)
+    assert not (out / "checkpoint.pt").exists()
+
+
+def test_the_student_to_start_from_is_not_overwritten(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(ConfigError, match=r"train\.init is .*, which this run overwrites"):
+        world.run(out, init=str(out / "student"))
+
+
+def test_the_files_that_training_starts_from_are_hashed(tmp_path: Path) -> None:
+    assert digests_of_start(train_config()) == {}
+    weights = official_backbone(tmp_path / "mit_tiny.pth", seed=1)
+    student = build_student(STUDENT, num_classes=11, seed=6)
+    save_student(student, tmp_path / "start", config=STUDENT, meta=META)
+    config = train_config(init=str(tmp_path / "start"), student={"weights": weights})
+    before = digests_of_start(config)
+    assert {Path(path).name for path in before} == {
+        "mit_tiny.pth",
+        "config.json",
+        "model.safetensors",
+    }
+    official_backbone(tmp_path / "mit_tiny.pth", seed=2)
+    after = digests_of_start(config)
+    assert {path for path in after if after[path] != before[path]} == {weights}
