@@ -101,7 +101,7 @@ def repair(
         faults = find_faults(path, progress)
     if not faults:
         return ()
-    with writer_lock(path / LEDGER):
+    with writer_lock(path / LEDGER, f"the store {path}"):
         for fault in faults:
             Ledger(path).withdraw(fault.level, fault.shard)
     embed()
