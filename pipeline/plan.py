@@ -5,7 +5,7 @@ from pathlib import Path
 from pipeline.params import Params
 from pipeline.stores import demand_provenance, remembered_teacher
 from stages.prepare.manifest import Manifest
-from store.errors import DataError
+from store.errors import DataError, StoreMismatchError
 from store.index import Index
 
 
@@ -36,11 +36,17 @@ def demand_current_stores(params: Params, index_path: Path) -> None:
     """
     if not params.train.regularizer.on:
         return
+    index = Index.read(index_path)
     teacher = remembered_teacher(params)
-    for domain, entry in Index.read(index_path).stores.items():
+    known = teacher.remembered_sha256
+    if teacher.has_weights and known is None:
+        raise StoreMismatchError(
+            f"{index_path}: whether its stores are of embed.weights {params.embed.weights} is not "
+            "known yet; run `ssr embed`, which compares them and keeps what is right"
+        )
+    for domain, entry in index.stores.items():
         stored = entry.provenance["teacher"]
         assert isinstance(stored, dict)
-        weights = teacher.remembered_sha256 if teacher.has_weights else stored["weights_sha256"]
-        # A hash that was never taken here equals that of no store.
+        weights = known or str(stored["weights_sha256"])
         where = f"{index_path}: the {domain} store"
-        demand_provenance(params, entry.provenance, str(weights), where=where)
+        demand_provenance(params, entry.provenance, weights, where=where)

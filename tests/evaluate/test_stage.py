@@ -186,7 +186,9 @@ def test_image_padding_and_label_keep_their_frames(
     stored[:, :80] = 10
     world.records.clear()
     world.add("bright", stored, image)
-    monkeypatch.setattr(stage, "load_student", lambda _: (Brightness().eval(), {}))
+    monkeypatch.setattr(
+        stage, "load_student", lambda _: (Brightness().eval(), {"classes": CLASSES.names})
+    )
     metrics = world.evaluate().metrics
     assert metrics.iou["road"] is not None
     assert metrics.iou["sky"] is not None

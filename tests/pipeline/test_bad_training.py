@@ -34,13 +34,18 @@ CASES = [
         ("train.init: nowhere/config.json", "missing", "another student's folder"),
     ),
     Case(
+        "student to start from that would be overwritten",
+        "train -S train.init=runs/student",
+        ("train.init is runs/student", "overwrites", "another --out"),
+    ),
+    Case(
         "student to start from of another head",
-        "train -S train.init=runs/student -S train.student.head=mlp",
+        "train --out runs/arm -S train.init=runs/student -S train.student.head=mlp",
         ("train.init", "runs/student", "another architecture", "make them equal"),
     ),
     Case(
         "student to start from of another width",
-        "train -S train.init=runs/student -S train.student.head_channels=8",
+        "train --out runs/arm -S train.init=runs/student -S train.student.head_channels=8",
         ("train.init", "runs/student", "another architecture", "make them equal"),
     ),
     Case(

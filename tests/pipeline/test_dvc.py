@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.files import INDEX, MANIFEST, RUN
+from pipeline.files import INDEX, MANIFEST, RUN, START
 from pipeline.params import Params
 from stages.train.tracking import COLUMNS
 from store.index import Index
@@ -77,7 +77,8 @@ def test_dvc_knows_the_files_that_the_pipeline_knows() -> None:
         for path in (entry if isinstance(entry, dict) else [entry])
     }
     results = ("student", "pictures", "metrics.json", "curves.csv", "per_class.csv")
-    assert declared == {str(MANIFEST), str(INDEX), *(str(RUN / name) for name in results)}
+    inputs = (MANIFEST, INDEX, START)
+    assert declared == {*map(str, inputs), *(str(RUN / name) for name in results)}
     for stage in stages.values():
         code = [path for path in stage.get("deps", ()) if path not in declared]
         assert all((REPOSITORY / path).exists() for path in code)
