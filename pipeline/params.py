@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -14,6 +14,7 @@ from stages.embed.config import EmbedConfig
 from stages.evaluate.config import EvaluateConfig
 from stages.prepare.config import PrepareConfig
 from stages.train.config import TrainConfig
+from store.codec import CODECS, CodecName
 from store.errors import ConfigError
 
 LONGEST_VALUE, MOST_KEYS = 60, 10
@@ -31,7 +32,7 @@ class StoreConfig(BaseModel):
     shard_images: Annotated[int, Field(ge=1)] = Field(
         description="Images per shard, the unit of writing and resuming."
     )
-    codec: Literal["float16"] = Field(description="How tokens are stored.")
+    codec: CodecName = Field(description=f"How tokens are stored: {CODECS}.")
 
 
 class Params(BaseModel):

@@ -11,13 +11,14 @@ in the inner loop of training these lines are worth it. Writing is zarr-python's
 
 import os
 from pathlib import Path
+from typing import Any
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from store.checksum import CRC_BYTES, crc32c_is_sound
 from store.errors import StoreIncompleteError
-from store.grid import CRC_BYTES, DTYPE, LevelGrid
+from store.grid import LevelGrid
 
 _ABSENT = np.iinfo(np.uint64).max
 
@@ -28,8 +29,8 @@ class DamageError(Exception):
 
 def read_window(
     file: Path, grid: LevelGrid, row: int, *, y: int, x: int, h: int, w: int
-) -> NDArray[np.float16]:
-    """Read tokens (C, h, w) of the image in one row of a shard, verifying every checksum.
+) -> NDArray[Any]:
+    """Read stored tokens (C, h, w) of the image in one row of a shard, verifying every checksum.
 
     The window must lie within the shard.
 
@@ -38,10 +39,8 @@ def read_window(
         StoreIncompleteError: The shard has no features for a part of the window.
         OSError: The file cannot be read.
     """
-    window = np.empty((grid.channels, h, w), np.float16)
+    window = np.empty((grid.channels, h, w), grid.codec.dtype)
     side = grid.chunk_side_tok
-    buffer = np.empty(grid.chunk_bytes, np.uint8)
-    chunk = buffer[:-CRC_BYTES].view(DTYPE).reshape(grid.channels, side, side)
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
         index = _read_index(descriptor, grid)[row]  # (rows, columns, 2)
@@ -51,9 +50,7 @@ def read_window(
                 raise StoreIncompleteError(
                     f"{file} has no features at tokens y={y}, x={x}: delete it and run `ssr embed`"
                 )
-            if length != grid.chunk_bytes:
-                raise DamageError(f"a chunk has {length} bytes instead of {grid.chunk_bytes}")
-            _read_checked(descriptor, buffer, offset)
+            chunk = _decode_chunk(_read_checked(descriptor, offset, length), grid)
             top, left = chunk_row * side, chunk_column * side
             y0, y1 = max(y, top), min(y + h, top + side)
             x0, x1 = max(x, left), min(x + w, left + side)
@@ -68,16 +65,26 @@ def read_window(
 def _read_index(descriptor: int, grid: LevelGrid) -> NDArray[np.uint64]:
     """Read the index (images, rows, columns, 2) of offsets and lengths."""
     size_bytes = os.fstat(descriptor).st_size
-    buffer = np.empty(grid.index_bytes, np.uint8)
-    if size_bytes < len(buffer):
+    if size_bytes < grid.index_bytes:
         raise DamageError(f"the file has only {size_bytes} bytes")
-    _read_checked(descriptor, buffer, size_bytes - len(buffer))
-    return buffer[:-CRC_BYTES].view("<u8").reshape(grid.shard_images, *grid.chunks_per_image, 2)
+    data = _read_checked(descriptor, size_bytes - grid.index_bytes, grid.index_bytes)
+    return data.view("<u8").reshape(grid.shard_images, *grid.chunks_per_image, 2)
 
 
-def _read_checked(descriptor: int, buffer: NDArray[np.uint8], offset: int) -> None:
-    if os.preadv(descriptor, [buffer.data], offset) != len(buffer):
+def _read_checked(descriptor: int, offset: int, length: int) -> NDArray[np.uint8]:
+    buffer = np.empty(length, np.uint8)
+    if os.preadv(descriptor, [buffer.data], offset) != length:
         raise DamageError("the file ends too early")
-    stored = int.from_bytes(buffer[-CRC_BYTES:].tobytes(), "little")
-    if google_crc32c.value(buffer[:-CRC_BYTES]) != stored:
+    if not crc32c_is_sound(buffer):
         raise DamageError("a checksum does not match")
+    return buffer[:-CRC_BYTES]
+
+
+def _decode_chunk(data: NDArray[np.uint8], grid: LevelGrid) -> NDArray[Any]:
+    if grid.codec.compressed:
+        from numcodecs.zstd import decompress  # 0.2 s
+
+        data = np.frombuffer(decompress(data), np.uint8)
+    if len(data) != grid.chunk_bytes:
+        raise DamageError(f"a chunk has {len(data)} bytes instead of {grid.chunk_bytes}")
+    return data.view(grid.codec.dtype).reshape(grid.chunk_shape[1:])

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
+from store.checksum import CRC_BYTES
+from store.codec import Codec
 from store.spec import Size, StoreSpec, stride_of
 
 CHUNK_SIDE_TOK = 16
@@ -12,8 +12,6 @@ CHUNK_SIDE_TOK = 16
 (32: 2.2 times), and with SAM's 256 channels a chunk is 128 KiB, large enough that the cost per
 chunk does not count (8: twice as slow)."""
 
-DTYPE = np.dtype("<f2")
-CRC_BYTES = 4
 INDEX_ENTRY_BYTES = 16  # offset and length, two little-endian uint64
 
 
@@ -27,6 +25,7 @@ class LevelGrid:
         shard_images: Images (slots) in a shard.
         size_tok: (height, width) of the array, in tokens.
         chunk_side_tok: Side of an inner chunk, which holds one image and all channels.
+        codec: How a number is stored.
     """
 
     level: str
@@ -34,6 +33,7 @@ class LevelGrid:
     shard_images: int
     size_tok: Size
     chunk_side_tok: int
+    codec: Codec
 
     @classmethod
     def of(cls, spec: StoreSpec, level: str) -> "LevelGrid":
@@ -46,6 +46,7 @@ class LevelGrid:
             shard_images=spec.shard_images,
             size_tok=size_tok,
             chunk_side_tok=min(CHUNK_SIDE_TOK, max(size_tok)),
+            codec=Codec(spec.codec),
         )
 
     @property
@@ -68,8 +69,8 @@ class LevelGrid:
 
     @property
     def chunk_bytes(self) -> int:
-        """Stored size of an inner chunk with its checksum."""
-        return self.channels * self.chunk_side_tok**2 * DTYPE.itemsize + CRC_BYTES
+        """Size of an inner chunk before compression, without its checksum."""
+        return self.channels * self.chunk_side_tok**2 * self.codec.dtype.itemsize
 
     @property
     def index_bytes(self) -> int:

@@ -1,15 +1,18 @@
 """What a reader learns before it reads a feature: whose store it is, and that it is sound."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
+from store.codec import Codec, CodecName
 from store.errors import StoreError, StoreMismatchError, StoreMissingError
 from store.fingerprint import canonical_json, sha256
 from store.ledger import LEDGER, Ledger, Slot
-from store.spec import FORMAT, LEVELS, Codec, Size, StoreSpec
+from store.scale import Scales, level_fingerprint, parse_scale, scale_file
+from store.spec import FORMAT, LEVELS, Size, StoreSpec
 
 METADATA_FILE = f"{LEDGER}/metadata.json"
 ROOT_FILE = "zarr.json"
@@ -40,7 +43,7 @@ class RootAttributes(BaseModel):
     channels: int
     grid_px: Size
     shard_images: int
-    codec: Codec
+    codec: CodecName
     provenance: dict[str, JsonValue]
 
     @classmethod
@@ -83,12 +86,18 @@ class Header:
         spec: Its specification.
         levels: Levels that it has an array for, finest first.
         slots: Its images along the image axis.
+        scales: The scale of each level, where the codec has one.
     """
 
     path: Path
     spec: StoreSpec
     levels: tuple[str, ...]
     slots: tuple[Slot, ...]
+    scales: Scales
+
+    def level_fingerprint(self, level: str) -> str:
+        """Return the fingerprint of a level, with its scale where it has one."""
+        return level_fingerprint(self.spec, level, self.scales)
 
 
 def read_spec(path: Path) -> StoreSpec:
@@ -139,12 +148,31 @@ def read_header(path: Path) -> Header:
     for name, digest in digests.items():
         if sha256(_read_file(path, name)) != digest:
             raise _damaged(path, name)
+    levels = tuple(level for level in LEVELS if f"{level}/{ROOT_FILE}" in digests)
     return Header(
         path=path,
         spec=spec,
-        levels=tuple(level for level in LEVELS if f"{level}/{ROOT_FILE}" in digests),
+        levels=levels,
         slots=Ledger(path).read_slots(),
+        scales=read_scales(path, spec, levels),
     )
+
+
+def read_scales(path: Path, spec: StoreSpec, levels: Iterable[str]) -> Scales:
+    """Read the scale of each level; levels whose scale is absent or damaged are left out.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    scales = {}
+    for level in levels if Codec(spec.codec).scaled else ():
+        try:
+            scale = parse_scale((path / scale_file(level)).read_bytes(), spec.channels)
+        except FileNotFoundError:
+            continue
+        if scale is not None:
+            scales[level] = scale
+    return scales
 
 
 def _read_file(path: Path, name: str) -> bytes:

@@ -53,6 +53,7 @@ class ShardEntry(BaseModel):
         images: What each slot of the shard holds; None holds nothing.
         bytes: Size of the shard file.
         digest: SHA-256 of the shard file.
+        saturated: Numbers that the scale was too small for; absent where there is no scale.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -64,6 +65,7 @@ class ShardEntry(BaseModel):
     images: tuple[ImageEntry | None, ...]
     bytes: int
     digest: str
+    saturated: int | None = None
 
     def holds(self, images: Sequence[ImageEntry | None]) -> bool:
         """Tell whether every wanted image is in its slot, with its content and size.
@@ -116,7 +118,8 @@ class Ledger:
 
     def write(self, entry: ShardEntry, statistics: ChannelStatistics) -> None:
         """Vouch for a shard, which must be on the disk by now."""
-        content = entry.model_dump(mode="json") | {"statistics": statistics.model_dump()}
+        content = entry.model_dump(mode="json", exclude_none=True)
+        content["statistics"] = statistics.model_dump()
         atomic.write_bytes(self._path(entry.level, entry.shard), canonical_json(content))
 
     def withdraw(self, level: str, shard: int) -> None:

@@ -4,8 +4,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from store.decode import DamageError, read_window
@@ -59,10 +59,10 @@ class FeatureReader:
         opened = self._open()
         return opened.grid(level).image_size_tok(opened.image(image_id).working_size_px)
 
-    def window(
-        self, image_id: str, level: str, y: int, x: int, h: int, w: int
-    ) -> NDArray[np.float16]:
+    def window(self, image_id: str, level: str, y: int, x: int, h: int, w: int) -> NDArray[Any]:
         """Read the tokens (C, h, w) from (y, x) on, in tokens of the level.
+
+        float32 where the codec is one of 8 bits, otherwise float16.
 
         Raises:
             StoreIncompleteError: The store has no such image, level or (yet) shard.
@@ -79,7 +79,7 @@ class FeatureReader:
         shard, row = opened.vouched_place(image_id, level)
         file = self._path / shard_file(level, shard)
         try:
-            return read_window(file, grid, row, y=y, x=x, h=h, w=w)
+            stored = read_window(file, grid, row, y=y, x=x, h=h, w=w)
         except FileNotFoundError as error:
             raise StoreIncompleteError(
                 f"shard {shard} of {level} with {image_id} is missing in {self._path}: "
@@ -92,6 +92,7 @@ class FeatureReader:
             ) from error
         except OSError as error:
             raise StoreError(f"cannot read {file}: {error.strerror}") from error
+        return grid.codec.decode(stored, opened.header.scales.get(level))
 
     def check(self, *, levels: Iterable[str], images: Mapping[str, str], fingerprint: str) -> None:
         """Refuse the store unless it holds these images at these levels, all of them done.
@@ -204,7 +205,7 @@ class _Opened:
         key = (level, shard)
         if key not in self._vouched:
             entry = self._ledger.vouched(
-                level, shard, fingerprint=self.header.spec.level_fingerprint(level), images=()
+                level, shard, fingerprint=self.header.level_fingerprint(level), images=()
             )
             self._vouched[key] = () if entry is None else entry.images
         return self._vouched[key]

@@ -34,6 +34,7 @@ class LevelSummary:
         size_bytes: Size of the done shards on the disk.
         statistics: Per channel over all stored tokens, those of removed images included; None
             where nothing is stored.
+        saturated: Stored numbers that the scale of an 8 bit codec was too small for.
     """
 
     shape: tuple[int, int, int, int]
@@ -44,6 +45,7 @@ class LevelSummary:
     shards: int
     size_bytes: int
     statistics: ChannelStatistics | None
+    saturated: int
 
 
 @dataclass(frozen=True)
@@ -134,18 +136,19 @@ def _summarise(header: Header, level: str) -> LevelSummary:
         shape=(len(slots), grid.channels, *grid.size_tok),
         shard_shape=grid.shard_shape,
         chunk_shape=grid.chunk_shape,
-        fingerprint=header.spec.level_fingerprint(level),
+        fingerprint=header.level_fingerprint(level),
         shards_done=sum(any(images) for images, _ in entries),
         shards=len({place_of(n, shard_images)[0] for n, slot in enumerate(slots) if slot.live}),
         size_bytes=sum(entry.bytes for _, entry in entries),
         statistics=ChannelStatistics.merge(statistics),
+        saturated=sum(entry.saturated or 0 for _, entry in entries),
     )
 
 
 def _vouched(header: Header, level: str) -> Iterator[tuple[list[ImageEntry | None], ShardEntry]]:
     """Yield the wanted images and the entry of each shard that is done."""
     slots, shard_images = header.slots, header.spec.shard_images
-    fingerprint = header.spec.level_fingerprint(level)
+    fingerprint = header.level_fingerprint(level)
     ledger = Ledger(header.path)
     for shard in range(shard_count(len(slots), shard_images)):
         here = [slots[slot] for slot in slots_of(shard, len(slots), shard_images)]

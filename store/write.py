@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 
 from store import atomic
 from store.checks import check_features, check_images, check_keys
+from store.codec import Codec
 from store.errors import StoreError, StoreIncompleteError, StoreMismatchError
 from store.fingerprint import fingerprint_of, sha256
 from store.grid import LevelGrid, shard_count, shard_file, slots_of
-from store.header import ROOT_FILE, RootAttributes, read_spec
+from store.header import ROOT_FILE, RootAttributes, read_scales, read_spec
 from store.index import LevelEntry, StoreEntry
 from store.layout import encode_shard, skeleton
 from store.ledger import LEDGER, Ledger, ShardEntry, Slot, assign_slots
 from store.lock import writer_lock
+from store.scale import Scales, check_scale, level_fingerprint
 from store.spec import FORMAT, LEVELS, ImageEntry, StoreSpec, stride_of
 from store.statistics import ChannelStatistics
 
@@ -72,6 +74,7 @@ class StoreWriter:
         self.levels = tuple(sorted(set(levels), key=stride_of))
         self._images = tuple(images)
         self._slots: tuple[Slot, ...] = ()
+        self._scales: dict[str, NDArray[np.float32]] = {}
         self._ledger = Ledger(self.path)
         self._stack = ExitStack()
 
@@ -83,6 +86,7 @@ class StoreWriter:
                 self._check_identity()
                 self._sweep()
                 self._slots = assign_slots(self._ledger.read_slots(), self._images)
+                self._scales = dict(read_scales(self.path, self.spec, LEVELS))
                 self._write_skeleton()
                 self._stack = stack.pop_all()
         return self
@@ -94,6 +98,27 @@ class StoreWriter:
         trace: TracebackType | None,
     ) -> None:
         self._stack.__exit__(kind, error, trace)
+
+    @property
+    def unscaled(self) -> tuple[str, ...]:
+        """Levels that cannot be written before `fix_scales`; none unless the codec has scales."""
+        scaled = Codec(self.spec.codec).scaled
+        return tuple(level for level in self.levels if scaled and level not in self._scales)
+
+    def fix_scales(self, scales: Scales) -> None:
+        """Record the scales of the unscaled levels; they hold for ever after.
+
+        Args:
+            scales: level -> (C,), for instance by `estimate_scale` over `scale_sample`.
+
+        Raises:
+            StoreError: They are of other levels, not (C,), or not positive; or cannot be written.
+        """
+        check_keys("levels", "the scales", scales, self.unscaled)
+        checked = {n: check_scale(n, scale, self.spec.channels) for n, scale in scales.items()}
+        with _one_line_for_os_errors(self.path):
+            self._scales |= checked
+            self._write_skeleton()
 
     def pending(self) -> list[ShardTask]:
         """List the shards that are not done, by looking at ledger, existence and sizes."""
@@ -118,10 +143,12 @@ class StoreWriter:
         """
         if task.images != self._wanted(task.shard):
             raise StoreError(f"shard {task.shard} has other images now: ask for pending() again")
-        check_keys("levels", f"shard {task.shard}", features, task.levels)
+        if self.unscaled:
+            raise StoreError(f"{', '.join(self.unscaled)} have no scale yet: fix_scales() first")
+        check_keys("levels", f"features of shard {task.shard}", features, task.levels)
         ids = [image.image_id for image in task.images if image is not None]
         for level in task.levels:
-            check_keys("images", f"shard {task.shard}, {level}", features[level], ids)
+            check_keys("images", f"features of shard {task.shard}, {level}", features[level], ids)
         for level in task.levels:
             for image in filter(None, task.images):
                 check_features(self.spec, level, image, features[level][image.image_id])
@@ -146,7 +173,8 @@ class StoreWriter:
                     )
                 digests.append(entry.digest if entry and any(self._wanted(shard)) else None)
             levels[level] = LevelEntry(
-                fingerprint=self.spec.level_fingerprint(level), shards=tuple(digests)
+                fingerprint=level_fingerprint(self.spec, level, self._scales),
+                shards=tuple(digests),
             )
         live = [slot.image for slot in self._slots if slot.live]
         return StoreEntry(
@@ -178,12 +206,14 @@ class StoreWriter:
             leftover.unlink()
 
     def _write_skeleton(self) -> None:
+        scaled = Codec(self.spec.codec).scaled
         levels = [
             level
             for level in LEVELS
-            if level in self.levels or (self.path / level / ROOT_FILE).exists()
+            if (level in self.levels or (self.path / level / ROOT_FILE).exists())
+            and (level in self._scales or not scaled)
         ]
-        for name, data in skeleton(self.spec, levels, self._slots).items():
+        for name, data in skeleton(self.spec, levels, self._slots, self._scales).items():
             atomic.update_bytes(self.path / name, data)
 
     def _shards(self) -> range:
@@ -197,7 +227,7 @@ class StoreWriter:
         return self._ledger.vouched(
             level,
             shard,
-            fingerprint=self.spec.level_fingerprint(level),
+            fingerprint=level_fingerprint(self.spec, level, self._scales),
             images=self._wanted(shard),
         )
 
@@ -208,13 +238,16 @@ class StoreWriter:
         self, level: str, task: ShardTask, features: Mapping[str, NDArray[Any]]
     ) -> None:
         grid = LevelGrid.of(self.spec, level)
-        block = np.full(grid.shard_shape, np.nan, np.float16)
-        statistics = []
+        codec, scale = grid.codec, self._scales.get(level)
+        block = np.full(grid.shard_shape, codec.fill, codec.dtype)
+        statistics, saturated = [], 0
         for row, image in enumerate(task.images):
             if image is not None:
                 h, w = grid.image_size_tok(image.working_size_px)
-                block[row, :, :h, :w] = features[image.image_id]
-                statistics.append(ChannelStatistics.of(block[row, :, :h, :w]))
+                stored, clipped = codec.encode(features[image.image_id], scale)
+                block[row, :, :h, :w] = stored
+                statistics.append(ChannelStatistics.of(codec.decode(stored, scale)))
+                saturated += clipped
         merged = ChannelStatistics.merge(statistics)
         assert merged is not None  # a task has at least one image
         data = encode_shard(block, grid)
@@ -228,10 +261,11 @@ class StoreWriter:
                     format=FORMAT,
                     level=level,
                     shard=task.shard,
-                    fingerprint=self.spec.level_fingerprint(level),
+                    fingerprint=level_fingerprint(self.spec, level, self._scales),
                     images=task.images,
                     bytes=len(data),
                     digest=sha256(data),
+                    saturated=saturated if codec.scaled else None,
                 ),
                 merged,
             )

@@ -20,7 +20,7 @@ from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.prepare.pixels import MEAN, STD
 from store.errors import DataError
 from store.index import Index, StoreEntry
-from store.spec import Codec, ImageEntry, StoreSpec
+from store.spec import ImageEntry, StoreSpec
 from store.write import ShardTask, StoreWriter
 
 EMBEDDING_VERSION: Final = 1
@@ -76,7 +76,7 @@ def run(
     roots: Mapping[Domain, Path],
     store_url: Path,
     shard_images: int,
-    codec: Codec,
+    codec: str,
     index_path: Path,
     progress: Progress,
 ) -> EmbedResult:
@@ -163,7 +163,7 @@ def _run_domain(
     root: Path,
     store_url: Path,
     shard_images: int,
-    codec: Codec,
+    codec: str,
     progress: Progress,
 ) -> tuple[StoreEntry, DomainResult]:
     started = perf_counter()

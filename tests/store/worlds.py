@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.index import StoreEntry
+from store.scale import estimate_scale, scale_sample
 from store.spec import ImageEntry, StoreSpec, stride_of
 from store.write import ShardTask, StoreWriter
 
@@ -58,6 +59,10 @@ def write(
 ) -> tuple[StoreEntry, list[ShardTask]]:
     """Bring a store up to date; also return what had to be written."""
     with StoreWriter(url, spec, wanted, levels) as writer:
+        sample = scale_sample(wanted)
+        writer.fix_scales(
+            {level: estimate_scale(features(i, level) for i in sample) for level in writer.unscaled}
+        )
         tasks = writer.pending()
         for task in tasks:
             writer.write_shard(task, features_of(task))

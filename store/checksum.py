@@ -1,0 +1,16 @@
+"""The crc32c that follows every chunk of a store, and the index of every shard."""
+
+from typing import Any, Final
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+CRC_BYTES: Final = 4
+
+
+def crc32c_is_sound(data: NDArray[np.uint8]) -> bool:
+    """Tell whether the last four bytes are the crc32c of those before them."""
+    view: Any = data  # google_crc32c takes whatever has a buffer
+    stored = int.from_bytes(data[-CRC_BYTES:].tobytes(), "little")
+    return len(data) > CRC_BYTES and bool(google_crc32c.value(view[:-CRC_BYTES]) == stored)
