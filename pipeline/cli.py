@@ -100,6 +100,7 @@ def embed(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # no
     from pipeline.params import load_params
     from pipeline.plan import current_manifest
     from stages.embed import stage
+    from store.url import parse_url
 
     config = load_params(params, overrides)
     manifest = current_manifest(config, MANIFEST)
@@ -108,7 +109,7 @@ def embed(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # no
             config.embed,
             manifest=manifest,
             roots=config.prepare.roots,
-            store_url=Path(config.store.url),
+            store_url=parse_url(config.store.url),
             shard_images=config.store.shard_images,
             codec=config.store.codec,
             index_path=INDEX,
@@ -135,6 +136,7 @@ def train(
     from pipeline.params import load_params
     from pipeline.plan import current_manifest, demand_current_stores
     from stages.train import stage
+    from store.url import parse_url
 
     config = load_params(params, overrides)
     current_manifest(config, MANIFEST)  # read again by the stage; here it is only checked
@@ -144,7 +146,7 @@ def train(
             config.train,
             manifest_path=MANIFEST,
             roots=config.prepare.roots,
-            store_url=Path(config.store.url),
+            store_url=parse_url(config.store.url),
             index_path=INDEX,
             out=out,
             progress=report,
@@ -199,9 +201,7 @@ def metrics(out: RunFolder = RUN) -> None:
 
 @app.command()
 def inspect(
-    store: Annotated[
-        Path, typer.Argument(help="A store, e.g. data/features/source/1a2b3c4d.zarr.")
-    ],
+    store: Annotated[str, typer.Argument(help="A store, e.g. data/features/source/1a2b3c4d.zarr.")],
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Read all features for the statistics, by dask.")
     ] = False,
@@ -212,5 +212,6 @@ def inspect(
     """
     from pipeline.tables import print_store
     from store.summary import inspect as summarise
+    from store.url import parse_url
 
-    print_store(summarise(store, recompute=recompute))
+    print_store(summarise(parse_url(store), recompute=recompute))

@@ -27,7 +27,8 @@ class StoreConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: Annotated[str, Field(min_length=1)] = Field(
-        description="Folder of the stores; absolute for `dvc exp run --temp` and `--queue`."
+        description="Folder or s3://bucket/prefix of the stores; a folder is absolute for "
+        "`dvc exp run --temp` and `--queue`."
     )
     shard_images: Annotated[int, Field(ge=1)] = Field(
         description="Images per shard, the unit of writing and resuming."

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from pipeline.params import Params
 from stages.embed.lazy_teacher import LazyTeacher
-from stages.embed.stage import provenance
+from stages.embed.stage import provenance, weights_cache
 from stages.prepare.manifest import Manifest
 from store.errors import DataError, StoreMismatchError
 from store.index import Index
+from store.url import parse_url
 
 
 def current_manifest(params: Params, path: Path) -> Manifest:
@@ -35,8 +36,8 @@ def demand_current_stores(params: Params, index_path: Path) -> None:
     """
     if not params.train.regularizer.on:
         return
-    url = Path(params.store.url)
-    weights = LazyTeacher(params.embed, url / ".weights.json").weights_sha256
+    cache = weights_cache(parse_url(params.store.url), index_path)
+    weights = LazyTeacher(params.embed, cache).weights_sha256
     wanted = provenance(params.embed, weights)
     for domain, entry in Index.read(index_path).stores.items():
         changed = [key for key, value in wanted.items() if entry.provenance.get(key) != value]

@@ -4,7 +4,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -14,12 +13,13 @@ from store.index import StoreEntry
 from store.read import FeatureReader
 from store.scale import estimate_scale, scale_sample
 from store.spec import ImageEntry
+from store.url import Url, stores_of
 from store.write import StoreWriter
 
 Progress = Callable[[int, int], None]
 
 
-def convert(path: Path, codec: str, *, progress: Progress = lambda done, todo: None) -> StoreEntry:
+def convert(path: Url, codec: str, *, progress: Progress = lambda done, todo: None) -> StoreEntry:
     """Write the store of another codec beside a float16 store, and leave that one as it is.
 
     The new store is the one that embedding with this codec would have written, to the byte where
@@ -27,7 +27,7 @@ def convert(path: Path, codec: str, *, progress: Progress = lambda done, todo: N
     interrupted conversion continues with the shards that it had not written.
 
     Args:
-        path: The complete store, `<url>/<domain>/<fingerprint8>.zarr`.
+        path: Url of the complete store, `<url>/<domain>/<fingerprint8>.zarr`.
         codec: Name of the codec to write.
         progress: Called with images done and images to do.
 
@@ -57,7 +57,7 @@ def convert(path: Path, codec: str, *, progress: Progress = lambda done, todo: N
         sizes = {i.image_id: reader.size_tok(i.image_id, level) for i in wanted if i is not None}
         return {name: reader.window(name, level, 0, 0, *size) for name, size in sizes.items()}
 
-    with StoreWriter(path.parents[1], spec, images, header.levels) as writer:
+    with StoreWriter(stores_of(path), spec, images, header.levels) as writer:
         sample = scale_sample(images)
         writer.fix_scales(
             {level: estimate_scale(read(level, sample).values()) for level in writer.unscaled}

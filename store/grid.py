@@ -1,5 +1,6 @@
 """Where a token lies: slots in shards, tokens in inner chunks, shards in files."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -113,3 +114,9 @@ def shard_file(level: str, shard: int) -> str:
     per shard.
     """
     return f"{level}/c.{shard}.0.0.0"
+
+
+def shard_of(name: str) -> int | None:
+    """Return the number of the shard that a file holds or, in the ledger, is about."""
+    found = re.fullmatch(r"c\.(\d+)\.0\.0\.0|(\d{6,})\.json", name)
+    return None if found is None else int(found[1] or found[2])

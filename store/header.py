@@ -1,18 +1,18 @@
 """What a reader learns before it reads a feature: whose store it is, and that it is sound."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from store.codec import Codec, CodecName
 from store.errors import StoreError, StoreMismatchError, StoreMissingError
-from store.fingerprint import canonical_json, sha256
+from store.fingerprint import canonical_json, fingerprint_of, sha256
 from store.ledger import LEDGER, Ledger, Slot
 from store.scale import Scales, level_fingerprint, parse_scale, scale_file
 from store.spec import FORMAT, LEVELS, Size, StoreSpec
+from store.url import Files
 
 METADATA_FILE = f"{LEDGER}/metadata.json"
 ROOT_FILE = "zarr.json"
@@ -29,6 +29,17 @@ class MetadataDigests(BaseModel):
 
     format: Literal[1]
     files: dict[str, str]
+    check: str = ""
+
+    @classmethod
+    def of(cls, files: Mapping[str, str]) -> "MetadataDigests":
+        """Note digests, with one over all of them."""
+        check = fingerprint_of({"format": FORMAT, "files": files})
+        return cls(format=FORMAT, files=dict(files), check=check)
+
+    def json_bytes(self) -> bytes:
+        """Return what the file holds."""
+        return canonical_json(self.model_dump(mode="json"))
 
 
 class RootAttributes(BaseModel):
@@ -82,14 +93,14 @@ class Header:
     """The sound metadata of one store.
 
     Attributes:
-        path: Folder of the store.
+        files: Its files.
         spec: Its specification.
         levels: Levels that it has an array for, finest first.
         slots: Its images along the image axis.
         scales: The scale of each level, where the codec has one.
     """
 
-    path: Path
+    files: Files
     spec: StoreSpec
     levels: tuple[str, ...]
     slots: tuple[Slot, ...]
@@ -100,65 +111,65 @@ class Header:
         return level_fingerprint(self.spec, level, self.scales)
 
 
-def read_spec(path: Path) -> StoreSpec:
-    """Read the specification of the store at a path.
+def read_spec(files: Files) -> StoreSpec:
+    """Read the specification of a store.
 
     Raises:
         StoreMissingError: There is no store.
         StoreMismatchError: The store has another format, or its attributes were changed.
         StoreError: The file of the attributes is damaged.
     """
-    data = _read_file(path, ROOT_FILE)
+    data = _read_file(files, ROOT_FILE)
     try:
         found = _RootOfAnyFormat.model_validate_json(data).attributes.format
     except ValidationError as error:
-        raise _damaged(path, ROOT_FILE) from error
+        raise _damaged(files, ROOT_FILE) from error
     if found != FORMAT:
         raise StoreMismatchError(
-            f"the store {path} has format {found}, this version reads format {FORMAT}: move it "
-            "away and run `ssr embed`, or use the version that wrote it"
+            f"the store {files.url} has format {found}, this version reads format {FORMAT}: move "
+            "it away and run `ssr embed`, or use the version that wrote it"
         )
     try:
         attributes = _Root.model_validate_json(data).attributes
         spec = attributes.spec()
     except (ValidationError, StoreError) as error:
-        raise _damaged(path, ROOT_FILE) from error
+        raise _damaged(files, ROOT_FILE) from error
     if spec.fingerprint != attributes.fingerprint:
         raise StoreMismatchError(
-            f"the attributes of the store {path} say fingerprint {attributes.fingerprint[:8]} but "
-            f"give {spec.fingerprint[:8]}: {ROOT_FILE} was changed; move the store away and run "
-            "`ssr embed`"
+            f"the attributes of the store {files.url} say fingerprint {attributes.fingerprint[:8]} "
+            f"but give {spec.fingerprint[:8]}: {ROOT_FILE} was changed; move the store away and "
+            "run `ssr embed`"
         )
     return spec
 
 
-def read_header(path: Path) -> Header:
-    """Read and verify the metadata of the store at a path; decode no feature.
+def read_header(files: Files) -> Header:
+    """Read and verify the metadata of a store; decode no feature.
 
     Raises:
         StoreMissingError: There is no store.
         StoreMismatchError: The store has another format, or its attributes were changed.
         StoreError: A metadata file is not the one that its writer vouched for.
     """
-    spec = read_spec(path)
+    spec = read_spec(files)
     try:
-        digests = MetadataDigests.model_validate_json(_read_file(path, METADATA_FILE)).files
+        digests = MetadataDigests.model_validate_json(_read_file(files, METADATA_FILE)).files
     except ValidationError as error:
-        raise _damaged(path, METADATA_FILE) from error
+        raise _damaged(files, METADATA_FILE) from error
     for name, digest in digests.items():
-        if sha256(_read_file(path, name)) != digest:
-            raise _damaged(path, name)
+        if sha256(_read_file(files, name)) != digest:
+            raise _damaged(files, name)
     levels = tuple(level for level in LEVELS if f"{level}/{ROOT_FILE}" in digests)
     return Header(
-        path=path,
+        files=files,
         spec=spec,
         levels=levels,
-        slots=Ledger(path).read_slots(),
-        scales=read_scales(path, spec, levels),
+        slots=Ledger(files).read_slots(),
+        scales=read_scales(files, spec, levels),
     )
 
 
-def read_scales(path: Path, spec: StoreSpec, levels: Iterable[str]) -> Scales:
+def read_scales(files: Files, spec: StoreSpec, levels: Iterable[str]) -> Scales:
     """Read the scale of each level; levels whose scale is absent or damaged are left out.
 
     Raises:
@@ -167,7 +178,7 @@ def read_scales(path: Path, spec: StoreSpec, levels: Iterable[str]) -> Scales:
     scales = {}
     for level in levels if Codec(spec.codec).scaled else ():
         try:
-            scale = parse_scale((path / scale_file(level)).read_bytes(), spec.channels)
+            scale = parse_scale(files.read(scale_file(level)), spec.channels)
         except FileNotFoundError:
             continue
         if scale is not None:
@@ -175,19 +186,35 @@ def read_scales(path: Path, spec: StoreSpec, levels: Iterable[str]) -> Scales:
     return scales
 
 
-def _read_file(path: Path, name: str) -> bytes:
+def read_metadata(files: Files) -> bytes | None:
+    """Read the digests of the metadata as they are; None where a store has lost them.
+
+    Raises:
+        StoreMissingError: There is no store.
+    """
     try:
-        return (path / name).read_bytes()
+        return files.read(METADATA_FILE)
     except FileNotFoundError as error:
-        if (path / LEDGER).is_dir():
-            raise _damaged(path, name) from error
-        raise StoreMissingError(f"no feature store at {path}: run `ssr embed`") from error
+        if files.names(LEDGER) or files.names(""):
+            return None
+        raise StoreMissingError(f"no feature store at {files.url}: run `ssr embed`") from error
+
+
+def _read_file(files: Files, name: str) -> bytes:
+    try:
+        return files.read(name)
+    except FileNotFoundError as error:
+        if files.names(LEDGER):
+            raise _damaged(files, name) from error
+        raise StoreMissingError(f"no feature store at {files.url}: run `ssr embed`") from error
     except OSError as error:
-        raise StoreError(f"cannot read {path / name}: {error.strerror}") from error
+        raise StoreError(
+            f"cannot read {name} of the store {files.url}: {error.strerror or error}"
+        ) from error
 
 
-def _damaged(path: Path, name: str) -> StoreError:
+def _damaged(files: Files, name: str) -> StoreError:
     return StoreError(
-        f"{name} of the store {path} is missing, damaged or from an interrupted write: run "
+        f"{name} of the store {files.url} is missing, damaged or from an interrupted write: run "
         "`ssr embed`, which mends the metadata and keeps the features"
     )

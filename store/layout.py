@@ -5,7 +5,7 @@ zarr-python encodes into memory and `store.atomic` puts the bytes in their place
 damaged shard, because it reads the old one first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,13 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
 from store.codec import MISSING_CODE, ZSTD_LEVEL
-from store.fingerprint import canonical_json, sha256
+from store.fingerprint import sha256
 from store.grid import LevelGrid
 from store.header import METADATA_FILE, MetadataDigests, RootAttributes
 from store.ledger import LEDGER, SLOTS_FILE, Slot, slots_json
 from store.scale import Scales, level_fingerprint, scale_name
-from store.spec import FORMAT, StoreSpec, stride_of
+from store.spec import ImageEntry, StoreSpec, stride_of
+from store.statistics import ChannelStatistics
 
 _KEYS = {"name": "default", "separator": "."}  # one folder per array
 _HISTORY = (
@@ -67,10 +68,40 @@ def skeleton(
 
     files = {path: buffer.to_bytes() for path, buffer in memory.items()}
     files[SLOTS_FILE] = slots_json(slots)
-    digests = MetadataDigests(
-        format=FORMAT, files={path: sha256(data) for path, data in files.items()}
-    )
-    return files | {METADATA_FILE: canonical_json(digests.model_dump(mode="json"))}
+    digests = MetadataDigests.of({path: sha256(data) for path, data in files.items()})
+    return files | {METADATA_FILE: digests.json_bytes()}
+
+
+def encode_images(
+    grid: LevelGrid,
+    scale: NDArray[np.float32] | None,
+    images: Sequence[ImageEntry | None],
+    features: Mapping[str, NDArray[Any]],
+) -> tuple[memoryview, ChannelStatistics, int]:
+    """Encode the images of a shard, at least one.
+
+    Args:
+        grid: Layout of the level.
+        scale: (C,) where the codec has one.
+        images: The image of each slot.
+        features: image id -> (C, h, w), finite.
+
+    Returns:
+        The shard, the statistics of what will be read from it, and how many numbers were clipped.
+    """
+    codec = grid.codec
+    block = np.full(grid.shard_shape, codec.fill, codec.dtype)
+    parts, saturated = [], 0
+    for row, image in enumerate(images):
+        if image is not None:
+            h, w = grid.image_size_tok(image.working_size_px)
+            stored, clipped = codec.encode(features[image.image_id], scale)
+            block[row, :, :h, :w] = stored
+            parts.append(ChannelStatistics.of(codec.decode(stored, scale)))
+            saturated += clipped
+    statistics = ChannelStatistics.merge(parts)
+    assert statistics is not None
+    return encode_shard(block, grid), statistics, saturated
 
 
 def encode_shard(block: NDArray[Any], grid: LevelGrid) -> memoryview:

@@ -1,18 +1,19 @@
 """The store as a lazy xarray data set, for looking and for dask."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from zarr.storage import FsspecStore
 
 from store.codec import MISSING_CODE
 from store.grid import LevelGrid
-from store.header import read_header
+from store.header import Header, read_header
+from store.url import S3, Url, files_at
 
 
-def open_dataset(path: Path) -> xr.Dataset:
+def open_dataset(path: Url) -> xr.Dataset:
     """Open a store lazily, in chunks that are whole shards.
 
     One variable per level, `(image, channel, y_<level>, x_<level>)`, NaN where there is no feature;
@@ -23,8 +24,14 @@ def open_dataset(path: Path) -> xr.Dataset:
     Raises:
         StoreError: There is no store, or its metadata is not sound.
     """
-    header = read_header(path)
-    dataset: xr.Dataset = xr.open_zarr(path, consolidated=False, chunks=None)  # lazy, not dask
+    return open_dataset_of(read_header(files_at(path)))
+
+
+def open_dataset_of(header: Header) -> xr.Dataset:
+    """Open the store of a header as `open_dataset` does."""
+    url = header.files.url
+    store = FsspecStore.from_url(url, read_only=True) if url.startswith(S3) else url
+    dataset: xr.Dataset = xr.open_zarr(store, consolidated=False, chunks=None)  # lazy, not dask
     for coordinate in dataset.coords.values():
         coordinate.load()
     chunked = {}

@@ -20,7 +20,9 @@ from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.prepare.pixels import MEAN, STD
 from store.errors import DataError
 from store.index import Index, StoreEntry
+from store.scale import estimate_scale, scale_sample
 from store.spec import ImageEntry, StoreSpec
+from store.url import Url, join
 from store.write import ShardTask, StoreWriter
 
 EMBEDDING_VERSION: Final = 1
@@ -42,7 +44,7 @@ class DomainResult:
         seconds: time that took, with loading the teacher.
     """
 
-    path: Path
+    path: Url
     fingerprint: str
     images: int
     embedded: int
@@ -74,7 +76,7 @@ def run(
     *,
     manifest: Manifest,
     roots: Mapping[Domain, Path],
-    store_url: Path,
+    store_url: Url,
     shard_images: int,
     codec: str,
     index_path: Path,
@@ -89,7 +91,7 @@ def run(
         config: section `embed`.
         manifest: the images.
         roots: folder of each domain.
-        store_url: folder of the stores, `<store_url>/<domain>/<fingerprint8>.zarr`.
+        store_url: folder or S3 prefix of the stores, `<store_url>/<domain>/<fingerprint8>.zarr`.
         shard_images: images per shard, the unit of writing and resuming.
         codec: how tokens are stored.
         index_path: where the index is written.
@@ -100,7 +102,7 @@ def run(
         DataError: for a domain without images, or an image that changed since `ssr prepare`.
         StoreError: for a store that is in use or cannot be written.
     """
-    teacher = LazyTeacher(config, store_url / ".weights.json")
+    teacher = LazyTeacher(config, weights_cache(store_url, index_path))
     if config.domains and not teacher.trained:
         log.warning("UNTRAINED TEACHER: embed.weights is random (seed %d)", config.seed)
     entries: dict[str, StoreEntry] = {}
@@ -129,6 +131,11 @@ def run(
         )
     Index(stores=entries).write(index_path)
     return EmbedResult(domains=results, index_path=index_path, trained=teacher.trained)
+
+
+def weights_cache(store_url: Url, index_path: Path) -> Path:
+    """Return where this machine remembers hashes of weights: with the stores, if they are here."""
+    return (store_url if isinstance(store_url, Path) else index_path.parent) / ".weights.json"
 
 
 def provenance(config: EmbedConfig, weights_sha256: str) -> dict[str, Any]:
@@ -161,7 +168,7 @@ def _run_domain(
     teacher: LazyTeacher,
     records: Mapping[str, ImageRecord],
     root: Path,
-    store_url: Path,
+    store_url: Url,
     shard_images: int,
     codec: str,
     progress: Progress,
@@ -181,6 +188,19 @@ def _run_domain(
         for record in records.values()
     ]
     with StoreWriter(store_url, spec, images, config.levels) as writer:
+        if writer.unscaled:
+            from stages.embed.task import embed_shard
+
+            sample = embed_shard(
+                ShardTask(0, scale_sample(images), writer.unscaled),
+                teacher=teacher.loaded,
+                records=records,
+                root=root,
+                overlap=config.overlap,
+                batch_tiles=config.batch_tiles,
+                image_done=lambda: None,
+            )
+            writer.fix_scales({n: estimate_scale(held.values()) for n, held in sample.items()})
         tasks = writer.pending()
         todo = sum(entry is not None for task in tasks for entry in task.images)
         if tasks:
@@ -208,7 +228,7 @@ def _run_domain(
             run_serial(tasks, work)
         entry = writer.finalise()
     return entry, DomainResult(
-        path=store_url / entry.path,
+        path=join(store_url, entry.path),
         fingerprint=spec.fingerprint,
         images=len(records),
         embedded=todo,

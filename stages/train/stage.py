@@ -25,6 +25,7 @@ from store.errors import CheckpointError, ConfigError
 from store.fingerprint import fingerprint_of
 from store.index import Index, StoreEntry
 from store.read import FeatureReader, open_features
+from store.url import Url
 
 TRAINING_VERSION = 1
 """Raise it when a change of this package changes the weights that equal parameters lead to."""
@@ -57,7 +58,7 @@ def run(
     *,
     manifest_path: Path,
     roots: Mapping[Domain, Path],
-    store_url: Path,
+    store_url: Url,
     index_path: Path,
     out: Path,
     progress: Progress,
@@ -119,7 +120,7 @@ def run(
 
 
 def _open(
-    config: TrainConfig, index_path: Path, manifest: Manifest, url: Path
+    config: TrainConfig, index_path: Path, manifest: Manifest, url: Url
 ) -> tuple[dict[Domain, StoreEntry], dict[Domain, FeatureReader]]:
     """Open the stores that training reads, if any; demand every level of every training image."""
     parts = config.regularizer.on
