@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from store.checksum import CRC_BYTES
 from store.codec import Codec
@@ -11,7 +12,7 @@ from store.spec import Size, StoreSpec, stride_of
 CHUNK_SIDE_TOK = 16
 """Side of an inner chunk. A 64x64 window at a random origin then reads 1.5 times what it needs
 (32: 2.2 times), and with SAM's 256 channels a chunk is 128 KiB, large enough that the cost per
-chunk does not count (8: twice as slow)."""
+chunk hardly counts; the table is in README.md."""
 
 INDEX_ENTRY_BYTES = 16  # offset and length, two little-endian uint64
 
@@ -50,12 +51,12 @@ class LevelGrid:
             codec=Codec(spec.codec),
         )
 
-    @property
+    @cached_property
     def chunk_shape(self) -> tuple[int, int, int, int]:
         """Shape of an inner chunk, the unit of reading."""
         return (1, self.channels, self.chunk_side_tok, self.chunk_side_tok)
 
-    @property
+    @cached_property
     def chunks_per_image(self) -> Size:
         """Rows and columns of inner chunks that cover one image."""
         side = self.chunk_side_tok
@@ -68,12 +69,12 @@ class LevelGrid:
         side = self.chunk_side_tok
         return (self.shard_images, self.channels, rows * side, columns * side)
 
-    @property
+    @cached_property
     def chunk_bytes(self) -> int:
         """Size of an inner chunk before compression, without its checksum."""
         return self.channels * self.chunk_side_tok**2 * self.codec.dtype.itemsize
 
-    @property
+    @cached_property
     def index_bytes(self) -> int:
         """Size of the chunk index at the end of a shard, with its checksum."""
         rows, columns = self.chunks_per_image
