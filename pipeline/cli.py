@@ -24,9 +24,7 @@ Overrides = Annotated[
     list[str],
     typer.Option("--set", "-S", metavar="KEY=VALUE", help="Change a value, e.g. train.seed=1."),
 ]
-StoreFolder = Annotated[
-    Path, typer.Argument(help="A store, e.g. data/features/source/1a2b3c4d.zarr.")
-]
+StoreUrl = Annotated[str, typer.Argument(help="A store, e.g. data/features/source/1a2b3c4d.zarr.")]
 RunFolder = Annotated[Path, typer.Option("--out", help="Folder of this run's results.")]
 
 
@@ -150,7 +148,7 @@ def embed(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # no
             config.embed,
             manifest=manifest,
             roots=config.prepare.roots,
-            store_url=config.store.path,
+            store_url=config.store.location,
             shard_images=config.store.shard_images,
             codec=config.store.codec,
             index_path=INDEX,
@@ -187,7 +185,7 @@ def train(
             config.train,
             manifest_path=MANIFEST,
             roots=config.prepare.roots,
-            store_url=config.store.path,
+            store_url=config.store.location,
             index_path=INDEX,
             out=out,
             progress=report,
@@ -242,7 +240,7 @@ def metrics(out: RunFolder = RUN) -> None:
 
 @app.command()
 def inspect(
-    store: StoreFolder,
+    store: StoreUrl,
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Read all features for the statistics, by dask.")
     ] = False,
@@ -261,16 +259,18 @@ def inspect(
     from pipeline.tables import print_store
     from store.errors import ConfigError
     from store.summary import inspect as summarise
+    from store.url import parse_url
 
     if image is not None and png is None:
         raise ConfigError("--image needs --png FILE, where the picture goes")
-    print_store(summarise(store, recompute=recompute))
+    place = parse_url(store)
+    print_store(summarise(place, recompute=recompute))
     if png is not None:
         from pipeline.console import console
         from pipeline.pictures import save_picture
 
         without_photo = save_picture(
-            png, store=store, image_id=image, params_path=params, manifest_path=MANIFEST
+            png, store=place, image_id=image, params_path=params, manifest_path=MANIFEST
         )
         if without_photo is not None:
             console.print(f"without the photo: {without_photo}")
@@ -279,7 +279,7 @@ def inspect(
 
 @app.command()
 def verify(
-    store: StoreFolder,
+    store: StoreUrl,
     repair: Annotated[
         bool, typer.Option("--repair", help="Embed damaged shards again, and only those.")
     ] = False,
@@ -310,7 +310,9 @@ def verify(
     from store.atomic import write_bytes
     from store.errors import ConfigError
     from store.fingerprint import canonical_json
+    from store.url import parse_url
 
+    place = parse_url(store)
     if online is not None:
         if repair:
             raise ConfigError("--repair and --online are two different things; give one of them")
@@ -321,7 +323,7 @@ def verify(
             agreement = compare_online(
                 config,
                 current_manifest(config, MANIFEST),
-                store=store,
+                store=place,
                 index_path=INDEX,
                 crops=online,
                 progress=report,
@@ -334,13 +336,13 @@ def verify(
         if repair:
             config = load_params(params, overrides)
             manifest = current_manifest(config, MANIFEST)
-            faults = mend(config, manifest, store, index_path=INDEX, progress=report)
+            faults = mend(config, manifest, place, index_path=INDEX, progress=report)
         else:
-            faults = find_faults(store, report)
+            faults = find_faults(place, report)
     if json is not None:
         found = {"store": str(store), "faults": [asdict(fault) for fault in faults]}
         write_bytes(json, canonical_json(found))
     if faults:
-        print_faults(store, faults)
-    demand_sound(store, faults)
-    console.print(f"{store}: every shard is what was written")
+        print_faults(place, faults)
+    demand_sound(place, faults)
+    console.print(f"{store}: every file is what was written")

@@ -174,7 +174,7 @@ def free_bytes(url: str) -> int | None:
     """Return the room on the disk of a store url; None for one that is no disk's."""
     if "://" in url:
         return None
-    path = Path(url).absolute()
+    path = Path(url).expanduser().absolute()
     while not path.exists():
         path = path.parent
     return disk_usage(path).free

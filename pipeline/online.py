@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.params import Params
-from pipeline.stores import demand_provenance, remembered_teacher
+from pipeline.stores import demand_provenance, is_same, remembered_teacher
 from stages.embed.verify import Agreement, TokenErrors, encode_crop, token_errors
 from stages.prepare.geometry import flip
 from stages.prepare.manifest import Domain, Manifest
@@ -28,6 +28,7 @@ from store.errors import ConfigError, SSRError
 from store.index import Index
 from store.read import FeatureReader
 from store.spec import stride_of
+from store.url import Url, join
 
 Kind = Literal["crop", "flip", "mix", "unrelated"]
 Progress = Callable[[int, int, str], None]
@@ -57,7 +58,7 @@ class OnlineReport:
         without_mix: Why mixed images were not compared; None where they were.
     """
 
-    store: Path
+    store: Url
     rows: tuple[Row, ...]
     trained: bool
     without_mix: str | None
@@ -75,7 +76,7 @@ def compare_online(
     params: Params,
     manifest: Manifest,
     *,
-    store: Path,
+    store: Url,
     index_path: Path,
     crops: int,
     progress: Progress,
@@ -101,7 +102,7 @@ def compare_online(
     domain: Domain = "source" if header.spec.domain == "source" else "target"
     if domain == "target" and params.train.self_training is None:
         raise ConfigError("train.self_training is null: training draws no crops of the target")
-    teacher = remembered_teacher(params)
+    teacher = remembered_teacher(params, index_path)
     demand_provenance(
         params, header.spec.provenance, teacher.weights_sha256, where=f"the store {store}"
     )
@@ -172,18 +173,18 @@ def _batch(features: Features) -> dict[str, torch.Tensor]:
 
 
 def _other(
-    params: Params, index_path: Path, domain: Domain, store: Path, levels: tuple[str, ...]
+    params: Params, index_path: Path, domain: Domain, store: Url, levels: tuple[str, ...]
 ) -> dict[Domain, FeatureReader]:
     """Open the store of the other domain, that training mixes with this one."""
     if params.train.self_training is None:
         raise ConfigError("train.self_training is null")
-    index, url = Index.read(index_path), params.store.path
-    if domain not in index.stores or not store.samefile(url / index.stores[domain].path):
+    index, url = Index.read(index_path), params.store.location
+    if domain not in index.stores or not is_same(store, join(url, index.stores[domain].path)):
         raise ConfigError(f"{index_path} names another store of the {domain}")
     other: Domain = "target" if domain == "source" else "source"
     if other not in index.stores:
         raise ConfigError(f"{index_path} names no store of the {other}")
-    reader = FeatureReader(url / index.stores[other].path)
+    reader = FeatureReader(join(url, index.stores[other].path))
     missing = [level for level in levels if level not in reader.header.levels]
     if missing:
         raise ConfigError(f"the store of the {other} has no {', '.join(missing)}")

@@ -22,6 +22,7 @@ from stages.prepare.reading import read_raw
 from store.atomic import write_bytes
 from store.errors import ConfigError, SSRError, StoreIncompleteError
 from store.read import FeatureReader
+from store.url import Url
 
 SAMPLE_IMAGES: Final = 16
 SAMPLE_TOKENS: Final = 512  # of each of them
@@ -75,7 +76,7 @@ class Palette:
 
 
 def save_picture(
-    out: Path, *, store: Path, image_id: str | None, params_path: Path, manifest_path: Path
+    out: Path, *, store: Url, image_id: str | None, params_path: Path, manifest_path: Path
 ) -> str | None:
     """Draw one image of a store into a PNG file, beside its photo where that can be found.
 
@@ -130,8 +131,8 @@ def draw_features(
     if image_id not in slots:
         first = ", ".join(list(slots)[:2])
         raise ConfigError(
-            f"--image {image_id}: {reader.header.path} has no such image; its {len(slots)} images "
-            f"begin with {first}"
+            f"--image {image_id}: {reader.header.files.url} has no such image; its {len(slots)} "
+            f"images begin with {first}"
         )
     size_px = slots[image_id].working_size_px
     panels: dict[str, NDArray[np.uint8]] = {}
@@ -172,7 +173,7 @@ def _sample(reader: FeatureReader, level: str, image_ids: list[str]) -> NDArray[
         tokens.append(features[:, ::step, ::step].reshape(len(features), -1).T)
     if not tokens:
         raise StoreIncompleteError(
-            f"{reader.header.path} has no {level} features to draw yet: run `ssr embed`"
+            f"{reader.header.files.url} has no {level} features to draw yet: run `ssr embed`"
         )
     return np.concatenate(tokens).astype(np.float32)
 

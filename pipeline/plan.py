@@ -37,7 +37,7 @@ def demand_current_stores(params: Params, index_path: Path) -> None:
     if not params.train.regularizer.on:
         return
     index = Index.read(index_path)
-    teacher = remembered_teacher(params)
+    teacher = remembered_teacher(params, index_path)
     known = teacher.remembered_sha256
     if teacher.has_weights and known is None:
         raise StoreMismatchError(

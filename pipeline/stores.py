@@ -7,10 +7,11 @@ from pathlib import Path
 from pipeline.params import Params
 from stages.embed.architectures import ARCHITECTURES
 from stages.embed.lazy_teacher import LazyTeacher
-from stages.embed.stage import WEIGHTS_CACHE, provenance
+from stages.embed.stage import provenance, weights_cache
 from stages.prepare.manifest import Domain, Manifest
 from store.errors import ConfigError, DataError, StoreMismatchError
 from store.spec import ImageEntry, StoreSpec
+from store.url import Url, join
 
 
 @dataclass(frozen=True)
@@ -59,25 +60,32 @@ def planned_store(
     return PlannedStore(spec, images)
 
 
-def remembered_teacher(params: Params) -> LazyTeacher:
+def remembered_teacher(params: Params, index_path: Path) -> LazyTeacher:
     """Return the teacher of section `embed`, which is loaded only where its hash is not known."""
-    return LazyTeacher(params.embed, params.store.path / WEIGHTS_CACHE)
+    return LazyTeacher(params.embed, weights_cache(params.store.location, index_path))
 
 
-def demand_planned(params: Params, manifest: Manifest, path: Path) -> None:
+def is_same(one: Url, other: Url) -> bool:
+    """Tell whether two urls are of the same store."""
+    if isinstance(one, Path) and isinstance(other, Path):
+        return one.resolve() == other.resolve()
+    return str(one).rstrip("/") == str(other).rstrip("/")
+
+
+def demand_planned(params: Params, manifest: Manifest, url: Url, index_path: Path) -> None:
     """Refuse a store that `ssr embed` with these params would not write to.
 
     Raises:
         ConfigError: If it is another one.
         CheckpointError: If the teacher's weights are missing or damaged.
     """
-    weights = remembered_teacher(params).weights_sha256
+    weights = remembered_teacher(params, index_path).weights_sha256
     for domain in params.embed.domains:
         spec = planned_store(params, manifest, domain, weights_sha256=weights).spec
-        if (params.store.path / spec.relative_path).resolve() == path.resolve():
+        if is_same(join(params.store.location, spec.relative_path), url):
             return
     raise ConfigError(
-        f"{path}: is no store that the params ask for, so `ssr embed` cannot mend it; put back "
+        f"{url}: is no store that the params ask for, so `ssr embed` cannot mend it; put back "
         "the params that it was made with"
     )
 

@@ -12,7 +12,8 @@ from store.summary import LevelSummary, StoreSummary
 
 if TYPE_CHECKING:  # torch, which most tables do without
     from pipeline.online import OnlineReport
-    from pipeline.verify import Fault
+    from store.url import Url
+    from store.verify import Damage
 
 MOST_IMAGES = 20
 """Of those in damaged shards that are listed."""
@@ -68,12 +69,12 @@ def print_store(store: StoreSummary) -> None:
     )
 
 
-def print_faults(path: Path, faults: "Sequence[Fault]") -> None:
-    """Show which shards are damaged, and the first of the images in them."""
+def print_faults(url: "Url", faults: "Sequence[Damage]") -> None:
+    """Show which files are damaged, and the first of the images that suffer."""
     print_table(
-        f"{path}: {len(faults)} faulty shards",
-        ("level", "shard", "images", "what is wrong"),
-        [(f.level, str(f.shard), str(len(f.images)), f.problem) for f in faults],
+        f"{url}: {len(faults)} faulty files",
+        ("file", "images", "what is wrong"),
+        [(fault.file, str(len(fault.images)), fault.what) for fault in faults],
     )
     images = sorted({image_id for fault in faults for image_id in fault.images})
     for image_id in images[:MOST_IMAGES]:

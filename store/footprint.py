@@ -5,8 +5,12 @@ from dataclasses import dataclass
 from math import prod
 from typing import Final
 
+import numpy as np
+
+from store.checksum import CRC_BYTES
+from store.codec import Codec
 from store.fingerprint import canonical_json
-from store.grid import CRC_BYTES, LevelGrid, shard_count, slots_of
+from store.grid import LevelGrid, shard_count, slots_of
 from store.layout import skeleton
 from store.ledger import ShardEntry, Slot
 from store.spec import FORMAT, ImageEntry, StoreSpec
@@ -20,8 +24,8 @@ FLOAT16_BYTES: Final = 2
 CODECS: Final = ("float16", "int8", "int8-zstd", "bitround-7")
 """Codecs to compare; `size_ratio` knows every `bitround-N`."""
 
-LOCKS: Final = 1
-"""Files of a store that are neither data nor metadata: `ledger/writer.lock`, which stays, empty."""
+LOCKS: Final = 2
+"""Files that are neither data nor metadata: `ledger/leases/*.lock`, which stay, empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,9 @@ def footprint(
         levels: Levels that are embedded.
     """
     slots = [Slot(image, live=True) for image in images]
-    files = skeleton(spec, levels, slots)
+    scale = np.ones(spec.channels, np.float32)
+    scales = dict.fromkeys(levels, scale) if Codec(spec.codec).scaled else {}
+    files = skeleton(spec, levels, slots, scales)
     return StoreFootprint(
         levels={level: _level(spec, images, level) for level in levels},
         metadata=Footprint(len(files) + LOCKS, sum(map(len, files.values()))),
@@ -112,6 +118,7 @@ def _ledger_bytes(spec: StoreSpec, level: str, shard: int, images: Sequence[Imag
         images=tuple(images),
         bytes=10**8,
         digest="0" * 64,
+        saturated=0 if Codec(spec.codec).scaled else None,
     )
     channel = (TYPICAL_STATISTIC,) * spec.channels
     statistics = ChannelStatistics(

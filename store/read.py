@@ -3,9 +3,8 @@
 # C channels, h w tokens
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from store.decode import DamageError, read_window
@@ -20,6 +19,7 @@ from store.header import Header, read_header
 from store.index import Index
 from store.ledger import Ledger
 from store.spec import ImageEntry, Size
+from store.url import Url, files_at, join
 
 _Images = Sequence[ImageEntry | None]
 
@@ -31,14 +31,14 @@ class FeatureReader:
     DataLoader workers, forked or spawned. It shows the store as it was when first used.
 
     Args:
-        path: Folder of the store.
+        path: Url of the store.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Url) -> None:
         self._path = path
         self._opened: _Opened | None = None
 
-    def __reduce__(self) -> tuple[type["FeatureReader"], tuple[Path]]:
+    def __reduce__(self) -> tuple[type["FeatureReader"], tuple[Url]]:
         return FeatureReader, (self._path,)
 
     @property
@@ -59,10 +59,10 @@ class FeatureReader:
         opened = self._open()
         return opened.grid(level).image_size_tok(opened.image(image_id).working_size_px)
 
-    def window(
-        self, image_id: str, level: str, y: int, x: int, h: int, w: int
-    ) -> NDArray[np.float16]:
+    def window(self, image_id: str, level: str, y: int, x: int, h: int, w: int) -> NDArray[Any]:
         """Read the tokens (C, h, w) from (y, x) on, in tokens of the level.
+
+        float32 where the codec is one of 8 bits, otherwise float16.
 
         Raises:
             StoreIncompleteError: The store has no such image, level or (yet) shard.
@@ -77,9 +77,10 @@ class FeatureReader:
                 f"of {image_id}: crops must lie in the working image"
             )
         shard, row = opened.vouched_place(image_id, level)
-        file = self._path / shard_file(level, shard)
+        name, files = shard_file(level, shard), opened.header.files
         try:
-            return read_window(file, grid, row, y=y, x=x, h=h, w=w)
+            with files.open(name) as file:
+                stored = read_window(file, grid, row, y=y, x=x, h=h, w=w)
         except FileNotFoundError as error:
             raise StoreIncompleteError(
                 f"shard {shard} of {level} with {image_id} is missing in {self._path}: "
@@ -87,11 +88,14 @@ class FeatureReader:
             ) from error
         except DamageError as error:
             raise StoreError(
-                f"{image_id} lies in a damaged shard, {error}: delete the shard file {file} and "
-                "run `ssr embed`; it re-embeds that shard only"
+                f"{image_id} lies in a damaged shard, {error}: delete the shard file "
+                f"{files.url}/{name} and run `ssr embed`; it re-embeds that shard only"
             ) from error
         except OSError as error:
-            raise StoreError(f"cannot read {file}: {error.strerror}") from error
+            raise StoreError(
+                f"cannot read {files.url}/{name}: {error.strerror or error}"
+            ) from error
+        return grid.codec.decode(stored, opened.header.scales.get(level))
 
     def check(self, *, levels: Iterable[str], images: Mapping[str, str], fingerprint: str) -> None:
         """Refuse the store unless it holds these images at these levels, all of them done.
@@ -127,12 +131,12 @@ class FeatureReader:
 
     def _open(self) -> "_Opened":
         if self._opened is None:
-            self._opened = _Opened(read_header(self._path))
+            self._opened = _Opened(read_header(files_at(self._path)))
         return self._opened
 
 
 def open_features(
-    url: Path, index: Index, domain: str, *, levels: Iterable[str], images: Mapping[str, str]
+    url: Url, index: Index, domain: str, *, levels: Iterable[str], images: Mapping[str, str]
 ) -> FeatureReader:
     """Open the store that the index names for a domain, and `check` it.
 
@@ -155,7 +159,7 @@ def open_features(
             "embed.domains and run `ssr embed`"
         )
     levels = tuple(levels)
-    reader = FeatureReader(url / entry.path)
+    reader = FeatureReader(join(url, entry.path))
     reader.check(levels=levels, images=images, fingerprint=entry.fingerprint)
     # The store may have kept a level that was embedded before; the index does not vouch for it.
     absent = [level for level in levels if level not in entry.levels]
@@ -174,7 +178,7 @@ class _Opened:
         self.header = header
         self._grids = {level: LevelGrid.of(header.spec, level) for level in header.levels}
         self._slot_of = {s.image.image_id: n for n, s in enumerate(header.slots) if s.live}
-        self._ledger = Ledger(header.path)
+        self._ledger = Ledger(header.files)
         self._vouched: dict[tuple[str, int], _Images] = {}
 
     def grid(self, level: str) -> LevelGrid:
@@ -182,8 +186,8 @@ class _Opened:
             return self._grids[level]
         except KeyError:
             raise StoreIncompleteError(
-                f"the store {self.header.path} has no {level}, only {', '.join(self._grids)}: add "
-                "it to embed.levels and run `ssr embed`"
+                f"the store {self.header.files.url} has no {level}, only {', '.join(self._grids)}: "
+                "add it to embed.levels and run `ssr embed`"
             ) from None
 
     def image(self, image_id: str) -> ImageEntry:
@@ -196,7 +200,7 @@ class _Opened:
         if row >= len(held) or held[row] != self.image(image_id):
             raise StoreIncompleteError(
                 f"shard {shard} of {level} with {image_id} is missing or out of date in "
-                f"{self.header.path}: run `ssr embed`"
+                f"{self.header.files.url}: run `ssr embed`"
             )
         return shard, row
 
@@ -205,14 +209,14 @@ class _Opened:
             return self._slot_of[image_id]
         except KeyError:
             raise StoreIncompleteError(
-                f"the store {self.header.path} has no image {image_id!r}: run `ssr embed`"
+                f"the store {self.header.files.url} has no image {image_id!r}: run `ssr embed`"
             ) from None
 
     def _held(self, level: str, shard: int) -> _Images:
         key = (level, shard)
         if key not in self._vouched:
             entry = self._ledger.vouched(
-                level, shard, fingerprint=self.header.spec.level_fingerprint(level), images=()
+                level, shard, fingerprint=self.header.level_fingerprint(level), images=()
             )
             self._vouched[key] = () if entry is None else entry.images
         return self._vouched[key]

@@ -6,12 +6,12 @@
 """
 
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from stages.embed.architectures import ARCHITECTURES
 from stages.embed.config import EmbedConfig
@@ -21,14 +21,19 @@ from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.prepare.pixels import MEAN, STD
 from store.errors import DataError
 from store.index import Index, StoreEntry
-from store.spec import Codec, ImageEntry, StoreSpec
-from store.write import StoreWriter
+from store.scale import estimate_scale, scale_sample
+from store.spec import ImageEntry, StoreSpec
+from store.url import Url, join
+from store.write import ShardTask, StoreWriter
+
+if TYPE_CHECKING:
+    from stages.embed.task import Features
 
 EMBEDDING_VERSION: Final = 2
 """Raise it when a change of this package changes the features of the same teacher and image."""
 
 WEIGHTS_CACHE: Final = ".weights.json"
-"""File in the folder of the stores that remembers hashes of weights; safe to delete."""
+"""File that remembers hashes of weights, see `weights_cache`; safe to delete."""
 
 Progress = Callable[[int, int, str], None]
 log = logging.getLogger(__name__)
@@ -46,7 +51,7 @@ class DomainResult:
         seconds: time that took, with loading the teacher.
     """
 
-    path: Path
+    path: Url
     fingerprint: str
     images: int
     embedded: int
@@ -78,9 +83,9 @@ def run(
     *,
     manifest: Manifest,
     roots: Mapping[Domain, Path],
-    store_url: Path,
+    store_url: Url,
     shard_images: int,
-    codec: Codec,
+    codec: str,
     index_path: Path,
     progress: Progress,
 ) -> EmbedResult:
@@ -93,7 +98,7 @@ def run(
         config: section `embed`.
         manifest: the images.
         roots: folder of each domain.
-        store_url: folder of the stores, `<store_url>/<domain>/<fingerprint8>.zarr`.
+        store_url: folder or S3 prefix of the stores, `<store_url>/<domain>/<fingerprint8>.zarr`.
         shard_images: images per shard, the unit of writing and resuming.
         codec: how tokens are stored.
         index_path: where the index is written.
@@ -104,7 +109,7 @@ def run(
         DataError: for a domain without images, or an image that changed since `ssr prepare`.
         StoreError: for a store that is in use or cannot be written.
     """
-    teacher = LazyTeacher(config, store_url / WEIGHTS_CACHE)
+    teacher = LazyTeacher(config, weights_cache(store_url, index_path))
     if config.domains and not teacher.trained:
         log.warning("UNTRAINED TEACHER: embed.weights is random (seed %d)", config.seed)
     entries: dict[str, StoreEntry] = {}
@@ -133,6 +138,11 @@ def run(
         )
     Index(stores=entries).write(index_path)
     return EmbedResult(domains=results, index_path=index_path, trained=teacher.trained)
+
+
+def weights_cache(store_url: Url, index_path: Path) -> Path:
+    """Return where this machine remembers hashes of weights: with the stores, if they are here."""
+    return (store_url if isinstance(store_url, Path) else index_path.parent) / WEIGHTS_CACHE
 
 
 def provenance(config: EmbedConfig, weights_sha256: str) -> dict[str, Any]:
@@ -165,9 +175,9 @@ def _run_domain(
     teacher: LazyTeacher,
     records: Mapping[str, ImageRecord],
     root: Path,
-    store_url: Path,
+    store_url: Url,
     shard_images: int,
-    codec: Codec,
+    codec: str,
     progress: Progress,
 ) -> tuple[StoreEntry, DomainResult]:
     started = perf_counter()
@@ -184,14 +194,40 @@ def _run_domain(
         ImageEntry(record.image_id, record.content, record.working_size_px)
         for record in records.values()
     ]
+
+    @contextmanager
+    def embedded(
+        tasks: Sequence[ShardTask], image_done: Callable[[], None]
+    ) -> "Iterator[Iterator[tuple[ShardTask, Features]]]":
+        # torch, only where there is work
+        from stages.device import cpu_threads
+        from stages.embed.task import embed_shards
+
+        with (
+            cpu_threads(config.threads),
+            closing(
+                embed_shards(
+                    tasks,
+                    teacher=teacher.loaded,
+                    records=records,
+                    root=root,
+                    overlap=config.overlap,
+                    batch_tiles=config.batch_tiles,
+                    image_done=image_done,
+                )
+            ) as shards,
+        ):
+            yield shards
+
     with StoreWriter(store_url, spec, images, config.levels) as writer:
+        if writer.unscaled:
+            sample = ShardTask(0, scale_sample(images), writer.unscaled)
+            with embedded([sample], lambda: None) as shards:
+                ((_, features),) = shards
+            writer.fix_scales({n: estimate_scale(held.values()) for n, held in features.items()})
         tasks = writer.pending()
         todo = sum(entry is not None for task in tasks for entry in task.images)
         if tasks:
-            # torch, only where there is work
-            from stages.device import cpu_threads
-            from stages.embed.task import embed_shards
-
             done = 0
 
             def image_done() -> None:
@@ -199,24 +235,11 @@ def _run_domain(
                 done += 1
                 progress(done, todo, domain)
 
-            with (
-                cpu_threads(config.threads),
-                closing(
-                    embed_shards(
-                        tasks,
-                        teacher=teacher.loaded,
-                        records=records,
-                        root=root,
-                        overlap=config.overlap,
-                        batch_tiles=config.batch_tiles,
-                        image_done=image_done,
-                    )
-                ) as shards,
-            ):
+            with embedded(tasks, image_done) as shards:
                 run_serial(shards, writer.write_shard)
         entry = writer.finalise()
     return entry, DomainResult(
-        path=store_url / entry.path,
+        path=join(store_url, entry.path),
         fingerprint=spec.fingerprint,
         images=len(records),
         embedded=todo,

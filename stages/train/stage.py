@@ -30,6 +30,7 @@ from store.fingerprint import fingerprint_of, sha256_of_file
 from store.index import Index, StoreEntry
 from store.lock import writer_lock
 from store.read import FeatureReader, open_features
+from store.url import Url
 
 # What a checkpoint may be resumed with although it differs: it changes no weight.
 _INCIDENTAL = {"device", "workers", "checkpoint_every"}
@@ -59,7 +60,7 @@ def run(
     *,
     manifest_path: Path,
     roots: Mapping[Domain, Path],
-    store_url: Path,
+    store_url: Url,
     index_path: Path,
     out: Path,
     progress: Progress,
@@ -132,7 +133,7 @@ def run(
 
 
 def _open(
-    config: TrainConfig, index_path: Path, manifest: Manifest, url: Path
+    config: TrainConfig, index_path: Path, manifest: Manifest, url: Url
 ) -> tuple[dict[Domain, StoreEntry], dict[Domain, FeatureReader]]:
     """Open the stores that training reads, if any; demand every level of every training image."""
     parts = config.regularizer.on

@@ -24,6 +24,7 @@ from stages.embed.teacher import Teacher, draw_encoder
 from stages.embed.weights import PREFIX
 from store.errors import CheckpointError, DataError, StoreError
 from store.index import Index
+from store.read import FeatureReader
 from store.write import ShardTask, StoreWriter
 from tests.embed.world import World
 
@@ -138,17 +139,33 @@ def test_a_changed_image_embeds_its_shard_anew(world: World) -> None:
 
 
 def test_a_lost_shard_is_embedded_again_to_the_same_bytes(world: World) -> None:
-    path = world.run().domains["source"].path
+    path = Path(world.run().domains["source"].path)
     before = world.features()
     (path / "stride8" / "c.1.0.0.0").unlink()
     assert world.run().domains["source"].embedded == 2
     assert world.features() == before
 
 
+def test_codes_of_8_bits_are_close_to_the_features_and_resume_under_the_same_scale(
+    world: World,
+) -> None:
+    exact = FeatureReader(world.run().domains["source"].path)
+    world.codec = "int8"
+    path = Path(world.run().domains["source"].path)
+    before = world.features()
+    for image_id in world.records:
+        window = (image_id, "stride8", 0, 0, *exact.size_tok(image_id, "stride8"))
+        wanted, found = exact.window(*window), FeatureReader(path).window(*window)
+        assert np.abs(found - wanted).max() < 0.02 * np.abs(wanted).max()
+    (path / "stride8" / "c.1.0.0.0").unlink()
+    assert world.run().domains["source"].embedded == 2
+    assert world.features() == before
+
+
 def test_another_teacher_makes_a_store_beside_the_old(world: World) -> None:
-    old = world.run().domains["source"].path
+    old = Path(world.run().domains["source"].path)
     before = {k: v for k, v in world.features().items() if old.name in k}
-    new = world.run(seed=world.config.seed + 1).domains["source"].path
+    new = Path(world.run(seed=world.config.seed + 1).domains["source"].path)
     assert new != old
     assert {k: v for k, v in world.features().items() if old.name in k} == before
     assert Index.read(world.index_path).stores["source"].path.endswith(new.name)

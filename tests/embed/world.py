@@ -39,6 +39,7 @@ class World:
     config: EmbedConfig
     shard_images: int = 2
     records: dict[str, ImageRecord] = field(default_factory=dict)
+    codec: str = "float16"
 
     @property
     def store_url(self) -> Path:
@@ -82,7 +83,7 @@ class World:
             roots={"source": self.folder / "images"},
             store_url=self.store_url,
             shard_images=self.shard_images,
-            codec="float16",
+            codec=self.codec,
             index_path=self.index_path,
             progress=progress,
         )

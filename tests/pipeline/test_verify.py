@@ -23,22 +23,22 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-DAMAGES: tuple[tuple[Callable[[Path], None], str], ...] = (
-    (flip_a_bit, "bytes have changed"),
-    (cut, "bytes instead of"),
-    (empty, "0 bytes instead of"),
-    (Path.unlink, "file missing"),
+DAMAGES: tuple[tuple[Callable[[Path], None], str, int], ...] = (
+    (flip_a_bit, "is damaged", 1),
+    (cut, "is damaged", 4),
+    (empty, "is damaged", 4),
+    (Path.unlink, "is missing", 4),
 )
 
 
 @pytest.mark.usefixtures("photos")
 def test_a_sound_store_is_said_to_be_sound() -> None:
-    assert "every shard is what was written" in demand("verify", str(the_store("source")))
+    assert "every file is what was written" in demand("verify", str(the_store("source")))
 
 
-@pytest.mark.parametrize(("damage", "problem"), DAMAGES)
+@pytest.mark.parametrize(("damage", "problem", "images"), DAMAGES)
 def test_a_damaged_shard_is_named_with_its_images_and_repaired_to_the_same_bytes(
-    damage: Callable[[Path], None], problem: str, photos: Path
+    damage: Callable[[Path], None], problem: str, images: int, photos: Path
 ) -> None:
     store, before = str(the_store("source")), stored(photos)
     other = shard("source", 1).stat().st_mtime_ns
@@ -47,12 +47,12 @@ def test_a_damaged_shard_is_named_with_its_images_and_repaired_to_the_same_bytes
     outcome = ssr("verify", store, "--json", "found.json")
     assert outcome.code == 2
     assert problem in outcome.out
-    assert "  source/train/day/images/00000\n" in outcome.out
-    assert "1 shards with 4 images" in outcome.err
+    assert "  source/train/day/images/0000" in outcome.out
+    assert f"1 files are damaged or missing, with features of {images} images" in outcome.err
     assert outcome.err.count("\n") == 1
     (fault,) = json.loads(Path("found.json").read_text())["faults"]
     assert (fault["level"], fault["shard"]) == ("stride8", 0)
-    assert len(fault["images"]) == 4
+    assert len(fault["images"]) == images
 
     demand("verify", store, "--repair")
     assert stored(photos) == before
@@ -60,25 +60,25 @@ def test_a_damaged_shard_is_named_with_its_images_and_repaired_to_the_same_bytes
 
 
 @pytest.mark.usefixtures("photos")
-def test_a_lost_ledger_entry_and_an_entry_of_something_else_are_found() -> None:
+def test_a_lost_ledger_entry_and_a_changed_one_are_found() -> None:
     store = the_store("source")
     entries = sorted((store / "ledger" / "stride8").iterdir())
     entries[0].unlink()
     entry = json.loads(entries[1].read_text())
-    entries[1].write_text(json.dumps(entry | {"fingerprint": "0" * 64}))
+    entries[1].write_text(json.dumps(entry | {"fingerprint": "0" * 64}))  # its digest tells
     outcome = ssr("verify", str(store))
-    assert "no ledger entry" in outcome.out
-    assert "of other features or images" in outcome.out
-    assert "2 shards with 6 images" in outcome.err
+    assert "was never vouched for" in outcome.out
+    assert "is damaged" in outcome.out
+    assert "2 files are damaged or missing, with features of 6 images" in outcome.err
 
 
-def test_damaged_metadata_is_refused_in_one_line_and_repaired(photos: Path) -> None:
+def test_damaged_metadata_is_named_and_repaired(photos: Path) -> None:
     store, before = the_store("source"), stored(photos)
     flip_a_bit(store / "ledger" / "metadata.json")
     flip_a_bit(shard("source", 0))
     outcome = ssr("verify", str(store))
     assert outcome.code == 2
-    assert "mends the metadata and keeps the features" in outcome.err
+    assert "2 files are damaged or missing" in outcome.err
     demand("verify", str(store), "--repair")
     assert stored(photos) == before
 

@@ -30,7 +30,7 @@ def test_files_are_exact_and_bytes_within_five_percent(
                 },
             )
     expected = footprint(spec, images, levels)
-    files = [path for path in writer.path.rglob("*") if path.is_file()]
+    files = [path for path in (tmp_path / spec.relative_path).rglob("*") if path.is_file()]
     assert expected.total.files == len(files)
     size_bytes = sum(path.stat().st_size for path in files)
     assert expected.total.size_bytes == pytest.approx(size_bytes, rel=0.05)
