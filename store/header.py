@@ -209,8 +209,8 @@ def _read_file(files: Files, name: str) -> bytes:
         raise StoreMissingError(f"no feature store at {files.url}: run `ssr embed`") from error
     except OSError as error:
         raise StoreError(
-            f"cannot read {name} of the store {files.url} ({error.strerror or error}): correct the "
-            "path or its permissions"
+            f"cannot read {files.url}/{name} ({error.strerror or error}): correct the path or its "
+            "permissions"
         ) from error
 
 

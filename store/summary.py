@@ -152,7 +152,8 @@ def _recompute(header: Header) -> dict[str, ChannelStatistics | None]:
         (blocks,) = dask.compute(tasks)
     except ValueError as error:  # zarr's word for a checksum that does not match
         raise StoreError(
-            f"a shard of the store {header.files.url} is damaged: `ssr verify` says which"
+            f"a shard of the store {header.files.url} is damaged: `ssr verify` says which, "
+            "and with --repair embeds it again"
         ) from error
     return {level: ChannelStatistics.merge(parts) for level, parts in blocks.items()}
 
