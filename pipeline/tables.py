@@ -46,7 +46,7 @@ def print_store(store: StoreSummary) -> None:
         console.print(UNTRAINED)
     print_table(
         "",
-        ("level", "image x channel x y x x", "shards", "on disk", "mean", "std", "min", "max"),
+        ("level", "shape", "shards", "on disk", "mean", "std", "min", "max"),
         [
             (
                 name,
