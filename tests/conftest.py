@@ -13,14 +13,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--reference-dir",
         type=Path,
-        default=SHARED / "reference",
-        help="folder of reference vectors computed by the official code",
+        help="folder of reference vectors computed by the official code (../shared/reference)",
     )
 
 
 @pytest.fixture(scope="session")
 def reference(request: pytest.FixtureRequest) -> Reference:
-    return Reference(request.config.getoption("--reference-dir"))
+    named: Path | None = request.config.getoption("--reference-dir")
+    if named is not None and not named.is_dir():
+        raise pytest.UsageError(f"--reference-dir {named}: there is no such folder")
+    return Reference(named or SHARED / "reference")
 
 
 @pytest.fixture(scope="session")
