@@ -2,12 +2,13 @@
 
 import logging
 import sys
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
+from pipeline import handover, store_commands
 from pipeline.files import INDEX, MANIFEST, PARAMS, RUN, SCAN_CACHE, START
+from pipeline.options import Overrides, ParamsFile, RunFolder
 
 app = typer.Typer(
     name="ssr",
@@ -18,13 +19,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-ParamsFile = Annotated[Path, typer.Option("--params", help="The params file.")]
-Overrides = Annotated[
-    list[str],
-    typer.Option("--set", "-S", metavar="KEY=VALUE", help="Change a value, e.g. train.seed=1."),
-]
-RunFolder = Annotated[Path, typer.Option("--out", help="Folder of this run's results.")]
 
 
 def main() -> None:
@@ -86,6 +80,7 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
         result = stage.run(
             config.prepare,
             at_least_px=config.train.crop_px,
+            skip_bad=config.embed.on_bad_image == "skip",
             out=MANIFEST,
             cache=SCAN_CACHE,
             progress=report,
@@ -96,34 +91,75 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
 
 
 @app.command()
-def embed(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # noqa: B006
+def plan(
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = [],  # noqa: B006
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Time a few tiles here; loads torch.")
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="Device to look up, e.g. a100; else this machine's.")
+    ] = None,
+) -> None:
+    """Say beforehand what `ssr embed` will cost: tiles, time, disk, memory; needs no weights.
+
+    Example: ssr plan --device a100 -S embed.architecture=vit_h -S embed.precision=bfloat16
+    """
+    from pipeline.current import current_manifest
+    from pipeline.devices import CPU, device_here
+    from pipeline.estimate import Speed, estimate, free_bytes, table_speed
+    from pipeline.params import load_params
+    from pipeline.plan_table import print_plan
+    from store.errors import ConfigError
+
+    if calibrate and device:
+        raise ConfigError("--calibrate measures this machine, --device asks the table: give one")
+    config = load_params(params, overrides)
+    manifest = current_manifest(config, MANIFEST)
+    device = device or (CPU if config.embed.device == "cpu" else device_here())
+    speed = table_speed(config.embed, device)
+    if calibrate:
+        from stages.embed.calibrate import tiles_per_second
+
+        rate, device = tiles_per_second(config.embed)
+        speed = Speed(rate, f"measured on {device}")
+    result = estimate(config, manifest, speed=speed)
+    print_plan(result, config, device=device, free_bytes=free_bytes(config.store.url))
+
+
+@app.command()
+def embed(
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = [],  # noqa: B006
+    init_only: Annotated[
+        bool, typer.Option("--init", help="Only fix metadata and scales, before parts write.")
+    ] = False,
+    part: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only embed this part, for job arrays.")
+    ] = None,
+    finalise: Annotated[
+        bool, typer.Option("--finalise", help="Only write the index, after all parts.")
+    ] = False,
+) -> None:
     """Run SAM once over the images and store its features; goes on where it stopped.
+
+    In job arrays: --init once, then --part 1/N to N/N at any time and place, then --finalise.
 
     Example: ssr embed -S embed.architecture=vit_b -S embed.weights=sam_vit_b_01ec64.pth
     """
-    from pipeline.console import console, progress
+    from pipeline.console import progress
+    from pipeline.current import current_manifest
     from pipeline.params import load_params
-    from pipeline.plan import current_manifest
-    from stages.embed import stage
+    from pipeline.step import step_of
+    from pipeline.stores import run_embed
+    from pipeline.tables import print_embedded
 
+    step = step_of(part, init=init_only, finalise=finalise)
     config = load_params(params, overrides)
     manifest = current_manifest(config, MANIFEST)
     with progress("embed", "images") as report:
-        result = stage.run(
-            config.embed,
-            manifest=manifest,
-            roots=config.prepare.roots,
-            store_url=config.store.path,
-            shard_images=config.store.shard_images,
-            codec=config.store.codec,
-            index_path=INDEX,
-            progress=report,
-        )
-    for domain, done in result.domains.items():
-        speed = f" at {done.images_per_second:.1f} images/s" if done.embedded else ""
-        console.print(
-            f"{domain}: {done.images} images in {done.path}, {done.embedded} embedded now{speed}"
-        )
+        result = run_embed(config, manifest, index_path=INDEX, progress=report, step=step)
+    print_embedded(result, step)
 
 
 @app.command()
@@ -131,35 +167,50 @@ def train(
     params: ParamsFile = PARAMS,
     overrides: Overrides = [],  # noqa: B006
     out: RunFolder = RUN,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over instead of resuming; the checkpoint goes.")
+    ] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Log to DVCLive too, in the folder `live` of the run.")
+    ] = False,
 ) -> None:
     """Train the student from the stores; an interrupted run resumes, SAM is never loaded.
 
+    With N GPUs: torchrun --nproc-per-node N -m pipeline.cli train, with the same options.
+
     Example: ssr train -S train.regularizer.on=[] --out runs/daformer
     """
-    from pipeline.console import console, progress
+    from pipeline.console import progress
+    from pipeline.current import current_manifest, demand_current_stores
+    from pipeline.live import live_rows
     from pipeline.params import load_params
-    from pipeline.plan import current_manifest, demand_current_stores
-    from pipeline.tables import UNTRAINED
+    from pipeline.ranks import joined
+    from pipeline.tables import print_trained, print_validation
+    from stages.evaluate.validation import validation_of
     from stages.train import stage
 
-    config = load_params(params, overrides)
-    current_manifest(config, MANIFEST)  # read again by the stage; here it is only checked
-    demand_current_stores(config, INDEX)
-    with progress("train", "steps") as report:
-        result = stage.run(
-            config.train,
-            manifest_path=MANIFEST,
-            roots=config.prepare.roots,
-            store_url=config.store.path,
-            index_path=INDEX,
-            out=out,
-            progress=report,
-        )
-    if result.fit.resumed_from is not None:
-        console.print(f"resumed after {result.fit.resumed_from} of {config.train.iterations} steps")
-    if result.teacher_trained is False:
-        console.print(UNTRAINED)
-    console.print(f"student in {result.student}, {result.fit.seconds:.0f} s")
+    with joined() as ranks:
+        config = load_params(params, overrides)
+        manifest = current_manifest(config, MANIFEST)
+        demand_current_stores(config, INDEX)
+        validation = validation_of(manifest, config.prepare.roots)
+        print_validation(validation, config.train.validate_every, out)
+        with progress("train", "steps") as report:
+            result = stage.run(
+                config.train,
+                manifest_path=MANIFEST,
+                roots=config.prepare.roots,
+                store_url=config.store.location,
+                index_path=INDEX,
+                out=out,
+                progress=report,
+                validation=validation,
+                show_rows=live_rows(out / "live") if live and ranks.first else lambda curves: None,
+                fresh=fresh,
+                ranks=ranks,
+                sources=config.prepare.domains,
+            )
+        print_trained(result, config.train.iterations)
 
 
 @app.command()
@@ -173,8 +224,8 @@ def evaluate(
     Example: ssr evaluate --out runs/daformer
     """
     from pipeline.console import progress
+    from pipeline.current import current_manifest
     from pipeline.params import load_params
-    from pipeline.plan import current_manifest
     from pipeline.tables import print_metrics
     from stages.evaluate import stage
 
@@ -203,20 +254,12 @@ def metrics(out: RunFolder = RUN) -> None:
     print_metrics(out)
 
 
-@app.command()
-def inspect(
-    store: Annotated[
-        Path, typer.Argument(help="A store, e.g. data/features/source/1a2b3c4d.zarr.")
-    ],
-    recompute: Annotated[
-        bool, typer.Option("--recompute", help="Read all features for the statistics, by dask.")
-    ] = False,
-) -> None:
-    """Say what a feature store holds, from which teacher, and whether it is complete.
+app.command()(handover.export)
+app.command()(handover.predict)
+app.command("import")(handover.import_checkpoint)
+app.command()(store_commands.inspect)
+app.command()(store_commands.verify)
+app.command()(store_commands.convert)
 
-    Example: ssr inspect data/features/source/1a2b3c4d.zarr
-    """
-    from pipeline.tables import print_store
-    from store.summary import inspect as summarise
-
-    print_store(summarise(store, recompute=recompute))
+if __name__ == "__main__":  # for torchrun -m
+    main()

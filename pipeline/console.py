@@ -41,7 +41,7 @@ class _Speed(ProgressColumn):
 @contextmanager
 def progress(name: str, unit: str) -> Iterator[Report]:
     """Show progress while the block runs: bars in a terminal, elsewhere a line now and then."""
-    if not console.is_terminal:
+    if console.quiet or not console.is_terminal:
         yield _Lines(name, unit)
         return
     columns = (

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -22,7 +22,9 @@ from stages.embed.config import EmbedConfig
 from stages.evaluate.config import EvaluateConfig
 from stages.prepare.config import PrepareConfig
 from stages.train.config import TrainConfig
+from store.codec import CODECS, CodecName
 from store.errors import ConfigError
+from store.url import Url, is_known, parse_url
 
 LONGEST_VALUE, MOST_KEYS = 60, 10
 """Characters of a value and keys of a section that one line has room for."""
@@ -36,23 +38,24 @@ class StoreConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: Annotated[str, Field(min_length=1)] = Field(
-        description="Folder of the stores; absolute for `dvc exp run --temp` and `--queue`."
+        description="Folder or s3://bucket/prefix of the stores; a folder is absolute for "
+        "`dvc exp run --temp` and `--queue`."
     )
-    shard_images: Annotated[int, Field(ge=1)] = Field(
+    shard_images: Annotated[int, Field(ge=1, le=1024)] = Field(
         description="Images per shard, the unit of writing and resuming."
     )
-    codec: Literal["float16"] = Field(description="How tokens are stored.")
+    codec: CodecName = Field(description=f"How tokens are stored: {CODECS}.")
 
     @property
-    def path(self) -> Path:
-        """The folder, `~` expanded."""
-        return Path(self.url).expanduser()
+    def location(self) -> Url:
+        """The folder, `~` expanded, or the S3 prefix."""
+        return parse_url(self.url)
 
     @field_validator("url")
     @classmethod
-    def _is_local(cls, url: str) -> str:
-        if "://" in url:
-            raise ValueError(f"{url} is no folder; object stores are not supported yet")
+    def _is_folder_or_s3(cls, url: str) -> str:
+        if not is_known(url):
+            raise ValueError(f"{url} is neither a folder nor s3://bucket/prefix")
         return url
 
 

@@ -1,13 +1,25 @@
 """Tables of what the stages found."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.console import console, print_table, size
 from stages.prepare.stage import PrepareResult
 from store.errors import DataError
 from store.summary import LevelSummary, StoreSummary
+
+if TYPE_CHECKING:  # torch, which most tables do without
+    from pipeline.online import OnlineReport
+    from stages.embed.stage import EmbedResult, Step
+    from stages.train.model.foreign import ForeignStudent
+    from stages.train.stage import TrainResult
+    from stages.train.validation import Validation
+    from store.verify import Report
+
+MOST_IMAGES = 20
+"""Of those in damaged shards, or skipped, that are listed."""
 
 UNTRAINED = "UNTRAINED TEACHER: its weights are random; expect no gain from SSR"
 
@@ -29,6 +41,53 @@ def print_manifest(result: PrepareResult) -> None:
             for split in result.splits
         ],
     )
+    _print_skipped(result.manifest.skipped)
+
+
+def print_embedded(result: "EmbedResult", step: "Step") -> None:
+    """Show what was embedded, what was skipped, and which step comes next."""
+    for domain, done in result.domains.items():
+        if step == "init":
+            console.print(f"{domain}: {done.path} is ready for parts; next: `ssr embed --part 1/N`")
+            continue
+        speed = f" at {done.images_per_second:.1f} images/s" if done.embedded else ""
+        if isinstance(step, str):
+            now = "" if step == "finalise" else f", {done.embedded} embedded now{speed}"
+            console.print(f"{domain}: {done.images} images in {done.path}{now}")
+        else:
+            part = f"part {step[0]}/{step[1]}, {done.embedded} images embedded now{speed}"
+            console.print(f"{domain}: {part}, into {done.path}")
+        _print_skipped(done.skipped)
+    if not isinstance(step, str):
+        console.print("when all parts are done: `ssr embed --finalise`")
+
+
+def print_validation(validation: "Validation | None", every: int, out: Path) -> None:
+    """Say what the student is validated on, and whether its choice looks at target labels."""
+    if not every:
+        return
+    if validation is None:
+        console.print("no validation: neither domain has labelled val images")
+        return
+    seen = (
+        "the best is chosen by TARGET LABELS, which unsupervised adaptation does not have"
+        if validation.sees_target_labels
+        else "on the source only, as no val image of the target has a label"
+    )
+    console.print(f"validation every {every} steps on {validation.on}: {seen}; kept in {out}/best")
+
+
+def print_trained(result: "TrainResult", iterations: int) -> None:
+    """Show where the student is, where the run was resumed, and a warning if SAM was not SAM."""
+    if result.fit.resumed_from is not None:
+        console.print(f"resumed after {result.fit.resumed_from} of {iterations} steps")
+    _print_health(result.fit.last_health)
+    if result.fit.best is not None:
+        best = result.fit.best
+        console.print(f"best validation: mean IoU {best['miou']:.2f} at step {best['iteration']}")
+    if result.teacher_trained is False:
+        console.print(UNTRAINED)
+    console.print(f"student in {result.student}, {result.fit.seconds:.0f} s")
 
 
 def print_store(store: StoreSummary) -> None:
@@ -37,7 +96,9 @@ def print_store(store: StoreSummary) -> None:
     assert isinstance(teacher, dict)
     removed = f", {store.removed_images} removed" if store.removed_images else ""
     state = "complete" if store.complete else "INCOMPLETE: run `ssr embed`"
-    console.print(f"{store.path}: {store.images} images of the {store.domain}{removed}, {state}")
+    skipped = f" without {len(store.skipped)} that were skipped" if store.skipped else ""
+    images = f"{store.images} images of the {store.domain}{removed}"
+    console.print(f"{store.path}: {images}, {state}{skipped}")
     console.print(
         f"teacher {teacher['architecture']}, weights sha256 {str(teacher['weights_sha256'])[:12]}, "
         f"{store.codec}, fingerprint {store.fingerprint[:8]}"
@@ -58,6 +119,51 @@ def print_store(store: StoreSummary) -> None:
             for name, level in store.levels.items()
         ],
     )
+    for name, level in store.levels.items():
+        if level.saturated:
+            share = level.saturated / level.numbers
+            console.print(f"{name}: {share:.2g} of the numbers are clipped by their scale")
+    _print_skipped(store.skipped)
+
+
+def print_damage(report: "Report") -> None:
+    """Show which files are damaged, and the first of the images that suffer."""
+    print_table(
+        f"{report.url}: {len(report.damage)} damaged files",
+        ("file", "images", "what is wrong"),
+        [(one.file, str(len(one.images)), one.what) for one in report.damage],
+    )
+    for image_id in report.images[:MOST_IMAGES]:
+        console.print(f"  {image_id}")
+    if len(report.images) > MOST_IMAGES:
+        more = len(report.images) - MOST_IMAGES
+        console.print(f"  and {more} more images; --json FILE lists them all")
+
+
+def print_online(report: "OnlineReport") -> None:
+    """Show how features of the store agree with those of the teacher in the loop."""
+    print_table(
+        f"{report.store}: cached against online",
+        ("", "crops", "cosine", "5th percentile", "relative error"),
+        [
+            (
+                f"{row.kind} {row.level}",
+                str(row.agreement.crops),
+                f"{row.agreement.cosine:.5f}",
+                f"{row.agreement.cosine_low:.5f}",
+                f"{row.agreement.relative_error:.4f}",
+            )
+            for row in report.rows
+        ],
+    )
+    console.print(
+        "online is the teacher on: the crop alone; the mirrored crop; the mixed, jittered and "
+        "blurred crop. unrelated: features of two crops that have nothing to do with each other"
+    )
+    if not report.trained:
+        console.print(UNTRAINED)
+    if report.without_mix is not None:
+        console.print(f"mixed images were not compared: {report.without_mix}")
 
 
 def print_metrics(run: Path) -> None:
@@ -85,6 +191,54 @@ def print_metrics(run: Path) -> None:
         console.print(f"image | label | prediction: {pictures[0]} and {len(pictures) - 1} more")
     if untrained:
         console.print(UNTRAINED)
+
+
+def _print_health(row: Mapping[str, float]) -> None:
+    """Show whether the regulariser was alive at the end, per stage of the student."""
+    measures = {
+        "residual": "added over features (0 is dead)",
+        "entropy": "attention entropy (1 looks nowhere)",
+        "swap": "change by swapped tokens (0 ignores SAM)",
+        "gradient": "gradient norm",
+    }
+    stages = sorted(name.rpartition("_")[2] for name in row if name.startswith("residual_"))
+    if stages:
+        print_table(
+            "regulariser at the last row of health.csv",
+            ("", *(f"stage {stage}" for stage in stages)),
+            [
+                (text, *(f"{row.get(f'{name}_{s}', float('nan')):.3g}" for s in stages))
+                for name, text in measures.items()
+            ],
+        )
+
+
+def print_foreign(foreign: "ForeignStudent") -> None:
+    """Show what a checkpoint is, and every tensor of it that does not fit the student."""
+    config = foreign.config
+    trained = f" after {foreign.iteration} iterations" if foreign.iteration is not None else ""
+    console.print(
+        f"{foreign.path}: {foreign.kind}{trained}; {config.backbone}, {config.head} head of "
+        f"{config.head_channels} channels, {len(foreign.classes)} classes; "
+        f"{foreign.loaded} tensors loaded",
+        markup=False,
+    )
+    for what, names in (
+        ("missing, left random", foreign.missing),
+        ("unexpected, left out", foreign.unexpected),
+        ("of another shape, left random", foreign.misshapen),
+    ):
+        for name in names:
+            console.print(f"{what}: {name}", markup=False)
+    for prefix, names in foreign.others.items():
+        console.print(f"another network, left out: {prefix}, {len(names)} tensors", markup=False)
+
+
+def _print_skipped(skipped: Mapping[str, str]) -> None:
+    for image_id in list(skipped)[:MOST_IMAGES]:
+        console.print(f"  SKIPPED {image_id}: {skipped[image_id]}")
+    if len(skipped) > MOST_IMAGES:
+        console.print(f"  and {len(skipped) - MOST_IMAGES} more images skipped")
 
 
 def _sizes(sizes: Sequence[tuple[int, int]]) -> str:

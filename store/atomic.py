@@ -12,7 +12,7 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a file by way of a temporary one beside it, creating its folder where needed.
 
     Raises:
-        OSError: The disk is full or not writable; the file is as it was.
+        OSError: The disk is full or not writable; it names the file, which is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
@@ -22,8 +22,10 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a full disk names no file by itself
         raise
 
 

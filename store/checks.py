@@ -12,9 +12,6 @@ from store.errors import StoreError
 from store.grid import LevelGrid
 from store.spec import ImageEntry, StoreSpec, is_working_size
 
-FLOAT16_OVERFLOW = np.float32(65520.0)
-"""The least number that rounds to infinity in float16."""
-
 
 def check_images(spec: StoreSpec, images: Sequence[ImageEntry]) -> None:
     """Refuse images that have no place in a store.
@@ -38,7 +35,7 @@ def check_images(spec: StoreSpec, images: Sequence[ImageEntry]) -> None:
 
 
 def check_keys(what: str, where: str, found: Mapping[str, Any], wanted: Sequence[str]) -> None:
-    """Refuse features of other levels or images than a task asks for.
+    """Refuse what is of other levels or images than asked for.
 
     Raises:
         StoreError: Some are missing or left over.
@@ -47,7 +44,7 @@ def check_keys(what: str, where: str, found: Mapping[str, Any], wanted: Sequence
     surplus = sorted(set(found) - set(wanted))
     if missing or surplus:
         raise StoreError(
-            f"features of {where} are of other {what} than asked for: "
+            f"{where} are of other {what} than asked for: "
             f"missing {missing[:3]}, not asked for {surplus[:3]}"
         )
 
@@ -56,21 +53,19 @@ def check_features(spec: StoreSpec, level: str, image: ImageEntry, features: NDA
     """Refuse features (C, h, w) of one image that cannot be stored as they are.
 
     Raises:
-        StoreError: Shape or type is wrong, or a value is NaN, Inf or too large for float16.
+        StoreError: Shape or type is wrong, or a value is NaN, Inf or too large for the codec.
     """
-    expected = (
-        spec.channels,
-        *LevelGrid.of(spec, level).image_size_tok(image.working_size_px),
-    )
+    grid = LevelGrid.of(spec, level)
+    expected = (spec.channels, *grid.image_size_tok(image.working_size_px))
     where = f"{level} features of {image.image_id}"
     if features.shape != expected:
         raise StoreError(f"{where} have shape {features.shape}, expected {expected} (C, h, w)")
     if features.dtype not in (np.float32, np.float16):
         raise StoreError(f"{where} are {features.dtype}, expected float32 or float16")
     # Not isfinite: a float32 beyond 65504 would become Inf in float16.
-    outside = features.size - int(np.count_nonzero(np.abs(features) < FLOAT16_OVERFLOW))
+    outside = features.size - int(np.count_nonzero(np.abs(features) < grid.codec.overflow))
     if outside:
         raise StoreError(
-            f"{where}: {outside} of {features.size} values are NaN, Inf or beyond float16; "
+            f"{where}: {outside} of {features.size} values are NaN, Inf or beyond {spec.codec}; "
             "check the teacher's weights and precision"
         )

@@ -9,17 +9,18 @@ in the inner loop of training these lines are worth it. Writing is zarr-python's
 
 # C channels, h w tokens
 
-import os
-from pathlib import Path
+from typing import Any
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from store.checksum import CRC_BYTES, crc32c_is_sound
 from store.errors import StoreIncompleteError
-from store.grid import CRC_BYTES, DTYPE, LevelGrid
+from store.grid import LevelGrid
+from store.url import OpenFile
 
-_ABSENT = np.iinfo(np.uint64).max
+ABSENT = np.iinfo(np.uint64).max
+"""Offset of a chunk that holds no feature and is not stored."""
 
 
 class DamageError(Exception):
@@ -27,9 +28,9 @@ class DamageError(Exception):
 
 
 def read_window(
-    file: Path, grid: LevelGrid, row: int, *, y: int, x: int, h: int, w: int
-) -> NDArray[np.float16]:
-    """Read tokens (C, h, w) of the image in one row of a shard, verifying every checksum.
+    shard: OpenFile, grid: LevelGrid, row: int, *, y: int, x: int, h: int, w: int
+) -> NDArray[Any]:
+    """Read stored tokens (C, h, w) of the image in one row of a shard, verifying every checksum.
 
     The window must lie within the shard.
 
@@ -38,46 +39,55 @@ def read_window(
         StoreIncompleteError: The shard has no features for a part of the window.
         OSError: The file cannot be read.
     """
-    window = np.empty((grid.channels, h, w), np.float16)
+    window = np.empty((grid.channels, h, w), grid.codec.dtype)
     side = grid.chunk_side_tok
-    buffer = np.empty(grid.chunk_bytes, np.uint8)
-    chunk = buffer[:-CRC_BYTES].view(DTYPE).reshape(grid.channels, side, side)
-    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        index = _read_index(descriptor, grid)[row]  # (rows, columns, 2)
-        for chunk_row, chunk_column in grid.chunks_under(y, x, h, w):
-            offset, length = map(int, index[chunk_row, chunk_column])
-            if offset == _ABSENT:
-                raise StoreIncompleteError(
-                    f"{file} has no features at tokens y={y}, x={x}: delete it and run `ssr embed`"
-                )
-            if length != grid.chunk_bytes:
-                raise DamageError(f"a chunk has {length} bytes instead of {grid.chunk_bytes}")
-            _read_checked(descriptor, buffer, offset)
-            top, left = chunk_row * side, chunk_column * side
-            y0, y1 = max(y, top), min(y + h, top + side)
-            x0, x1 = max(x, left), min(x + w, left + side)
-            window[:, y0 - y : y1 - y, x0 - x : x1 - x] = chunk[
-                :, y0 - top : y1 - top, x0 - left : x1 - left
-            ]
-    finally:
-        os.close(descriptor)
+    index = decode_index(shard.tail(grid.index_bytes), grid)[row]  # (rows, columns, 2)
+    places = list(grid.chunks_under(y, x, h, w))
+    ranges = [(int(index[place][0]), int(index[place][1])) for place in places]
+    if any(offset == ABSENT for offset, _ in ranges):
+        raise StoreIncompleteError(
+            f"{shard.url} has no features at tokens y={y}, x={x}: `ssr verify STORE --repair`"
+        )
+    if any(length > 2 * grid.chunk_bytes for _, length in ranges):
+        raise DamageError("a chunk is longer than any chunk can be")
+    for (chunk_row, chunk_column), data in zip(places, shard.ranges(ranges), strict=True):
+        chunk = decode_chunk(data, grid)
+        top, left = chunk_row * side, chunk_column * side
+        y0, y1 = max(y, top), min(y + h, top + side)
+        x0, x1 = max(x, left), min(x + w, left + side)
+        # Runs of tokens are copied as one item each: *measured* 0.33 against 0.46 ms per window.
+        run = np.dtype((np.void, (x1 - x0) * window.itemsize))
+        part = window[:, y0 - y : y1 - y, x0 - x : x1 - x]
+        part.view(run)[...] = chunk[:, y0 - top : y1 - top, x0 - left : x1 - left].view(run)
     return window
 
 
-def _read_index(descriptor: int, grid: LevelGrid) -> NDArray[np.uint64]:
-    """Read the index (images, rows, columns, 2) of offsets and lengths."""
-    size_bytes = os.fstat(descriptor).st_size
-    buffer = np.empty(grid.index_bytes, np.uint8)
-    if size_bytes < len(buffer):
-        raise DamageError(f"the file has only {size_bytes} bytes")
-    _read_checked(descriptor, buffer, size_bytes - len(buffer))
-    return buffer[:-CRC_BYTES].view("<u8").reshape(grid.shard_images, *grid.chunks_per_image, 2)
+def decode_index(data: NDArray[np.uint8], grid: LevelGrid) -> NDArray[np.uint64]:
+    """Decode the index (images, rows, columns, 2) of offsets and lengths at the end of a shard.
+
+    Raises:
+        DamageError: It is too short, or its checksum does not match.
+    """
+    if len(data) != grid.index_bytes:
+        raise DamageError(f"the file has only {len(data)} bytes")
+    if not crc32c_is_sound(data):
+        raise DamageError("the checksum of the index does not match")
+    return data[:-CRC_BYTES].view("<u8").reshape(grid.shard_images, *grid.chunks_per_image, 2)
 
 
-def _read_checked(descriptor: int, buffer: NDArray[np.uint8], offset: int) -> None:
-    if os.preadv(descriptor, [buffer.data], offset) != len(buffer):
-        raise DamageError("the file ends too early")
-    stored = int.from_bytes(buffer[-CRC_BYTES:].tobytes(), "little")
-    if google_crc32c.value(buffer[:-CRC_BYTES]) != stored:
+def decode_chunk(data: NDArray[np.uint8], grid: LevelGrid) -> NDArray[Any]:
+    """Decode an inner chunk (C, side, side) of stored numbers.
+
+    Raises:
+        DamageError: It has a wrong size, or its checksum does not match.
+    """
+    if not crc32c_is_sound(data):
         raise DamageError("a checksum does not match")
+    data = data[:-CRC_BYTES]
+    if grid.codec.compressed:
+        from numcodecs.zstd import decompress  # 0.2 s
+
+        data = np.frombuffer(decompress(data), np.uint8)
+    if len(data) != grid.chunk_bytes:
+        raise DamageError(f"a chunk has {len(data)} bytes instead of {grid.chunk_bytes}")
+    return data.view(grid.codec.dtype).reshape(grid.chunk_shape[1:])

@@ -1,19 +1,19 @@
 """Where a token lies: slots in shards, tokens in inner chunks, shards in files."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
-import numpy as np
-
+from store.checksum import CRC_BYTES
+from store.codec import Codec
 from store.spec import Size, StoreSpec, stride_of
 
 CHUNK_SIDE_TOK = 16
 """Side of an inner chunk. A 64x64 window at a random origin then reads 1.5 times what it needs
 (32: 2.2 times), and with SAM's 256 channels a chunk is 128 KiB, large enough that the cost per
-chunk does not count (8: twice as slow)."""
+chunk hardly counts; the table is in README.md."""
 
-DTYPE = np.dtype("<f2")
-CRC_BYTES = 4
 INDEX_ENTRY_BYTES = 16  # offset and length, two little-endian uint64
 
 
@@ -27,6 +27,7 @@ class LevelGrid:
         shard_images: Images (slots) in a shard.
         size_tok: (height, width) of the array, in tokens.
         chunk_side_tok: Side of an inner chunk, which holds one image and all channels.
+        codec: How a number is stored.
     """
 
     level: str
@@ -34,6 +35,7 @@ class LevelGrid:
     shard_images: int
     size_tok: Size
     chunk_side_tok: int
+    codec: Codec
 
     @classmethod
     def of(cls, spec: StoreSpec, level: str) -> "LevelGrid":
@@ -46,14 +48,15 @@ class LevelGrid:
             shard_images=spec.shard_images,
             size_tok=size_tok,
             chunk_side_tok=min(CHUNK_SIDE_TOK, max(size_tok)),
+            codec=Codec(spec.codec),
         )
 
-    @property
+    @cached_property
     def chunk_shape(self) -> tuple[int, int, int, int]:
         """Shape of an inner chunk, the unit of reading."""
         return (1, self.channels, self.chunk_side_tok, self.chunk_side_tok)
 
-    @property
+    @cached_property
     def chunks_per_image(self) -> Size:
         """Rows and columns of inner chunks that cover one image."""
         side = self.chunk_side_tok
@@ -66,12 +69,12 @@ class LevelGrid:
         side = self.chunk_side_tok
         return (self.shard_images, self.channels, rows * side, columns * side)
 
-    @property
+    @cached_property
     def chunk_bytes(self) -> int:
-        """Stored size of an inner chunk with its checksum."""
-        return self.channels * self.chunk_side_tok**2 * DTYPE.itemsize + CRC_BYTES
+        """Size of an inner chunk before compression, without its checksum."""
+        return self.channels * self.chunk_side_tok**2 * self.codec.dtype.itemsize
 
-    @property
+    @cached_property
     def index_bytes(self) -> int:
         """Size of the chunk index at the end of a shard, with its checksum."""
         rows, columns = self.chunks_per_image
@@ -112,3 +115,9 @@ def shard_file(level: str, shard: int) -> str:
     per shard.
     """
     return f"{level}/c.{shard}.0.0.0"
+
+
+def shard_of(name: str) -> int | None:
+    """Return the number of the shard that a file holds or, in the ledger, is about."""
+    found = re.fullmatch(r"c\.(\d+)\.0\.0\.0|(\d{6,})\.json", name)
+    return None if found is None else int(found[1] or found[2])

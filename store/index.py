@@ -31,9 +31,10 @@ class StoreEntry(BaseModel):
         path: POSIX path of the store below the store url.
         fingerprint: Fingerprint of the store.
         provenance: What the features depend on.
-        images: Number of images.
-        images_digest: SHA-256 over the ids and contents of all images.
+        images: Number of images that have features.
+        images_digest: SHA-256 over the ids and contents of these images.
         levels: The levels that were asked for.
+        skipped: Images without features, since they could not be read -> why.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +45,7 @@ class StoreEntry(BaseModel):
     images: int
     images_digest: str
     levels: dict[str, LevelEntry]
+    skipped: dict[str, str] = {}
 
 
 class Index(BaseModel):
@@ -53,6 +55,11 @@ class Index(BaseModel):
 
     format: Literal[1] = 1
     stores: dict[str, StoreEntry]
+
+    def skipped(self, domain: str) -> dict[str, str]:
+        """Return the images of a domain without features, since they could not be read -> why."""
+        entry = self.stores.get(domain)
+        return {} if entry is None else entry.skipped
 
     def write(self, path: Path) -> bool:
         """Write the index unless it is on the disk already; tell whether it was written.

@@ -5,21 +5,25 @@ zarr-python encodes into memory and `store.atomic` puts the bytes in their place
 damaged shard, because it reads the old one first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 from pydantic import JsonValue
-from zarr.codecs import Crc32cCodec
+from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from store.fingerprint import canonical_json, sha256
-from store.grid import DTYPE, LevelGrid
+from store.checksum import CRC_BYTES, with_crc32c
+from store.codec import MISSING_CODE, ZSTD_LEVEL
+from store.fingerprint import sha256
+from store.grid import LevelGrid
 from store.header import METADATA_FILE, MetadataDigests, RootAttributes
 from store.ledger import LEDGER, SLOTS_FILE, Slot, slots_json
-from store.spec import FORMAT, StoreSpec, stride_of
+from store.scale import Scales, level_fingerprint, scale_name
+from store.spec import ImageEntry, StoreSpec, stride_of
+from store.statistics import ChannelStatistics
 
 _KEYS = {"name": "default", "separator": "."}  # one folder per array
 _HISTORY = (
@@ -28,7 +32,9 @@ _HISTORY = (
 )
 
 
-def skeleton(spec: StoreSpec, levels: Sequence[str], slots: Sequence[Slot]) -> dict[str, bytes]:
+def skeleton(
+    spec: StoreSpec, levels: Sequence[str], slots: Sequence[Slot], scales: Scales
+) -> dict[str, bytes]:
     """Return every file of a store but its shards and their ledger, by POSIX path.
 
     The files follow from the arguments alone, so that a writer can compare and mend them at any
@@ -40,7 +46,12 @@ def skeleton(spec: StoreSpec, levels: Sequence[str], slots: Sequence[Slot]) -> d
     group.create_group(LEDGER, attributes={"about": "what is done, see store/README.md; JSON"})
     for level in levels:
         grid = LevelGrid.of(spec, level)
-        about = _about_level(level, spec.level_fingerprint(level), root)
+        scale = scales.get(level)
+        about = _about_level(level, level_fingerprint(spec, level, scales), root)
+        if scale is not None:
+            about |= _about_codes(level)
+            long_name = f"what a code of {level} is multiplied by"
+            _add_vector(group, scale_name(level), scale, "channel", {"long_name": long_name})
         group.create_array(
             level,
             **_array_settings(grid, (len(slots), grid.channels, *grid.size_tok)),
@@ -50,25 +61,62 @@ def skeleton(spec: StoreSpec, levels: Sequence[str], slots: Sequence[Slot]) -> d
     heights, widths = np.array([slot.image.working_size_px for slot in slots], np.int32).T
     ids = np.array([slot.image.image_id for slot in slots], dtype=object)
     live = np.array([slot.live for slot in slots])
-    _add_coordinate(group, "image", ids, {"long_name": "image id in the manifest"})
+    _add_vector(group, "image", ids, "image", {"long_name": "image id in the manifest"})
     for axis, sizes in (("height", heights), ("width", widths)):
         long_name = f"valid {axis} of the working image; of a level: divided by its stride_px"
-        _add_coordinate(group, f"{axis}_px", sizes, {"long_name": long_name, "units": "px"})
-    _add_coordinate(group, "live", live, {"long_name": "false: removed from the data set"})
+        _add_vector(group, f"{axis}_px", sizes, "image", {"long_name": long_name, "units": "px"})
+    _add_vector(group, "live", live, "image", {"long_name": "false: removed from the data set"})
 
     files = {path: buffer.to_bytes() for path, buffer in memory.items()}
     files[SLOTS_FILE] = slots_json(slots)
-    digests = MetadataDigests(
-        format=FORMAT, files={path: sha256(data) for path, data in files.items()}
-    )
-    return files | {METADATA_FILE: canonical_json(digests.model_dump(mode="json"))}
+    digests = MetadataDigests.of({path: sha256(data) for path, data in files.items()})
+    return files | {METADATA_FILE: digests.json_bytes()}
 
 
-def encode_shard(block: NDArray[np.float16], grid: LevelGrid) -> memoryview:
-    """Encode a whole shard; inner chunks that are all NaN take no space.
+def encode_images(
+    grid: LevelGrid,
+    scale: NDArray[np.float32] | None,
+    images: Sequence[ImageEntry | None],
+    features: Mapping[str, NDArray[Any]],
+) -> tuple[bytes | memoryview, ChannelStatistics | None, int]:
+    """Encode the images of a shard.
 
     Args:
-        block: Features (shard_images, C, y, x) in the shape of the shard, NaN where there are none.
+        grid: Layout of the level.
+        scale: (C,) where the codec has one.
+        images: The image of each slot.
+        features: image id -> (C, h, w), finite; images without features leave no trace.
+
+    Returns:
+        The shard, the statistics of what will be read from it (None of nothing), and how many
+        numbers were clipped.
+    """
+    codec = grid.codec
+    block = np.full(grid.shard_shape, codec.fill, codec.dtype)
+    parts, saturated = [], 0
+    for row, image in enumerate(images):
+        if image is not None and image.image_id in features:
+            h, w = grid.image_size_tok(image.working_size_px)
+            stored, clipped = codec.encode(features[image.image_id], scale)
+            block[row, :, :h, :w] = stored
+            parts.append(ChannelStatistics.of(codec.decode(stored, scale)))
+            saturated += clipped
+    data = encode_shard(block, grid) if parts else empty_shard(grid)
+    return data, ChannelStatistics.merge(parts), saturated
+
+
+def empty_shard(grid: LevelGrid) -> bytes:
+    """Encode a shard without any feature, for which zarr-python would write no file."""
+    index = np.full(grid.index_bytes - CRC_BYTES, 0xFF, np.uint8)  # no chunk is there
+    return with_crc32c(index.tobytes())
+
+
+def encode_shard(block: NDArray[Any], grid: LevelGrid) -> memoryview:
+    """Encode a whole shard; inner chunks without features take no space.
+
+    Args:
+        block: Stored numbers (shard_images, C, y, x) in the shape of the shard, the codec's fill
+            where there are none.
         grid: Layout of the level.
     """
     assert block.shape == grid.shard_shape, (block.shape, grid.shard_shape)
@@ -79,13 +127,14 @@ def encode_shard(block: NDArray[np.float16], grid: LevelGrid) -> memoryview:
 
 
 def _array_settings(grid: LevelGrid, shape: tuple[int, int, int, int]) -> dict[str, Any]:
+    zstd = [ZstdCodec(level=ZSTD_LEVEL)] if grid.codec.compressed else []
     return {
         "shape": shape,
-        "dtype": DTYPE,
+        "dtype": grid.codec.dtype,
         "chunks": grid.chunk_shape,
         "shards": grid.shard_shape,
-        "compressors": [Crc32cCodec()],
-        "fill_value": float("nan"),  # a missing shard must never look like zeros
+        "compressors": [*zstd, Crc32cCodec()],  # the checksum is of what lies on the disk
+        "fill_value": grid.codec.fill,  # a missing shard must never look like zeros
         "chunk_key_encoding": _KEYS,
         "config": {"write_empty_chunks": False, "order": "C"},
     }
@@ -106,10 +155,17 @@ def _about_level(level: str, fingerprint: str, root: RootAttributes) -> dict[str
     }
 
 
-def _add_coordinate(
-    group: zarr.Group, name: str, values: NDArray[Any], attributes: dict[str, str]
+def _about_codes(level: str) -> dict[str, JsonValue]:
+    return {
+        "decoding": f"code * {scale_name(level)}[channel]; {MISSING_CODE} where there is none",
+        "coordinates": f"height_px width_px live {scale_name(level)}",
+    }
+
+
+def _add_vector(
+    group: zarr.Group, name: str, values: NDArray[Any], dimension: str, attributes: dict[str, str]
 ) -> None:
-    """Add an array along the image axis, in one chunk."""
+    """Add an array along one dimension, in one chunk."""
     array = group.create_array(
         name,
         shape=values.shape,
@@ -117,7 +173,7 @@ def _add_coordinate(
         chunks=values.shape,
         compressors=[Crc32cCodec()],
         chunk_key_encoding=_KEYS,
-        dimension_names=("image",),
+        dimension_names=(dimension,),
         attributes=attributes,
     )
     array[:] = values

@@ -1,17 +1,19 @@
 """What a store knows to be done: one small JSON per shard, and the slots of the images."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from store import atomic
-from store.fingerprint import canonical_json
-from store.grid import shard_file
+from store.fingerprint import canonical_json, sha256
+from store.grid import shard_file, slots_of
 from store.spec import FORMAT, ImageEntry
 from store.statistics import ChannelStatistics
+from store.url import Files
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 LEDGER = "ledger"
 SLOTS_FILE = f"{LEDGER}/images.json"
@@ -28,6 +30,19 @@ class Slot:
 
     image: ImageEntry
     live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """An image that could not be read when its shard was made.
+
+    Attributes:
+        image: The image that was wanted.
+        reason: Why it is not there, for people.
+    """
+
+    image: ImageEntry
+    reason: str
 
 
 class SlotTable(BaseModel):
@@ -53,6 +68,8 @@ class ShardEntry(BaseModel):
         images: What each slot of the shard holds; None holds nothing.
         bytes: Size of the shard file.
         digest: SHA-256 of the shard file.
+        saturated: Numbers that the scale was too small for; absent where there is no scale.
+        skipped: Images that should be here and could not be read; absent where there are none.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -64,14 +81,22 @@ class ShardEntry(BaseModel):
     images: tuple[ImageEntry | None, ...]
     bytes: int
     digest: str
+    saturated: int | None = None
+    skipped: tuple[Skipped, ...] | None = None
+
+    def skipped_of(self, images: Sequence[ImageEntry | None]) -> dict[str, str]:
+        """Return the ids of those of the wanted images that were skipped -> why."""
+        skipped = {one.image: one.reason for one in self.skipped or ()}
+        return {i.image_id: skipped[i] for i in images if i is not None and i in skipped}
 
     def holds(self, images: Sequence[ImageEntry | None]) -> bool:
-        """Tell whether every wanted image is in its slot, with its content and size.
+        """Tell whether every wanted image is in its slot, with its content and size, or skipped.
 
         What a tombstoned slot (None) holds does not matter, so removing an image costs nothing.
         """
+        skipped = self.skipped_of(images)
         return len(images) <= len(self.images) and all(
-            wanted is None or wanted == held
+            wanted is None or wanted == held or wanted.image_id in skipped
             for wanted, held in zip(images, self.images, strict=False)
         )
 
@@ -81,14 +106,14 @@ class _Statistics(BaseModel):
 
 
 class Ledger:
-    """The ledger folder of the store at a path."""
+    """The ledger folder of a store."""
 
-    def __init__(self, store: Path) -> None:
-        self._store = store
+    def __init__(self, files: Files) -> None:
+        self._files = files
 
     def read(self, level: str, shard: int) -> ShardEntry | None:
         """Read one entry; None where it is absent, damaged or about something else."""
-        entry = _read(self._path(level, shard), ShardEntry)
+        entry = self._read(entry_file(level, shard), ShardEntry)
         if entry is None or (entry.level, entry.shard) != (level, shard):
             return None
         return entry
@@ -104,24 +129,27 @@ class Ledger:
         if entry is None or entry.fingerprint != fingerprint or not entry.holds(images):
             return None
         try:
-            size_bytes = (self._store / shard_file(level, shard)).stat().st_size
+            size_bytes = self._files.size(shard_file(level, shard))
         except FileNotFoundError:
             return None
         return entry if size_bytes == entry.bytes else None
 
     def statistics(self, level: str, shard: int) -> ChannelStatistics | None:
         """Read the per-channel statistics of all tokens in a shard; None as for `read`."""
-        found = _read(self._path(level, shard), _Statistics)
+        found = self._read(entry_file(level, shard), _Statistics)
         return None if found is None else found.statistics
 
-    def write(self, entry: ShardEntry, statistics: ChannelStatistics) -> None:
-        """Vouch for a shard, which must be on the disk by now."""
-        content = entry.model_dump(mode="json") | {"statistics": statistics.model_dump()}
-        atomic.write_bytes(self._path(entry.level, entry.shard), canonical_json(content))
+    def write(self, entry: ShardEntry, statistics: ChannelStatistics | None) -> None:
+        """Vouch for a shard, which must be on the disk by now; no statistics if it is empty."""
+        content = entry.model_dump(mode="json", exclude_none=True)
+        if statistics is not None:
+            content["statistics"] = statistics.model_dump()
+        content["check"] = sha256(canonical_json(content))
+        self._files.write(entry_file(entry.level, entry.shard), canonical_json(content))
 
     def withdraw(self, level: str, shard: int) -> None:
         """Vouch no longer for a shard; to be called before its file is touched."""
-        self._path(level, shard).unlink(missing_ok=True)
+        self._files.delete(entry_file(level, shard))
 
     def read_slots(self) -> tuple[Slot, ...]:
         """Read the slots, none where the file is absent or damaged.
@@ -129,11 +157,40 @@ class Ledger:
         Nothing wrong comes of starting anew: entries of shards name their images, and a shard
         whose images lie in other slots now is not done.
         """
-        table = _read(self._store / SLOTS_FILE, SlotTable)
+        table = self._read(SLOTS_FILE, SlotTable)
         return () if table is None else table.slots
 
-    def _path(self, level: str, shard: int) -> Path:
-        return self._store / LEDGER / level / f"{shard:06d}.json"
+    def _read(self, name: str, model: type[_Model]) -> _Model | None:
+        try:
+            return model.model_validate_json(self._files.read(name))
+        except (FileNotFoundError, ValidationError):
+            return None
+
+
+def entry_file(level: str, shard: int) -> str:
+    """Return the POSIX path of a shard's entry inside a store."""
+    return f"{LEDGER}/{level}/{shard:06d}.json"
+
+
+def parse_entry(data: bytes, level: str, shard: int) -> ShardEntry | None:
+    """Read an entry as `verify` does: None unless it is, to the bit, what was written."""
+    try:
+        content = json.loads(data)
+        check = content.pop("check")
+        entry = ShardEntry.model_validate_json(data)
+    except (ValueError, KeyError, AttributeError):
+        return None
+    sound = check == sha256(canonical_json(content))
+    sound &= data == canonical_json(content | {"check": check})
+    return entry if sound and (entry.level, entry.shard) == (level, shard) else None
+
+
+def wanted_images(
+    slots: Sequence[Slot], shard: int, shard_images: int
+) -> tuple[ImageEntry | None, ...]:
+    """Return the image of each slot of a shard; None for a tombstone."""
+    here = (slots[n] for n in slots_of(shard, len(slots), shard_images))
+    return tuple(slot.image if slot.live else None for slot in here)
 
 
 def slots_json(slots: Sequence[Slot]) -> bytes:
@@ -154,13 +211,3 @@ def assign_slots(slots: Sequence[Slot], images: Iterable[ImageEntry]) -> tuple[S
         image = wanted.pop(slot.image.image_id, None)
         kept.append(Slot(slot.image, live=False) if image is None else Slot(image, live=True))
     return (*kept, *(Slot(image, live=True) for image in wanted.values()))
-
-
-_Model = TypeVar("_Model", bound=BaseModel)
-
-
-def _read(path: Path, model: type[_Model]) -> _Model | None:
-    try:
-        return model.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return None

@@ -3,9 +3,8 @@
 # C channels, h w tokens
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from store.decode import DamageError, read_window
@@ -15,13 +14,15 @@ from store.errors import (
     StoreMismatchError,
     StoreMissingError,
 )
-from store.grid import LevelGrid, place_of, shard_file
+from store.grid import LevelGrid, place_of, shard_count, shard_file
 from store.header import Header, read_header
 from store.index import Index
-from store.ledger import Ledger
+from store.ledger import Ledger, wanted_images
 from store.spec import ImageEntry, Size
+from store.url import Url, files_at, join
 
-_Images = Sequence[ImageEntry | None]
+_Held = tuple[Sequence[ImageEntry | None], Mapping[str, str]]
+"""What the slots of a shard hold, and the images that were skipped -> why."""
 
 
 class FeatureReader:
@@ -31,14 +32,14 @@ class FeatureReader:
     DataLoader workers, forked or spawned. It shows the store as it was when first used.
 
     Args:
-        path: Folder of the store.
+        path: Url of the store.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Url) -> None:
         self._path = path
         self._opened: _Opened | None = None
 
-    def __reduce__(self) -> tuple[type["FeatureReader"], tuple[Path]]:
+    def __reduce__(self) -> tuple[type["FeatureReader"], tuple[Url]]:
         return FeatureReader, (self._path,)
 
     @property
@@ -59,10 +60,10 @@ class FeatureReader:
         opened = self._open()
         return opened.grid(level).image_size_tok(opened.image(image_id).working_size_px)
 
-    def window(
-        self, image_id: str, level: str, y: int, x: int, h: int, w: int
-    ) -> NDArray[np.float16]:
+    def window(self, image_id: str, level: str, y: int, x: int, h: int, w: int) -> NDArray[Any]:
         """Read the tokens (C, h, w) from (y, x) on, in tokens of the level.
+
+        float32 where the codec is one of 8 bits, otherwise float16.
 
         Raises:
             StoreIncompleteError: The store has no such image, level or (yet) shard.
@@ -77,9 +78,10 @@ class FeatureReader:
                 f"of {image_id}: crops must lie in the working image"
             )
         shard, row = opened.vouched_place(image_id, level)
-        file = self._path / shard_file(level, shard)
+        name, files = shard_file(level, shard), opened.header.files
         try:
-            return read_window(file, grid, row, y=y, x=x, h=h, w=w)
+            with files.open(name) as file:
+                stored = read_window(file, grid, row, y=y, x=x, h=h, w=w)
         except FileNotFoundError as error:
             raise StoreIncompleteError(
                 f"shard {shard} of {level} with {image_id} is missing in {self._path}: "
@@ -87,11 +89,27 @@ class FeatureReader:
             ) from error
         except DamageError as error:
             raise StoreError(
-                f"{image_id} lies in a damaged shard, {error}: delete the shard file {file} and "
-                "run `ssr embed`; it re-embeds that shard only"
+                f"{image_id} lies in a damaged shard, {files.url}/{name} ({error}): "
+                f"`ssr verify {files.url} --repair` embeds it again"
             ) from error
         except OSError as error:
-            raise StoreError(f"cannot read {file}: {error.strerror}") from error
+            raise StoreError(
+                f"cannot read {files.url}/{name}: {error.strerror or error}"
+            ) from error
+        return grid.codec.decode(stored, opened.header.scales.get(level))
+
+    def skipped(self) -> dict[str, str]:
+        """Return the images that have no features at some level, as they could not be read -> why.
+
+        Reads the whole ledger.
+        """
+        opened = self._open()
+        return {
+            image_id: why
+            for level in opened.header.levels
+            for shard in range(opened.shards)
+            for image_id, why in opened.held(level, shard)[1].items()
+        }
 
     def check(self, *, levels: Iterable[str], images: Mapping[str, str], fingerprint: str) -> None:
         """Refuse the store unless it holds these images at these levels, all of them done.
@@ -127,12 +145,12 @@ class FeatureReader:
 
     def _open(self) -> "_Opened":
         if self._opened is None:
-            self._opened = _Opened(read_header(self._path))
+            self._opened = _Opened(read_header(files_at(self._path)))
         return self._opened
 
 
 def open_features(
-    url: Path, index: Index, domain: str, *, levels: Iterable[str], images: Mapping[str, str]
+    url: Url, index: Index, domain: str, *, levels: Iterable[str], images: Mapping[str, str]
 ) -> FeatureReader:
     """Open the store that the index names for a domain, and `check` it.
 
@@ -155,7 +173,7 @@ def open_features(
             "embed.domains and run `ssr embed`"
         )
     levels = tuple(levels)
-    reader = FeatureReader(url / entry.path)
+    reader = FeatureReader(join(url, entry.path))
     reader.check(levels=levels, images=images, fingerprint=entry.fingerprint)
     # The store may have kept a level that was embedded before; the index does not vouch for it.
     absent = [level for level in levels if level not in entry.levels]
@@ -174,16 +192,16 @@ class _Opened:
         self.header = header
         self._grids = {level: LevelGrid.of(header.spec, level) for level in header.levels}
         self._slot_of = {s.image.image_id: n for n, s in enumerate(header.slots) if s.live}
-        self._ledger = Ledger(header.path)
-        self._vouched: dict[tuple[str, int], _Images] = {}
+        self._ledger = Ledger(header.files)
+        self._vouched: dict[tuple[str, int], _Held] = {}
 
     def grid(self, level: str) -> LevelGrid:
         try:
             return self._grids[level]
         except KeyError:
             raise StoreIncompleteError(
-                f"the store {self.header.path} has no {level}, only {', '.join(self._grids)}: add "
-                "it to embed.levels and run `ssr embed`"
+                f"the store {self.header.files.url} has no {level}, only {', '.join(self._grids)}: "
+                "add it to embed.levels and run `ssr embed`"
             ) from None
 
     def image(self, image_id: str) -> ImageEntry:
@@ -192,11 +210,16 @@ class _Opened:
     def vouched_place(self, image_id: str, level: str) -> tuple[int, int]:
         """Return shard and row of an image once the ledger vouches for its present content."""
         shard, row = place_of(self._slot(image_id), self.header.spec.shard_images)
-        held = self._held(level, shard)
+        held, skipped = self.held(level, shard)
+        if image_id in skipped:
+            raise StoreIncompleteError(
+                f"{self.header.files.url} has no features of {image_id}, which was skipped "
+                f"({skipped[image_id]}): mend the image and run `ssr embed`"
+            )
         if row >= len(held) or held[row] != self.image(image_id):
             raise StoreIncompleteError(
                 f"shard {shard} of {level} with {image_id} is missing or out of date in "
-                f"{self.header.path}: run `ssr embed`"
+                f"{self.header.files.url}: run `ssr embed`"
             )
         return shard, row
 
@@ -205,14 +228,21 @@ class _Opened:
             return self._slot_of[image_id]
         except KeyError:
             raise StoreIncompleteError(
-                f"the store {self.header.path} has no image {image_id!r}: run `ssr embed`"
+                f"the store {self.header.files.url} has no image {image_id!r}: run `ssr embed`"
             ) from None
 
-    def _held(self, level: str, shard: int) -> _Images:
+    @property
+    def shards(self) -> int:
+        return shard_count(len(self.header.slots), self.header.spec.shard_images)
+
+    def held(self, level: str, shard: int) -> _Held:
         key = (level, shard)
         if key not in self._vouched:
             entry = self._ledger.vouched(
-                level, shard, fingerprint=self.header.spec.level_fingerprint(level), images=()
+                level, shard, fingerprint=self.header.level_fingerprint(level), images=()
             )
-            self._vouched[key] = () if entry is None else entry.images
+            wanted = wanted_images(self.header.slots, shard, self.header.spec.shard_images)
+            self._vouched[key] = (
+                ((), {}) if entry is None else (entry.images, entry.skipped_of(wanted))
+            )
         return self._vouched[key]

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
+from store.codec import Codec
 from store.errors import StoreError
 from store.fingerprint import fingerprint_of
 
@@ -18,7 +19,6 @@ COARSEST_STRIDE_PX = 32
 """Working sizes are multiples of it, so that every level covers an image exactly."""
 
 Size: TypeAlias = tuple[int, int]  # (height, width)
-Codec: TypeAlias = Literal["float16"]
 JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | bool | None"
 
 
@@ -57,7 +57,7 @@ class StoreSpec:
         channels: Channels of the teacher.
         grid_px: (height, width) of the largest working image.
         shard_images: Images in one shard.
-        codec: How a number is stored.
+        codec: How a number is stored, the name of a `Codec`.
         provenance: What the numbers depend on: teacher, preprocessing, tiling, precision, code.
     """
 
@@ -65,10 +65,11 @@ class StoreSpec:
     channels: int
     grid_px: Size
     shard_images: int
-    codec: Codec
+    codec: str
     provenance: Mapping[str, JSON]
 
     def __post_init__(self) -> None:
+        Codec(self.codec)
         if self.channels < 1 or self.shard_images < 1:
             raise StoreError(
                 f"a store needs at least one channel and one image per shard, got "
@@ -96,9 +97,15 @@ class StoreSpec:
             }
         )
 
-    def level_fingerprint(self, level: str) -> str:
-        """SHA-256 (64 hex) of one level: it does not depend on which other levels there are."""
-        return fingerprint_of({"store": self.fingerprint, "level": level})
+    def level_fingerprint(self, level: str, scale: str | None = None) -> str:
+        """SHA-256 (64 hex) of one level: it does not depend on which other levels there are.
+
+        Args:
+            level: One of `LEVELS`.
+            scale: Digest of its scale, where the codec has one: codes mean nothing without it.
+        """
+        about = {"store": self.fingerprint, "level": level}
+        return fingerprint_of(about if scale is None else about | {"scale": scale})
 
     @property
     def relative_path(self) -> str:

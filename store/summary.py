@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import dask
@@ -11,13 +10,15 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from store.errors import StoreError
-from store.fingerprint import sha256_of_file
-from store.grid import LevelGrid, place_of, shard_count, shard_file, slots_of
+from store.grid import LevelGrid, place_of, shard_count
 from store.header import Header, RootAttributes, read_header
-from store.ledger import Ledger, ShardEntry
+from store.ledger import Ledger, ShardEntry, wanted_images
 from store.spec import ImageEntry
 from store.statistics import ChannelStatistics
-from store.view import open_dataset
+from store.url import Url, files_at
+from store.view import open_dataset_of
+
+Images = tuple[ImageEntry | None, ...]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class LevelSummary:
         size_bytes: Size of the done shards on the disk.
         statistics: Per channel over all stored tokens, those of removed images included; None
             where nothing is stored.
+        saturated: Stored numbers that the scale of an 8 bit codec was too small for.
+        skipped: Images that should be there and could not be read -> why.
     """
 
     shape: tuple[int, int, int, int]
@@ -44,6 +47,13 @@ class LevelSummary:
     shards: int
     size_bytes: int
     statistics: ChannelStatistics | None
+    saturated: int
+    skipped: Mapping[str, str]
+
+    @property
+    def numbers(self) -> int:
+        """Numbers that are stored."""
+        return 0 if self.statistics is None else self.statistics.count * self.shape[1]
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class StoreSummary:
     """One store.
 
     Attributes:
-        path: Folder of the store.
+        path: Url of the store.
         domain: `source` or `target`.
         fingerprint: Fingerprint of the store.
         codec: How a number is stored.
@@ -61,7 +71,7 @@ class StoreSummary:
         levels: Level -> its summary, finest first.
     """
 
-    path: Path
+    path: str
     domain: str
     fingerprint: str
     codec: str
@@ -71,23 +81,28 @@ class StoreSummary:
     levels: Mapping[str, LevelSummary]
 
     @property
+    def skipped(self) -> dict[str, str]:
+        """Images that have no features at some level, since they could not be read -> why."""
+        return {i: why for level in self.levels.values() for i, why in level.skipped.items()}
+
+    @property
     def complete(self) -> bool:
-        """Whether every image of the data set is there at every level."""
+        """Whether every image of the data set is there at every level, or was skipped."""
         return all(level.shards_done == level.shards for level in self.levels.values())
 
 
-def inspect(path: Path, *, recompute: bool = False) -> StoreSummary:
+def inspect(path: Url, *, recompute: bool = False) -> StoreSummary:
     """Summarise the store at a path, from its ledger alone.
 
     Args:
-        path: Folder of the store.
+        path: Url of the store.
         recompute: Compute the statistics from the features by dask, shard by shard in float64,
             which also verifies the checksum of every chunk.
 
     Raises:
         StoreError: There is no store, its metadata is not sound, or a shard is damaged.
     """
-    header = read_header(path)
+    header = read_header(files_at(path))
     levels = {level: _summarise(header, level) for level in header.levels}
     if recompute:
         statistics = _recompute(header)
@@ -97,7 +112,7 @@ def inspect(path: Path, *, recompute: bool = False) -> StoreSummary:
         }
     live = sum(slot.live for slot in header.slots)
     return StoreSummary(
-        path=path,
+        path=header.files.url,
         domain=header.spec.domain,
         fingerprint=header.spec.fingerprint,
         codec=header.spec.codec,
@@ -108,55 +123,42 @@ def inspect(path: Path, *, recompute: bool = False) -> StoreSummary:
     )
 
 
-def damaged_shards(path: Path) -> Iterator[Path]:
-    """Yield the shard files that are not the bytes that the ledger vouches for.
-
-    Hashes every shard, at about the speed of the disk; lazily, so the first comes early.
-
-    Raises:
-        StoreError: There is no store, or its metadata is not sound.
-    """
-    header = read_header(path)
-    for level in header.levels:
-        for _, entry in _vouched(header, level):
-            file = path / shard_file(level, entry.shard)
-            if sha256_of_file(file) != entry.digest:
-                yield file
-
-
 def _summarise(header: Header, level: str) -> LevelSummary:
     slots, shard_images = header.slots, header.spec.shard_images
     grid = LevelGrid.of(header.spec, level)
     entries = list(_vouched(header, level))
-    ledger = Ledger(header.path)
+    ledger = Ledger(header.files)
     statistics = (ledger.statistics(level, entry.shard) for _, entry in entries)
     return LevelSummary(
         shape=(len(slots), grid.channels, *grid.size_tok),
         shard_shape=grid.shard_shape,
         chunk_shape=grid.chunk_shape,
-        fingerprint=header.spec.level_fingerprint(level),
+        fingerprint=header.level_fingerprint(level),
         shards_done=sum(any(images) for images, _ in entries),
         shards=len({place_of(n, shard_images)[0] for n, slot in enumerate(slots) if slot.live}),
         size_bytes=sum(entry.bytes for _, entry in entries),
         statistics=ChannelStatistics.merge(statistics),
+        saturated=sum(entry.saturated or 0 for _, entry in entries),
+        skipped={
+            i: why for images, entry in entries for i, why in entry.skipped_of(images).items()
+        },
     )
 
 
-def _vouched(header: Header, level: str) -> Iterator[tuple[list[ImageEntry | None], ShardEntry]]:
+def _vouched(header: Header, level: str) -> Iterator[tuple[Images, ShardEntry]]:
     """Yield the wanted images and the entry of each shard that is done."""
     slots, shard_images = header.slots, header.spec.shard_images
-    fingerprint = header.spec.level_fingerprint(level)
-    ledger = Ledger(header.path)
+    fingerprint = header.level_fingerprint(level)
+    ledger = Ledger(header.files)
     for shard in range(shard_count(len(slots), shard_images)):
-        here = [slots[slot] for slot in slots_of(shard, len(slots), shard_images)]
-        images = [slot.image if slot.live else None for slot in here]
+        images = wanted_images(slots, shard, shard_images)
         entry = ledger.vouched(level, shard, fingerprint=fingerprint, images=images)
         if entry is not None:
             yield images, entry
 
 
 def _recompute(header: Header) -> dict[str, ChannelStatistics | None]:
-    dataset = open_dataset(header.path)
+    dataset = open_dataset_of(header)
     summarise = dask.delayed(_statistics_of_block)
     tasks = {
         level: [summarise(block) for block in dataset[level].data.to_delayed().ravel()]
@@ -165,10 +167,9 @@ def _recompute(header: Header) -> dict[str, ChannelStatistics | None]:
     try:
         (blocks,) = dask.compute(tasks)
     except ValueError as error:  # zarr's word for a checksum that does not match
-        file = next(damaged_shards(header.path), "(hashes to its digest by now)")
         raise StoreError(
-            f"the shard {file} is damaged: delete it and run `ssr embed`; it re-embeds that "
-            "shard only"
+            f"a shard of the store is damaged: `ssr verify {header.files.url}` says which, and "
+            "with --repair embeds it again"
         ) from error
     return {level: ChannelStatistics.merge(parts) for level, parts in blocks.items()}
 

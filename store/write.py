@@ -1,90 +1,103 @@
-"""The only code that changes a store: whole shards, each vouched for once it is on the disk."""
+"""Bringing a store up to date: slots, metadata, scales, and which shards are still to be made."""
 
 # C channels, h w tokens
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from store import atomic
-from store.checks import check_features, check_images, check_keys
-from store.errors import StoreError, StoreIncompleteError, StoreMismatchError
-from store.fingerprint import fingerprint_of, sha256
-from store.grid import LevelGrid, shard_count, shard_file, slots_of
-from store.header import ROOT_FILE, RootAttributes, read_spec
+from store.checks import check_images, check_keys
+from store.codec import Codec
+from store.errors import (
+    StoreError,
+    StoreIncompleteError,
+    StoreMismatchError,
+    StoreMissingError,
+)
+from store.fingerprint import fingerprint_of
+from store.grid import shard_count
+from store.header import (
+    METADATA_FILE,
+    ROOT_FILE,
+    RootAttributes,
+    read_metadata,
+    read_scales,
+    read_spec,
+)
 from store.index import LevelEntry, StoreEntry
-from store.layout import encode_shard, skeleton
-from store.ledger import LEDGER, Ledger, ShardEntry, Slot, assign_slots
-from store.lock import writer_lock
-from store.spec import FORMAT, LEVELS, ImageEntry, StoreSpec, stride_of
-from store.statistics import ChannelStatistics
-
-Features = Mapping[str, Mapping[str, NDArray[Any]]]
-"""level -> image id -> (C, h, w), float32 or float16, h and w the working size over the stride."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShardTask:
-    """One shard that is not done.
-
-    Attributes:
-        shard: Number of the shard.
-        images: The image of each slot; None for an image that was removed.
-        levels: Levels that are missing, finest first.
-    """
-
-    shard: int
-    images: tuple[ImageEntry | None, ...]
-    levels: tuple[str, ...]
+from store.layout import skeleton
+from store.lease import WHOLE, Lease, Part, check_part, owns, writer_lease
+from store.ledger import Ledger, ShardEntry, Slot, assign_slots, wanted_images
+from store.scale import Scales, check_scale, level_fingerprint
+from store.shard_writer import NOTHING, Features, ShardTask, ShardWriter
+from store.spec import LEVELS, ImageEntry, StoreSpec, stride_of
+from store.url import Url, exists, files_at, join, one_line_for_os_errors, update
 
 
 class StoreWriter:
     """Bring the store of a specification up to date with a set of images.
 
-    A context manager: entering takes the writer's lock, sweeps up after a killed writer, gives
+    A context manager: entering takes the writer's lease, sweeps up after a killed writer, gives
     the images their slots and writes the metadata; features that are there already stay.
 
+    Several writers share the work as parts: each writes its own shards only, and finds the metadata
+    as a writer of the whole store left it, which `fix_scales` and `finalise` belong to as well.
+
     Args:
-        url: Folder of all stores; this one is `<url>/<domain>/<fingerprint8>.zarr`.
+        url: Folder or S3 prefix of all stores; this one is `<url>/<domain>/<fingerprint8>.zarr`.
         spec: What the features are.
         images: All images that the store shall hold; those that it holds beside them become
             tombstones.
         levels: Levels to write; others that the store has are left as they are.
+        part: (i, n): the shards whose number leaves i - 1 when divided by n; (1, 1) is the whole.
 
     Raises:
-        StoreBusyError: On entering: another process writes to this store.
+        StoreBusyError: On entering: another process writes to this store, or to shards of the part.
+        StoreIncompleteError: On entering a part: the metadata is not there or of other images.
         StoreMismatchError: On entering: the folder holds a store of something else.
         StoreError: The images do not fit the specification, or the disk is full or read-only.
     """
 
     def __init__(
-        self, url: Path, spec: StoreSpec, images: Sequence[ImageEntry], levels: Sequence[str]
+        self,
+        url: Url,
+        spec: StoreSpec,
+        images: Sequence[ImageEntry],
+        levels: Sequence[str],
+        *,
+        part: Part = WHOLE,
     ) -> None:
         check_images(spec, images)
-        self.path = url / spec.relative_path
+        check_part(part)
+        self.path = join(url, spec.relative_path)
+        files_at(url)  # refuses what is no place
+        self._files = files_at(self.path)
         self.spec = spec
+        self.part = part
         self.levels = tuple(sorted(set(levels), key=stride_of))
         self._images = tuple(images)
         self._slots: tuple[Slot, ...] = ()
-        self._ledger = Ledger(self.path)
+        self._scales: dict[str, NDArray[np.float32]] = {}
+        self._ledger = Ledger(self._files)
+        self._lease: Lease | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        with _one_line_for_os_errors(self.path):
-            (self.path / LEDGER).mkdir(parents=True, exist_ok=True)
-            with ExitStack() as stack:
-                stack.enter_context(writer_lock(self.path / LEDGER, f"the store {self.path}"))
-                self._check_identity()
-                self._sweep()
-                self._slots = assign_slots(self._ledger.read_slots(), self._images)
+        with one_line_for_os_errors(self.path), ExitStack() as stack:
+            self._lease = stack.enter_context(writer_lease(self._files, self.part))
+            self._check_identity()
+            self._slots = assign_slots(self._ledger.read_slots(), self._images)
+            self._scales = dict(read_scales(self._files, self.spec, LEVELS))
+            if self.part == WHOLE:
+                self._files.sweep()
                 self._write_skeleton()
-                self._stack = stack.pop_all()
+            else:
+                self._demand_skeleton()
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
@@ -95,38 +108,71 @@ class StoreWriter:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def pending(self) -> list[ShardTask]:
-        """List the shards that are not done, by looking at ledger, existence and sizes."""
+    @property
+    def unscaled(self) -> tuple[str, ...]:
+        """Levels that cannot be written before `fix_scales`; none unless the codec has scales."""
+        scaled = Codec(self.spec.codec).scaled
+        return tuple(level for level in self.levels if scaled and level not in self._scales)
+
+    def fix_scales(self, scales: Scales) -> None:
+        """Record the scales of the unscaled levels; they hold for ever after.
+
+        Args:
+            scales: level -> (C,), for instance by `estimate_scale` over `scale_sample`.
+
+        Raises:
+            StoreError: They are of other levels, not (C,), or not positive; or cannot be written.
+        """
+        assert self.part == WHOLE
+        check_keys("levels", "the scales", scales, self.unscaled)
+        checked = {n: check_scale(n, scale, self.spec.channels) for n, scale in scales.items()}
+        with one_line_for_os_errors(self.path):
+            self._scales |= checked
+            self._write_skeleton()
+
+    @property
+    def shards(self) -> ShardWriter:
+        """What writes shards under this writer's lease, here or in a process that works for it."""
+        assert self._lease is not None, "a StoreWriter is a context manager"
+        return ShardWriter(self.path, self.spec, self._scales, self.part, self._lease.token)
+
+    def pending(
+        self, *, readable: Callable[[str], bool] = lambda image_id: False
+    ) -> list[ShardTask]:
+        """List the shards of the part that are not done, by looking at ledger and sizes.
+
+        Args:
+            readable: Tells of the id of an image that was skipped whether to try again.
+        """
         tasks = []
         for shard in self._shards():
+            if not owns(self.part, shard):
+                continue
             images = self._wanted(shard)
-            levels = tuple(level for level in self.levels if not self._is_done(level, shard))
+            levels = tuple(n for n in self.levels if not self._is_done(n, shard, readable))
             if levels:
                 tasks.append(ShardTask(shard, images, levels))
         return tasks
 
-    def write_shard(self, task: ShardTask, features: Features) -> None:
+    def write_shard(
+        self, task: ShardTask, features: Features, skipped: Mapping[str, str] = NOTHING
+    ) -> None:
         """Write one shard of all levels of a task, whole, and vouch for it.
 
         Args:
             task: A task of `pending`.
             features: level -> image id -> (C, h, w), of exactly the task's levels and images.
+            skipped: Images of the task that could not be read and have no features -> why.
 
         Raises:
-            StoreError: Features are missing, left over, not finite or of a wrong shape or type:
-                nothing was written. Or the disk is full or read-only: other shards are as before.
+            StoreBusyError: The lease was lost.
+            StoreError: As `ShardWriter.write`, or the task is of an earlier `pending`.
         """
         if task.images != self._wanted(task.shard):
             raise StoreError(f"shard {task.shard} has other images now: ask for pending() again")
-        check_keys("levels", f"shard {task.shard}", features, task.levels)
-        ids = [image.image_id for image in task.images if image is not None]
-        for level in task.levels:
-            check_keys("images", f"shard {task.shard}, {level}", features[level], ids)
-        for level in task.levels:
-            for image in filter(None, task.images):
-                check_features(self.spec, level, image, features[level][image.image_id])
-        for level in task.levels:
-            self._write_level(level, task, features[level])
+        assert self._lease is not None
+        self._lease.check()
+        self.shards.write(task, features, skipped)
 
     def finalise(self) -> StoreEntry:
         """Return what the index says about this store.
@@ -134,7 +180,10 @@ class StoreWriter:
         Raises:
             StoreIncompleteError: Shards are missing.
         """
+        assert self.part == WHOLE
+        self._files.sweep()  # a process that wrote for this one may have been killed
         levels: dict[str, LevelEntry] = {}
+        skipped: dict[str, str] = {}
         for level in self.levels:
             digests: list[str | None] = []
             for shard in self._shards():
@@ -145,23 +194,26 @@ class StoreWriter:
                         "run `ssr embed`"
                     )
                 digests.append(entry.digest if entry and any(self._wanted(shard)) else None)
+                skipped |= entry.skipped_of(self._wanted(shard)) if entry else {}
             levels[level] = LevelEntry(
-                fingerprint=self.spec.level_fingerprint(level), shards=tuple(digests)
+                fingerprint=level_fingerprint(self.spec, level, self._scales),
+                shards=tuple(digests),
             )
-        live = [slot.image for slot in self._slots if slot.live]
+        stored = [s.image for s in self._slots if s.live and s.image.image_id not in skipped]
         return StoreEntry(
             path=self.spec.relative_path,
             fingerprint=self.spec.fingerprint,
             provenance=RootAttributes.of(self.spec).provenance,
-            images=len(live),
-            images_digest=fingerprint_of(sorted((i.image_id, i.content) for i in live)),
+            images=len(stored),
+            images_digest=fingerprint_of(sorted((i.image_id, i.content) for i in stored)),
             levels=levels,
+            skipped=skipped,
         )
 
     def _check_identity(self) -> None:
         """Refuse a folder that holds something else; a damaged root file is mended."""
         try:
-            found = read_spec(self.path)
+            found = read_spec(self._files)
         except StoreMismatchError:
             raise
         except StoreError:
@@ -172,77 +224,49 @@ class StoreWriter:
                 f"{self.spec.domain} {self.spec.fingerprint}: move it away and run `ssr embed`"
             )
 
-    def _sweep(self) -> None:
-        """Remove temporary files of a writer that was killed; the lock says that none lives."""
-        for leftover in self.path.rglob(f"*{atomic.TEMPORARY_SUFFIX}"):
-            leftover.unlink()
+    def _demand_skeleton(self) -> None:
+        """Refuse to write a part of a store whose metadata is not that of these images."""
+        try:
+            found = read_metadata(self._files)
+        except StoreMissingError:
+            found = None
+        if self.unscaled or found != self._skeleton()[METADATA_FILE]:
+            raise StoreIncompleteError(
+                f"the store {self.path} is not ready for parts: run `ssr embed --init` first, "
+                "with the same params and manifest"
+            )
 
     def _write_skeleton(self) -> None:
+        for name, data in self._skeleton().items():
+            update(self._files, name, data)
+
+    def _skeleton(self) -> dict[str, bytes]:
+        scaled = Codec(self.spec.codec).scaled
         levels = [
             level
             for level in LEVELS
-            if level in self.levels or (self.path / level / ROOT_FILE).exists()
+            if (level in self.levels or exists(self._files, f"{level}/{ROOT_FILE}"))
+            and (level in self._scales or not scaled)
         ]
-        for name, data in skeleton(self.spec, levels, self._slots).items():
-            atomic.update_bytes(self.path / name, data)
+        return skeleton(self.spec, levels, self._slots, self._scales)
 
     def _shards(self) -> range:
         return range(shard_count(len(self._slots), self.spec.shard_images))
 
     def _wanted(self, shard: int) -> tuple[ImageEntry | None, ...]:
-        slots = slots_of(shard, len(self._slots), self.spec.shard_images)
-        return tuple(self._slots[s].image if self._slots[s].live else None for s in slots)
+        return wanted_images(self._slots, shard, self.spec.shard_images)
 
     def _vouched(self, level: str, shard: int) -> ShardEntry | None:
         return self._ledger.vouched(
             level,
             shard,
-            fingerprint=self.spec.level_fingerprint(level),
+            fingerprint=level_fingerprint(self.spec, level, self._scales),
             images=self._wanted(shard),
         )
 
-    def _is_done(self, level: str, shard: int) -> bool:
-        return not any(self._wanted(shard)) or self._vouched(level, shard) is not None
-
-    def _write_level(
-        self, level: str, task: ShardTask, features: Mapping[str, NDArray[Any]]
-    ) -> None:
-        grid = LevelGrid.of(self.spec, level)
-        block = np.full(grid.shard_shape, np.nan, np.float16)
-        statistics = []
-        for row, image in enumerate(task.images):
-            if image is not None:
-                h, w = grid.image_size_tok(image.working_size_px)
-                block[row, :, :h, :w] = features[image.image_id]
-                statistics.append(ChannelStatistics.of(block[row, :, :h, :w]))
-        merged = ChannelStatistics.merge(statistics)
-        assert merged is not None  # a task has at least one image
-        data = encode_shard(block, grid)
-        file = self.path / shard_file(level, task.shard)
-        with _one_line_for_os_errors(file):
-            # In this order a kill leaves an entry only beside the very bytes that it is about.
-            self._ledger.withdraw(level, task.shard)
-            atomic.write_bytes(file, data)
-            self._ledger.write(
-                ShardEntry(
-                    format=FORMAT,
-                    level=level,
-                    shard=task.shard,
-                    fingerprint=self.spec.level_fingerprint(level),
-                    images=task.images,
-                    bytes=len(data),
-                    digest=sha256(data),
-                ),
-                merged,
-            )
-
-
-@contextmanager
-def _one_line_for_os_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; make room or set permissions and run "
-            "the command again, it continues after the shards that are done"
-        ) from error
+    def _is_done(self, level: str, shard: int, readable: Callable[[str], bool]) -> bool:
+        wanted = self._wanted(shard)
+        if not any(wanted):
+            return True
+        entry = self._vouched(level, shard)
+        return entry is not None and not any(map(readable, entry.skipped_of(wanted)))

@@ -1,5 +1,7 @@
-"""Fixtures for material beside the repository; tests skip by name where it is absent."""
+"""Fixtures for material beside the repository, and a bucket; tests skip by name without it."""
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,28 @@ def camvid(shared: Path) -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the CamVid images in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """A bucket of a real S3 API on loopback, with credentials where AWS' tools look for them."""
+    from moto.server import ThreadedMotoServer  # a second, which most tests do without
+    from s3fs import S3FileSystem
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "an-access-key-of-tests",
+        "AWS_SECRET_ACCESS_KEY": "a-secret-key-of-tests",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        S3FileSystem.clear_instance_cache()
+        S3FileSystem().mkdir("features-of-tests")
+        yield "s3://features-of-tests"
+    server.stop()

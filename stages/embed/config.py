@@ -1,15 +1,15 @@
 """Parameters of stage one; `params.yaml` gives every value (section `embed`)."""
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from stages.embed.architectures import ArchitectureName
 from stages.prepare.manifest import Domain, Split
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 Level = Literal["stride8", "stride16", "stride32"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 _T = TypeVar("_T")
@@ -47,9 +47,40 @@ class EmbedConfig(BaseModel):
         description="Least overlap of neighbouring tiles, as a share of the tile."
     )
     batch_tiles: Annotated[int, Field(ge=1)] = Field(
-        description="Most tiles per forward pass; always tiles of one image and level."
+        description="Most tiles per forward pass, of several images of one shard, at one level."
     )
     device: DeviceName = Field(description="`auto` takes the GPU where there is one.")
     precision: Precision = Field(
-        description="Arithmetic of the forward pass; `bfloat16` is faster on GPUs and less exact."
+        description="Arithmetic of the forward pass: the halves are faster and less exact; "
+        "`float16` needs a GPU, `bfloat16` one, or a CPU with instructions for it."
     )
+    compile: bool = Field(
+        description="Run the encoder through `torch.compile`: minutes first, then faster on GPUs."
+    )
+    on_bad_image: Literal["fail", "skip"] = Field(
+        description="Images or labels that cannot be read end `prepare` and `embed`, or are left "
+        "out, listed and not trained on."
+    )
+    executor: Literal["serial", "dask"] = Field(
+        description="`serial` works in this process; `dask` in several, one per GPU."
+    )
+    workers: Annotated[int, Field(ge=1)] | None = Field(
+        description="Processes of `dask` on this machine; null: one per GPU, or as many as its "
+        "cores have `threads`."
+    )
+    scheduler: Annotated[str, Field(pattern=r"^(tcp|tls|ws|wss)://[^/\s]+:\d+$")] | None = Field(
+        description="Address of a dask scheduler to join, e.g. tcp://host:8786, whose workers see "
+        "the same paths; null starts one here."
+    )
+    threads: Annotated[int, Field(ge=1)] | None = Field(
+        description="Cores that each encoder uses on the CPU; null shares all of them among the "
+        "workers. Last bits depend on it."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.executor == "serial" and (self.scheduler is not None or self.workers is not None):
+            raise ValueError("workers and scheduler are of the executor dask: set embed.executor")
+        if self.scheduler is not None and self.workers is not None:
+            raise ValueError("the scheduler has workers of its own: set embed.workers to null")
+        return self

@@ -1,16 +1,30 @@
-"""How the shard tasks of a store are carried out."""
+"""Writing shards in a second thread while the first makes the next."""
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
-from store.write import ShardTask
+ShardT = TypeVar("ShardT")
 
 
-def run_serial(tasks: Iterable[ShardTask], work: Callable[[ShardTask], None]) -> None:
-    """Do one task after the other in this process.
+def run_serial(shards: Iterable[ShardT], write: Callable[[ShardT], None]) -> None:
+    """Write each shard in a second thread while this one makes the next.
+
+    At most one shard waits to be written. What ends the run here, an interrupt too, lets the
+    shard that is being written be finished.
 
     Args:
-        tasks: shards to be made, each owned by one task in all its levels.
-        work: embeds and writes one shard.
+        shards: made when drawn.
+        write: writes one.
+
+    Raises:
+        Exception: what `shards` or `write` raises.
     """
-    for task in tasks:
-        work(task)
+    with ThreadPoolExecutor(1, "write") as thread:
+        writing: Future[None] | None = None
+        for shard in shards:
+            if writing:
+                writing.result()
+            writing = thread.submit(write, shard)
+        if writing:
+            writing.result()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from stages.embed.config import EmbedConfig
 from store.atomic import write_bytes
 from store.errors import CheckpointError
+from store.url import one_line_for_os_errors
 
 if TYPE_CHECKING:
     from stages.embed.teacher import Teacher
@@ -58,13 +59,15 @@ class LazyTeacher:
 
         Raises:
             CheckpointError: for bad weights.
+            StoreError: for a hash that cannot be remembered, because the disk is full or read-only.
         """
         known = self._remembered()
         if self._key is None or self._key not in known:
             sha256 = self.loaded.weights_sha256  # says what is wrong where there is no file
             assert self._key is not None
             known[self._key] = sha256
-            write_bytes(self._cache, json.dumps(known, indent=1, sort_keys=True).encode())
+            with one_line_for_os_errors(self._cache):
+                write_bytes(self._cache, json.dumps(known, indent=1, sort_keys=True).encode())
         return known[self._key]
 
     @property

@@ -6,28 +6,37 @@
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from stages.embed.architectures import ARCHITECTURES
 from stages.embed.config import EmbedConfig
 from stages.embed.executor import run_serial
 from stages.embed.lazy_teacher import LazyTeacher
-from stages.prepare.manifest import Domain, ImageRecord, Manifest
-from stages.prepare.pixels import MEAN, STD
+from stages.embed.planned import PlannedStore, planned_store
+from stages.prepare.manifest import Domain, Manifest
+from stages.prepare.reading import read_raw
 from store.errors import DataError
 from store.index import Index, StoreEntry
-from store.spec import Codec, ImageEntry, StoreSpec
-from store.write import ShardTask, StoreWriter
+from store.lease import WHOLE, Part
+from store.scale import estimate_scale, scale_sample
+from store.shard_writer import ShardTask
+from store.url import Url, join
+from store.write import StoreWriter
 
-EMBEDDING_VERSION: Final = 1
-"""Raise it when a change of this package changes the features of the same teacher and image."""
+if TYPE_CHECKING:
+    from stages.embed.task import EmbeddedShard
 
 WEIGHTS_CACHE: Final = ".weights.json"
-"""File in the folder of the stores that remembers hashes of weights; safe to delete."""
+"""File that remembers hashes of weights, see `weights_cache`; safe to delete."""
+
+Step: TypeAlias = Literal["all", "init", "finalise"] | Part
+"""All of the stage, or one step of it for job arrays: `init` fixes metadata and scales, each part
+(i, n) embeds its own shards, `finalise` writes the index."""
 
 Progress = Callable[[int, int, str], None]
 log = logging.getLogger(__name__)
@@ -40,15 +49,17 @@ class DomainResult:
     Attributes:
         path: the store.
         fingerprint: what its features depend on.
-        images: images that it holds.
+        images: images that it holds, or will hold.
         embedded: images that were embedded now, in at least one level.
+        skipped: images that could not be read -> why; of a part, those met now.
         seconds: time that took, with loading the teacher.
     """
 
-    path: Path
+    path: Url
     fingerprint: str
     images: int
     embedded: int
+    skipped: Mapping[str, str]
     seconds: float
 
     @property
@@ -63,12 +74,12 @@ class EmbedResult:
 
     Attributes:
         domains: one entry per domain of the config.
-        index_path: the small file that names the current stores.
+        index_path: the small file that names the current stores; None if it was not due.
         trained: False where the teacher's weights are random: UNTRAINED TEACHER.
     """
 
     domains: Mapping[Domain, DomainResult]
-    index_path: Path
+    index_path: Path | None
     trained: bool
 
 
@@ -77,11 +88,12 @@ def run(
     *,
     manifest: Manifest,
     roots: Mapping[Domain, Path],
-    store_url: Path,
+    store_url: Url,
     shard_images: int,
-    codec: Codec,
+    codec: str,
     index_path: Path,
     progress: Progress,
+    step: Step = "all",
 ) -> EmbedResult:
     """Embed what the stores lack and write the index.
 
@@ -92,128 +104,168 @@ def run(
         config: section `embed`.
         manifest: the images.
         roots: folder of each domain.
-        store_url: folder of the stores, `<store_url>/<domain>/<fingerprint8>.zarr`.
+        store_url: folder or S3 prefix of the stores, `<store_url>/<domain>/<fingerprint8>.zarr`.
         shard_images: images per shard, the unit of writing and resuming.
         codec: how tokens are stored.
         index_path: where the index is written.
         progress: called with images done, images to do, and the domain.
+        step: all, or one step of it.
 
     Raises:
         CheckpointError: for weights that are missing, damaged or of another architecture.
+        ConfigError: for a dask scheduler that is not there, or workers that die.
         DataError: for a domain without images, or an image that changed since `ssr prepare`.
-        StoreError: for a store that is in use or cannot be written.
+        StoreError: for a store that is in use, cannot be written, or is not ready for this step.
     """
-    teacher = LazyTeacher(config, store_url / WEIGHTS_CACHE)
+    teacher = LazyTeacher(config, weights_cache(store_url, index_path))
     if config.domains and not teacher.trained:
         log.warning("UNTRAINED TEACHER: embed.weights is random (seed %d)", config.seed)
     entries: dict[str, StoreEntry] = {}
     results: dict[Domain, DomainResult] = {}
     for domain in config.domains:
-        records = {
-            record.image_id: record
-            for record in manifest.select(domain=domain)
-            if record.split in config.splits
-        }
-        if not records:
-            raise DataError(
-                f"the manifest has no {' or '.join(config.splits)} images of domain {domain}; "
-                "change embed.domains or embed.splits, or run `ssr prepare`"
-            )
-        entries[domain], results[domain] = _run_domain(
+        planned = planned_store(
+            config,
             domain,
-            config=config,
-            teacher=teacher,
-            records=records,
-            root=roots[domain],
-            store_url=store_url,
+            manifest=manifest,
             shard_images=shard_images,
             codec=codec,
+            weights_sha256=teacher.weights_sha256,
+        )
+        entry, results[domain] = _run_domain(
+            planned,
+            config=config,
+            teacher=teacher,
+            root=roots[domain],
+            store_url=store_url,
+            step=step,
             progress=progress,
         )
-    Index(stores=entries).write(index_path)
-    return EmbedResult(domains=results, index_path=index_path, trained=teacher.trained)
+        if entry is not None:
+            entries[domain] = entry
+    finished = step in ("all", "finalise")
+    if finished:
+        Index(stores=entries).write(index_path)
+    return EmbedResult(results, index_path if finished else None, teacher.trained)
 
 
-def provenance(config: EmbedConfig, weights_sha256: str) -> dict[str, Any]:
-    """Describe all that the features of given images depend on, in JSON's types."""
-    architecture = ARCHITECTURES[config.architecture]
-    return {
-        "teacher": {
-            "architecture": config.architecture,
-            "weights_sha256": weights_sha256,
-            "trained": config.weights != "random",
-            "side_px": architecture.side_px,
-            "patch_px": architecture.patch_px,
-            "channels": architecture.channels,
-        },
-        "preprocessing": {
-            "mean": list(MEAN),
-            "std": list(STD),
-            "scaling": "bilinear, antialiased when shrinking",
-        },
-        "tiling": {"overlap": config.overlap, "blend": "linear"},
-        "precision": config.precision,
-        "version": EMBEDDING_VERSION,
-    }
+def weights_cache(store_url: Url, index_path: Path) -> Path:
+    """Return where this machine remembers hashes of weights: with the stores, if they are here."""
+    return (store_url if isinstance(store_url, Path) else index_path.parent) / WEIGHTS_CACHE
 
 
 def _run_domain(
-    domain: Domain,
+    planned: PlannedStore,
     *,
     config: EmbedConfig,
     teacher: LazyTeacher,
-    records: Mapping[str, ImageRecord],
     root: Path,
-    store_url: Path,
-    shard_images: int,
-    codec: Codec,
+    store_url: Url,
+    step: Step,
     progress: Progress,
-) -> tuple[StoreEntry, DomainResult]:
+) -> tuple[StoreEntry | None, DomainResult]:
     started = perf_counter()
-    sizes = [record.working_size_px for record in records.values()]
-    spec = StoreSpec(
-        domain=domain,
-        channels=ARCHITECTURES[config.architecture].channels,
-        grid_px=(max(height for height, _ in sizes), max(width for _, width in sizes)),
-        shard_images=shard_images,
-        codec=codec,
-        provenance=provenance(config, teacher.weights_sha256),
-    )
-    images = [
-        ImageEntry(record.image_id, record.content, record.working_size_px)
-        for record in records.values()
-    ]
-    with StoreWriter(store_url, spec, images, config.levels) as writer:
-        tasks = writer.pending()
+    part = WHOLE if isinstance(step, str) else step
+    domain: Domain = "source" if planned.spec.domain == "source" else "target"
+    embedder = _Embedder(config, teacher, planned, root)
+    with StoreWriter(store_url, planned.spec, planned.images, config.levels, part=part) as writer:
+        if part == WHOLE and step != "finalise":
+            embedder.fix_scales(writer)
+        tasks = [] if step in ("init", "finalise") else writer.pending(readable=embedder.readable)
         todo = sum(entry is not None for task in tasks for entry in task.images)
-        if tasks:
-            from stages.embed.task import embed_shard  # torch, only where there is work
+        done = 0
 
-            done = 0
+        def image_done() -> None:
+            nonlocal done
+            done += 1
+            progress(done, todo, domain)
 
-            def image_done() -> None:
-                nonlocal done
-                done += 1
-                progress(done, todo, domain)
-
-            def work(task: ShardTask) -> None:
-                features = embed_shard(
-                    task,
-                    teacher=teacher.loaded,
-                    records=records,
-                    root=root,
-                    overlap=config.overlap,
-                    batch_tiles=config.batch_tiles,
-                    image_done=image_done,
-                )
-                writer.write_shard(task, features)
-
-            run_serial(tasks, work)
-        entry = writer.finalise()
+        skipped = embedder.embed(tasks, writer, image_done) if tasks else {}
+        entry = writer.finalise() if step in ("all", "finalise") else None
+    if entry is not None and entry.images == 0:
+        raise DataError(
+            f"none of the {len(entry.skipped)} images of the {domain} can be read: "
+            f"{next(iter(entry.skipped.values()))}"
+        )
     return entry, DomainResult(
-        path=store_url / entry.path,
-        fingerprint=spec.fingerprint,
-        images=len(records),
-        embedded=todo,
+        path=join(store_url, planned.spec.relative_path),
+        fingerprint=planned.spec.fingerprint,
+        images=len(planned.images) if entry is None else entry.images,
+        embedded=todo - len(skipped),
+        skipped=skipped if entry is None else entry.skipped,
         seconds=perf_counter() - started,
     )
+
+
+class _Embedder:
+    """Embed images of one domain; torch is imported only where there is work."""
+
+    def __init__(
+        self, config: EmbedConfig, teacher: LazyTeacher, planned: PlannedStore, root: Path
+    ) -> None:
+        self._config, self._teacher, self._root = config, teacher, root
+        self._records, self._images = planned.records, planned.images
+        self.readable = cache(self._readable)
+
+    def embed(
+        self, tasks: Sequence[ShardTask], writer: StoreWriter, image_done: Callable[[], None]
+    ) -> dict[str, str]:
+        """Embed and write shards; return the images that were skipped -> why."""
+        if self._config.executor == "dask":
+            from stages.embed.cluster import ShardJob, run_dask
+
+            job = ShardJob.of(self._config, self._teacher, self._root, writer.shards)
+            return run_dask(job, tasks, self._records, image_done=image_done)
+
+        skipped: dict[str, str] = {}
+
+        def write(shard: "EmbeddedShard") -> None:
+            writer.write_shard(*shard)
+            skipped.update(shard.skipped)
+
+        with self._shards(tasks, image_done) as shards:
+            run_serial(shards, write)
+        return skipped
+
+    def fix_scales(self, writer: StoreWriter) -> None:
+        """Estimate the scales that the writer lacks from a sample of the images."""
+        if not writer.unscaled:
+            return
+        sample = ShardTask(0, scale_sample(self._images), writer.unscaled)
+        with self._shards([sample], lambda: None) as shards:
+            ((_, features, skipped),) = shards
+        if len(skipped) == len(sample.images):
+            raise DataError(
+                f"{next(iter(skipped.values()))}; so with all {len(skipped)} images of the sample "
+                "that scales are estimated from"
+            )
+        writer.fix_scales({n: estimate_scale(held.values()) for n, held in features.items()})
+
+    @contextmanager
+    def _shards(
+        self, tasks: Sequence[ShardTask], image_done: Callable[[], None]
+    ) -> "Iterator[Iterator[EmbeddedShard]]":
+        from stages.device import cpu_threads
+        from stages.embed.task import embed_shards
+
+        shards = embed_shards(
+            tasks,
+            teacher=self._teacher.loaded,
+            records=self._records,
+            root=self._root,
+            overlap=self._config.overlap,
+            batch_tiles=self._config.batch_tiles,
+            skip_bad=self._config.on_bad_image == "skip",
+            image_done=image_done,
+        )
+        with cpu_threads(self._config.threads), closing(shards):
+            yield shards
+
+    def _readable(self, image_id: str) -> bool:
+        """Tell whether to try an image again that was skipped once."""
+        if self._config.on_bad_image == "fail":
+            return True  # its shard is made anew, to fail with the image's name
+        try:
+            read_raw(self._records[image_id], self._root)
+        except DataError:
+            return False
+        return True

@@ -1,9 +1,23 @@
-"""One task: the tokens of all images of one shard, at the levels that it lacks."""
+"""From shard tasks to features: read, cut, encode, blend, all at the same time.
+
+    reader threads:  read and resize image 7 | cut, normalise and scale its tiles
+    this thread:     encode a batch of tiles | blend the batch before into images
+    writer thread:   (executor.py) write the shard before
+
+A batch takes tiles of several images, but of one level of one shard: in whichever run, order and
+company that comes to be made, its batches are the same, and so are its bytes.
+"""
 
 # B tiles, C channels, H W working pixels, h w tokens
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -11,100 +25,135 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stages.embed.lookahead import ahead, batches
 from stages.embed.teacher import Teacher
-from stages.embed.tiling import Tile, blend, plan_tiles
-from stages.prepare.geometry import Size
+from stages.embed.tiling import Tile, add_tile, plan_tiles
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import normalised_window, resize_image
 from stages.prepare.reading import read_raw
+from store.errors import DataError
+from store.shard_writer import ShardTask
 from store.spec import stride_of
-from store.write import ShardTask
 
 Features = dict[str, dict[str, NDArray[np.float32]]]
 """level -> image id -> (C, h, w)"""
 
 
-def embed_shard(
-    task: ShardTask,
+class EmbeddedShard(NamedTuple):
+    """What `StoreWriter.write_shard` takes.
+
+    Attributes:
+        task: the shard.
+        features: of each of its levels and images, (C, h, w) float32.
+        skipped: image ids without features, since the image could not be read -> why.
+    """
+
+    task: ShardTask
+    features: Features
+    skipped: dict[str, str]
+
+
+_BATCHES_AHEAD: Final = 2
+_MOST_READERS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """One tile of one image at one level.
+
+    Attributes:
+        task: the shard that it belongs to.
+        level: of the pyramid.
+        image_id: the image.
+        shape: (C, h, w) of the image's tokens.
+        tile: which part of them.
+        pixels: (3, side, side), the teacher's input, in the making.
+        siblings: pieces that the image is cut into, at all levels of the task.
+    """
+
+    task: ShardTask
+    level: str
+    image_id: str
+    shape: tuple[int, int, int]
+    tile: Tile
+    pixels: Future[Tensor]
+    siblings: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Skipped:
+    """An image of which there are no pieces."""
+
+    task: ShardTask
+    image_id: str
+    reason: str
+
+
+def embed_shards(
+    tasks: Iterable[ShardTask],
     *,
     teacher: Teacher,
     records: Mapping[str, ImageRecord],
     root: Path,
     overlap: float,
     batch_tiles: int,
+    skip_bad: bool,
     image_done: Callable[[], None],
-) -> Features:
-    """Embed the images of one shard.
+) -> Generator[EmbeddedShard, None, None]:
+    """Embed the images of one shard after the other.
+
+    Two batches of tiles are prepared ahead, also those of the next shard; memory holds these, one
+    unfinished batch per level and one shard's features. Close the generator to end its threads.
 
     Args:
-        task: which images and levels.
+        tasks: which images and levels.
         teacher: what embeds them.
-        records: manifest rows by image id, for at least the images of the task.
+        records: manifest rows by image id, for at least the images of the tasks.
         root: folder of the domain that the records' paths start from.
         overlap: least overlap of tiles as a share of the tile.
         batch_tiles: most tiles per forward pass.
+        skip_bad: go on without images that cannot be read.
         image_done: called after each image.
 
-    Returns:
-        For each level of the task and each image: (C, h, w) float32.
+    Yields:
+        The shard of each task.
 
     Raises:
-        DataError: for an image that is unreadable or not the one that the manifest describes.
+        DataError: for an image that is unreadable or not the one that the manifest describes,
+            unless those are skipped.
     """
-    features: Features = {level: {} for level in task.levels}
-    for entry in task.images:
-        if entry is None:
-            continue
-        record = records[entry.image_id]
-        resized = resize_image(read_raw(record, root), record.resized_size_px)
-        for level in task.levels:
-            features[level][entry.image_id] = embed_image(
-                resized,
-                record.working_size_px,
-                stride=stride_of(level),
-                teacher=teacher,
-                overlap=overlap,
-                batch_tiles=batch_tiles,
-            )
-        image_done()
-    return features
+    # The CPU is busy encoding: one thread keeps it fed. A GPU outruns any single one.
+    on_cpu = teacher.device.type == "cpu"
+    count = 1 if on_cpu else min(_MOST_READERS, os.cpu_count() or 1)
+    readers = ThreadPoolExecutor(count, "read")
+    try:
+        images = ahead(_read_images(tasks, readers, records, root), count)
+        pieces = ahead(
+            _cut(images, readers, teacher, overlap, root, skip_bad), _BATCHES_AHEAD * batch_tiles
+        )
+        for task, of_task in groupby(pieces, lambda piece: piece.task):
+            features: Features = {level: {} for level in task.levels}
+            skipped: dict[str, str] = {}
+            pieces_done = Counter[str]()
 
-
-def embed_image(
-    resized: NDArray[np.uint8],
-    working_px: Size,
-    *,
-    stride: int,
-    teacher: Teacher,
-    overlap: float,
-    batch_tiles: int,
-) -> NDArray[np.float32]:
-    """Embed one image at one level.
-
-    Args:
-        resized: (h, w, 3) uint8 RGB.
-        working_px: its padded size, a multiple of `stride`.
-        stride: working pixels per token.
-        teacher: what embeds it.
-        overlap: least overlap of tiles as a share of the tile.
-        batch_tiles: most tiles per forward pass.
-
-    Returns:
-        (C, H/stride, W/stride) float32.
-    """
-    height, width = (side // stride for side in working_px)
-    tiles = plan_tiles((height, width), teacher.side_px // teacher.patch_px, overlap)
-    tokens = _encode(resized, tiles, stride, teacher, batch_tiles)
-    return blend(tiles, tokens, (teacher.channels, height, width))
+            there = _without_skipped(of_task, skipped, image_done)
+            for piece, tokens in _encode(there, teacher, batch_tiles):
+                of_level = features[piece.level]
+                if piece.image_id not in of_level:
+                    of_level[piece.image_id] = np.zeros(piece.shape, np.float32)
+                add_tile(of_level[piece.image_id], piece.tile, tokens)
+                pieces_done[piece.image_id] += 1
+                if pieces_done[piece.image_id] == piece.siblings:
+                    image_done()
+            yield EmbeddedShard(task, features, skipped)
+    finally:
+        readers.shutdown(cancel_futures=True)
 
 
 def tile_input(
     resized: NDArray[np.uint8], tile: Tile, *, stride: int, side_px: int, patch_px: int
 ) -> Tensor:
-    """Cut, normalise and scale one tile, and pad it to the teacher's input.
-
-    Scaling follows SSR: bilinear with align_corners=False on normalised values (spec section 4.1).
-    Enlarging is not antialiased, as there; shrinking, which SSR never does, is.
+    """Cut and normalise one tile, and make it the teacher's input.
 
     Args:
         resized: (h, w, 3) uint8 RGB.
@@ -118,11 +167,31 @@ def tile_input(
     """
     (y, x), (height, width) = tile.origin_tok, tile.size_tok
     window = normalised_window(resized, y * stride, x * stride, height * stride, width * stride)
-    pixels = torch.from_numpy(window)  # (3, H, W)
+    return teacher_input(
+        torch.from_numpy(window), stride=stride, side_px=side_px, patch_px=patch_px
+    )
+
+
+def teacher_input(pixels: Tensor, *, stride: int, side_px: int, patch_px: int) -> Tensor:
+    """Scale normalised pixels by patch/stride, and pad them with zeros.
+
+    Scaling follows SSR: bilinear with align_corners=False on normalised values (spec section 4.1).
+    Enlarging is not antialiased, as there; shrinking, which SSR never does, is.
+
+    Args:
+        pixels: (3, H, W) float32, at most what the teacher sees at once.
+        stride: working pixels per token, divides H and W.
+        side_px: side of the teacher's input.
+        patch_px: the teacher's pixels per token.
+
+    Returns:
+        (3, side_px, side_px) float32, 0 right of and below the pixels.
+    """
     if stride != patch_px:
+        height, width = (side // stride * patch_px for side in pixels.shape[1:])
         pixels = F.interpolate(
             pixels[None],
-            size=(height * patch_px, width * patch_px),
+            size=(height, width),
             mode="bilinear",
             align_corners=False,
             antialias=stride > patch_px,
@@ -130,18 +199,77 @@ def tile_input(
     return F.pad(pixels, (0, side_px - pixels.shape[2], 0, side_px - pixels.shape[1]))
 
 
-def _encode(
-    resized: NDArray[np.uint8],
-    tiles: Sequence[Tile],
-    stride: int,
+def _read_images(
+    tasks: Iterable[ShardTask],
+    readers: ThreadPoolExecutor,
+    records: Mapping[str, ImageRecord],
+    root: Path,
+) -> Iterator[tuple[ShardTask, ImageRecord, Future[NDArray[np.uint8]]]]:
+    def read(record: ImageRecord) -> NDArray[np.uint8]:
+        return resize_image(read_raw(record, root), record.resized_size_px)
+
+    for task in tasks:
+        for entry in filter(None, task.images):
+            record = records[entry.image_id]
+            yield task, record, readers.submit(read, record)
+
+
+def _cut(
+    images: Iterable[tuple[ShardTask, ImageRecord, Future[NDArray[np.uint8]]]],
+    readers: ThreadPoolExecutor,
     teacher: Teacher,
-    batch_tiles: int,
-) -> Iterator[NDArray[np.float32]]:
-    for start in range(0, len(tiles), batch_tiles):
-        inputs = [
-            tile_input(
-                resized, tile, stride=stride, side_px=teacher.side_px, patch_px=teacher.patch_px
-            )
-            for tile in tiles[start : start + batch_tiles]
-        ]
-        yield from teacher.encode(torch.stack(inputs)).numpy()  # (C, t, t) each
+    overlap: float,
+    root: Path,
+    skip_bad: bool,
+) -> Iterator[_Piece | _Skipped]:
+    side_px, patch_px = teacher.side_px, teacher.patch_px
+
+    def cut(resized: Future[NDArray[np.uint8]], tile: Tile, stride: int) -> Tensor:
+        pixels = tile_input(
+            resized.result(), tile, stride=stride, side_px=side_px, patch_px=patch_px
+        )
+        return pixels.pin_memory() if teacher.device.type == "cuda" else pixels
+
+    for task, record, resized in images:
+        if skip_bad and isinstance(error := resized.exception(), DataError):
+            if not root.is_dir() or not any(root.iterdir()):
+                raise DataError(f"{root}: holds nothing (any more): mount or correct it") from error
+            yield _Skipped(task, record.image_id, str(error))
+            continue
+        height, width = record.working_size_px
+        plans = {
+            level: plan_tiles((height // stride, width // stride), side_px // patch_px, overlap)
+            for level, stride in ((level, stride_of(level)) for level in task.levels)
+        }
+        siblings = sum(map(len, plans.values()))
+        for level, tiles in plans.items():
+            stride = stride_of(level)
+            shape = teacher.channels, height // stride, width // stride
+            for tile in tiles:
+                pixels = readers.submit(cut, resized, tile, stride)
+                yield _Piece(task, level, record.image_id, shape, tile, pixels, siblings)
+
+
+def _without_skipped(
+    pieces: Iterable[_Piece | _Skipped], skipped: dict[str, str], image_done: Callable[[], None]
+) -> Iterator[_Piece]:
+    """Pass on pieces, and note the images that there are none of."""
+    for piece in pieces:
+        if isinstance(piece, _Piece):
+            yield piece
+        else:
+            skipped[piece.image_id] = piece.reason
+            image_done()
+
+
+def _encode(
+    pieces: Iterable[_Piece], teacher: Teacher, batch_tiles: int
+) -> Iterator[tuple[_Piece, NDArray[np.float32]]]:
+    """Pair each piece with its tokens (C, t, t)."""
+    started = (
+        (batch, teacher.start([piece.pixels.result() for piece in batch]))
+        for batch in batches(pieces, batch_tiles, lambda piece: piece.level)
+    )
+    # While the caller blends one batch a GPU works on the next.
+    for batch, wait in ahead(started, 0 if teacher.device.type == "cpu" else 1):
+        yield from zip(batch, wait().numpy(), strict=True)

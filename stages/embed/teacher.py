@@ -7,39 +7,35 @@ from the checkpoint, so that no second copy of the weights is ever made.
 
 # B tiles, C channels, h w tokens
 
-import hashlib
 import importlib
 import importlib.util
-import pickle
-import re
 import sys
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from stages.device import pick_device
 from stages.embed.architectures import ARCHITECTURES, NORM_EPS, Architecture
+from stages.embed.attention import fuse_attention
 from stages.embed.config import EmbedConfig, Precision
-from store.errors import CheckpointError, ConfigError
-
-PREFIX: Final = "image_encoder."
-_OFFICIAL_NAME: Final = re.compile(r"sam_vit_[blh]_([0-9a-f]{6})\.pth")
+from stages.embed.weights import check_architecture, check_shapes, hash_weights, read_weights
+from store.errors import ConfigError
 
 
 class Teacher:
     """An image encoder that maps normalised tiles to tokens.
 
     Args:
-        encoder: an official `ImageEncoderViT` with its weights.
+        encoder: an official `ImageEncoderViT` with its weights; its attention is replaced.
         architecture: name for the provenance of what it makes.
         trained: False where the weights are random.
         device: where it runs.
-        precision: `bfloat16` runs under autocast; weights stay float32.
+        precision: the halves run under autocast; weights and the sums of residuals stay float32.
+        compiled: True runs it through `torch.compile`, which takes minutes at the first batch.
 
     Attributes:
         side_px: side of the tiles that it takes.
@@ -47,6 +43,9 @@ class Teacher:
         channels: channels of its tokens.
         weights_sha256: hash of names, shapes and values of the float32 weights, wherever they
             were read from.
+
+    Raises:
+        ConfigError: for float16 on the CPU, which computes it slower than float32, if at all.
     """
 
     def __init__(
@@ -57,7 +56,12 @@ class Teacher:
         trained: bool,
         device: torch.device,
         precision: Precision,
+        compiled: bool = False,
     ) -> None:
+        if precision == "float16" and device.type == "cpu":
+            raise ConfigError(
+                "embed.precision float16 needs a GPU; on the CPU set it to bfloat16 or float32"
+            )
         self.architecture = architecture
         self.trained = trained
         self.device = device
@@ -65,38 +69,48 @@ class Teacher:
         self.patch_px = encoder.get_parameter("patch_embed.proj.weight").shape[-1]
         self.side_px = encoder.get_parameter("pos_embed").shape[1] * self.patch_px
         self.channels = encoder.get_parameter("neck.3.bias").numel()
-        self.weights_sha256 = _hash_weights(encoder.state_dict())
+        self.weights_sha256 = hash_weights(encoder.state_dict())
+        fuse_attention(encoder)
         self.encoder = encoder.to(device).eval().requires_grad_(False)
+        self._forward = cast(
+            Callable[[Tensor], Tensor], torch.compile(encoder) if compiled else encoder
+        )
 
     def encode(self, tiles: Tensor) -> Tensor:
-        """Encode a batch of tiles.
+        """Encode (B, 3, side_px, side_px) and wait for it; all else as in `start`."""
+        return self.start(list(tiles))()
+
+    def start(self, tiles: Sequence[Tensor]) -> Callable[[], Tensor]:
+        """Begin to encode a batch of tiles.
+
+        A GPU works on while the caller does something else; copies to it wait for nothing either
+        where the tiles lie in pinned memory. The CPU is done when this returns.
 
         Args:
-            tiles: (B, 3, side_px, side_px) float32, normalised RGB, on any device.
+            tiles: each (3, side_px, side_px) float32, normalised RGB, on any device.
 
         Returns:
-            (B, C, h, w) float32 on the CPU, h = w = side_px / patch_px.
+            What waits for the tokens, (B, C, h, w) float32 on the CPU, h = w = side_px / patch_px.
 
         Raises:
             ValueError: for tiles of another size, which the encoder might accept and get wrong.
             ConfigError: for more tiles than fit in the GPU's memory.
         """
         wanted = (3, self.side_px, self.side_px)
-        if tuple(tiles.shape[1:]) != wanted:
-            raise ValueError(f"tiles of shape {tuple(tiles.shape[1:])} given, {wanted} needed")
-        half = self.precision == "bfloat16"
+        for tile in tiles:
+            if tuple(tile.shape) != wanted:
+                raise ValueError(f"tiles of shape {tuple(tile.shape)} given, {wanted} needed")
+        dtype = getattr(torch, self.precision)
+        half = dtype != torch.float32
         try:
-            with (
-                torch.inference_mode(),
-                torch.autocast(self.device.type, torch.bfloat16, enabled=half),
-            ):
-                tokens: Tensor = self.encoder(tiles.to(self.device))
+            with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=half):
+                batch = torch.stack([tile.to(self.device, non_blocking=True) for tile in tiles])
+                return _to_cpu(self._forward(batch).float())
         except torch.OutOfMemoryError as error:
             raise ConfigError(
                 f"{len(tiles)} tiles of {self.side_px} px are too many for the memory of "
                 f"{self.device}; lower embed.batch_tiles"
             ) from error
-        return tokens.float().cpu()  # (B, C, h, w)
 
 
 def load_teacher(config: EmbedConfig) -> Teacher:
@@ -104,7 +118,8 @@ def load_teacher(config: EmbedConfig) -> Teacher:
 
     Raises:
         CheckpointError: for a weight file that is missing, damaged or of another architecture.
-        ConfigError: where there is no such device or no package `segment_anything`.
+        ConfigError: where there is no such device or no package `segment_anything`, or the device
+            does not compute in this precision.
     """
     architecture = ARCHITECTURES[config.architecture]
     random = config.weights == "random"
@@ -116,6 +131,7 @@ def load_teacher(config: EmbedConfig) -> Teacher:
         trained=not random,
         device=pick_device(config.device, "embed.device"),
         precision=config.precision,
+        compiled=config.compile,
     )
 
 
@@ -158,13 +174,29 @@ def load_encoder(architecture: Architecture, path: Path) -> nn.Module:
     Raises:
         CheckpointError: for a file that is missing, damaged or of another architecture.
     """
-    weights = _read_weights(path)
-    _check_architecture(weights, architecture, path)
+    weights = read_weights(path)
+    check_architecture(weights, architecture, path)
     with torch.device("meta"):
         encoder = build_encoder(architecture)
-    _check_shapes(weights, encoder.state_dict(), path)
+    check_shapes(weights, encoder.state_dict(), path)
     encoder.load_state_dict(weights, strict=True, assign=True)
     return encoder
+
+
+def _to_cpu(tokens: Tensor) -> Callable[[], Tensor]:
+    """Queue the copy right behind the kernels, not behind those of the next batch."""
+    if tokens.device.type != "cuda":
+        return lambda: tokens
+    pinned = torch.empty(tokens.shape, pin_memory=True)
+    pinned.copy_(tokens, non_blocking=True)
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record()
+
+    def wait() -> Tensor:
+        copied.synchronize()
+        return pinned
+
+    return wait
 
 
 def _official_class() -> type[nn.Module]:
@@ -182,65 +214,3 @@ def _official_class() -> type[nn.Module]:
         if known is None:
             del sys.modules[package]  # nobody else shall meet the empty one
     return cast(type[nn.Module], module.ImageEncoderViT)
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such weight file; set embed.weights to a SAM checkpoint")
-    if official := _OFFICIAL_NAME.fullmatch(path.name):
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if not found.startswith(official[1]):
-            raise CheckpointError(
-                f"{path}: sha256 starts with {found[:6]}, the official file's with {official[1]}; "
-                "download it again"
-            )
-    try:
-        state = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path}: damaged, or not a file of torch weights ({type(error).__name__}); "
-            "download it again"
-        ) from error
-    entries = state if isinstance(state, dict) else {}
-    weights = {
-        key.removeprefix(PREFIX): value.float()
-        for key, value in entries.items()
-        if isinstance(key, str) and key.startswith(PREFIX) and isinstance(value, Tensor)
-    }
-    if not weights:
-        raise CheckpointError(f"{path}: has no {PREFIX}* entries; give a checkpoint of SAM")
-    return weights
-
-
-def _check_architecture(weights: Mapping[str, Tensor], wanted: Architecture, path: Path) -> None:
-    """Tell what the file looks like before the shapes of single tensors are compared."""
-    patches = weights.get("patch_embed.proj.weight")
-    width = 0 if patches is None else len(patches)
-    depth = len({key.split(".")[1] for key in weights if key.startswith("blocks.")})
-    if (width, depth) == (wanted.width, wanted.depth):
-        return
-    alike = [n for n, a in ARCHITECTURES.items() if (a.width, a.depth) == (width, depth)]
-    looks = f"{alike[0]} weights" if alike else "an encoder that is not known here"
-    raise CheckpointError(
-        f"{path}: holds {looks} (width {width}, depth {depth}), but embed.architecture is "
-        f"{wanted.name} (width {wanted.width}, depth {wanted.depth}); change one of them"
-    )
-
-
-def _check_shapes(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
-    for key in sorted(given.keys() | wanted.keys()):
-        have, need = (tuple(s[key].shape) if key in s else None for s in (given, wanted))
-        if have != need:
-            raise CheckpointError(
-                f"{path}: {PREFIX}{key} is {have or 'missing'} in the file and "
-                f"{need or 'unknown'} to the encoder; give the official checkpoint"
-            )
-
-
-def _hash_weights(weights: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
-    return digest.hexdigest()

@@ -124,9 +124,20 @@ def blend(
     """
     image = np.zeros(shape, np.float32)
     for tile, of_tile in zip(tiles, tokens, strict=True):
-        (y, x), (height, width) = tile.origin_tok, tile.size_tok
-        image[:, y : y + height, x : x + width] += tile.weights * of_tile[:, :height, :width]
+        add_tile(image, tile, of_tile)
     return image
+
+
+def add_tile(image: NDArray[np.float32], tile: Tile, tokens: NDArray[np.float32]) -> None:
+    """Add one tile to an image, in place; the weights of all tiles of a plan sum to 1.
+
+    Args:
+        image: (C, h, w), 0 before the first tile.
+        tile: one of the plan.
+        tokens: (C, t, t); what lies outside the image is dropped.
+    """
+    (y, x), (height, width) = tile.origin_tok, tile.size_tok
+    image[:, y : y + height, x : x + width] += tile.weights * tokens[:, :height, :width]
 
 
 def _origins(length_tok: int, tile_tok: int, overlap: float) -> list[int]:

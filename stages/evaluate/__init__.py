@@ -1,1 +1,1 @@
-"""Evaluation of a student: inference, mean IoU, pictures."""
+"""Evaluation and use of a student: mean IoU, pictures, prediction of any image, export."""

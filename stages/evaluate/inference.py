@@ -7,16 +7,24 @@ rest is padding at the right and bottom), H0 W0 pixels of the original image and
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stages.prepare.geometry import Size
+from stages.prepare.manifest import ImageRecord
+from stages.prepare.pixels import normalised_window, resize_image
 
 UINT8_CLASSES = 255  # 255 itself means "ignore" in labels, and predictions are compared to labels
 
 
 @torch.inference_mode()
 def predict_logits(
-    student: nn.Module, image: Tensor, *, resized_size_px: Size, original_size_px: Size
+    student: nn.Module,
+    image: Tensor,
+    *,
+    resized_size_px: Size,
+    original_size_px: Size,
+    window_px: int | None = None,
 ) -> Tensor:
     """Compute the logits of every original pixel.
 
@@ -34,6 +42,8 @@ def predict_logits(
         image: Normalised RGB, float32 (B, 3, H, W), on the student's device.
         resized_size_px: (h, w), at most (H, W).
         original_size_px: (H0, W0).
+        window_px: Side of the windows that slide over the input, their logits averaged where they
+            overlap; None sees the whole input at once, as officially.
 
     Returns:
         Logits, float32 (B, K, H0, W0).
@@ -43,8 +53,10 @@ def predict_logits(
     assert all(np.less_equal(resized_size_px, input_size_px)), (
         f"the image's part {resized_size_px} exceeds the input {input_size_px}"
     )
-    logits: Tensor = student(image)  # (B, K, H/4, W/4)
-    logits = _resize(logits, input_size_px)  # (B, K, H, W)
+    if window_px is None:
+        logits = _resize(student(image), input_size_px)  # (B, K, H, W)
+    else:
+        logits = _sliding_logits(student, image, window_px)
     logits = logits[:, :, : resized_size_px[0], : resized_size_px[1]]  # (B, K, h, w)
     return _resize(logits, original_size_px)  # (B, K, H0, W0)
 
@@ -56,6 +68,7 @@ def predict(
     *,
     resized_size_px: Size,
     original_size_px: Size,
+    window_px: int | None = None,
     flip: bool = False,
 ) -> Tensor:
     """Predict the class of every original pixel.
@@ -67,18 +80,74 @@ def predict(
         image: As in `predict_logits`.
         resized_size_px: As in `predict_logits`.
         original_size_px: As in `predict_logits`.
+        window_px: As in `predict_logits`.
         flip: The input shows the image mirrored left to right; the prediction is mirrored back.
 
     Returns:
         Class ids, uint8 (B, H0, W0).
     """
     logits = predict_logits(
-        student, image, resized_size_px=resized_size_px, original_size_px=original_size_px
+        student,
+        image,
+        resized_size_px=resized_size_px,
+        original_size_px=original_size_px,
+        window_px=window_px,
     )
     assert logits.shape[1] <= UINT8_CLASSES, f"{logits.shape[1]} classes do not fit in uint8"
     # max() rather than argmax(): the same index, on a CPU in less than half the time.
     labels = logits.max(dim=1).indices.to(torch.uint8)  # (B, H0, W0)
     return labels.flip(-1) if flip else labels
+
+
+def predict_image(
+    student: nn.Module, image: NDArray[np.uint8], record: ImageRecord, *, device: torch.device
+) -> NDArray[np.uint8]:
+    """Predict the class of every pixel of an image as it was read, uint8 (H0, W0).
+
+    Args:
+        student: As in `predict_logits`, on the device.
+        image: RGB, uint8 (H0, W0, 3).
+        record: Says how the image becomes a working image.
+        device: Where the student is.
+    """
+    resized = resize_image(image, record.resized_size_px)
+    working = normalised_window(resized, 0, 0, *record.working_size_px)  # (3, H, W)
+    labels = predict(
+        student,
+        torch.from_numpy(working)[None].to(device),
+        resized_size_px=record.resized_size_px,
+        original_size_px=record.raw_size_px,
+    )
+    prediction: NDArray[np.uint8] = labels[0].cpu().numpy()
+    return prediction
+
+
+def window_origins(side_px: int, window_px: int) -> list[int]:
+    """Spread windows over a side: steps of two thirds of a window, the last one flush at the end.
+
+    The arithmetic is that of mmseg's `slide_inference` at the stride that its users choose (512
+    and 341). A window that is longer than the side begins at 0.
+    """
+    step_px = max(window_px * 2 // 3, 1)
+    last_px = max(side_px - window_px, 0)
+    return [min(index * step_px, last_px) for index in range(-(-last_px // step_px) + 1)]
+
+
+def _sliding_logits(student: nn.Module, image: Tensor, window_px: int) -> Tensor:
+    """Average the logits of overlapping windows, each enlarged to its own pixels, (B, K, H, W)."""
+    height, width = image.shape[2:]
+    total, windows = None, torch.zeros(height, width, device=image.device)
+    for y in window_origins(height, window_px):
+        for x in window_origins(width, window_px):
+            place = (..., slice(y, y + window_px), slice(x, x + window_px))
+            window = image[place]
+            logits = _resize(student(window), (window.shape[2], window.shape[3]))
+            if total is None:
+                total = logits.new_zeros(*logits.shape[:2], height, width)
+            total[place] += logits
+            windows[place] += 1
+    assert total is not None, "an image has at least one window"
+    return total / windows
 
 
 def _resize(logits: Tensor, size_px: Size) -> Tensor:

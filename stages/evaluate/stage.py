@@ -8,20 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from stages.device import pick_device
 from stages.evaluate.config import EvaluateConfig
-from stages.evaluate.inference import predict
+from stages.evaluate.inference import predict_image
 from stages.evaluate.metrics import ConfusionMatrix, Metrics
 from stages.evaluate.pictures import triptych
-from stages.prepare.manifest import Domain, ImageRecord, Manifest
-from stages.prepare.pixels import normalised_window, resize_image
+from stages.prepare.manifest import Domain, Manifest
 from stages.prepare.reading import read_raw, read_train_ids
-from stages.train.model.saved import demand_classes, load_student
-from stages.train.model.student import Student
+from stages.train.model.saved import demand_classes, load_student, read_card
 from store.atomic import write_bytes
 from store.errors import DataError
 
@@ -95,7 +89,7 @@ def run(
         root = roots[record.domain]
         image = read_raw(record, root)
         label = read_train_ids(record, root, manifest.labels[record.domain])
-        prediction = _predict(network, image, record, device)
+        prediction = predict_image(network, image, record, device=device)
         matrix.update(prediction, label)
         if index in shown:
             name = f"{len(drawn):03d}-{PurePosixPath(record.image_id).name}.png"
@@ -106,7 +100,13 @@ def run(
     metrics = Metrics.of(matrix, manifest.classes.names, images=len(records))
     _replace_pictures(out / "pictures", drawn)
     write_bytes(out / "per_class.csv", _as_csv(metrics))
-    write_bytes(out / "metrics.json", _as_json(metrics, meta.get("teacher_trained")))
+    described = {
+        "teacher_trained": meta.get("teacher_trained"),
+        "student": read_card(student).weights_sha256[:12],  # whose metrics these are
+        "domain": config.domain,
+        "split": config.split,
+    }
+    write_bytes(out / "metrics.json", _as_json(metrics, described))
     return EvaluateResult(
         metrics=metrics,
         unlabelled=len(split) - len(records),
@@ -122,21 +122,6 @@ def _spread(wanted: int, total: int) -> set[int]:
     return {(2 * part + 1) * total // (2 * count) for part in range(count)}
 
 
-def _predict(
-    student: Student, image: NDArray[np.uint8], record: ImageRecord, device: torch.device
-) -> NDArray[np.uint8]:
-    resized = resize_image(image, record.resized_size_px)
-    working = normalised_window(resized, 0, 0, *record.working_size_px)  # (3, H, W)
-    labels = predict(
-        student,
-        torch.from_numpy(working)[None].to(device),
-        resized_size_px=record.resized_size_px,
-        original_size_px=record.raw_size_px,
-    )
-    prediction: NDArray[np.uint8] = labels[0].cpu().numpy()
-    return prediction
-
-
 def _replace_pictures(folder: Path, drawn: Mapping[Path, bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)  # also when empty: the pipeline declares it
     for path, png in drawn.items():
@@ -146,13 +131,13 @@ def _replace_pictures(folder: Path, drawn: Mapping[Path, bytes]) -> None:
             path.unlink()
 
 
-def _as_json(metrics: Metrics, teacher_trained: bool | None) -> bytes:
+def _as_json(metrics: Metrics, described: Mapping[str, Any]) -> bytes:
     content: dict[str, Any] = {
         "miou": metrics.miou,
         "accuracy": metrics.accuracy,
         "mean_accuracy": metrics.mean_accuracy,
         "images": metrics.images,
-        "teacher_trained": teacher_trained,
+        **described,
         "iou": dict(metrics.iou),
     }
     return json.dumps(content, indent=2).encode() + b"\n"

@@ -233,6 +233,13 @@ DRAWN: Final = ClassTable(
 )
 """The 11 classes of the drawn world, in Cityscapes' colours."""
 
+CLASS_TABLES: Final[Mapping[str, ClassTable]] = {
+    "cityscapes": CITYSCAPES_19,
+    "camvid": CAMVID_11,
+    "drawn": DRAWN,
+}
+"""The class tables that have a name of their own."""
+
 # Cityscapes label id -> train id; the other known ids have no class (spec §1.2).
 _TRAIN_ID_OF: Final = {
     7: 0,

@@ -5,8 +5,8 @@ metadata, so that a manifest and the two data folders are all that training and 
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +22,7 @@ from store.errors import DataError
 
 __all__ = ["Domain", "ImageRecord", "Manifest", "Split"]
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _METADATA: Final = b"ssr.manifest"
 
 _SCHEMA: Final = pa.schema(
@@ -90,11 +90,18 @@ class Manifest:
         classes: The classes of both domains.
         records: Sorted by domain, split and image id.
         labels: How each domain's label files are read.
+        skipped: Ids of images that could not be read and have no record -> why.
     """
 
     classes: ClassTable
     records: tuple[ImageRecord, ...]
     labels: Mapping[Domain, LabelTable]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    def without(self, image_ids: Collection[str]) -> "Manifest":
+        """Return a manifest that lacks some images."""
+        kept = tuple(record for record in self.records if record.image_id not in image_ids)
+        return replace(self, records=kept)
 
     def select(
         self, *, domain: Domain | None = None, split: Split | None = None
@@ -133,6 +140,7 @@ class Manifest:
                 classes=_classes_from(tables["classes"]),
                 records=tuple(_record_of(row) for row in table.to_pylist()),
                 labels={d: LabelTable.from_json(t) for d, t in tables["labels"].items()},
+                skipped=tables["skipped"],
             )
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
@@ -148,6 +156,7 @@ class Manifest:
                 for name, color in zip(self.classes.names, self.classes.palette, strict=True)
             ],
             "labels": {domain: table.to_json() for domain, table in self.labels.items()},
+            "skipped": dict(self.skipped),
         }
         return json.dumps(tables, sort_keys=True)
 

@@ -77,16 +77,18 @@ def measure_all(
     cache: "MeasurementCache",
     progress: Progress,
     what: str,
-) -> list[Measurement]:
+) -> list[Measurement | DataError]:
     """Measure pairs in threads, except those that the cache knows.
 
-    Raises:
-        DataError: Names the first bad file, in the order of `pairs`, and the number of others.
+    Returns:
+        For each pair what was measured, or what is wrong with it.
     """
     table = sha256(json.dumps([classes, labels.to_json()]).encode()).hexdigest()
     # Taken before the files are read: one that changes meanwhile is measured again next time.
     states = [_state(pair, table) for pair in pairs]
-    found = [cache.get(pair, state) for pair, state in zip(pairs, states, strict=True)]
+    found: list[Measurement | DataError | None] = [
+        cache.get(pair, state) for pair, state in zip(pairs, states, strict=True)
+    ]
     unknown = [place for place, measurement in enumerate(found) if measurement is None]
 
     def attempt(place: int) -> Measurement | DataError:
@@ -95,22 +97,16 @@ def measure_all(
         except DataError as error:
             return error
 
-    errors = []
     pool = ThreadPoolExecutor()
     try:
         results = zip(unknown, pool.map(attempt, unknown), strict=True)
         for done, (place, result) in enumerate(results, start=1):
-            if isinstance(result, DataError):
-                errors.append(result)
-            else:
-                found[place] = result
+            found[place] = result
+            if isinstance(result, Measurement):
                 cache.put(pairs[place], states[place], result)
             progress(done, len(unknown), what)
     finally:
         pool.shutdown(cancel_futures=True)
-    if errors:
-        others = f" ({len(errors) - 1} more bad files)" if len(errors) > 1 else ""
-        raise DataError(f"{errors[0]}{others}") from errors[0]
     return [measurement for measurement in found if measurement is not None]
 
 

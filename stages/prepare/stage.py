@@ -56,7 +56,13 @@ class PrepareResult:
 
 
 def run(
-    config: PrepareConfig, *, at_least_px: int, out: Path, cache: Path, progress: Progress
+    config: PrepareConfig,
+    *,
+    at_least_px: int,
+    skip_bad: bool,
+    out: Path,
+    cache: Path,
+    progress: Progress,
 ) -> PrepareResult:
     """List and check both datasets, and write the manifest.
 
@@ -69,6 +75,7 @@ def run(
     Args:
         config: The datasets.
         at_least_px: Side of the crop, to which smaller images are padded.
+        skip_bad: Leave out images that cannot be read, or whose label cannot, and list them.
         out: The manifest file.
         cache: File that remembers what was measured; may be deleted at any time.
         progress: Told (done, total, what).
@@ -76,6 +83,7 @@ def run(
     Raises:
         DataError: Data is missing, damaged or inconsistent; names the first bad file.
     """
+    bad: dict[str, DataError] = {}
     listings = {d: scan(source, progress=progress) for d, source in config.domains.items()}
     _demand_same_classes(listings)
     items = {
@@ -95,16 +103,19 @@ def run(
                 listings[domain],
                 at_least_px=at_least_px,
                 cache=measurements,
+                bad=bad,
                 progress=progress,
             )
         ]
         complete = True
     finally:
         measurements.save(forget_others=complete)
+    _demand_good(config, records, bad, skip_bad=skip_bad)
     manifest = Manifest(
         classes=listings["source"].classes,
         records=tuple(sorted(records, key=lambda r: (r.domain, r.split, r.image_id))),
         labels={domain: listing.labels for domain, listing in listings.items()},
+        skipped={image_id: str(error) for image_id, error in bad.items()},
     )
     changed = not _says(out, manifest)
     if changed:
@@ -141,6 +152,11 @@ def _select(domain: Domain, listing: Listing, source: SourceConfig) -> list[Item
             f"{root_of(source)}: write paths relative to root, without suffix"
         )
     items = [item for item in listing.items if item.stem not in excluded]
+    for item in items:
+        if not _is_utf8(item.stem):
+            raise DataError(
+                f"{root_of(source)}: the name {item.image!a} is not UTF-8: rename the file"
+            )
     twice = [stem for stem, times in Counter(item.stem for item in items).items() if times > 1]
     if twice:
         first, second, *_ = (f"{i.image} ({i.split})" for i in items if i.stem == twice[0])
@@ -157,6 +173,14 @@ def _select(domain: Domain, listing: Listing, source: SourceConfig) -> list[Item
     ]
 
 
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _records(
     domain: Domain,
     items: Sequence[Item],
@@ -165,8 +189,10 @@ def _records(
     *,
     at_least_px: int,
     cache: MeasurementCache,
+    bad: dict[str, DataError],
     progress: Progress,
 ) -> list[ImageRecord]:
+    """Describe the images of a domain; those that cannot be read are added to `bad`."""
     root = root_of(source)
     measured = measure_all(
         [Pair(root / item.image, root / item.label if item.label else None) for item in items],
@@ -178,10 +204,14 @@ def _records(
     )
     records = []
     for item, measurement in zip(items, measured, strict=True):
+        image_id = f"{domain}/{item.split}/{item.stem}"
+        if isinstance(measurement, DataError):
+            bad[image_id] = measurement
+            continue
         resized = fit_size(measurement.raw_size_px, source.fit_px)
         records.append(
             ImageRecord(
-                image_id=f"{domain}/{item.split}/{item.stem}",
+                image_id=image_id,
                 domain=domain,
                 split=item.split,
                 image=item.image,
@@ -195,6 +225,24 @@ def _records(
             )
         )
     return records
+
+
+def _demand_good(
+    config: PrepareConfig,
+    records: Sequence[ImageRecord],
+    bad: Mapping[str, DataError],
+    *,
+    skip_bad: bool,
+) -> None:
+    if not bad:
+        return
+    first = next(iter(bad.values()))
+    if not skip_bad:
+        others = f" ({len(bad) - 1} more bad files)" if len(bad) > 1 else ""
+        raise DataError(f"{first}{others}") from first
+    for domain in config.domains:
+        if not any((record.domain, record.split) == (domain, "train") for record in records):
+            raise DataError(f"prepare.{domain} has no image to train on that can be read: {first}")
 
 
 def _says(path: Path, manifest: Manifest) -> bool:

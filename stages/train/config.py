@@ -35,7 +35,8 @@ class StudentConfig(Section):
         description="`random`, an official `mit_b*.pth` file, or a Hugging Face id or folder."
     )
     norm_eps: Annotated[float, AfterValidator(_official_or_hf)] = Field(
-        description="LayerNorm epsilon of blocks and stages: 1e-6 as official, 1e-5 as HF."
+        description="LayerNorm epsilon of blocks and stages: 1e-6 as official, 1e-5 as HF, which "
+        "with the `mlp` head exports as a plain transformers model."
     )
     drop_path: Fraction = Field(description="Stochastic depth of the last block, rising from 0.")
     head: Literal["daformer", "mlp"] = Field(
@@ -158,7 +159,9 @@ class TrainConfig(Section):
         "`student.weights`. Arms of a comparison start from the same source-only student."
     )
     iterations: PositiveInt = Field(description="Optimiser steps (paper 40000).")
-    batch_size: PositiveInt = Field(description="Images per step and domain (paper 2).")
+    batch_size: PositiveInt = Field(
+        description="Images per step and domain, of all GPUs together (paper 2)."
+    )
     crop_px: Annotated[int, Field(ge=32, multiple_of=32)] = Field(
         description="Side of the square training crop (paper 512)."
     )
@@ -186,9 +189,47 @@ class TrainConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(
         description="`auto` takes the GPU where there is one."
     )
-    workers: NaturalInt = Field(description="Loader processes; 0 loads in the training process.")
-    log_every: PositiveInt = Field(description="Iterations between rows of runs/curves.csv.")
+    sync_batch_norm: bool = Field(
+        description="Batch statistics of all GPUs' images, not of each GPU's own (official false)."
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        description="Of the networks' forward passes; `bfloat16` is autocast, with weights, "
+        "softmax, threshold, cross entropy and distances in float32."
+    )
+    channels_last: bool = Field(
+        description="Lay out convolutions with their channels last: faster with bfloat16 on a GPU, "
+        "slower on the CPU; results differ by rounding."
+    )
+    compile: bool = Field(
+        description="Run the student through torch.compile: minutes at the start, faster after; "
+        "results differ by rounding and in the noise of dropout and stochastic depth."
+    )
+    activation_checkpointing: bool = Field(
+        description="Compute activations of blocks and head again for the backward pass instead of "
+        "keeping them: a third more time for a fraction of the memory, and the same results."
+    )
+    micro_batch_size: PositiveInt | None = Field(
+        description="Images per forward and backward pass, a divisor of batch_size; gradients add "
+        "up to those of the batch but for batch norms, which see this many; null is batch_size."
+    )
+    threads: PositiveInt | None = Field(
+        description="CPU threads of the training process; null leaves it to PyTorch, which takes "
+        "all cores, and sums round differently with another number."
+    )
+    workers: NaturalInt = Field(
+        description="Loader processes of each GPU; 0 loads in the training process."
+    )
+    prefetch: PositiveInt = Field(
+        description="Batches that each loader process reads ahead; unused with 0 workers."
+    )
+    log_every: PositiveInt = Field(
+        description="Iterations between rows of runs/curves.csv and runs/health.csv."
+    )
     checkpoint_every: PositiveInt = Field(description="Iterations between checkpoints.")
+    validate_every: NaturalInt = Field(
+        description="Iterations between validations, whose best student is kept in runs/best; on "
+        "the target's labelled val split if there is one, else on the source's; 0 is never."
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -204,4 +245,14 @@ class TrainConfig(Section):
             )
         if self.self_training is None and self.masking is not None:
             raise ValueError("masking needs self_training, which is null")
+        if self.compile and self.activation_checkpointing:
+            raise ValueError(
+                "compile chooses itself which activations to keep; set activation_checkpointing "
+                "or compile to false"
+            )
+        if self.batch_size % (self.micro_batch_size or 1):
+            raise ValueError(
+                f"micro_batch_size {self.micro_batch_size} is no divisor of batch_size "
+                f"{self.batch_size}"
+            )
         return self

@@ -4,6 +4,9 @@ A sample depends on (seed, sample index) alone, so that the number of loader pro
 run change nothing. B batch, C channels of the teacher, H W pixels of the crop, h w its tokens.
 """
 
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +24,13 @@ from stages.prepare.pixels import label_window, normalised_window, resize_image,
 from stages.prepare.reading import read_raw, read_train_ids
 from stages.train.adaptation.pseudo_labels import valid_pixels
 from stages.train.config import TrainConfig
-from stages.train.sampling import RareClassSampler, draw_crop, redraw_until_enough
+from stages.train.ranks import ALONE, Ranks
+from stages.train.sampling import (
+    RareClassSampler,
+    draw_crop,
+    redraw_until_enough,
+    sample_indices,
+)
 from store.errors import DataError, SSRError
 from store.read import FeatureReader
 from store.spec import stride_of
@@ -75,6 +84,10 @@ class Batch:
             target_valid=move(self.target_valid),
             target_features={k: move(v).float() for k, v in self.target_features.items()},
         )
+
+    def __len__(self) -> int:
+        """Images of each domain, B."""
+        return len(self.source_label)
 
 
 class TrainingCrops(Dataset[Sample]):
@@ -211,29 +224,40 @@ class TrainingCrops(Dataset[Sample]):
 
 
 def batches(
-    crops: TrainingCrops, config: TrainConfig, *, start: int, device: torch.device
+    crops: TrainingCrops,
+    config: TrainConfig,
+    *,
+    start: int,
+    device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Batch]:
-    """Load the batches of iterations `start` to `config.iterations`, on the CPU.
+    """Load this rank's share of iterations `start` to `config.iterations`, on the CPU.
 
     Args:
         crops: The samples.
         config: Batch size, iterations and loader processes.
         start: First iteration, 0-based.
         device: Where the batches will go.
+        ranks: Processes that share each batch.
 
     Raises:
         DataError: An image or label is damaged, missing or not the one of the manifest.
         StoreError: Features are damaged or missing.
     """
-    size = config.batch_size
     loader = DataLoader(
         crops,
-        batch_size=size,
         # Sample indices in their order are the sampler; randomness is inside the sample.
-        sampler=range(start * size, config.iterations * size),
+        batch_sampler=sample_indices(
+            batch_size=config.batch_size,
+            rows=ranks.rows(config.batch_size),
+            start=start,
+            iterations=config.iterations,
+        ),
         num_workers=config.workers,
         # zarr's thread and the codecs do not survive a fork.
         multiprocessing_context="forkserver" if config.workers else None,
+        worker_init_fn=_end_with_training,
+        prefetch_factor=config.prefetch if config.workers else None,
         persistent_workers=False,
         pin_memory=device.type == "cuda",
     )
@@ -246,6 +270,22 @@ def batches(
         line = str(error).strip().rpartition("\n")[2]
         # Without its traceback nothing holds the loader, which then ends its processes at once.
         raise type(error)(line.partition(": ")[2]) from error.with_traceback(None)
+
+
+def _end_with_training(worker: int) -> None:
+    """End this loader process when the training process is gone, also after `kill -9`.
+
+    PyTorch's own watch looks at the parent: here that is the forkserver, which lives on as long as
+    the loader processes do, for ever.
+    """
+    training = multiprocessing.parent_process()
+    assert training is not None
+
+    def watch() -> None:
+        training.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _train_split(manifest: Manifest, domain: Domain) -> tuple[ImageRecord, ...]:

@@ -1,6 +1,7 @@
 """The training loop: nothing hides in a trainer class."""
 
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,27 +9,65 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from stages.train.checkpoint import TrainingState
 from stages.train.config import TrainConfig
 from stages.train.dataset import STEP_STREAM, TrainingCrops, batches
+from stages.train.health import health_row, watched
 from stages.train.optimizer import learning_rate, set_learning_rate
-from stages.train.step import StepResult, draw_step, train_step
-from store.errors import TrainingError
+from stages.train.ranks import ALONE, Ranks
+from stages.train.step import Draws, StepResult, draw_step, train_step
+from stages.train.tracking import Curves, Row
+from stages.train.validation import Validation, evaluating
+from stages.train.watch import LossWatch
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
 """(iterations done, iterations in all, what the losses are) -> None."""
 
+ShowRows = Callable[[Curves], None]
+"""Shows the rows that are new, elsewhere than in the files."""
+
+KeepBest = Callable[[int, float], None]
+"""(iterations done, mean IoU in percent) -> None; keeps the student as it is now."""
+
 
 @dataclass(frozen=True)
 class FitResult:
-    """How a run went; seconds are of this process, the losses of the last row of the curves."""
+    """How a run went.
+
+    Attributes:
+        resumed_from: Iterations that an earlier process had done; None if there was none.
+        seconds: Of this process.
+        last_row: Last row of the curves.
+        last_health: Last row of the regulariser's health.
+        best: Row of the best validation.
+    """
 
     resumed_from: int | None
     seconds: float
-    last_row: dict[str, float]
+    last_row: Row
+    last_health: Row
+    best: Row | None
+
+
+@dataclass(frozen=True)
+class Watching:
+    """What is done beside training; nothing of it changes a weight.
+
+    Attributes:
+        progress: Called after every iteration.
+        validation: Measured every `train.validate_every` iterations and after the last.
+        show_rows: Called by the first rank when the files of the curves were written.
+        keep_best: Called when a measurement was the best so far.
+    """
+
+    progress: Progress
+    validation: Validation | None = None
+    show_rows: ShowRows = lambda curves: None
+    keep_best: KeepBest = lambda iteration, miou: None
 
 
 def fit(
@@ -39,7 +78,8 @@ def fit(
     device: torch.device,
     folder: Path,
     fingerprint: str,
-    progress: Progress,
+    watching: Watching,
+    ranks: Ranks = ALONE,
 ) -> FitResult:
     """Train to `config.iterations`, from the checkpoint in `folder` if it is of this run.
 
@@ -48,72 +88,129 @@ def fit(
         state: Networks on `device`, optimiser and curves; changed in place.
         crops: The training samples.
         device: Where to compute.
-        folder: Receives `checkpoint.pt` and `curves.csv`.
+        folder: Receives `checkpoint.pt`, `curves.csv`, `health.csv` and `validation.csv`.
         fingerprint: Hash of all that determines the run.
-        progress: Called after every iteration.
+        watching: What is done beside it.
+        ranks: Processes that share the run; the first one writes.
 
     Raises:
-        TrainingError: If a loss is not finite; the weights are not updated with it.
+        TrainingError: If a loss is not finite, at the next row or checkpoint; the weights are not
+            updated with it nor after it. Or if ranks disagree or one is gone.
     """
     checkpoint, started = folder / "checkpoint.pt", time.perf_counter()
+    ranks.demand_equal(fingerprint, "parameters, data or code")  # and the first one is ready
     resumed_from = state.load(checkpoint, fingerprint=fingerprint, device=device)
+    ranks.demand_equal(resumed_from, f"the checkpoint in {folder}")
     start = resumed_from or 0
-    if resumed_from is None and checkpoint.is_file():
+    if resumed_from is None and checkpoint.is_file() and ranks.first:
         log.warning("%s is of another run (other parameters or data): training anew", checkpoint)
-    loader = batches(crops, config, start=start, device=device)
+    loader = batches(crops, config, start=start, device=device, ranks=ranks)
+    watch = LossWatch(device)
+    told, waited, row_began = _describe(state.curves.rows), 0.0, time.perf_counter()
 
     for iteration in range(start, config.iterations):
+        done = iteration + 1
+        ends_row = done % config.log_every == 0 or done == config.iterations
         lr = learning_rate(iteration, config.optimizer, config.iterations)
         set_learning_rate(state.optimizer, lr)
+        asked = time.perf_counter()
         samples = next(loader)
-        draws = draw_step(config, samples.source_label, iteration)
-        _seed_noise(config.seed, iteration)  # after the loader, which draws from the same generator
-        result = train_step(
-            state.models, samples.to(device), draws, config=config, iteration=iteration
-        )
-        _refuse_nonfinite(result, iteration, checkpoint)
+        waited += time.perf_counter() - asked
+        draws = _draws(config, samples.source_label, iteration, ranks)
+        _seed_noise(config.seed, iteration, ranks)  # after the loader, which draws from it too
+        with watched(state.models.regularizer if ends_row and ranks.first else None) as seen:
+            result = train_step(
+                state.models, samples.to(device), draws, config=config, iteration=iteration
+            )
+        values = _values(result)
+        ranks.average([*_gradients(state.optimizer), *values.values()])
+        watch.add(result.losses, iteration)  # the mean of all ranks: all notice what one meets
+        state.curves.add(values)
+        if ends_row and ranks.first:
+            state.curves.health.append({"iteration": done, **health_row(seen, state.models)})
+        state.optimizer.found_inf = watch.failed  # type: ignore[attr-defined]  # skips the update
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
 
-        done = iteration + 1
-        state.curves.add(_values(result))
-        if done % config.log_every == 0 or done == config.iterations:
+        saves = done % config.checkpoint_every == 0 or done == config.iterations
+        validates = _validates(config, watching, done)
+        if ends_row or saves or validates:  # nothing else in the loop waits for the device
+            watch.demand_finite(checkpoint)
+        if ends_row:
             state.curves.close_row(iteration=done, lr=lr)
-            state.curves.write(folder / "curves.csv")
-        if done % config.checkpoint_every == 0 or done == config.iterations:
-            state.save(checkpoint, iteration=done, fingerprint=fingerprint)
-        progress(done, config.iterations, _describe(state.curves.rows))
+        if ranks.first:
+            if validates:
+                _validate(state, watching, done)
+            if ends_row or validates:
+                state.curves.write(folder)
+                watching.show_rows(state.curves)
+            if saves:
+                state.save(checkpoint, iteration=done, fingerprint=fingerprint)
+                if not state.curves.validation:  # then the one that is there is another run's
+                    shutil.rmtree(folder / "best", ignore_errors=True)
+        if ends_row:
+            now = time.perf_counter()
+            told = _describe(state.curves.rows, state.curves.validation)
+            told += f"  data wait {waited / (now - row_began):.0%}"
+            waited, row_began = 0.0, now
+        watching.progress(done, config.iterations, told)
 
-    state.curves.write(folder / "curves.csv")  # a finished run may have lost its file
-    last_row = state.curves.rows[-1] if state.curves.rows else {}
-    return FitResult(resumed_from, time.perf_counter() - started, last_row)
-
-
-def _seed_noise(seed: int, iteration: int) -> None:
-    """Let dropout and stochastic depth depend on the seed and the iteration alone."""
-    words = np.random.SeedSequence((seed, STEP_STREAM, iteration)).generate_state(1, np.uint64)
-    torch.manual_seed(int(words[0]))
-
-
-def _refuse_nonfinite(result: StepResult, iteration: int, checkpoint: Path) -> None:
-    if bool(torch.isfinite(torch.stack(list(result.losses.values()))).all()):
-        return
-    values = ", ".join(f"{name} {float(loss):g}" for name, loss in result.losses.items())
-    raise TrainingError(
-        f"iteration {iteration}: a loss is not finite ({values}); the weights were not updated. "
-        f"Lower train.optimizer.lr, or look at the images and labels; {checkpoint} is as it was"
+    if ranks.first:
+        state.curves.write(folder)  # a finished run may have lost its files
+        watching.show_rows(state.curves)
+    curves = state.curves
+    return FitResult(
+        resumed_from=resumed_from,
+        seconds=time.perf_counter() - started,
+        last_row=curves.rows[-1] if curves.rows else {},
+        last_health=curves.health[-1] if curves.health else {},
+        best=max(curves.validation, key=lambda row: row["miou"], default=None),
     )
 
 
-def _values(result: StepResult) -> dict[str, torch.Tensor]:
+def _draws(config: TrainConfig, label: Tensor, iteration: int, ranks: Ranks) -> Draws | None:
+    """Draw for the global batch, whose labels decide, and take this rank's rows of it."""
+    draws = draw_step(config, ranks.whole_batch(label), iteration)
+    return None if draws is None else draws.of(ranks.rows(config.batch_size))
+
+
+def _seed_noise(seed: int, iteration: int, ranks: Ranks) -> None:
+    """Let dropout and stochastic depth depend on the seed, the iteration and the rank alone."""
+    sequence = np.random.SeedSequence(
+        (seed, STEP_STREAM, iteration), spawn_key=() if ranks.first else (ranks.rank,)
+    )
+    torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+
+
+def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    return [each.grad for each in parameters if each.grad is not None]
+
+
+def _validates(config: TrainConfig, watching: Watching, done: int) -> bool:
+    every = config.validate_every
+    return bool(every and watching.validation) and (done % every == 0 or done == config.iterations)
+
+
+def _validate(state: TrainingState, watching: Watching, done: int) -> None:
+    """Measure the student, and keep it if it is the best so far."""
+    assert watching.validation is not None
+    with evaluating(state.models.student) as student:
+        miou = watching.validation.measure(student)
+    if state.curves.add_validation(iteration=done, miou=miou):
+        watching.keep_best(done, miou)
+
+
+def _values(result: StepResult) -> dict[str, Tensor]:
     if result.pseudo is None:
         return result.losses
     return {**result.losses, "confidence": result.pseudo.confidence}
 
 
-def _describe(rows: list[dict[str, float]]) -> str:
+def _describe(rows: list[Row], validation: list[Row] | None = None) -> str:
     if not rows:
         return ""
-    return "  ".join(
-        f"{name} {value:.3g}" for name, value in rows[-1].items() if name not in ("iteration", "lr")
-    )
+    last = {name: value for name, value in rows[-1].items() if name not in ("iteration", "lr")}
+    if validation:
+        last["mIoU"] = validation[-1]["miou"]
+    return "  ".join(f"{name} {value:.3g}" for name, value in last.items())

@@ -38,7 +38,10 @@ def build_optimizer(
     if regularizer is not None:
         fusion = list(regularizer.parameters())
         groups.append(_group("regularizer", fusion, config, config.regularizer_lr_factor, decay))
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=decay)
+    # Fused: one pass over the weights, and `found_inf` skips an update without asking the device.
+    return torch.optim.AdamW(
+        groups, lr=config.lr, betas=config.betas, weight_decay=decay, fused=True
+    )
 
 
 def learning_rate(iteration: int, config: OptimizerConfig, iterations: int) -> float:

@@ -1,4 +1,6 @@
-"""Which source image comes next, and which part of it (spec sections 1.1 and 1.4).
+"""Which sample is next for a process, its source image, and which part of it.
+
+Spec sections 1.1 and 1.4.
 
 N images, K classes, H W pixels. All randomness comes from the caller's generator.
 """
@@ -22,6 +24,18 @@ Rng = np.random.Generator | np.random.RandomState
 """NumPy's generator, or its legacy one, with which the official draws can be repeated."""
 
 T = TypeVar("T")
+
+
+def sample_indices(*, batch_size: int, rows: slice, start: int, iterations: int) -> list[list[int]]:
+    """List the samples of each iteration from `start` on: this rank's rows of the global batch.
+
+    Samples are numbered through the run, whatever the number of ranks; what a sample shows, rare
+    classes included, follows from its number and the seed.
+    """
+    return [
+        list(range(first + rows.start, first + rows.stop))
+        for first in range(start * batch_size, iterations * batch_size, batch_size)
+    ]
 
 
 def redraw_until_enough(draw: Callable[[], T], enough: Callable[[T], bool]) -> T:

@@ -2,37 +2,41 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 import stages.prepare
 import stages.train
 import store
-from stages.device import pick_device
+from stages.device import cpu_threads
+from stages.prepare.config import SourceConfig
 from stages.prepare.manifest import Domain, Manifest
 from stages.train.checkpoint import TrainingState
 from stages.train.config import StudentConfig, TrainConfig
 from stages.train.dataset import TrainingCrops
-from stages.train.fit import FitResult, Progress, fit
+from stages.train.fit import FitResult, Progress, ShowRows, Watching, fit
 from stages.train.model.backbone import BACKBONES
 from stages.train.model.regularizer import Regularizer
 from stages.train.model.saved import demand_classes, load_student, save_student
 from stages.train.model.student import Student, build_student, seeded
 from stages.train.optimizer import build_optimizer
+from stages.train.provenance import INCIDENTAL, describe_student
+from stages.train.ranks import ALONE, Ranks
 from stages.train.start import digests_of_start
 from stages.train.step import ImageNetReference, Models, without_noise
 from stages.train.tracking import Curves
+from stages.train.validation import Validation
 from store.errors import CheckpointError, ConfigError, StoreMismatchError
 from store.fingerprint import fingerprint_of, sha256_of_file
 from store.index import Index, StoreEntry
 from store.lock import writer_lock
 from store.read import FeatureReader, open_features
-
-# What a checkpoint may be resumed with although it differs: it changes no weight.
-_INCIDENTAL = {"device", "workers", "checkpoint_every"}
+from store.url import Url
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +63,19 @@ def run(
     *,
     manifest_path: Path,
     roots: Mapping[Domain, Path],
-    store_url: Path,
+    store_url: Url,
     index_path: Path,
     out: Path,
     progress: Progress,
+    sources: Mapping[Domain, SourceConfig] | None = None,
+    validation: Validation | None = None,
+    show_rows: ShowRows = lambda curves: None,
+    fresh: bool = False,
+    ranks: Ranks = ALONE,
 ) -> TrainResult:
     """Train, or go on where an interrupted run with the same inputs was.
+
+    The best student by validation is kept in the folder `best`, the last one in `student`.
 
     Args:
         config: Section `train`.
@@ -72,8 +83,16 @@ def run(
         roots: Folder of each domain.
         store_url: Folder of the feature stores.
         index_path: The index that names the current ones; unread where the regulariser is off.
-        out: Receives `checkpoint.pt`, `curves.csv` and the folder `student`.
+        out: Receives `checkpoint.pt`, `curves.csv`, `health.csv`, `validation.csv` and the folders
+            `student` and `best`.
         progress: Called after every iteration.
+        sources: The datasets behind the manifest, to be noted beside the student; training itself
+            reads none of it.
+        validation: What `train.validate_every` measures.
+        show_rows: Called when there are new rows of curves, health or validation.
+        fresh: Start over where there is a checkpoint.
+        ranks: This process among those that share the run. The first one writes; `out` is a folder
+            that all of them see.
 
     Raises:
         ConfigError: If parameters do not fit the data.
@@ -81,8 +100,9 @@ def run(
         StoreError: If the stores lack what training reads, or hold another teacher's features; or
             if another process trains in this folder.
         CheckpointError: If weights to start from are missing, damaged or of another architecture.
-        TrainingError: If a loss is not finite.
+        TrainingError: If a loss is not finite, or another rank is gone.
     """
+    ranks.rows(config.batch_size)  # refuses a batch that they cannot share
     if (
         config.init is not None
         and Path(config.init).expanduser().resolve() == (out / "student").resolve()
@@ -91,24 +111,49 @@ def run(
             f"train.init is {config.init}, which this run overwrites; train with another --out, or "
             "copy the folder and start from the copy"
         )
-    device = pick_device(config.device, "train.device")
+    device = ranks.device(config.device)
+    if config.sync_batch_norm and ranks.count > 1 and device.type == "cpu":
+        raise ConfigError(
+            "train.sync_batch_norm needs GPUs: PyTorch's layer refuses the CPU; set it to false"
+        )
     manifest = Manifest.read(manifest_path)
     stores, readers = _open(config, index_path, manifest, store_url)
+    skipped = {i: reason for entry in stores.values() for i, reason in entry.skipped.items()}
+    manifest = manifest.without(skipped)
     crops = TrainingCrops(config=config, manifest=manifest, roots=roots, readers=readers)
-    models, notes = _build_models(config, manifest, stores)
-    for module in (models.student, models.ema, models.regularizer):
-        if module is not None:
-            module.to(device)
-    if models.imagenet is not None:
-        models.imagenet.backbone.to(device)
-    for note in notes:
-        log.warning(note)
+    models, notes, weights = _build_models(config, manifest, stores, ranks)
+    models.settle(config, device)
+    if skipped:
+        first, reason = next(iter(skipped.items()))
+        why = f"{len(skipped)} images have no features and are not trained on, first {first}"
+        notes = (*notes, f"{why}: {reason}")
+    if ranks.first:
+        for note in notes:
+            log.warning(note)
     optimizer = build_optimizer(models.student, models.regularizer, config.optimizer)
 
     out.mkdir(parents=True, exist_ok=True)
     trained = _teacher_trained(stores)
+    meta = describe_student(
+        config, manifest, sources or {}, weights=weights, teacher_trained=trained
+    )
+
+    def keep_best(iteration: int, miou: float) -> None:
+        assert validation is not None
+        chosen = {
+            "iteration": iteration,
+            "miou": miou,
+            "on": validation.on,
+            "by_target_labels": validation.sees_target_labels,
+        }
+        more = {**meta, "chosen": chosen}
+        save_student(models.student, out / "best", config=config.student, meta=more)
+
     # `kill -9` of `dvc repro` leaves its child running: two of them must not share a checkpoint.
-    with writer_lock(out, f"the run in {out}"):
+    lock = writer_lock(out, f"the run in {out}") if ranks.first else nullcontext()
+    with lock, cpu_threads(config.threads):
+        if fresh and ranks.first:
+            (out / "checkpoint.pt").unlink(missing_ok=True)
         result = fit(
             config,
             TrainingState(models, optimizer, Curves()),
@@ -116,25 +161,22 @@ def run(
             device=device,
             folder=out,
             fingerprint=_fingerprint(config, manifest_path, stores),
-            progress=progress,
+            watching=Watching(progress, validation, show_rows, keep_best),
+            ranks=ranks,
         )
-        save_student(
-            models.student,
-            out / "student",
-            config=config.student,
-            meta={
-                "classes": list(manifest.classes.names),
-                "palette": [list(color) for color in manifest.classes.palette],
-                "teacher_trained": trained,
-            },
-        )
+        if ranks.first:
+            save_student(models.student, out / "student", config=config.student, meta=meta)
+        ranks.demand_equal("done", "what is done")  # nobody leaves before the student is there
     return TrainResult(out / "student", result, trained, notes)
 
 
 def _open(
-    config: TrainConfig, index_path: Path, manifest: Manifest, url: Path
+    config: TrainConfig, index_path: Path, manifest: Manifest, url: Url
 ) -> tuple[dict[Domain, StoreEntry], dict[Domain, FeatureReader]]:
-    """Open the stores that training reads, if any; demand every level of every training image."""
+    """Open the stores that training reads, if any; demand every level of every training image.
+
+    Images that were skipped are not demanded.
+    """
     parts = config.regularizer.on
     if not parts:
         return {}, {}
@@ -149,6 +191,7 @@ def _open(
             images={
                 record.image_id: record.content
                 for record in manifest.select(domain=domain, split="train")
+                if record.image_id not in index.skipped(domain)
             },
         )
         for domain in domains
@@ -157,13 +200,16 @@ def _open(
 
 
 def _build_models(
-    config: TrainConfig, manifest: Manifest, stores: Mapping[Domain, StoreEntry]
-) -> tuple[Models, tuple[str, ...]]:
+    config: TrainConfig, manifest: Manifest, stores: Mapping[Domain, StoreEntry], ranks: Ranks
+) -> tuple[Models, tuple[str, ...], str | None]:
+    """Build the networks; also return notes, and whose weights the student set out from."""
+    weights: str | None = config.student.weights
     with _naming("train.student.weights"):
         student = build_student(config.student, num_classes=len(manifest.classes), seed=config.seed)
     imagenet, notes = _imagenet(config, manifest, student)
     if config.init is not None:
-        _start_from(student, Path(config.init).expanduser(), config.student, manifest.classes.names)
+        start = Path(config.init).expanduser()
+        weights = _start_from(student, start, config.student, manifest.classes.names)
     regularizer = None
     if stores:
         teacher, *others = (_teacher(entry) for entry in stores.values())
@@ -178,8 +224,12 @@ def _build_models(
                 BACKBONES[config.student.backbone].heads,
                 config.regularizer.levels,
             )
+    if config.sync_batch_norm and ranks.count > 1:
+        # Differs from SSR: its batch norms are those of a GPU; this is an option.
+        convert = nn.SyncBatchNorm.convert_sync_batchnorm
+        student = convert(student)  # type: ignore[no-untyped-call]
     ema = without_noise(deepcopy(student)) if config.self_training else None
-    return Models(student, ema, regularizer, imagenet), notes
+    return Models(student, ema, regularizer, imagenet), notes, weights
 
 
 def _imagenet(
@@ -204,8 +254,12 @@ def _imagenet(
 
 def _start_from(
     student: Student, folder: Path, config: StudentConfig, classes: Sequence[str]
-) -> None:
-    """Copy the weights of an earlier student, for instance one trained on the source only."""
+) -> str | None:
+    """Copy the weights of an earlier student, for instance one trained on the source only.
+
+    Returns:
+        What that student set out from; None where it does not say.
+    """
     with _naming("train.init"):
         start, meta = load_student(folder)
         demand_classes(meta, classes, origin=str(folder))
@@ -216,6 +270,8 @@ def _start_from(
             f"train.init: {folder} is another architecture than train.student "
             f"({config.backbone}, {config.head}, {config.head_channels} channels); make them equal"
         ) from error
+    weights: str | None = meta.get("weights")
+    return weights
 
 
 @contextmanager
@@ -233,7 +289,7 @@ def _fingerprint(
     """Hash all that determines the weights, so that a checkpoint resumes only its own run."""
     inputs: dict[str, Any] = {
         "code": _code_digest(),
-        "config": config.model_dump(mode="json", exclude=_INCIDENTAL),
+        "config": config.model_dump(mode="json", exclude=INCIDENTAL),
         "manifest": sha256_of_file(manifest_path),
         "features": [
             entry.levels[level].model_dump(mode="json")

@@ -17,20 +17,17 @@ from transformers.models.segformer.modeling_segformer import SegformerDropPath
 
 from stages.train.adaptation.augment import StrongDraw, augment, draw_strong
 from stages.train.adaptation.ema import update_ema
-from stages.train.adaptation.losses import feature_distance, segmentation_loss
+from stages.train.adaptation.losses import cells_of, feature_distance, segmentation_loss
 from stages.train.adaptation.masking import draw_blocks, mask_images
 from stages.train.adaptation.mixing import class_mask, draw_classes, mix, mix_features
 from stages.train.adaptation.pseudo_labels import PseudoLabels, pseudo_labels, pseudo_weight
 from stages.train.config import SelfTrainingConfig, TrainConfig
 from stages.train.dataset import STEP_STREAM, Batch
-from stages.train.model.backbone import stage_features
+from stages.train.model.backbone import COARSEST_PX, stage_features
 from stages.train.model.regularizer import Regularizer
 from stages.train.model.student import Student
 
 LOSSES = ("clean", "enhanced_source", "feature_distance", "mix", "enhanced_mix", "masked")
-
-FeatureMixer = Callable[[Tensor, Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]]
-"""(mask, source features, target features) -> teacher features of the mixed images."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +52,22 @@ class Models:
     regularizer: Regularizer | None
     imagenet: ImageNetReference | None
 
+    def settle(self, config: TrainConfig, device: torch.device) -> None:
+        """Move to the device and set up how `config` wants to compute; before the optimiser."""
+        students = [network for network in (self.student, self.ema) if network is not None]
+        for network in students:
+            network.to(device)
+            if config.channels_last:
+                network.lay_channels_last()
+            if config.compile:
+                network.compile_parts()
+        if config.activation_checkpointing:
+            self.student.recompute_activations()
+        if self.regularizer is not None:
+            self.regularizer.to(device)
+        if self.imagenet is not None:
+            self.imagenet.backbone.to(device)
+
 
 class Draws(NamedTuple):
     """The random choices of one step; `masked` and `blocks` are for masked image consistency."""
@@ -63,6 +76,15 @@ class Draws(NamedTuple):
     mixed: list[StrongDraw]
     masked: list[StrongDraw]
     blocks: Tensor | None
+
+    def of(self, rows: slice) -> "Draws":
+        """Choices of some images of the batch, for a process that has only these."""
+        return Draws(
+            self.classes[rows],
+            self.mixed[rows],
+            [draw.of(rows) for draw in self.masked],
+            None if self.blocks is None else self.blocks[rows],
+        )
 
 
 class Mixed(NamedTuple):
@@ -79,6 +101,15 @@ class Mixed(NamedTuple):
     label: Tensor
     weight: Tensor
     mask: Tensor
+
+
+FeatureMixer = Callable[[Mixed, Batch], Mapping[str, Tensor]]
+"""(mixed images, batch) -> teacher features of the mixed images."""
+
+
+def mix_stored(mixed: Mixed, batch: Batch) -> Mapping[str, Tensor]:
+    """Mix the stored features of source and target as their pixels are; see `mix_features`."""
+    return mix_features(mixed.mask, batch.source_features, batch.target_features)
 
 
 class StepResult(NamedTuple):
@@ -121,9 +152,12 @@ def train_step(
     *,
     config: TrainConfig,
     iteration: int,
-    mixer: FeatureMixer = mix_features,
+    mixer: FeatureMixer = mix_stored,
 ) -> StepResult:
     """Add the gradients of one step to student and regulariser, and move the EMA model.
+
+    Losses that share a forward pass share a backward pass, which frees its memory. The official
+    code goes back four times, with one graph retained; the gradients are the same.
 
     Args:
         models: The networks, on the device of the batch; student and regulariser in train mode.
@@ -134,56 +168,62 @@ def train_step(
         mixer: Makes the teacher features of the mixed images.
 
     Returns:
-        Losses, pseudo-labels and mixed images, detached.
+        Losses, pseudo-labels and mixed images, detached. Nothing here waits for the device.
     """
     student, regularizer, enhanced_parts = models.student, models.regularizer, config.regularizer.on
-    label = batch.source_label
     pseudo = None
     if draws is not None:
         pseudo = _follow_and_label(models, batch, config, iteration)
 
-    losses = {}
-    features = student.features(batch.source_image)
-    losses["clean"] = segmentation_loss(student.classify(features), label)
-    if regularizer is not None and "source" in enhanced_parts:
-        enhanced = regularizer(features, batch.source_features)
-        losses["enhanced_source"] = segmentation_loss(student.classify(enhanced), label)
-    if models.imagenet is not None and config.feature_distance is not None:
-        losses["feature_distance"] = config.feature_distance.weight * feature_distance(
-            features[-1],
-            _imagenet_features(models.imagenet, batch.source_image),
-            label,
-            num_classes=student.num_classes,
-            classes=models.imagenet.classes,
-            min_share=config.feature_distance.min_share,
-        )
-    _backward(losses)
+    things = _count_things(models, batch, config)
+
+    def source_losses(part: slice) -> dict[str, Tensor]:
+        image, label = batch.source_image[part], batch.source_label[part]
+        features = student.features(image)
+        losses = {"clean": segmentation_loss(student.classify(features), label)}
+        if regularizer is not None and "source" in enhanced_parts:
+            enhanced = regularizer(features, _part(batch.source_features, part))
+            losses["enhanced_source"] = segmentation_loss(student.classify(enhanced), label)
+        losses = _scaled(losses, len(label) / len(batch))
+        if things is not None:  # divides by the cells of the whole batch itself
+            losses["feature_distance"] = _feature_distance(
+                models, config, features[-1], image, label, among=things
+            )
+        return losses
+
+    losses = _accumulate(source_losses, batch, config)
     if draws is None or pseudo is None:
-        return StepResult(_detached(losses), None, None)
+        return StepResult(losses, None, None)
 
     mixed = _mix(batch, pseudo, draws)
-    mixed_losses = {}
-    features = student.features(mixed.image)
-    mixed_losses["mix"] = segmentation_loss(student.classify(features), mixed.label, mixed.weight)
+    mixed_teacher: Mapping[str, Tensor] = {}
     if regularizer is not None and "mixed" in enhanced_parts:
-        teacher = mixer(mixed.mask, batch.source_features, batch.target_features)
-        enhanced = regularizer(features, teacher)
-        mixed_losses["enhanced_mix"] = segmentation_loss(
-            student.classify(enhanced), mixed.label, mixed.weight
-        )
-    _backward(mixed_losses)
+        mixed_teacher = mixer(mixed, batch)
 
-    masked_losses = {}
-    if config.masking is not None and draws.blocks is not None:
-        masked = mask_images(
-            augment(batch.target_image, draws.masked), draws.blocks, config.masking.ratio
-        )
-        weight = pseudo_weight(pseudo.confidence, batch.target_valid)
-        masked_losses["masked"] = config.masking.weight * segmentation_loss(
-            student(masked), pseudo.label, weight
-        )
-        _backward(masked_losses)
-    return StepResult(_detached(losses | mixed_losses | masked_losses), pseudo, mixed)
+    def mixed_losses(part: slice) -> dict[str, Tensor]:
+        label, weight = mixed.label[part], mixed.weight[part]
+        features = student.features(mixed.image[part])
+        losses = {"mix": segmentation_loss(student.classify(features), label, weight)}
+        if regularizer is not None and "mixed" in enhanced_parts:
+            enhanced = regularizer(features, _part(mixed_teacher, part))
+            losses["enhanced_mix"] = segmentation_loss(student.classify(enhanced), label, weight)
+        return _scaled(losses, len(label) / len(batch))
+
+    losses |= _accumulate(mixed_losses, batch, config)
+    if config.masking is None or draws.blocks is None:
+        return StepResult(losses, pseudo, mixed)
+
+    ratio, masked_weight = config.masking.ratio, config.masking.weight
+    masked = mask_images(augment(batch.target_image, draws.masked), draws.blocks, ratio)
+    weight = pseudo_weight(pseudo.confidence, batch.target_valid)
+
+    def masked_losses(part: slice) -> dict[str, Tensor]:
+        label = pseudo.label[part]
+        loss = segmentation_loss(student(masked[part]), label, weight[part])
+        return _scaled({"masked": loss}, masked_weight * len(label) / len(batch))
+
+    losses |= _accumulate(masked_losses, batch, config)
+    return StepResult(losses, pseudo, mixed)
 
 
 def without_noise(ema: Student) -> Student:
@@ -209,7 +249,8 @@ def _follow_and_label(
     assert models.ema is not None
     since = iteration - self_training.start
     update_ema(models.ema, models.student, since, self_training.ema_decay)
-    logits = models.ema(batch.target_image)
+    with _autocast(config, batch):
+        logits = models.ema(batch.target_image)
     height, width = batch.target_image.shape[-2:]
     return pseudo_labels(logits, (height, width), self_training.threshold)
 
@@ -226,9 +267,41 @@ def _mix(batch: Batch, pseudo: PseudoLabels, draws: Draws) -> Mixed:
     )
 
 
-@torch.no_grad()
-def _imagenet_features(reference: ImageNetReference, images: Tensor) -> Tensor:
-    return stage_features(reference.backbone, images)[-1]
+def _count_things(models: Models, batch: Batch, config: TrainConfig) -> Tensor | None:
+    """Count the cells of the batch that feature distance looks at; None where it is off."""
+    if models.imagenet is None or config.feature_distance is None:
+        return None
+    return cells_of(
+        batch.source_label,
+        COARSEST_PX,
+        num_classes=models.student.num_classes,
+        classes=models.imagenet.classes,
+        min_share=config.feature_distance.min_share,
+    ).sum()
+
+
+def _feature_distance(
+    models: Models,
+    config: TrainConfig,
+    features: Tensor,
+    images: Tensor,
+    label: Tensor,
+    *,
+    among: Tensor,
+) -> Tensor:
+    assert models.imagenet is not None
+    assert config.feature_distance is not None
+    with torch.no_grad():
+        reference = stage_features(models.imagenet.backbone, images)[-1]
+    return config.feature_distance.weight * feature_distance(
+        features,
+        reference,
+        label,
+        num_classes=models.student.num_classes,
+        classes=models.imagenet.classes,
+        min_share=config.feature_distance.min_share,
+        among=among,
+    )
 
 
 def _draw_strong(
@@ -244,10 +317,31 @@ def _draw_strong(
     )
 
 
-def _backward(losses: Mapping[str, Tensor]) -> None:
-    """Backpropagate the sum of the losses that share a forward pass, which frees its memory."""
-    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+def _accumulate(
+    losses_of: Callable[[slice], dict[str, Tensor]], batch: Batch, config: TrainConfig
+) -> dict[str, Tensor]:
+    """Go forward and back over the micro-batches; return the sums of their losses, detached."""
+    size = config.micro_batch_size or len(batch)
+    totals: dict[str, Tensor] = {}
+    for start in range(0, len(batch), size):
+        with _autocast(config, batch):
+            losses = losses_of(slice(start, start + size))
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        for name, loss in losses.items():
+            totals[name] = totals[name] + loss.detach() if name in totals else loss.detach()
+    return totals
 
 
-def _detached(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: loss.detach() for name, loss in losses.items()}
+def _autocast(config: TrainConfig, batch: Batch) -> torch.autocast:
+    """Let matrix products run in bfloat16, if they shall; losses ask for float32 themselves."""
+    return torch.autocast(
+        batch.source_image.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
+    )
+
+
+def _scaled(losses: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
+    return {name: factor * loss for name, loss in losses.items()}
+
+
+def _part(features: Mapping[str, Tensor], part: slice) -> dict[str, Tensor]:
+    return {level: maps[part] for level, maps in features.items()}

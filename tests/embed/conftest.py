@@ -21,6 +21,12 @@ def embed_config() -> EmbedConfig:
         batch_tiles=4,
         device="cpu",
         precision="float32",
+        compile=False,
+        on_bad_image="fail",
+        executor="serial",
+        workers=None,
+        scheduler=None,
+        threads=1,
     )
 
 

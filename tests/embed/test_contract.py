@@ -16,7 +16,8 @@ from torch import nn
 
 from stages.embed.architectures import ARCHITECTURES
 from stages.embed.config import EmbedConfig, Level
-from stages.embed.teacher import PREFIX, draw_encoder
+from stages.embed.teacher import draw_encoder
+from stages.embed.weights import PREFIX
 from store.read import FeatureReader
 from tests.embed.world import World
 

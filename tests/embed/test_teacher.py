@@ -15,13 +15,13 @@ from torch import Tensor
 from stages.embed.architectures import ARCHITECTURES, ArchitectureName
 from stages.embed.config import EmbedConfig
 from stages.embed.teacher import (
-    PREFIX,
     Teacher,
     build_encoder,
     draw_encoder,
     load_encoder,
     load_teacher,
 )
+from stages.embed.weights import PREFIX
 from store.errors import CheckpointError, ConfigError
 
 TINY = ARCHITECTURES["tiny"]
@@ -67,6 +67,23 @@ def test_bfloat16_agrees_to_its_precision(embed_config: EmbedConfig) -> None:
     coarse = load_teacher(embed_config.model_copy(update={"precision": "bfloat16"})).encode(tiles)
     error = (exact - coarse).norm() / exact.norm()
     assert 0 < error < 0.02
+
+
+def test_float16_on_the_cpu_is_refused_in_one_line(embed_config: EmbedConfig) -> None:
+    with pytest.raises(ConfigError, match=r"float16 needs a GPU; .* bfloat16 or float32$"):
+        load_teacher(embed_config.model_copy(update={"precision": "float16"}))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # torch's own
+def test_a_compiled_encoder_computes_the_same(embed_config: EmbedConfig) -> None:
+    tiles = torch.randn(3, 3, 256, 256)
+    compiled = load_teacher(embed_config.model_copy(update={"compile": True}))
+    plain = load_teacher(embed_config)
+    for count in (3, 1, 2):  # the last batch of a shard may be shorter
+        torch.testing.assert_close(
+            compiled.encode(tiles[:count]), plain.encode(tiles[:count]), rtol=0, atol=2e-5
+        )
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 512, 512), (1, 3, 240, 256), (1, 3, 16, 16)])

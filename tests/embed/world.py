@@ -1,7 +1,8 @@
 """A folder of images with a manifest, and the stage run over it."""
 
 import hashlib
-from dataclasses import dataclass, field
+import shutil
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stages.embed.config import EmbedConfig
-from stages.embed.stage import EmbedResult, Progress, run
+from stages.embed.stage import EmbedResult, Progress, Step, run
 from stages.prepare.geometry import Size, working_size
 from stages.prepare.labels import CAMVID_11
 from stages.prepare.manifest import ImageRecord, Manifest
@@ -39,6 +40,7 @@ class World:
     config: EmbedConfig
     shard_images: int = 2
     records: dict[str, ImageRecord] = field(default_factory=dict)
+    codec: str = "float16"
 
     @property
     def store_url(self) -> Path:
@@ -74,7 +76,17 @@ class World:
         )
         return picture
 
-    def run(self, progress: Progress = silent, **changes: Any) -> EmbedResult:  # noqa: ANN401
+    def twin(self, folder: Path) -> "World":
+        """The same images elsewhere, not embedded yet."""
+        shutil.copytree(self.folder / "images", folder / "images")
+        return replace(self, folder=folder, records=dict(self.records))
+
+    def run(
+        self,
+        progress: Progress = silent,
+        step: Step = "all",
+        **changes: Any,  # noqa: ANN401
+    ) -> EmbedResult:
         """Run the stage with changed keys of the config."""
         return run(
             self.config.model_copy(update=changes),
@@ -82,9 +94,10 @@ class World:
             roots={"source": self.folder / "images"},
             store_url=self.store_url,
             shard_images=self.shard_images,
-            codec="float16",
+            codec=self.codec,
             index_path=self.index_path,
             progress=progress,
+            step=step,
         )
 
     def features(self) -> dict[str, bytes]:

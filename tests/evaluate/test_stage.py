@@ -142,6 +142,9 @@ def test_metrics_json_holds_the_scores_of_the_whole_split(world: World) -> None:
         "mean_accuracy": 50.0,
         "images": 2,
         "teacher_trained": False,
+        "student": sha256_of_file(world.student / "model.safetensors")[:12],
+        "domain": "target",
+        "split": "val",
         "iou": {"road": 71.43, "sky": 0.0, "car": None},
     }
     assert result.metrics_file == world.out / "metrics.json"

@@ -1,9 +1,13 @@
 """Key lists of the full official models against ours, name by name and shape by shape."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
+from stages.prepare.labels import CITYSCAPES_19
 from stages.train.model.backbone import BACKBONES, build_backbone
+from stages.train.model.foreign import read_foreign
 from stages.train.model.head import DAFormerHead
 from stages.train.model.official import export_official, import_official
 from tests.parity.cases import Reference
@@ -33,3 +37,22 @@ def test_the_daformer_head_has_the_official_tensors(reference: Reference) -> Non
         head = DAFormerHead(BACKBONES["mit_b5"].widths, channels, channels, classes, dropout=0.1)
     network = nn.ModuleDict({"head": head})
     assert_same_layout(network, {f"decode_head.{name}": shape for name, shape in keys.items()})
+
+
+def test_a_checkpoint_of_all_official_tensors_imports_without_a_fault(
+    reference: Reference, tmp_path: Path
+) -> None:
+    backbone = reference.json("mit_b5_keys")
+    head = reference.json("daformer_head_full_keys")
+    shapes = {
+        **{f"model.backbone.{name}": shape for name, shape in backbone.items()},
+        **{f"model.decode_head.{name}": shape for name, shape in head.items()},
+    }
+    state = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}  # few bytes
+    torch.save({"meta": {}, "state_dict": state}, tmp_path / "latest.pth")
+    foreign = read_foreign(tmp_path / "latest.pth", classes=CITYSCAPES_19)
+    assert foreign.faults == foreign.missing == foreign.unexpected == ()
+    assert foreign.loaded == len(shapes)
+    config = foreign.config
+    assert (config.backbone, config.head, config.head_channels) == ("mit_b5", "daformer", 256)
+    assert not any(tensor.any() for tensor in foreign.student.state_dict().values())

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from stages.embed.architectures import ARCHITECTURES, NORM_EPS, Architecture, ArchitectureName
 from stages.embed.task import tile_input
-from stages.embed.teacher import PREFIX, Teacher, build_encoder, load_encoder
+from stages.embed.teacher import Teacher, build_encoder, load_encoder
 from stages.embed.tiling import plan_tiles
+from stages.embed.weights import PREFIX
 from stages.prepare.geometry import fit_size, working_size
 from stages.prepare.pixels import MEAN, STD
 from tests.parity.cases import Case, Reference, assert_close

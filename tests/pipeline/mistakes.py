@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from stages.embed.architectures import ARCHITECTURES
-from stages.embed.teacher import PREFIX, draw_encoder
+from stages.embed.teacher import draw_encoder
+from stages.embed.weights import PREFIX
 from stages.train.model.official import export_official
 from stages.train.model.saved import load_student
 from tests.pipeline.workplace import change_params, demand, shard, ssr, stored, the_store

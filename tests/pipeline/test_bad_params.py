@@ -190,8 +190,8 @@ CASES = [
     ),
     Case(
         "store at an address",
-        "embed -S store.url=s3://bucket/features",
-        ("store.url: s3://bucket/features is no folder",),
+        "embed -S store.url=gs://bucket/features",
+        ("store.url: gs://bucket/features is neither a folder nor s3://",),
     ),
     # --set
     Case("set without a value", "train -S train.seed", ("--set train.seed", "section.key=value")),

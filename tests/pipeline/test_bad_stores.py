@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from store.lock import writer_lock
+from store.lease import WHOLE, writer_lease
+from store.url import files_at
 from tests.pipeline.mistakes import (
     Case,
     assert_one_line_and_nothing_lost,
@@ -148,7 +149,7 @@ CASES = [
     Case(
         "bits of a shard flipped",
         "train -S train.seed=1",
-        ("data/features/target/", "damaged", "delete the shard file", "ssr embed"),
+        ("data/features/target/", "damaged", "ssr verify", "--repair"),
         flip_bits_of_the_target,
     ),
     Case(
@@ -200,7 +201,7 @@ def test_a_store_that_cannot_be_used_is_one_line(case: Case, photos: Path) -> No
 
 def test_a_second_writer_is_refused_and_the_first_keeps_its_store(photos: Path) -> None:
     before = stored(photos)
-    with writer_lock(the_store("target") / "ledger", "the store"):
+    with writer_lease(files_at(the_store("target")), WHOLE):
         assert_refused("embed", "data/features/target/", f"process {os.getpid()}", "wait for it")
     assert before.items() <= stored(photos).items()
     demand("embed")

@@ -150,7 +150,7 @@ CASES = [
     Case(
         "inspect of a damaged shard",
         "inspect --recompute STORE",
-        ("c.0.0.0.0", "damaged", "delete it", "ssr embed"),
+        ("data/features/source/", "damaged", "ssr verify", "--repair"),
         lambda: flip_bits(shard("source", 0)),
     ),
 ]

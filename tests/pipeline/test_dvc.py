@@ -9,7 +9,8 @@ from ruamel.yaml import YAML
 
 from pipeline.files import INDEX, MANIFEST, RUN, START
 from pipeline.params import Params
-from stages.train.tracking import COLUMNS
+from stages.train.health import HEALTH_COLUMNS
+from stages.train.tracking import COLUMNS, VALIDATION_COLUMNS
 from store.index import Index
 from tests.pipeline.repository import Repro, demand_repro, make_repository, repro
 from tests.pipeline.workplace import (
@@ -76,7 +77,8 @@ def test_dvc_knows_the_files_that_the_pipeline_knows() -> None:
         for entry in stage.get(kind, ())
         for path in (entry if isinstance(entry, dict) else [entry])
     }
-    results = ("student", "pictures", "metrics.json", "curves.csv", "per_class.csv")
+    curves = ("curves.csv", "health.csv", "validation.csv")
+    results = ("student", "pictures", "metrics.json", *curves, "per_class.csv")
     inputs = (MANIFEST, INDEX, START)
     assert declared == {*map(str, inputs), *(str(RUN / name) for name in results)}
     for stage in stages.values():
@@ -86,8 +88,22 @@ def test_dvc_knows_the_files_that_the_pipeline_knows() -> None:
 
 
 def test_dvc_plots_columns_that_there_are() -> None:
-    (curves,) = (plot["runs/curves.csv"] for plot in DVC["plots"] if "runs/curves.csv" in plot)
-    assert {curves["x"], *curves["y"]} <= set(COLUMNS)
+    columns = {
+        "runs/curves.csv": COLUMNS,
+        "runs/health.csv": HEALTH_COLUMNS,
+        "runs/validation.csv": VALIDATION_COLUMNS,
+        "runs/per_class.csv": ("class", "iou", "accuracy"),
+    }
+    seen = set()
+    for plot in DVC["plots"]:
+        for name, axes in plot.items():
+            for axis in (axes["x"], axes["y"]):
+                of_file = axis if isinstance(axis, dict) else {name: axis}
+                for file, wanted in of_file.items():
+                    names = [wanted] if isinstance(wanted, str) else wanted
+                    assert set(names) <= set(columns[file]), name
+                    seen.add(file)
+    assert seen == set(columns)
 
 
 def test_the_first_repro_runs_everything_without_a_warning(first: tuple[Path, Repro]) -> None:

@@ -39,8 +39,14 @@ def example(command: str) -> list[str]:
 
 
 def test_the_commands_are_the_stages_and_what_goes_with_them() -> None:
-    stages = ["prepare", "embed", "train", "evaluate"]
-    assert list(COMMANDS) == ["init", *stages, "metrics", "inspect"]
+    stages = ["prepare", "plan", "embed", "train", "evaluate"]
+    assert list(COMMANDS) == [
+        "init",
+        *stages,
+        "metrics",
+        *("export", "predict", "import"),
+        *("inspect", "verify", "convert"),
+    ]
 
 
 @pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS)], ids=" ".join)

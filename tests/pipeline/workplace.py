@@ -41,6 +41,7 @@ SMALLEST: Mapping[str, Any] = {
     "train.device": "cpu",
     "train.log_every": 2,
     "train.checkpoint_every": 2,
+    "train.validate_every": 2,
     "evaluate.pictures": 2,
     "evaluate.device": "cpu",
 }
@@ -138,9 +139,9 @@ def add_photos(folder: Path) -> None:
 def stored(folder: Path) -> dict[str, str]:
     """Hash everything that a command could lose: manifest, index, stores, checkpoints, results.
 
-    Left out are two caches, which only save time, and the lock that a writer holds.
+    Left out are two caches, which only save time, and the files that name a writer.
     """
-    spared = {"scan-cache.parquet", ".weights.json", "writer.json"}
+    spared = {"scan-cache.parquet", ".weights.json", "writer.json", "1-of-1.json"}
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for place in ("data", "runs")

@@ -28,6 +28,7 @@ def prepare(tmp_path: Path) -> Prepare:
         config = PrepareConfig.model_validate({"source": source, "target": target})
         arguments: dict[str, Any] = {
             "at_least_px": 32,
+            "skip_bad": False,
             "out": tmp_path / "out" / "manifest.parquet",
             "cache": tmp_path / "out" / "scan.cache",
             "progress": lambda done, total, what: None,

@@ -1,4 +1,7 @@
+import os
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +189,26 @@ def test_of_several_bad_files_the_first_is_named_and_the_rest_counted(
     assert seen == [2, 2]  # what was good is remembered
 
 
+@pytest.mark.parametrize("bad", [IMAGE, "train/labels/a/1.png"])
+def test_bad_images_are_left_out_and_listed_where_that_is_asked_for(
+    prepare: Prepare, own_data: Path, bad: str
+) -> None:
+    sound = prepare(folder_config(own_data)).manifest
+    _truncate(own_data / bad)
+    manifest = prepare(folder_config(own_data), skip_bad=True).manifest
+    assert [*manifest.skipped] == ["source/train/train/images/a/1"]
+    assert bad in manifest.skipped["source/train/train/images/a/1"]
+    assert manifest == replace(sound.without(manifest.skipped), skipped=manifest.skipped)
+    assert Manifest.read(prepare(folder_config(own_data), skip_bad=True).path) == manifest
+
+
+def test_not_every_image_can_be_left_out(prepare: Prepare, own_data: Path) -> None:
+    for path in (own_data / "train" / "images").rglob("*.*"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"prepare\.source has no image to train on that can be"):
+        prepare(folder_config(own_data), skip_bad=True)
+
+
 def test_an_excluded_image_is_left_out(prepare: Prepare, own_data: Path) -> None:
     _truncate(own_data / IMAGE)
     manifest = prepare(folder_config(own_data, exclude=["train/images/a/1"])).manifest
@@ -272,3 +295,10 @@ def test_a_label_that_was_redrawn_with_equal_counts_changes_the_manifest(
         [record.class_pixels for record in result.manifest.records] for result in (after, before)
     )
     assert pixels == pixels_before
+
+
+def test_a_name_that_is_not_utf8_is_an_error(prepare: Prepare, own_data: Path) -> None:
+    for path in (IMAGE, "train/labels/a/1.png"):
+        shutil.copy(own_data / path, (own_data / path).with_name(os.fsdecode(b"\xff.png")))
+    with pytest.raises(DataError, match=r"udcff.* is not UTF-8: rename the file"):
+        prepare(folder_config(own_data))

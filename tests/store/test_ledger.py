@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.ledger import Ledger, Slot, assign_slots
+from store.local import LocalFiles
 from store.spec import ImageEntry
 from tests.store.worlds import SPEC, changed, images, write
 
@@ -48,7 +49,7 @@ def test_a_damaged_entry_vouches_for_nothing(tmp_path: Path, damage: bytes) -> N
     store = tmp_path / SPEC.relative_path
     path = store / "ledger" / "stride8" / "000000.json"
     path.write_bytes(damage)
-    assert Ledger(store).read("stride8", 0) is None
+    assert Ledger(LocalFiles(store)).read("stride8", 0) is None
 
 
 def test_a_half_written_entry_vouches_for_nothing(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_a_half_written_entry_vouches_for_nothing(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for end in range(0, len(whole) - 1, 7):
         path.write_bytes(whole[:end])
-        assert Ledger(store).read("stride8", 0) is None
+        assert Ledger(LocalFiles(store)).read("stride8", 0) is None
 
 
 def test_an_entry_of_another_shard_or_level_vouches_for_nothing(tmp_path: Path) -> None:
@@ -68,5 +69,5 @@ def test_an_entry_of_another_shard_or_level_vouches_for_nothing(tmp_path: Path) 
     entry = (ledger / "stride8" / "000001.json").read_bytes()
     (ledger / "stride8" / "000000.json").write_bytes(entry)
     (ledger / "stride16" / "000001.json").write_bytes(entry)
-    assert Ledger(store).read("stride8", 0) is None
-    assert Ledger(store).read("stride16", 1) is None
+    assert Ledger(LocalFiles(store)).read("stride8", 0) is None
+    assert Ledger(LocalFiles(store)).read("stride16", 1) is None

@@ -17,9 +17,11 @@ from store.errors import (
     StoreMismatchError,
 )
 from store.ledger import Ledger
+from store.local import LocalFiles
 from store.read import FeatureReader
+from store.shard_writer import ShardTask
 from store.spec import ImageEntry
-from store.write import ShardTask, StoreWriter
+from store.write import StoreWriter
 from tests.store.worlds import (
     LEVELS,
     SPEC,
@@ -361,9 +363,9 @@ def test_looking_for_work_in_thousands_of_shards_takes_well_under_a_second(tmp_p
         (task,) = writer.pending()
         given = features(images(1)[0], "stride32", channels=256)
         writer.write_shard(task, {"stride32": {"source/train/000": given}})
-        path = writer.path
+        path = Path(writer.path)
     many = [replace(images(1)[0], image_id=f"image {n}") for n in range(1000)]
-    ledger = Ledger(path)
+    ledger = Ledger(LocalFiles(path))
     entry, statistics = ledger.read("stride32", 0), ledger.statistics("stride32", 0)
     assert entry is not None
     assert statistics is not None

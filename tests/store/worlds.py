@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from s3fs import S3FileSystem
 
 from store.index import StoreEntry
+from store.scale import estimate_scale, scale_sample
+from store.shard_writer import NOTHING, ShardTask
 from store.spec import ImageEntry, StoreSpec, stride_of
-from store.write import ShardTask, StoreWriter
+from store.url import Url, files_at
+from store.write import StoreWriter
 
 SPEC = StoreSpec(
     domain="source",
@@ -50,33 +54,59 @@ def features_of(task: ShardTask) -> Mapping[str, Mapping[str, NDArray[np.float32
 
 
 def write(
-    url: Path,
+    url: Url,
     wanted: Sequence[ImageEntry],
     *,
     levels: Sequence[str] = LEVELS,
     spec: StoreSpec = SPEC,
+    skipped: Mapping[str, str] = NOTHING,
 ) -> tuple[StoreEntry, list[ShardTask]]:
     """Bring a store up to date; also return what had to be written."""
     with StoreWriter(url, spec, wanted, levels) as writer:
+        sample = scale_sample(wanted)
+        writer.fix_scales(
+            {level: estimate_scale(features(i, level) for i in sample) for level in writer.unscaled}
+        )
         tasks = writer.pending()
         for task in tasks:
-            writer.write_shard(task, features_of(task))
+            here = {i.image_id for i in task.images if i is not None} & set(skipped)
+            kept = {
+                level: {name: held for name, held in of_level.items() if name not in here}
+                for level, of_level in features_of(task).items()
+            }
+            writer.write_shard(task, kept, {name: skipped[name] for name in here})
         assert writer.pending() == []
         return writer.finalise(), tasks
 
 
-def files(store: Path) -> dict[str, bytes]:
-    """Every file of a store but the lock."""
-    return {
-        path.relative_to(store).as_posix(): path.read_bytes()
-        for path in sorted(store.rglob("*"))
-        if path.is_file() and path.name != "writer.lock"
-    }
+def files(store: Url) -> dict[str, bytes]:
+    """Every file of a store but those of leases."""
+    if str(store).startswith("s3://"):
+        s3 = S3FileSystem(use_listings_cache=False)
+        held = {name: s3.cat_file(name) for name in sorted(s3.find(str(store)))}
+        start = len(str(store).removeprefix("s3://")) + 1
+        found = {name[start:]: data for name, data in held.items()}
+    else:
+        found = {
+            path.relative_to(store).as_posix(): path.read_bytes()
+            for path in sorted(Path(store).rglob("*"))
+            if path.is_file()
+        }
+    return {name: data for name, data in found.items() if not name.startswith("ledger/leases/")}
+
+
+def flip_a_bit(store: Url, name: str, bit: int) -> None:
+    """Flip one bit of a file, modulo the file's length."""
+    held = files_at(store)
+    data = bytearray(held.read(name))
+    bit %= len(data) * 8
+    data[bit // 8] ^= 1 << bit % 8
+    held.write(name, bytes(data))
 
 
 def modified(store: Path) -> dict[str, int]:
     return {
         path.relative_to(store).as_posix(): path.stat().st_mtime_ns
         for path in store.rglob("*")
-        if path.is_file() and path.name != "writer.lock"
+        if path.is_file() and path.suffix != ".lock"
     }

@@ -49,9 +49,18 @@ EXAMPLE: dict[str, Any] = {
         "power": 1.0,
     },
     "device": "cpu",
+    "sync_batch_norm": False,
+    "precision": "float32",
+    "channels_last": False,
+    "compile": False,
+    "activation_checkpointing": False,
+    "micro_batch_size": None,
+    "threads": 1,
     "workers": 0,
+    "prefetch": 2,
     "log_every": 2,
     "checkpoint_every": 1,
+    "validate_every": 0,
 }
 
 

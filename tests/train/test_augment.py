@@ -4,6 +4,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
+from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
 from stages.train.adaptation.augment import (
@@ -13,6 +14,7 @@ from stages.train.adaptation.augment import (
     StrongDraw,
     augment,
     blur,
+    blur_side,
     denormalise,
     draw_jitter,
     draw_strong,
@@ -108,6 +110,14 @@ def test_each_draw_acts_on_its_image_alone() -> None:
         assert torch.equal(together[index : index + 1], augment(images[index : index + 1], [draw]))
 
 
+@pytest.mark.parametrize("per_image", [True, False])
+def test_draws_of_some_images_treat_them_as_those_of_all_do(per_image: bool) -> None:
+    images, rows = random_images(4), slice(2, 4)
+    for each in draws(8, 4, per_image):
+        some = each[rows] if per_image else [draw.of(rows) for draw in each]
+        assert torch.equal(augment(images[rows], some), augment(images, each)[rows])
+
+
 def test_without_jitter_and_blur_images_stay_as_they_are() -> None:
     images = random_images(2)
     assert torch.equal(augment(images, [StrongDraw(None, None)]), images)
@@ -155,3 +165,11 @@ def test_blur_mirrors_the_image_at_its_border_without_doubling_the_edge() -> Non
     assert blur(line, 0.6)[0, 0, 20, 0].item() == pytest.approx(
         2 * np.exp(-1 / 0.72) / (1 + 2 * np.exp(-1 / 0.72)), rel=1e-2
     )
+
+
+@pytest.mark.parametrize("sigma_px", [0.15, 0.6, 1.15])
+def test_two_short_blurs_are_the_one_of_51_by_51_taps(sigma_px: float) -> None:
+    image = torch.randn(1, 3, 512, 64, generator=torch.Generator().manual_seed(0))
+    kernel_px, sigmas_px = (blur_side(512), blur_side(64)), (sigma_px, sigma_px)
+    official = gaussian_blur2d(image, kernel_px, sigmas_px, "reflect", separable=False)
+    torch.testing.assert_close(blur(image, sigma_px), official, atol=3e-6, rtol=0)

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import random
 import signal
@@ -30,9 +31,11 @@ SETTINGS: dict[str, Any] = {
     "masking": {"block_px": 16, "ratio": 0.5, "weight": 1.0},
 }
 
+LOADING = "in the middle of a checkpoint, with loader processes"
 KILLS: dict[str, tuple[str, int, int | None]] = {
     "between an update and its checkpoint": ("update", 4, 2),
     "in the middle of a checkpoint": ("save", 2, 2),
+    LOADING: ("save", 2, 2),
     "before the first checkpoint takes its place": ("before checkpoint.pt", 1, None),
     "between curves and checkpoint": ("after curves.csv", 2, 4),
     "between the student's weights and its card": ("after model.safetensors", 1, 6),
@@ -187,6 +190,15 @@ def test_a_killed_run_ends_in_the_bits_of_an_undisturbed_one(killed: Path, name:
     assert_same(results(killed / name), results(killed / "undisturbed"))
 
 
+def test_loader_processes_end_with_a_killed_run(killed: Path) -> None:
+    loaders = (killed / LOADING / "loaders").read_text().split()
+    assert len(loaders) == 2
+    deadline = time.monotonic() + 10
+    while any(Path("/proc", pid).exists() for pid in loaders):
+        assert time.monotonic() < deadline, loaders
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 def test_kills_at_twenty_random_moments_end_in_the_same_bits(world: World, tmp_path: Path) -> None:
     out = in_new_process("kill_at_random", world, tmp_path)
@@ -215,8 +227,8 @@ def kill_at_events(world: str, out: str) -> None:
         folder = Path(out) / name
 
         def doomed(folder: Path = folder, event: str = event, count: int = count) -> None:
-            kill_at(event, count)
-            train(world, folder)
+            kill_at(folder, event, count)
+            train(world, folder, workers=2 * (folder.name == LOADING))
 
         assert fork(doomed) == -signal.SIGKILL
         assert fork(lambda folder=folder: train(world, folder)) == 0  # type: ignore[misc]
@@ -241,8 +253,8 @@ def settle() -> None:
     os.fsync = lambda fd: None
 
 
-def train(world: str, out: Path) -> None:
-    result = World(Path(world)).run(out, **SETTINGS)
+def train(world: str, out: Path, workers: int = 0) -> None:
+    result = World(Path(world)).run(out, **SETTINGS, workers=workers)
     (out / "resumed").write_text(str(result.fit.resumed_from))
 
 
@@ -262,7 +274,7 @@ def fork(work: Callable[[], None], seconds: float | None = None) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def kill_at(event: str, count: int) -> None:
+def kill_at(folder: Path, event: str, count: int) -> None:
     """Arrange that this process kills itself when an event happens the given time."""
     left = count
 
@@ -270,6 +282,8 @@ def kill_at(event: str, count: int) -> None:
         nonlocal left
         left -= what == event
         if left == 0:
+            loaders = [process.pid for process in multiprocessing.active_children()]
+            (folder / "loaders").write_text(" ".join(map(str, loaders)))
             os.kill(os.getpid(), signal.SIGKILL)
 
     replace, step, save = Path.replace, torch.optim.AdamW.step, torch.save

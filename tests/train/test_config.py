@@ -49,6 +49,12 @@ def sections() -> list[type[BaseModel]]:
         ({"feature_distance": {**FEATURE_DISTANCE, "classes": []}}, "feature_distance.classes"),
         ({"optimizer": {"lr": 0.0}}, "optimizer.lr"),
         ({"optimizer": {"warmup_ratio": 0.0}}, "optimizer.warmup_ratio"),
+        ({"precision": "float16"}, "precision"),
+        ({"micro_batch_size": 0}, "micro_batch_size"),
+        ({"batch_size": 4, "micro_batch_size": 3}, "is no divisor of batch_size 4"),
+        ({"compile": True, "activation_checkpointing": True}, "chooses itself"),
+        ({"threads": 0}, "threads"),
+        ({"prefetch": 0}, "prefetch"),
         ({"self_training": None}, "there are no mixed images"),
         (
             {"self_training": None, "regularizer": {"on": []}, "masking": MASKING},

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stages.train.config import TrainConfig
-from stages.train.fit import fit
+from stages.train.fit import Watching, fit
 from stages.train.optimizer import learning_rate
 from store.errors import TrainingError
 from tests.train.example import train_config
@@ -39,7 +39,8 @@ def test_ten_steps_and_ten_more_are_twenty_steps_bit_for_bit(
     assert world.run(tmp_path / "straight", **changes).fit.resumed_from is None
     with pytest.raises(KeyboardInterrupt):
         world.run(tmp_path / "resumed", interrupt, **changes)
-    resumed = world.run(tmp_path / "resumed", **{**changes, "workers": workers})
+    cheaper = {"workers": workers, "prefetch": 3, "activation_checkpointing": True}
+    resumed = world.run(tmp_path / "resumed", **{**changes, **cheaper})
     assert resumed.fit.resumed_from == 10
     straight = results(tmp_path / "straight")
     assert straight["checkpoint"]["iteration"] == 20
@@ -155,7 +156,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(world: World, tmp_pat
             device=cpu,
             folder=tmp_path,
             fingerprint="f",
-            progress=remember,
+            watching=Watching(remember),
         )
     message = str(caught.value)
     assert message.startswith("iteration 1: a loss is not finite (clean ")
@@ -168,6 +169,26 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(world: World, tmp_pat
     assert_same({name: value.detach() for name, value in learned.items()}, after_first)
     fresh = training_state(config, seed=2)
     assert fresh.load(tmp_path / "checkpoint.pt", fingerprint="f", device=cpu) == 1
+
+
+def test_a_loss_that_is_not_finite_is_told_at_the_next_row_and_its_weights_are_never_saved(
+    world: World, tmp_path: Path
+) -> None:
+    changes = {"log_every": 3, "checkpoint_every": 2, "iterations": 6}
+    config = TrainConfig.model_validate(exploding().model_dump() | changes)
+    calls = []
+    with pytest.raises(TrainingError, match="iteration 1: "):
+        world.train(config, tmp_path, lambda *call: calls.append(call))
+    assert [done for done, *_ in calls] == [1]  # the checkpoint of the second iteration noticed
+    assert not (tmp_path / "checkpoint.pt").exists()
+    assert not (tmp_path / "curves.csv").exists()
+
+
+def test_training_computes_with_the_threads_that_it_is_given(world: World, tmp_path: Path) -> None:
+    found: set[int] = set()
+    world.run(tmp_path, lambda *_: found.add(torch.get_num_threads()), threads=2, iterations=1)
+    assert found == {2}
+    assert torch.get_num_threads() == 1
 
 
 def test_no_student_is_saved_where_training_failed(world: World, tmp_path: Path) -> None:

@@ -88,3 +88,18 @@ def test_mlp_head_starts_as_the_other_one() -> None:
     dropout = head.get_submodule("dropout")
     assert isinstance(dropout, nn.Dropout)
     assert dropout.p == 0.1
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_maps_lie_in_memory_as_the_weights_do(layout: torch.memory_format) -> None:
+    with seeded(0):
+        head = DAFormerHead([4, 4], 8, 16, 2, dropout=0.0)
+    head.to(memory_format=layout)  # type: ignore[call-overload]
+    seen: list[torch.Tensor] = []
+    for branch in head.aspp:
+        branch.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
+    for strides in (torch.contiguous_format, torch.channels_last):
+        maps = [torch.randn(2, 4, 8, 8), torch.randn(2, 4, 4, 4)]
+        head([map_.contiguous(memory_format=strides) for map_ in maps])
+    assert len(seen) == 8
+    assert all(map_.is_contiguous(memory_format=layout) for map_ in seen)

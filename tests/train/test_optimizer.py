@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import pytest
 import torch
 
@@ -115,3 +117,34 @@ def test_state_survives_saving_with_names_and_factors(student: Student) -> None:
     other.load_state_dict(optimizer.state_dict())
     set_learning_rate(other, 1.0)
     assert [group["lr"] for group in other.param_groups] == [1.0, 1.0, 10.0]
+
+
+def test_the_fused_update_is_that_of_the_plain_one(student: Student) -> None:
+    """Fused changes the order of roundings alone."""
+    results = []
+    for fused in (True, False):
+        copy = deepcopy(student)
+        optimizer = build_optimizer(copy, None, CONFIG)
+        assert all(group["fused"] for group in optimizer.param_groups)
+        if not fused:
+            for group in optimizer.param_groups:
+                group.update(fused=False, foreach=False)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(5):
+            for parameter in copy.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.step()
+        results.append([parameter.detach() for parameter in copy.parameters()])
+    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-8)
+
+
+def test_an_update_is_skipped_where_the_device_says_so(student: Student) -> None:
+    copy = deepcopy(student)
+    optimizer = build_optimizer(copy, None, CONFIG)
+    before = deepcopy(copy.state_dict())
+    for parameter in copy.parameters():
+        parameter.grad = torch.full_like(parameter, torch.nan)
+    optimizer.found_inf = torch.tensor(1.0)  # type: ignore[attr-defined]
+    optimizer.step()
+    assert all(torch.equal(before[name], value) for name, value in copy.state_dict().items())
+    assert all(float(state["step"]) == 0 for state in optimizer.state.values())

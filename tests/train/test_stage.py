@@ -138,7 +138,9 @@ def test_the_saved_student_is_the_trained_one_without_any_trace_of_the_regularis
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "checkpoint.pt",
         "curves.csv",
+        "health.csv",
         "student",
+        "validation.csv",
         "writer.lock",
     ]
     weights = saved_weights(tmp_path)

@@ -15,9 +15,11 @@ from stages.train.optimizer import build_optimizer
 from stages.train.step import (
     Draws,
     ImageNetReference,
+    Mixed,
     Models,
     StepResult,
     draw_step,
+    mix_stored,
     train_step,
     without_noise,
 )
@@ -300,20 +302,21 @@ def test_teacher_features_are_mixed_by_the_mask_of_the_images() -> None:
     config = train_config()
     batch, seen = batch_of(), []
 
-    def mixer(
-        mask: Tensor, source: Mapping[str, Tensor], target: Mapping[str, Tensor]
-    ) -> Mapping[str, Tensor]:
-        seen.append((mask, source, target))
-        return source
+    def mixer(mixed: Mixed, batch: Batch) -> Mapping[str, Tensor]:
+        seen.append((mixed, batch))
+        return mix_stored(mixed, batch)
 
-    result = train_step(
-        models_for(config), batch, plain_draws(), config=config, iteration=0, mixer=mixer
-    )
-    [(mask, source, target)] = seen
+    draws = plain_draws()
+    result = train_step(models_for(config), batch, draws, config=config, iteration=0, mixer=mixer)
+    [(mixed, given)] = seen
     assert result.mixed is not None
-    assert mask is result.mixed.mask
-    assert source is batch.source_features
-    assert target is batch.target_features
+    assert mixed is result.mixed
+    assert given is batch
+    share = mixed.mask.float().unfold(2, 8, 8).unfold(3, 8, 8).mean((-1, -2))
+    torch.testing.assert_close(
+        mix_stored(mixed, batch)["stride8"],
+        share * batch.source_features["stride8"] + (1 - share) * batch.target_features["stride8"],
+    )
 
 
 def test_features_of_the_target_matter_to_the_enhanced_mixed_pass_alone() -> None:

@@ -21,7 +21,7 @@ def filled() -> Curves:
 
 
 def test_rows_are_averages_over_the_iterations_that_computed_a_value(tmp_path: Path) -> None:
-    filled().write(tmp_path / "curves.csv")
+    filled().write(tmp_path)
     assert (tmp_path / "curves.csv").read_text() == (
         "iteration,lr,clean,enhanced_source,feature_distance,mix,enhanced_mix,masked,confidence\n"
         "2,0.5,1.5,,,5,,,\n"
@@ -57,7 +57,7 @@ def test_a_late_iteration_keeps_all_its_digits(tmp_path: Path) -> None:
     curves = Curves()
     curves.add({"clean": torch.tensor(1.23456789)})
     curves.close_row(iteration=1_234_567, lr=6e-5 / 7)
-    curves.write(tmp_path / "curves.csv")
+    curves.write(tmp_path)
     [row] = csv.DictReader((tmp_path / "curves.csv").read_text().splitlines())
     assert row["iteration"] == "1234567"
     assert float(row["lr"]) == pytest.approx(6e-5 / 7, rel=1e-5)

@@ -26,11 +26,14 @@ from stages.train.fit import Progress
 from stages.train.model.regularizer import Regularizer
 from stages.train.model.student import build_student, seeded
 from stages.train.optimizer import build_optimizer
+from stages.train.ranks import ALONE, Ranks
 from stages.train.stage import TrainResult
 from stages.train.step import ImageNetReference, Models, without_noise
 from stages.train.tracking import Curves
+from stages.train.validation import Validation
 from store.index import Index, StoreEntry
 from store.read import FeatureReader
+from store.shard_writer import NOTHING
 from store.spec import ImageEntry, StoreSpec
 from tests.store import worlds as stores
 from tests.train.example import train_config
@@ -85,6 +88,7 @@ class World:
         prepare.run(
             PrepareConfig.model_validate({"source": source, "target": dusk if target else None}),
             at_least_px=64,
+            skip_bad=False,
             out=self.manifest_path,
             cache=self.folder / "scan.parquet",
             progress=silent,
@@ -95,15 +99,20 @@ class World:
         domains: Sequence[Domain] = DOMAINS,
         levels: Sequence[str] = LEVELS,
         teachers: Mapping[str, Mapping[str, Any]] | None = None,
+        skipped: Mapping[str, str] = NOTHING,
     ) -> None:
         """Write stores of random features, and the index; by `teachers` one per domain."""
         entries: dict[str, StoreEntry] = {
-            d: self._embed(d, levels, (teachers or {}).get(d, TEACHER)) for d in domains
+            d: self._embed(d, levels, (teachers or {}).get(d, TEACHER), skipped) for d in domains
         }
         Index(stores=entries).write(self.index_path)
 
     def _embed(
-        self, domain: Domain, levels: Sequence[str], teacher: Mapping[str, Any]
+        self,
+        domain: Domain,
+        levels: Sequence[str],
+        teacher: Mapping[str, Any],
+        skipped: Mapping[str, str],
     ) -> StoreEntry:
         images = [entry_of(record) for record in self.records(domain)]
         heights, widths = zip(*(image.working_size_px for image in images), strict=True)
@@ -115,7 +124,7 @@ class World:
             codec="float16",
             provenance={"teacher": dict(teacher)},
         )
-        return stores.write(self.store_url, images, levels=levels, spec=spec)[0]
+        return stores.write(self.store_url, images, levels=levels, spec=spec, skipped=skipped)[0]
 
     def store(self, domain: Domain) -> Path:
         """Folder of the domain's store that the index names."""
@@ -125,7 +134,16 @@ class World:
         """Train with changed keys of the example."""
         return self.train(train_config(**changes), out, progress)
 
-    def train(self, config: TrainConfig, out: Path, progress: Progress = silent) -> TrainResult:
+    def train(
+        self,
+        config: TrainConfig,
+        out: Path,
+        progress: Progress = silent,
+        *,
+        validation: Validation | None = None,
+        fresh: bool = False,
+        ranks: Ranks = ALONE,
+    ) -> TrainResult:
         return stage.run(
             config,
             manifest_path=self.manifest_path,
@@ -134,6 +152,9 @@ class World:
             index_path=self.index_path,
             out=out,
             progress=progress,
+            validation=validation,
+            fresh=fresh,
+            ranks=ranks,
         )
 
     def crops(self, config: TrainConfig, domains: Sequence[Domain] = DOMAINS) -> TrainingCrops:
@@ -182,7 +203,13 @@ def training_state(config: TrainConfig, *, seed: int, imagenet: bool = False) ->
 
 def results(out: Path) -> dict[str, Any]:
     """All that a run leaves behind, for `assert_same`."""
-    names = ("curves.csv", "student/model.safetensors", "student/config.json")
+    names = (
+        "curves.csv",
+        "health.csv",
+        "validation.csv",
+        "student/model.safetensors",
+        "student/config.json",
+    )
     files: dict[str, Any] = {name: (out / name).read_bytes() for name in names}
     return files | {"checkpoint": torch.load(out / "checkpoint.pt", weights_only=True)}
 

@@ -13,7 +13,8 @@ from store.errors import DataError
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what)."""
 
-_IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+"""Endings of image files, in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,8 @@ def images_under(root: Path, folder: str) -> list[str]:
         DataError: The folder is missing, holds no image, or holds other files.
     """
     require_folder(root / folder)
-    files = sorted(_visible_files(root, folder))
-    strange = [file for file in files if not file.lower().endswith(_IMAGE_SUFFIXES)]
+    files = sorted(visible_files(root, folder))
+    strange = [file for file in files if not file.lower().endswith(IMAGE_SUFFIXES)]
     if strange:
         more = f" (and {len(strange) - 1} more like it)" if len(strange) > 1 else ""
         raise DataError(
@@ -68,7 +69,12 @@ def images_under(root: Path, folder: str) -> list[str]:
     return files
 
 
-def _visible_files(root: Path, folder: str) -> Iterator[str]:
+def visible_files(root: Path, folder: str) -> Iterator[str]:
+    """Walk through a folder and its subfolders, hidden ones left out; paths relative to the root.
+
+    Raises:
+        DataError: A folder cannot be listed.
+    """
     for place, subfolders, names in os.walk(root / folder, onerror=_refuse, followlinks=True):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         here = PurePosixPath(Path(place).relative_to(root))

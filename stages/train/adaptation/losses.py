@@ -69,6 +69,20 @@ def downscale_label(label: Tensor, cell_px: int, num_classes: int, min_share: fl
     return prevailing.where(keep, IGNORE)
 
 
+def cells_of(
+    label: Tensor,
+    cell_px: int,
+    *,
+    num_classes: int,
+    classes: Sequence[int],
+    min_share: float,
+) -> Tensor:
+    """Mark the cells in which one of `classes` prevails, (B, h, w) bool; see `downscale_label`."""
+    wanted = torch.tensor(classes).to(label.device, non_blocking=True)
+    prevailing = downscale_label(label, cell_px, num_classes, min_share)
+    return (prevailing.unsqueeze(-1) == wanted).any(dim=-1)
+
+
 def feature_distance(
     student: Tensor,
     imagenet: Tensor,
@@ -77,6 +91,7 @@ def feature_distance(
     num_classes: int,
     classes: Sequence[int] | None,
     min_share: float,
+    among: Tensor | None = None,
 ) -> Tensor:
     """Average the distance to ImageNet features over the cells that show the given classes.
 
@@ -90,6 +105,8 @@ def feature_distance(
         num_classes: K.
         classes: Class ids that count; None takes all cells, whatever they show.
         min_share: Share of a cell that its class must fill to count.
+        among: Number of cells to divide by, 0-d: of the whole batch where this is a part of it;
+            None counts those of the classes.
 
     Returns:
         Mean L2 norm over channels, a 0-d tensor; its gradient is 0 where the distance is.
@@ -104,7 +121,6 @@ def feature_distance(
         raise ValueError(
             f"a label of {height}x{width} px is no multiple of features {tuple(student.shape)}"
         )
-    wanted = torch.tensor(classes).to(label.device, non_blocking=True)
-    prevailing = downscale_label(label, cell_px, num_classes, min_share)
-    chosen = (prevailing.unsqueeze(-1) == wanted).any(dim=-1)  # (B, h, w)
-    return distance.where(chosen, 0).sum() / chosen.sum().clamp(min=1)
+    chosen = cells_of(label, cell_px, num_classes=num_classes, classes=classes, min_share=min_share)
+    count = chosen.sum() if among is None else among
+    return distance.where(chosen, 0).sum() / count.clamp(min=1)

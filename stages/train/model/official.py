@@ -64,7 +64,7 @@ def official_to_ours(name: str) -> tuple[str, ...]:
     return tuple(
         f"{ours.format(**indices)}.{leaf}"
         for official, ours in _RULES
-        if (indices := _indices(official, stem)) is not None
+        if (indices := indices_in(official, stem)) is not None
     )
 
 
@@ -72,7 +72,7 @@ def ours_to_official(name: str) -> str | None:
     """Translate a tensor name of ours; None where the official code has no such tensor."""
     stem, _, leaf = name.rpartition(".")
     for official, ours in _RULES:
-        if (indices := _indices(ours, stem)) is not None:
+        if (indices := indices_in(ours, stem)) is not None:
             return f"{official.format(**indices)}.{leaf}"
     return None
 
@@ -118,8 +118,8 @@ def export_official(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return exported
 
 
-def _indices(template: str, stem: str) -> dict[str, int] | None:
-    """Stage and block numbers of a name that follows the template, or None."""
+def indices_in(template: str, stem: str) -> dict[str, int] | None:
+    """Read stage and block numbers out of a name that follows the template; None of another."""
     found = _pattern(template).fullmatch(stem)
     if found is None:
         return None

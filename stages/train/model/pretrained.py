@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,8 +75,18 @@ def _fill(module: nn.Module, path: Path, prefixes: Collection[str]) -> None:
     module.load_state_dict(tensors)
 
 
-def _read_official(path: Path) -> dict[str, Tensor]:
-    """Read a file's student and regulariser under their official names, `backbone.*` and so on."""
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """Read a PyTorch weight file; one that could run code is refused.
+
+    Args:
+        path: A table of tensors, or an mmcv checkpoint, which has one as its `state_dict`.
+
+    Returns:
+        The tensors on the CPU under their names in the file, and mmcv's `meta`, empty without.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged or holds something else.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; download it or correct the path")
     try:
@@ -84,10 +95,18 @@ def _read_official(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} is damaged or no PyTorch weight file; get it again ({type(error).__name__})"
         ) from error
+    meta: Any = {}
     if isinstance(content, dict):
+        meta = content.get("meta", {})
         content = content.get("state_dict", content)
     if not isinstance(content, dict) or not all(map(torch.is_tensor, content.values())):
         raise CheckpointError(f"{path} holds no table of tensors; give a file of network weights")
+    return content, meta if isinstance(meta, dict) else {}
+
+
+def _read_official(path: Path) -> dict[str, Tensor]:
+    """Read a file's student and regulariser under their official names, `backbone.*` and so on."""
+    content, _ = read_tensors(path)
     if any(name.startswith("model.backbone.") for name in content):  # a whole training
         return {name.removeprefix("model."): tensor for name, tensor in content.items()}
     if any(name.startswith("backbone.") for name in content):  # an mmseg model

@@ -1,7 +1,13 @@
-"""A student on disk: `model.safetensors` and a `config.json` that says what it is."""
+"""A student on disk: `model.safetensors` and a `config.json` that says what it is.
+
+The folder may be a plain transformers one as well (`layout="segformer"`): then the tensors have
+the names that `SegformerForSemanticSegmentation` reads, and our description is the key `ssr` of its
+configuration.
+"""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
@@ -11,16 +17,28 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 
 from stages.train.config import StudentConfig
+from stages.train.model.segformer import from_segformer, segformer_config, to_segformer
 from stages.train.model.student import Student, build_student
-from store.atomic import write_bytes, write_text
-from store.errors import CheckpointError
+from store.atomic import TEMPORARY_SUFFIX, write_bytes, write_text
+from store.errors import CheckpointError, ConfigError
 
 _CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
+_OURS = "ssr"  # our key in the configuration of a plain transformers folder
+
+Layout = Literal["ssr", "segformer"]
 
 
-class _Card(BaseModel):
-    """What `config.json` holds."""
+class Card(BaseModel):
+    """What `config.json` says of a student.
+
+    Attributes:
+        format: Version of the folder.
+        student: What `build_student` makes the network of.
+        num_classes: Channels of the logits.
+        weights_sha256: Of the weight file beside it.
+        meta: What was saved with the student.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,7 +50,12 @@ class _Card(BaseModel):
 
 
 def save_student(
-    student: Student, folder: Path, *, config: StudentConfig, meta: dict[str, Any]
+    student: Student,
+    folder: Path,
+    *,
+    config: StudentConfig,
+    meta: dict[str, Any],
+    layout: Layout = "ssr",
 ) -> None:
     """Write a student so that `load_student` brings it back.
 
@@ -44,10 +67,14 @@ def save_student(
         folder: Made where it does not exist; a student in it is replaced.
         config: What the student was built from.
         meta: JSON values to keep beside it: class names, palette, provenance.
+        layout: `segformer` makes it a plain transformers folder too, which needs a student that
+            `why_not_plain` has nothing against, and `meta["classes"]`.
     """
     tensors = {name: tensor.contiguous().cpu() for name, tensor in student.state_dict().items()}
+    if layout == "segformer":
+        tensors = to_segformer(tensors)
     weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
-    card = _Card(
+    card = Card(
         format="ssr-student/1",
         # the weights are here now: what they started from is no part of the architecture
         student=config.model_copy(update={"weights": "random"}),
@@ -56,7 +83,10 @@ def save_student(
         meta=meta,
     )
     write_bytes(folder / _WEIGHTS, weights)
-    write_text(folder / _CONFIG, card.model_dump_json(indent=2) + "\n")
+    tree = card.model_dump(mode="json")
+    if layout == "segformer":
+        tree = {**segformer_config(config, meta["classes"]), _OURS: tree}
+    write_text(folder / _CONFIG, json.dumps(tree, indent=2) + "\n")
 
 
 def load_student(folder: Path) -> tuple[Student, dict[str, Any]]:
@@ -71,7 +101,7 @@ def load_student(folder: Path) -> tuple[Student, dict[str, Any]]:
     Raises:
         CheckpointError: If the folder holds no student, or a damaged one.
     """
-    card = _read_card(folder / _CONFIG)
+    card, layout = _read(folder / _CONFIG)
     path = folder / _WEIGHTS
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; train the student again")
@@ -83,7 +113,8 @@ def load_student(folder: Path) -> tuple[Student, dict[str, Any]]:
         )
     student = build_student(card.student, num_classes=card.num_classes, seed=0)
     try:
-        student.load_state_dict(safetensors.torch.load(weights))
+        tensors = safetensors.torch.load(weights)
+        student.load_state_dict(from_segformer(tensors) if layout == "segformer" else tensors)
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(
@@ -91,6 +122,34 @@ def load_student(folder: Path) -> tuple[Student, dict[str, Any]]:
             f"the student again ({reason})"
         ) from error
     return student.eval(), card.meta
+
+
+def demand_free(folder: Path, *, files: Collection[str] = ()) -> None:
+    """Refuse to write a student among somebody else's files; an earlier student may be replaced.
+
+    Args:
+        folder: To be written to; it need not exist.
+        files: Names beside those of `save_student` that will be written, and may be there already.
+
+    Raises:
+        ConfigError: The folder holds another model, or anything else.
+    """
+    if (folder / _CONFIG).is_file():
+        try:
+            read_card(folder)
+        except CheckpointError as error:
+            raise ConfigError(
+                f"{folder} holds a model that is not of this project; give another folder"
+            ) from error
+    elif folder.is_dir():
+        own = {_WEIGHTS, *files}
+        others = sorted(
+            path.name
+            for path in folder.iterdir()
+            if path.name not in own and path.suffix != TEMPORARY_SUFFIX
+        )
+        if others:
+            raise ConfigError(f"{folder} holds other files ({others[0]}); give a folder of its own")
 
 
 def demand_classes(meta: Mapping[str, Any], wanted: Sequence[str], *, origin: str) -> None:
@@ -112,17 +171,31 @@ def demand_classes(meta: Mapping[str, Any], wanted: Sequence[str], *, origin: st
             )
 
 
-def _read_card(path: Path) -> _Card:
+def read_card(folder: Path) -> Card:
+    """Read what a folder says of its student, without its weights.
+
+    Raises:
+        CheckpointError: If the folder holds no student.
+    """
+    return _read(folder / _CONFIG)[0]
+
+
+def _read(path: Path) -> tuple[Card, Layout]:
     if not path.is_file():
         raise CheckpointError(
             f"{path} is missing; run `ssr train`, or give another student's folder"
         )
     try:
-        return _Card.model_validate_json(path.read_bytes())
+        tree = json.loads(path.read_bytes())
+        plain = isinstance(tree, dict) and _OURS in tree
+        return Card.model_validate(tree[_OURS] if plain else tree), "segformer" if plain else "ssr"
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"])) or "file"
-        raise CheckpointError(
-            f"{path} describes no student of this project ({where}: {fault['msg']}); "
-            "give the folder of a student that was trained"
-        ) from error
+        reason = f"{where}: {fault['msg']}"
+    except ValueError as error:  # JSON's own, and bytes that are no text
+        reason = f"no JSON: {error}".partition("\n")[0]
+    raise CheckpointError(
+        f"{path} describes no student of this project ({reason}); "
+        "give the folder of a student that was trained, imported or exported"
+    )

@@ -3,11 +3,13 @@
 # B batch, K classes, H W pixels
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import SegformerModel
 
 from stages.train.config import StudentConfig
@@ -28,6 +30,22 @@ class Student(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self._features: _Features = stage_features
+        self._classify: _Classify = run_head
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "Student":
+        """Load a student that was trained, imported or exported, in eval mode on the CPU.
+
+        Args:
+            folder: Of `config.json` and `model.safetensors`.
+
+        Raises:
+            CheckpointError: If the folder holds no student, or a damaged one.
+        """
+        from stages.train.model.saved import load_student  # which builds what this module defines
+
+        return load_student(Path(folder))[0]
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -43,16 +61,77 @@ class Student(nn.Module):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Map normalised images (B, 3, H, W) to maps at strides 4, 8, 16, 32."""
-        return stage_features(self.backbone, images)
+        return self._features(self.backbone, images)
 
     def classify(self, features: Sequence[Tensor]) -> Tensor:
         """Map four feature maps to logits (B, K, H/4, W/4)."""
-        logits: Tensor = self.head(features)
-        return logits
+        return self._classify(self.head, features)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, 3, H, W) to logits (B, K, H/4, W/4)."""
         return self.classify(self.features(images))
+
+    def lay_channels_last(self) -> None:
+        """Lay out the weights of convolutions with their channels last, and with them the maps.
+
+        Before there is an optimiser or a copy: these take the layout over.
+        """
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def recompute_activations(self) -> None:
+        """Compute what blocks and head need for their backward pass there, instead of keeping it.
+
+        Results are the same down to the bit: noise is drawn again from the same random state, and
+        the second pass through the head leaves the averages of its batch norms alone.
+        """
+        self.backbone.activation_checkpointing_enable({"use_reentrant": False})
+        self._classify = recompute_head
+
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Run backbone and head through torch.compile, from the next call on.
+
+        Functions are compiled, not modules, so that the names of the weights stay. Not together
+        with `recompute_activations`: the compiler chooses itself what to keep.
+        """
+        self._features = torch.compile(stage_features, backend=backend)
+        self._classify = torch.compile(run_head, backend=backend)
+
+
+_Features = Callable[[SegformerModel, Tensor], list[Tensor]]
+_Classify = Callable[[nn.Module, Sequence[Tensor]], Tensor]
+
+
+def run_head(head: nn.Module, features: Sequence[Tensor]) -> Tensor:
+    """Map features to logits."""
+    logits: Tensor = head(features)
+    return logits
+
+
+def recompute_head(head: nn.Module, features: Sequence[Tensor]) -> Tensor:
+    """Map features to logits, keeping nothing in between for the backward pass."""
+    logits: Tensor = checkpoint(
+        head,
+        features,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), _still_averages(head)),
+    )
+    return logits
+
+
+@contextmanager
+def _still_averages(module: nn.Module) -> Iterator[None]:
+    """Let batch norms move copies of their running averages and counters."""
+    norms = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)]
+    held = [dict(norm.named_buffers(recurse=False)) for norm in norms]
+    for norm, buffers in zip(norms, held, strict=True):
+        for name, buffer in buffers.items():
+            setattr(norm, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, held, strict=True):
+            for name, buffer in buffers.items():
+                setattr(norm, name, buffer)
 
 
 def build_student(config: StudentConfig, *, num_classes: int, seed: int) -> Student:

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from pipeline.params import Params
-from stages.embed.lazy_teacher import LazyTeacher
-from stages.embed.stage import WEIGHTS_CACHE, provenance
+from pipeline.stores import demand_provenance, remembered_teacher
 from stages.prepare.manifest import Manifest
 from store.errors import DataError, StoreMismatchError
 from store.index import Index
@@ -38,7 +37,7 @@ def demand_current_stores(params: Params, index_path: Path) -> None:
     if not params.train.regularizer.on:
         return
     index = Index.read(index_path)
-    teacher = LazyTeacher(params.embed, params.store.path / WEIGHTS_CACHE)
+    teacher = remembered_teacher(params, index_path)
     known = teacher.remembered_sha256
     if teacher.has_weights and known is None:
         raise StoreMismatchError(
@@ -49,10 +48,5 @@ def demand_current_stores(params: Params, index_path: Path) -> None:
         stored = entry.provenance["teacher"]
         assert isinstance(stored, dict)
         weights = known or str(stored["weights_sha256"])
-        wanted = provenance(params.embed, weights)
-        changed = [key for key, value in wanted.items() if entry.provenance.get(key) != value]
-        if changed:
-            raise StoreMismatchError(
-                f"{index_path}: the {domain} store was made with another {changed[0]} than section "
-                "embed of the params names; run `ssr embed`, or put the old values back"
-            )
+        where = f"{index_path}: the {domain} store"
+        demand_provenance(params, entry.provenance, weights, where=where)

@@ -1,0 +1,17 @@
+"""Options that several commands of `ssr` have."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="The params file.")]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", "-S", metavar="KEY=VALUE", help="Change a value, e.g. train.seed=1."),
+]
+RunFolder = Annotated[Path, typer.Option("--out", help="Folder of this run's results.")]
+StoreUrl = Annotated[
+    str,
+    typer.Argument(help="A store, e.g. data/features/source/1a2b3c4d.zarr or s3://bucket/..."),
+]

@@ -1,0 +1,145 @@
+"""Commands of `ssr` about one feature store: what it holds, whether it is sound, other codecs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.files import INDEX, MANIFEST, PARAMS
+from pipeline.options import Overrides, ParamsFile, StoreUrl
+
+
+def inspect(
+    store: StoreUrl,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Read all features for the statistics, by dask.")
+    ] = False,
+    png: Annotated[
+        Path | None, typer.Option(help="Draw an image beside its features into this file.")
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option(help="Id of the image to draw; else the store's first.")
+    ] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Say what a feature store holds, from which teacher, and whether it is complete.
+
+    Example: ssr inspect data/features/source/1a2b3c4d.zarr --png features.png
+    """
+    from pipeline.tables import print_store
+    from store.errors import ConfigError
+    from store.summary import inspect as summarise
+    from store.url import parse_url
+
+    if image is not None and png is None:
+        raise ConfigError("--image needs --png FILE, where the picture goes")
+    place = parse_url(store)
+    print_store(summarise(place, recompute=recompute))
+    if png is not None:
+        from pipeline.console import console
+        from pipeline.pictures import save_picture
+
+        without_photo = save_picture(
+            png, store=place, image_id=image, params_path=params, manifest_path=MANIFEST
+        )
+        if without_photo is not None:
+            console.print(f"without the photo: {without_photo}")
+        console.print(f"picture: {png}")
+
+
+def verify(
+    store: StoreUrl,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Embed damaged shards again, and only those.")
+    ] = False,
+    online: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="CROPS", help="Instead: run the teacher on crops of training, compare."
+        ),
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write what was found into this file.")
+    ] = None,
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Read every byte of a store and name damaged shards; exit code 2 where there are any.
+
+    Example: ssr verify data/features/source/1a2b3c4d.zarr --online 20 --json online.json
+    """
+    from dataclasses import asdict
+
+    from pipeline.console import console, progress, size
+    from pipeline.current import current_manifest
+    from pipeline.params import load_params
+    from pipeline.tables import print_damage, print_online
+    from pipeline.verify import demand_sound, find_damage
+    from pipeline.verify import repair as mend
+    from store.atomic import write_bytes
+    from store.errors import ConfigError
+    from store.fingerprint import canonical_json
+    from store.url import parse_url
+
+    place = parse_url(store)
+    if online is not None:
+        if repair:
+            raise ConfigError("--repair and --online are two different things; give one of them")
+        from pipeline.online import compare_online
+
+        config = load_params(params, overrides)
+        with progress("verify", "crops") as report:
+            agreement = compare_online(
+                config,
+                current_manifest(config, MANIFEST),
+                store=place,
+                index_path=INDEX,
+                crops=online,
+                progress=report,
+            )
+        print_online(agreement)
+        if json is not None:
+            write_bytes(json, canonical_json(agreement.as_json()))
+        return
+    with progress("verify", "shards") as report:
+        if repair:
+            config = load_params(params, overrides)
+            manifest = current_manifest(config, MANIFEST)
+            found = mend(config, manifest, place, index_path=INDEX, progress=report)
+        else:
+            found = find_damage(place, report)
+    if json is not None:
+        damage = [asdict(one) for one in found.damage]
+        write_bytes(json, canonical_json({"store": str(store), "damage": damage}))
+    if not found.sound:
+        print_damage(found)
+    demand_sound(found)
+    read = f"{found.shards} shards, {size(found.size_bytes)}"
+    console.print(f"{store}: {read}, every file is what was written")
+
+
+def convert(
+    store: StoreUrl,
+    codec: Annotated[str, typer.Option(help="int8, int8-zstd, or bitround-1 to bitround-10.")],
+) -> None:
+    """Write the store of a smaller codec beside a float16 store, without SAM.
+
+    Example: ssr convert data/features/source/1a2b3c4d.zarr --codec int8-zstd
+    """
+    from pipeline.console import console, progress, size
+    from store.convert import convert as run
+    from store.summary import inspect as summarise
+    from store.url import join, parse_url, stores_of
+
+    place = parse_url(store)
+    with progress("convert", "images") as report:
+        entry = run(place, codec, progress=lambda done, todo: report(done, todo, codec))
+    new = join(stores_of(place), entry.path)
+    before, after = (
+        sum(level.size_bytes for level in summarise(url).levels.values()) for url in (place, new)
+    )
+    console.print(f"{new}: {size(after)}, {after / before:.0%} of {size(before)} in float16")
+    console.print(
+        f"when the stores of all domains are converted: set store.codec: {codec} and run "
+        "`ssr embed`, which then runs no SAM"
+    )

@@ -1,0 +1,86 @@
+"""Whether every file of a store is what its ledger vouches for, and mending those that are not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.params import Params
+from pipeline.stores import demand_planned, run_embed
+from stages.prepare.manifest import Manifest
+from stages.prepare.reading import read_raw
+from store import verify
+from store.errors import StoreError
+from store.lease import WHOLE
+from store.spec import LEVELS
+from store.url import Url
+
+Progress = Callable[[int, int, str], None]
+
+
+def find_damage(url: Url, progress: Progress) -> verify.Report:
+    """Read a whole store and compare it with what its ledger says.
+
+    Args:
+        url: The store.
+        progress: Called after each shard.
+
+    Raises:
+        StoreMissingError: If there is no store.
+    """
+    name = str(url).rstrip("/").rpartition("/")[2]
+    return verify.verify(url, progress=lambda done, todo: progress(done, todo, name))
+
+
+def repair(
+    params: Params, manifest: Manifest, url: Url, *, index_path: Path, progress: Progress
+) -> verify.Report:
+    """Embed damaged and missing shards of a store; damaged metadata is mended on the way.
+
+    Args:
+        params: All sections; those that the store was made with.
+        manifest: The images.
+        url: The store.
+        index_path: The index, which stays as it is.
+        progress: Called after each shard that is looked at and each image that is embedded.
+
+    Returns:
+        Damage that is left: none, unless the disk goes on to damage what is written.
+
+    Raises:
+        ConfigError: If the store is not one that the params ask for.
+        DataError: If an image of a damaged shard cannot be read: nothing was touched.
+        StoreError: If somebody writes to it, or it cannot be written.
+        SSRError: As `stages.embed.stage.run`.
+    """
+    domain = demand_planned(params, manifest, url, index_path)
+    report = find_damage(url, progress)
+    if report.sound:
+        return report
+    _demand_readable(report, manifest, params.prepare.roots[domain])
+    verify.withdraw(url, report.damage)
+    damaged = {one.level for one in report.damage if one.level is not None}
+    levels = tuple(level for level in LEVELS if level in {*params.embed.levels, *damaged})
+    alone = params.embed.model_copy(update={"domains": (domain,), "levels": levels})
+    params = params.model_copy(update={"embed": alone})
+    run_embed(params, manifest, index_path=index_path, progress=progress, step=WHOLE)
+    return find_damage(url, progress)
+
+
+def _demand_readable(report: verify.Report, manifest: Manifest, root: Path) -> None:
+    """Refuse to give up a damaged shard that cannot be made anew, as some of it may be intact."""
+    records = {record.image_id: record for record in manifest.records}
+    for image_id in {i for one in report.damage for i in (*one.images, *one.intact)}:
+        if image_id in records:
+            read_raw(records[image_id], root)
+
+
+def demand_sound(report: verify.Report) -> None:
+    """Refuse a store with damage.
+
+    Raises:
+        StoreError: If there is any.
+    """
+    if not report.sound:
+        raise StoreError(
+            f"{report.url}: {len(report.damage)} files are damaged or missing, with features of "
+            f"{len(report.images)} images; `ssr verify {report.url} --repair` mends just those"
+        )

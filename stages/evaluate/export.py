@@ -1,0 +1,127 @@
+"""Hand a student over: one folder that others load without this project, where that is possible."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from stages.evaluate.card import Evaluation, model_card
+from stages.evaluate.model import Model, open_model
+from stages.evaluate.twin import Agreement, compare_twins, demand_packages, export_onnx
+from stages.prepare.labels import ClassTable
+from stages.prepare.pixels import MEAN, STD
+from stages.train.model.saved import demand_free, save_student
+from stages.train.model.segformer import why_not_plain
+from store.atomic import write_bytes, write_text
+from store.errors import ConfigError
+
+CARD, PROCESSOR, CLASSES = "README.md", "preprocessor_config.json", "classes.json"
+ONNX = "model.onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """What was written.
+
+    Attributes:
+        out: The folder.
+        why_not_plain: Why transformers alone cannot load it; None where it can.
+        why_no_metrics: Why the card has none; None where it has.
+        agreement: Of the ONNX twin; None where none was asked for.
+    """
+
+    out: Path
+    why_not_plain: str | None
+    why_no_metrics: str | None
+    agreement: Agreement | None
+
+
+def run(*, model: Path, out: Path, onnx: bool = False) -> ExportResult:
+    """Export a student.
+
+    The folder holds `model.safetensors`, `config.json`, `preprocessor_config.json`, `classes.json`
+    (names and colours), the model card `README.md`, and `model.onnx` where it is asked for. With
+    the MLP head and transformers' norm epsilon it is a plain `SegformerForSemanticSegmentation`;
+    any other loads by `Student.from_pretrained`. Every file is replaced atomically, `config.json`
+    last.
+
+    Args:
+        model: Folder of a student, or of a run that has one; metrics are those beside it.
+        out: Made where it does not exist; an earlier export in it is replaced.
+        onnx: Also write the ONNX twin, after comparing its logits with the student's.
+
+    Raises:
+        CheckpointError: There is no student, or its twin differs from it.
+        ConfigError: `out` holds something else, or a package for ONNX is missing.
+        OSError: `out` cannot be written.
+    """
+    if onnx:
+        demand_packages()
+    student = open_model(model)
+    if out.resolve() == student.folder.resolve():
+        raise ConfigError(f"--out {out} is the student itself; give another folder")
+    demand_free(out, files=(CARD, PROCESSOR, CLASSES, ONNX))
+    reason = why_not_plain(student.config)
+    metrics, why_no_metrics = _metrics(student)
+    agreement = None
+    out.mkdir(parents=True, exist_ok=True)
+    if onnx:
+        twin = export_onnx(student.network, student.classes.names)
+        agreement = compare_twins(student.network, twin)
+        write_bytes(out / ONNX, twin)
+    else:
+        (out / ONNX).unlink(missing_ok=True)  # of an earlier export, of other weights perhaps
+    card = model_card(student, why_not_plain=reason, metrics=metrics, agreement=agreement)
+    write_text(out / CARD, card)
+    write_text(out / PROCESSOR, _as_json(_PROCESSOR))
+    write_text(out / CLASSES, _as_json(_class_list(student.classes)))
+    save_student(
+        student.network,
+        out,
+        config=student.config,
+        meta=dict(student.meta),
+        layout="segformer" if reason is None else "ssr",
+    )
+    return ExportResult(out, reason, why_no_metrics, agreement)
+
+
+# transformers counts from 0 to 1 where our constants count from 0 to 255; it resizes to one fixed
+# size, whatever the image's ratio, so that is left to the caller.
+_PROCESSOR: Mapping[str, Any] = {
+    "image_processor_type": "SegformerImageProcessor",
+    "do_resize": False,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [round(value / 255, 9) for value in MEAN],
+    "image_std": [round(value / 255, 9) for value in STD],
+    "do_reduce_labels": False,
+}
+
+
+def _metrics(student: Model) -> tuple[Evaluation | None, str | None]:
+    """Read the metrics beside a student; those of other weights are none of its own."""
+    path = student.folder.parent / "metrics.json"
+    if not path.is_file():
+        return None, f"{path} is missing; run `ssr evaluate` before"
+    try:
+        metrics = Evaluation.model_validate_json(path.read_bytes())
+    except ValidationError:
+        return None, f"{path} is damaged or of an earlier version; run `ssr evaluate` again"
+    if metrics.student != student.weights_sha256[: len(metrics.student)]:
+        return None, f"{path} is of another student; run `ssr evaluate` again"
+    return metrics, None
+
+
+def _class_list(classes: ClassTable) -> list[dict[str, Any]]:
+    return [
+        {"id": train_id, "name": name, "color": list(color)}
+        for train_id, (name, color) in enumerate(zip(classes.names, classes.palette, strict=True))
+    ]
+
+
+def _as_json(content: object) -> str:
+    return json.dumps(content, indent=2) + "\n"

@@ -1,0 +1,91 @@
+"""A student that is ready to be used: the network, and what its folder says about its images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.prepare.labels import ClassTable
+from stages.train.config import StudentConfig
+from stages.train.model.saved import Card, load_student, read_card
+from stages.train.model.student import Student
+from store.errors import CheckpointError
+
+STUDENT = "student"
+"""Folder of the student in the folder of a run."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A student in eval mode on the CPU.
+
+    Attributes:
+        folder: Where it is from.
+        network: (B, 3, H, W) normalised RGB to logits (B, K, H/4, W/4).
+        config: Its architecture.
+        classes: Names and colours in the order of the logits.
+        meta: What was saved with it.
+        weights_sha256: Of its weight file.
+    """
+
+    folder: Path
+    network: Student
+    config: StudentConfig
+    classes: ClassTable
+    meta: Mapping[str, Any]
+    weights_sha256: str
+
+    @property
+    def domain(self) -> str:
+        """The domain whose images it is for: the target where it has seen one."""
+        return "target" if "target" in self.meta.get("data", {}) else "source"
+
+    @property
+    def fit_px(self) -> tuple[int, int] | None:
+        """Width and height that its images were scaled to fit in; None keeps their size."""
+        fit_px = self.meta.get("data", {}).get(self.domain, {}).get("fit_px")
+        return None if fit_px is None else (fit_px[0], fit_px[1])
+
+    @property
+    def crop_px(self) -> int | None:
+        """Side of its training crops, None where it does not say."""
+        crop_px: int | None = self.meta.get("recipe", {}).get("crop_px")
+        return crop_px
+
+
+def open_model(folder: Path) -> Model:
+    """Open a student that was trained, imported or exported.
+
+    Args:
+        folder: Of the student, or of the run that has one.
+
+    Raises:
+        CheckpointError: There is no student, or it does not say what its classes are.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder}: there is no such folder; give one that `ssr train`, `ssr import` or "
+            "`ssr export` wrote"
+        )
+    if not (folder / "config.json").is_file() and (folder / STUDENT).is_dir():
+        folder = folder / STUDENT
+    card = read_card(folder)
+    network, meta = load_student(folder)
+    return Model(
+        folder=folder,
+        network=network,
+        config=card.student,
+        classes=_classes(card, folder),
+        meta=meta,
+        weights_sha256=card.weights_sha256,
+    )
+
+
+def _classes(card: Card, folder: Path) -> ClassTable:
+    names, palette = card.meta.get("classes"), card.meta.get("palette")
+    if names is None or palette is None or not len(names) == len(palette) == card.num_classes:
+        raise CheckpointError(
+            f"{folder}/config.json names no classes and colours for the {card.num_classes} logits; "
+            "train the student again, or write them to `classes` and `palette` in its `meta`"
+        )
+    return ClassTable(tuple(names), tuple((r, g, b) for r, g, b in palette))

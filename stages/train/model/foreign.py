@@ -1,0 +1,278 @@
+"""Students from checkpoints of other projects: MiT's ImageNet files, DAFormer, MIC and SSR.
+
+All names here are those of the file, below the network: `backbone.*`, `decode_head.*`.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from stages.prepare.labels import CLASS_TABLES, ClassTable
+from stages.train.config import StudentConfig
+from stages.train.model.architectures import BACKBONES, BackboneName
+from stages.train.model.official import import_official, ours_to_official
+from stages.train.model.pretrained import read_tensors
+from stages.train.model.saved import demand_free, save_student
+from stages.train.model.student import Student, build_student
+from stages.train.provenance import describe_classes
+from store.errors import CheckpointError
+from store.fingerprint import sha256_of_file
+
+Kind = Literal["training", "student", "backbone"]
+Network = Literal["student", "ema"]
+
+# Prefixes of an mmcv file of self-training (spec appendix B).
+_PREFIXES: Mapping[Network, str] = {"student": "model.", "ema": "ema_model."}
+_PAPER_CHANNELS = 256  # of the head that a bare backbone is given
+_IMAGENET_HEAD = "head."  # classifier of MiT's ImageNet files, which SegFormer drops as well
+
+
+@dataclass(frozen=True)
+class ForeignStudent:
+    """A student with the weights of somebody else's checkpoint.
+
+    Attributes:
+        path: The checkpoint.
+        kind: A whole training, a trained student, or a bare backbone.
+        student: Filled with what the checkpoint has.
+        config: Its architecture, as the shapes of the checkpoint say.
+        classes: Of its logits.
+        loaded: Number of tensors of the checkpoint that are in the student.
+        missing: What the student has and the checkpoint lacks; these are random.
+        unexpected: What the checkpoint has of this network, and the student lacks.
+        misshapen: What both have in different shapes, with the shapes; these are random.
+        others: What belongs to other networks in the file (EMA, ImageNet, SAM), by its prefix.
+        iteration: Of the training; None where the file does not say.
+    """
+
+    path: Path
+    kind: Kind
+    student: Student
+    config: StudentConfig
+    classes: ClassTable
+    loaded: int
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshapen: tuple[str, ...]
+    others: Mapping[str, tuple[str, ...]]
+    iteration: int | None
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Each tensor that keeps this from being the checkpoint's student, with its reason.
+
+        A bare backbone is expected to have no decode head, and ImageNet's classifier instead.
+        """
+        bare = self.kind == "backbone"
+        return (
+            *(f"missing {n}" for n in self.missing if not (bare and n.startswith("decode_head."))),
+            *(f"unexpected {n}" for n in self.unexpected if not (bare and _is_imagenet(n))),
+            *(f"other shape {text}" for text in self.misshapen),
+        )
+
+
+def read_foreign(
+    path: Path, *, network: Network = "student", classes: ClassTable | None = None
+) -> ForeignStudent:
+    """Build the student of a checkpoint and fill it, noting every tensor that does not fit.
+
+    Args:
+        path: ImageNet's `mit_b*.pth`, an mmseg model, or a DAFormer, MIC or SSR training.
+        network: Of a training, the student that was trained (whose mIoU is reported) or its EMA.
+        classes: Of the logits; None takes names and colours from the file.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged or of an unknown backbone or head; or its
+            classes are unknown.
+    """
+    content, meta = read_tensors(path)
+    kind, tensors, others = _choose(content, network, path)
+    ours, unexpected = import_official(tensors)
+    config = _architecture(tensors, path)
+    table = _classes(tensors, meta, classes, path)
+    student = build_student(config, num_classes=len(table), seed=0)
+    wanted = student.state_dict()
+    fitting = {n: t for n, t in ours.items() if n in wanted and t.shape == wanted[n].shape}
+    student.load_state_dict(fitting, strict=False)
+    misshapen = [
+        f"{_official(name)} {tuple(ours[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in ours and name not in fitting
+    ]
+    iteration = meta.get("iter")
+    return ForeignStudent(
+        path=path,
+        kind=kind,
+        student=student.eval(),
+        config=config,
+        classes=table,
+        loaded=len({_official(name) for name in fitting}),
+        missing=_each_once(_official(name) for name in wanted if name not in ours),
+        unexpected=(*unexpected, *_each_once(_official(n) for n in ours if n not in wanted)),
+        misshapen=tuple(misshapen),
+        others=others,
+        iteration=iteration if isinstance(iteration, int) else None,
+    )
+
+
+def save_foreign(
+    foreign: ForeignStudent,
+    out: Path,
+    *,
+    network: Network,
+    fit_px: tuple[int, int] | None,
+    partial: bool = False,
+) -> None:
+    """Write the student's folder, which `load_student` and all that builds on it read.
+
+    Args:
+        foreign: As `read_foreign` returned it.
+        out: Made where it does not exist; a student in it is replaced.
+        network: As it was read, for the record.
+        fit_px: Width and height that its images are scaled to fit in; None keeps their size.
+        partial: Keep a student of which some tensors did not fit.
+
+    Raises:
+        CheckpointError: Some tensors did not fit and `partial` is not set.
+        ConfigError: `out` holds something else than a student.
+    """
+    demand_free(out)
+    if foreign.faults and not partial:
+        first, rest = foreign.faults[0], len(foreign.faults) - 1
+        raise CheckpointError(
+            f"{foreign.path} does not fit a {foreign.config.backbone} student with "
+            f"{foreign.config.head} head: {first}{f' and {rest} more' if rest else ''}; take the "
+            "checkpoint of such a student, or keep what fits with --partial"
+        )
+    meta: dict[str, Any] = {
+        **describe_classes(foreign.classes),
+        "teacher_trained": None,
+        "weights": foreign.path.name,
+        "data": {"target": {"fit_px": fit_px}},
+        "imported": {
+            "file": foreign.path.name,
+            "sha256": sha256_of_file(foreign.path),
+            "network": "backbone" if foreign.kind == "backbone" else network,
+            "iteration": foreign.iteration,
+            "loaded": foreign.loaded,
+            "missing": list(foreign.missing),
+            "unexpected": list(foreign.unexpected),
+            "misshapen": list(foreign.misshapen),
+            "other_networks": {prefix: len(names) for prefix, names in foreign.others.items()},
+        },
+    }
+    save_student(foreign.student, out, config=foreign.config, meta=meta)
+
+
+def _choose(
+    content: Mapping[str, Tensor], network: Network, path: Path
+) -> tuple[Kind, dict[str, Tensor], dict[str, tuple[str, ...]]]:
+    """Pick the network out of a file; the tensors of the others are named by their prefix."""
+    if any(name.startswith("model.backbone.") for name in content):
+        prefix = _PREFIXES[network]
+        tensors = {n.removeprefix(prefix): t for n, t in content.items() if n.startswith(prefix)}
+        if not tensors:
+            raise CheckpointError(
+                f"{path} holds no {network} network ({prefix}*); choose the other with --weights"
+            )
+        others = defaultdict(list)
+        for name in content:
+            if not name.startswith(prefix):
+                others[name.partition(".")[0]].append(name)
+        return "training", tensors, {prefix: tuple(names) for prefix, names in others.items()}
+    if network == "ema":
+        raise CheckpointError(
+            f"{path} is no self-training checkpoint and holds one network only; leave --weights out"
+        )
+    if any(name.startswith("backbone.") for name in content):
+        return "student", dict(content), {}
+    # the ImageNet classifier keeps its name, so that it is reported and not taken for a backbone's
+    bare = {n if _is_imagenet(n) else f"backbone.{n}": t for n, t in content.items()}
+    return "backbone", bare, {}
+
+
+def _architecture(tensors: Mapping[str, Tensor], path: Path) -> StudentConfig:
+    """Read the architecture off names and shapes."""
+    backbone = _backbone(tensors, path)
+    head = [name for name in tensors if name.startswith("decode_head.")]
+    channels = _PAPER_CHANNELS
+    if head:
+        embed = tensors.get("decode_head.embed_layers.0.proj.weight")
+        if embed is None or not any(".aspp_modules." in name for name in head):
+            raise CheckpointError(
+                f"{path} has a decode head that is not DAFormer's ({head[0]}, ...); import its "
+                "backbone alone by train.student.weights"
+            )
+        channels = embed.shape[0]
+    return StudentConfig(
+        backbone=backbone,
+        weights="random",
+        norm_eps=1e-6,
+        drop_path=0.1,
+        head="daformer",
+        head_channels=channels,
+        dropout=0.1,
+    )
+
+
+def _backbone(tensors: Mapping[str, Tensor], path: Path) -> BackboneName:
+    stages = range(1, 5)
+    stems = [tensors.get(f"backbone.patch_embed{stage}.proj.weight") for stage in stages]
+    widths = tuple(stem.shape[0] for stem in stems if stem is not None)
+    depths = tuple(
+        len({n.split(".")[2] for n in tensors if n.startswith(f"backbone.block{stage}.")})
+        for stage in stages
+    )
+    for name, mit in BACKBONES.items():
+        if (mit.widths, mit.depths) == (widths, depths):
+            return name
+    raise CheckpointError(
+        f"{path} holds no MiT backbone that is known here (widths {list(widths)}, depths "
+        f"{list(depths)}); known are {', '.join(BACKBONES)}"
+    )
+
+
+def _classes(
+    tensors: Mapping[str, Tensor],
+    meta: Mapping[str, Any],
+    given: ClassTable | None,
+    path: Path,
+) -> ClassTable:
+    """Take the classes that were given, or those that mmseg noted in the file."""
+    logits = tensors.get("decode_head.conv_seg.weight")
+    table = given or _noted_classes(meta)
+    known = f"give --classes, one of {', '.join(CLASS_TABLES)}"
+    if table is None:
+        raise CheckpointError(f"{path} does not say what its classes are; {known}")
+    if logits is not None and logits.shape[0] != len(table):
+        raise CheckpointError(
+            f"{path} has logits of {logits.shape[0]} classes, and {len(table)} classes are "
+            f"{'given' if given else 'named in it'}; {known}"
+        )
+    return table
+
+
+def _noted_classes(meta: Mapping[str, Any]) -> ClassTable | None:
+    names, palette = meta.get("CLASSES"), meta.get("PALETTE")
+    if not names:
+        return None
+    names = tuple(map(str, names))
+    if palette is None or len(palette) != len(names):
+        return next((table for table in CLASS_TABLES.values() if table.names == names), None)
+    return ClassTable(names, tuple((int(r), int(g), int(b)) for r, g, b in palette))
+
+
+def _is_imagenet(name: str) -> bool:
+    return name.startswith(_IMAGENET_HEAD)
+
+
+def _official(name: str) -> str:
+    return ours_to_official(name) or name
+
+
+def _each_once(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))

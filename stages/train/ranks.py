@@ -1,0 +1,146 @@
+"""The processes of one run, one per GPU: which samples each takes, and the mean of their gradients.
+
+R ranks share a global batch of B samples; each takes B/R consecutive ones of every batch. Random
+choices are those of the global batch, so that a run may be resumed with another R.
+
+What is averaged is exact where a loss is a mean over all pixels of the batch, which every
+segmentation loss of `step.py` is: equal shares make the mean of the means the mean. What belongs to
+a rank's share alone, as to a GPU's batch in official code:
+
+- the confidence of pseudo-labels, one scalar per rank;
+- batch statistics of the batch norms, unless `train.sync_batch_norm`; those kept are rank 0's;
+- the cells that feature distance averages over;
+- dropout and stochastic depth, drawn per rank.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from stages.device import DeviceName, pick_device
+from store.errors import ConfigError, TrainingError
+
+
+class RankLostError(TrainingError):
+    """Another process of the run is gone, and has said itself why if it could."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among those of the run; the process group is there if there are several.
+
+    Attributes:
+        rank: 0-based number of this process; 0 alone writes.
+        count: Number of processes.
+        local_rank: 0-based number among those of this machine: its GPU.
+    """
+
+    rank: int
+    count: int
+    local_rank: int
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and speaks for all."""
+        return self.rank == 0
+
+    def rows(self, batch_size: int) -> slice:
+        """Return this rank's samples of a global batch.
+
+        Raises:
+            ConfigError: If the batch cannot be cut in equal parts.
+        """
+        if batch_size % self.count:
+            raise ConfigError(
+                f"train.batch_size {batch_size} cannot be shared by {self.count} processes; it is "
+                f"the batch of all together: set it to a multiple of {self.count}"
+            )
+        share = batch_size // self.count
+        return slice(self.rank * share, (self.rank + 1) * share)
+
+    def device(self, name: DeviceName) -> torch.device:
+        """Return where this process computes: the CPU, or its own GPU.
+
+        Raises:
+            ConfigError: If there is no GPU of its own.
+        """
+        device = pick_device(name, "train.device")
+        if self.count == 1 or device.type == "cpu":
+            return device
+        there = torch.cuda.device_count()
+        if self.local_rank >= there:
+            raise ConfigError(
+                f"process {self.local_rank} of this machine has no GPU of its own: PyTorch sees "
+                f"{there}; start as many processes as GPUs"
+            )
+        torch.cuda.set_device(self.local_rank)
+        return torch.device("cuda", self.local_rank)
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors of one device by their mean over the ranks, in one exchange.
+
+        Ranks get the same bits. float32 in, float32 out.
+
+        Raises:
+            RankLostError: If another rank is gone.
+        """
+        if self.count == 1:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        with _together():
+            dist.all_reduce(flat)
+        flat /= self.count
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def whole_batch(self, share: Tensor) -> Tensor:
+        """Gather the shares (B/R, ...) of all ranks on the CPU: (B, ...).
+
+        Raises:
+            RankLostError: If another rank is gone.
+        """
+        if self.count == 1:
+            return share
+        shares = [torch.empty_like(share) for _ in range(self.count)]
+        with _together():
+            dist.all_gather(shares, share.contiguous())
+        return torch.cat(shares)
+
+    def demand_equal(self, value: object, what: str) -> None:
+        """Wait for all ranks and refuse to go on where one has another value.
+
+        Raises:
+            TrainingError: If values differ.
+            RankLostError: If another rank is gone.
+        """
+        if self.count == 1:
+            return
+        values: list[object] = [None] * self.count
+        with _together():
+            dist.all_gather_object(values, value)
+        if any(other != values[0] for other in values):
+            raise TrainingError(
+                f"the processes of this run disagree about {what}; start all of them with the same "
+                "parameters and code, on the same data and in one shared --out folder"
+            )
+
+
+ALONE = Ranks(0, 1, 0)
+"""A run of one process, which needs no process group."""
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Say in one line that a rank is gone; its own message, if any, says why."""
+    try:
+        yield
+    except RuntimeError as error:  # PyTorch's, from gloo or NCCL
+        raise RankLostError(
+            "another process of this run ended or does not answer; its own message says why. "
+            "Started again, the run goes on at its last checkpoint"
+        ) from error

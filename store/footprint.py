@@ -1,0 +1,130 @@
+"""How much room a store will take, before there is one: the arithmetic of `grid` and `layout`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Final
+
+import numpy as np
+
+from store.checksum import CRC_BYTES
+from store.codec import Codec
+from store.fingerprint import canonical_json
+from store.grid import LevelGrid, shard_count, slots_of
+from store.layout import skeleton
+from store.ledger import ShardEntry, Slot
+from store.spec import FORMAT, ImageEntry, StoreSpec
+from store.statistics import ChannelStatistics
+
+TYPICAL_STATISTIC: Final = 1.234567890123
+"""Stands for the statistics of a ledger entry: as many digits as they have on average."""
+
+FLOAT16_BYTES: Final = 2
+
+CODECS: Final = ("float16", "int8", "int8-zstd", "bitround-7")
+"""Codecs to compare; `size_ratio` knows every `bitround-N`."""
+
+LOCKS: Final = 2
+"""Files that are neither data nor metadata: `ledger/leases/*.lock`, which stay, empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Room on the disk."""
+
+    files: int
+    size_bytes: int
+
+    def __add__(self, other: "Footprint") -> "Footprint":
+        return Footprint(self.files + other.files, self.size_bytes + other.size_bytes)
+
+
+@dataclass(frozen=True)
+class StoreFootprint:
+    """Room that a complete store takes.
+
+    Attributes:
+        levels: Level -> its shards with their ledger entries.
+        metadata: All other files of the store.
+    """
+
+    levels: Mapping[str, Footprint]
+    metadata: Footprint
+
+    @property
+    def total(self) -> Footprint:
+        """The whole folder."""
+        return sum(self.levels.values(), self.metadata)
+
+
+def footprint(
+    spec: StoreSpec, images: Sequence[ImageEntry], levels: Sequence[str]
+) -> StoreFootprint:
+    """Predict files and bytes of a store that is embedded in one go, in float16.
+
+    Shards and metadata are exact. Of the ledger only the number of digits of the statistics is
+    a guess; they are some thousandths of a store of SAM's.
+
+    Args:
+        spec: What the features are.
+        images: Images in the order of their slots.
+        levels: Levels that are embedded.
+    """
+    slots = [Slot(image, live=True) for image in images]
+    scale = np.ones(spec.channels, np.float32)
+    scales = dict.fromkeys(levels, scale) if Codec(spec.codec).scaled else {}
+    files = skeleton(spec, levels, slots, scales)
+    return StoreFootprint(
+        levels={level: _level(spec, images, level) for level in levels},
+        metadata=Footprint(len(files) + LOCKS, sum(map(len, files.values()))),
+    )
+
+
+def size_ratio(codec: str) -> float:
+    """Return the bytes of a shard under a codec over those of float16.
+
+    Exact for float16 and int8; for those that compress it is the table of README.md (random
+    weights), with a straight line between its rows and below them.
+    """
+    name, _, bits = codec.partition("-")
+    if name == "bitround":
+        return float(
+            np.interp(int(bits), (1, 4, 5, 6, 8, 10), (0.24, 0.47, 0.54, 0.61, 0.74, 0.85))
+        )
+    return {"float16": 1.0, "int8": 0.50, "int8-zstd": 0.38}[codec]
+
+
+def _level(spec: StoreSpec, images: Sequence[ImageEntry], level: str) -> Footprint:
+    grid = LevelGrid.of(spec, level)
+    chunk_bytes = prod(grid.chunk_shape) * FLOAT16_BYTES + CRC_BYTES
+    size_bytes = sum(_chunks(grid, image) for image in images) * chunk_bytes
+    shards = shard_count(len(images), spec.shard_images)
+    for shard in range(shards):
+        held = [images[slot] for slot in slots_of(shard, len(images), spec.shard_images)]
+        size_bytes += grid.index_bytes + _ledger_bytes(spec, level, shard, held)
+    return Footprint(2 * shards, size_bytes)
+
+
+def _chunks(grid: LevelGrid, image: ImageEntry) -> int:
+    """Count the inner chunks that hold a token of an image; others are not stored."""
+    return sum(1 for _ in grid.chunks_under(0, 0, *grid.image_size_tok(image.working_size_px)))
+
+
+def _ledger_bytes(spec: StoreSpec, level: str, shard: int, images: Sequence[ImageEntry]) -> int:
+    """Encode an entry as the writer does, with numbers of the usual length."""
+    entry = ShardEntry(
+        format=FORMAT,
+        level=level,
+        shard=shard,
+        fingerprint=spec.level_fingerprint(level),
+        images=tuple(images),
+        bytes=10**8,
+        digest="0" * 64,
+        saturated=0 if Codec(spec.codec).scaled else None,
+    )
+    channel = (TYPICAL_STATISTIC,) * spec.channels
+    statistics = ChannelStatistics(
+        count=10**6, sum=channel, sumsq=channel, min=channel, max=channel
+    )
+    content = entry.model_dump(mode="json") | {"statistics": statistics.model_dump()}
+    return len(canonical_json(content))

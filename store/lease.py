@@ -1,0 +1,126 @@
+"""Who may write: one writer per part of a store, and none beside a writer of the whole.
+
+A part (i, n) owns the shards whose number leaves i - 1 when divided by n; (1, 1) is the whole.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from math import gcd
+from typing import Final, TypeAlias
+
+from store.errors import StoreBusyError, StoreError
+from store.fingerprint import canonical_json
+from store.ledger import LEDGER
+from store.local import LocalFiles
+from store.url import Files
+
+Part: TypeAlias = tuple[int, int]
+WHOLE: Final = (1, 1)
+LEASES: Final = f"{LEDGER}/leases"
+
+Check: TypeAlias = Callable[[], None]
+"""Raises `StoreBusyError` once the lease is lost; to be called before every shard."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to write a part of a store, as long as it is held.
+
+    Attributes:
+        part: Which shards.
+        token: Names this lease among all that ever were.
+        check: To be called in this process, before every shard.
+    """
+
+    part: Part
+    token: str
+    check: Check
+
+
+def check_part(part: Part) -> None:
+    """Refuse a part that is none.
+
+    Raises:
+        StoreError: It is not i of n with 1 <= i <= n.
+    """
+    if not 1 <= part[0] <= part[1]:
+        raise StoreError(f"there is no part {part[0]}/{part[1]}: parts are 1/n to n/n")
+
+
+def owns(part: Part, shard: int) -> bool:
+    """Tell whether a shard belongs to a part."""
+    return shard % part[1] == part[0] - 1
+
+
+def overlap(one: Part, other: Part) -> bool:
+    """Tell whether two parts share shards, if only there are enough of them."""
+    return (one[0] - other[0]) % gcd(one[1], other[1]) == 0
+
+
+def writer_lease(files: Files, part: Part) -> AbstractContextManager[Lease]:
+    """Hold the right to write a part of a store.
+
+    Raises:
+        StoreBusyError: A writer of an overlapping part lives; the message names its pid and host.
+        OSError: The place is not writable.
+    """
+    if isinstance(files, LocalFiles):
+        from store import lease_local
+
+        return lease_local.hold(files, part)
+    from store import lease_s3
+    from store.s3 import S3Files
+
+    assert isinstance(files, S3Files)
+    return lease_s3.hold(files, part)
+
+
+def demand_held(files: Files, part: Part, token: str) -> None:
+    """Refuse to write for another process whose lease has ended or went to somebody else.
+
+    Raises:
+        StoreBusyError: It has.
+    """
+    try:
+        held = json.loads(files.read(f"{LEASES}/{lease_name(part)}.json")).get("token")
+    except (FileNotFoundError, ValueError):
+        held = None
+    if held != token:
+        raise StoreBusyError(
+            f"the writer of {files.url} that this worker works for has ended: start it again, it "
+            "continues after the shards that are done"
+        )
+
+
+def lease_name(part: Part) -> str:
+    """Return the name of a part's lease, without its suffix."""
+    return f"{part[0]}-of-{part[1]}"
+
+
+def part_of(name: str) -> Part:
+    """Return the part of a lease's name."""
+    i, n = name.partition(".")[0].split("-of-")
+    return int(i), int(n)
+
+
+def holder_json(**more: str) -> bytes:
+    """Say who this process is."""
+    return canonical_json({"pid": os.getpid(), "host": socket.gethostname(), **more})
+
+
+def busy(files: Files, part: Part, holder: bytes, hint: str = "") -> StoreBusyError:
+    """Return the error that names who holds an overlapping part."""
+    try:
+        found = json.loads(holder)
+        who = f"process {found['pid']} on host {found['host']}"
+    except (ValueError, KeyError, TypeError):
+        who = "another process"
+    what = "" if part == WHOLE else f"part {part[0]}/{part[1]} of "
+    return StoreBusyError(
+        f"{what}the store {files.url} is being written by {who}: wait for it or stop it, then run "
+        f"the command again{hint}"
+    )

@@ -1,0 +1,135 @@
+"""Where stores live: a local folder or a prefix of an S3 bucket, behind one small interface."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from store.errors import StoreError
+
+Url: TypeAlias = Path | str
+"""A local folder, as a `Path` or a string, or `s3://bucket/prefix`."""
+
+S3 = "s3://"
+
+
+class OpenFile(Protocol):
+    """One file that is being read; locally it stays the same while it is replaced."""
+
+    url: str
+
+    def tail(self, length: int) -> NDArray[np.uint8]:
+        """Read the last bytes; fewer where the file is shorter."""
+
+    def ranges(self, ranges: Sequence[tuple[int, int]]) -> Iterator[NDArray[np.uint8]]:
+        """Read (offset, length) each; fewer bytes where the file ends. Valid until the next."""
+
+
+class Files(Protocol):
+    """The files below one place; names are POSIX paths below it.
+
+    Whatever goes wrong is an `OSError`, a `FileNotFoundError` where there is no such file.
+    """
+
+    url: str
+
+    def read(self, name: str) -> bytes:
+        """Read a whole file."""
+
+    def open(self, name: str) -> AbstractContextManager[OpenFile]:
+        """Open a file to read parts of it."""
+
+    def write(self, name: str, data: bytes | memoryview) -> None:
+        """Write a whole file, which is as before or complete at any instant."""
+
+    def size(self, name: str) -> int:
+        """Return the size of a file in bytes."""
+
+    def names(self, folder: str) -> list[str]:
+        """List the files directly in a folder, sorted, without the folder's name."""
+
+    def delete(self, name: str) -> None:
+        """Delete a file unless there is none."""
+
+    def sweep(self) -> None:
+        """Remove what writers that were killed left half-written; none may live."""
+
+
+def parse_url(text: str) -> Url:
+    """Turn text into a `Path`, `~` expanded, or keep it where it is no local folder."""
+    return text if "://" in text else Path(text).expanduser()
+
+
+def is_known(text: str) -> bool:
+    """Tell whether text names a place that stores can be at: a folder, or a prefix on S3."""
+    return "://" not in text or (text.startswith(S3) and bool(text.removeprefix(S3).strip("/")))
+
+
+def join(url: Url, name: str) -> Url:
+    """Return the url of what lies below another."""
+    return url / name if isinstance(url, Path) else f"{url.rstrip('/')}/{name}"
+
+
+def absolute(url: Url) -> Url:
+    """Return a url that means the same in any folder."""
+    if isinstance(url, str) and "://" in url:
+        return url.rstrip("/")
+    return Path(url).absolute()
+
+
+def stores_of(url: Url) -> Url:
+    """Return the url of all stores from that of one, `<url>/<domain>/<fingerprint8>.zarr`."""
+    whole = absolute(url)
+    return whole.parents[1] if isinstance(whole, Path) else whole.rsplit("/", 2)[0]
+
+
+def files_at(url: Url) -> Files:
+    """Return the files at a url; nothing is looked at yet.
+
+    Raises:
+        StoreError: The url is neither local nor on S3, or S3 needs a package that is not installed.
+    """
+    if isinstance(url, Path) or "://" not in url:
+        from store.local import LocalFiles
+
+        return LocalFiles(Path(url))
+    if is_known(url):
+        from store.s3 import S3Files
+
+        return S3Files(url)
+    raise StoreError(f"the store url {url} is neither a folder nor {S3}bucket/prefix: change it")
+
+
+@contextmanager
+def one_line_for_os_errors(url: Url) -> Iterator[None]:
+    """Turn an `OSError` of a write into a `StoreError`."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {url}: {error.strerror or error}; make room or set permissions and run "
+            "the command again, it continues after the shards that are done"
+        ) from error
+
+
+def update(files: Files, name: str, data: bytes) -> bool:
+    """Write a file unless it holds exactly these bytes already; tell whether it was written."""
+    try:
+        if files.read(name) == data:
+            return False
+    except FileNotFoundError:
+        pass
+    files.write(name, data)
+    return True
+
+
+def exists(files: Files, name: str) -> bool:
+    """Tell whether there is such a file."""
+    try:
+        files.size(name)
+    except FileNotFoundError:
+        return False
+    return True

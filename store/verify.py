@@ -1,0 +1,223 @@
+"""Whether a store holds the bytes that were written, and which images suffer where it does not."""
+
+# C channels, h w tokens
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from pydantic import ValidationError
+
+from store.decode import ABSENT, DamageError, decode_chunk, decode_index
+from store.fingerprint import sha256
+from store.grid import LevelGrid, shard_count, shard_file, shard_of
+from store.header import METADATA_FILE, Header, MetadataDigests, read_header, read_metadata
+from store.lease import WHOLE, writer_lease
+from store.ledger import LEDGER, Ledger, ShardEntry, entry_file, parse_entry, wanted_images
+from store.spec import LEVELS, ImageEntry
+from store.url import Files, Url, files_at, one_line_for_os_errors
+
+MISSING: Final = "is missing"
+UNVOUCHED: Final = "has no ledger entry: its write was interrupted, or the entry was lost"
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One file that is not as it was written.
+
+    Attributes:
+        file: POSIX path inside the store.
+        what: What is wrong with it.
+        images: Ids of the images whose features it may cost; none where it is mended without SAM.
+        intact: Ids of the images in the same shard that are embedded again with them.
+        level: Level of the shard; None where it is about no shard.
+        shard: Number of the shard.
+    """
+
+    file: str
+    what: str
+    images: tuple[str, ...] = ()
+    intact: tuple[str, ...] = ()
+    level: str | None = None
+    shard: int | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify` found.
+
+    Attributes:
+        url: The store.
+        shards: Shards that were read.
+        size_bytes: Their size.
+        damage: What is wrong, in the order of levels and shards; nothing in a sound store.
+    """
+
+    url: str
+    shards: int
+    size_bytes: int
+    damage: tuple[Damage, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether all is as it was written."""
+        return not self.damage
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Ids of all images that suffer, each once."""
+        return tuple(dict.fromkeys(image for damage in self.damage for image in damage.images))
+
+
+def verify(path: Url, *, progress: Progress = lambda done, todo: None) -> Report:
+    """Read a whole store and compare it with what its ledger says.
+
+    Every metadata file and shard is hashed, every ledger entry checked against its own digest, and
+    where a shard is damaged the checksums of its chunks tell which images. Runs at the speed of the
+    disk or of SHA-256, whichever is slower; holds one shard in memory.
+
+    Args:
+        path: Url of the store.
+        progress: Called with shards done and shards to do.
+
+    Raises:
+        StoreMissingError: There is no store.
+        StoreMismatchError: The store has another format, or its attributes were changed.
+        OSError: Not even the list of its files can be read.
+    """
+    files = files_at(path)
+    damage = list(_metadata_damage(files))
+    header = None if damage else read_header(files)
+    shards = sorted(_shards(files, header))
+    size_bytes = 0
+    for done, (level, shard) in enumerate(shards, start=1):
+        found, size = _shard_damage(files, header, level, shard)
+        damage += found
+        size_bytes += size
+        progress(done, len(shards))
+    return Report(files.url, len(shards), size_bytes, tuple(damage))
+
+
+def withdraw(path: Url, damage: Iterable[Damage]) -> None:
+    """Vouch no longer for what is damaged, so that the next `ssr embed` makes it anew.
+
+    Shards lose their ledger entry; other files are deleted, as their writer derives them again.
+
+    Raises:
+        StoreBusyError: The store is being written.
+        StoreError: It cannot be changed.
+    """
+    files = files_at(path)
+    ledger = Ledger(files)
+    with one_line_for_os_errors(files.url), writer_lease(files, WHOLE):
+        for one in damage:
+            if one.level is None or one.shard is None:
+                files.delete(one.file)
+            else:
+                ledger.withdraw(one.level, one.shard)
+
+
+def _metadata_damage(files: Files) -> Iterator[Damage]:
+    data = read_metadata(files)
+    try:
+        digests = MetadataDigests.model_validate_json(data or b"")
+    except ValidationError:
+        yield Damage(METADATA_FILE, "is missing or damaged")
+        return
+    if MetadataDigests.of(digests.files).json_bytes() != data:
+        yield Damage(METADATA_FILE, "is damaged")
+        return
+    for name, digest in digests.files.items():
+        try:
+            if sha256(files.read(name)) != digest:
+                yield Damage(name, "is damaged")
+        except FileNotFoundError:
+            yield Damage(name, MISSING)
+        except OSError as error:
+            yield Damage(name, f"cannot be read: {error.strerror or error}")
+
+
+def _shards(files: Files, header: Header | None) -> set[tuple[str, int]]:
+    """Return every shard that there is, should be, or is vouched for."""
+    found = set()
+    for level in LEVELS:
+        names = [*files.names(level), *files.names(f"{LEDGER}/{level}")]
+        found |= {(level, shard) for name in names if (shard := shard_of(name)) is not None}
+    if header is not None:
+        slots, shard_images = header.slots, header.spec.shard_images
+        count = shard_count(len(slots), shard_images)
+        for level in header.levels:
+            found |= {(level, n) for n in range(count) if any(_wanted(header, n))}
+    return found
+
+
+def _wanted(header: Header | None, shard: int) -> tuple[ImageEntry | None, ...]:
+    if header is None:
+        return ()
+    return wanted_images(header.slots, shard, header.spec.shard_images)
+
+
+def _shard_damage(
+    files: Files, header: Header | None, level: str, shard: int
+) -> tuple[list[Damage], int]:
+    """Check one shard and its entry; also return the size of the shard."""
+    wanted = _wanted(header, shard)
+    name, ledger_name = shard_file(level, shard), entry_file(level, shard)
+
+    def damaged(file: str, what: str, images: Iterable[ImageEntry | None] = wanted) -> Damage:
+        suffering = tuple(i.image_id for i in images if i)
+        intact = tuple(i.image_id for i in wanted if i and i.image_id not in suffering)
+        return Damage(file, what, suffering, intact, level, shard)
+
+    try:
+        data, entry_data = _read(files, name), _read(files, ledger_name)
+    except OSError as error:
+        return [damaged(name, f"cannot be read: {error.strerror or error}")], 0
+    size_bytes = len(data or b"")
+    if entry_data is None:
+        where = (name, MISSING if data is None else UNVOUCHED)
+        return ([damaged(*where)] if any(wanted) or header is None else []), size_bytes
+    entry = parse_entry(entry_data, level, shard)
+    if entry is None:
+        return [damaged(ledger_name, "is damaged")], size_bytes
+    if header is not None and (
+        entry.fingerprint != header.level_fingerprint(level) or not entry.holds(wanted)
+    ):
+        return [damaged(ledger_name, "is of other images, another teacher or another scale")], (
+            size_bytes
+        )
+    if data is None:
+        return [damaged(name, MISSING, entry.images)], size_bytes
+    if sha256(data) == entry.digest:
+        return [], size_bytes
+    suffering = entry.images if header is None else _suffering(data, header, entry)
+    return [damaged(name, "is damaged", suffering)], size_bytes
+
+
+def _suffering(data: bytes, header: Header, entry: ShardEntry) -> tuple[ImageEntry | None, ...]:
+    """Return the images that a damaged shard has lost: all where none is to blame."""
+    grid = LevelGrid.of(header.spec, entry.level)
+    content = np.frombuffer(data, np.uint8)
+    try:
+        index = decode_index(content[-grid.index_bytes :], grid)
+    except DamageError:
+        return entry.images
+    lost = []
+    for image, chunks in zip(entry.images, index, strict=False):
+        try:
+            for offset, length in chunks.reshape(-1, 2).tolist():
+                if offset != ABSENT:
+                    decode_chunk(content[offset : offset + length], grid)
+        except DamageError:
+            lost.append(image)
+    return tuple(lost) or entry.images
+
+
+def _read(files: Files, name: str) -> bytes | None:
+    try:
+        return files.read(name)
+    except FileNotFoundError:
+        return None

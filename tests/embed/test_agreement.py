@@ -1,0 +1,66 @@
+"""Features of a crop that the teacher sees alone, and how two sets of features compare."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from stages.embed.agreement import Agreement, encode_crop, token_errors
+from stages.embed.config import EmbedConfig
+from stages.embed.teacher import Teacher, load_teacher
+from stages.prepare.geometry import Size
+from stages.prepare.pixels import normalised_window
+from store.read import FeatureReader
+from store.spec import stride_of
+from tests.embed.world import World, draw
+
+
+@pytest.fixture(scope="module")
+def teacher(embed_config: EmbedConfig) -> Teacher:
+    return load_teacher(embed_config)
+
+
+@pytest.mark.parametrize("level", ["stride8", "stride16", "stride32"])
+@pytest.mark.parametrize("size_px", [(64, 96), (128, 128), (160, 288)])
+def test_a_crop_that_is_the_whole_image_has_the_features_that_stage_one_stores(
+    world: World, teacher: Teacher, level: str, size_px: Size
+) -> None:
+    """Smaller than a tile, as large as one and larger: the same numbers, rounded to float16."""
+    world.records.clear()
+    crop = normalised_window(world.add("whole", size_px, seed=1), 0, 0, *size_px)
+    reader = FeatureReader(world.run(levels=(level,)).domains["source"].path)
+    stride = stride_of(level)
+    stored = reader.window("source/train/whole", level, 0, 0, *(px // stride for px in size_px))
+    online = encode_crop(crop, stride=stride, teacher=teacher, overlap=0.125, batch_tiles=3)
+    np.testing.assert_allclose(online, stored, rtol=1e-3, atol=1e-4)
+
+
+def test_stored_features_agree_within_float16_and_those_of_another_image_do_not(
+    teacher: Teacher,
+) -> None:
+    def online(seed: int) -> NDArray[np.float32]:
+        crop = normalised_window(draw((128, 128), seed), 0, 0, 128, 128)
+        return encode_crop(crop, stride=8, teacher=teacher, overlap=0.125, batch_tiles=1)
+
+    right = Agreement.of([token_errors(online(1).astype(np.float16), online(1))])
+    wrong = Agreement.of([token_errors(online(2).astype(np.float16), online(1))])
+    assert right.cosine > 0.999999
+    assert right.relative_error < 5e-4
+    assert wrong.cosine < 0.9
+    assert wrong.relative_error > 0.3
+
+
+def test_cosine_is_the_mean_over_tokens_and_error_is_of_all_numbers() -> None:
+    wanted = np.zeros((2, 1, 4), np.float32)
+    wanted[0] = 1.0  # four tokens (1, 0)
+    served = wanted.copy()
+    served[:, 0, 3] = (0.0, 1.0)  # one is at a right angle
+    agreement = Agreement.of([token_errors(served, wanted), token_errors(wanted, wanted)])
+    assert agreement.crops == 2
+    assert agreement.cosine == pytest.approx(7 / 8)
+    assert agreement.relative_error == pytest.approx(np.sqrt(2 / 8))
+    assert agreement.cosine_low < 1
+
+
+def test_a_token_of_zeros_counts_as_no_agreement() -> None:
+    zeros, ones = np.zeros((3, 1, 1), np.float16), np.ones((3, 1, 1), np.float32)
+    assert Agreement.of([token_errors(zeros, ones)]).cosine == 0

@@ -1,0 +1,125 @@
+"""The replaced attention computes what the official one does, whatever it is made to run on."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stages.embed import attention
+from stages.embed.architectures import ARCHITECTURES, Architecture
+from stages.embed.attention import FusedAttention, fuse_attention
+from stages.embed.config import Precision
+from stages.embed.teacher import Teacher, draw_encoder
+
+TINY = ARCHITECTURES["tiny"]
+ODD = replace(TINY, name="odd", side_px=176, width=80, heads=5, window_tok=3, global_blocks=(2,))
+SMALL = [pytest.param(TINY, id="tiny"), pytest.param(ODD, id="odd")]
+CPU = torch.device("cpu")
+
+
+def positional(architecture: Architecture) -> nn.Module:
+    """An official encoder whose positions matter, as after training; they are drawn as zeros."""
+    encoder = draw_encoder(architecture, 1).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(2)
+    for name, value in encoder.named_parameters():
+        if "pos" in name:
+            value.copy_(0.3 * torch.randn(value.shape, generator=generator))
+    return encoder
+
+
+def tiles_for(architecture: Architecture) -> Tensor:
+    side = architecture.side_px
+    return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(3))
+
+
+def official(encoder: nn.Module, tiles: Tensor) -> Tensor:
+    with torch.inference_mode():
+        tokens: Tensor = encoder(tiles)
+    return tokens
+
+
+def ours(encoder: nn.Module, precision: Precision = "float32") -> Teacher:
+    return Teacher(
+        copy.deepcopy(encoder),
+        architecture="small",
+        trained=False,
+        device=CPU,
+        precision=precision,
+    )
+
+
+def assert_same(tokens: Tensor, reference: Tensor) -> None:
+    torch.testing.assert_close(tokens, reference, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("architecture", SMALL)
+def test_tokens_are_those_of_the_official_forward_pass(architecture: Architecture) -> None:
+    encoder, tiles = positional(architecture), tiles_for(architecture)
+    assert_same(ours(encoder).encode(tiles), official(encoder, tiles))
+
+
+@pytest.mark.parametrize("architecture", SMALL)
+def test_a_small_buffer_for_the_bias_changes_nothing(
+    architecture: Architecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, tiles = positional(architecture), tiles_for(architecture)
+    for values in (1, 7 * (architecture.side_px // 16) ** 4):  # heads one by one; some of them
+        monkeypatch.setattr(attention, "BIAS_VALUES", values)
+        assert_same(ours(encoder).encode(tiles), official(encoder, tiles))
+
+
+@pytest.mark.parametrize("architecture", SMALL)
+def test_what_gpus_run_computes_the_same(
+    architecture: Architecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_attend_with_bias", attention._attend_with_longer_keys)
+    encoder, tiles = positional(architecture), tiles_for(architecture)
+    assert_same(ours(encoder).encode(tiles), official(encoder, tiles))
+    assert_close_tokens(ours(encoder, "bfloat16").encode(tiles), official(encoder, tiles), 0.999)
+
+
+@pytest.mark.parametrize("architecture", SMALL)
+def test_bfloat16_keeps_the_direction_of_tokens(architecture: Architecture) -> None:
+    encoder, tiles = positional(architecture), tiles_for(architecture)
+    tokens = ours(encoder, "bfloat16").encode(tiles)
+    assert_close_tokens(tokens, official(encoder, tiles), 0.9999)
+
+
+def test_positions_matter_in_these_tests() -> None:
+    encoder, tiles = positional(TINY), tiles_for(TINY)
+    without = copy.deepcopy(encoder)
+    for name, value in without.named_parameters():
+        if "rel_pos" in name:
+            value.zero_()
+    assert (official(encoder, tiles) - official(without, tiles)).abs().max() > 0.1
+
+
+def test_weights_keep_their_names_and_values() -> None:
+    encoder = positional(TINY)
+    before = copy.deepcopy(encoder.state_dict())
+    fuse_attention(encoder)
+    after = encoder.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    fused = [module for module in encoder.modules() if isinstance(module, FusedAttention)]
+    assert len(fused) == TINY.depth
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_gpu_agrees_with_the_cpu(precision: Precision) -> None:
+    encoder, tiles = positional(TINY), tiles_for(TINY)
+    teacher = Teacher(
+        copy.deepcopy(encoder),
+        architecture="tiny",
+        trained=False,
+        device=torch.device("cuda"),
+        precision=precision,
+    )
+    assert_close_tokens(teacher.encode(tiles), official(encoder, tiles), 0.9999)
+
+
+def assert_close_tokens(tokens: Tensor, reference: Tensor, least: float) -> None:
+    assert torch.cosine_similarity(tokens, reference, dim=1).min() >= least

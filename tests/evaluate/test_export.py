@@ -1,0 +1,354 @@
+"""Exported folders, loaded by others: transformers without this project, and our own loader."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from stages.evaluate.export import run
+from stages.evaluate.model import open_model
+from stages.prepare.pixels import normalised_window, read_image
+from stages.train.model.saved import load_student
+from stages.train.model.student import Student
+from store.errors import CheckpointError, ConfigError
+from tests.evaluate.models import META, NAMES, PALETTE, save_model
+
+PLAIN: dict[str, Any] = {"head": "mlp", "norm_eps": 1e-5}
+METRICS: dict[str, Any] = {
+    "miou": 26.38,
+    "accuracy": 63.68,
+    "mean_accuracy": 40.0,
+    "images": 31,
+    "teacher_trained": False,
+    "domain": "target",
+    "split": "val",
+    "iou": {"road": 70.0, "sky": 9.14, "car": None, "tree": 0.0},
+}
+
+# What a stranger types, where nothing but torch, transformers, safetensors and pillow is there.
+STRANGER = """
+import sys
+
+ABSENT = {"pipeline", "stages", "store", "torchvision", "cv2", "kornia", "zarr", "dask", "xarray",
+          "pyarrow", "pydantic", "segment_anything", "typer", "rich", "onnx", "onnxruntime"}
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, *where):
+        return None if name.partition(".")[0] in ABSENT else self.finder.find_spec(name, *where)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = map(Without, sys.meta_path)
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, SegformerForSemanticSegmentation
+
+folder, photo, out = sys.argv[1:]
+processor = AutoImageProcessor.from_pretrained(folder)
+model, loading = SegformerForSemanticSegmentation.from_pretrained(folder, output_loading_info=True)
+assert not model.training
+image = Image.open(photo).convert("RGB")
+inputs = processor(image, return_tensors="pt")
+with torch.inference_mode():
+    outputs = model(**inputs)
+labels = processor.post_process_semantic_segmentation(outputs, target_sizes=[image.size[::-1]])[0]
+assert not ABSENT & set(sys.modules)
+np.savez(
+    out,
+    pixels=inputs["pixel_values"].numpy(),
+    logits=outputs.logits.numpy(),
+    labels=labels.numpy(),
+    names=[model.config.id2label[index] for index in range(model.config.num_labels)],
+    problems=sorted(map(str, [*loading["missing_keys"], *loading["unexpected_keys"],
+                              *loading["mismatched_keys"]])),
+)
+"""
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """Noise at a size that no stride divides."""
+    pixels = np.random.default_rng(5).integers(0, 256, (75, 110, 3), dtype=np.uint8)
+    path = tmp_path / "photo.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def logits_of(student: Student, photo: Path) -> torch.Tensor:
+    image = normalised_window(read_image(photo), 0, 0, 75, 110)
+    with torch.inference_mode():
+        logits: torch.Tensor = student(torch.from_numpy(image)[None])
+    return logits
+
+
+def test_a_plain_student_gives_a_stranger_our_logits(tmp_path: Path, photo: Path) -> None:
+    student = save_model(tmp_path / "student", **PLAIN)
+    result = run(model=tmp_path / "student", out=tmp_path / "exported")
+    assert result.why_not_plain is None
+
+    words = [str(tmp_path / "exported"), str(photo), str(tmp_path / "theirs.npz")]
+    command = [sys.executable, "-I", "-c", STRANGER, *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    theirs = np.load(tmp_path / "theirs.npz")
+
+    assert theirs["problems"].tolist() == []
+    assert theirs["names"].tolist() == list(NAMES)
+    pixels = normalised_window(read_image(photo), 0, 0, 75, 110)
+    np.testing.assert_allclose(theirs["pixels"][0], pixels, rtol=0, atol=1e-6)
+    ours = logits_of(student, photo).numpy()
+    assert np.abs(ours).max() > 1  # else closeness says little
+    np.testing.assert_allclose(theirs["logits"], ours, rtol=0, atol=1e-5)
+    assert theirs["labels"].shape == (75, 110)
+    assert len(np.unique(theirs["labels"])) > 1
+
+
+def test_a_plain_folder_has_the_names_of_published_checkpoints(tmp_path: Path) -> None:
+    # as in nvidia/segformer-b0-finetuned-ade-512-512, which every version of transformers reads
+    save_model(tmp_path / "student", **PLAIN)
+    run(model=tmp_path / "student", out=tmp_path / "exported")
+    names = set(load_file(tmp_path / "exported/model.safetensors"))
+    assert {
+        "segformer.encoder.patch_embeddings.0.proj.weight",
+        "segformer.encoder.block.0.0.layer_norm_1.weight",
+        "segformer.encoder.block.2.0.attention.self.query.weight",
+        "segformer.encoder.block.1.0.attention.self.sr.bias",
+        "segformer.encoder.block.1.0.attention.self.layer_norm.bias",
+        "segformer.encoder.block.3.0.attention.output.dense.weight",
+        "segformer.encoder.block.0.0.mlp.dense1.weight",
+        "segformer.encoder.block.0.0.mlp.dwconv.dwconv.weight",
+        "segformer.encoder.layer_norm.3.bias",
+        "decode_head.linear_c.0.proj.weight",
+        "decode_head.linear_fuse.weight",
+        "decode_head.batch_norm.running_var",
+        "decode_head.classifier.bias",
+    } <= names
+    assert {name.partition(".")[0] for name in names} == {"segformer", "decode_head"}
+
+
+def test_the_processor_has_the_constants_of_imagenet(tmp_path: Path) -> None:
+    save_model(tmp_path / "student")
+    run(model=tmp_path / "student", out=tmp_path / "exported")
+    processor = json.loads((tmp_path / "exported/preprocessor_config.json").read_text())
+    assert processor["image_mean"] == [0.485, 0.456, 0.406]
+    assert processor["image_std"] == [0.229, 0.224, 0.225]
+    assert processor["do_resize"] is False
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"head": "mlp", "norm_eps": 1e-6}, "norm_eps 1e-06, which transformers would silently"),
+        ({"head": "daformer", "norm_eps": 1e-5}, "head is daformer"),
+    ],
+)
+def test_another_student_says_why_and_loads_by_our_import(
+    tmp_path: Path, photo: Path, changes: dict[str, Any], reason: str
+) -> None:
+    student = save_model(tmp_path / "student", **changes)
+    result = run(model=tmp_path / "student", out=tmp_path / "exported")
+    assert result.why_not_plain is not None
+    assert reason in result.why_not_plain
+    assert reason in (tmp_path / "exported/README.md").read_text()
+    assert "model_type" not in json.loads((tmp_path / "exported/config.json").read_text())
+    loaded = Student.from_pretrained(str(tmp_path / "exported"))
+    assert torch.equal(logits_of(loaded, photo), logits_of(student, photo))
+
+
+def test_the_epsilon_that_transformers_has_would_change_the_logits(
+    tmp_path: Path, photo: Path
+) -> None:
+    # why an export refuses to call such a student plain
+    exact = save_model(tmp_path / "student", head="mlp", norm_eps=1e-6)
+    other = save_model(tmp_path / "other", head="mlp", norm_eps=1e-5)
+    assert not torch.equal(logits_of(exact, photo), logits_of(other, photo))
+
+
+@pytest.mark.parametrize("changes", [PLAIN, {}])
+def test_an_export_is_a_student_like_any_other(tmp_path: Path, changes: dict[str, Any]) -> None:
+    save_model(tmp_path / "student", **changes)
+    run(model=tmp_path / "student", out=tmp_path / "exported")
+    (before, meta), (after, again) = (load_student(tmp_path / n) for n in ("student", "exported"))
+    assert meta == again == META
+    for name, tensor in before.state_dict().items():
+        assert torch.equal(tensor, after.state_dict()[name]), name
+    assert open_model(tmp_path / "exported").config == open_model(tmp_path / "student").config
+    run(model=tmp_path / "exported", out=tmp_path / "twice")
+    for file in ("model.safetensors", "config.json", "README.md"):
+        once, twice = (tmp_path / folder / file for folder in ("exported", "twice"))
+        assert once.read_bytes() == twice.read_bytes()
+
+
+def test_classes_have_a_file_of_their_own(tmp_path: Path) -> None:
+    save_model(tmp_path / "student")
+    run(model=tmp_path / "student", out=tmp_path / "exported")
+    classes = json.loads((tmp_path / "exported/classes.json").read_text())
+    assert [entry["id"] for entry in classes] == [0, 1, 2, 3]
+    assert tuple(entry["name"] for entry in classes) == NAMES
+    assert tuple(tuple(entry["color"]) for entry in classes) == PALETTE
+
+
+def write_metrics(run_folder: Path, **changes: object) -> None:
+    digest = json.loads((run_folder / "student/config.json").read_text())["weights_sha256"]
+    metrics = {**METRICS, "student": digest[:12], **changes}
+    (run_folder / "metrics.json").write_text(json.dumps(metrics))
+
+
+def test_the_card_tells_metrics_data_and_licences(tmp_path: Path) -> None:
+    recipe = {
+        "crop_px": 256,
+        "self_training": {"ema_decay": 0.99},
+        "masking": None,
+        "regularizer": {"on": ["source", "mixed"]},
+    }
+    meta = {**META, "recipe": recipe, "weights": "nvidia/mit-b5"}
+    save_model(tmp_path / "student", meta=meta)
+    write_metrics(tmp_path)
+    result = run(model=tmp_path, out=tmp_path / "exported")  # a run's folder will do
+    assert result.why_no_metrics is None
+    card = (tmp_path / "exported/README.md").read_text()
+    for text in (
+        "On target/val, 31 images, in percent: mean IoU 26.38, pixel accuracy 63.68.",
+        "| sky | 9.14 |\n| car | - |",
+        "- source: camvid, 305 images, labelled",
+        "- target: camvid, 62 images, without labels",
+        "self_training.ema_decay: 0.99",
+        "UNTRAINED TEACHER",
+        "nvidia/mit-b5. MiT's ImageNet weights are NVIDIA's, for non-commercial use",
+        "- Data: CamVid, for research.",
+        "| 2 | car | #00008e |",
+        "at least 256 px",
+    ):
+        assert text in card
+
+
+def test_a_student_of_random_weights_owes_nvidia_nothing(tmp_path: Path) -> None:
+    save_model(tmp_path / "student")
+    run(model=tmp_path / "student", out=tmp_path / "exported")
+    card = (tmp_path / "exported/README.md").read_text()
+    assert "Initial weights: random." in card
+    assert "NVIDIA" not in card
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"student": "0123456789ab"}, "is of another student"),
+        ({"student": None}, "of an earlier version"),
+        (None, "is missing; run `ssr evaluate`"),
+    ],
+)
+def test_metrics_of_other_weights_are_left_out(
+    tmp_path: Path, changes: dict[str, Any] | None, says: str
+) -> None:
+    save_model(tmp_path / "student")
+    if changes is not None:
+        write_metrics(tmp_path, **changes)
+    result = run(model=tmp_path / "student", out=tmp_path / "exported")
+    assert result.why_no_metrics is not None
+    assert says in result.why_no_metrics
+    card = (tmp_path / "exported/README.md").read_text()
+    assert "was not evaluated" in card
+    assert "26.38" not in card
+
+
+def test_an_old_twin_does_not_outlive_its_student(tmp_path: Path) -> None:
+    save_model(tmp_path / "student")
+    run(model=tmp_path / "student", out=tmp_path / "exported")
+    (tmp_path / "exported/model.onnx").write_bytes(b"of other weights")
+    run(model=tmp_path / "student", out=tmp_path / "exported")
+    assert sorted(path.name for path in (tmp_path / "exported").iterdir()) == [
+        "README.md",
+        "classes.json",
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+
+
+def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_student_is_not_exported_onto_itself(tmp_path: Path) -> None:
+    save_model(tmp_path / "student")
+    before = (tmp_path / "student/config.json").read_bytes()
+    with pytest.raises(ConfigError, match="is the student itself") as error:
+        run(model=tmp_path, out=tmp_path / "student")
+    one_line(error)
+    assert (tmp_path / "student/config.json").read_bytes() == before
+
+
+def test_a_model_of_somebody_else_is_not_overwritten(tmp_path: Path) -> None:
+    save_model(tmp_path / "student")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ConfigError, match="holds a model that is not of this project") as error:
+        run(model=tmp_path / "student", out=other)
+    one_line(error)
+    assert [path.name for path in other.iterdir()] == ["config.json"]
+
+
+def test_nothing_is_written_among_other_files(tmp_path: Path) -> None:
+    save_model(tmp_path / "student")
+    other = tmp_path / "project"
+    other.mkdir()
+    (other / "README.md").write_text("of a project")
+    (other / "params.yaml").write_text("of a project")
+    with pytest.raises(ConfigError, match=r"holds other files \(params\.yaml\)") as error:
+        run(model=tmp_path / "student", out=other)
+    one_line(error)
+    assert (other / "README.md").read_text() == "of a project"
+
+
+def test_an_export_that_was_interrupted_is_done_again(tmp_path: Path) -> None:
+    save_model(tmp_path / "student")
+    run(model=tmp_path / "student", out=tmp_path / "exported")
+    whole = (tmp_path / "exported/config.json").read_bytes()
+    (tmp_path / "exported/config.json").unlink()  # it is written last
+    (tmp_path / "exported/config.json.0123.partial").touch()
+    run(model=tmp_path / "student", out=tmp_path / "exported")
+    assert (tmp_path / "exported/config.json").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("meta", "says"),
+    [
+        ({}, "names no classes and colours for the 4 logits"),
+        ({"classes": ["a", "b"], "palette": [[0, 0, 0]] * 2}, "for the 4 logits"),
+    ],
+)
+def test_a_student_of_unknown_classes_is_refused(
+    tmp_path: Path, meta: dict[str, Any], says: str
+) -> None:
+    save_model(tmp_path / "student", meta=meta)
+    with pytest.raises(CheckpointError) as error:
+        run(model=tmp_path / "student", out=tmp_path / "exported")
+    assert says in one_line(error)
+    assert not (tmp_path / "exported").exists()
+
+
+def test_a_missing_package_for_onnx_is_named_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(tmp_path / "student")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ConfigError, match=r"onnxscript; pip install -e '.\[onnx\]'"):
+        run(model=tmp_path / "student", out=tmp_path / "exported", onnx=True)
+    assert not (tmp_path / "exported").exists()

@@ -1,0 +1,291 @@
+"""Prediction of loose images, by students whose answers are known beforehand."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from stages.evaluate import predict as module
+from stages.evaluate.config import PredictConfig
+from stages.evaluate.inference import predict, predict_logits, window_origins
+from stages.evaluate.model import open_model
+from stages.evaluate.predict import PredictResult, run
+from stages.prepare.geometry import fit_size
+from stages.prepare.pixels import normalised_window, read_image, resize_image
+from store.atomic import write_bytes
+from store.errors import DataError
+from tests.evaluate.models import META, PALETTE, save_model
+
+CONFIG = PredictConfig(fit_px="model", window_px=None, batch=2, device="cpu")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    save_model(tmp_path / "student")
+    return tmp_path / "student"
+
+
+def noise(seed: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def add(folder: Path, name: str, pixels: NDArray[np.uint8]) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def call(
+    model: Path, images: Sequence[Path], out: Path, config: PredictConfig = CONFIG
+) -> PredictResult:
+    return run(
+        config,
+        model=model,
+        images=[str(path) for path in images],
+        out=out,
+        progress=lambda done, total, what: None,
+    )
+
+
+def ids(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as label:
+        assert label.mode == "P"
+        return np.array(label)
+
+
+def answer_by_colour(image: torch.Tensor) -> torch.Tensor:
+    """Logits at stride 4: class 0 to 2 where red, green or blue is strongest; never 3."""
+    pooled = torch.nn.functional.avg_pool2d(image, 4)  # (B, 3, H/4, W/4)
+    return torch.cat([pooled, torch.full_like(pooled[:, :1], -9)], dim=1)
+
+
+class ByColour(nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return answer_by_colour(image)
+
+
+@pytest.fixture
+def by_colour(model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model that answers by the strongest colour."""
+
+    def replace_network(folder: Path) -> object:
+        found = open_model(folder)
+        object.__setattr__(found, "network", ByColour().eval())
+        return found
+
+    monkeypatch.setattr(module, "open_model", replace_network)
+    return model
+
+
+STRIPES = np.repeat([0, 1, 2], 32)[None].repeat(64, axis=0).astype(np.uint8)
+
+
+def stripes() -> NDArray[np.uint8]:
+    """64x96: red, green and blue from left to right; borders at multiples of 4."""
+    image: NDArray[np.uint8] = np.eye(3, dtype=np.uint8)[STRIPES] * np.uint8(255)
+    return image
+
+
+def test_each_image_becomes_a_label_a_colour_and_an_overlay(
+    by_colour: Path, tmp_path: Path
+) -> None:
+    image = stripes()
+    photo = add(tmp_path, "photos/town/a.png", image)
+    result = call(by_colour, [photo.parents[1]], tmp_path / "out")
+    assert result.names == ("town/a",)
+    labels = ids(tmp_path / "out/labels/town/a.png")
+    np.testing.assert_array_equal(labels, STRIPES)
+    colors = np.array(Image.open(tmp_path / "out/colors/town/a.png"))
+    np.testing.assert_array_equal(colors, np.array(PALETTE, np.uint8)[STRIPES])
+    overlay = np.array(Image.open(tmp_path / "out/overlays/town/a.png"))
+    assert overlay[0, 0].tolist() == [(255 + 128) // 2, 64 // 2, 128 // 2]
+
+
+def test_the_label_itself_has_the_colours_of_the_classes(by_colour: Path, tmp_path: Path) -> None:
+    photo = add(tmp_path, "a.png", stripes())
+    call(by_colour, [photo], tmp_path / "out")
+    with Image.open(tmp_path / "out/labels/a.png") as label:
+        colors = np.array(label.convert("RGB"))
+    np.testing.assert_array_equal(colors, np.array(Image.open(tmp_path / "out/colors/a.png")))
+
+
+def test_photos_are_turned_upright_first(by_colour: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to see it upright
+    Image.fromarray(stripes()).save(tmp_path / "turned.png", exif=exif)
+    call(by_colour, [tmp_path / "turned.png"], tmp_path / "out")
+    labels = ids(tmp_path / "out/labels/turned.png")
+    assert labels.shape == (96, 64)
+    np.testing.assert_array_equal(labels, np.rot90(STRIPES, -1))
+
+
+@pytest.mark.parametrize("window_px", [None, 32])
+@pytest.mark.parametrize("size", [(64, 96), (50, 71)])
+def test_labels_are_those_of_evaluation(
+    tmp_path: Path, size: tuple[int, int], window_px: int | None
+) -> None:
+    recipe = {"crop_px": 64}
+    data = {"source": {}, "target": {"fit_px": [60, 40]}}
+    student = save_model(tmp_path / "student", meta={**META, "recipe": recipe, "data": data})
+    photo = add(tmp_path, "a.png", noise(1, size))
+    config = CONFIG.model_copy(update={"window_px": window_px})
+    result = call(tmp_path / "student", [photo], tmp_path / "out", config)
+    assert result.fit_px == (60, 40)
+    resized_px = {(64, 96): (40, 60), (50, 71): (40, 57)}[size]  # mmcv's rescale_size by hand
+    assert fit_size(size, (60, 40)) == resized_px
+    working = normalised_window(resize_image(read_image(photo), resized_px), 0, 0, 64, 64)
+    expected = predict(
+        student,
+        torch.from_numpy(working)[None],
+        resized_size_px=resized_px,
+        original_size_px=size,
+        window_px=window_px,
+    )
+    labels = ids(tmp_path / "out/labels/a.png")
+    assert len(np.unique(labels)) > 1
+    np.testing.assert_array_equal(labels, expected[0].numpy())
+
+
+def test_a_batch_changes_no_label(model: Path, tmp_path: Path) -> None:
+    sizes = [(40, 56), (40, 56), (40, 56), (33, 47), (40, 56)]
+    for index, size in enumerate(sizes):
+        add(tmp_path, f"photos/{index}.png", noise(index, size))
+    for batch in (1, 3):
+        config = CONFIG.model_copy(update={"batch": batch})
+        call(model, [tmp_path / "photos"], tmp_path / str(batch), config)
+    for index, size in enumerate(sizes):
+        one, three = (ids(tmp_path / f"{batch}/labels/{index}.png") for batch in (1, 3))
+        assert one.shape == size
+        np.testing.assert_array_equal(one, three)
+
+
+def test_files_of_two_sizes_that_scale_to_one_keep_their_own(
+    by_colour: Path, tmp_path: Path
+) -> None:
+    add(tmp_path, "photos/large.png", np.kron(stripes(), np.ones((2, 2, 1), np.uint8)))
+    add(tmp_path, "photos/small.png", stripes())
+    config = CONFIG.model_copy(update={"fit_px": (96, 64)})
+    call(by_colour, [tmp_path / "photos"], tmp_path / "out", config)
+    assert ids(tmp_path / "out/labels/large.png").shape == (128, 192)
+    assert ids(tmp_path / "out/labels/small.png").shape == (64, 96)
+
+
+def test_no_more_than_a_batch_is_read_ahead(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(6):
+        add(tmp_path, f"photos/{index}.png", noise(index, (32, 32)))
+    events: list[str] = []
+
+    def reading(path: Path) -> NDArray[np.uint8]:
+        events.append("read")
+        return read_image(path)
+
+    def writing(path: Path, data: bytes) -> None:
+        if path.parent.name == "labels":
+            events.append("write")
+        write_bytes(path, data)
+
+    monkeypatch.setattr(module, "read_image", reading)
+    monkeypatch.setattr(module, "write_bytes", writing)
+    call(model, [tmp_path / "photos"], tmp_path / "out")  # batches of two
+    ahead = [events[: i + 1].count("read") - events[: i + 1].count("write") for i in range(12)]
+    assert max(ahead) == 2
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_damaged_image_is_named_and_those_before_it_are_kept(
+    model: Path, tmp_path: Path, batch: int
+) -> None:
+    good = add(tmp_path, "photos/1.png", noise(0, (32, 32)))
+    (tmp_path / "photos/2.png").write_bytes(good.read_bytes()[:-500])
+    config = CONFIG.model_copy(update={"batch": batch})
+    with pytest.raises(DataError, match=r"photos/2\.png: is damaged") as error:
+        call(model, [tmp_path / "photos"], tmp_path / "out", config)
+    assert "\n" not in str(error.value)
+    left = sorted(p.relative_to(tmp_path).as_posix() for p in (tmp_path / "out").rglob("*.*"))
+    assert left == [f"out/{kind}/1.png" for kind in ("colors", "labels", "overlays")]
+
+
+def test_a_folder_that_cannot_be_made_is_noticed_before_any_work(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = add(tmp_path, "a.png", noise(0, (32, 32)))
+    monkeypatch.setattr(module, "read_image", lambda path: pytest.fail("an image was read"))
+    with pytest.raises(OSError, match=r"a\.png"):
+        call(model, [photo], photo / "out")
+
+
+def test_progress_names_the_images(model: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        add(tmp_path, f"photos/{name}.png", noise(0, (32, 32)))
+    calls: list[tuple[int, int, str]] = []
+    run(
+        CONFIG,
+        model=model,
+        images=[str(tmp_path / "photos")],
+        out=tmp_path / "out",
+        progress=lambda *call: calls.append(call),
+    )
+    assert calls == [(0, 2, "predict"), (1, 2, "a"), (2, 2, "b")]
+
+
+@pytest.mark.parametrize(
+    ("side", "window", "origins"),
+    [
+        # by hand from mmseg's formulas: stride 341 at 512, 21 at 32
+        (512, 512, [0]),
+        (1024, 512, [0, 341, 512]),
+        (2048, 512, [0, 341, 682, 1023, 1364, 1536]),
+        (64, 32, [0, 21, 32]),
+        (64, 512, [0]),
+    ],
+)
+def test_windows_cover_a_side_and_end_flush(side: int, window: int, origins: list[int]) -> None:
+    assert window_origins(side, window) == origins
+
+
+def test_logits_are_averaged_where_windows_overlap() -> None:
+    class MeanOfWindow(nn.Module):
+        """One logit: the mean of what it sees, everywhere."""
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            height, width = image.shape[2] // 4, image.shape[3] // 4
+            return image.mean((1, 2, 3), keepdim=True).expand(-1, 1, height, width)
+
+    ramp = torch.arange(64.0).expand(1, 3, 32, 64)
+    logits = predict_logits(
+        MeanOfWindow().eval(),
+        ramp,
+        resized_size_px=(32, 64),
+        original_size_px=(32, 64),
+        window_px=32,
+    )
+    means = {0: 15.5, 21: 36.5, 32: 47.5}  # windows begin at 0, 21 and 32
+    for x in (0, 20, 21, 31, 32, 52, 53, 63):
+        seen = [mean for origin, mean in means.items() if origin <= x < origin + 32]
+        assert logits[0, 0, 7, x].item() == pytest.approx(sum(seen) / len(seen))
+
+
+def test_a_runs_folder_stands_for_its_student(tmp_path: Path) -> None:
+    save_model(tmp_path / "run/student")
+    photo = add(tmp_path, "a.png", noise(0, (32, 32)))
+    call(tmp_path / "run", [photo], tmp_path / "out")
+    assert (tmp_path / "out/labels/a.png").is_file()
+
+
+def test_an_older_student_that_says_nothing_of_sizes_predicts_at_the_files_size(
+    tmp_path: Path,
+) -> None:
+    meta = {key: META[key] for key in ("classes", "palette")}
+    save_model(tmp_path / "student", meta=meta)
+    photo = add(tmp_path, "a.png", noise(0, (40, 40)))
+    assert call(tmp_path / "student", [photo], tmp_path / "out").fit_px is None
+    assert json.loads((tmp_path / "student/config.json").read_text())["meta"] == meta

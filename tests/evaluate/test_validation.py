@@ -1,0 +1,70 @@
+"""Which labels the student is validated on, and that the figure is that of `ssr evaluate`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stages.evaluate import stage
+from stages.evaluate.config import EvaluateConfig
+from stages.evaluate.validation import validation_of
+from stages.prepare.manifest import Domain, Manifest
+from stages.train.model.saved import load_student, save_student
+from stages.train.model.student import build_student
+from tests.train.example import train_config
+from tests.train.world import World, build_world
+
+STUDENT = train_config().student
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return build_world(tmp_path_factory.mktemp("world") / "inputs")
+
+
+def unlabelled(manifest: Manifest, *domains: Domain) -> Manifest:
+    """The manifest without the labels of these domains' val images."""
+    records = tuple(
+        replace(record, label=None)
+        if record.domain in domains and record.split == "val"
+        else record
+        for record in manifest.records
+    )
+    return replace(manifest, records=records)
+
+
+def test_labels_of_the_target_are_preferred_and_named(world: World) -> None:
+    validation = validation_of(world.manifest, world.roots)
+    assert validation is not None
+    assert validation.on == "1 images of target/val"
+    assert validation.sees_target_labels
+
+
+def test_without_them_the_source_is_measured(world: World) -> None:
+    validation = validation_of(unlabelled(world.manifest, "target"), world.roots)
+    assert validation is not None
+    assert validation.on == "1 images of source/val"
+    assert not validation.sees_target_labels
+
+
+def test_without_any_there_is_no_validation(world: World) -> None:
+    assert validation_of(unlabelled(world.manifest, "target", "source"), world.roots) is None
+
+
+@pytest.mark.parametrize("domain", ["target", "source"])
+def test_the_figure_is_that_of_evaluation(world: World, tmp_path: Path, domain: Domain) -> None:
+    meta = {"classes": list(world.manifest.classes.names)}
+    student = build_student(STUDENT, num_classes=11, seed=3)
+    save_student(student, tmp_path / "student", config=STUDENT, meta=meta)
+    evaluated = stage.run(
+        EvaluateConfig(domain=domain, split="val", pictures=0, device="cpu"),
+        manifest=world.manifest,
+        roots=world.roots,
+        student=tmp_path / "student",
+        out=tmp_path,
+        progress=lambda *_: None,
+    )
+    manifest = world.manifest if domain == "target" else unlabelled(world.manifest, "target")
+    validation = validation_of(manifest, world.roots)
+    assert validation is not None
+    assert validation.measure(load_student(tmp_path / "student")[0]) == evaluated.metrics.miou

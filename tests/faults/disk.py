@@ -1,0 +1,79 @@
+"""Disks that are too small or must not be written, and processes that may not write much."""
+
+import ctypes
+import os
+import resource
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+PAGE_BYTES: Final = 4096
+"""What a tmpfs counts in."""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A tmpfs of its own."""
+
+    folder: Path
+
+    def change(self, options: str) -> None:
+        """Change its size, or whether it can be written."""
+        _mount("-o", f"remount,{options}", str(self.folder))
+
+    def fill(self) -> None:
+        """Leave no page free."""
+        with (self.folder / "in the way").open("wb", buffering=0) as file:
+            while True:
+                try:
+                    file.write(bytes(PAGE_BYTES))
+                except OSError:
+                    return
+
+
+@contextmanager
+def small_disk(folder: Path, options: str) -> Iterator[Disk]:
+    """Mount a tmpfs over a folder; skip the test where that is not permitted.
+
+    Args:
+        folder: Is made where it is missing.
+        options: Of the mount, for instance `size=8k`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if shutil.which("mount") is None:
+        pytest.skip("needs the command mount, to make a disk that is full")
+    try:
+        _mount("-t", "tmpfs", "-o", options, "tmpfs", str(folder))
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"needs the right to mount a tmpfs, to make a full disk: {error.stderr!r}")
+    try:
+        yield Disk(folder)
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def limit_file_size() -> None:
+    """Let this process write no file beyond 10 kB: its writes end with EFBIG in the middle."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+
+def obey_permissions() -> None:
+    """Give up root's right to write where the permission bits say no."""
+    if os.geteuid() != 0:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
+    capabilities = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; twice
+    assert libc.capget(header, capabilities) == 0, os.strerror(ctypes.get_errno())
+    capabilities[0] &= ~(1 << 1)  # CAP_DAC_OVERRIDE
+    assert libc.capset(header, capabilities) == 0, os.strerror(ctypes.get_errno())
+
+
+def _mount(*arguments: str) -> None:
+    subprocess.run(["mount", *arguments], check=True, capture_output=True, text=True)

@@ -1,0 +1,52 @@
+"""A teacher whose numbers cannot be stored: refused before the write, whatever the codec."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages.embed.architectures import ARCHITECTURES
+from stages.embed.teacher import draw_encoder
+from stages.embed.weights import PREFIX
+from store.errors import StoreError
+from tests.embed.world import World
+
+
+def save_teacher(path: Path, bias: float) -> None:
+    """Save an encoder that gives every token about this number in one channel."""
+    weights = draw_encoder(ARCHITECTURES["tiny"], seed=1).state_dict()
+    weights["neck.3.bias"][5] = bias
+    torch.save({PREFIX + key: value for key, value in weights.items()}, path)
+
+
+@pytest.mark.parametrize(
+    ("codec", "bias"),
+    [
+        *(("float16", bias) for bias in (math.nan, math.inf, -math.inf, 1e6)),
+        *(("int8-zstd", bias) for bias in (math.nan, -math.inf, 1e6)),
+        ("bitround-7", math.inf),
+    ],
+)
+def test_features_that_are_no_numbers_or_too_large_never_reach_the_disk(
+    world: World, codec: str, bias: float
+) -> None:
+    world.run()
+    before, world.codec = world.features(), codec
+    save_teacher(world.folder / "bad.pth", bias)
+    with pytest.raises(
+        StoreError, match=r"stride8.* are NaN, Inf or .*check the teacher"
+    ) as caught:
+        world.run(weights=str(world.folder / "bad.pth"))
+    assert "\n" not in str(caught.value)
+    if codec == "float16":
+        assert "192 of 12288 values" in str(caught.value)  # one channel of 12 x 16 tokens
+        assert "source/train/a" in str(caught.value)
+    after = world.features()
+    assert before.items() <= after.items()
+    written = [name.partition(".zarr/")[2] for name in after.keys() - before.keys()]
+    assert "zarr.json" in written
+    assert not [name for name in written if name.startswith(("stride8/c.", "ledger/stride8/"))]
+    assert "scale_stride8/c.0" not in written
+    save_teacher(world.folder / "bad.pth", 1.0)
+    assert world.run(weights=str(world.folder / "bad.pth")).domains["source"].embedded == 5

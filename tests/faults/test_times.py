@@ -1,0 +1,191 @@
+"""Times of files tell nothing: features follow what the files hold."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stages.embed.architectures import ARCHITECTURES
+from stages.embed.teacher import draw_encoder
+from stages.embed.weights import PREFIX
+from store.verify import verify
+from tests.embed.world import World, draw
+from tests.faults.conftest import Undisturbed
+from tests.faults.photos import list_photos
+
+MOMENTS_S = {"in 1970": 1.0, "in 2100": 4.1e9}
+SIZE_PX = (96, 128)
+
+
+def replace_keeping_size_and_time(path: Path, write: Callable[[Path], object]) -> None:
+    """Put another file in a place, as `cp -p` and `rsync -t` do."""
+    before = path.stat()
+    other = path.with_name(f"other {path.name}")
+    write(other)
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(path)
+    after = path.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+def overwrite_keeping_size_and_time(path: Path, write: Callable[[Path], object]) -> None:
+    """Write into the same file, and set its time back."""
+    before = path.stat()
+    write(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+def photo(world: World, name: str) -> Path:
+    return world.folder / "images" / "photos" / f"{name}.bmp"
+
+
+def save_photo(path: Path, seed: int) -> None:
+    """Save without compression: photos of one size in pixels have one size in bytes."""
+    Image.fromarray(draw(SIZE_PX, seed)).save(path, format="bmp")
+
+
+def fresh(world: World, undisturbed: Undisturbed) -> dict[str, bytes]:
+    """Embed the images as they are now, with a manifest made from nothing."""
+    (world.folder / "scan-cache").unlink()
+    list_photos(world)
+    return undisturbed(world)
+
+
+@pytest.fixture
+def photos(world: World) -> World:
+    """Five photos that were prepared and embedded."""
+    for kind in ("photos", "labels"):
+        (world.folder / "images" / kind).mkdir()
+    for seed, name in enumerate("abcde"):
+        save_photo(photo(world, name), seed)
+        label = Image.fromarray(np.zeros(SIZE_PX, np.uint8))
+        label.save(world.folder / "images" / "labels" / f"{name}.png")
+    list_photos(world)
+    assert world.run().domains["source"].embedded == 5
+    return world
+
+
+@pytest.mark.parametrize("moment_s", MOMENTS_S.values(), ids=MOMENTS_S)
+def test_touched_images_and_stores_change_nothing(photos: World, moment_s: float) -> None:
+    before = photos.features()
+    for path in photos.folder.rglob("*"):
+        os.utime(path, (moment_s, moment_s))
+    assert not list_photos(photos).changed
+    assert photos.run().domains["source"].embedded == 0
+    assert photos.features() == before
+    assert verify(next(photos.store_url.glob("source/*.zarr"))).sound
+
+
+@pytest.mark.parametrize(
+    "put",
+    [replace_keeping_size_and_time, overwrite_keeping_size_and_time],
+    ids=lambda f: f.__name__,
+)
+def test_a_photo_replaced_by_one_of_the_same_size_and_time_is_embedded_again(
+    photos: World, put: Callable[[Path, Callable[[Path], object]], None], undisturbed: Undisturbed
+) -> None:
+    before = photos.features()
+    put(photo(photos, "c"), partial(save_photo, seed=77))
+    assert list_photos(photos).changed
+    assert photos.run().domains["source"].embedded == 2
+    assert photos.features() != before
+    assert photos.features() == fresh(photos, undisturbed)
+
+
+def test_a_folder_replaced_by_one_of_the_same_names_sizes_and_times_is_embedded_again(
+    photos: World, undisturbed: Undisturbed
+) -> None:
+    folder = photo(photos, "a").parent
+    other = folder.with_name("other")
+    other.mkdir()
+    for seed, path in enumerate(sorted(folder.iterdir()), start=40):
+        save_photo(other / path.name, seed)
+        stat = path.stat()
+        os.utime(other / path.name, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    folder.rename(folder.with_name("old"))
+    other.rename(folder)
+    assert list_photos(photos).changed
+    assert photos.run().domains["source"].embedded == 5
+    assert photos.features() == fresh(photos, undisturbed)
+
+
+def test_two_photos_that_change_places_are_embedded_again(
+    photos: World, undisturbed: Undisturbed
+) -> None:
+    one, other = photo(photos, "a"), photo(photos, "e")
+    aside = one.with_suffix(".aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+    assert list_photos(photos).changed
+    assert photos.run().domains["source"].embedded == 3  # a and b, e alone
+    assert photos.features() == fresh(photos, undisturbed)
+
+
+def test_a_photo_that_is_given_back_costs_what_it_cost_to_change(photos: World) -> None:
+    before = photos.features()
+    for seed in (77, 2):
+        replace_keeping_size_and_time(photo(photos, "c"), partial(save_photo, seed=seed))
+        list_photos(photos)
+        assert photos.run().domains["source"].embedded == 2
+    assert photos.features() == before
+
+
+def test_a_photo_that_is_removed_and_given_back_costs_nothing(photos: World) -> None:
+    before, held = photos.features(), photo(photos, "b").read_bytes()
+    photo(photos, "b").unlink()
+    assert list_photos(photos).changed
+    assert photos.run().domains["source"].embedded == 0
+    assert photos.features() != before  # its slot is not live, and the index counts four
+    photo(photos, "b").write_bytes(held)
+    assert list_photos(photos).changed
+    assert photos.run().domains["source"].embedded == 0
+    assert photos.features() == before
+
+
+@pytest.mark.parametrize(
+    "put",
+    [replace_keeping_size_and_time, overwrite_keeping_size_and_time],
+    ids=lambda f: f.__name__,
+)
+def test_weights_replaced_by_others_of_the_same_size_and_time_make_another_store(
+    world: World, put: Callable[[Path, Callable[[Path], object]], None], undisturbed: Undisturbed
+) -> None:
+    def save(path: Path, seed: int) -> None:
+        weights = draw_encoder(ARCHITECTURES["tiny"], seed).state_dict()
+        with path.open("wb") as file:  # a file, so that its name is not written into the archive
+            torch.save({PREFIX + key: value for key, value in weights.items()}, file)
+
+    teacher = world.folder / "teacher.pth"
+    world.config = world.config.model_copy(update={"weights": str(teacher)})
+    save(teacher, seed=5)
+    first = world.run().domains["source"]
+    old = {name: data for name, data in world.features().items() if ".zarr/" in name}
+    put(teacher, partial(save, seed=6))
+    second = world.run().domains["source"]
+    assert second.path != first.path
+    assert second.embedded == 5
+    new = world.features()
+    assert old.items() <= new.items()
+    assert {name: data for name, data in new.items() if name not in old} == undisturbed(world)
+    put(teacher, partial(save, seed=5))
+    back = world.run().domains["source"]
+    assert (back.path, back.embedded) == (first.path, 0)
+
+
+def test_a_touched_weight_file_keeps_its_store(world: World) -> None:
+    teacher = world.folder / "teacher.pth"
+    weights = draw_encoder(ARCHITECTURES["tiny"], seed=5).state_dict()
+    torch.save({PREFIX + key: value for key, value in weights.items()}, teacher)
+    first = world.run(weights=str(teacher)).domains["source"]
+    for moment_s in MOMENTS_S.values():
+        os.utime(teacher, (moment_s, moment_s))
+        again = world.run(weights=str(teacher)).domains["source"]
+        assert (again.path, again.embedded) == (first.path, 0)

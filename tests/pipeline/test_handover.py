@@ -1,0 +1,150 @@
+"""`ssr export`, `ssr predict` and `ssr import` as a person types them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stages.train.model.foreign import read_foreign
+from stages.train.model.official import export_official
+from stages.train.model.saved import load_student, read_card
+from tests.pipeline.workplace import change_params, demand, ssr
+
+RUNS = ("runs", "runs/theirs")
+
+
+def test_a_student_is_exported_and_its_export_predicts_the_same(photos: Path) -> None:
+    said = demand("export", "runs", "--out", "exported")
+    assert "exported: load with Student.from_pretrained of this project" in said
+    assert "its head is daformer" in said
+    card = Path("exported/README.md").read_text()
+    assert "On target/val, 2 images, in percent: mean IoU" in card
+    assert "- source: camvid, 6 images, labelled" in card
+    assert str(photos) not in card + Path("exported/config.json").read_text()
+    for model in ("runs", "exported"):
+        said = demand("predict", model, "photos/dusk_val/images", "--out", f"of-{model}")
+        assert f"2 images, at their own size: of-{model}/labels" in said
+    for name in ("00012", "00013"):
+        one, other = (Path(f"of-{m}/labels/{name}.png") for m in ("runs", "exported"))
+        assert one.read_bytes() == other.read_bytes()
+        with Image.open(one) as label, Image.open(f"photos/dusk_val/images/{name}.png") as photo:
+            assert label.size == photo.size
+
+
+def test_an_mlp_student_is_plain_after_one_more_training(photos: Path) -> None:
+    plain = ("-S", "train.student.head=mlp", "-S", "train.student.norm_eps=1e-5")
+    demand("train", *plain, "--out", "runs/mlp")
+    demand("evaluate", "--out", "runs/mlp")
+    said = demand("export", "runs/mlp", "--out", "exported")
+    assert "load with SegformerForSemanticSegmentation.from_pretrained" in said
+    assert "without metrics" not in said
+
+
+def test_predictions_of_photos_are_those_that_evaluation_counts(photos: Path) -> None:
+    demand("predict", "runs", "photos/dusk_val/images", "--out", "predicted")
+    counts = np.zeros((11, 11), np.int64)
+    for name in ("00012", "00013"):
+        with (
+            Image.open(f"predicted/labels/{name}.png") as predicted,
+            Image.open(f"photos/dusk_val/labels/{name}.png") as label,
+        ):
+            given, wanted = np.array(predicted).ravel(), np.array(label).ravel()
+        np.add.at(counts, (wanted[wanted < 11], given[wanted < 11]), 1)
+    accuracy = 100 * counts.trace() / counts.sum()
+    assert f"pixel accuracy {accuracy:.2f}" in demand("metrics")
+
+
+def test_windows_and_scales_are_asked_for(photos: Path) -> None:
+    options = ("--window", "32", "--fit", "96x48", "--batch", "1", "--device", "cpu")
+    said = demand("predict", "runs", "photos/*_val/images/*.png", "--out", "predicted", *options)
+    assert "2 images, fit in 96x48" in said
+    assert Path("predicted/overlays/dusk_val/images/00012.png").is_file()
+
+
+def test_the_scale_of_training_travels_with_the_student(photos: Path) -> None:
+    change_params(photos, {"prepare.target.fit_px": [100, 50]})
+    for command in ("prepare", "embed", "train"):
+        demand(command)
+    said = demand("predict", "runs", "photos/dusk_val/images", "--out", "predicted")
+    assert "2 images, fit in 100x50" in said
+
+
+def official_checkpoint(path: Path, student: Path) -> None:
+    """Write a trained student as an official training would have saved it."""
+    network, meta = load_student(student)
+    official = export_official(network.state_dict())
+    state = {f"model.{name}": tensor for name, tensor in official.items()}
+    classes = {"CLASSES": tuple(meta["classes"]), "PALETTE": meta["palette"], "iter": 7}
+    torch.save({"meta": classes, "state_dict": state}, path)
+
+
+def test_an_imported_student_is_taken_by_every_command(photos: Path) -> None:
+    official_checkpoint(Path("latest.pth"), Path("runs/student"))
+    said = demand("import", "latest.pth", "--out", "runs/theirs/student")
+    assert "training after 7 iterations; mit_tiny, daformer head of 16 channels, 11 classes" in said
+    assert "student in runs/theirs/student" in said
+    demand("evaluate", "--out", "runs/theirs")
+    ours, theirs = (json.loads(Path(f"{run}/metrics.json").read_text()) for run in RUNS)
+    assert (ours["iou"], ours["miou"]) == (theirs["iou"], theirs["miou"])
+    demand("export", "runs/theirs", "--out", "exported")
+    assert "Imported from `latest.pth`" in Path("exported/README.md").read_text()
+    demand("predict", "runs/theirs", "photos/dusk_val/images", "--out", "predicted")
+    demand("train", "-S", "train.init=runs/theirs/student", "--out", "runs/further")
+    meta = load_student(Path("runs/further/student"))[1]
+    assert meta["weights"] == "latest.pth"  # whose terms hold for the new student as well
+
+
+def test_what_does_not_fit_is_listed_before_it_is_refused(photos: Path) -> None:
+    official_checkpoint(Path("latest.pth"), Path("runs/student"))
+    content = torch.load("latest.pth", weights_only=True)
+    del content["state_dict"]["model.backbone.norm4.bias"]
+    del content["state_dict"]["model.decode_head.conv_seg.bias"]
+    content["state_dict"]["model.backbone.gate"] = torch.ones(1)
+    torch.save(content, "latest.pth")
+    outcome = ssr("import", "latest.pth", "--out", "theirs")
+    assert outcome.code == 2
+    assert "missing, left random: backbone.norm4.bias" in outcome.out
+    assert "missing, left random: decode_head.conv_seg.bias" in outcome.out
+    assert "unexpected, left out: backbone.gate" in outcome.out
+    assert "and 2 more" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert not Path("theirs").exists()
+    demand("import", "latest.pth", "--out", "theirs", "--partial")
+    assert read_foreign(Path("latest.pth")).config == read_card(Path("theirs")).student
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("export gone --out exported", ("gone: there is no such folder", "`ssr train`")),
+        ("export photos --out exported", ("photos/config.json is missing",)),
+        ("export runs --out runs/student", ("is the student itself",)),
+        ("export runs --out .", ("holds other files", "give a folder of its own")),
+        ("export runs --out params.yaml", ("params.yaml", "check the path")),
+        ("predict gone photos/dusk --out predicted", ("gone: there is no such folder",)),
+        ("predict runs empty --out predicted", ("empty: there are no images",)),
+        ("predict runs gone.png --out predicted", ("gone.png: there is no such file",)),
+        ("predict runs notes.txt --out predicted", ("notes.txt: is damaged or not an image",)),
+        ("predict runs photos --out photos/here", ("--out photos/here lies in photos",)),
+        ("predict runs photos/dusk --out params.yaml/x", ("params.yaml", "check the path")),
+        ("predict runs photos/dusk --out o --window 33", ("--window 33", "multiple of 32")),
+        ("predict runs photos/dusk --out o --fit 5", ("--fit 5", "WIDTHxHEIGHT")),
+        ("import gone.pth --out theirs", ("gone.pth does not exist",)),
+        ("import notes.txt --out theirs", ("notes.txt is damaged or no PyTorch weight file",)),
+        ("import notes.txt --out o --classes ade", ("--classes ade", "cityscapes, camvid")),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    words: str, parts: tuple[str, ...], photos: Path
+) -> None:
+    Path("notes.txt").write_text("no image")
+    Path("empty").mkdir()
+    outcome = ssr(*words.split())
+    assert outcome.code == 2, outcome
+    (line,) = outcome.err.splitlines()
+    for part in parts:
+        assert part in line
+    assert not Path("exported").exists()

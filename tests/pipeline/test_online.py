@@ -1,0 +1,110 @@
+"""`ssr verify --online`: the three differences to official SSR, each measured apart."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.workplace import SMALLEST, demand, ssr, the_store, write_params
+
+SIDES = [f"{domain}.{side}_px" for domain in ("source", "target") for side in ("height", "width")]
+SQUARE = {**{f"prepare.{side}": 128 for side in SIDES}, "train.crop_px": 128}
+"""Crop, tile and image are the same 128 px at stride 8."""
+
+Rows = dict[tuple[str, str], dict[str, float]]
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder after prepare and embed, where a crop is a whole tile."""
+    folder = tmp_path_factory.mktemp("squares")
+    write_params(folder, {**SMALLEST, **SQUARE, "embed.levels": ["stride8", "stride16"]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        demand("prepare")
+        demand("embed")
+    return folder
+
+
+@pytest.fixture
+def there(squares: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(squares)
+    return squares
+
+
+def online(domain: str, *options: str) -> Rows:
+    demand("verify", str(the_store(domain)), "--online", "3", "--json", "online.json", *options)
+    report = json.loads(Path("online.json").read_text())
+    return {(row["kind"], row["level"]): row for row in report["rows"]}
+
+
+@pytest.mark.usefixtures("there")
+@pytest.mark.parametrize("domain", ["source", "target"])
+def test_where_crop_and_tile_coincide_the_crop_is_the_same_to_float16(domain: str) -> None:
+    rows = online(domain)
+    for level in ("stride8", "stride16"):
+        assert rows["crop", level]["cosine"] > 0.999999
+        assert rows["crop", level]["relative_error"] < 5e-4
+        for kind in ("flip", "mix", "unrelated"):
+            assert rows[kind, level]["cosine"] < 0.999
+    assert rows["crop", "stride8"]["crops"] == 3
+
+
+@pytest.mark.usefixtures("there")
+def test_a_mix_that_takes_nothing_and_is_not_jittered_is_the_target_crop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stages.train.step.draw_classes", lambda rng, labels, pool: [[]])
+    still = ("train.self_training.jitter_probability=0", "train.self_training.blur_probability=0")
+    rows = online("source", *(word for change in still for word in ("-S", change)))
+    assert rows["mix", "stride8"]["cosine"] > 0.999999
+
+
+@pytest.mark.usefixtures("there")
+def test_jitter_and_blur_of_the_mixed_image_are_part_of_the_difference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stages.train.step.draw_classes", lambda rng, labels, pool: [[]])
+    always = ("train.self_training.jitter_probability=1", "train.self_training.blur_probability=1")
+    rows = online("source", *(word for change in always for word in ("-S", change)))
+    assert rows["mix", "stride8"]["cosine"] < 0.999
+
+
+@pytest.mark.usefixtures("there")
+def test_a_crop_of_a_larger_image_lacks_its_surroundings() -> None:
+    rows = online("source", "-S", "train.crop_px=64")
+    assert 0.3 < rows["crop", "stride8"]["cosine"] < 0.9999
+    assert rows["crop", "stride8"]["cosine"] > rows["unrelated", "stride8"]["cosine"]
+
+
+@pytest.mark.usefixtures("there")
+def test_features_of_the_wrong_image_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from stages.train.dataset import TrainingCrops
+
+    features = TrainingCrops._features
+
+    def wrong(self, record, box, mirrored):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+        records = self._source if record.domain == "source" else self._target
+        another = records[(records.index(record) + 1) % len(records)]
+        return features(self, another, box, mirrored)
+
+    monkeypatch.setattr(TrainingCrops, "_features", wrong)
+    assert online("source")["crop", "stride8"]["cosine"] < 0.9
+
+
+@pytest.mark.usefixtures("there")
+def test_without_self_training_only_crop_and_flip_are_compared() -> None:
+    alone = ("-S", "train.self_training=null", "-S", "train.regularizer.on=[source]")
+    assert {kind for kind, _ in online("source", *alone)} == {"crop", "flip", "unrelated"}
+    said = demand("verify", str(the_store("source")), "--online", "1", *alone)
+    assert "mixed images were not compared: train.self_training is null" in said
+    outcome = ssr("verify", str(the_store("target")), "--online", "1", *alone)
+    assert outcome.code == 2
+    assert "draws no crops of the target" in outcome.err
+
+
+@pytest.mark.usefixtures("there")
+def test_another_teacher_than_the_stores_is_refused() -> None:
+    outcome = ssr("verify", str(the_store("source")), "--online", "1", "-S", "embed.seed=9")
+    assert outcome.code == 2
+    assert "was made with another teacher" in outcome.err

@@ -1,0 +1,122 @@
+"""`torchrun` on two processes of the CPU: one run, one voice, one set of files."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.workplace import REPOSITORY, SMALLEST, demand, ssr, stored, write_params
+
+DEADLINE_S = 240
+
+
+LAUNCH = [
+    *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+    *("-m", "pipeline.cli", "train"),
+]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+
+
+def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Train by two processes in the current folder, over gloo on loopback."""
+    return subprocess.run(
+        [*LAUNCH, *arguments],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("torchrun")
+    write_params(folder, SMALLEST)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        demand("prepare")
+        demand("embed")
+    return folder
+
+
+def test_torchrun_trains_by_two_processes_with_one_voice(
+    embedded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(embedded)
+    done = torchrun("--out", "runs/two")
+    assert done.returncode == 0, done
+    assert done.stdout.count("train: 4/4") == 1
+    assert done.stdout.count("student in runs/two/student") == 1
+    assert "Traceback" not in done.stderr
+    assert "ssr:" not in done.stderr
+    left = {name.removeprefix("runs/two/") for name in stored(embedded) if "runs/two" in name}
+    assert left == {
+        *("checkpoint.pt", "curves.csv", "health.csv", "validation.csv", "writer.lock"),
+        *(f"{kind}/{name}" for kind in ("student", "best") for name in WEIGHTS),
+    }
+    # one process takes the run over: it is finished
+    assert "resumed after 4 of 4 steps" in demand("train", "--out", "runs/two")
+    assert "mean IoU" in demand("evaluate", "--out", "runs/two")
+
+
+WEIGHTS = ("config.json", "model.safetensors")
+
+
+def test_a_mistake_is_said_once_by_two_processes(
+    embedded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(embedded)
+    done = torchrun("-S", "train.batch_size=3")
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("ssr: ")]
+    assert said == [
+        "ssr: train.batch_size 3 cannot be shared by 2 processes; it is the batch of all together: "
+        "set it to a multiple of 2"
+    ]
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_all_and_the_run_goes_on_with_one(
+    embedded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(embedded)
+    longer = ("-S", "train.iterations=400", "--out", "runs/killed")
+    launcher = subprocess.Popen(
+        [*LAUNCH, *longer], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + DEADLINE_S
+    while not Path("runs/killed/checkpoint.pt").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    ranks = processes_below(launcher.pid)
+    assert len(ranks) == 2
+    os.kill(ranks[-1], signal.SIGKILL)
+    _, err = launcher.communicate(timeout=90)
+    assert launcher.returncode != 0
+    assert "SIGKILL" in err or "Signal 9" in err
+    assert not any(Path("/proc", str(rank)).exists() for rank in ranks)
+    assert "resumed after" in demand("train", *longer)
+
+
+def processes_below(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return sorted(int(child) for child in listed)
+
+
+def test_processes_that_do_not_find_each_other_are_a_mistake(
+    embedded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(embedded)
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    outcome = ssr("train")
+    assert outcome.code == 2
+    assert outcome.err.startswith("ssr: the processes of this run do not find each other (")
+    assert "torchrun --nproc-per-node N" in outcome.err

@@ -1,0 +1,148 @@
+"""`ssr verify` and `--repair`: what is damaged is named, mended, and nothing else is touched."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.workplace import change_params, demand, shard, ssr, stored, the_store
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+DAMAGES: tuple[tuple[Callable[[Path], None], str, int], ...] = (
+    (flip_a_bit, "is damaged", 1),
+    (cut, "is damaged", 4),
+    (empty, "is damaged", 4),
+    (Path.unlink, "is missing", 4),
+)
+
+
+@pytest.mark.usefixtures("photos")
+def test_a_sound_store_is_said_to_be_sound() -> None:
+    assert "every file is what was written" in demand("verify", str(the_store("source")))
+
+
+@pytest.mark.parametrize(("damage", "problem", "images"), DAMAGES)
+def test_a_damaged_shard_is_named_with_its_images_and_repaired_to_the_same_bytes(
+    damage: Callable[[Path], None], problem: str, images: int, photos: Path
+) -> None:
+    store, before = str(the_store("source")), stored(photos)
+    other = shard("source", 1).stat().st_mtime_ns
+    damage(shard("source", 0))
+
+    outcome = ssr("verify", store, "--json", "found.json")
+    assert outcome.code == 2
+    assert problem in outcome.out
+    assert "  source/train/day/images/0000" in outcome.out
+    assert f"1 files are damaged or missing, with features of {images} images" in outcome.err
+    assert outcome.err.count("\n") == 1
+    (fault,) = json.loads(Path("found.json").read_text())["damage"]
+    assert (fault["level"], fault["shard"]) == ("stride8", 0)
+    assert len(fault["images"]) == images
+
+    demand("verify", store, "--repair")
+    assert stored(photos) == before
+    assert shard("source", 1).stat().st_mtime_ns == other
+
+
+@pytest.mark.usefixtures("photos")
+def test_a_lost_ledger_entry_and_a_changed_one_are_found() -> None:
+    store = the_store("source")
+    entries = sorted((store / "ledger" / "stride8").iterdir())
+    entries[0].unlink()
+    entry = json.loads(entries[1].read_text())
+    entries[1].write_text(json.dumps(entry | {"fingerprint": "0" * 64}))  # its digest tells
+    outcome = ssr("verify", str(store))
+    assert "has no ledger entry" in outcome.out
+    assert "is damaged" in outcome.out
+    assert "2 files are damaged or missing, with features of 6 images" in outcome.err
+
+
+def test_damaged_metadata_is_named_and_repaired(photos: Path) -> None:
+    store, before = the_store("source"), stored(photos)
+    flip_a_bit(store / "ledger" / "metadata.json")
+    flip_a_bit(shard("source", 0))
+    outcome = ssr("verify", str(store))
+    assert outcome.code == 2
+    assert "2 files are damaged or missing" in outcome.err
+    demand("verify", str(store), "--repair")
+    assert stored(photos) == before
+
+
+@pytest.mark.usefixtures("photos")
+def test_a_store_that_the_params_do_not_make_is_not_touched_by_repair() -> None:
+    store = the_store("source")
+    shard("source", 0).unlink()
+    outcome = ssr("verify", str(store), "--repair", "-S", "embed.overlap=0.25")
+    assert outcome.code == 2
+    assert "is no store that the params ask for" in outcome.err
+    assert [path.name for path in store.parent.iterdir()] == [store.name]
+
+
+@pytest.mark.usefixtures("photos")
+def test_where_there_is_no_store_repair_makes_none() -> None:
+    outcome = ssr("verify", "data/features/source/00000000.zarr", "--repair")
+    assert outcome.code == 2
+    assert not Path("data/features/source/00000000.zarr").exists()
+
+
+@pytest.mark.usefixtures("photos")
+def test_repair_and_online_are_not_given_together() -> None:
+    outcome = ssr("verify", str(the_store("source")), "--repair", "--online", "1")
+    assert outcome.code == 2
+    assert "give one of them" in outcome.err
+
+
+@pytest.mark.usefixtures("photos")
+def test_repair_leaves_the_store_of_the_other_domain_alone() -> None:
+    lost = [shard(domain, 0) for domain in ("source", "target")]
+    for path in lost:
+        path.unlink()
+    demand("verify", str(the_store("source")), "--repair")
+    assert [path.exists() for path in lost] == [True, False]
+
+
+@pytest.mark.usefixtures("photos")
+def test_a_file_that_cannot_be_read_is_reported_with_its_images() -> None:
+    path = shard("source", 0)
+    path.unlink()
+    path.mkdir()  # reading it is an error of the system, as of a bad sector
+    outcome = ssr("verify", str(the_store("source")))
+    assert outcome.code == 2
+    assert "cannot be read" in outcome.out
+    assert "with features of 4 images" in outcome.err
+
+
+def test_repair_touches_nothing_where_an_image_of_the_shard_is_gone(photos: Path) -> None:
+    change_params(photos, {"embed.on_bad_image": "skip"})
+    flip_a_bit(shard("source", 0))
+    before = stored(photos)
+    gone = photos / "photos" / "day" / "images" / "00001.png"
+    gone.unlink()
+    outcome = ssr("verify", str(the_store("source")), "--repair")
+    assert outcome.code == 2
+    assert "00001.png" in outcome.err
+    assert stored(photos) == before
+
+
+def test_repair_mends_a_level_that_the_params_no_longer_name(photos: Path) -> None:
+    ssr("embed", "-S", "embed.levels=[stride8,stride16]")
+    ssr("embed")
+    before = stored(photos)
+    flip_a_bit(shard("source", 0, "stride16"))
+    demand("verify", str(the_store("source")), "--repair")
+    assert stored(photos) == before

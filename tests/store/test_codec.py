@@ -1,0 +1,207 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numcodecs
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from store.codec import Codec
+from store.errors import StoreError
+from store.read import FeatureReader
+from store.scale import SAMPLE_IMAGES, estimate_scale, scale_sample
+from store.spec import stride_of
+from store.summary import inspect
+from store.view import open_dataset
+from store.write import StoreWriter
+from tests.store.worlds import LEVELS, SPEC, changed, features, features_of, files, images, write
+
+CODECS = ("float16", "int8", "int8-zstd", "bitround-4", "bitround-10")
+IMAGES = images(7)
+
+
+@pytest.mark.parametrize("name", ["int4", "bitround", "bitround-0", "bitround-11", "int8-", ""])
+def test_an_unknown_codec_is_refused_with_the_known_ones(name: str) -> None:
+    with pytest.raises(StoreError, match="choose from float16, int8, int8-zstd, bitround-1 to"):
+        Codec(name)
+    with pytest.raises(StoreError, match="unknown codec"):
+        replace(SPEC, codec=name)
+
+
+def test_every_codec_has_a_store_of_its_own() -> None:
+    assert len({replace(SPEC, codec=codec).relative_path for codec in CODECS}) == len(CODECS)
+
+
+def expected(
+    name: str, image_features: NDArray[np.float32], scale: NDArray[np.float32]
+) -> NDArray[Any]:
+    """What a codec should keep, in the words of the contract."""
+    halves = image_features.astype(np.float16)
+    if name.startswith("int8"):
+        codes = np.rint(halves.astype(np.float32) / scale[:, None, None])
+        return np.asarray(codes * scale[:, None, None], np.float32)
+    if name.startswith("bitround"):
+        rounded = numcodecs.BitRound(int(name.split("-")[1])).encode(halves)
+        return np.asarray(rounded.view(np.float16))
+    return halves
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_a_window_is_what_the_codec_keeps(tmp_path: Path, name: str) -> None:
+    spec = replace(SPEC, codec=name)
+    write(tmp_path, IMAGES, spec=spec)
+    reader = FeatureReader(tmp_path / spec.relative_path)
+    dataset = open_dataset(tmp_path / spec.relative_path)
+    for level in LEVELS:
+        scale = estimate_scale(features(image, level) for image in IMAGES)
+        for row, image in enumerate(IMAGES):
+            kept = expected(name, features(image, level), scale)
+            h, w = (side // stride_of(level) for side in image.working_size_px)
+            window = reader.window(image.image_id, level, 1, 2, h - 1, w - 2)
+            assert window.dtype == (np.float32 if name.startswith("int8") else np.float16)
+            np.testing.assert_allclose(window, kept[:, 1:, 2:], rtol=1e-6)
+            shown = dataset[level][row].values
+            assert shown.dtype == window.dtype
+            np.testing.assert_array_equal(shown[:, 1:h, 2:w], window)
+            assert np.isnan(shown[:, h:]).all()
+            assert np.isnan(shown[:, :, w:]).all()
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_statistics_are_of_what_is_stored(tmp_path: Path, name: str) -> None:
+    spec = replace(SPEC, codec=name)
+    write(tmp_path, IMAGES, spec=spec)
+    path = tmp_path / spec.relative_path
+    recorded = inspect(path).levels["stride8"].statistics
+    recomputed = inspect(path, recompute=True).levels["stride8"].statistics
+    assert recorded is not None
+    assert recomputed is not None
+    np.testing.assert_allclose(recorded.sum, recomputed.sum, rtol=1e-12)
+    assert recorded.max == recomputed.max
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_zarr_itself_reads_the_numbers(tmp_path: Path, name: str) -> None:
+    spec = replace(SPEC, codec=name)
+    write(tmp_path, IMAGES, spec=spec)
+    path = tmp_path / spec.relative_path
+    group = zarr.open_group(path, mode="r")
+    stored = group["stride8"][3, :, :20, :24]
+    if Codec(name).scaled:
+        assert group["stride8"].fill_value == -128
+        stored = stored * group["scale_stride8"][:][:, None, None]
+    window = FeatureReader(path).window(IMAGES[3].image_id, "stride8", 0, 0, 20, 24)
+    np.testing.assert_array_equal(stored, window)
+
+
+@given(st.floats(0.01, 1000.0), st.integers(0, 2**32 - 1))
+def test_no_number_of_the_sample_is_clipped_or_far_off(spread: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sample = [rng.normal(0.0, spread, (3, 4, 5)).astype(np.float32) for _ in range(2)]
+    scale = estimate_scale(sample)
+    for image in sample:
+        codes, clipped = Codec("int8").encode(image, scale)
+        assert clipped == 0
+        error = np.abs(Codec("int8").decode(codes, scale) - image.astype(np.float16))
+        assert (error <= scale[:, None, None] * 0.5001).all()
+
+
+def test_a_channel_of_zeros_has_a_scale() -> None:
+    scale = estimate_scale([np.zeros((2, 3, 3), np.float32)])
+    np.testing.assert_allclose(scale, 1.25 / 127)
+
+
+@given(st.integers(1, 300))
+def test_the_sample_is_spread_over_all_images(count: int) -> None:
+    every = images(count)
+    sample = scale_sample(every)
+    assert len(set(sample)) == min(count, SAMPLE_IMAGES)
+    places = [every.index(image) for image in sample]
+    assert places[0] == 0
+    assert max(np.diff([*places, count])) <= -(-count // SAMPLE_IMAGES)
+
+
+@pytest.mark.parametrize("name", ["int8", "int8-zstd"])
+def test_scales_are_fixed_before_the_first_shard_and_kept(tmp_path: Path, name: str) -> None:
+    spec = replace(SPEC, codec=name)
+    with StoreWriter(tmp_path, spec, IMAGES, LEVELS) as writer:
+        assert writer.unscaled == LEVELS
+        with pytest.raises(StoreError, match="stride8, stride16 have no scale yet"):
+            writer.write_shard(task := writer.pending()[0], features_of(task))
+        writer.fix_scales({level: np.full(4, 0.01, np.float32) for level in LEVELS})
+        with pytest.raises(StoreError, match=r"the scales are of other levels .* \['stride8"):
+            writer.fix_scales({"stride8": np.ones(4, np.float32)})
+        writer.write_shard(task, features_of(task))
+    with StoreWriter(tmp_path, spec, IMAGES, LEVELS) as writer:
+        assert writer.unscaled == ()
+        assert [task.shard for task in writer.pending()] == [1, 2]
+        for task in writer.pending():
+            writer.write_shard(task, features_of(task))
+    summary = inspect(tmp_path / spec.relative_path).levels["stride8"]
+    clipped = sum(np.count_nonzero(features(image, "stride8") > 1.275) for image in IMAGES)
+    assert clipped < summary.saturated < clipped * 1.1  # and some below -1.275
+    window = FeatureReader(writer.path).window(IMAGES[0].image_id, "stride8", 0, 0, 20, 24)
+    np.testing.assert_allclose(window.max(), 1.27, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "scale", [np.zeros(4), np.full(4, np.nan), np.ones(3), np.array([1.0, 1.0, 1.0, -1.0])]
+)
+def test_scales_that_cannot_be_are_refused(tmp_path: Path, scale: NDArray[Any]) -> None:
+    spec = replace(SPEC, codec="int8")
+    with (
+        StoreWriter(tmp_path, spec, IMAGES, ("stride8",)) as writer,
+        pytest.raises(StoreError, match=r"scale of stride8.*(expected \(4,\)|not greater than 0)"),
+    ):
+        writer.fix_scales({"stride8": scale})
+
+
+@pytest.mark.parametrize("damage", [b"", b"1234" * 5, None])
+def test_shards_of_a_lost_scale_are_not_read_with_another(
+    tmp_path: Path, damage: bytes | None
+) -> None:
+    spec = replace(SPEC, codec="int8")
+    write(tmp_path, IMAGES, spec=spec, levels=("stride8",))
+    path = tmp_path / spec.relative_path
+    before = files(path)
+    if damage is None:
+        (path / "scale_stride8/c.0").unlink()
+    else:
+        (path / "scale_stride8/c.0").write_bytes(damage)
+    with StoreWriter(tmp_path, spec, IMAGES, ("stride8",)) as writer:
+        assert writer.unscaled == ("stride8",)
+        assert len(writer.pending()) == 3
+        writer.fix_scales({"stride8": np.full(4, 0.1, np.float32)})
+        assert len(writer.pending()) == 3
+    (path / "scale_stride8/c.0").unlink()
+    _, tasks = write(tmp_path, IMAGES, spec=spec, levels=("stride8",))
+    assert tasks == []  # the sample gives the old scale again, and the shards are vouched for
+    assert files(path) == before
+
+
+@pytest.mark.parametrize("bits", range(1, 11))
+def test_what_rounds_to_infinity_is_refused(tmp_path: Path, bits: int) -> None:
+    codec = Codec(f"bitround-{bits}")
+    for value in np.arange(0x7000, 0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32):
+        kept, _ = codec.encode(np.full((1, 1, 1), value), None)
+        assert np.isfinite(kept).all() or value >= codec.overflow
+    spec = replace(SPEC, codec=codec.name)
+    with StoreWriter(tmp_path, spec, images(1), ("stride8",)) as writer:
+        (task,) = writer.pending()
+        given = {"stride8": {"source/train/000": np.full((4, 20, 24), 65519.0, np.float32)}}
+        if bits < 10:
+            with pytest.raises(StoreError, match=f"beyond bitround-{bits}"):
+                writer.write_shard(task, given)
+
+
+def test_a_changed_image_changes_codes_but_no_scale(tmp_path: Path) -> None:
+    spec = replace(SPEC, codec="int8-zstd")
+    write(tmp_path, IMAGES, spec=spec)
+    scale = (tmp_path / spec.relative_path / "scale_stride8/c.0").read_bytes()
+    _, tasks = write(tmp_path, [changed(IMAGES[0]), *IMAGES[1:]], spec=spec)
+    assert [task.shard for task in tasks] == [0]
+    assert (tmp_path / spec.relative_path / "scale_stride8/c.0").read_bytes() == scale

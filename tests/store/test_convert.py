@@ -1,0 +1,85 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from store.convert import convert
+from store.errors import StoreError, StoreIncompleteError
+from store.verify import verify
+from store.write import StoreWriter
+from tests.store.worlds import SPEC, features_of, files, images, modified, write
+
+IMAGES = images(7)
+
+
+@pytest.mark.parametrize("codec", ["int8", "int8-zstd", "bitround-6"])
+def test_a_converted_store_is_the_one_that_embedding_writes(tmp_path: Path, codec: str) -> None:
+    write(tmp_path / "converted", IMAGES)
+    source = tmp_path / "converted" / SPEC.relative_path
+    before = files(source)
+    entry = convert(source, codec)
+    spec = replace(SPEC, codec=codec)
+    embedded, _ = write(tmp_path / "embedded", IMAGES, spec=spec)
+    assert entry == embedded
+    assert entry.provenance == SPEC.provenance
+    assert files(tmp_path / "converted" / entry.path) == files(tmp_path / "embedded" / entry.path)
+    assert files(source) == before
+
+
+def test_converting_twice_does_nothing(tmp_path: Path) -> None:
+    write(tmp_path, IMAGES)
+    entry = convert(tmp_path / SPEC.relative_path, "int8")
+    before = modified(tmp_path / entry.path)
+    steps: list[tuple[int, int]] = []
+    assert convert(tmp_path / SPEC.relative_path, "int8", progress=lambda *s: steps.append(s)) == (
+        entry
+    )
+    assert modified(tmp_path / entry.path) == before
+    assert steps == []
+
+
+def test_an_interrupted_conversion_continues(tmp_path: Path) -> None:
+    write(tmp_path, IMAGES)
+    entry = convert(tmp_path / SPEC.relative_path, "int8-zstd")
+    before = files(tmp_path / entry.path)
+    (tmp_path / entry.path / "stride8" / "c.1.0.0.0").unlink()
+    (tmp_path / entry.path / "ledger" / "stride16" / "000002.json").unlink()
+    steps: list[tuple[int, int]] = []
+    convert(tmp_path / SPEC.relative_path, "int8-zstd", progress=lambda *s: steps.append(s))
+    assert steps == [(3, 4), (4, 4)]
+    assert files(tmp_path / entry.path) == before
+
+
+def test_what_is_not_all_there_is_not_converted(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path, SPEC, IMAGES, ("stride8",)) as writer:
+        writer.write_shard(task := writer.pending()[0], features_of(task))
+    with pytest.raises(StoreIncompleteError, match="shard 1 of stride8"):
+        convert(tmp_path / SPEC.relative_path, "int8")
+
+
+def test_only_float16_is_converted_and_only_to_something_else(tmp_path: Path) -> None:
+    spec = replace(SPEC, codec="int8")
+    write(tmp_path, IMAGES)
+    write(tmp_path, IMAGES, spec=spec)
+    with pytest.raises(StoreError, match="is int8, to become bitround-4: only float16 holds all"):
+        convert(tmp_path / spec.relative_path, "bitround-4")
+    with pytest.raises(StoreError, match="is float16, to become float16"):
+        convert(tmp_path / SPEC.relative_path, "float16")
+    with pytest.raises(StoreError, match="unknown codec 'int3'"):
+        convert(tmp_path / SPEC.relative_path, "int3")
+
+
+def test_images_that_were_skipped_are_skipped_in_the_new_store_too(tmp_path: Path) -> None:
+    gone = {IMAGES[1].image_id: "half a file"}
+    entry, _ = write(tmp_path, IMAGES, skipped=gone)
+    converted = convert(tmp_path / entry.path, "int8")
+    assert converted.skipped == gone
+    assert converted.images == len(IMAGES) - 1
+    assert verify(tmp_path / converted.path).sound
+
+
+def test_a_store_that_was_moved_is_not_converted_to_who_knows_where(tmp_path: Path) -> None:
+    write(tmp_path, IMAGES)
+    lone = (tmp_path / SPEC.relative_path).rename(tmp_path / "lone.zarr")
+    with pytest.raises(StoreError, match="does not lie at <stores>/source/"):
+        convert(lone, "int8")

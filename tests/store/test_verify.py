@@ -1,0 +1,143 @@
+import random
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from store.errors import StoreBusyError, StoreMissingError
+from store.spec import LEVELS as ALL_LEVELS
+from store.spec import StoreSpec
+from store.url import Url, files_at, join
+from store.verify import verify, withdraw
+from store.write import StoreWriter
+from tests.store.worlds import LEVELS, SPEC, features_of, files, flip_a_bit, images, write
+
+IMAGES = images(7)
+BIT8 = replace(SPEC, codec="int8-zstd")
+
+
+@pytest.mark.parametrize("spec", [SPEC, BIT8], ids=lambda spec: spec.codec)
+def test_a_store_as_it_was_written_is_sound(place: Url, spec: StoreSpec) -> None:
+    entry, _ = write(place, IMAGES, spec=spec)
+    steps: list[tuple[int, int]] = []
+    report = verify(join(place, entry.path), progress=lambda *step: steps.append(step))
+    assert report.sound
+    assert report.images == ()
+    assert report.shards == 6
+    assert steps[-1] == (6, 6)
+    held = files(join(place, entry.path))
+    shards = {name: data for name, data in held.items() if re.match(r"stride\d+/c\.", name)}
+    assert report.size_bytes == sum(map(len, shards.values()))
+
+
+def survive_flips(folder: Path, count: int) -> None:
+    """Flip one bit in each of many places; each must be found, named and mended to the byte."""
+    rng = random.Random(count)
+    for spec in (SPEC, BIT8):
+        write(folder / "sound", IMAGES, spec=spec)
+    for number in range(count):
+        spec = (SPEC, BIT8)[number % 2]
+        place = folder / f"flipped {number}"
+        shutil.copytree(folder / "sound", place)
+        store = place / spec.relative_path
+        before = files(store)
+        shards = [name for name in before if name.startswith("stride") and "/c." in name]
+        others = [name for name in before if name not in shards]
+        name = rng.choice(shards if number % 4 < 2 else others)
+        flip_a_bit(store, name, rng.randrange(2**40))
+        report = verify(store)
+        assert name in [damage.file for damage in report.damage], name
+        if name in shards:
+            shard = int(name.split(".")[1])
+            assert len(report.damage) == 1
+            assert report.images
+            assert set(report.images) <= {i.image_id for i in IMAGES[3 * shard : 3 * shard + 3]}
+        withdraw(store, report.damage)
+        _, tasks = write(place, IMAGES, spec=spec)
+        assert len(tasks) <= 1, name  # no more than the shard that was hit
+        assert files(store) == before, name
+        assert verify(store).sound
+        shutil.rmtree(place)
+
+
+def test_8_flipped_bits_are_found_and_mended(tmp_path: Path) -> None:
+    survive_flips(tmp_path, 8)
+
+
+@pytest.mark.slow
+def test_40_flipped_bits_are_found_and_mended(tmp_path: Path) -> None:
+    survive_flips(tmp_path, 40)
+
+
+def test_only_the_images_of_damaged_chunks_suffer(place: Url) -> None:
+    entry, _ = write(place, IMAGES)
+    store = join(place, entry.path)
+    flip_a_bit(store, "stride8/c.1.0.0.0", 800)  # the first chunk of the first image
+    (damage,) = verify(store).damage
+    assert damage.images == (IMAGES[3].image_id,)
+    assert (damage.level, damage.shard) == ("stride8", 1)
+    withdraw(store, [damage])
+    assert [task.levels for task in write(place, IMAGES)[1]] == [("stride8",)]
+    assert verify(store).sound
+
+
+@pytest.mark.parametrize("size", [None, 0, 10, 1000])
+def test_missing_empty_and_truncated_shards_cost_all_their_images(
+    tmp_path: Path, size: int | None
+) -> None:
+    entry, _ = write(tmp_path, IMAGES)
+    store = tmp_path / entry.path
+    before = files(store)
+    held, name = files_at(store), "stride16/c.1.0.0.0"
+    if size is None:
+        held.delete(name)
+    else:
+        held.write(name, held.read(name)[:size])
+    report = verify(store)
+    assert [damage.file for damage in report.damage] == [name]
+    assert report.images == tuple(image.image_id for image in IMAGES[3:6])
+    withdraw(store, report.damage)
+    assert [task.shard for task in write(tmp_path, IMAGES)[1]] == [1]
+    assert files(store) == before
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "ledger/images.json", "ledger/metadata.json"])
+def test_lost_metadata_is_found_and_mended_without_embedding(tmp_path: Path, name: str) -> None:
+    write(tmp_path, IMAGES)
+    store = tmp_path / SPEC.relative_path
+    before = files(store)
+    (store / name).unlink()
+    report = verify(store)
+    assert [damage.file for damage in report.damage] == [name]
+    withdraw(store, report.damage)
+    assert write(tmp_path, IMAGES)[1] == []
+    assert files(store) == before
+
+
+def test_an_interrupted_store_lacks_what_was_not_written(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path, SPEC, IMAGES, ("stride8",)) as writer:
+        writer.write_shard(task := writer.pending()[0], features_of(task))
+        path = writer.path
+    assert [damage.file for damage in verify(path).damage] == [
+        "stride8/c.1.0.0.0",
+        "stride8/c.2.0.0.0",
+    ]
+
+
+def test_removed_images_are_no_damage(tmp_path: Path) -> None:
+    write(tmp_path, IMAGES, levels=ALL_LEVELS)
+    write(tmp_path, IMAGES[3:], levels=ALL_LEVELS)
+    assert verify(tmp_path / SPEC.relative_path).sound
+
+
+def test_a_store_that_is_being_written_is_not_changed(tmp_path: Path) -> None:
+    write(tmp_path, IMAGES)
+    with StoreWriter(tmp_path, SPEC, IMAGES, LEVELS), pytest.raises(StoreBusyError):
+        withdraw(tmp_path / SPEC.relative_path, [])
+
+
+def test_no_store_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(StoreMissingError, match="run `ssr embed`"):
+        verify(tmp_path / "nothing")

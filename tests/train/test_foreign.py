@@ -1,0 +1,181 @@
+"""Checkpoints of other projects, as files of their exact layout."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stages.prepare.labels import CAMVID_11, CITYSCAPES_19, ClassTable
+from stages.train.model.foreign import Network, read_foreign, save_foreign
+from stages.train.model.official import export_official
+from stages.train.model.saved import load_student
+from stages.train.model.student import Student, build_student
+from store.errors import CheckpointError
+from tests.train.example import train_config
+from tests.train.test_pretrained import assert_equal, official_mit, regularizer
+
+TWO = ClassTable(("road", "sky"), ((128, 64, 128), (70, 130, 180)))
+META = {"iter": 40000, "CLASSES": TWO.names, "PALETTE": [list(color) for color in TWO.palette]}
+
+
+def network(seed: int) -> Student:
+    config = train_config(student={"backbone": "mit_b0", "head_channels": 16}).student
+    return build_student(config, num_classes=2, seed=seed)
+
+
+def training(path: Path, **changes: Any) -> dict[str, Tensor]:  # noqa: ANN401
+    """Write an SSR training as mmcv does; return the names of its tensors."""
+    state = {
+        **{f"model.{n}": t for n, t in export_official(network(1).state_dict()).items()},
+        **{f"ema_model.{n}": t for n, t in export_official(network(2).state_dict()).items()},
+        "imnet_model.backbone.norm1.weight": torch.ones(32),
+        **export_official(regularizer(1, ["stride8"] * 4).state_dict()),
+        "predictor.model.image_encoder.pos_embed": torch.zeros(1),
+        **changes,
+    }
+    state = {name: tensor for name, tensor in state.items() if tensor is not None}
+    torch.save({"meta": META, "state_dict": state, "optimizer": {"param_groups": []}}, path)
+    return state
+
+
+def test_the_student_of_a_training_is_found_by_its_shapes(tmp_path: Path) -> None:
+    state = training(tmp_path / "latest.pth")
+    foreign = read_foreign(tmp_path / "latest.pth")
+    assert (foreign.config.backbone, foreign.config.head) == ("mit_b0", "daformer")
+    assert (foreign.config.head_channels, foreign.config.norm_eps) == (16, 1e-6)
+    assert (foreign.kind, foreign.iteration, foreign.classes) == ("training", 40000, TWO)
+    assert foreign.loaded == sum(name.startswith("model.") for name in state)
+    assert foreign.missing == foreign.unexpected == foreign.misshapen == foreign.faults == ()
+    assert {prefix: len(names) for prefix, names in foreign.others.items()} == {
+        prefix: sum(name.startswith(f"{prefix}.") for name in state)
+        for prefix in ("ema_model", "imnet_model", "embedding_layer", "fusion_layer", "predictor")
+    }
+    assert_equal(foreign.student, network(1))
+
+
+@pytest.mark.parametrize(("which", "seed"), [("student", 1), ("ema", 2)])
+def test_either_network_of_a_training_becomes_a_folder(
+    tmp_path: Path, which: Network, seed: int
+) -> None:
+    training(tmp_path / "latest.pth")
+    foreign = read_foreign(tmp_path / "latest.pth", network=which)
+    save_foreign(foreign, tmp_path / "student", network=which, fit_px=(1024, 512))
+    loaded, meta = load_student(tmp_path / "student")
+    assert_equal(loaded, network(seed))
+    assert meta["classes"] == ["road", "sky"]
+    assert meta["palette"] == [[128, 64, 128], [70, 130, 180]]
+    assert meta["data"]["target"]["fit_px"] == [1024, 512]
+    assert meta["imported"]["network"] == which
+    assert meta["weights"] == "latest.pth"
+
+
+def test_every_tensor_that_does_not_fit_is_reported_and_refused(tmp_path: Path) -> None:
+    path = tmp_path / "latest.pth"
+    training(
+        path,
+        **{
+            "model.backbone.block2.0.attn.kv.weight": None,
+            "model.decode_head.fuse_layer.bottleneck.bn.running_mean": None,
+            "model.backbone.norm4.bias": torch.ones(7),
+            "model.auxiliary_head.conv_seg.bias": torch.ones(2),
+            "model.backbone.block2.0.attn.gate": torch.ones(2),
+        },
+    )
+    foreign = read_foreign(path)
+    assert set(foreign.missing) == {
+        "backbone.block2.0.attn.kv.weight",
+        "decode_head.fuse_layer.bottleneck.bn.running_mean",
+    }
+    assert set(foreign.unexpected) == {
+        "auxiliary_head.conv_seg.bias",
+        "backbone.block2.0.attn.gate",
+    }
+    assert foreign.misshapen == ("backbone.norm4.bias (7,), not (256,)",)
+    assert len(foreign.faults) == 5
+    with pytest.raises(CheckpointError, match=r"missing backbone\.block2.* and 4 more") as error:
+        save_foreign(foreign, tmp_path / "student", network="student", fit_px=None)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "student").exists()
+    save_foreign(foreign, tmp_path / "student", network="student", fit_px=None, partial=True)
+    imported = load_student(tmp_path / "student")[1]["imported"]
+    assert imported["missing"] == list(foreign.missing)
+    assert imported["unexpected"] == list(foreign.unexpected)
+
+
+def test_an_imagenet_file_fills_the_backbone_and_its_classifier_is_reported(
+    tmp_path: Path,
+) -> None:
+    official = export_official(
+        {"backbone." + n: t for n, t in network(3).backbone.state_dict().items()}
+    )
+    bare = {name.removeprefix("backbone."): tensor for name, tensor in official.items()}
+    head = {"head.weight": torch.ones(1000, 256), "head.bias": torch.ones(1000)}
+    torch.save(bare | head, tmp_path / "mit_b0.pth")
+    foreign = read_foreign(tmp_path / "mit_b0.pth", classes=CAMVID_11)
+    assert foreign.kind == "backbone"
+    assert foreign.config.head_channels == 256  # the paper's, as nothing in the file says
+    assert foreign.unexpected == ("head.weight", "head.bias")
+    assert all(name.startswith("decode_head.") for name in foreign.missing)
+    assert "decode_head.conv_seg.weight" in foreign.missing
+    assert foreign.faults == ()
+    assert_equal(foreign.student.backbone, network(3).backbone)
+    save_foreign(foreign, tmp_path / "student", network="student", fit_px=None)
+    assert load_student(tmp_path / "student")[0].num_classes == 11
+
+
+def test_a_model_without_its_training_is_read_as_well(tmp_path: Path) -> None:
+    torch.save(
+        {"meta": META, "state_dict": export_official(network(1).state_dict())}, tmp_path / "m.pth"
+    )
+    assert_equal(read_foreign(tmp_path / "m.pth").student, network(1))
+    with pytest.raises(CheckpointError, match="holds one network only"):
+        read_foreign(tmp_path / "m.pth", network="ema")
+
+
+def test_classes_come_from_the_file_or_from_the_caller(tmp_path: Path) -> None:
+    path = tmp_path / "m.pth"
+    torch.save({"state_dict": export_official(network(1).state_dict())}, path)
+    with pytest.raises(CheckpointError, match=r"does not say .* give --classes, one of citys"):
+        read_foreign(path)
+    with pytest.raises(CheckpointError, match="logits of 2 classes, and 19 classes are given"):
+        read_foreign(path, classes=CITYSCAPES_19)
+    assert read_foreign(path, classes=TWO).classes == TWO
+
+
+@pytest.mark.parametrize("palette", [None, [[1, 2, 3]]])
+def test_names_without_colours_take_those_of_the_table_of_these_names(
+    tmp_path: Path, palette: object
+) -> None:
+    bare = {n: t for n, t in official_mit(1).items() if not n.startswith("head.")}
+    meta = {"CLASSES": CAMVID_11.names, "PALETTE": palette}
+    torch.save({"meta": meta, "state_dict": bare}, tmp_path / "mit.pth")
+    assert read_foreign(tmp_path / "mit.pth").classes == CAMVID_11
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        ({"conv1.weight": torch.ones(64, 3, 7, 7)}, "holds no MiT backbone that is known here"),
+        (
+            {"decode_head.linear_fuse.conv.weight": torch.ones(1)},
+            r"decode head that is not DAFormer's \(decode_head\.linear_fuse",
+        ),
+    ],
+)
+def test_other_architectures_are_refused(
+    tmp_path: Path, state: dict[str, Tensor], says: str
+) -> None:
+    if "conv1.weight" not in state:
+        ours = export_official(network(1).state_dict())
+        state |= {n: t for n, t in ours.items() if n.startswith("backbone.")}
+    torch.save(state, tmp_path / "m.pth")
+    with pytest.raises(CheckpointError, match=says) as error:
+        read_foreign(tmp_path / "m.pth", classes=TWO)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"daformer\.pth does not exist"):
+        read_foreign(tmp_path / "daformer.pth")

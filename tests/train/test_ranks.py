@@ -1,0 +1,361 @@
+"""Several processes on the CPU, over gloo, against one with the same global batch."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from stages.train.fit import Watching, fit
+from stages.train.ranks import ALONE, Ranks
+from store.errors import ConfigError, SSRError
+from tests.train.example import train_config
+from tests.train.world import World, assert_same, results, silent, training_state
+
+REPOSITORY = Path(__file__).parents[2]
+MASKING = {"block_px": 16, "ratio": 0.5, "weight": 1.0}
+
+STILL: dict[str, Any] = {
+    "iterations": 3,
+    "batch_size": 4,
+    "log_every": 1,
+    "student": {"drop_path": 0.0, "dropout": 0.0},
+}
+ARMS: dict[str, dict[str, Any]] = {
+    "source only": {**STILL, "regularizer": {"on": ["source"]}, "self_training": None},
+    # at threshold 0 every share of the batch has the confidence of the whole
+    "all": {**STILL, "self_training": {"threshold": 0.0}, "masking": MASKING},
+}
+"""What is equal by definition where batch norms are in eval mode."""
+
+USUAL: dict[str, Any] = {
+    "iterations": 4,
+    "batch_size": 4,
+    "checkpoint_every": 2,
+    "student": {"drop_path": 0.3, "dropout": 0.3},
+    "self_training": {"start": 1},
+    "masking": MASKING,
+}
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(1, [slice(0, 4)]), (2, [slice(0, 2), slice(2, 4)]), (4, [slice(i, i + 1) for i in range(4)])],
+)
+def test_ranks_cut_the_batch_in_equal_parts(count: int, expected: list[slice]) -> None:
+    assert [Ranks(rank, count, rank).rows(4) for rank in range(count)] == expected
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        World(tmp_path / "nothing").train(
+            train_config(batch_size=3), tmp_path / "run", ranks=Ranks(1, 2, 1)
+        )
+    assert str(caught.value) == (
+        "train.batch_size 3 cannot be shared by 2 processes; it is the batch of all together: set "
+        "it to a multiple of 2"
+    )
+
+
+def test_synchronised_batch_norm_is_refused_on_the_cpu(world: World, tmp_path: Path) -> None:
+    config = train_config(sync_batch_norm=True)
+    with pytest.raises(ConfigError, match=r"train\.sync_batch_norm needs GPUs"):
+        world.train(config, tmp_path / "two", ranks=Ranks(1, 2, 1))
+    assert world.train(config, tmp_path / "one").fit.resumed_from is None  # nothing to synchronise
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match=r"process 1 of this machine has no GPU of its own"):
+        Ranks(1, 2, 1).device("auto")
+
+
+@pytest.fixture(scope="module")
+def done(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the functions below left behind, run in a process that forks: this one has threads."""
+    out = tmp_path_factory.mktemp("ranks")
+    code = "import sys; from tests.train import test_ranks as t; t.run_all(*sys.argv[1:])"
+    command = [sys.executable, "-c", code, str(world.folder), str(out)]
+    subprocess.run(command, cwd=REPOSITORY, check=True, timeout=300)
+    return out
+
+
+def difference(one: list[Tensor], other: list[Tensor]) -> float:
+    """Norm of the difference of all gradients, relative to their own."""
+    first, second = (torch.cat([gradient.ravel() for gradient in each]) for each in (one, other))
+    return float(torch.linalg.vector_norm(first - second) / torch.linalg.vector_norm(first))
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_two_ranks_compute_what_one_process_computes(done: Path, arm: str) -> None:
+    one, two = (torch.load(done / f"{arm}-{count}-0.pt") for count in (1, 2))
+    assert len(one["gradients"]) == len(two["gradients"]) == 3
+    for single, pair in zip(one["gradients"], two["gradients"], strict=True):
+        assert difference(single, pair) < 1e-5
+    for row, shared in zip(one["rows"], two["rows"], strict=True):
+        assert shared == pytest.approx(row, rel=1e-5)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_rank_alone_computes_something_else(done: Path, arm: str) -> None:
+    """The comparison above could fail: half of the batch has another gradient."""
+    one, half = (torch.load(done / f"{arm}-{name}.pt") for name in ("1-0", "half-0"))
+    assert difference(one["gradients"][0], half["gradients"][0]) > 0.1
+
+
+def test_student_and_ema_model_are_the_same_bits_on_all_ranks(done: Path) -> None:
+    first, second = (torch.load(done / f"usual-parameters-{rank}.pt") for rank in (0, 1))
+    assert {name.partition(".")[0] for name in first} == {"student", "ema", "regularizer"}
+    assert_same(first, second)
+
+
+def test_ranks_have_dropout_of_their_own(done: Path) -> None:
+    first, second = (torch.load(done / f"usual-noise-{rank}.pt") for rank in (0, 1))
+    assert len(set(first)) == len(set(second)) == USUAL["iterations"]
+    assert not set(first) & set(second)
+
+
+def test_only_the_first_rank_writes(done: Path) -> None:
+    assert (done / "usual-wrote-0.txt").read_text() == "True"
+    assert (done / "usual-wrote-1.txt").read_text() == "False"
+    assert (done / "usual" / "student" / "model.safetensors").is_file()
+
+
+def test_a_run_of_two_ranks_resumes_bit_for_bit_with_two(done: Path) -> None:
+    assert (done / "resumed-by-2-0.txt").read_text() == "2"
+    assert (done / "resumed-by-2-1.txt").read_text() == "2"
+    assert_same(results(done / "resumed-by-2"), results(done / "usual"))
+
+
+@pytest.mark.parametrize("name", ["resumed-by-1", "one-resumed-by-2"])
+def test_a_run_resumes_with_another_number_of_ranks(done: Path, name: str) -> None:
+    assert (done / f"{name}-0.txt").read_text() == "2"
+    state = results(done / name)["checkpoint"]
+    assert state["iteration"] == USUAL["iterations"]
+    assert [row["iteration"] for row in state["curves"]["rows"]] == [2, 4]
+
+
+def test_all_ranks_end_when_one_fails(done: Path) -> None:
+    guilty, other = ((done / f"failing-{rank}.txt").read_text() for rank in (1, 0))
+    assert guilty == "ConfigError: of this rank alone"
+    assert other.startswith("RankLostError: another process of this run ended")
+    assert "\n" not in other
+    assert float((done / "failing-seconds.txt").read_text()) < 60
+
+
+def test_ranks_of_different_parameters_are_refused(done: Path) -> None:
+    for rank in (0, 1):
+        message = (done / f"disagreeing-{rank}.txt").read_text()
+        assert message.startswith("TrainingError: the processes of this run disagree about param")
+
+
+@pytest.mark.gpu
+def test_synchronised_batch_norm_makes_two_gpus_compute_what_one_computes(
+    world: World, tmp_path: Path
+) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    code = "import sys; from tests.train import test_ranks as t; t.run_on_gpus(*sys.argv[1:])"
+    command = [sys.executable, "-c", code, str(world.folder), str(tmp_path)]
+    subprocess.run(command, cwd=REPOSITORY, check=True, timeout=300)
+    one, two = (torch.load(tmp_path / f"{count}-0.pt", map_location="cpu") for count in (1, 2))
+    assert difference(one["gradients"][0], two["gradients"][0]) < 1e-3
+
+
+Work = Callable[[Ranks], None]
+
+
+def run_all(world_folder: str, out_folder: str) -> None:
+    torch.set_num_threads(1)
+    os.fsync = lambda fd: None
+    world, out = World(Path(world_folder)), Path(out_folder)
+    for arm, changes in ARMS.items():
+        for count in (1, 2):
+            ranked(count, out, lambda ranks, a=arm, c=changes: still(world, out, a, c, ranks))  # type: ignore[misc]
+        ranked(1, out, lambda ranks, a=arm, c=changes: half(world, out, a, c))  # type: ignore[misc]
+    ranked(2, out, lambda ranks: usual(world, out, ranks))
+    for name, before, after in (
+        ("resumed-by-2", 2, 2),
+        ("resumed-by-1", 2, 1),
+        ("one-resumed-by-2", 1, 2),
+    ):
+        ranked(before, out, lambda ranks, n=name: interrupted(world, out / n, ranks))  # type: ignore[misc]
+        ranked(after, out, lambda ranks, n=name: resumed(world, out / n, ranks))  # type: ignore[misc]
+    started = time.perf_counter()
+    ranked(2, out, lambda ranks: failing(world, out, ranks))
+    (out / "failing-seconds.txt").write_text(f"{time.perf_counter() - started}")
+    ranked(2, out, lambda ranks: disagreeing(world, out, ranks))
+
+
+def run_on_gpus(world_folder: str, out_folder: str) -> None:
+    world, out = World(Path(world_folder)), Path(out_folder)
+    config = train_config(**ARMS["all"], device="cuda", sync_batch_norm=True)
+    for count in (1, 2):
+        ranked(
+            count,
+            out,
+            lambda ranks: record(world, out / f"{ranks.count}-{ranks.rank}.pt", config, ranks),
+            backend="cpu:gloo,cuda:nccl",
+        )
+
+
+def ranked(count: int, out: Path, work: Work, *, backend: str = "gloo") -> None:
+    """Do the work in this many processes that share a process group."""
+    meeting = out / f"meeting-{time.monotonic_ns()}"
+
+    def join(rank: int) -> None:
+        if count > 1:
+            dist.init_process_group(
+                backend,
+                init_method=f"file://{meeting}",
+                rank=rank,
+                world_size=count,
+                timeout=timedelta(seconds=60),
+            )
+        work(Ranks(rank, count, rank) if count > 1 else ALONE)
+
+    children = []
+    for rank in range(count):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                join(rank)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert codes == [0] * count, codes
+
+
+def still(world: World, out: Path, arm: str, changes: dict[str, Any], ranks: Ranks) -> None:
+    record(world, out / f"{arm}-{ranks.count}-{ranks.rank}.pt", train_config(**changes), ranks)
+
+
+def half(world: World, out: Path, arm: str, changes: dict[str, Any]) -> None:
+    record(world, out / f"{arm}-half-0.pt", train_config(**{**changes, "batch_size": 2}), ALONE)
+
+
+def record(world: World, path: Path, config: Any, ranks: Ranks) -> None:  # noqa: ANN401
+    """Train with batch norms in eval mode or synchronised; keep all gradients and losses."""
+    device = ranks.device(config.device)
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+    state = training_state(config, seed=1)
+    for network in (state.models.student, state.models.ema, state.models.regularizer):
+        if network is None:
+            continue
+        network.to(device)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d) and not config.sync_batch_norm:
+                module.eval()
+    if config.sync_batch_norm and ranks.count > 1:
+        for network in (state.models.student, state.models.ema):
+            nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    gradients: list[list[Tensor]] = []
+    state.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: gradients.append(
+            [p.grad.clone() for group in optimizer.param_groups for p in group["params"]]
+        )
+    )
+    folder = path.with_suffix("")
+    folder.mkdir()
+    fit(
+        config,
+        state,
+        world.crops(config),
+        device=device,
+        folder=folder,
+        fingerprint="f",
+        watching=Watching(silent),
+        ranks=ranks,
+    )
+    torch.save({"gradients": gradients, "rows": state.curves.rows}, path)
+
+
+def usual(world: World, out: Path, ranks: Ranks) -> None:
+    """Train as users do, and write down what each rank ends with."""
+    from stages.train import stage
+
+    wrote, seeds, kept = [False], [], {}
+    replace, build = Path.replace, stage._build_models
+
+    def replacing(self: Path, target: Path) -> Path:
+        wrote[0] = True
+        return replace(self, target)
+
+    def building(*arguments: Any) -> Any:  # noqa: ANN401
+        built = build(*arguments)
+        kept["models"] = built[0]
+        return built
+
+    Path.replace = replacing  # type: ignore[assignment,method-assign]
+    stage._build_models = building  # type: ignore[assignment]
+    world.train(
+        train_config(**USUAL),
+        out / "usual",
+        lambda *_: seeds.append(torch.initial_seed()),
+        ranks=ranks,
+    )
+    models = kept["models"]
+    parameters = {
+        f"{name}.{key}": value.detach()
+        for name in ("student", "ema", "regularizer")
+        for key, value in getattr(models, name).named_parameters()
+    }
+    torch.save(parameters, out / f"usual-parameters-{ranks.rank}.pt")
+    torch.save(seeds, out / f"usual-noise-{ranks.rank}.pt")
+    (out / f"usual-wrote-{ranks.rank}.txt").write_text(str(wrote[0]))
+
+
+def interrupted(world: World, out: Path, ranks: Ranks) -> None:
+    def interrupt(iteration: int, total: int, what: str) -> None:
+        if iteration == 3:
+            raise KeyboardInterrupt
+
+    try:
+        world.train(train_config(**USUAL), out, interrupt, ranks=ranks)
+    except KeyboardInterrupt:
+        return
+    raise AssertionError("was not interrupted")
+
+
+def resumed(world: World, out: Path, ranks: Ranks) -> None:
+    result = world.train(train_config(**USUAL), out, ranks=ranks)
+    out.with_name(f"{out.name}-{ranks.rank}.txt").write_text(str(result.fit.resumed_from))
+
+
+def failing(world: World, out: Path, ranks: Ranks) -> None:
+    def fail(iteration: int, total: int, what: str) -> None:
+        if iteration == 2 and ranks.rank == 1:
+            raise ConfigError("of this rank alone")
+
+    said(
+        out / f"failing-{ranks.rank}.txt",
+        lambda: world.train(train_config(**USUAL), out / "failing", fail, ranks=ranks),
+    )
+
+
+def disagreeing(world: World, out: Path, ranks: Ranks) -> None:
+    config = train_config(**USUAL, seed=ranks.rank)
+    said(
+        out / f"disagreeing-{ranks.rank}.txt",
+        lambda: world.train(config, out / "disagreeing", ranks=ranks),
+    )
+
+
+def said(path: Path, work: Callable[[], object]) -> None:
+    try:
+        work()
+    except SSRError as error:
+        path.write_text(f"{type(error).__name__}: {error}")

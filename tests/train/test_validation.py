@@ -1,0 +1,127 @@
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from stages.train.model.saved import load_student
+from stages.train.model.student import Student
+from stages.train.validation import Validation, evaluating
+from tests.train.example import train_config
+from tests.train.world import World, assert_same, results, silent, training_state
+
+SETTINGS: dict[str, Any] = {"iterations": 5, "validate_every": 2, "checkpoint_every": 2}
+
+
+def scripted(*scores: float, sees_target_labels: bool = True) -> Validation:
+    """A measurement whose outcome is known beforehand."""
+    left: Iterator[float] = iter(scores)
+
+    def measure(student: Student) -> float:
+        assert not any(module.training for module in student.modules())
+        return next(left)
+
+    return Validation(measure, "2 images of somewhere", sees_target_labels)
+
+
+def validations(out: Path) -> list[str]:
+    return (out / "validation.csv").read_text().splitlines()
+
+
+def test_the_student_is_measured_in_turn_and_at_the_end(world: World, tmp_path: Path) -> None:
+    said = []
+    world.train(
+        train_config(**SETTINGS),
+        tmp_path,
+        lambda done, total, what: said.append(what),
+        validation=scripted(1.5, 3, 2),
+    )
+    assert validations(tmp_path) == ["iteration,miou", "2,1.5", "4,3", "5,2"]
+    assert "mIoU 3 " in said[3]
+
+
+def test_the_best_student_is_kept_beside_the_last(world: World, tmp_path: Path) -> None:
+    world.train(train_config(**SETTINGS), tmp_path / "run", validation=scripted(1, 3, 3))
+    best, meta = load_student(tmp_path / "run" / "best")
+    assert meta["chosen"] == {
+        "iteration": 4,  # the first of equals
+        "miou": 3,
+        "on": "2 images of somewhere",
+        "by_target_labels": True,
+    }
+    until_four = {"iterations": 5, "checkpoint_every": 4}
+
+    def stop(done: int, total: int, what: str) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        world.train(train_config(**until_four), tmp_path / "four", stop)
+    expected = torch.load(tmp_path / "four" / "checkpoint.pt")["student"]
+    assert_same(dict(best.state_dict()), dict(expected))
+    last, _ = load_student(tmp_path / "run" / "student")
+    assert not all(
+        one.equal(other) for one, other in zip(best.parameters(), last.parameters(), strict=True)
+    )
+
+
+def test_validation_changes_no_weight(world: World, tmp_path: Path) -> None:
+    world.run(tmp_path / "without", **{**SETTINGS, "validate_every": 0})
+    world.train(train_config(**SETTINGS), tmp_path / "with", validation=scripted(1, 2, 3))
+    without, with_ = (results(tmp_path / name) for name in ("without", "with"))
+    assert without["student/model.safetensors"] == with_["student/model.safetensors"]
+    assert without["curves.csv"] == with_["curves.csv"]
+
+
+def test_zero_never_validates(world: World, tmp_path: Path) -> None:
+    config = train_config(**{**SETTINGS, "validate_every": 0})
+    world.train(config, tmp_path, validation=scripted())
+    assert validations(tmp_path) == ["iteration,miou"]
+    assert not (tmp_path / "best").exists()
+
+
+def test_a_resumed_run_remembers_its_best(world: World, tmp_path: Path) -> None:
+    def stop(done: int, total: int, what: str) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        world.train(train_config(**SETTINGS), tmp_path, stop, validation=scripted(7))
+    world.train(train_config(**SETTINGS), tmp_path, validation=scripted(5, 6))
+    assert validations(tmp_path) == ["iteration,miou", "2,7", "4,5", "5,6"]
+    assert load_student(tmp_path / "best")[1]["chosen"]["iteration"] == 2
+
+
+def test_the_best_student_of_another_run_goes_with_its_checkpoint(
+    world: World, tmp_path: Path
+) -> None:
+    world.train(train_config(**SETTINGS), tmp_path, validation=scripted(1, 2, 3))
+    other = train_config(**{**SETTINGS, "validate_every": 0, "seed": 1})
+    at_start = []
+    world.train(other, tmp_path, lambda *_: at_start.append((tmp_path / "best").exists()))
+    assert at_start == [True, False, False, False, False]
+
+
+def test_every_module_gets_its_own_mode_back() -> None:
+    student = training_state(train_config(), seed=1).models.student
+    frozen = [module for module in student.modules() if isinstance(module, nn.BatchNorm2d)]
+    for module in frozen:
+        module.eval()
+    with evaluating(student):
+        assert not any(module.training for module in student.modules())
+    assert {module for module in student.modules() if not module.training} == set(frozen)
+
+
+def test_fresh_starts_over_where_there_is_a_checkpoint(world: World, tmp_path: Path) -> None:
+    config = train_config(iterations=3)
+    world.train(config, tmp_path)
+    before = results(tmp_path)
+    calls: list[int] = []
+    again = world.train(config, tmp_path, lambda done, *_: calls.append(done), fresh=True)
+    assert again.fit.resumed_from is None
+    assert calls == [1, 2, 3]
+    assert_same(results(tmp_path), before)
+    assert world.train(config, tmp_path, silent).fit.resumed_from == 3
+    assert world.train(config, tmp_path / "new", fresh=True).fit.resumed_from is None

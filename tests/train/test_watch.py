@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages.train.watch import LossWatch
+from store.errors import TrainingError
+
+CHECKPOINT = Path("checkpoint.pt")
+
+
+def watched(*iterations: dict[str, float]) -> LossWatch:
+    watch = LossWatch(torch.device("cpu"))
+    for iteration, losses in enumerate(iterations):
+        watch.add({name: torch.tensor(value) for name, value in losses.items()}, iteration)
+    return watch
+
+
+def test_finite_losses_pass() -> None:
+    watch = watched({"clean": 1.0}, {"clean": 0.0, "mix": 3e38})
+    assert float(watch.failed) == 0
+    watch.demand_finite(CHECKPOINT)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_the_first_iteration_that_was_not_finite_is_named_with_its_losses(value: float) -> None:
+    watch = watched(
+        {"clean": 1.0}, {"clean": 0.5, "mix": value}, {"clean": 7.0, "mix": 8.0}, {"clean": value}
+    )
+    assert float(watch.failed) == 1
+    with pytest.raises(TrainingError) as caught:
+        watch.demand_finite(CHECKPOINT)
+    message = str(caught.value)
+    assert message.startswith(f"iteration 1: a loss is not finite (clean 0.5, mix {value:g});")
+    assert str(CHECKPOINT) in message
