@@ -13,6 +13,12 @@ from store.errors import ConfigError
 from tests.pipeline.workplace import demand
 
 
+@pytest.fixture(autouse=True)
+def _no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVCLive opens the git repository around it and leaves the packs open, which would warn."""
+    monkeypatch.chdir(tmp_path)
+
+
 def steps(folder: Path, metric: str) -> list[tuple[int, float]]:
     path = folder / "plots" / "metrics" / f"{metric}.tsv"
     rows = csv.DictReader(path.read_text().splitlines(), delimiter="\t")
