@@ -303,7 +303,7 @@ def test_labels_that_are_void_everywhere_are_refused(world: World) -> None:
         world.evaluate()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.usefixtures("no_gpu")
 def test_a_gpu_that_is_not_there_is_named_with_its_key(world: World) -> None:
     with pytest.raises(ConfigError, match=r"evaluate\.device"):
         world.evaluate(CONFIG.model_copy(update={"device": "cuda"}))

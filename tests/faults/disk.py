@@ -3,12 +3,13 @@
 import ctypes
 import os
 import resource
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import pytest
@@ -39,19 +40,16 @@ class Disk:
 
 @contextmanager
 def small_disk(folder: Path, options: str) -> Iterator[Disk]:
-    """Mount a tmpfs over a folder; skip the test where that is not permitted.
+    """Mount a tmpfs over a folder; skip the test where nobody lets us mount one.
 
     Args:
         folder: Is made where it is missing.
         options: Of the mount, for instance `size=8k`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if shutil.which("mount") is None:
-        pytest.skip("needs the command mount, to make a disk that is full")
-    try:
-        _mount("-t", "tmpfs", "-o", options, "tmpfs", str(folder))
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"needs the right to mount a tmpfs, to make a full disk: {error.stderr!r}")
+    if obstacle := _why_not_mount():
+        pytest.skip(f"needs a tmpfs of its own: {obstacle}")
+    _mount("-t", "tmpfs", "-o", options, "tmpfs", str(folder))
     try:
         yield Disk(folder)
     finally:
@@ -73,6 +71,20 @@ def obey_permissions() -> None:
     assert libc.capget(header, capabilities) == 0, os.strerror(ctypes.get_errno())
     capabilities[0] &= ~(1 << 1)  # CAP_DAC_OVERRIDE
     assert libc.capset(header, capabilities) == 0, os.strerror(ctypes.get_errno())
+
+
+@cache
+def _why_not_mount() -> str | None:
+    """Mount a plain tmpfs once; return what is in the way, on this machine or for this user."""
+    with TemporaryDirectory() as folder:
+        try:
+            _mount("-t", "tmpfs", "tmpfs", folder)
+        except FileNotFoundError:
+            return "there is no command `mount`"
+        except subprocess.CalledProcessError as error:
+            return str(error.stderr).strip()
+        subprocess.run(["umount", "-l", folder], check=True)
+    return None
 
 
 def _mount(*arguments: str) -> None:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.pipeline.mistakes import (
     Case,
@@ -161,7 +160,7 @@ def test_bad_input_of_training_is_one_line(case: Case, photos: Path) -> None:
     assert_one_line_and_nothing_lost(case, photos)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("stage", ["embed", "train", "evaluate"])
 def test_asking_for_a_gpu_that_there_is_not(stage: str, photos: Path) -> None:
     if stage == "embed":  # it needs the GPU only where there is something to embed

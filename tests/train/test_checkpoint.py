@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -235,17 +236,33 @@ def kill_at_events(world: str, out: str) -> None:
 
 
 def kill_at_random(world: str, out: str) -> None:
-    """Kill twenty runs twice each, at moments of the time that an undisturbed run takes."""
+    """Kill twenty runs twice each, at random moments; one that ends before it is killed is redone.
+
+    The moments are spread over the time of a whole run, which is the shortest seen: the first one
+    of a process is slow, and kills that come too late would test nothing.
+    """
     settle()
-    started = time.perf_counter()
-    assert fork(lambda: train(world, Path(out) / "undisturbed")) == 0
-    seconds = time.perf_counter() - started
+    seconds = min(timed_run(world, Path(out) / "undisturbed") for _ in range(2))
     rng = random.Random(0)
     for run in range(20):
         folder = Path(out) / f"random-{run:02d}"
-        for _ in range(2):
-            fork(lambda folder=folder: train(world, folder), rng.uniform(0, seconds))  # type: ignore[misc]
+        kills = 0
+        while kills < 2:
+            code = fork(lambda folder=folder: train(world, folder), rng.uniform(0, seconds))  # type: ignore[misc]
+            kills = kills + 1 if code == -signal.SIGKILL else 0
+            if code == 0:
+                shutil.rmtree(folder)
+            else:
+                assert code == -signal.SIGKILL
         assert fork(lambda folder=folder: train(world, folder)) == 0  # type: ignore[misc]
+
+
+def timed_run(world: str, folder: Path) -> float:
+    """Train from the beginning; return the seconds it took."""
+    shutil.rmtree(folder, ignore_errors=True)
+    started = time.perf_counter()
+    assert fork(lambda: train(world, folder)) == 0
+    return time.perf_counter() - started
 
 
 def settle() -> None:
