@@ -2,13 +2,14 @@
 
 import logging
 import sys
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from pipeline import handover, store_commands
-from pipeline.files import INDEX, MANIFEST, PARAMS, RUN, SCAN_CACHE, START
-from pipeline.options import Overrides, ParamsFile, RunFolder
+from pipeline.files import EVALUATE_CACHE, INDEX, MANIFEST, PARAMS, RUN, SCAN_CACHE, START
+from pipeline.options import Overrides, ParamsFile, RunFolder, WeightsName
 
 app = typer.Typer(
     name="ssr",
@@ -218,27 +219,44 @@ def evaluate(
     params: ParamsFile = PARAMS,
     overrides: Overrides = [],  # noqa: B006
     out: RunFolder = RUN,
+    weights: Annotated[
+        WeightsName | None,
+        typer.Option(help="Whose weights of the run; default: evaluate.weights."),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Another student, e.g. runs/best; results go there, unless --out."),
+    ] = None,
 ) -> None:
-    """Measure the trained student on the target's labelled split; draw pictures.
+    """Measure the trained student on labelled images, the target's at first; draw pictures.
 
-    Example: ssr evaluate --out runs/daformer
+    Example: ssr evaluate -S evaluate.flip=true -S 'evaluate.scales=[0.75,1.0,1.25]'
     """
     from pipeline.console import progress
     from pipeline.current import current_manifest
     from pipeline.params import load_params
     from pipeline.tables import print_metrics
     from stages.evaluate import stage
+    from stages.evaluate.model import student_folder
 
+    if weights is not None:
+        overrides = [*overrides, f"evaluate.weights={weights.value}"]
     config = load_params(params, overrides)
     manifest = current_manifest(config, MANIFEST)
+    network = config.evaluate.weights
+    student = out / network if model is None else student_folder(model, network)
+    if model is not None and out == RUN:
+        out = model
     with progress("evaluate", "images") as report:
         stage.run(
             config.evaluate,
             manifest=manifest,
             roots=config.prepare.roots,
-            student=out / "student",
+            student=student,
             out=out,
             progress=report,
+            at_least_px=config.train.crop_px,
+            cache=EVALUATE_CACHE,
         )
     print_metrics(out)
 

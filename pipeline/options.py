@@ -1,5 +1,6 @@
 """Options that several commands of `ssr` have."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,15 @@ Overrides = Annotated[
     typer.Option("--set", "-S", metavar="KEY=VALUE", help="Change a value, e.g. train.seed=1."),
 ]
 RunFolder = Annotated[Path, typer.Option("--out", help="Folder of this run's results.")]
+
+
+class WeightsName(StrEnum):
+    """Of a run's two networks."""
+
+    STUDENT = "student"
+    EMA = "ema"
+
+
 StoreUrl = Annotated[
     str,
     typer.Argument(help="A store, e.g. data/features/source/1a2b3c4d.zarr or s3://bucket/..."),

@@ -216,9 +216,9 @@ def _models_at(location: Sequence[int | str]) -> list[type[BaseModel]]:
         members = _members(models)
         if part in members:
             models = [members[part]]
-        else:
-            fields = [m.model_fields[part] for m in models if part in m.model_fields]
+        elif fields := [m.model_fields[part] for m in models if part in m.model_fields]:
             models = [m for field in fields for m in _models_in(field.annotation)]
+        # else it is a name that the user chose, as in `evaluate.datasets`
     return models
 
 

@@ -167,7 +167,7 @@ def print_online(report: "OnlineReport") -> None:
 
 
 def print_metrics(run: Path) -> None:
-    """Show IoU per class and the means of an evaluated run.
+    """Show IoU per class and the means of an evaluated run, a column for each dataset.
 
     Raises:
         DataError: If the run was not evaluated, or the file is damaged.
@@ -177,18 +177,34 @@ def print_metrics(run: Path) -> None:
         raise DataError(f"{path}: there is no evaluation yet; run `dvc repro` or `ssr evaluate`")
     try:
         metrics = json.loads(path.read_text())
-        rows = [(name, _percent(iou)) for name, iou in metrics["iou"].items()]
-        rows.append(("mean IoU", _percent(metrics["miou"])))
-        title = f"{path}: {metrics['images']} images, percent"
-        accuracy = _percent(metrics["accuracy"])
+        datasets = metrics.get("datasets", {f"{metrics['domain']}/{metrics['split']}": metrics})
+        measured = list(datasets.values())
+        rows = [
+            (name, *(_percent(each["iou"][name]) for each in measured)) for name in metrics["iou"]
+        ]
+        rows.append(("mean IoU", *(_percent(each["miou"]) for each in measured)))
+        lines = [
+            f"{name}: {each['images']} images, pixel accuracy {_percent(each['accuracy'])}"
+            for name, each in datasets.items()
+        ]
+        images = sum(each["images"] for each in measured)
+        mean = metrics.get("mean_miou")
+        seen = "".join(f", {key} {value}" for key, value in metrics.get("inference", {}).items())
+        averaged = ", the averaged model" if metrics["weights"] == "ema" else ""
         untrained = metrics["teacher_trained"] is False
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: is damaged; run `ssr evaluate` again") from error
-    print_table(title, ("class", "IoU"), rows)
-    console.print(f"pixel accuracy {accuracy}")
+    title = f"{path}: {images} images, percent{averaged}{seen}"
+    print_table(title, ("class", *(datasets if len(measured) > 1 else ("IoU",))), rows)
+    for line in lines:
+        console.print(line, markup=False)
+    if mean is not None:
+        console.print(f"mean over the {len(measured)} datasets: mean IoU {_percent(mean)}")
     pictures = sorted((run / "pictures").glob("*.png"))
     if pictures:
         console.print(f"image | label | prediction: {pictures[0]} and {len(pictures) - 1} more")
+    if (run / "confusion.png").is_file():
+        console.print(f"what is taken for what: {run / 'confusion.png'}")
     if untrained:
         console.print(UNTRAINED)
 

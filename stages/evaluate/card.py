@@ -48,6 +48,9 @@ class Evaluation(BaseModel):
     miou: float = Field(description="Mean IoU in percent.")
     accuracy: float = Field(description="Pixel accuracy in percent.")
     iou: dict[str, float | None] = Field(description="IoU of each class in percent.")
+    inference: dict[str, Any] = Field(
+        default={}, description="How images were seen, where not once and whole."
+    )
 
 
 def model_card(
@@ -189,9 +192,10 @@ def _metrics(metrics: Evaluation | None) -> str:
     if metrics is None:
         return "## Metrics\n\nThis student was not evaluated."
     where = f"{metrics.domain}/{metrics.split}, {metrics.images} images"
+    seen = "".join(f", {key} {value}" for key, value in metrics.inference.items())
     rows = [f"| {name} | {_percent(iou)} |" for name, iou in metrics.iou.items()]
     return (
-        f"## Metrics\n\nOn {where}, in percent: mean IoU {_percent(metrics.miou)}, pixel "
+        f"## Metrics\n\nOn {where}{seen}, in percent: mean IoU {_percent(metrics.miou)}, pixel "
         f"accuracy {_percent(metrics.accuracy)}.\n\n| class | IoU |\n|---|---|\n" + "\n".join(rows)
     )
 

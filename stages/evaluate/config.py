@@ -4,30 +4,73 @@
 params file, has its values from the command line.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, model_validator
 
-from stages.prepare.config import Domain, Split
+from stages.prepare.config import Domain, SourceConfig, Split
+
+Weights = Literal["student", "ema"]
+
+Window = Annotated[int, Field(ge=32, multiple_of=32)] | None
+Scale = Annotated[float, Field(ge=0.25, le=4)]
+FolderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
-class EvaluateConfig(BaseModel):
-    """Section `evaluate`: what the student is measured on."""
+class Inference(BaseModel):
+    """How an image is predicted; the paper sees it once, whole, at its training size."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    domain: Domain = Field(description="Domain that the student is measured on (paper: target).")
+    window_px: Window = Field(
+        description="Side of windows that slide over the scaled image; null sees all of it at once."
+    )
+    scales: tuple[Scale, ...] = Field(
+        min_length=1,
+        description="Sizes that every image is seen at, times that of training; the probabilities "
+        "of several are averaged (usual: 0.5 to 1.75 in steps of 0.25).",
+    )
+    flip: bool = Field(description="See it mirrored too, and average the probabilities.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        description="bfloat16: matrix products of the student; its logits are float32."
+    )
+
+
+ONCE: Final = Inference(window_px=None, scales=(1.0,), flip=False, precision="float32")
+
+
+class EvaluateConfig(Inference):
+    """Section `evaluate`: what the student is measured on, and how."""
+
+    domain: Domain | None = Field(
+        description="Domain that the student is measured on (paper: target); null for none, where "
+        "there are `datasets`."
+    )
     split: Split = Field(
         description="Split of that domain; its images without label are left out (paper: val)."
+    )
+    datasets: Mapping[FolderName, SourceConfig] = Field(
+        description="Further datasets by name, as in section `prepare`, with the same classes; the "
+        "labelled images of their val splits are measured. DVC does not see their files change."
+    )
+    weights: Weights = Field(
+        description="`ema`: the averaged model that labelled the target (paper: student)."
     )
     pictures: int = Field(
         ge=0,
         le=999,
-        description="Pictures of image, label and prediction, spread evenly over the split.",
+        description="Pictures of image, label and prediction, spread evenly over each split.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         description="`auto` takes the GPU where there is one."
     )
+
+    @model_validator(mode="after")
+    def _measures_something(self) -> Self:
+        if self.domain is None and not self.datasets:
+            raise ValueError("domain is null and datasets is empty: name what to measure on")
+        return self
 
 
 class PredictConfig(BaseModel):
@@ -39,7 +82,7 @@ class PredictConfig(BaseModel):
         description="Width and height that images are scaled to fit in; `model` is as the student "
         "was trained, null keeps their size."
     )
-    window_px: Annotated[int, Field(ge=32, multiple_of=32)] | None = Field(
+    window_px: Window = Field(
         description="Side of windows that slide over the scaled image; null sees all of it at once."
     )
     batch: PositiveInt = Field(description="Images of one size that are predicted together.")

@@ -1,4 +1,4 @@
-"""Whole-image inference of the student alone: no teacher, no regulariser, no EMA model.
+"""Inference of the student alone: no teacher, no regulariser.
 
 Legend: B batch, K classes, H W pixels of the input, h w of its part that shows the image (the
 rest is padding at the right and bottom), H0 W0 pixels of the original image and its label.
@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stages.prepare.geometry import Size
+from stages.evaluate.config import ONCE, Inference
+from stages.prepare.geometry import WORKING_MULTIPLE_PX, Size, working_size
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import normalised_window, resize_image
 
@@ -25,6 +26,7 @@ def predict_logits(
     resized_size_px: Size,
     original_size_px: Size,
     window_px: int | None = None,
+    precision: str = "float32",
 ) -> Tensor:
     """Compute the logits of every original pixel.
 
@@ -44,6 +46,7 @@ def predict_logits(
         original_size_px: (H0, W0).
         window_px: Side of the windows that slide over the input, their logits averaged where they
             overlap; None sees the whole input at once, as officially.
+        precision: `bfloat16` lets matrix products run in it; logits are resized in float32.
 
     Returns:
         Logits, float32 (B, K, H0, W0).
@@ -53,10 +56,11 @@ def predict_logits(
     assert all(np.less_equal(resized_size_px, input_size_px)), (
         f"the image's part {resized_size_px} exceeds the input {input_size_px}"
     )
-    if window_px is None:
-        logits = _resize(student(image), input_size_px)  # (B, K, H, W)
-    else:
-        logits = _sliding_logits(student, image, window_px)
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        if window_px is None:
+            logits = _resize(student(image), input_size_px)  # (B, K, H, W)
+        else:
+            logits = _sliding_logits(student, image, window_px)
     logits = logits[:, :, : resized_size_px[0], : resized_size_px[1]]  # (B, K, h, w)
     return _resize(logits, original_size_px)  # (B, K, H0, W0)
 
@@ -93,32 +97,50 @@ def predict(
         original_size_px=original_size_px,
         window_px=window_px,
     )
-    assert logits.shape[1] <= UINT8_CLASSES, f"{logits.shape[1]} classes do not fit in uint8"
-    # max() rather than argmax(): the same index, on a CPU in less than half the time.
-    labels = logits.max(dim=1).indices.to(torch.uint8)  # (B, H0, W0)
+    labels = _classes_of(logits)  # (B, H0, W0)
     return labels.flip(-1) if flip else labels
 
 
+@torch.inference_mode()
 def predict_image(
-    student: nn.Module, image: NDArray[np.uint8], record: ImageRecord, *, device: torch.device
+    student: nn.Module,
+    image: NDArray[np.uint8],
+    record: ImageRecord,
+    *,
+    device: torch.device,
+    how: Inference = ONCE,
 ) -> NDArray[np.uint8]:
     """Predict the class of every pixel of an image as it was read, uint8 (H0, W0).
+
+    Several views of the image, scaled or mirrored, vote with the mean of their probabilities at
+    the original size, as in mmseg's `aug_test`; each is scaled from the file's own pixels.
 
     Args:
         student: As in `predict_logits`, on the device.
         image: RGB, uint8 (H0, W0, 3).
         record: Says how the image becomes a working image.
         device: Where the student is.
+        how: Windows, scales, mirroring and precision.
     """
-    resized = resize_image(image, record.resized_size_px)
-    working = normalised_window(resized, 0, 0, *record.working_size_px)  # (3, H, W)
-    labels = predict(
-        student,
-        torch.from_numpy(working)[None].to(device),
-        resized_size_px=record.resized_size_px,
-        original_size_px=record.raw_size_px,
-    )
-    prediction: NDArray[np.uint8] = labels[0].cpu().numpy()
+    views = [(scale, flip) for scale in how.scales for flip in (False, True)[: 1 + how.flip]]
+    votes: Tensor | None = None
+    for scale, flip in views:
+        size_px, padded_px = _sizes_at(scale, record)
+        resized = resize_image(image, size_px)
+        seen = np.ascontiguousarray(resized[:, ::-1]) if flip else resized
+        logits = predict_logits(
+            student,
+            torch.from_numpy(normalised_window(seen, 0, 0, *padded_px))[None].to(device),
+            resized_size_px=size_px,
+            original_size_px=record.raw_size_px,
+            window_px=how.window_px,
+            precision=how.precision,
+        )  # (1, K, H0, W0)
+        vote = logits if len(views) == 1 else logits.softmax(dim=1)  # of one, the order is the same
+        vote = vote.flip(-1) if flip else vote
+        votes = vote if votes is None else votes.add_(vote)
+    assert votes is not None, "an image is seen at least once"
+    prediction: NDArray[np.uint8] = _classes_of(votes)[0].cpu().numpy()
     return prediction
 
 
@@ -150,5 +172,21 @@ def _sliding_logits(student: nn.Module, image: Tensor, window_px: int) -> Tensor
     return total / windows
 
 
+def _sizes_at(scale: float, record: ImageRecord) -> tuple[Size, Size]:
+    """Scale the size that the student sees, (h, w), and pad it, (H, W)."""
+    if scale == 1:
+        return record.resized_size_px, record.working_size_px
+    height, width = record.resized_size_px
+    size_px = (max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1))  # as fit_size
+    return size_px, working_size(size_px, WORKING_MULTIPLE_PX)
+
+
+def _classes_of(scores: Tensor) -> Tensor:
+    """Find the highest of the K scores, uint8 (B, H0, W0)."""
+    assert scores.shape[1] <= UINT8_CLASSES, f"{scores.shape[1]} classes do not fit in uint8"
+    # max() rather than argmax(): the same index, on a CPU in less than half the time.
+    return scores.max(dim=1).indices.to(torch.uint8)
+
+
 def _resize(logits: Tensor, size_px: Size) -> Tensor:
-    return F.interpolate(logits, size_px, mode="bilinear", align_corners=False)
+    return F.interpolate(logits.float(), size_px, mode="bilinear", align_corners=False)

@@ -3,16 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from stages.evaluate.config import Weights
 from stages.prepare.labels import ClassTable
 from stages.train.config import StudentConfig
 from stages.train.model.saved import Card, load_student, read_card
 from stages.train.model.student import Student
 from store.errors import CheckpointError
 
-STUDENT = "student"
-"""Folder of the student in the folder of a run."""
+STUDENT: Final[Weights] = "student"
+"""Folder of the student in the folder of a run; that of the averaged model is `ema`."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,7 @@ def open_model(folder: Path) -> Model:
     Raises:
         CheckpointError: There is no student, or it does not say what its classes are.
     """
-    if not folder.is_dir():
-        raise CheckpointError(
-            f"{folder}: there is no such folder; give one that `ssr train`, `ssr import` or "
-            "`ssr export` wrote"
-        )
-    if not (folder / "config.json").is_file() and (folder / STUDENT).is_dir():
-        folder = folder / STUDENT
+    folder = student_folder(folder, STUDENT)
     card = read_card(folder)
     network, meta = load_student(folder)
     return Model(
@@ -79,6 +74,31 @@ def open_model(folder: Path) -> Model:
         meta=meta,
         weights_sha256=card.weights_sha256,
     )
+
+
+def student_folder(folder: Path, weights: Weights) -> Path:
+    """Find the student in the folder of a run; a student's own folder is itself.
+
+    Raises:
+        CheckpointError: There is no such folder, or no averaged model in it.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder}: there is no such folder; give one that `ssr train`, `ssr import` or "
+            "`ssr export` wrote"
+        )
+    if (folder / "config.json").is_file():
+        if weights != STUDENT:
+            raise CheckpointError(
+                f"{folder} holds one student; for --weights {weights} give the folder of its run"
+            )
+        return folder
+    if weights != STUDENT and not (folder / weights).is_dir():
+        raise CheckpointError(
+            f"{folder}: holds no averaged model; training with train.self_training writes one to "
+            f"{folder / weights} when it ends"
+        )
+    return folder / weights if (folder / weights).is_dir() else folder
 
 
 def _classes(card: Card, folder: Path) -> ClassTable:

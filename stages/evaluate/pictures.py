@@ -1,7 +1,9 @@
-"""Pictures for people: image, label and prediction side by side above a legend of the classes.
+"""Pictures for people: image, label and prediction side by side; what is taken for what.
 
-Legend: H W pixels.
+Legend: H W pixels, K classes.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,8 @@ MARGIN_PX = 8
 SWATCH_PX = 14
 FONT_PX = 13
 PAPER, INK, FRAME = (255, 255, 255), (30, 30, 30), (160, 160, 160)
+CELL_PX = 34
+FULL = (8, 69, 148)  # a cell that holds all pixels of its row
 VOID = (0, 0, 0)
 
 
@@ -60,6 +64,43 @@ def colorize(ids: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.uint8]:
     colors[: len(classes.palette)] = classes.palette
     painted: NDArray[np.uint8] = colors[ids]
     return painted
+
+
+def confusion_picture(counts: NDArray[np.int64], names: Sequence[str]) -> Image.Image:
+    """Draw a confusion matrix: a row is a label, its cells the percent of its pixels by prediction.
+
+    Args:
+        counts: Pixels, (K, K), rows are labels, columns predictions.
+        names: Of the K classes.
+    """
+    assert counts.shape == (len(names), len(names)), f"{counts.shape} is not of {len(names)} names"
+    font = ImageFont.load_default(FONT_PX)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    names_px = MARGIN_PX + max(round(font.getlength(name)) for name in names) + MARGIN_PX
+    title = "percent of the pixels of a label (row) that are predicted as a class (column)"
+    left_px, top_px = names_px, names_px + FONT_PX + 2 * MARGIN_PX
+    side_px = CELL_PX * len(names)
+    width_px = max(left_px + side_px, MARGIN_PX + round(font.getlength(title))) + MARGIN_PX
+    picture = Image.new("RGB", (width_px, top_px + side_px + MARGIN_PX), PAPER)
+    draw = ImageDraw.Draw(picture)
+    draw.text((MARGIN_PX, MARGIN_PX), title, fill=INK, font=font)
+    for index, name in enumerate(names):
+        middle_px = round((index + 0.5) * CELL_PX)
+        place = (left_px - MARGIN_PX, top_px + middle_px)
+        draw.text(place, name, fill=INK, font=font, anchor="rm")
+        column = Image.new("RGB", (names_px, CELL_PX), PAPER)  # turned to stand on its left end
+        ImageDraw.Draw(column).text((MARGIN_PX, CELL_PX // 2), name, INK, font, anchor="lm")
+        upright = column.transpose(Image.Transpose.ROTATE_90)
+        picture.paste(upright, (left_px + index * CELL_PX, top_px - names_px))
+    for (row, column_index), share in np.ndenumerate(shares):
+        x, y = left_px + column_index * CELL_PX, top_px + row * CELL_PX
+        color = tuple(round(p + share * (f - p)) for p, f in zip(PAPER, FULL, strict=True))
+        draw.rectangle((x, y, x + CELL_PX, y + CELL_PX), fill=color, outline=FRAME)
+        if share >= 0.005:  # else it reads 0
+            place = (x + CELL_PX // 2, y + CELL_PX // 2)
+            ink = PAPER if share > 0.5 else INK
+            draw.text(place, f"{share:.0%}"[:-1], fill=ink, font=font, anchor="mm")
+    return picture
 
 
 def _legend(classes: ClassTable, width_px: int) -> Image.Image | None:

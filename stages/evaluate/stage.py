@@ -3,23 +3,31 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import torch
+from torch import nn
+
 from stages.device import pick_device
-from stages.evaluate.config import EvaluateConfig
+from stages.evaluate.config import ONCE, EvaluateConfig, Inference
+from stages.evaluate.datasets import Dataset, of_manifest, of_source
 from stages.evaluate.inference import predict_image
 from stages.evaluate.metrics import ConfusionMatrix, Metrics
-from stages.evaluate.pictures import triptych
+from stages.evaluate.pictures import confusion_picture, triptych
+from stages.prepare.labels import ClassTable
 from stages.prepare.manifest import Domain, Manifest
 from stages.prepare.reading import read_raw, read_train_ids
 from stages.train.model.saved import demand_classes, load_student, read_card
 from store.atomic import write_bytes
-from store.errors import DataError
 
 Progress = Callable[[int, int, str], None]
+
+DATASETS = "datasets"
+"""Folder of the results of all datasets but the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +35,29 @@ class EvaluateResult:
     """What was measured, and the files that say so.
 
     Attributes:
-        metrics: In percent.
+        metrics: Of the first dataset, in percent.
+        others: Of the further ones by name.
         unlabelled: Images of the split that were left out because they have no label.
         metrics_file: `metrics.json`.
-        per_class_file: `per_class.csv`, one row per class.
-        pictures: The PNGs, in the order of the split.
+        per_class_file: `per_class.csv` of the first dataset, one row per class.
+        pictures: Its PNGs, in the order of the split.
     """
 
     metrics: Metrics
+    others: Mapping[str, Metrics]
     unlabelled: int
     metrics_file: Path
     per_class_file: Path
     pictures: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """One dataset: its scores, and its pictures by file name."""
+
+    metrics: Metrics
+    matrix: ConfusionMatrix
+    pictures: Mapping[str, bytes]
 
 
 def run(
@@ -49,71 +68,122 @@ def run(
     student: Path,
     out: Path,
     progress: Progress,
+    at_least_px: int = 1,
+    cache: Path | None = None,
 ) -> EvaluateResult:
-    """Predict every labelled image of a split at its original size and score the predictions.
+    """Predict every labelled image at its original size and score the predictions.
 
-    Writes `<out>/metrics.json`, `<out>/per_class.csv` and `<out>/pictures/NNN-<name>.png`; pictures
-    of an earlier run are removed. Every file is replaced atomically, `metrics.json` last. Equal
-    inputs give equal bytes.
+    Writes `<out>/per_class.csv`, `<out>/confusion.png` and `<out>/pictures/NNN-<name>.png` of the
+    first dataset, the same files of each further one under `<out>/datasets/<name>`, and
+    `<out>/metrics.json` of all; what an earlier run left of datasets and pictures is removed. Every
+    file is replaced atomically, `metrics.json` last. Equal inputs give equal bytes.
 
     Args:
-        config: Domain and split to measure on.
+        config: What to measure on, and how.
         manifest: Its class table must be the student's.
         roots: Folder of each domain.
         student: Folder that `save_student` wrote.
         out: Folder for the results.
         progress: Called with images done, images in total and what is being done.
+        at_least_px: Side of the crop, to which smaller images of `config.datasets` are padded.
+        cache: File that remembers what was measured of their files; None is one in `out`.
 
     Raises:
         CheckpointError: There is no student, or it knows other classes than the manifest.
         ConfigError: A CUDA device is asked for and there is none.
-        DataError: No image of the split has a label, or a file does not fit the manifest.
+        DataError: No image of a dataset has a label, or a file does not fit the manifest.
     """
-    split = manifest.select(domain=config.domain, split=config.split)
-    records = [record for record in split if record.label is not None]
-    if not records:
-        raise DataError(
-            f"none of the {len(split)} images of {config.domain}/{config.split} in the manifest "
-            "has a label to measure against: add labels there, or set evaluate.domain and "
-            "evaluate.split to images that have some"
-        )
+    datasets = []
+    if config.domain is not None:
+        datasets.append(of_manifest(manifest, config.domain, config, roots))
     device = pick_device(config.device, "evaluate.device")
     network, meta = load_student(student)
     demand_classes(meta, manifest.classes.names, origin=str(student))
     network.to(device)
-    shown = _spread(config.pictures, len(records))
-    matrix = ConfusionMatrix(len(manifest.classes))
-    drawn: dict[Path, bytes] = {}
-    progress(0, len(records), "evaluate")
-    for index, record in enumerate(records):
-        root = roots[record.domain]
-        image = read_raw(record, root)
-        label = read_train_ids(record, root, manifest.labels[record.domain])
-        prediction = predict_image(network, image, record, device=device)
+    datasets += [
+        of_source(
+            source,
+            name,
+            classes=manifest.classes,
+            at_least_px=at_least_px,
+            cache=cache or out / "scan-cache",
+            progress=progress,
+        )
+        for name, source in config.datasets.items()
+    ]
+    measured = {
+        dataset.name: _measure(network, dataset, manifest.classes, config, device, progress)
+        for dataset in datasets
+    }
+    first, *others = measured
+    _write(out, measured[first], manifest.classes)
+    _remove_folders(out / DATASETS, keep=others)
+    for name in others:
+        _write(out / DATASETS / name, measured[name], manifest.classes)
+    how = Inference.model_validate(config.model_dump(include=set(Inference.model_fields)))
+    described: dict[str, Any] = {
+        "teacher_trained": meta.get("teacher_trained"),
+        "student": read_card(student).weights_sha256[:12],  # whose metrics these are
+        "weights": config.weights,
+        "domain": config.domain if config.domain is not None else first,
+        "split": config.split if config.domain is not None else "val",
+    }
+    if how != ONCE:
+        described["inference"] = how.model_dump(mode="json")
+    metrics = {name: result.metrics for name, result in measured.items()}
+    write_bytes(out / "metrics.json", _as_json(metrics, described))
+    return EvaluateResult(
+        metrics=metrics.pop(first),
+        others=metrics,
+        unlabelled=datasets[0].unlabelled,
+        metrics_file=out / "metrics.json",
+        per_class_file=out / "per_class.csv",
+        pictures=tuple(out / "pictures" / name for name in measured[first].pictures),
+    )
+
+
+def _measure(
+    network: nn.Module,
+    dataset: Dataset,
+    classes: ClassTable,
+    config: EvaluateConfig,
+    device: torch.device,
+    progress: Progress,
+) -> _Measured:
+    """Predict image by image; only counts and the pictures stay in memory."""
+    total = len(dataset.records)
+    shown = _spread(config.pictures, total)
+    matrix = ConfusionMatrix(len(classes))
+    drawn: dict[str, bytes] = {}
+    progress(0, total, dataset.name)
+    for index, record in enumerate(dataset.records):
+        image = read_raw(record, dataset.root)
+        label = read_train_ids(record, dataset.root, dataset.labels)
+        prediction = predict_image(network, image, record, device=device, how=config)
         matrix.update(prediction, label)
         if index in shown:
             name = f"{len(drawn):03d}-{PurePosixPath(record.image_id).name}.png"
             png = io.BytesIO()
-            triptych(image, label, prediction, manifest.classes).save(png, "PNG")
-            drawn[out / "pictures" / name] = png.getvalue()
-        progress(index + 1, len(records), "evaluate")
-    metrics = Metrics.of(matrix, manifest.classes.names, images=len(records))
-    _replace_pictures(out / "pictures", drawn)
-    write_bytes(out / "per_class.csv", _as_csv(metrics))
-    described = {
-        "teacher_trained": meta.get("teacher_trained"),
-        "student": read_card(student).weights_sha256[:12],  # whose metrics these are
-        "domain": config.domain,
-        "split": config.split,
-    }
-    write_bytes(out / "metrics.json", _as_json(metrics, described))
-    return EvaluateResult(
-        metrics=metrics,
-        unlabelled=len(split) - len(records),
-        metrics_file=out / "metrics.json",
-        per_class_file=out / "per_class.csv",
-        pictures=tuple(drawn),
-    )
+            triptych(image, label, prediction, classes).save(png, "PNG")
+            drawn[name] = png.getvalue()
+        progress(index + 1, total, dataset.name)
+    return _Measured(Metrics.of(matrix, classes.names, images=total), matrix, drawn)
+
+
+def _write(folder: Path, measured: _Measured, classes: ClassTable) -> None:
+    """Write table and pictures of one dataset."""
+    _replace_pictures(folder / "pictures", measured.pictures)
+    png = io.BytesIO()
+    confusion_picture(measured.matrix.counts, classes.names).save(png, "PNG")
+    write_bytes(folder / "confusion.png", png.getvalue())
+    write_bytes(folder / "per_class.csv", _as_csv(measured.metrics))
+
+
+def _remove_folders(folder: Path, *, keep: Sequence[str]) -> None:
+    """Remove the results of datasets that are no longer measured: only what this stage wrote."""
+    for path in folder.glob("*"):
+        if path.name not in keep and (path / "per_class.csv").is_file():
+            shutil.rmtree(path)
 
 
 def _spread(wanted: int, total: int) -> set[int]:
@@ -122,25 +192,34 @@ def _spread(wanted: int, total: int) -> set[int]:
     return {(2 * part + 1) * total // (2 * count) for part in range(count)}
 
 
-def _replace_pictures(folder: Path, drawn: Mapping[Path, bytes]) -> None:
+def _replace_pictures(folder: Path, drawn: Mapping[str, bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)  # also when empty: the pipeline declares it
-    for path, png in drawn.items():
-        write_bytes(path, png)
+    for name, png in drawn.items():
+        write_bytes(folder / name, png)
     for path in folder.glob("[0-9][0-9][0-9]-*.png"):  # only names that this stage gives
-        if path not in drawn:
+        if path.name not in drawn:
             path.unlink()
 
 
-def _as_json(metrics: Metrics, described: Mapping[str, Any]) -> bytes:
-    content: dict[str, Any] = {
+def _as_json(metrics: Mapping[str, Metrics], described: Mapping[str, Any]) -> bytes:
+    """Write the first dataset at the top level; of several, each by name and their mean too."""
+    first, *others = metrics.values()
+    content: dict[str, Any] = {**_means(first), **described, "iou": dict(first.iou)}
+    if others:
+        content["mean_miou"] = round(sum(each.miou for each in metrics.values()) / len(metrics), 2)
+        content["datasets"] = {
+            name: {**_means(each), "iou": dict(each.iou)} for name, each in metrics.items()
+        }
+    return json.dumps(content, indent=2).encode() + b"\n"
+
+
+def _means(metrics: Metrics) -> dict[str, float]:
+    return {
         "miou": metrics.miou,
         "accuracy": metrics.accuracy,
         "mean_accuracy": metrics.mean_accuracy,
         "images": metrics.images,
-        **described,
-        "iou": dict(metrics.iou),
     }
-    return json.dumps(content, indent=2).encode() + b"\n"
 
 
 def _as_csv(metrics: Metrics) -> bytes:

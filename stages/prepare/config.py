@@ -95,7 +95,9 @@ class FolderConfig(FileSource):
     """Any folders of images and label PNGs; a label has its image's path and name."""
 
     kind: Literal["folder"] = Field(description="Which dataset this is.")
-    train_images: PathInRoot = Field(description="Folder of the images to train on.")
+    train_images: PathInRoot | None = Field(
+        description="Folder of the images to train on; null for a dataset that only measures."
+    )
     train_labels: PathInRoot | None = Field(
         description="Folder of their labels; null for a target, where they are not looked at."
     )
@@ -143,6 +145,9 @@ class PrepareConfig(_Strict):
     def _check(self) -> Self:
         if isinstance(self.source, FolderConfig) and self.source.train_labels is None:
             raise ValueError("source.train_labels is null: the source is what labels come from")
+        for domain, config in self.domains.items():
+            if isinstance(config, FolderConfig) and config.train_images is None:
+                raise ValueError(f"{domain}.train_images is null: name the images to train on")
         return self
 
     @property

@@ -3,14 +3,14 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
 
-from stages.prepare.config import Domain, FileSource, PrepareConfig, SourceConfig, Split, root_of
-from stages.prepare.geometry import Size, fit_size, working_size
+from stages.prepare.config import Domain, PrepareConfig, Split
+from stages.prepare.geometry import Size
 from stages.prepare.manifest import ImageRecord, Manifest
-from stages.prepare.measure import MeasurementCache, Pair, measure_all
-from stages.prepare.sources.listing import Item, Listing, Progress
+from stages.prepare.measure import MeasurementCache
+from stages.prepare.records import demand_classes, describe, select
+from stages.prepare.sources.listing import Item, Progress
 from stages.prepare.sources.scan import scan
 from store.errors import DataError
 
@@ -85,9 +85,11 @@ def run(
     """
     bad: dict[str, DataError] = {}
     listings = {d: scan(source, progress=progress) for d, source in config.domains.items()}
-    _demand_same_classes(listings)
+    classes = listings["source"].classes
+    for domain, listing in listings.items():
+        demand_classes(listing, classes, f"prepare.{domain}")
     items = {
-        domain: _select(domain, listings[domain], source)
+        domain: _to_train_on(domain, select(f"prepare.{domain}", listings[domain].items, source))
         for domain, source in config.domains.items()
     }
     measurements = MeasurementCache(cache)
@@ -96,11 +98,12 @@ def run(
         records = [
             record
             for domain, source in config.domains.items()
-            for record in _records(
+            for record in describe(
                 domain,
                 items[domain],
                 source,
                 listings[domain],
+                what=domain,
                 at_least_px=at_least_px,
                 cache=measurements,
                 bad=bad,
@@ -112,7 +115,7 @@ def run(
         measurements.save(forget_others=complete)
     _demand_good(config, records, bad, skip_bad=skip_bad)
     manifest = Manifest(
-        classes=listings["source"].classes,
+        classes=classes,
         records=tuple(sorted(records, key=lambda r: (r.domain, r.split, r.image_id))),
         labels={domain: listing.labels for domain, listing in listings.items()},
         skipped={image_id: str(error) for image_id, error in bad.items()},
@@ -131,100 +134,14 @@ def summarise(manifest: Manifest) -> tuple[SplitSummary, ...]:
     )
 
 
-def _demand_same_classes(listings: Mapping[Domain, Listing]) -> None:
-    source, *others = (listing.classes.names for listing in listings.values())
-    for target in others:
-        for train_id, pair in enumerate(zip_longest(source, target, fillvalue="none")):
-            if pair[0] != pair[1]:
-                raise DataError(
-                    "prepare.source and prepare.target need the same classes in the same order, "
-                    f"but class {train_id} is {pair[0]} in source and {pair[1]} in target"
-                )
-
-
-def _select(domain: Domain, listing: Listing, source: SourceConfig) -> list[Item]:
-    """Leave out what the configuration excludes; demand unique names and images to train on."""
-    excluded = frozenset(source.exclude if isinstance(source, FileSource) else ())
-    unknown = excluded - {item.stem for item in listing.items}
-    if unknown:
-        raise DataError(
-            f"prepare.{domain}.exclude names {min(unknown)}, but there is no such image in "
-            f"{root_of(source)}: write paths relative to root, without suffix"
-        )
-    items = [item for item in listing.items if item.stem not in excluded]
-    for item in items:
-        if not _is_utf8(item.stem):
-            raise DataError(
-                f"{root_of(source)}: the name {item.image!a} is not UTF-8: rename the file"
-            )
-    twice = [stem for stem, times in Counter(item.stem for item in items).items() if times > 1]
-    if twice:
-        first, second, *_ = (f"{i.image} ({i.split})" for i in items if i.stem == twice[0])
-        more = f", and {len(twice) - 1} more pairs" if len(twice) > 1 else ""
-        raise DataError(
-            f"{root_of(source)}: {first} and {second} have the same name{more}: rename or "
-            "remove one, an image belongs to one split"
-        )
+def _to_train_on(domain: Domain, items: Sequence[Item]) -> list[Item]:
+    """Demand images to train on; forget the labels of those of the target."""
     if not any(item.split == "train" for item in items):
         raise DataError(f"prepare.{domain} leaves no image to train on: hold out or exclude fewer")
     return [
         replace(item, label=None) if (domain, item.split) == ("target", "train") else item
         for item in items
     ]
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _records(
-    domain: Domain,
-    items: Sequence[Item],
-    source: SourceConfig,
-    listing: Listing,
-    *,
-    at_least_px: int,
-    cache: MeasurementCache,
-    bad: dict[str, DataError],
-    progress: Progress,
-) -> list[ImageRecord]:
-    """Describe the images of a domain; those that cannot be read are added to `bad`."""
-    root = root_of(source)
-    measured = measure_all(
-        [Pair(root / item.image, root / item.label if item.label else None) for item in items],
-        labels=listing.labels,
-        classes=len(listing.classes),
-        cache=cache,
-        progress=progress,
-        what=f"checking {domain} images",
-    )
-    records = []
-    for item, measurement in zip(items, measured, strict=True):
-        image_id = f"{domain}/{item.split}/{item.stem}"
-        if isinstance(measurement, DataError):
-            bad[image_id] = measurement
-            continue
-        resized = fit_size(measurement.raw_size_px, source.fit_px)
-        records.append(
-            ImageRecord(
-                image_id=image_id,
-                domain=domain,
-                split=item.split,
-                image=item.image,
-                label=item.label,
-                raw_size_px=measurement.raw_size_px,
-                resized_size_px=resized,
-                working_size_px=working_size(resized, at_least_px),
-                sha256=measurement.sha256,
-                class_pixels=measurement.class_pixels,
-                label_sha256=measurement.label_sha256,
-            )
-        )
-    return records
 
 
 def _demand_good(

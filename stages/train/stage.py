@@ -1,6 +1,7 @@
 """Stage two: train the student from the manifest and the feature stores; SAM is never loaded."""
 
 import logging
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -75,7 +76,8 @@ def run(
 ) -> TrainResult:
     """Train, or go on where an interrupted run with the same inputs was.
 
-    The best student by validation is kept in the folder `best`, the last one in `student`.
+    The best student by validation is kept in the folder `best`, the last one in `student`, the
+    averaged one of self-training in `ema`.
 
     Args:
         config: Section `train`.
@@ -84,7 +86,7 @@ def run(
         store_url: Folder of the feature stores.
         index_path: The index that names the current ones; unread where the regulariser is off.
         out: Receives `checkpoint.pt`, `curves.csv`, `health.csv`, `validation.csv` and the folders
-            `student` and `best`.
+            `student`, `ema` and `best`.
         progress: Called after every iteration.
         sources: The datasets behind the manifest, to be noted beside the student; training itself
             reads none of it.
@@ -165,6 +167,10 @@ def run(
             ranks=ranks,
         )
         if ranks.first:
+            if models.ema is not None:
+                save_student(models.ema, out / "ema", config=config.student, meta=meta)
+            else:
+                shutil.rmtree(out / "ema", ignore_errors=True)  # of an earlier run
             save_student(models.student, out / "student", config=config.student, meta=meta)
         ranks.demand_equal("done", "what is done")  # nobody leaves before the student is there
     return TrainResult(out / "student", result, trained, notes)

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stages.evaluate.pictures import GAP_PX, PANEL_PX, colorize, triptych
+from stages.evaluate.pictures import (
+    CELL_PX,
+    FULL,
+    GAP_PX,
+    PANEL_PX,
+    colorize,
+    confusion_picture,
+    triptych,
+)
 from stages.prepare.labels import ClassTable
 
 CLASSES = ClassTable(names=("road", "sky"), palette=((255, 0, 0), (0, 0, 255)))
@@ -67,3 +75,25 @@ def test_parts_of_different_size_are_refused() -> None:
     image, label, prediction = drawn_panels()
     with pytest.raises(AssertionError, match=r"\(60, 120\) and prediction \(60, 119\)"):
         triptych(image, label, prediction[:, 1:], CLASSES)
+
+
+def test_a_cell_of_the_confusion_matrix_is_as_dark_as_its_share_of_the_label() -> None:
+    pixels = np.asarray(confusion_picture(np.array([[0, 100], [75, 25]]), CLASSES.names), float)
+
+    def middle(share: float) -> tuple[float, float]:
+        """Mean row and column of the pixels of a cell that holds this share of its label."""
+        color = np.array([round(255 + share * (full - 255)) for full in FULL])
+        rows, columns = np.nonzero((pixels == color).all(axis=-1))
+        assert CELL_PX**2 / 2 < len(rows) < CELL_PX**2
+        return rows.mean(), columns.mean()
+
+    full, most, rest = middle(1.0), middle(0.75), middle(0.25)
+    assert full[0] < most[0] - CELL_PX / 2  # the first label is above the second
+    assert abs(most[0] - rest[0]) < 3
+    assert most[1] < rest[1] - CELL_PX / 2
+    assert abs(full[1] - rest[1]) < 3
+
+
+def test_a_label_without_pixels_is_a_white_row() -> None:
+    pixels = np.asarray(confusion_picture(np.array([[0, 0], [0, 0]]), CLASSES.names))
+    assert (pixels.min(axis=-1) == pixels.max(axis=-1)).all()  # paper, ink and frames are grey

@@ -1,7 +1,8 @@
 """The stage on a handful of images, with students whose answers are known beforehand."""
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stages.evaluate import stage
-from stages.evaluate.config import EvaluateConfig
+from stages.evaluate.config import ONCE, EvaluateConfig
 from stages.evaluate.pictures import GAP_PX
 from stages.evaluate.stage import EvaluateResult, run
-from stages.prepare.labels import ClassTable, LabelTable
+from stages.prepare.config import CamvidConfig, CamvidSplits
+from stages.prepare.labels import CAMVID_11, ClassTable, LabelTable
 from stages.prepare.manifest import Domain, ImageRecord, Manifest, Split
 from stages.train.config import StudentConfig
 from stages.train.model.saved import save_student
@@ -29,7 +31,15 @@ CLASSES = ClassTable(
     names=("road", "sky", "car"), palette=((128, 64, 128), (70, 130, 180), (0, 0, 142))
 )
 LABELS = LabelTable({10: 0, 20: 1, 30: 2, 0: 255})  # stored ids are not train ids
-CONFIG = EvaluateConfig(domain="target", split="val", pictures=2, device="cpu")
+CONFIG = EvaluateConfig(
+    domain="target",
+    split="val",
+    datasets={},
+    weights="student",
+    pictures=2,
+    device="cpu",
+    **ONCE.model_dump(),
+)
 STUDENT = StudentConfig(
     backbone="mit_tiny",
     weights="random",
@@ -143,6 +153,7 @@ def test_metrics_json_holds_the_scores_of_the_whole_split(world: World) -> None:
         "images": 2,
         "teacher_trained": False,
         "student": sha256_of_file(world.student / "model.safetensors")[:12],
+        "weights": "student",
         "domain": "target",
         "split": "val",
         "iou": {"road": 71.43, "sky": 0.0, "car": None},
@@ -159,7 +170,7 @@ def test_per_class_table_leaves_undefined_cells_empty(world: World) -> None:
 
 def test_progress_counts_images(world: World) -> None:
     world.evaluate()
-    assert world.calls == [(0, 2, "evaluate"), (1, 2, "evaluate"), (2, 2, "evaluate")]
+    assert world.calls == [(0, 2, "target/val"), (1, 2, "target/val"), (2, 2, "target/val")]
 
 
 def test_images_without_label_and_other_splits_do_not_count(world: World) -> None:
@@ -232,11 +243,119 @@ def test_more_pictures_than_images_show_each_image_once(world: World) -> None:
 def test_a_second_run_gives_the_same_bytes_and_removes_its_old_pictures(world: World) -> None:
     world.evaluate()
     first = contents(world.out)
-    assert set(first) == {"metrics.json", "per_class.csv", "000-a.png", "001-b.png"}
+    assert set(first) == {
+        "metrics.json",
+        "per_class.csv",
+        "confusion.png",
+        "000-a.png",
+        "001-b.png",
+    }
     (world.out / "pictures" / "notes.png").write_bytes(b"a person's own file")
     (world.out / "pictures" / "002-gone.png").write_bytes(b"of an earlier run")
     world.evaluate()
     assert contents(world.out) == first | {"notes.png": b"a person's own file"}
+
+
+def camvid(folder: Path, **labels: NDArray[np.uint8]) -> CamvidConfig:
+    """Write a dataset of CamVid's layout and classes; every image is grey."""
+    for name, label in labels.items():
+        for kind, pixels in (("images", np.full((*RAW, 3), 90, np.uint8)), ("labels", label)):
+            path = folder / "val" / kind / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    shutil.copytree(folder / "val", folder / "train", dirs_exist_ok=True)
+    return CamvidConfig.model_validate(
+        {
+            "kind": "camvid",
+            "root": str(folder),
+            "fit_px": None,
+            "splits": {"train": "train", "val": "val"},
+        }
+    )
+
+
+@pytest.fixture
+def streets(world: World, monkeypatch: pytest.MonkeyPatch) -> EvaluateConfig:
+    """Measure on two further datasets, with a student that says building (1) everywhere."""
+    names = CAMVID_11.names
+    monkeypatch.setattr("tests.evaluate.test_stage.CLASSES", CAMVID_11)
+    monkeypatch.setattr("tests.evaluate.test_stage.LABELS", LabelTable({10: 0, 20: 1, 0: 255}))
+    save(world.student, answer=1, classes=names)
+    half = np.full(RAW, 1, np.uint8)
+    half[: RAW[0] // 2] = 0
+    fog = camvid(world.out.parent / "fog", a=half, b=half)
+    night = camvid(world.out.parent / "night", a=np.full(RAW, 1, np.uint8))
+    return CONFIG.model_copy(update={"datasets": {"fog": fog, "night": night}, "pictures": 1})
+
+
+def test_further_datasets_are_measured_each_and_in_the_mean(
+    world: World, streets: EvaluateConfig
+) -> None:
+    result = world.evaluate(streets)
+    # sky and building of a: half each; b of the target is all sky with void rows
+    assert {name: each.miou for name, each in result.others.items()} == {"fog": 25.0, "night": 100}
+    content = json.loads(result.metrics_file.read_text())
+    assert list(content["datasets"]) == ["target/val", "fog", "night"]
+    assert content["datasets"]["fog"]["images"] == 2
+    assert content["datasets"]["fog"]["iou"]["building"] == 50
+    assert content["miou"] == content["datasets"]["target/val"]["miou"] == result.metrics.miou
+    assert content["mean_miou"] == round((result.metrics.miou + 125) / 3, 2)
+    for name in ("fog", "night"):
+        folder = world.out / "datasets" / name
+        middle = "000-b.png" if name == "fog" else "000-a.png"  # of its images
+        assert {path.name for path in folder.rglob("*.png")} == {"confusion.png", middle}
+        assert (folder / "per_class.csv").read_text().startswith("class,iou,accuracy\nsky,")
+
+
+def test_a_dataset_that_is_no_longer_measured_leaves_with_what_was_written_of_it(
+    world: World, streets: EvaluateConfig
+) -> None:
+    world.evaluate(streets)
+    (world.out / "datasets" / "mine").mkdir()
+    (world.out / "datasets" / "mine" / "notes").touch()
+    world.evaluate(streets.model_copy(update={"datasets": {"fog": streets.datasets["fog"]}}))
+    assert sorted(path.name for path in (world.out / "datasets").iterdir()) == ["fog", "mine"]
+
+
+def test_datasets_alone_can_be_measured(world: World, streets: EvaluateConfig) -> None:
+    result = world.evaluate(streets.model_copy(update={"domain": None}))
+    content = json.loads(result.metrics_file.read_text())
+    assert (content["domain"], content["split"], content["miou"]) == ("fog", "val", 25)
+    assert list(result.others) == ["night"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: shutil.rmtree(root / "val"), "fog/val"),
+        (lambda root: (root / "val/labels/a.png").unlink(), "a.png"),
+        (lambda root: (root / "val/images/b.png").write_bytes(b"no"), "b.png"),
+    ],
+)
+def test_a_damaged_dataset_is_named_before_anything_is_written(
+    world: World, streets: EvaluateConfig, spoil: Callable[[Path], object], message: str
+) -> None:
+    spoil(world.out.parent / "fog")
+    with pytest.raises(DataError) as error:
+        world.evaluate(streets)
+    assert message in one_line(error)
+    assert not (world.out / "metrics.json").exists()
+
+
+def test_a_dataset_of_other_classes_is_refused(world: World) -> None:
+    fog = camvid(world.out.parent / "fog", a=np.zeros(RAW, np.uint8))
+    with pytest.raises(DataError) as error:
+        world.evaluate(CONFIG.model_copy(update={"datasets": {"fog": fog}}))
+    assert "prepare.source and evaluate.datasets.fog need the same classes" in one_line(error)
+    assert "class 0 is road in source and sky in fog" in one_line(error)
+
+
+def test_a_dataset_without_val_split_is_refused(world: World, streets: EvaluateConfig) -> None:
+    fog = streets.datasets["fog"]
+    assert isinstance(fog, CamvidConfig)
+    unlabelled = fog.model_copy(update={"splits": CamvidSplits(train="train", val=None)})
+    with pytest.raises(DataError, match=r"evaluate\.datasets\.fog has no labelled val split"):
+        world.evaluate(streets.model_copy(update={"datasets": {"fog": unlabelled}}))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -311,13 +430,21 @@ def test_a_gpu_that_is_not_there_is_named_with_its_key(world: World) -> None:
 
 def test_parameters_are_strict() -> None:
     good = CONFIG.model_dump()
-    for bad in (
+    faults: tuple[dict[str, object], ...] = (
         {"pictures": -1},
         {"pictures": 1000},
         {"split": "test"},
         {"domain": "both"},
         {"picture": 2},
-    ):
+        {"domain": None},
+        {"scales": []},
+        {"scales": [8.0]},
+        {"window_px": 100},
+        {"precision": "float16"},
+        {"weights": "best"},
+        {"datasets": {"../night": {"kind": "camvid"}}},
+    )
+    for bad in faults:
         with pytest.raises(ValueError, match=next(iter(bad))):
             EvaluateConfig.model_validate(good | bad)
     for key in good:

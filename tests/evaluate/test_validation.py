@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from stages.evaluate import stage
-from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.validation import validation_of
 from stages.prepare.manifest import Domain, Manifest
 from stages.train.model.saved import load_student, save_student
 from stages.train.model.student import build_student
+from tests.evaluate.test_stage import CONFIG
 from tests.train.example import train_config
 from tests.train.world import World, build_world
 
@@ -57,7 +57,7 @@ def test_the_figure_is_that_of_evaluation(world: World, tmp_path: Path, domain: 
     student = build_student(STUDENT, num_classes=11, seed=3)
     save_student(student, tmp_path / "student", config=STUDENT, meta=meta)
     evaluated = stage.run(
-        EvaluateConfig(domain=domain, split="val", pictures=0, device="cpu"),
+        CONFIG.model_copy(update={"domain": domain, "pictures": 0}),
         manifest=world.manifest,
         roots=world.roots,
         student=tmp_path / "student",

@@ -128,6 +128,37 @@ CASES = [
         ("target/train", "has a label", "evaluate.split"),
     ),
     Case(
+        "averaged model of a run without one",
+        "evaluate --weights ema --out runs/new",
+        ("runs/new/ema/config.json", "missing", "ssr train"),
+    ),
+    Case(
+        "averaged model of a lone student",
+        "evaluate --weights ema --model runs/student",
+        ("runs/student", "holds one student", "--weights ema", "its run"),
+    ),
+    Case(
+        "model that is not there",
+        "evaluate --model runs/nowhere",
+        ("runs/nowhere", "no such folder", "ssr train"),
+    ),
+    Case(
+        "nothing to measure on",
+        "evaluate -S evaluate.domain=null",
+        ("evaluate: domain is null", "name what to measure on"),
+    ),
+    Case(
+        "dataset of another layout",
+        "evaluate -S 'evaluate.datasets={night: {kind: camvid, root: nowhere}}'",
+        ("evaluate.datasets.night.fit_px", "missing"),
+    ),
+    Case(
+        "dataset whose folder is missing",
+        "evaluate -S 'evaluate.datasets={night: {kind: camvid, root: nowhere, fit_px: null, "
+        "splits: {train: a, val: b}}}'",
+        ("nowhere/a/images", "no such folder"),
+    ),
+    Case(
         "metrics before evaluate",
         "metrics --out runs/new",
         ("runs/new/metrics.json", "no evaluation", "ssr evaluate"),

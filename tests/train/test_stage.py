@@ -138,6 +138,7 @@ def test_the_saved_student_is_the_trained_one_without_any_trace_of_the_regularis
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "checkpoint.pt",
         "curves.csv",
+        "ema",
         "health.csv",
         "student",
         "validation.csv",

@@ -8,7 +8,9 @@ from stages.prepare.sources.listing import Item, Listing, labelled_like
 def scan(config: FolderConfig) -> Listing:
     """List the images, in subfolders too, each with `<labels>/<same path>.png`."""
     root = root_of(config)
-    items: tuple[Item, ...] = labelled_like("train", root, config.train_images, config.train_labels)
+    items: tuple[Item, ...] = ()
+    if config.train_images is not None:
+        items += labelled_like("train", root, config.train_images, config.train_labels)
     if config.val_images is not None:
         items += labelled_like("val", root, config.val_images, config.val_labels)
     classes = ClassTable(

@@ -1,0 +1,85 @@
+"""`ssr evaluate` of other weights, other students, other ways of looking and further datasets."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from stages.train.model.saved import read_card
+from tests.pipeline.workplace import change_params, demand
+
+
+def metrics(run: str = "runs") -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(Path(run, "metrics.json").read_text())
+    return content
+
+
+def student_of(folder: str) -> str:
+    return read_card(Path(folder)).weights_sha256[:12]
+
+
+def test_student_and_averaged_model_are_measured_each(photos: Path) -> None:
+    demand("evaluate")
+    assert (metrics()["weights"], metrics()["student"]) == ("student", student_of("runs/student"))
+    said = demand("evaluate", "--weights", "ema")
+    assert "the averaged model" in said
+    assert (metrics()["weights"], metrics()["student"]) == ("ema", student_of("runs/ema"))
+    assert student_of("runs/ema") != student_of("runs/student")
+    demand("evaluate", "-S", "evaluate.weights=ema", "--out", "runs")
+    assert metrics()["weights"] == "ema"
+
+
+def test_the_averaged_model_is_exported_with_its_own_metrics(photos: Path) -> None:
+    demand("evaluate", "--weights", "ema")
+    assert "without metrics" not in demand("export", "runs/ema", "--out", "exported")
+    assert "without metrics" in demand("export", "runs", "--out", "exported")
+
+
+def test_source_only_training_leaves_no_averaged_model_behind(photos: Path) -> None:
+    change_params(photos, {"train.self_training": None, "train.regularizer.on": ["source"]})
+    assert Path("runs/ema").is_dir()
+    demand("train")
+    assert not Path("runs/ema").exists()
+
+
+def test_another_student_has_its_results_beside_it(photos: Path) -> None:
+    before = metrics()
+    said = demand("evaluate", "--model", "runs/best")
+    assert "runs/best/metrics.json: 2 images" in said
+    assert metrics("runs/best")["student"] == student_of("runs/best")
+    assert metrics() == before
+    demand("evaluate", "--model", "runs/best", "--out", "runs/other")
+    assert metrics("runs/other")["student"] == student_of("runs/best")
+    demand("evaluate", "--model", "runs", "--weights", "ema", "--out", "runs/averaged")
+    assert metrics("runs/averaged")["student"] == student_of("runs/ema")
+
+
+def test_how_images_were_seen_is_written_and_said(photos: Path) -> None:
+    assert "inference" not in metrics()
+    several = ("-S", "evaluate.scales=[0.5, 1.0]", "-S", "evaluate.flip=true")
+    said = demand("evaluate", *several, "-S", "evaluate.precision=bfloat16")
+    assert "scales [0.5, 1.0], flip True, precision bfloat16" in " ".join(said.split())
+    assert metrics()["inference"] == {
+        "window_px": None,
+        "scales": [0.5, 1.0],
+        "flip": True,
+        "precision": "bfloat16",
+    }
+
+
+def test_further_datasets_are_columns_of_the_table(photos: Path) -> None:
+    shutil.copytree("photos", "elsewhere")
+    night = {
+        "kind": "camvid",
+        "root": "elsewhere",
+        "fit_px": None,
+        "splits": {"train": "dusk", "val": "dusk_val"},
+    }
+    change_params(photos, {"evaluate.datasets": {"night": night}})
+    said = demand("evaluate")
+    assert "night: 2 images, pixel accuracy" in said
+    assert "mean over the 2 datasets" in said
+    found = metrics()["datasets"]
+    assert found["night"] == found["target/val"]  # they are the same images
+    assert Path("runs/datasets/night/confusion.png").is_file()
+    assert demand("metrics") in said
