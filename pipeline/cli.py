@@ -48,18 +48,24 @@ def init(
     ],
     source: Annotated[str | None, typer.Option(help="Folder of the labelled dataset.")] = None,
     target: Annotated[str | None, typer.Option(help="Folder of the unlabelled dataset.")] = None,
+    arm: Annotated[
+        str, typer.Option(help="source-only, daformer, daformer-mic, ssr or ssr-mic.")
+    ] = "ssr",
     params: ParamsFile = PARAMS,
     force: Annotated[bool, typer.Option("--force", help="Replace an edited params file.")] = False,
 ) -> None:
     """Write params.yaml from a preset; an edited file is kept unless --force is given.
+
+    The arm says how it trains: by default SSR, as the preset is packaged.
 
     Example: ssr init --preset gta5-to-cityscapes --source /data/gta5 --target /data/cityscapes
     """
     from pipeline.console import console
     from pipeline.presets import write_preset
 
-    write_preset(preset, params, roots={"source": source, "target": target}, overwrite=force)
-    console.print(f"{params}: preset {preset}. Next: `dvc repro`, or `ssr prepare`.")
+    roots = {"source": source, "target": target}
+    write_preset(preset, params, arm=arm, roots=roots, overwrite=force)
+    console.print(f"{params}: preset {preset}, arm {arm}. Next: `dvc repro`, or `ssr prepare`.")
 
 
 @app.command()

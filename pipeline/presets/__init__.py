@@ -10,6 +10,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from pipeline.arms import ARMS, changes_of
 from store.atomic import write_bytes
 from store.errors import ConfigError
 
@@ -17,30 +18,41 @@ PRESETS = ("drawn", "camvid-day-to-dusk", "gta5-to-cityscapes", "folders")
 
 
 def write_preset(
-    name: str, path: Path, *, roots: Mapping[str, str | None], overwrite: bool = False
+    name: str,
+    path: Path,
+    *,
+    arm: str,
+    roots: Mapping[str, str | None],
+    overwrite: bool = False,
 ) -> None:
-    """Write a preset as params file.
+    """Write an arm of a preset as params file.
 
     Args:
         name: One of `PRESETS`.
         path: The params file; one that nobody edited is replaced.
+        arm: One of `ARMS`.
         roots: Folder of `source` and `target`; None keeps the preset's.
         overwrite: Replace an edited file too.
 
     Raises:
-        ConfigError: If the preset is unknown, or the file was edited.
+        ConfigError: If preset or arm are unknown, or the file was edited.
     """
     if name not in PRESETS:
         raise ConfigError(f"there is no preset {name}; the presets are {', '.join(PRESETS)}")
+    text = render(name, arm=arm, roots=roots)
     if path.exists() and not overwrite and not _is_pristine(path):
         raise ConfigError(
             f"{path} was edited; move it away, or replace it with --force (it is not kept)"
         )
-    write_bytes(path, render(name, roots=roots).encode())
+    write_bytes(path, text.encode())
 
 
-def render(name: str, *, roots: Mapping[str, str | None]) -> str:
-    """Return a preset's text, comments and all, with the given folders put in."""
+def render(name: str, *, arm: str = "ssr", roots: Mapping[str, str | None]) -> str:
+    """Return a preset's text, comments and all, with an arm's values and given folders put in.
+
+    Raises:
+        ConfigError: If the arm is unknown.
+    """
     text = resources.files(__package__).joinpath(f"{name}.yaml").read_text()
     given = iter((roots.get("source"), roots.get("target")))  # the order in which presets have them
 
@@ -51,15 +63,34 @@ def render(name: str, *, roots: Mapping[str, str | None]) -> str:
         plain = re.fullmatch(r"[\w./~-]+", root)  # anything else is quoted; JSON is YAML
         return f"    root: {root if plain else json.dumps(root)}"
 
-    return re.sub(r"^    root: .*$", put_in, text, flags=re.MULTILINE)
+    text = re.sub(r"^    root: .*$", put_in, text, flags=re.MULTILINE)
+    for key, value in changes_of(arm).items():
+        text = _change(text, key, value)
+    return text
+
+
+def _change(text: str, key: str, value: str) -> str:
+    """Give a key below `train` another value; its comment stays, at its column if that is free."""
+    *sections, name = key.split(".")
+    indent = "  " * (len(sections) + 1)
+
+    def put_in(lines: re.Match[str]) -> str:
+        column = lines.start("comment") - lines.start()
+        return f"{f'{indent}{name}: {value}  ':<{column}}{lines['comment']}".rstrip() + "\n"
+
+    below = rf"(?:{indent}  .*\n)*"  # what the new value replaces, where the old one is a section
+    pattern = rf"^{indent}{name}:[^#\n]*(?P<comment>(?:#.*)?)\n{below}"
+    text, count = re.subn(pattern, put_in, text, flags=re.MULTILINE)
+    assert count == 1, f"presets have {count} lines {name}"
+    return text
 
 
 def _is_pristine(path: Path) -> bool:
-    """Tell whether a file is what some preset with some folders renders to."""
+    """Tell whether a file is what an arm of some preset with some folders renders to."""
     try:
         text = path.read_text()
         prepare: dict[str, Any] = YAML(typ="safe").load(text)["prepare"]
         roots = {domain: prepare[domain]["root"] for domain in ("source", "target")}
     except (OSError, YAMLError, KeyError, TypeError, UnicodeDecodeError):
         return False
-    return any(text == render(name, roots=roots) for name in PRESETS)
+    return any(text == render(name, arm=arm, roots=roots) for name in PRESETS for arm in ARMS)

@@ -216,6 +216,7 @@ CASES = [
     ),
     # init
     Case("unknown preset", "init --preset drwan", ("drwan", "drawn, camvid-day-to-dusk")),
+    Case("unknown arm", "init --preset drawn --arm daformr", ("daformr", "daformer, daformer-mic")),
     Case("init over an edited file", "init --preset drawn", ("params.yaml", "edited", "--force")),
 ]
 

@@ -1,14 +1,33 @@
 """Every preset is a params file that loads, and `ssr init` never costs anybody's edits."""
 
+from itertools import product
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
+from pipeline.arms import ARMS, overrides_of
 from pipeline.params import load_params
 from pipeline.presets import PRESETS, render
 from tests.pipeline.workplace import REPOSITORY, change_params, demand, ssr
 
 PARAMS = Path("params.yaml")
+MIC: Final = {"block_px": 32, "ratio": 0.7, "weight": 1.0}
+"""Of `daformer_mic_sam_vit_b.py` and of the paper."""
+
+DIFFERENCES: Final[dict[str, dict[str, Any]]] = {
+    "source-only": {
+        "regularizer.on": (),
+        "self_training": None,
+        "masking": None,
+        "feature_distance": None,
+    },
+    "daformer": {"regularizer.on": ()},
+    "daformer-mic": {"regularizer.on": (), "masking": MIC},
+    "ssr": {},
+    "ssr-mic": {"masking": MIC},
+}
+"""Of each arm from the preset as it is packaged, below `train`."""
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +72,58 @@ def test_one_folder_alone_can_be_given() -> None:
     prepare = load_params(PARAMS).prepare
     assert prepare.target is not None
     assert (prepare.source.root, prepare.target.root) == ("data/source", "/data/target")
+
+
+def test_the_arms_are_those_of_the_paper() -> None:
+    assert sorted(ARMS) == sorted(DIFFERENCES)
+
+
+@pytest.mark.parametrize(("name", "arm"), [*product(PRESETS, DIFFERENCES)])
+def test_an_arm_differs_in_what_it_is_named_after_and_in_nothing_else(name: str, arm: str) -> None:
+    said = demand("init", "--preset", name, "--arm", arm)
+    assert f"arm {arm}." in said
+    PARAMS.rename("arm.yaml")
+    demand("init", "--preset", name)
+    expected = load_params(PARAMS).model_dump()
+    for key, value in DIFFERENCES[arm].items():
+        *sections, last = key.split(".")
+        section = expected["train"]
+        for each in sections:
+            section = section[each]
+        section[last] = value
+    assert load_params(Path("arm.yaml")).model_dump() == expected
+    assert load_params(PARAMS, overrides_of(arm)).model_dump() == expected
+
+
+@pytest.mark.parametrize(("name", "arm"), [*product(PRESETS, DIFFERENCES)])
+def test_an_arm_keeps_all_lines_but_those_it_replaces(name: str, arm: str) -> None:
+    demand("init", "--preset", name, "--arm", arm)
+    before, after = packaged(name).splitlines(), PARAMS.read_text().splitlines()
+    new = [line for line in after if line not in before]
+    assert {line.split(":")[0].strip() for line in new} <= {
+        key.rpartition(".")[2] for key in DIFFERENCES[arm]
+    }
+    assert [line for line in before if line in after] == [line for line in after if line in before]
+
+
+def test_a_comment_stays_at_its_column() -> None:
+    demand("init", "--preset", "drawn", "--arm", "daformer")
+    assert "    on: []               # [] is plain DAFormer\n" in PARAMS.read_text()
+
+
+def test_an_arm_that_nobody_edited_is_replaced_and_an_edited_one_is_kept() -> None:
+    demand("init", "--preset", "folders", "--arm", "ssr-mic", "--source", "/data/mine")
+    demand("init", "--preset", "folders", "--arm", "daformer")
+    PARAMS.write_text(PARAMS.read_text().replace("iterations: 40000", "iterations: 20000"))
+    assert ssr("init", "--preset", "folders", "--arm", "ssr").code == 2
+
+
+def test_an_unknown_arm_is_one_line_that_lists_the_arms() -> None:
+    outcome = ssr("init", "--preset", "drawn", "--arm", "dacs")
+    known = "source-only, daformer, daformer-mic, ssr, ssr-mic"
+    assert outcome.code == 2
+    assert outcome.err == f"ssr: there is no arm dacs; the arms are {known}\n"
+    assert not PARAMS.exists()
 
 
 def test_the_shipped_params_are_the_preset_of_the_drawn_world() -> None:
