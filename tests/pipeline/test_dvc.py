@@ -78,7 +78,7 @@ def test_dvc_knows_the_files_that_the_pipeline_knows() -> None:
         for path in (entry if isinstance(entry, dict) else [entry])
     }
     curves = ("curves.csv", "health.csv", "validation.csv")
-    results = ("student", "pictures", "metrics.json", *curves, "per_class.csv")
+    results = ("student", "pictures", "metrics.json", *curves, "per_class.csv", "confusion.png")
     inputs = (MANIFEST, INDEX, START)
     assert declared == {*map(str, inputs), *(str(RUN / name) for name in results)}
     for stage in stages.values():
