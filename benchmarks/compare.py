@@ -15,9 +15,7 @@ finished, on `dusk_val`, the only labelled images at dusk: nothing may be chosen
 import argparse
 import json
 import multiprocessing
-import os
 import statistics
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from itertools import pairwise
@@ -36,6 +34,7 @@ from stages.evaluate import stage as evaluate
 from stages.prepare import stage as prepare
 from stages.prepare.manifest import Manifest
 from stages.train import stage as train
+from stages.train.dataset import end_with_parent
 from store.atomic import write_bytes
 from store.errors import ConfigError, SSRError
 from store.fingerprint import fingerprint_of
@@ -97,7 +96,7 @@ def compare(place: Workplace, options: argparse.Namespace) -> str:
     make_data(place.params("ssr"), place.out / "data")
     iterations: Mapping[str, int] = planned(place, options)["iterations"]
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.jobs, spawn, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(options.jobs, spawn, initializer=end_with_parent) as pool:
         results = finish([place.run(WARM, seed, options.warm_steps) for seed in seeds], pool)
         results += finish(
             [place.run(arm, seed, iterations[arm]) for seed in seeds for arm in options.arms], pool
@@ -222,18 +221,6 @@ def trained(run: Run, progress: Callable[[int, int, str], None]) -> None:
 
 def _silent(done: int, total: int, what: str) -> None:
     pass
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it is gone, also after `kill -9`."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def main() -> None:

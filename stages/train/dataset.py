@@ -256,7 +256,7 @@ def batches(
         num_workers=config.workers,
         # zarr's thread and the codecs do not survive a fork.
         multiprocessing_context="forkserver" if config.workers else None,
-        worker_init_fn=_end_with_training,
+        worker_init_fn=end_with_parent,
         prefetch_factor=config.prefetch if config.workers else None,
         persistent_workers=False,
         pin_memory=device.type == "cuda",
@@ -272,17 +272,17 @@ def batches(
         raise type(error)(line.partition(": ")[2]) from error.with_traceback(None)
 
 
-def _end_with_training(worker: int) -> None:
-    """End this loader process when the training process is gone, also after `kill -9`.
+def end_with_parent(*_: object) -> None:
+    """End this process when the one that started it is gone, also after `kill -9`.
 
-    PyTorch's own watch looks at the parent: here that is the forkserver, which lives on as long as
-    the loader processes do, for ever.
+    PyTorch's own watch of loader processes looks at the operating system's parent: here that is the
+    forkserver, which lives on as long as they do, for ever.
     """
-    training = multiprocessing.parent_process()
-    assert training is not None
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def watch() -> None:
-        training.join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.estimate import estimate
 from pipeline.files import INDEX, MANIFEST
 from pipeline.params import load_params
-from stages.embed import stage
+from pipeline.stores import run_embed
 from stages.embed.config import EmbedConfig
 from stages.embed.teacher import load_teacher
 from stages.prepare.manifest import Manifest
@@ -83,16 +83,9 @@ def embed_many(folder: Path, count: int, tell: Tell) -> Meter:
     planned = estimate(params, manifest, speed=None)
 
     meter = Meter(params.embed)
-    result = stage.run(
-        params.embed,
-        manifest=manifest,
-        roots=params.prepare.roots,
-        store_url=params.store.location,
-        shard_images=params.store.shard_images,
-        codec=params.store.codec,
-        index_path=INDEX,
-        progress=meter,
-    ).domains["source"]
+    result = run_embed(params, manifest, index_path=INDEX, progress=meter, step="all").domains[
+        "source"
+    ]
     assert (result.images, result.embedded) == (count, count)
 
     sizes = [path.stat().st_size for path in Path(str(result.path)).rglob("*") if path.is_file()]
