@@ -24,9 +24,10 @@ from stages.train.adaptation.augment import (
 from stages.train.adaptation.losses import feature_distance, segmentation_loss
 from stages.train.config import TrainConfig
 from stages.train.dataset import Batch
+from stages.train.draws import Draws
 from stages.train.model.backbone import stage_features
+from stages.train.networks import Models
 from stages.train.optimizer import build_optimizer
-from stages.train.step import Draws, Models
 
 
 def prepare_port(models: Models, config: TrainConfig) -> torch.optim.Optimizer:

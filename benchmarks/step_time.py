@@ -55,20 +55,13 @@ from stages.train import step as step_module
 from stages.train.config import TrainConfig
 from stages.train.cost import step_macs
 from stages.train.dataset import Batch, TrainingCrops, batches
+from stages.train.draws import Draws, draw_step
 from stages.train.model.backbone import BACKBONES
 from stages.train.model.regularizer import Regularizer
 from stages.train.model.student import build_student, seeded
+from stages.train.networks import ImageNetReference, Models, without_noise
 from stages.train.optimizer import build_optimizer
-from stages.train.step import (
-    Draws,
-    ImageNetReference,
-    Mixed,
-    Models,
-    draw_step,
-    mix_stored,
-    train_step,
-    without_noise,
-)
+from stages.train.step import Mixed, mix_stored, train_step
 from store.read import FeatureReader
 from store.spec import ImageEntry, StoreSpec
 from store.write import StoreWriter
