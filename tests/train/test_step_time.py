@@ -23,7 +23,7 @@ def test_the_benchmark_of_a_step_runs_every_arm() -> None:
     error = re.search(r"gradients are (\S+) from ours", done.stdout)
     assert error is not None
     assert float(error[1]) < 1e-3
-    arms, _, parts = (table_of(text) for text in done.stdout.partition("| s per step |"))
+    arms, _, parts = (table_of(text) for text in done.stdout.partition("\n| s per step |"))
     assert list(arms) == list(ARMS)
     assert all(float(cells[-1]) > 0.1 for cells in arms.values())  # GB
     *columns, steps = ([float(cell or 0) for cell in parts[part]] for part in parts)
