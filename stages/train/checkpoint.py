@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from stages.train.step import Models
+from stages.train.networks import Models
 from stages.train.tracking import Curves
 from store.errors import CheckpointError
 

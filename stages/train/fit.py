@@ -14,10 +14,11 @@ from torch import Tensor
 from stages.train.checkpoint import TrainingState
 from stages.train.config import TrainConfig
 from stages.train.dataset import STEP_STREAM, TrainingCrops, batches
+from stages.train.draws import Draws, draw_step
 from stages.train.health import health_row, watched
 from stages.train.optimizer import learning_rate, set_learning_rate
 from stages.train.ranks import ALONE, Ranks
-from stages.train.step import Draws, StepResult, draw_step, train_step
+from stages.train.step import StepResult, train_step
 from stages.train.tracking import Curves, Row
 from stages.train.validation import Validation, evaluating
 from stages.train.watch import LossWatch

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.train.model.regularizer import CrossAttention, Regularizer
-from stages.train.step import Models
+from stages.train.networks import Models
 
 STAGES = 4
 MEASURES = ("residual", "entropy", "swap", "gradient")

@@ -25,11 +25,11 @@ from stages.train.model.backbone import BACKBONES
 from stages.train.model.regularizer import Regularizer
 from stages.train.model.saved import demand_classes, load_student, save_student
 from stages.train.model.student import Student, build_student, seeded
+from stages.train.networks import ImageNetReference, Models, without_noise
 from stages.train.optimizer import build_optimizer
 from stages.train.provenance import INCIDENTAL, describe_student
 from stages.train.ranks import ALONE, Ranks
 from stages.train.start import digests_of_start
-from stages.train.step import ImageNetReference, Models, without_noise
 from stages.train.tracking import Curves
 from stages.train.validation import Validation
 from store.errors import CheckpointError, ConfigError, StoreMismatchError

@@ -5,86 +5,25 @@
 Gradients are added up, the caller updates. B batch, C channels, H W pixels, h w tokens.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from transformers import SegformerModel
-from transformers.models.segformer.modeling_segformer import SegformerDropPath
+from torch import Tensor
 
-from stages.train.adaptation.augment import StrongDraw, augment, draw_strong
+from stages.train.adaptation.augment import augment
 from stages.train.adaptation.ema import update_ema
 from stages.train.adaptation.losses import cells_of, feature_distance, segmentation_loss
-from stages.train.adaptation.masking import draw_blocks, mask_images
-from stages.train.adaptation.mixing import class_mask, draw_classes, mix, mix_features
+from stages.train.adaptation.masking import mask_images
+from stages.train.adaptation.mixing import class_mask, mix, mix_features
 from stages.train.adaptation.pseudo_labels import PseudoLabels, pseudo_labels, pseudo_weight
-from stages.train.config import SelfTrainingConfig, TrainConfig
-from stages.train.dataset import STEP_STREAM, Batch
+from stages.train.config import TrainConfig
+from stages.train.dataset import Batch
+from stages.train.draws import Draws
 from stages.train.model.backbone import COARSEST_PX, stage_features
-from stages.train.model.regularizer import Regularizer
-from stages.train.model.student import Student
+from stages.train.networks import Models
 
 LOSSES = ("clean", "enhanced_source", "feature_distance", "mix", "enhanced_mix", "masked")
-
-
-@dataclass(frozen=True)
-class ImageNetReference:
-    """The frozen ImageNet backbone that feature distance compares with.
-
-    Attributes:
-        backbone: In eval mode, without gradients.
-        classes: Train ids of the thing classes.
-    """
-
-    backbone: SegformerModel
-    classes: Sequence[int]
-
-
-@dataclass(frozen=True)
-class Models:
-    """The networks of a run; None where the configuration does without."""
-
-    student: Student
-    ema: Student | None
-    regularizer: Regularizer | None
-    imagenet: ImageNetReference | None
-
-    def settle(self, config: TrainConfig, device: torch.device) -> None:
-        """Move to the device and set up how `config` wants to compute; before the optimiser."""
-        students = [network for network in (self.student, self.ema) if network is not None]
-        for network in students:
-            network.to(device)
-            if config.channels_last:
-                network.lay_channels_last()
-            if config.compile:
-                network.compile_parts()
-        if config.activation_checkpointing:
-            self.student.recompute_activations()
-        if self.regularizer is not None:
-            self.regularizer.to(device)
-        if self.imagenet is not None:
-            self.imagenet.backbone.to(device)
-
-
-class Draws(NamedTuple):
-    """The random choices of one step; `masked` and `blocks` are for masked image consistency."""
-
-    classes: list[list[int]]
-    mixed: list[StrongDraw]
-    masked: list[StrongDraw]
-    blocks: Tensor | None
-
-    def of(self, rows: slice) -> "Draws":
-        """Choices of some images of the batch, for a process that has only these."""
-        return Draws(
-            self.classes[rows],
-            self.mixed[rows],
-            [draw.of(rows) for draw in self.masked],
-            None if self.blocks is None else self.blocks[rows],
-        )
 
 
 class Mixed(NamedTuple):
@@ -118,31 +57,6 @@ class StepResult(NamedTuple):
     losses: dict[str, Tensor]
     pseudo: PseudoLabels | None
     mixed: Mixed | None
-
-
-def draw_step(config: TrainConfig, source_label: Tensor, iteration: int) -> Draws | None:
-    """Draw the choices of an iteration from the seed and its number alone.
-
-    Args:
-        config: Section `train`.
-        source_label: (B, H, W), on the CPU: its classes decide what is drawn.
-        iteration: 0-based.
-
-    Returns:
-        None where the iteration trains on the source only.
-    """
-    self_training = config.self_training
-    if self_training is None or iteration < self_training.start:
-        return None
-    rng = np.random.default_rng((config.seed, STEP_STREAM, iteration))
-    batch, height, width = source_label.shape
-    classes = draw_classes(rng, source_label, self_training.class_pool)
-    mixed = _draw_strong(rng, batch, self_training, per_image=True)
-    if config.masking is None:
-        return Draws(classes, mixed, [], None)
-    masked = _draw_strong(rng, batch, self_training, per_image=False)
-    blocks = draw_blocks(rng, batch, (height, width), config.masking.block_px)
-    return Draws(classes, mixed, masked, blocks)
 
 
 def train_step(
@@ -226,19 +140,6 @@ def train_step(
     return StepResult(losses, pseudo, mixed)
 
 
-def without_noise(ema: Student) -> Student:
-    """Switch off what is random in the EMA model, and its gradients.
-
-    The rest stays in train mode: its batch norms use the statistics of the target batch and move
-    their own running averages, which nothing reads (spec section 3.1).
-    """
-    ema.train().requires_grad_(False)
-    for module in ema.modules():
-        if isinstance(module, nn.Dropout | nn.Dropout2d | SegformerDropPath):
-            module.eval()
-    return ema
-
-
 @torch.no_grad()
 def _follow_and_label(
     models: Models, batch: Batch, config: TrainConfig, iteration: int
@@ -301,19 +202,6 @@ def _feature_distance(
         classes=models.imagenet.classes,
         min_share=config.feature_distance.min_share,
         among=among,
-    )
-
-
-def _draw_strong(
-    rng: np.random.Generator, batch: int, config: SelfTrainingConfig, *, per_image: bool
-) -> list[StrongDraw]:
-    return draw_strong(
-        rng,
-        batch,
-        jitter_probability=config.jitter_probability,
-        jitter_strength=config.jitter_strength,
-        blur_probability=config.blur_probability,
-        per_image=per_image,
     )
 
 

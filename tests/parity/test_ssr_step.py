@@ -21,21 +21,15 @@ from stages.train.adaptation.masking import mask_images
 from stages.train.adaptation.pseudo_labels import pseudo_weight, valid_pixels
 from stages.train.config import OptimizerConfig, TrainConfig
 from stages.train.dataset import Batch
+from stages.train.draws import Draws, draw_step
 from stages.train.model.backbone import MiT, build_backbone
 from stages.train.model.head import DAFormerHead
 from stages.train.model.official import export_official, import_official
 from stages.train.model.regularizer import Regularizer
 from stages.train.model.student import Student
+from stages.train.networks import ImageNetReference, Models, without_noise
 from stages.train.optimizer import build_optimizer
-from stages.train.step import (
-    Draws,
-    ImageNetReference,
-    Models,
-    StepResult,
-    draw_step,
-    train_step,
-    without_noise,
-)
+from stages.train.step import StepResult, train_step
 from tests.parity.cases import Case, Reference, assert_close
 from tests.train.example import train_config
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from stages.train import step as step_module
 from stages.train.config import TrainConfig
 from stages.train.dataset import Batch
-from stages.train.step import Models
+from stages.train.networks import Models
 from tests.train.example import train_config
 from tests.train.test_step import FEATURE_DISTANCE, MASKING, batch_of, gradients, models_for, step
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stages.train.health import HEALTH_COLUMNS, health_row, watched
 from stages.train.model.regularizer import CrossAttention, Regularizer
-from stages.train.step import Models
+from stages.train.networks import Models
 from tests.train.example import train_config
 from tests.train.world import World, results, training_state
 

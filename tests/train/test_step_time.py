@@ -6,12 +6,13 @@ import sys
 
 import pytest
 
+from benchmarks.step_time.setting import ARMS
 from tests.pipeline.workplace import REPOSITORY
 
 
 @pytest.mark.slow
 def test_the_benchmark_of_a_step_runs_every_arm() -> None:
-    size = ["--student=mit_tiny", "--sam=tiny", "--crop=64", "--repeats=1", "--warmup=0"]
+    size = ["--student=mit_tiny", "--sam=tiny", "--crop=64", "--repeats=2", "--warmup=0"]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.step_time", *size, "--threads=1", "--profile"],
         cwd=REPOSITORY,
@@ -22,12 +23,17 @@ def test_the_benchmark_of_a_step_runs_every_arm() -> None:
     error = re.search(r"gradients are (\S+) from ours", done.stdout)
     assert error is not None
     assert float(error[1]) < 1e-3
-    rows = re.findall(r"^\| ([a-z ]+) \| .* \| (\d+\.\d+) \|$", done.stdout, re.MULTILINE)
-    assert [name for name, _ in rows if len(name) == 1 or "fused" in name] == [
-        "a",
-        "b",
-        "c",
-        "c fused",
-        "d",
-        "p",
-    ]
+    arms, _, parts = (table_of(text) for text in done.stdout.partition("\n| s per step |"))
+    assert list(arms) == list(ARMS)
+    assert all(float(cells[-1]) > 0.1 for cells in arms.values())  # GB
+    *columns, steps = ([float(cell or 0) for cell in parts[part]] for part in parts)
+    for column, step in zip(zip(*columns, strict=True), steps, strict=True):
+        assert sum(column) == pytest.approx(step, rel=0.02)  # printed with three digits
+        rest = column[list(parts).index("rest")]
+        assert 0 <= rest < 0.2 * step
+
+
+def table_of(text: str) -> dict[str, list[str]]:
+    """First cell of each line of a Markdown table -> the others; without its head."""
+    rows = re.findall(r"^\| ([^|]+) \|(.*)\|$", text, re.MULTILINE)
+    return {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows}

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from stages.train.draws import draw_step
 from stages.train.fit import _values
 from stages.train.optimizer import build_optimizer
-from stages.train.step import draw_step, train_step
+from stages.train.step import train_step
 from stages.train.tracking import Curves
 from stages.train.watch import LossWatch
 from tests.train.example import train_config

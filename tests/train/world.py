@@ -25,10 +25,10 @@ from stages.train.dataset import TrainingCrops
 from stages.train.fit import Progress
 from stages.train.model.regularizer import Regularizer
 from stages.train.model.student import build_student, seeded
+from stages.train.networks import ImageNetReference, Models, without_noise
 from stages.train.optimizer import build_optimizer
 from stages.train.ranks import ALONE, Ranks
 from stages.train.stage import TrainResult
-from stages.train.step import ImageNetReference, Models, without_noise
 from stages.train.tracking import Curves
 from stages.train.validation import Validation
 from store.index import Index, StoreEntry

@@ -1,9 +1,10 @@
 """DAFormer's training step ported line by line, as a yardstick: eager, and back once per loss.
 
-What it computes is what `train_step` computes without regulariser (`step_time.py` says how far the
-gradients are apart). It has what the official code has: a loop over the weights for the EMA model,
-softmax attention that writes its scores to memory, a blur of 51 x 51 taps, a graph that is kept for
-the feature distance, an optimiser that loops over the weights, and values that the host asks for.
+What it computes is what `train_step` computes without regulariser (agreement.py measures how far
+the gradients are apart). It has what the official code has: a loop over the weights for the EMA
+model, softmax attention that writes its scores to memory, a blur of 51 x 51 taps, a graph that is
+kept for the feature distance, an optimiser that loops over the weights, and values that the host
+asks for. Its functions have the names of ours, by which `--profile` finds both.
 """
 
 # B batch, H W pixels
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
-from torch import Tensor
+from torch import Tensor, nn
 
 from stages.train.adaptation.augment import (
     StrongDraw,
@@ -24,9 +25,10 @@ from stages.train.adaptation.augment import (
 from stages.train.adaptation.losses import feature_distance, segmentation_loss
 from stages.train.config import TrainConfig
 from stages.train.dataset import Batch
+from stages.train.draws import Draws
 from stages.train.model.backbone import stage_features
+from stages.train.networks import Models
 from stages.train.optimizer import build_optimizer
-from stages.train.step import Draws, Models
 
 
 def prepare_port(models: Models, config: TrainConfig) -> torch.optim.Optimizer:
@@ -49,17 +51,9 @@ def ported_step(
     student, ema, self_training = models.student, models.ema, config.self_training
     assert ema is not None
     assert self_training is not None
-    alpha = min(1 - 1 / (iteration + 1), self_training.ema_decay)
-    for old, new in zip(ema.parameters(), student.parameters(), strict=True):
-        old.data[:] = alpha * old.data + (1 - alpha) * new.data
-    size_px = batch.target_image.shape[-2:]
+    update_ema(ema, student, min(1 - 1 / (iteration + 1), self_training.ema_decay))
     with torch.no_grad():
-        logits = F.interpolate(ema(batch.target_image), size_px, mode="bilinear")
-        probability, pseudo = torch.max(torch.softmax(logits, dim=1), dim=1)
-    confident = probability.ge(self_training.threshold).long() == 1
-    share = torch.sum(confident).item() / np.size(np.array(pseudo.cpu()))
-    weight = share * torch.ones(probability.shape, device=probability.device)
-    weight = weight * batch.target_valid
+        pseudo, weight = pseudo_labels(ema(batch.target_image), batch, self_training.threshold)
 
     features = student.features(batch.source_image)
     clean = segmentation_loss(student.classify(features), batch.source_label)
@@ -79,23 +73,46 @@ def ported_step(
         losses["feature_distance"] = distance.item()
         distance.backward()  # type: ignore[no-untyped-call]
 
+    images, labels, weights = mix(batch, pseudo, weight, draws)
+    images = [augment(image[None], draw) for image, draw in zip(images, draws.mixed, strict=True)]
+    logits = student(torch.cat(images))
+    mixed = segmentation_loss(logits, torch.stack(labels), torch.stack(weights))
+    losses["mix"] = mixed.item()
+    mixed.backward()  # type: ignore[no-untyped-call]
+    return losses
+
+
+def update_ema(ema: nn.Module, student: nn.Module, alpha: float) -> None:
+    """Move the EMA model, weight by weight."""
+    for old, new in zip(ema.parameters(), student.parameters(), strict=True):
+        old.data[:] = alpha * old.data + (1 - alpha) * new.data
+
+
+def pseudo_labels(logits: Tensor, batch: Batch, threshold: float) -> tuple[Tensor, Tensor]:
+    """Return labels and their weights, each (B, H, W)."""
+    logits = F.interpolate(logits, batch.target_image.shape[-2:], mode="bilinear")
+    probability, pseudo = torch.max(torch.softmax(logits, dim=1), dim=1)
+    confident = probability.ge(threshold).long() == 1
+    share = torch.sum(confident).item() / np.size(np.array(pseudo.cpu()))
+    weight = share * torch.ones(probability.shape, device=probability.device)
+    return pseudo, weight * batch.target_valid
+
+
+def mix(batch: Batch, pseudo: Tensor, weight: Tensor, draws: Draws) -> tuple[list[Tensor], ...]:
+    """Return images, labels and weights of each mixture."""
     images, labels, weights = [], [], []
     for i in range(len(batch)):
         mask = torch.zeros_like(batch.source_label[i], dtype=torch.float32)
         for class_id in draws.classes[i]:
             mask = mask + (batch.source_label[i] == class_id).float()
-        image = mask * batch.source_image[i] + (1 - mask) * batch.target_image[i]
-        images.append(_augment(image[None], draws.mixed[i]))
+        images.append(mask * batch.source_image[i] + (1 - mask) * batch.target_image[i])
         labels.append((mask * batch.source_label[i] + (1 - mask) * pseudo[i]).long())
         weights.append(mask + (1 - mask) * weight[i])
-    logits = student(torch.cat(images))
-    mix = segmentation_loss(logits, torch.stack(labels), torch.stack(weights))
-    losses["mix"] = mix.item()
-    mix.backward()  # type: ignore[no-untyped-call]
-    return losses
+    return images, labels, weights
 
 
-def _augment(image: Tensor, draw: StrongDraw) -> Tensor:
+def augment(image: Tensor, draw: StrongDraw) -> Tensor:
+    """Jitter and blur one image (1, 3, H, W)."""
     if draw.jitter is not None:
         image = normalise(jitter_colors(denormalise(image), draw.jitter))
     if draw.sigma_px is not None:

@@ -1,0 +1,1 @@
+"""Seconds, memory and parts of one training step, arm by arm."""

@@ -1,0 +1,54 @@
+"""Peak memory of an arm, each measured in a fresh process.
+
+    python -m benchmarks.step_time.memory ARM FOLDER SETTING
+
+prints the peak in bytes, of two steps over the data in the folder; the setting is JSON.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from benchmarks.step_time.arms import build_arm, device_of
+from benchmarks.step_time.setting import Setting
+from stages.device import cpu_threads
+
+
+def measure_memory(arm: str, folder: Path, setting: Setting) -> int:
+    """Start a process for the arm, and return its peak in bytes."""
+    command = [sys.executable, "-m", "benchmarks.step_time.memory"]
+    command += [arm, str(folder), json.dumps(asdict(setting))]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return int(done.stdout)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory that this process has held: allocated on the GPU, or resident in all.
+
+    The resident peak is Linux's VmHWM. Not `ru_maxrss`, which starts at the parent's.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def main() -> None:
+    """Run two steps, the second with the optimiser's state there, and print the peak."""
+    name, folder, given = sys.argv[1:]
+    setting = Setting(**json.loads(given))
+    with cpu_threads(setting.threads):
+        arm = build_arm(name, Path(folder), setting)
+        for iteration in range(2):
+            arm.step(iteration)
+    print(peak_bytes(device_of(setting)))
+
+
+if __name__ == "__main__":
+    main()

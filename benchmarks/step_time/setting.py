@@ -1,0 +1,74 @@
+"""What all arms of the benchmark have in common, and what tells one from the other."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ruamel.yaml import YAML
+
+from pipeline.presets import render
+from stages.embed.architectures import ARCHITECTURES, ArchitectureName
+from stages.train.config import TrainConfig
+from stages.train.model.backbone import BackboneName
+
+ARMS: Final = {
+    "a": "DAFormer",
+    "a mic": "DAFormer with MIC",
+    "b": "SSR from the store",
+    "b mic": "SSR with MIC, from the store",
+    "c": "SSR, official SAM in the loop",
+    "c fused": "SSR, our SAM in the loop",
+    "d": "SSR, features in memory",
+    "p": "DAFormer, ported",
+}
+LEVEL: Final = "stride8"
+MIC: Final = {"block_px": 32, "ratio": 0.7, "weight": 1.0}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The options that a step depends on; see `--help`."""
+
+    student: BackboneName
+    sam: ArchitectureName
+    crop: int
+    batch: int
+    device: str
+    precision: str
+    channels_last: bool
+    compile: bool
+    activation_checkpointing: bool
+    threads: int | None
+    workers: int
+
+    @property
+    def teacher_channels(self) -> int:
+        """Channels of SAM's features."""
+        return ARCHITECTURES[self.sam].channels
+
+
+def reads_features(arm: str) -> bool:
+    """Tell whether the samples of an arm have windows of features."""
+    return arm[0] in "bd"
+
+
+def configure(setting: Setting, arm: str) -> TrainConfig:
+    """Give the published recipe to an arm, without what needs weights or statistics of GTA5."""
+    train: dict[str, Any] = YAML(typ="safe").load(render("gta5-to-cityscapes", roots={}))["train"]
+    ours = arm != "p"
+    return TrainConfig.model_validate(
+        train
+        | {
+            "batch_size": setting.batch,
+            "crop_px": setting.crop,
+            "student": train["student"] | {"backbone": setting.student, "weights": "random"},
+            "regularizer": train["regularizer"] | ({"on": []} if arm[0] in "ap" else {}),
+            "masking": MIC if arm.endswith("mic") else None,
+            "rare_class_sampling": None,
+            "precision": setting.precision if ours else "float32",
+            "channels_last": setting.channels_last and ours,
+            "compile": setting.compile and ours,
+            "activation_checkpointing": setting.activation_checkpointing and ours,
+            "threads": setting.threads,
+            "workers": setting.workers,
+        }
+    )

@@ -1,0 +1,87 @@
+"""What the benchmark prints."""
+
+import statistics
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from benchmarks.step_time.arms import Arm
+from benchmarks.step_time.parts import PARTS
+from benchmarks.step_time.setting import ARMS, Setting
+from stages.embed.architectures import ARCHITECTURES
+from stages.embed.cost import macs_per_tile
+from stages.train.cost import step_macs
+
+COMPARED: Final = (
+    ("b", "d", "at most 1.03"),
+    ("b mic", "a mic", None),
+    ("c", "b", None),
+    ("p", "a", "at least 1.5"),
+)
+"""Pairs of arms, and the goal for the time of the first by that of the second."""
+
+
+def show_arms(arms: Mapping[str, Arm], memory: Mapping[str, int], setting: Setting) -> None:
+    """Print a line for each arm."""
+    print("| | arm | s per step | min - max | data s | by a | by b | TFLOP | of SAM | peak GB |")
+    print("|" + "---|" * 10)
+    for name, arm in arms.items():
+        own, sam = _macs_of(name, arm, setting)
+        data = statistics.median(arm.data_seconds)
+        ratios = [f"{arm.median / arms[base].median:.2f}x" if base in arms else "" for base in "ab"]
+        peak = f"{memory[name] / 1e9:.2f}" if name in memory else ""
+        print(
+            f"| {name} | {ARMS[name]} | {arm.median:.4g} | {min(arm.seconds):.4g} - "
+            f"{max(arm.seconds):.4g} | {data:.3g} | {' | '.join(ratios)} "
+            f"| {2 * (own + sam) / 1e12:.3g} | {2 * sam / 1e12:.3g} | {peak} |"
+        )
+
+
+def show_ratios(arms: Mapping[str, Arm]) -> None:
+    """Print the ratios of pairs of arms within a round, and how sure they are."""
+    for one, other, goal in COMPARED:
+        if one not in arms or other not in arms:
+            continue
+        ratios = np.divide(arms[one].seconds, arms[other].seconds)
+        low, high = _interval(ratios)
+        print(
+            f"\n{one} / {other} = {np.median(ratios):.3f}, 95 % interval {low:.3f} - {high:.3f}"
+            + (f"; goal: {goal}" if goal else "")
+        )
+        if (one, other) == ("b", "d"):
+            more = np.median(arms["b"].data_seconds) - np.median(arms["d"].data_seconds)
+            print(
+                f"b and d differ in their data alone: {1e3 * more:.1f} ms, which makes "
+                f"b / d = {1 + more / arms['d'].median:.4f}"
+            )
+
+
+def show_parts(parts: Mapping[str, Mapping[str, float]]) -> None:
+    """Print mean seconds of each part, a column for each arm."""
+    print("\n| s per step | " + " | ".join(parts) + " |\n|---|" + "---|" * len(parts))
+    for part in (*PARTS, "step"):
+        if any(part in found for found in parts.values()):
+            cells = [f"{found[part]:.3g}" if part in found else "" for found in parts.values()]
+            print(f"| {part} | {' | '.join(cells)} |")
+
+
+def _interval(ratios: np.ndarray) -> tuple[float, float]:
+    """Bootstrap 95 % of the median."""
+    rng = np.random.default_rng(0)
+    medians = np.median(rng.choice(ratios, (2000, len(ratios))), axis=1)
+    low, high = np.percentile(medians, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _macs_of(name: str, arm: Arm, setting: Setting) -> tuple[int, int]:
+    """Multiply-accumulates of a step: of the student and all around it, and of SAM."""
+    # Random weights stand for ImageNet's here: the arms have the feature distance all the same.
+    student = arm.config.student.model_copy(update={"weights": "ImageNet"})
+    own = step_macs(
+        arm.config.model_copy(update={"student": student}),
+        num_classes=arm.models.student.num_classes,
+        teacher_channels=setting.teacher_channels,
+    )
+    tiles = 2 * setting.batch if name[0] == "c" else 0
+    return own, tiles * macs_per_tile(ARCHITECTURES[setting.sam])
