@@ -224,7 +224,9 @@ def train(
 def evaluate(
     params: ParamsFile = PARAMS,
     overrides: Overrides = [],  # noqa: B006
-    out: RunFolder = RUN,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run and of the results.  [default: runs]")
+    ] = None,
     weights: Annotated[
         WeightsName | None,
         typer.Option(help="Whose weights of the run; default: evaluate.weights."),
@@ -244,15 +246,22 @@ def evaluate(
     from pipeline.tables import print_metrics
     from stages.evaluate import stage
     from stages.evaluate.model import student_folder
+    from store.errors import ConfigError
 
     if weights is not None:
         overrides = [*overrides, f"evaluate.weights={weights.value}"]
     config = load_params(params, overrides)
     manifest = current_manifest(config, MANIFEST)
-    network = config.evaluate.weights
-    student = out / network if model is None else student_folder(model, network)
-    if model is not None and out == RUN:
-        out = model
+    if model is None:
+        out = out or RUN
+        student = student_folder(out, config.evaluate.weights) if out.is_dir() else out / "student"
+    else:
+        out = out or model
+        student = student_folder(model, config.evaluate.weights)
+        if weights is not None and student == model:
+            raise ConfigError(
+                f"{model} holds one student; for --weights {weights.value} give its run's folder"
+            )
     with progress("evaluate", "images") as report:
         stage.run(
             config.evaluate,

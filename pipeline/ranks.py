@@ -35,7 +35,7 @@ def joined() -> Iterator["Ranks"]:
     """
     from stages.train.ranks import ALONE, Ranks
 
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         yield ALONE
         return
     import torch

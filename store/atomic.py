@@ -2,7 +2,10 @@
 
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 TEMPORARY_SUFFIX = ".partial"
 """Ending of a file that is being written; one that is left over was interrupted."""
@@ -15,10 +18,26 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
         OSError: The disk is full or not writable; it names the file, which is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+    # a name may have 255 bytes: of a long one the beginning is enough
+    with replacing(path, f"{path.name[:60]}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}") as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path, temporary_name: str) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path` that takes its place at the end of the block.
+
+    Args:
+        path: In a folder that exists.
+        temporary_name: Of the file in the meantime; one that is left over is overwritten.
+
+    Raises:
+        OSError: The disk is full or not writable; it names `path`, which is as it was.
+    """
+    temporary = path.with_name(temporary_name)
     try:
-        with temporary.open("xb") as file:
-            file.write(data)
+        with temporary.open("wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

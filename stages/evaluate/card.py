@@ -161,7 +161,20 @@ def _data(model: Model) -> str:
         f"- {domain}: {data.get('kind', 'unknown')}, {data['train_images']} images, {use[domain]}"
         for domain, data in model.meta.get("data", {}).items()
     ]
-    return "## Data\n\n" + ("\n".join(rows) or "The student does not say.")
+    return "## Data\n\n" + ("\n".join(rows) or "The student does not say.") + _choice(model)
+
+
+def _choice(model: Model) -> str:
+    """Say how a student was chosen among those of its run, and which network of it this is."""
+    if model.meta.get("network") == "ema":
+        return "\n\nThese are the averaged weights of self-training, not the trained student's."
+    if (chosen := model.meta.get("chosen")) is None:
+        return ""
+    labels = " by TARGET LABELS" if chosen["by_target_labels"] else ""
+    return (
+        f"\n\nThis is the student of step {chosen['iteration']}, chosen{labels} as the best on "
+        f"{chosen['on']} (mean IoU {chosen['miou']:.2f}), not the last one."
+    )
 
 
 def _recipe(model: Model) -> str:

@@ -103,8 +103,10 @@ _PROCESSOR: Mapping[str, Any] = {
 
 
 def _metrics(student: Model) -> tuple[Evaluation | None, str | None]:
-    """Read the metrics beside a student; those of other weights are none of its own."""
-    path = student.folder.parent / "metrics.json"
+    """Read the metrics in a student's folder, or beside it; those of other weights do not count."""
+    path = student.folder / "metrics.json"
+    if not path.is_file():
+        path = student.folder.parent / "metrics.json"
     if not path.is_file():
         return None, f"{path} is missing; run `ssr evaluate` before"
     try:

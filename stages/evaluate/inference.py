@@ -173,12 +173,22 @@ def _sliding_logits(student: nn.Module, image: Tensor, window_px: int) -> Tensor
 
 
 def _sizes_at(scale: float, record: ImageRecord) -> tuple[Size, Size]:
-    """Scale the size that the student sees, (h, w), and pad it, (H, W)."""
+    """Scale the size that the student sees, (h, w), and pad it, (H, W).
+
+    A side that was padded up to the crop is padded as far at least at every scale.
+    """
     if scale == 1:
         return record.resized_size_px, record.working_size_px
     height, width = record.resized_size_px
     size_px = (max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1))  # as fit_size
-    return size_px, working_size(size_px, WORKING_MULTIPLE_PX)
+    plain, scaled = (
+        working_size(each, WORKING_MULTIPLE_PX) for each in (record.resized_size_px, size_px)
+    )
+    padded_height, padded_width = (
+        max(side, working) if working > unpadded else side
+        for side, working, unpadded in zip(scaled, record.working_size_px, plain, strict=True)
+    )
+    return size_px, (padded_height, padded_width)
 
 
 def _classes_of(scores: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from stages.evaluate.config import Weights
 from stages.prepare.labels import ClassTable
 from stages.train.config import StudentConfig
-from stages.train.model.saved import Card, load_student, read_card
+from stages.train.model.saved import Card, open_student, read_card
 from stages.train.model.student import Student
 from store.errors import CheckpointError
 
@@ -64,14 +64,13 @@ def open_model(folder: Path) -> Model:
         CheckpointError: There is no student, or it does not say what its classes are.
     """
     folder = student_folder(folder, STUDENT)
-    card = read_card(folder)
-    network, meta = load_student(folder)
+    network, card = open_student(folder)
     return Model(
         folder=folder,
         network=network,
         config=card.student,
         classes=_classes(card, folder),
-        meta=meta,
+        meta=card.meta,
         weights_sha256=card.weights_sha256,
     )
 
@@ -80,7 +79,7 @@ def student_folder(folder: Path, weights: Weights) -> Path:
     """Find the student in the folder of a run; a student's own folder is itself.
 
     Raises:
-        CheckpointError: There is no such folder, or no averaged model in it.
+        CheckpointError: There is no such folder, or no averaged model of the same run in it.
     """
     if not folder.is_dir():
         raise CheckpointError(
@@ -88,17 +87,22 @@ def student_folder(folder: Path, weights: Weights) -> Path:
             "`ssr export` wrote"
         )
     if (folder / "config.json").is_file():
-        if weights != STUDENT:
-            raise CheckpointError(
-                f"{folder} holds one student; for --weights {weights} give the folder of its run"
-            )
         return folder
-    if weights != STUDENT and not (folder / weights).is_dir():
+    if weights == STUDENT:
+        return folder / STUDENT if (folder / STUDENT).is_dir() else folder
+    if not (folder / weights).is_dir():
         raise CheckpointError(
             f"{folder}: holds no averaged model; training with train.self_training writes one to "
             f"{folder / weights} when it ends"
         )
-    return folder / weights if (folder / weights).is_dir() else folder
+    if (folder / STUDENT).is_dir():
+        runs = [read_card(folder / name).meta.get("run") for name in (STUDENT, weights)]
+        if runs[0] != runs[1]:
+            raise CheckpointError(
+                f"{folder / weights} is not of the run that made {folder / STUDENT}; train again, "
+                "or give the one you mean by --model"
+            )
+    return folder / weights
 
 
 def _classes(card: Card, folder: Path) -> ClassTable:

@@ -21,7 +21,7 @@ from stages.evaluate.pictures import confusion_picture, triptych
 from stages.prepare.labels import ClassTable
 from stages.prepare.manifest import Domain, Manifest
 from stages.prepare.reading import read_raw, read_train_ids
-from stages.train.model.saved import demand_classes, load_student, read_card
+from stages.train.model.saved import demand_classes, open_student
 from store.atomic import write_bytes
 
 Progress = Callable[[int, int, str], None]
@@ -97,7 +97,8 @@ def run(
     if config.domain is not None:
         datasets.append(of_manifest(manifest, config.domain, config, roots))
     device = pick_device(config.device, "evaluate.device")
-    network, meta = load_student(student)
+    network, card = open_student(student)
+    meta = card.meta
     demand_classes(meta, manifest.classes.names, origin=str(student))
     network.to(device)
     datasets += [
@@ -123,8 +124,8 @@ def run(
     how = Inference.model_validate(config.model_dump(include=set(Inference.model_fields)))
     described: dict[str, Any] = {
         "teacher_trained": meta.get("teacher_trained"),
-        "student": read_card(student).weights_sha256[:12],  # whose metrics these are
-        "weights": config.weights,
+        "student": card.weights_sha256[:12],  # whose metrics these are
+        "weights": meta.get("network", "student"),
         "domain": config.domain if config.domain is not None else first,
         "split": config.split if config.domain is not None else "val",
     }
@@ -182,7 +183,8 @@ def _write(folder: Path, measured: _Measured, classes: ClassTable) -> None:
 def _remove_folders(folder: Path, *, keep: Sequence[str]) -> None:
     """Remove the results of datasets that are no longer measured: only what this stage wrote."""
     for path in folder.glob("*"):
-        if path.name not in keep and (path / "per_class.csv").is_file():
+        ours = (path / "per_class.csv").is_file() and not path.is_symlink()
+        if ours and path.name not in keep:
             shutil.rmtree(path)
 
 

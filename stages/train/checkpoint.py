@@ -5,16 +5,16 @@ teacher or the ImageNet model. Random state needs no place: every draw derives f
 the iteration.
 """
 
-import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from stages.train.model.pretrained import demand_checksums
 from stages.train.networks import Models
 from stages.train.tracking import Curves
+from store.atomic import TEMPORARY_SUFFIX, replacing
 from store.errors import CheckpointError
 
 FORMAT = 1
@@ -48,15 +48,9 @@ class TrainingState:
             fingerprint: Hash of all that determines the run; see `load`.
         """
         state = {name: part.state_dict() for name, part in self._parts().items()}
-        temporary = path.with_name(path.name + ".partial")
-        with temporary.open("wb") as file:
-            torch.save(
-                {"format": FORMAT, "fingerprint": fingerprint, "iteration": iteration, **state},
-                file,
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        header = {"format": FORMAT, "fingerprint": fingerprint, "iteration": iteration}
+        with replacing(path, path.name + TEMPORARY_SUFFIX) as file:
+            torch.save({**header, **state}, file)
 
     def load(self, path: Path, *, fingerprint: str, device: torch.device) -> int | None:
         """Take over a checkpoint of the same run.
@@ -75,7 +69,7 @@ class TrainingState:
         if not path.is_file():
             return None
         try:
-            _demand_checksums(path)
+            demand_checksums(path)
             saved = torch.load(path, map_location=device, weights_only=True)
             if saved["format"] != FORMAT or saved["fingerprint"] != fingerprint:
                 return None
@@ -87,11 +81,3 @@ class TrainingState:
                 f"{path}: the checkpoint is damaged ({type(error).__name__}); "
                 "delete it to train anew"
             ) from error
-
-
-def _demand_checksums(path: Path) -> None:
-    """Read the whole archive: `torch.load` looks at no checksum."""
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise zipfile.BadZipFile(damaged)

@@ -1,7 +1,6 @@
 """The training loop: nothing hides in a trainer class."""
 
 import logging
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +33,10 @@ ShowRows = Callable[[Curves], None]
 KeepBest = Callable[[int, float], None]
 """(iterations done, mean IoU in percent) -> None; keeps the student as it is now."""
 
+Settle = Callable[[int | None, Row | None], None]
+"""(iterations that were done before or None, row of the best validation so far) -> None; removes
+students of other runs."""
+
 
 @dataclass(frozen=True)
 class FitResult:
@@ -63,12 +66,15 @@ class Watching:
         validation: Measured every `train.validate_every` iterations and after the last.
         show_rows: Called by the first rank when the files of the curves were written.
         keep_best: Called when a measurement was the best so far.
+        settle: Called by the first rank when it resumes, or when its first checkpoint took the
+            place of another run's.
     """
 
     progress: Progress
     validation: Validation | None = None
     show_rows: ShowRows = lambda curves: None
     keep_best: KeepBest = lambda iteration, miou: None
+    settle: Settle = lambda resumed_from, best: None
 
 
 def fit(
@@ -95,8 +101,8 @@ def fit(
         ranks: Processes that share the run; the first one writes.
 
     Raises:
-        TrainingError: If a loss is not finite, at the next row or checkpoint; the weights are not
-            updated with it nor after it. Or if ranks disagree or one is gone.
+        TrainingError: If a loss or gradient is not finite, at the next row or checkpoint; the
+            weights are not updated with it nor after it. Or if ranks disagree or one is gone.
     """
     checkpoint, started = folder / "checkpoint.pt", time.perf_counter()
     ranks.demand_equal(fingerprint, "parameters, data or code")  # and the first one is ready
@@ -105,6 +111,9 @@ def fit(
     start = resumed_from or 0
     if resumed_from is None and checkpoint.is_file() and ranks.first:
         log.warning("%s is of another run (other parameters or data): training anew", checkpoint)
+    if ranks.first and resumed_from is not None:
+        watching.settle(resumed_from, _best(state.curves))
+    settled = resumed_from is not None
     loader = batches(crops, config, start=start, device=device, ranks=ranks)
     watch = LossWatch(device)
     told, waited, row_began = _describe(state.curves.rows), 0.0, time.perf_counter()
@@ -124,8 +133,9 @@ def fit(
                 state.models, samples.to(device), draws, config=config, iteration=iteration
             )
         values = _values(result)
-        ranks.average([*_gradients(state.optimizer), *values.values()])
-        watch.add(result.losses, iteration)  # the mean of all ranks: all notice what one meets
+        gradients = _gradients(state.optimizer)
+        ranks.average([*gradients, *values.values()])
+        watch.add(result.losses, iteration, gradients)  # means of all ranks: all notice alike
         state.curves.add(values)
         if ends_row and ranks.first:
             state.curves.health.append({"iteration": done, **health_row(seen, state.models)})
@@ -140,15 +150,16 @@ def fit(
         if ends_row:
             state.curves.close_row(iteration=done, lr=lr)
         if ranks.first:
-            if validates:
-                _validate(state, watching, done)
+            if validates and _validate(state, watching, done):
+                saves = True  # or a killed run would forget the row of the student that it keeps
             if ends_row or validates:
                 state.curves.write(folder)
                 watching.show_rows(state.curves)
             if saves:
                 state.save(checkpoint, iteration=done, fingerprint=fingerprint)
-                if not state.curves.validation:  # then the one that is there is another run's
-                    shutil.rmtree(folder / "best", ignore_errors=True)
+                if not settled:  # a run before could be resumed until now
+                    watching.settle(None, _best(state.curves))
+                    settled = True
         if ends_row:
             now = time.perf_counter()
             told = _describe(state.curves.rows, state.curves.validation)
@@ -165,7 +176,7 @@ def fit(
         seconds=time.perf_counter() - started,
         last_row=curves.rows[-1] if curves.rows else {},
         last_health=curves.health[-1] if curves.health else {},
-        best=max(curves.validation, key=lambda row: row["miou"], default=None),
+        best=_best(curves),
     )
 
 
@@ -193,13 +204,19 @@ def _validates(config: TrainConfig, watching: Watching, done: int) -> bool:
     return bool(every and watching.validation) and (done % every == 0 or done == config.iterations)
 
 
-def _validate(state: TrainingState, watching: Watching, done: int) -> None:
-    """Measure the student, and keep it if it is the best so far."""
+def _validate(state: TrainingState, watching: Watching, done: int) -> bool:
+    """Measure the student, and keep it if it is the best so far; tell whether it is."""
     assert watching.validation is not None
     with evaluating(state.models.student) as student:
         miou = watching.validation.measure(student)
-    if state.curves.add_validation(iteration=done, miou=miou):
+    is_best = state.curves.add_validation(iteration=done, miou=miou)
+    if is_best:
         watching.keep_best(done, miou)
+    return is_best
+
+
+def _best(curves: Curves) -> Row | None:
+    return max(curves.validation, key=lambda row: row["miou"], default=None)
 
 
 def _values(result: StepResult) -> dict[str, Tensor]:

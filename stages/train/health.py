@@ -97,7 +97,8 @@ def _observer(stage: str, seen: Seen) -> Callable[[nn.Module, tuple[Tensor, ...]
 
 def _entropy(fusion: CrossAttention, student: Tensor, teacher: Tensor) -> Tensor:
     query, key, _ = fusion.project(student, teacher)  # (B, heads, N or M, C_i / heads)
-    scores = query.float() @ key.float().transpose(-2, -1) / math.sqrt(query.shape[-1])
+    with torch.autocast(query.device.type, enabled=False):
+        scores = query.float() @ key.float().transpose(-2, -1) / math.sqrt(query.shape[-1])
     probability = scores.softmax(dim=-1)  # (B, heads, N, M)
     entropy: Tensor = torch.special.entr(probability).sum(dim=-1).mean()
     return entropy / math.log(max(2, teacher.shape[1]))

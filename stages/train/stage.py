@@ -1,7 +1,6 @@
 """Stage two: train the student from the manifest and the feature stores; SAM is never loaded."""
 
 import logging
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -23,14 +22,20 @@ from stages.train.dataset import TrainingCrops
 from stages.train.fit import FitResult, Progress, ShowRows, Watching, fit
 from stages.train.model.backbone import BACKBONES
 from stages.train.model.regularizer import Regularizer
-from stages.train.model.saved import demand_classes, load_student, save_student
+from stages.train.model.saved import (
+    demand_classes,
+    load_student,
+    read_card,
+    remove_student,
+    save_student,
+)
 from stages.train.model.student import Student, build_student, seeded
 from stages.train.networks import ImageNetReference, Models, without_noise
 from stages.train.optimizer import build_optimizer
 from stages.train.provenance import INCIDENTAL, describe_student
 from stages.train.ranks import ALONE, Ranks
 from stages.train.start import digests_of_start
-from stages.train.tracking import Curves
+from stages.train.tracking import Curves, Row
 from stages.train.validation import Validation
 from store.errors import CheckpointError, ConfigError, StoreMismatchError
 from store.fingerprint import fingerprint_of, sha256_of_file
@@ -105,14 +110,7 @@ def run(
         TrainingError: If a loss is not finite, or another rank is gone.
     """
     ranks.rows(config.batch_size)  # refuses a batch that they cannot share
-    if (
-        config.init is not None
-        and Path(config.init).expanduser().resolve() == (out / "student").resolve()
-    ):
-        raise ConfigError(
-            f"train.init is {config.init}, which this run overwrites; train with another --out, or "
-            "copy the folder and start from the copy"
-        )
+    _demand_other_start(config.init, out)
     device = ranks.device(config.device)
     if config.sync_batch_norm and ranks.count > 1 and device.type == "cpu":
         raise ConfigError(
@@ -136,9 +134,11 @@ def run(
 
     out.mkdir(parents=True, exist_ok=True)
     trained = _teacher_trained(stores)
+    fingerprint = _fingerprint(config, manifest_path, stores)
     meta = describe_student(
         config, manifest, sources or {}, weights=weights, teacher_trained=trained
     )
+    meta["run"] = fingerprint[:12]
 
     def keep_best(iteration: int, miou: float) -> None:
         assert validation is not None
@@ -151,6 +151,12 @@ def run(
         more = {**meta, "chosen": chosen}
         save_student(models.student, out / "best", config=config.student, meta=more)
 
+    def settle(resumed_from: int | None, best: Row | None) -> None:
+        if resumed_from is None:
+            remove_student(out / "ema")
+        if best is None or _step_of(out / "best") != best["iteration"]:
+            remove_student(out / "best")
+
     # `kill -9` of `dvc repro` leaves its child running: two of them must not share a checkpoint.
     lock = writer_lock(out, f"the run in {out}") if ranks.first else nullcontext()
     with lock, cpu_threads(config.threads):
@@ -162,18 +168,47 @@ def run(
             crops,
             device=device,
             folder=out,
-            fingerprint=_fingerprint(config, manifest_path, stores),
-            watching=Watching(progress, validation, show_rows, keep_best),
+            fingerprint=fingerprint,
+            watching=Watching(progress, validation, show_rows, keep_best, settle),
             ranks=ranks,
         )
         if ranks.first:
-            if models.ema is not None:
-                save_student(models.ema, out / "ema", config=config.student, meta=meta)
-            else:
-                shutil.rmtree(out / "ema", ignore_errors=True)  # of an earlier run
+            if _has_followed(models, config):
+                assert models.ema is not None
+                averaged = {**meta, "network": "ema"}
+                save_student(models.ema, out / "ema", config=config.student, meta=averaged)
             save_student(models.student, out / "student", config=config.student, meta=meta)
         ranks.demand_equal("done", "what is done")  # nobody leaves before the student is there
     return TrainResult(out / "student", result, trained, notes)
+
+
+def _demand_other_start(init: str | None, out: Path) -> None:
+    """Refuse to start from a student that this run will overwrite or remove."""
+    if init is None:
+        return
+    start = Path(init).expanduser().resolve()
+    if start in [(out / name).resolve() for name in ("student", "ema", "best")]:
+        raise ConfigError(
+            f"train.init is {init}, which this run overwrites; train with another --out, or "
+            "copy the folder and start from the copy"
+        )
+
+
+def _has_followed(models: Models, config: TrainConfig) -> bool:
+    """Tell whether the averaged model has seen the student: before that it is random."""
+    self_training = config.self_training
+    return models.ema is not None and (
+        self_training is not None and self_training.start < config.iterations
+    )
+
+
+def _step_of(best: Path) -> int | None:
+    """Read at which step a best student was kept; None where there is none."""
+    try:
+        step: int | None = read_card(best).meta.get("chosen", {}).get("iteration")
+    except CheckpointError:
+        return None
+    return step
 
 
 def _open(

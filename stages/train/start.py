@@ -5,6 +5,9 @@ from pathlib import Path
 from stages.train.config import TrainConfig
 from store.fingerprint import sha256_of_file
 
+STUDENT_FILES = ("config.json", "model.safetensors")
+"""What the folder of a student consists of."""
+
 
 def digests_of_start(config: TrainConfig) -> dict[str, str]:
     """Hash the files of `train.init` and `train.student.weights`.
@@ -21,5 +24,13 @@ def digests_of_start(config: TrainConfig) -> dict[str, str]:
     """
     named = [config.student.weights, *([config.init] if config.init else [])]
     paths = [Path(name).expanduser() for name in named]
-    files = [file for path in paths for file in ([path] if path.is_file() else path.glob("*"))]
+    files = [file for path in paths for file in _files_of(path)]
     return {str(file): sha256_of_file(file) for file in sorted(files) if file.is_file()}
+
+
+def _files_of(path: Path) -> list[Path]:
+    """List what a start is read from: a student's folder may hold metrics and pictures besides."""
+    if path.is_file():
+        return [path]
+    student = [path / name for name in STUDENT_FILES]
+    return student if all(file.is_file() for file in student) else list(path.glob("*"))

@@ -1,6 +1,6 @@
-"""Whether all losses were finite, noted on the device and read only when somebody asks."""
+"""Whether losses and gradients were finite: noted on the device, read when somebody asks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ _ABSENT = -1.0
 
 
 class LossWatch:
-    """Remembers the first iteration with a loss that is not finite.
+    """Remembers the first iteration with a loss or a gradient that is not finite.
 
     Reading a value makes the host wait until the device has caught up; so nothing is read until
     `demand_finite`, and `failed` keeps the weights as they were in the meantime.
@@ -30,16 +30,25 @@ class LossWatch:
         self._values = torch.zeros(len(LOSSES), device=device)
         self._absent = torch.full((), _ABSENT, device=device)
 
-    def add(self, losses: Mapping[str, Tensor], iteration: int) -> None:
-        """Note the losses of an iteration, 0-d float32 each."""
+    def add(
+        self, losses: Mapping[str, Tensor], iteration: int, gradients: Sequence[Tensor] = ()
+    ) -> None:
+        """Note the losses of an iteration, 0-d float32 each, and its gradients.
+
+        Finite losses can have gradients that are not: a division, a root, an overflow on the way.
+        """
         values = torch.stack([losses.get(name, self._absent) for name in LOSSES])
+        finite = values.isfinite().all()
+        if gradients:
+            norms = torch._foreach_norm(list(gradients))
+            finite = finite & torch.stack(norms).isfinite().all()
         unfinished = self.failed == 0
         self._values = values.where(unfinished, self._values)
         self._iteration = torch.where(unfinished, iteration, self._iteration)
-        self.failed = torch.maximum(self.failed, (~values.isfinite()).any().float())
+        self.failed = torch.maximum(self.failed, (~finite).float())
 
     def demand_finite(self, checkpoint: Path) -> None:
-        """Wait for the device, and stop if a loss was not finite.
+        """Wait for the device, and stop if a loss or a gradient was not finite.
 
         Args:
             checkpoint: The file that is as it was, for the message.
@@ -51,8 +60,9 @@ class LossWatch:
             return
         values = zip(LOSSES, self._values.tolist(), strict=True)
         found = ", ".join(f"{name} {value:g}" for name, value in values if value != _ABSENT)
+        what = "a gradient" if self._values.isfinite().all() else "a loss"
         raise TrainingError(
-            f"iteration {self._iteration.item()}: a loss is not finite ({found}); the weights were "
+            f"iteration {self._iteration.item()}: {what} is not finite ({found}); the weights were "
             "not updated. Lower train.optimizer.lr, or look at the images and labels; "
             f"{checkpoint} is as it was"
         )

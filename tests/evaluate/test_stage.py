@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from stages.evaluate import stage
 from stages.evaluate.config import ONCE, EvaluateConfig
 from stages.evaluate.pictures import GAP_PX
-from stages.evaluate.stage import EvaluateResult, run
+from stages.evaluate.stage import EvaluateResult, Progress, run
 from stages.prepare.config import CamvidConfig, CamvidSplits
 from stages.prepare.labels import CAMVID_11, ClassTable, LabelTable
 from stages.prepare.manifest import Domain, ImageRecord, Manifest, Split
 from stages.train.config import StudentConfig
-from stages.train.model.saved import save_student
+from stages.train.model.saved import read_card, save_student
 from stages.train.model.student import build_student
 from store.errors import CheckpointError, ConfigError, DataError
 from store.fingerprint import sha256_of_file
@@ -61,6 +61,7 @@ class World:
         self.out = folder / "runs"
         self.records: list[ImageRecord] = []
         self.calls: list[tuple[int, int, str]] = []
+        self.watch: Progress = lambda *call: self.calls.append(call)
 
     def add(
         self,
@@ -104,7 +105,7 @@ class World:
             roots=roots,
             student=self.student,
             out=self.out,
-            progress=lambda done, total, what: self.calls.append((done, total, what)),
+            progress=self.watch,
         )
 
 
@@ -168,6 +169,21 @@ def test_per_class_table_leaves_undefined_cells_empty(world: World) -> None:
     assert table == "class,iou,accuracy\nroad,71.43,100.0\nsky,0.0,0.0\ncar,,\n"
 
 
+def test_the_student_that_was_measured_is_named_even_if_it_is_replaced_meanwhile(
+    world: World,
+) -> None:
+    measured = read_card(world.student).weights_sha256[:12]
+
+    def replace_student(done: int, total: int, what: str) -> None:
+        if done == 1:
+            save(world.student, answer=1)
+
+    world.watch = replace_student
+    result = world.evaluate()
+    assert json.loads(result.metrics_file.read_text())["student"] == measured
+    assert read_card(world.student).weights_sha256[:12] != measured
+
+
 def test_progress_counts_images(world: World) -> None:
     world.evaluate()
     assert world.calls == [(0, 2, "target/val"), (1, 2, "target/val"), (2, 2, "target/val")]
@@ -200,9 +216,8 @@ def test_image_padding_and_label_keep_their_frames(
     stored[:, :80] = 10
     world.records.clear()
     world.add("bright", stored, image)
-    monkeypatch.setattr(
-        stage, "load_student", lambda _: (Brightness().eval(), {"classes": CLASSES.names})
-    )
+    card = read_card(world.student)
+    monkeypatch.setattr(stage, "open_student", lambda _: (Brightness().eval(), card))
     metrics = world.evaluate().metrics
     assert metrics.iou["road"] is not None
     assert metrics.iou["sky"] is not None

@@ -1,5 +1,6 @@
 """Weights, parameters and results that training and evaluation cannot use."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -130,7 +131,18 @@ CASES = [
     Case(
         "averaged model of a run without one",
         "evaluate --weights ema --out runs/new",
-        ("runs/new/ema/config.json", "missing", "ssr train"),
+        ("runs/new", "missing", "ssr train"),
+    ),
+    Case(
+        "averaged model of a run on the source",
+        "evaluate --weights ema",
+        ("runs: holds no averaged model", "train.self_training"),
+        lambda: shutil.rmtree("runs/ema"),
+    ),
+    Case(
+        "export over a trained student",
+        "export runs --out runs/best",
+        ("runs/best holds a student that was trained here", "another folder"),
     ),
     Case(
         "averaged model of a lone student",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.train.model.saved import read_card
+from tests.pipeline.mistakes import assert_refused
 from tests.pipeline.workplace import change_params, demand
 
 
@@ -52,6 +53,34 @@ def test_another_student_has_its_results_beside_it(photos: Path) -> None:
     assert metrics("runs/other")["student"] == student_of("runs/best")
     demand("evaluate", "--model", "runs", "--weights", "ema", "--out", "runs/averaged")
     assert metrics("runs/averaged")["student"] == student_of("runs/ema")
+
+
+def test_the_card_of_the_best_student_says_how_it_was_chosen(photos: Path) -> None:
+    demand("evaluate", "--model", "runs/best")
+    said = demand("export", "runs/best", "--out", "exported")
+    assert "without metrics" not in said
+    card = Path("exported/README.md").read_text()
+    assert "chosen by TARGET LABELS as the best on 2 images of target/val" in " ".join(card.split())
+    demand("export", "runs/ema", "--out", "averaged")
+    assert "averaged weights of self-training" in Path("averaged/README.md").read_text()
+
+
+def test_params_that_ask_for_the_averaged_model_do_not_concern_a_lone_student(
+    photos: Path,
+) -> None:
+    change_params(photos, {"evaluate.weights": "ema"})
+    demand("evaluate", "--model", "runs/best", "--out", "runs")
+    assert (metrics()["weights"], metrics()["student"]) == ("student", student_of("runs/best"))
+    demand("evaluate", "--model", "runs/ema", "--out", "runs")
+    assert (metrics()["weights"], metrics()["student"]) == ("ema", student_of("runs/ema"))
+
+
+def test_an_averaged_model_of_another_run_is_refused(photos: Path) -> None:
+    shutil.copytree("runs/ema", "kept")
+    demand("train", "-S", "train.seed=5")
+    shutil.rmtree("runs/ema")
+    shutil.move("kept", "runs/ema")
+    assert_refused("evaluate --weights ema", "runs/ema is not of the run that made runs/student")
 
 
 def test_how_images_were_seen_is_written_and_said(photos: Path) -> None:

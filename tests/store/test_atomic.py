@@ -39,3 +39,9 @@ def test_updating_with_equal_bytes_does_not_touch_the_file(tmp_path: Path) -> No
     assert path.stat().st_mtime_ns == 1
     assert atomic.update_bytes(path, b"two")
     assert path.read_bytes() == b"two"
+
+
+def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 255)
+    atomic.write_bytes(path, b"data")
+    assert path.read_bytes() == b"data"

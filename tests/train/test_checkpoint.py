@@ -76,6 +76,24 @@ def test_a_saved_state_comes_back_bit_for_bit(tmp_path: Path, changes: dict[str,
     assert_same(contents(loaded), contents(saved))
 
 
+def test_a_disk_that_fills_up_is_named_and_keeps_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    updated(1).save(path, iteration=7, fingerprint=FINGERPRINT)
+    before = path.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        updated(2).save(path, iteration=8, fingerprint=FINGERPRINT)
+    assert caught.value.filename == str(path)
+    assert [each.name for each in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert path.read_bytes() == before
+
+
 def test_neither_teacher_nor_imagenet_model_is_saved(tmp_path: Path) -> None:
     state = training_state(train_config(), seed=1, imagenet=True)
     state.save(tmp_path / "checkpoint.pt", iteration=1, fingerprint=FINGERPRINT)

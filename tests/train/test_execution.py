@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from stages.train import step as step_module
 from stages.train.config import TrainConfig
 from stages.train.dataset import Batch
+from stages.train.model.student import still_averages
 from stages.train.networks import Models
 from tests.train.example import train_config
 from tests.train.test_step import FEATURE_DISTANCE, MASKING, batch_of, gradients, models_for, step
@@ -107,6 +108,16 @@ def test_recomputed_activations_change_no_bit(head: str) -> None:
     kept, recomputed = results
     assert kept.keys() == recomputed.keys()
     assert all(torch.equal(recomputed[name], value) for name, value in kept.items())
+
+
+def test_recomputing_moves_shared_batch_norms_once_too() -> None:
+    """Of several GPUs; the layer itself refuses the CPU, its averages need none."""
+    head = nn.Sequential(nn.SyncBatchNorm(4))
+    before = {name: buffer.clone() for name, buffer in head.named_buffers()}
+    with still_averages(head):
+        for buffer in head.buffers():
+            buffer.add_(1)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in head.named_buffers())
 
 
 def test_recomputed_activations_are_not_kept() -> None:

@@ -10,9 +10,9 @@ from torch import Tensor
 from stages.prepare.labels import CAMVID_11, CITYSCAPES_19, ClassTable
 from stages.train.model.foreign import Network, read_foreign, save_foreign
 from stages.train.model.official import export_official
-from stages.train.model.saved import load_student
+from stages.train.model.saved import load_student, save_student
 from stages.train.model.student import Student, build_student
-from store.errors import CheckpointError
+from store.errors import CheckpointError, ConfigError
 from tests.train.example import train_config
 from tests.train.test_pretrained import assert_equal, official_mit, regularizer
 
@@ -179,3 +179,30 @@ def test_other_architectures_are_refused(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"daformer\.pth does not exist"):
         read_foreign(tmp_path / "daformer.pth")
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"CLASSES": 5},
+        {"CLASSES": ["road", 7]},
+        {"CLASSES": TWO.names, "PALETTE": [[300, 0, -1]] * 2},
+    ],
+)
+def test_classes_that_make_no_sense_are_not_known(tmp_path: Path, meta: dict[str, Any]) -> None:
+    training(tmp_path / "latest.pth")
+    content = torch.load(tmp_path / "latest.pth")
+    torch.save({**content, "meta": meta}, tmp_path / "latest.pth")
+    with pytest.raises(CheckpointError, match="does not say what its classes are"):
+        read_foreign(tmp_path / "latest.pth")
+
+
+def test_a_trained_student_is_not_replaced(tmp_path: Path) -> None:
+    training(tmp_path / "latest.pth")
+    foreign = read_foreign(tmp_path / "latest.pth")
+    config = foreign.config
+    save_student(network(3), tmp_path / "student", config=config, meta={"classes": ["a", "b"]})
+    with pytest.raises(ConfigError, match="holds a student that was trained here"):
+        save_foreign(foreign, tmp_path / "student", network="student", fit_px=None)
+    for _ in range(2):  # an imported one is
+        save_foreign(foreign, tmp_path / "imported", network="student", fit_px=None)

@@ -295,3 +295,32 @@ def test_id_that_cannot_be_reached_is_one_clear_line(monkeypatch: pytest.MonkeyP
     with pytest.raises(CheckpointError, match="cannot load nvidia/mit-b5 from Hugging Face") as e:
         load_backbone(backbone(2), "nvidia/mit-b5")
     assert "id that this machine can reach" in one_line(e)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        ({0: torch.ones(2)}, "no table of tensors"),
+        ({"patch_embed1.proj.weight": torch.tensor(1.0)}, "no table of tensors"),
+        ({"norm1.weight": torch.ones(2, dtype=torch.complex64)}, "no table of tensors"),
+        ({"norm1.weight": torch.eye(2).to_sparse()}, "no table of tensors"),
+        ({"norm1.weight": torch.tensor([1.0, float("nan")])}, "norm1.weight holds values that are"),
+    ],
+)
+def test_a_table_of_something_else_is_no_weight_file(
+    tmp_path: Path, tensors: dict[object, Tensor], says: str
+) -> None:
+    torch.save(tensors, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError, match=says):
+        load_backbone(backbone(seed=2), str(tmp_path / "odd.pth"))
+
+
+def test_a_flipped_bit_in_a_weight_file_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "mit_tiny.pth"
+    torch.save(official_mit(seed=1), path)
+    data = bytearray(path.read_bytes())
+    weight = official_mit(seed=1)["patch_embed1.proj.weight"].numpy().tobytes()
+    data[data.index(weight[:64]) + 3] ^= 64
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_backbone(backbone(seed=2), str(path))

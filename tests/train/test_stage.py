@@ -408,10 +408,42 @@ def test_a_second_training_in_one_folder_is_refused(world: World, tmp_path: Path
     assert not (out / "checkpoint.pt").exists()
 
 
-def test_the_student_to_start_from_is_not_overwritten(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["student", "ema", "best"])
+def test_the_student_to_start_from_is_not_overwritten(
+    world: World, tmp_path: Path, name: str
+) -> None:
     out = tmp_path / "run"
     with pytest.raises(ConfigError, match=r"train\.init is .*, which this run overwrites"):
-        world.run(out, init=str(out / "student"))
+        world.run(out, init=str(out / name))
+
+
+def test_folders_of_other_people_are_left_alone(world: World, tmp_path: Path) -> None:
+    for name in ("ema", "best"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes.txt").write_text("mine")
+    world.run(tmp_path, iterations=1, self_training=None, validate_every=0)
+    for name in ("ema", "best"):
+        assert (tmp_path / name / "notes.txt").read_text() == "mine"
+
+
+def test_the_averaged_model_is_kept_once_it_has_followed_the_student(
+    world: World, tmp_path: Path
+) -> None:
+    world.run(tmp_path, iterations=2, self_training={"start": 1})
+    averaged, last = (load_student(tmp_path / name)[1] for name in ("ema", "student"))
+    assert averaged == {**last, "network": "ema"}
+    world.run(tmp_path, iterations=2, self_training={"start": 2})  # another run, which never began
+    assert not (tmp_path / "ema").exists()
+
+
+def test_metrics_beside_a_start_do_not_make_it_another_one(tmp_path: Path) -> None:
+    save_student(
+        build_student(STUDENT, num_classes=11, seed=6), tmp_path, config=STUDENT, meta=META
+    )
+    config = train_config(init=str(tmp_path))
+    before = digests_of_start(config)
+    (tmp_path / "metrics.json").write_text("{}")
+    assert digests_of_start(config) == before
 
 
 def test_the_files_that_training_starts_from_are_hashed(tmp_path: Path) -> None:

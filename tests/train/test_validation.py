@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from stages.train.model.saved import load_student
+from stages.train.model.saved import load_student, save_student
 from stages.train.model.student import Student
 from stages.train.validation import Validation, evaluating
 from tests.train.example import train_config
@@ -102,6 +102,39 @@ def test_the_best_student_of_another_run_goes_with_its_checkpoint(
     at_start = []
     world.train(other, tmp_path, lambda *_: at_start.append((tmp_path / "best").exists()))
     assert at_start == [True, False, False, False, False]
+
+
+def test_a_student_that_no_row_knows_is_not_the_best(world: World, tmp_path: Path) -> None:
+    def die(done: int, total: int, what: str) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        world.train(train_config(**SETTINGS), tmp_path, die, validation=scripted(7))
+    student, meta = load_student(tmp_path / "best")
+    meta["chosen"]["iteration"] = 1  # as if the machine had died before its checkpoint
+    save_student(student, tmp_path / "best", config=train_config().student, meta=meta)
+    at_start = []
+    world.train(
+        train_config(**SETTINGS),
+        tmp_path,
+        lambda *_: at_start.append((tmp_path / "best").exists()),
+        validation=scripted(5, 6),
+    )
+    assert at_start == [False] * 3
+
+
+def test_the_row_of_a_new_best_is_in_a_checkpoint_at_once(world: World, tmp_path: Path) -> None:
+    def die(done: int, total: int, what: str) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    every = {**SETTINGS, "validate_every": 3, "checkpoint_every": 100}
+    with pytest.raises(KeyboardInterrupt):
+        world.train(train_config(**every), tmp_path, die, validation=scripted(7))
+    result = world.train(train_config(**every), tmp_path, validation=scripted(5))
+    assert result.fit.resumed_from == 3
+    assert validations(tmp_path) == ["iteration,miou", "3,7", "5,5"]
 
 
 def test_every_module_gets_its_own_mode_back() -> None:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from stages.prepare.config import RGB
 from stages.prepare.labels import CLASS_TABLES, ClassTable
 from stages.train.config import StudentConfig
 from stages.train.model.architectures import BACKBONES, BackboneName
@@ -257,13 +259,23 @@ def _classes(
 
 
 def _noted_classes(meta: Mapping[str, Any]) -> ClassTable | None:
-    names, palette = meta.get("CLASSES"), meta.get("PALETTE")
+    names, palette = (
+        _validated(kind, meta.get(key))
+        for kind, key in ((tuple[str, ...], "CLASSES"), (tuple[RGB, ...], "PALETTE"))
+    )
     if not names:
         return None
-    names = tuple(map(str, names))
     if palette is None or len(palette) != len(names):
         return next((table for table in CLASS_TABLES.values() if table.names == names), None)
-    return ClassTable(names, tuple((int(r), int(g), int(b)) for r, g, b in palette))
+    return ClassTable(names, palette)
+
+
+def _validated(kind: Any, value: object) -> Any:  # noqa: ANN401 - any type and its value
+    """Return the value as that type; None where it is something else."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError:
+        return None
 
 
 def _is_imagenet(name: str) -> bool:

@@ -1,5 +1,6 @@
 """Load weights made elsewhere: official files (`mit_b*.pth`, whole trainings), Hugging Face."""
 
+import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,6 +91,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; download it or correct the path")
     try:
+        if zipfile.is_zipfile(path):  # older files carry no checksums
+            demand_checksums(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can trip the reader in any way
         raise CheckpointError(
@@ -99,9 +102,36 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     if isinstance(content, dict):
         meta = content.get("meta", {})
         content = content.get("state_dict", content)
-    if not isinstance(content, dict) or not all(map(torch.is_tensor, content.values())):
+    if not isinstance(content, dict) or not all(_is_weight(*item) for item in content.items()):
         raise CheckpointError(f"{path} holds no table of tensors; give a file of network weights")
+    broken = [name for name, tensor in content.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise CheckpointError(
+            f"{path}: {_few(broken)} holds values that are not finite; get the file again"
+        )
     return content, meta if isinstance(meta, dict) else {}
+
+
+def demand_checksums(path: Path) -> None:
+    """Read a whole weight file: `torch.load` looks at no checksum.
+
+    Raises:
+        zipfile.BadZipFile: If a part of it is not what was written.
+    """
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(damaged)
+
+
+def _is_weight(name: object, tensor: object) -> bool:
+    return (
+        isinstance(name, str)
+        and torch.is_tensor(tensor)
+        and tensor.layout == torch.strided
+        and not tensor.is_complex()
+        and (tensor.ndim > 0 or not name.endswith((".weight", ".bias")))
+    )
 
 
 def _read_official(path: Path) -> dict[str, Tensor]:

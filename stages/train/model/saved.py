@@ -19,11 +19,11 @@ from safetensors import SafetensorError
 from stages.train.config import StudentConfig
 from stages.train.model.segformer import from_segformer, segformer_config, to_segformer
 from stages.train.model.student import Student, build_student
+from stages.train.start import STUDENT_FILES
 from store.atomic import TEMPORARY_SUFFIX, write_bytes, write_text
 from store.errors import CheckpointError, ConfigError
 
-_CONFIG = "config.json"
-_WEIGHTS = "model.safetensors"
+_CONFIG, _WEIGHTS = STUDENT_FILES
 _OURS = "ssr"  # our key in the configuration of a plain transformers folder
 
 Layout = Literal["ssr", "segformer"]
@@ -90,13 +90,37 @@ def save_student(
 
 
 def load_student(folder: Path) -> tuple[Student, dict[str, Any]]:
+    """Load a student that `save_student` wrote, and the `meta` that was saved with it.
+
+    As `open_student` otherwise.
+    """
+    student, card = open_student(folder)
+    return student, card.meta
+
+
+def remove_student(folder: Path) -> None:
+    """Remove what `save_student` wrote, and the folder if it held nothing else.
+
+    A folder without a readable student is left alone: it is not known to be ours.
+    """
+    try:
+        read_card(folder)
+    except CheckpointError:
+        return
+    for name in (_CONFIG, _WEIGHTS):
+        (folder / name).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def open_student(folder: Path) -> tuple[Student, Card]:
     """Load a student that `save_student` wrote.
 
     Args:
         folder: Of `config.json` and `model.safetensors`.
 
     Returns:
-        The student in eval mode on the CPU, and the `meta` that was saved with it.
+        The student in eval mode on the CPU, and the card that its weights were checked against.
 
     Raises:
         CheckpointError: If the folder holds no student, or a damaged one.
@@ -121,26 +145,31 @@ def load_student(folder: Path) -> tuple[Student, dict[str, Any]]:
             f"{path} is a checkpoint of another architecture than {_CONFIG} beside it says; train "
             f"the student again ({reason})"
         ) from error
-    return student.eval(), card.meta
+    return student.eval(), card
 
 
 def demand_free(folder: Path, *, files: Collection[str] = ()) -> None:
-    """Refuse to write a student among somebody else's files; an earlier student may be replaced.
+    """Refuse to write a student among other files; one that was not trained here may be replaced.
 
     Args:
         folder: To be written to; it need not exist.
         files: Names beside those of `save_student` that will be written, and may be there already.
 
     Raises:
-        ConfigError: The folder holds another model, or anything else.
+        ConfigError: The folder holds a trained student, another model, or anything else.
     """
     if (folder / _CONFIG).is_file():
         try:
-            read_card(folder)
+            card = read_card(folder)
         except CheckpointError as error:
             raise ConfigError(
                 f"{folder} holds a model that is not of this project; give another folder"
             ) from error
+        made_anew = "imported" in card.meta or any((folder / name).is_file() for name in files)
+        if not made_anew:
+            raise ConfigError(
+                f"{folder} holds a student that was trained here; give another folder, or remove it"
+            )
     elif folder.is_dir():
         own = {_WEIGHTS, *files}
         others = sorted(

@@ -113,15 +113,16 @@ def recompute_head(head: nn.Module, features: Sequence[Tensor]) -> Tensor:
         head,
         features,
         use_reentrant=False,
-        context_fn=lambda: (nullcontext(), _still_averages(head)),
+        context_fn=lambda: (nullcontext(), still_averages(head)),
     )
     return logits
 
 
 @contextmanager
-def _still_averages(module: nn.Module) -> Iterator[None]:
+def still_averages(module: nn.Module) -> Iterator[None]:
     """Let batch norms move copies of their running averages and counters."""
-    norms = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)]
+    kinds = nn.BatchNorm2d | nn.SyncBatchNorm
+    norms = [norm for norm in module.modules() if isinstance(norm, kinds)]
     held = [dict(norm.named_buffers(recurse=False)) for norm in norms]
     for norm, buffers in zip(norms, held, strict=True):
         for name, buffer in buffers.items():
