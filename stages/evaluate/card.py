@@ -13,7 +13,12 @@ _DATA_TERMS: Final[Mapping[str, str]] = {
     "drawn": "drawn by this project, Apache-2.0",
     "camvid": "CamVid, for research",
     "gta5": "GTA5 (Playing for Data), for research and education",
+    "synthia": "SYNTHIA, for non-commercial use by its own terms",
     "cityscapes": "Cityscapes, for non-commercial research by its own terms",
+    "acdc": "ACDC, for non-commercial research by its own terms",
+    "dark_zurich": "Dark Zurich, for non-commercial research by its own terms",
+    "bdd100k": "BDD100K, for education and research by its own terms",
+    "mapillary": "Mapillary Vistas, for non-commercial research by its own terms",
     "folder": "a dataset of the trainer's own, whose terms apply",
 }
 
