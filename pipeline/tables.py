@@ -183,6 +183,10 @@ def print_metrics(run: Path) -> None:
             (name, *(_percent(each["iou"][name]) for each in measured)) for name in metrics["iou"]
         ]
         rows.append(("mean IoU", *(_percent(each["miou"]) for each in measured)))
+        rows += [
+            (name, *(_percent(each["subsets"][name]) for each in measured))
+            for name in metrics.get("subsets", {})
+        ]
         lines = [
             f"{name}: {each['images']} images, pixel accuracy {_percent(each['accuracy'])}"
             for name, each in datasets.items()

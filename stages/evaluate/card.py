@@ -9,7 +9,7 @@ from stages.evaluate.model import Model
 from stages.evaluate.twin import Agreement
 from stages.prepare.geometry import WORKING_MULTIPLE_PX
 
-_DATA_TERMS: Final[Mapping[str, str]] = {
+DATA_TERMS: Final[Mapping[str, str]] = {
     "drawn": "drawn by this project, Apache-2.0",
     "camvid": "CamVid, for research",
     "gta5": "GTA5 (Playing for Data), for research and education",
@@ -21,6 +21,7 @@ _DATA_TERMS: Final[Mapping[str, str]] = {
     "mapillary": "Mapillary Vistas, for non-commercial research by its own terms",
     "folder": "a dataset of the trainer's own, whose terms apply",
 }
+"""Terms of the data, by the kind of dataset."""
 
 _PLAIN_USE: Final = """\
 import torch
@@ -52,6 +53,9 @@ class Evaluation(BaseModel):
     images: int = Field(description="Images measured.")
     miou: float = Field(description="Mean IoU in percent.")
     accuracy: float = Field(description="Pixel accuracy in percent.")
+    subsets: dict[str, float | None] = Field(
+        default={}, description="Mean IoU over some of the classes in percent."
+    )
     iou: dict[str, float | None] = Field(description="IoU of each class in percent.")
     inference: dict[str, Any] = Field(
         default={}, description="How images were seen, where not once and whole."
@@ -198,10 +202,12 @@ def _metrics(metrics: Evaluation | None) -> str:
         return "## Metrics\n\nThis student was not evaluated."
     where = f"{metrics.domain}/{metrics.split}, {metrics.images} images"
     seen = "".join(f", {key} {value}" for key, value in metrics.inference.items())
+    further = "".join(f", {name} {_percent(miou)}" for name, miou in metrics.subsets.items())
     rows = [f"| {name} | {_percent(iou)} |" for name, iou in metrics.iou.items()]
     return (
-        f"## Metrics\n\nOn {where}{seen}, in percent: mean IoU {_percent(metrics.miou)}, pixel "
-        f"accuracy {_percent(metrics.accuracy)}.\n\n| class | IoU |\n|---|---|\n" + "\n".join(rows)
+        f"## Metrics\n\nOn {where}{seen}, in percent: mean IoU {_percent(metrics.miou)}{further}, "
+        f"pixel accuracy {_percent(metrics.accuracy)}.\n\n| class | IoU |\n|---|---|\n"
+        + "\n".join(rows)
     )
 
 
@@ -219,7 +225,7 @@ def _licences(model: Model) -> str:
     if model.meta.get("teacher_trained"):
         lines.append("- Segment Anything, whose features were learnt from: Apache-2.0.")
     kinds = dict.fromkeys(data.get("kind") for data in model.meta.get("data", {}).values())
-    lines += [f"- Data: {_DATA_TERMS[kind]}." for kind in kinds if kind in _DATA_TERMS]
+    lines += [f"- Data: {DATA_TERMS[kind]}." for kind in kinds if kind in DATA_TERMS]
     return "## Licences\n\n" + "\n".join(lines)
 
 

@@ -169,7 +169,8 @@ def _is_deep_png(data: bytes) -> bool:
 def _red_ids(data: bytes, path: Path) -> NDArray[np.uint8]:
     """Decode the red channel of a PNG of 16-bit colours, which Pillow has found undamaged."""
     colours = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    assert colours is not None, "OpenCV reads what Pillow reads"
+    if colours is None:  # OpenCV is stricter than Pillow, which read it
+        raise DataError(f"{path}: is damaged: fetch the file again or remove it")
     red: NDArray[np.uint16] = colours[..., 2]  # OpenCV's order is blue, green, red
     if red.max() > 255:
         raise DataError(
