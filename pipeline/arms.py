@@ -39,6 +39,15 @@ def changes_of(arm: str) -> Mapping[str, str]:
     return ARMS[arm]
 
 
+def needs_target(arm: str) -> bool:
+    """Tell whether an arm trains on a target even where the preset does not.
+
+    Raises:
+        ConfigError: If there is no such arm.
+    """
+    return changes_of(arm).get("masking", "null") != "null"
+
+
 def overrides_of(arm: str) -> tuple[str, ...]:
     """Return the changes of an arm as `-S` takes them, for the params of a preset.
 

@@ -44,7 +44,7 @@ def _give_up(message: str) -> NoReturn:
 @app.command()
 def init(
     preset: Annotated[
-        str, typer.Option(help="drawn, camvid-day-to-dusk, gta5-to-cityscapes or folders.")
+        str, typer.Option(help="drawn, folders, gta5-to-cityscapes, ...; a wrong name lists all.")
     ],
     source: Annotated[str | None, typer.Option(help="Folder of the labelled dataset.")] = None,
     target: Annotated[str | None, typer.Option(help="Folder of the unlabelled dataset.")] = None,

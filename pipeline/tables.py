@@ -25,7 +25,7 @@ UNTRAINED = "UNTRAINED TEACHER: its weights are random; expect no gain from SSR"
 
 
 def print_manifest(result: PrepareResult) -> None:
-    """Show images, labels and sizes of each split."""
+    """Show images, labels and sizes of each split, and what looks wrong."""
     state = "written" if result.changed else "unchanged"
     print_table(
         f"{result.path}: {state}",
@@ -41,6 +41,8 @@ def print_manifest(result: PrepareResult) -> None:
             for split in result.splits
         ],
     )
+    for finding in result.findings:
+        console.print(finding, markup=False)
     _print_skipped(result.manifest.skipped)
 
 
@@ -183,6 +185,10 @@ def print_metrics(run: Path) -> None:
             (name, *(_percent(each["iou"][name]) for each in measured)) for name in metrics["iou"]
         ]
         rows.append(("mean IoU", *(_percent(each["miou"]) for each in measured)))
+        rows += [
+            (name, *(_percent(each["subsets"][name]) for each in measured))
+            for name in metrics.get("subsets", {})
+        ]
         lines = [
             f"{name}: {each['images']} images, pixel accuracy {_percent(each['accuracy'])}"
             for name, each in datasets.items()

@@ -5,16 +5,24 @@ import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.arms import ARMS, changes_of
+from pipeline.arms import ARMS, changes_of, needs_target
 from store.atomic import write_bytes
 from store.errors import ConfigError
 
-PRESETS = ("drawn", "camvid-day-to-dusk", "gta5-to-cityscapes", "folders")
+BASES: Final[Mapping[str, str]] = {
+    "synthia-to-cityscapes": "gta5-to-cityscapes",
+    "cityscapes-to-acdc": "gta5-to-cityscapes",
+    "cityscapes-to-dark-zurich": "gta5-to-cityscapes",
+    "gta5-generalization": "gta5-to-cityscapes",
+}
+"""Presets whose file holds only what differs -> the preset that they differ from."""
+
+PRESETS: Final = ("drawn", "camvid-day-to-dusk", "folders", "gta5-to-cityscapes", *BASES)
 
 
 def write_preset(
@@ -35,10 +43,19 @@ def write_preset(
         overwrite: Replace an edited file too.
 
     Raises:
-        ConfigError: If preset or arm are unknown, or the file was edited.
+        ConfigError: If preset or arm are unknown, a target is given or needed where the preset has
+            none, or the file was edited.
     """
     if name not in PRESETS:
         raise ConfigError(f"there is no preset {name}; the presets are {', '.join(PRESETS)}")
+    if not _has_target(name):
+        if roots.get("target") is not None:
+            raise ConfigError(f"the preset {name} has no target; leave out --target")
+        if needs_target(arm):
+            raise ConfigError(
+                f"the arm {arm} trains on a target, which the preset {name} does not have; take "
+                "another arm"
+            )
     text = render(name, arm=arm, roots=roots)
     if path.exists() and not overwrite and not _is_pristine(path):
         raise ConfigError(
@@ -53,7 +70,9 @@ def render(name: str, *, arm: str = "ssr", roots: Mapping[str, str | None]) -> s
     Raises:
         ConfigError: If the arm is unknown.
     """
-    text = resources.files(__package__).joinpath(f"{name}.yaml").read_text()
+    text = _packaged(name)
+    if name in BASES:
+        text = _overlay(_packaged(BASES[name]), text)
     given = iter((roots.get("source"), roots.get("target")))  # the order in which presets have them
 
     def put_in(line: re.Match[str]) -> str:
@@ -67,6 +86,41 @@ def render(name: str, *, arm: str = "ssr", roots: Mapping[str, str | None]) -> s
     for key, value in changes_of(arm).items():
         text = _change(text, key, value)
     return text
+
+
+def _packaged(name: str) -> str:
+    return resources.files(__package__).joinpath(f"{name}.yaml").read_text()
+
+
+def _overlay(base: str, changes: str) -> str:
+    """Replace each key of a section that changes hold, with all below it, and the heading."""
+    (_, sections), (heading, changed) = _cut(base), _cut(changes)
+    for section, keys in changed.items():
+        unknown = keys.keys() - sections[section].keys()
+        assert not unknown, f"the base has no {section} {unknown}"
+        sections[section] |= keys
+    bodies = (f"{name}:\n{''.join(keys.values())}" for name, keys in sections.items())
+    return heading + "".join(bodies)
+
+
+def _cut(text: str) -> tuple[str, dict[str, dict[str, str]]]:
+    """Cut a preset into its heading and, by section and key, the lines of each key."""
+    heading, section, key = "", "", ""
+    sections: dict[str, dict[str, str]] = {}
+    for line in text.splitlines(keepends=True):
+        if line.startswith("#"):
+            heading += line
+        elif opens := re.fullmatch(r"(\w+):\n", line):
+            section = opens[1]
+            sections[section] = {}
+        else:
+            key = begins[1] if (begins := re.match(r"  (\w+):", line)) else key
+            sections[section][key] = sections[section].get(key, "") + line
+    return heading, sections
+
+
+def _has_target(name: str) -> bool:
+    return YAML(typ="safe").load(_packaged(name))["prepare"]["target"] is not None
 
 
 def _change(text: str, key: str, value: str) -> str:
@@ -90,7 +144,10 @@ def _is_pristine(path: Path) -> bool:
     try:
         text = path.read_text()
         prepare: dict[str, Any] = YAML(typ="safe").load(text)["prepare"]
-        roots = {domain: prepare[domain]["root"] for domain in ("source", "target")}
+        roots = {
+            domain: None if prepare[domain] is None else prepare[domain]["root"]
+            for domain in ("source", "target")
+        }
     except (OSError, YAMLError, KeyError, TypeError, UnicodeDecodeError):
         return False
     return any(text == render(name, arm=arm, roots=roots) for name in PRESETS for arm in ARMS)

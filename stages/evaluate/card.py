@@ -9,13 +9,19 @@ from stages.evaluate.model import Model
 from stages.evaluate.twin import Agreement
 from stages.prepare.geometry import WORKING_MULTIPLE_PX
 
-_DATA_TERMS: Final[Mapping[str, str]] = {
+DATA_TERMS: Final[Mapping[str, str]] = {
     "drawn": "drawn by this project, Apache-2.0",
     "camvid": "CamVid, for research",
     "gta5": "GTA5 (Playing for Data), for research and education",
+    "synthia": "SYNTHIA, for non-commercial use by its own terms",
     "cityscapes": "Cityscapes, for non-commercial research by its own terms",
+    "acdc": "ACDC, for non-commercial research by its own terms",
+    "dark_zurich": "Dark Zurich, for non-commercial research by its own terms",
+    "bdd100k": "BDD100K, for education and research by its own terms",
+    "mapillary": "Mapillary Vistas, for non-commercial research by its own terms",
     "folder": "a dataset of the trainer's own, whose terms apply",
 }
+"""Terms of the data, by the kind of dataset."""
 
 _PLAIN_USE: Final = """\
 import torch
@@ -47,6 +53,9 @@ class Evaluation(BaseModel):
     images: int = Field(description="Images measured.")
     miou: float = Field(description="Mean IoU in percent.")
     accuracy: float = Field(description="Pixel accuracy in percent.")
+    subsets: dict[str, float | None] = Field(
+        default={}, description="Mean IoU over some of the classes in percent."
+    )
     iou: dict[str, float | None] = Field(description="IoU of each class in percent.")
     inference: dict[str, Any] = Field(
         default={}, description="How images were seen, where not once and whole."
@@ -206,10 +215,12 @@ def _metrics(metrics: Evaluation | None) -> str:
         return "## Metrics\n\nThis student was not evaluated."
     where = f"{metrics.domain}/{metrics.split}, {metrics.images} images"
     seen = "".join(f", {key} {value}" for key, value in metrics.inference.items())
+    further = "".join(f", {name} {_percent(miou)}" for name, miou in metrics.subsets.items())
     rows = [f"| {name} | {_percent(iou)} |" for name, iou in metrics.iou.items()]
     return (
-        f"## Metrics\n\nOn {where}{seen}, in percent: mean IoU {_percent(metrics.miou)}, pixel "
-        f"accuracy {_percent(metrics.accuracy)}.\n\n| class | IoU |\n|---|---|\n" + "\n".join(rows)
+        f"## Metrics\n\nOn {where}{seen}, in percent: mean IoU {_percent(metrics.miou)}{further}, "
+        f"pixel accuracy {_percent(metrics.accuracy)}.\n\n| class | IoU |\n|---|---|\n"
+        + "\n".join(rows)
     )
 
 
@@ -227,7 +238,7 @@ def _licences(model: Model) -> str:
     if model.meta.get("teacher_trained"):
         lines.append("- Segment Anything, whose features were learnt from: Apache-2.0.")
     kinds = dict.fromkeys(data.get("kind") for data in model.meta.get("data", {}).values())
-    lines += [f"- Data: {_DATA_TERMS[kind]}." for kind in kinds if kind in _DATA_TERMS]
+    lines += [f"- Data: {DATA_TERMS[kind]}." for kind in kinds if kind in DATA_TERMS]
     return "## Licences\n\n" + "\n".join(lines)
 
 

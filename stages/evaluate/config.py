@@ -15,6 +15,7 @@ Weights = Literal["student", "ema"]
 
 Window = Annotated[int, Field(ge=32, multiple_of=32)] | None
 Scale = Annotated[float, Field(ge=0.25, le=4)]
+SubsetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$")]
 FolderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
@@ -54,6 +55,10 @@ class EvaluateConfig(Inference):
         description="Further datasets by name, as in section `prepare`, with the same classes; the "
         "labelled images of their val splits are measured. DVC does not see their files change."
     )
+    subsets: Mapping[SubsetName, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(
+        description="Further means of IoU by name, each over the classes that it lists; for a "
+        "source that labels not all classes, e.g. mIoU16 and mIoU13 for SYNTHIA."
+    )
     weights: Weights = Field(
         description="`ema`: the averaged model that labelled the target (paper: student)."
     )
@@ -70,6 +75,9 @@ class EvaluateConfig(Inference):
     def _measures_something(self) -> Self:
         if self.domain is None and not self.datasets:
             raise ValueError("domain is null and datasets is empty: name what to measure on")
+        for subset, classes in self.subsets.items():
+            if len(set(classes)) != len(classes):
+                raise ValueError(f"subsets.{subset} names a class twice")
         return self
 
 

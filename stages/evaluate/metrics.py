@@ -4,13 +4,18 @@ Legend: H W pixels, K classes. Shares are fractions in [0, 1]; `Metrics` is in p
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stages.prepare.labels import IGNORE
 from store.errors import DataError
+
+NO_SUBSETS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})
+"""No further means."""
 
 
 class ConfusionMatrix:
@@ -96,9 +101,10 @@ class ConfusionMatrix:
         """Share of all labelled pixels that is correct; NaN if there is none."""
         return float(_share(self.intersect.sum(), self.label_area.sum()))
 
-    def mean_iou(self) -> float:
-        """Mean over the classes whose IoU is defined; NaN if there is none."""
-        return _mean(self.iou())
+    def mean_iou(self, class_ids: Sequence[int] | None = None) -> float:
+        """Mean over those classes, or all, whose IoU is defined; NaN if there is none."""
+        iou = self.iou()
+        return _mean(iou if class_ids is None else iou[list(class_ids)])
 
     def mean_accuracy(self) -> float:
         """Mean over the classes that have a label; NaN if there is none."""
@@ -118,6 +124,7 @@ class Metrics:
         images: Number of images counted.
         iou: IoU by class name, in the order of the class table.
         class_accuracy: Accuracy by class name.
+        subsets: Mean IoU over some of the classes, by the name that was given to them.
     """
 
     miou: float
@@ -126,10 +133,24 @@ class Metrics:
     images: int
     iou: Mapping[str, float | None]
     class_accuracy: Mapping[str, float | None]
+    subsets: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, matrix: ConfusionMatrix, names: Sequence[str], *, images: int) -> "Metrics":
+    def of(
+        cls,
+        matrix: ConfusionMatrix,
+        names: Sequence[str],
+        *,
+        images: int,
+        subsets: Mapping[str, Sequence[str]] = NO_SUBSETS,
+    ) -> "Metrics":
         """Report a matrix under its class names.
+
+        Args:
+            matrix: What was counted.
+            names: Of its classes.
+            images: How many were counted.
+            subsets: Names of classes to take further means of.
 
         Raises:
             DataError: Not one labelled pixel was counted.
@@ -146,6 +167,10 @@ class Metrics:
             images=images,
             iou=_by_name(names, matrix.iou()),
             class_accuracy=_by_name(names, matrix.class_accuracy()),
+            subsets={
+                subset: _percent_or_none(matrix.mean_iou([names.index(name) for name in chosen]))
+                for subset, chosen in subsets.items()
+            },
         )
 
 
@@ -162,8 +187,9 @@ def _percent(share: float) -> float:
     return float(np.round(share * 100, 2))
 
 
+def _percent_or_none(share: float) -> float | None:
+    return None if np.isnan(share) else _percent(share)
+
+
 def _by_name(names: Sequence[str], shares: NDArray[np.float64]) -> dict[str, float | None]:
-    return {
-        name: None if np.isnan(share) else _percent(float(share))
-        for name, share in zip(names, shares, strict=True)
-    }
+    return {name: _percent_or_none(float(share)) for name, share in zip(names, shares, strict=True)}

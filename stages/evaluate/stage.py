@@ -23,6 +23,7 @@ from stages.prepare.manifest import Domain, Manifest
 from stages.prepare.reading import read_raw, read_train_ids
 from stages.train.model.saved import demand_classes, open_student
 from store.atomic import write_bytes
+from store.errors import ConfigError
 
 Progress = Callable[[int, int, str], None]
 
@@ -90,9 +91,10 @@ def run(
 
     Raises:
         CheckpointError: There is no student, or it knows other classes than the manifest.
-        ConfigError: A CUDA device is asked for and there is none.
+        ConfigError: A CUDA device is asked for and there is none, or a subset has unknown classes.
         DataError: No image of a dataset has a label, or a file does not fit the manifest.
     """
+    _demand_known(config.subsets, manifest.classes)
     datasets = []
     if config.domain is not None:
         datasets.append(of_manifest(manifest, config.domain, config, roots))
@@ -168,7 +170,19 @@ def _measure(
             triptych(image, label, prediction, classes).save(png, "PNG")
             drawn[name] = png.getvalue()
         progress(index + 1, total, dataset.name)
-    return _Measured(Metrics.of(matrix, classes.names, images=total), matrix, drawn)
+    metrics = Metrics.of(matrix, classes.names, images=total, subsets=config.subsets)
+    return _Measured(metrics, matrix, drawn)
+
+
+def _demand_known(subsets: Mapping[str, Sequence[str]], classes: ClassTable) -> None:
+    """Refuse further means over classes that there are not."""
+    for subset, names in subsets.items():
+        unknown = [name for name in names if name not in classes.names]
+        if unknown:
+            raise ConfigError(
+                f"evaluate.subsets.{subset} names {unknown[0]}, which is no class of the data; "
+                f"these are {', '.join(classes.names)}"
+            )
 
 
 def _write(folder: Path, measured: _Measured, classes: ClassTable) -> None:
@@ -206,11 +220,11 @@ def _replace_pictures(folder: Path, drawn: Mapping[str, bytes]) -> None:
 def _as_json(metrics: Mapping[str, Metrics], described: Mapping[str, Any]) -> bytes:
     """Write the first dataset at the top level; of several, each by name and their mean too."""
     first, *others = metrics.values()
-    content: dict[str, Any] = {**_means(first), **described, "iou": dict(first.iou)}
+    content: dict[str, Any] = {**_means(first), **described, **_by_class(first)}
     if others:
         content["mean_miou"] = round(sum(each.miou for each in metrics.values()) / len(metrics), 2)
         content["datasets"] = {
-            name: {**_means(each), "iou": dict(each.iou)} for name, each in metrics.items()
+            name: {**_means(each), **_by_class(each)} for name, each in metrics.items()
         }
     return json.dumps(content, indent=2).encode() + b"\n"
 
@@ -222,6 +236,11 @@ def _means(metrics: Metrics) -> dict[str, float]:
         "mean_accuracy": metrics.mean_accuracy,
         "images": metrics.images,
     }
+
+
+def _by_class(metrics: Metrics) -> dict[str, dict[str, float | None]]:
+    subsets = {"subsets": dict(metrics.subsets)} if metrics.subsets else {}
+    return {**subsets, "iou": dict(metrics.iou)}
 
 
 def _as_csv(metrics: Metrics) -> bytes:

@@ -83,6 +83,45 @@ class CityscapesConfig(FileSource):
     kind: Literal["cityscapes"] = Field(description="Which dataset this is.")
 
 
+class SynthiaConfig(FileSource):
+    """SYNTHIA-RAND-CITYSCAPES as published: `RGB/*.png` and `GT/LABELS/*.png`, all to train on.
+
+    Of the 19 classes, terrain, truck and train are never labelled.
+    """
+
+    kind: Literal["synthia"] = Field(description="Which dataset this is.")
+
+
+class AcdcConfig(FileSource):
+    """ACDC as published: `rgb_anon/<condition>/{train,val}` and `gt/<condition>/{train,val}`."""
+
+    kind: Literal["acdc"] = Field(description="Which dataset this is.")
+    conditions: tuple[Literal["fog", "night", "rain", "snow"], ...] = Field(
+        min_length=1, description="Which of its conditions are taken, for both splits."
+    )
+
+
+class DarkZurichConfig(FileSource):
+    """Dark Zurich as published: unlabelled `rgb_anon/train`, 50 labelled images by night as val."""
+
+    kind: Literal["dark_zurich"] = Field(description="Which dataset this is.")
+    train_times: tuple[Literal["day", "twilight", "night"], ...] = Field(
+        min_length=1, description="Times of day that are trained on; val is by night."
+    )
+
+
+class Bdd100kConfig(FileSource):
+    """BDD100K's 10k images: `images/10k/{train,val}` and `labels/sem_seg/masks/{train,val}`."""
+
+    kind: Literal["bdd100k"] = Field(description="Which dataset this is.")
+
+
+class MapillaryConfig(FileSource):
+    """Mapillary Vistas with the 66 classes of v1.2: `{training,validation}/{images,labels}`."""
+
+    kind: Literal["mapillary"] = Field(description="Which dataset this is.")
+
+
 class FolderClass(_Strict):
     """One class of a user's own dataset."""
 
@@ -128,7 +167,16 @@ class FolderConfig(FileSource):
 
 
 SourceConfig = Annotated[
-    DrawnConfig | CamvidConfig | Gta5Config | CityscapesConfig | FolderConfig,
+    DrawnConfig
+    | CamvidConfig
+    | Gta5Config
+    | SynthiaConfig
+    | CityscapesConfig
+    | AcdcConfig
+    | DarkZurichConfig
+    | Bdd100kConfig
+    | MapillaryConfig
+    | FolderConfig,
     Field(discriminator="kind"),
 ]
 
@@ -145,6 +193,11 @@ class PrepareConfig(_Strict):
     def _check(self) -> Self:
         if isinstance(self.source, FolderConfig) and self.source.train_labels is None:
             raise ValueError("source.train_labels is null: the source is what labels come from")
+        if isinstance(self.source, DarkZurichConfig):
+            raise ValueError(
+                "source.kind is dark_zurich, whose training images have no labels: the source is "
+                "what labels come from"
+            )
         for domain, config in self.domains.items():
             if isinstance(config, FolderConfig) and config.train_images is None:
                 raise ValueError(f"{domain}.train_images is null: name the images to train on")

@@ -16,7 +16,7 @@ from store.atomic import write_bytes
 from store.errors import DataError
 
 # Raise when a measurement of unchanged files may come out differently.
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)

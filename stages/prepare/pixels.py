@@ -51,8 +51,9 @@ def read_label(path: Path) -> NDArray[np.uint8]:
     """Read a label as it is stored; a `LabelTable` gives the values their meaning.
 
     Returns:
-        uint8 (H, W) ids of a greyscale or paletted file (the palette itself is not looked at), or
-        uint8 (H, W, 3) colours of an RGB file.
+        uint8 (H, W) ids of a greyscale or paletted file (the palette itself is not looked at) or of
+        a 16-bit RGB PNG, whose red channel they are, as in SYNTHIA; or uint8 (H, W, 3) colours of
+        an RGB file.
 
     Raises:
         DataError: The file is missing, truncated, not an image or of another kind.
@@ -75,6 +76,8 @@ def decode_image(data: bytes, path: Path) -> NDArray[np.uint8]:
 def decode_label(data: bytes, path: Path) -> NDArray[np.uint8]:
     """Decode the bytes of a label file; as `read_label`, `path` is for messages."""
     label = _decode(data, path)
+    if _is_deep_png(data):
+        return _red_ids(data, path)
     if label.mode == "RGBA":
         label = label.convert("RGB")
     if label.mode not in {"P", "L", "RGB"}:
@@ -155,6 +158,26 @@ def _decode(data: bytes, path: Path) -> Image.Image:
             f"{path}: is damaged or not an image ({reason}): fetch the file again or remove it"
         ) from error
     return image
+
+
+def _is_deep_png(data: bytes) -> bool:
+    """Tell a PNG of 16-bit colours; Pillow drops their low bytes without a word."""
+    bits, colour_type = data[24:26]  # of the header that every PNG begins with
+    return data.startswith(b"\x89PNG\r\n\x1a\n") and bits == 16 and colour_type in {2, 6}
+
+
+def _red_ids(data: bytes, path: Path) -> NDArray[np.uint8]:
+    """Decode the red channel of a PNG of 16-bit colours, which Pillow has found undamaged."""
+    colours = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if colours is None:  # OpenCV is stricter than Pillow, which read it
+        raise DataError(f"{path}: is damaged: fetch the file again or remove it")
+    red: NDArray[np.uint16] = colours[..., 2]  # OpenCV's order is blue, green, red
+    if red.max() > 255:
+        raise DataError(
+            f"{path}: holds {red.max()} in the red of 16-bit colours, which is no class id: save "
+            "class ids as an 8-bit greyscale or paletted PNG"
+        )
+    return red.astype(np.uint8)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stages.prepare.config import Domain, PrepareConfig, Split
+from stages.prepare.findings import count_labels, findings
 from stages.prepare.geometry import Size
 from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.measure import MeasurementCache
@@ -47,12 +48,14 @@ class PrepareResult:
         path: The manifest file.
         changed: Whether it had to be written; False where it said the same before.
         splits: One summary per domain and split.
+        findings: Sentences about what looks wrong and is no error.
     """
 
     manifest: Manifest
     path: Path
     changed: bool
     splits: tuple[SplitSummary, ...]
+    findings: tuple[str, ...]
 
 
 def run(
@@ -88,10 +91,13 @@ def run(
     classes = listings["source"].classes
     for domain, listing in listings.items():
         demand_classes(listing, classes, f"prepare.{domain}")
-    items = {
-        domain: _to_train_on(domain, select(f"prepare.{domain}", listings[domain].items, source))
+    selected = {
+        domain: select(f"prepare.{domain}", listings[domain].items, source)
         for domain, source in config.domains.items()
     }
+    items = {domain: _to_train_on(domain, images) for domain, images in selected.items()}
+    target = config.roots.get("target")
+    unused_labels = 0 if target is None else count_labels(target, selected["target"])
     measurements = MeasurementCache(cache)
     complete = False
     try:
@@ -123,7 +129,9 @@ def run(
     changed = not _says(out, manifest)
     if changed:
         manifest.write(out)
-    return PrepareResult(manifest, out, changed, summarise(manifest))
+    return PrepareResult(
+        manifest, out, changed, summarise(manifest), findings(manifest, unused_labels=unused_labels)
+    )
 
 
 def summarise(manifest: Manifest) -> tuple[SplitSummary, ...]:

@@ -35,6 +35,7 @@ CONFIG = EvaluateConfig(
     domain="target",
     split="val",
     datasets={},
+    subsets={},
     weights="student",
     pictures=2,
     device="cpu",
@@ -322,6 +323,33 @@ def test_further_datasets_are_measured_each_and_in_the_mean(
         assert (folder / "per_class.csv").read_text().startswith("class,iou,accuracy\nsky,")
 
 
+def test_further_means_are_over_the_classes_that_they_name(world: World) -> None:
+    subsets = {"mIoU1": ("sky",), "mIoU2": ("car", "road"), "mIoU0": ("car",)}
+    result = world.evaluate(CONFIG.model_copy(update={"subsets": subsets}))
+    # road 7500/10500, sky 0; car is neither labelled nor predicted, so its mean is of road alone
+    expected = {"mIoU1": 0.0, "mIoU2": 71.43, "mIoU0": None}
+    assert result.metrics.subsets == expected
+    content = json.loads(result.metrics_file.read_text())
+    assert (content["subsets"], content["miou"]) == (expected, 35.71)
+
+
+def test_each_dataset_has_its_further_means(world: World, streets: EvaluateConfig) -> None:
+    world.evaluate(streets.model_copy(update={"subsets": {"mIoU1": ("building",)}}))
+    datasets = json.loads((world.out / "metrics.json").read_text())["datasets"]
+    assert [datasets[name]["subsets"] for name in ("fog", "night")] == [
+        {"mIoU1": 50.0},
+        {"mIoU1": 100.0},
+    ]
+
+
+def test_a_mean_over_an_unknown_class_is_refused_before_anything_is_predicted(world: World) -> None:
+    with pytest.raises(ConfigError) as error:
+        world.evaluate(CONFIG.model_copy(update={"subsets": {"mIoU2": ("road", "bus")}}))
+    assert "evaluate.subsets.mIoU2 names bus" in one_line(error)
+    assert "road, sky, car" in one_line(error)
+    assert world.calls == []
+
+
 def test_a_dataset_that_is_no_longer_measured_leaves_with_what_was_written_of_it(
     world: World, streets: EvaluateConfig
 ) -> None:
@@ -457,6 +485,9 @@ def test_parameters_are_strict() -> None:
         {"window_px": 100},
         {"precision": "float16"},
         {"weights": "best"},
+        {"subsets": {"mIoU1": []}},
+        {"subsets": {"mIoU2": ["road", "road"]}},
+        {"subsets": {"two words": ["road"]}},
         {"datasets": {"../night": {"kind": "camvid"}}},
     )
     for bad in faults:

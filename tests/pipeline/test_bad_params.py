@@ -111,7 +111,7 @@ CASES = [
     Case(
         "unknown kind of source",
         "prepare",
-        ("prepare.source.kind", "camvdi", "drawn, camvid, gta5, cityscapes, folder"),
+        ("prepare.source.kind", "camvdi", "gta5, synthia, cityscapes, acdc"),
         params(prepare={"source.kind": "camvdi"}),
     ),
     Case(

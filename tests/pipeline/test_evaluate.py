@@ -96,6 +96,16 @@ def test_how_images_were_seen_is_written_and_said(photos: Path) -> None:
     }
 
 
+def test_further_means_are_lines_of_the_table(photos: Path) -> None:
+    said = demand("evaluate", "-S", "evaluate.subsets={mIoU2: [road, sky]}")
+    assert "mIoU2" in said
+    content = metrics()
+    both = [content["iou"][name] for name in ("road", "sky")]
+    assert abs(content["subsets"]["mIoU2"] - sum(both) / 2) < 0.011  # both are rounded
+    demand("export", "runs", "--out", "exported")
+    assert f"mIoU2 {content['subsets']['mIoU2']:.2f}" in Path("exported/README.md").read_text()
+
+
 def test_further_datasets_are_columns_of_the_table(photos: Path) -> None:
     shutil.copytree("photos", "elsewhere")
     night = {

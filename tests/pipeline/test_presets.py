@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline.arms import ARMS, overrides_of
 from pipeline.params import load_params
-from pipeline.presets import PRESETS, render
+from pipeline.presets import BASES, PRESETS, render
+from stages.prepare.labels import CITYSCAPES_19
 from tests.pipeline.workplace import REPOSITORY, change_params, demand, ssr
 
 PARAMS = Path("params.yaml")
@@ -29,14 +31,33 @@ DIFFERENCES: Final[dict[str, dict[str, Any]]] = {
 }
 """Of each arm from the preset as it is packaged, below `train`."""
 
+WITHOUT_TARGET: Final = "gta5-generalization"
+WITH_TARGET: Final = [name for name in PRESETS if name != WITHOUT_TARGET]
+NEED_TARGET: Final = ("daformer-mic", "ssr-mic")
+EVERY_ARM: Final = [
+    (name, arm)
+    for name, arm in product(PRESETS, DIFFERENCES)
+    if name in WITH_TARGET or arm not in NEED_TARGET
+]
+
 
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def packaged(name: str) -> str:
+def own_file(name: str) -> str:
     return (REPOSITORY / "pipeline" / "presets" / f"{name}.yaml").read_text()
+
+
+def packaged(name: str) -> str:
+    """What `ssr init` writes where no arm and no folder is named."""
+    return render(name, roots={}) if name in BASES else own_file(name)
+
+
+def tree(text: str) -> dict[str, dict[str, Any]]:
+    values: dict[str, dict[str, Any]] = YAML(typ="safe").load(text)
+    return values
 
 
 def test_every_packaged_file_is_a_preset() -> None:
@@ -53,7 +74,52 @@ def test_a_preset_loads_as_it_is_packaged(name: str) -> None:
     load_params(PARAMS)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", BASES)
+def test_a_preset_that_builds_on_another_has_its_values_but_for_those_of_its_own(name: str) -> None:
+    own, base = tree(own_file(name)), tree(own_file(BASES[name]))
+    expected = {section: values | own.get(section, {}) for section, values in base.items()}
+    text = render(name, roots={})
+    assert tree(text) == expected
+    assert set(own_file(name).splitlines()) <= set(text.splitlines())
+    assert text.startswith(f"# {name}: ")
+    assert f"# {BASES[name]}: " not in text
+
+
+def test_synthia_is_reported_on_the_classes_that_it_labels() -> None:
+    subsets = tree(packaged("synthia-to-cityscapes"))["evaluate"]["subsets"]
+    without = {name: set(CITYSCAPES_19.names) - set(chosen) for name, chosen in subsets.items()}
+    never = {"terrain", "truck", "train"}
+    assert without == {"mIoU16": never, "mIoU13": never | {"wall", "fence", "pole"}}
+    assert [len(chosen) for chosen in subsets.values()] == [16, 13]
+
+
+@pytest.mark.parametrize("arm", NEED_TARGET)
+def test_an_arm_that_needs_a_target_is_refused_without_one(arm: str) -> None:
+    outcome = ssr("init", "--preset", WITHOUT_TARGET, "--arm", arm)
+    assert outcome.code == 2
+    assert outcome.err == (
+        f"ssr: the arm {arm} trains on a target, which the preset {WITHOUT_TARGET} does not have; "
+        "take another arm\n"
+    )
+    assert not PARAMS.exists()
+
+
+def test_a_target_for_a_preset_without_one_is_refused() -> None:
+    outcome = ssr("init", "--preset", WITHOUT_TARGET, "--target", "/data/target")
+    assert outcome.code == 2
+    assert outcome.err == f"ssr: the preset {WITHOUT_TARGET} has no target; leave out --target\n"
+    demand("init", "--preset", WITHOUT_TARGET, "--source", "/data/source")
+    params = load_params(PARAMS)
+    assert (params.prepare.source.root, params.prepare.target) == ("/data/source", None)
+    assert [source.root for source in params.evaluate.datasets.values()] == [
+        "data/cityscapes",
+        "data/bdd100k",
+        "data/mapillary",
+    ]
+    demand("init", "--preset", "drawn")  # nobody edited it
+
+
+@pytest.mark.parametrize("name", WITH_TARGET)
 @pytest.mark.parametrize("root", ["/data/gta 5", "C:\\data", "~/it's: here #1", "relativ/größe"])
 def test_folders_are_put_in_and_all_else_is_kept(name: str, root: str) -> None:
     demand("init", "--preset", name, "--source", root, "--target", "/data/target")
@@ -78,7 +144,7 @@ def test_the_arms_are_those_of_the_paper() -> None:
     assert sorted(ARMS) == sorted(DIFFERENCES)
 
 
-@pytest.mark.parametrize(("name", "arm"), [*product(PRESETS, DIFFERENCES)])
+@pytest.mark.parametrize(("name", "arm"), EVERY_ARM)
 def test_an_arm_differs_in_what_it_is_named_after_and_in_nothing_else(name: str, arm: str) -> None:
     said = demand("init", "--preset", name, "--arm", arm)
     assert f"arm {arm}." in said
@@ -95,7 +161,7 @@ def test_an_arm_differs_in_what_it_is_named_after_and_in_nothing_else(name: str,
     assert load_params(PARAMS, overrides_of(arm)).model_dump() == expected
 
 
-@pytest.mark.parametrize(("name", "arm"), [*product(PRESETS, DIFFERENCES)])
+@pytest.mark.parametrize(("name", "arm"), EVERY_ARM)
 def test_an_arm_keeps_all_lines_but_those_it_replaces(name: str, arm: str) -> None:
     demand("init", "--preset", name, "--arm", arm)
     before, after = packaged(name).splitlines(), PARAMS.read_text().splitlines()

@@ -11,6 +11,10 @@ ROOT = Path("data")
 LANE = {"name": "lane", "color": [1, 2, 3], "ids": [0]}
 
 
+def published(kind: str, **keys: object) -> dict[str, Any]:
+    return {"kind": kind, "root": str(ROOT), "fit_px": None} | keys
+
+
 def validate(source: dict[str, Any], target: dict[str, Any] | None = None) -> PrepareConfig:
     return PrepareConfig.model_validate({"source": source, "target": target})
 
@@ -39,6 +43,9 @@ def test_domains_and_roots_follow_the_target() -> None:
         (folder_config(ROOT, classes=[LANE, LANE]), "class name 'lane' is used twice"),
         (folder_config(ROOT, ignore_colors=[[70, 70, 70]]), "is used twice"),
         (folder_config(ROOT, classes=[LANE]), "at least 2 items"),
+        (published("acdc", conditions=["sun"]), "'fog', 'night', 'rain' or 'snow'"),
+        (published("acdc", conditions=[]), "at least 1 item"),
+        (published("dark_zurich", train_times=["night"]), "source is what labels come from"),
     ],
 )
 def test_wrong_values_are_refused(source: dict[str, Any], message: str) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from stages.prepare.pixels import (
@@ -106,6 +107,33 @@ def test_a_label_gives_its_stored_values(tmp_path: Path) -> None:
     assert np.array_equal(read_label(tmp_path / "grey.png"), ids(3, 250))
     assert np.array_equal(read_label(tmp_path / "palette.png"), ids(3, 250))
     assert np.array_equal(read_label(tmp_path / "colours.png"), photo(2))
+
+
+def deep(red: NDArray[np.uint8], path: Path, *, alpha: bool = False) -> None:
+    """Save ids as SYNTHIA does: in the red of 16-bit colours, beside instances in the green."""
+    colours = np.zeros((*red.shape, 4 if alpha else 3), np.uint16)
+    colours[..., 2], colours[..., 1] = red, 700  # OpenCV's order is blue, green, red
+    assert cv2.imwrite(str(path), colours)
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_ids_in_the_red_of_sixteen_bits_are_read(tmp_path: Path, alpha: bool) -> None:
+    deep(ids(3, 22), tmp_path / "x.png", alpha=alpha)
+    assert np.array_equal(read_label(tmp_path / "x.png"), ids(3, 22))
+
+
+def test_sixteen_bits_that_are_no_ids_are_refused(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "x.png"), np.full((4, 4, 3), 3 * 257, np.uint16))
+    with pytest.raises(DataError, match=r"x\.png: holds 771 in the red of 16-bit colours"):
+        read_label(tmp_path / "x.png")
+
+
+def test_a_truncated_label_of_sixteen_bits_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    deep(photo(1, (64, 64))[..., 0], path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match="is damaged or not an image"):
+        read_label(path)
 
 
 def test_resizing_is_opencvs_as_in_the_papers() -> None:

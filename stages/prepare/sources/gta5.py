@@ -6,17 +6,23 @@ that other code leaves beside them are not needed and not looked at.
 
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 from stages.prepare.config import Gta5Config, root_of
 from stages.prepare.labels import CITYSCAPES_19, CITYSCAPES_IDS
 from stages.prepare.sources.listing import Item, Listing, labelled_like
 from store.errors import DataError
 
+_REMEDY: Final = (
+    "unpack the images and labels of GTA5 (download.visinf.tu-darmstadt.de/data/from_games) into "
+    "root"
+)
+
 
 def scan(config: Gta5Config) -> Listing:
     """List `images/*.png` with `labels/*.png`; all for training but those of `val_list`."""
     root = root_of(config)
-    items = labelled_like("train", root, "images", "labels")
+    items = labelled_like("train", root, "images", "labels", remedy=_REMEDY)
     if config.val_list is not None:
         items = _hold_out(items, root / config.val_list)
     return Listing(CITYSCAPES_19, CITYSCAPES_IDS, items)

@@ -16,6 +16,9 @@ Progress = Callable[[int, int, str], None]
 IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 """Endings of image files, in lower case."""
 
+REMEDY: Final = "put the data there or correct the path"
+"""What to do about a missing folder of one's own; published datasets say what to download."""
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -47,16 +50,21 @@ class Listing:
     items: tuple[Item, ...]
 
 
-def images_under(root: Path, folder: str) -> list[str]:
+def images_under(root: Path, folder: str, remedy: str = REMEDY) -> list[str]:
     """List all images under a folder and its subfolders, sorted; paths are relative to the root.
 
     Hidden files are passed over: file managers leave them. Anything else that does not look like
     an image is an error, because a misnamed image would be missed otherwise.
 
+    Args:
+        root: The dataset's folder.
+        folder: Where its images are.
+        remedy: What to do if the folder is missing.
+
     Raises:
         DataError: The folder is missing, holds no image, or holds other files.
     """
-    require_folder(root / folder)
+    require_folder(root / folder, remedy)
     files = sorted(visible_files(root, folder))
     strange = [file for file in files if not file.lower().endswith(IMAGE_SUFFIXES)]
     if strange:
@@ -89,13 +97,15 @@ def _refuse(error: OSError) -> None:
     ) from error
 
 
-def require_folder(place: Path) -> None:
-    """Raise DataError unless `place` is a folder."""
+def require_folder(place: Path, remedy: str = REMEDY) -> None:
+    """Raise DataError with what to do about it unless `place` is a folder."""
     if not place.is_dir():
-        raise DataError(f"{place}: there is no such folder: put the data there or correct the path")
+        raise DataError(f"{place}: there is no such folder: {remedy}")
 
 
-def labelled_like(split: Split, root: Path, images: str, labels: str | None) -> tuple[Item, ...]:
+def labelled_like(
+    split: Split, root: Path, images: str, labels: str | None, *, remedy: str = REMEDY
+) -> tuple[Item, ...]:
     """Pair each image with the PNG of the same relative path and stem in the labels' folder."""
     skip = len(PurePosixPath(images).parts)
 
@@ -103,4 +113,6 @@ def labelled_like(split: Split, root: Path, images: str, labels: str | None) -> 
         stem = image.rpartition(".")[0].split("/", skip)[-1]
         return None if labels is None else f"{labels}/{stem}.png"
 
-    return tuple(Item(split, image, label_of(image)) for image in images_under(root, images))
+    return tuple(
+        Item(split, image, label_of(image)) for image in images_under(root, images, remedy)
+    )

@@ -1,14 +1,30 @@
 """From a source's configuration to its listing, whatever its kind."""
 
 from stages.prepare.config import (
+    AcdcConfig,
+    Bdd100kConfig,
     CamvidConfig,
     CityscapesConfig,
+    DarkZurichConfig,
     DrawnConfig,
     FolderConfig,
     Gta5Config,
+    MapillaryConfig,
     SourceConfig,
+    SynthiaConfig,
 )
-from stages.prepare.sources import camvid, cityscapes, drawn, folder, gta5
+from stages.prepare.sources import (
+    acdc,
+    bdd100k,
+    camvid,
+    cityscapes,
+    dark_zurich,
+    drawn,
+    folder,
+    gta5,
+    mapillary,
+    synthia,
+)
 from stages.prepare.sources.listing import Listing, Progress
 
 
@@ -25,7 +41,17 @@ def scan(config: SourceConfig, *, progress: Progress) -> Listing:
             return camvid.scan(config)
         case Gta5Config():
             return gta5.scan(config)
+        case SynthiaConfig():
+            return synthia.scan(config)
         case CityscapesConfig():
             return cityscapes.scan(config)
+        case AcdcConfig():
+            return acdc.scan(config)
+        case DarkZurichConfig():
+            return dark_zurich.scan(config)
+        case Bdd100kConfig():
+            return bdd100k.scan(config)
+        case MapillaryConfig():
+            return mapillary.scan(config)
         case FolderConfig():
             return folder.scan(config)

@@ -1,0 +1,163 @@
+"""Mapillary Vistas with the classes of v1.2: 18,000 + 2,000 photographs of all sizes.
+
+Labels are paletted PNGs of 66 ids; the palette is not looked at.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from stages.prepare.config import MapillaryConfig, Split, root_of
+from stages.prepare.labels import CITYSCAPES_19, IGNORE, LabelTable
+from stages.prepare.sources.listing import Item, Listing, labelled_like
+
+_REMEDY: Final = "unpack Mapillary Vistas (mapillary.com/dataset/vistas) into root"
+
+_FOLDERS: Final[tuple[tuple[Split, str], ...]] = (("train", "training"), ("val", "validation"))
+
+# In the order of their ids, as config.json of v1.2 has them.
+NAMES: Final = (
+    "Bird",
+    "Ground Animal",
+    "Curb",
+    "Fence",
+    "Guard Rail",
+    "Barrier",
+    "Wall",
+    "Bike Lane",
+    "Crosswalk - Plain",
+    "Curb Cut",
+    "Parking",
+    "Pedestrian Area",
+    "Rail Track",
+    "Road",
+    "Service Lane",
+    "Sidewalk",
+    "Bridge",
+    "Building",
+    "Tunnel",
+    "Person",
+    "Bicyclist",
+    "Motorcyclist",
+    "Other Rider",
+    "Lane Marking - Crosswalk",
+    "Lane Marking - General",
+    "Mountain",
+    "Sand",
+    "Sky",
+    "Snow",
+    "Terrain",
+    "Vegetation",
+    "Water",
+    "Banner",
+    "Bench",
+    "Bike Rack",
+    "Billboard",
+    "Catch Basin",
+    "CCTV Camera",
+    "Fire Hydrant",
+    "Junction Box",
+    "Mailbox",
+    "Manhole",
+    "Phone Booth",
+    "Pothole",
+    "Street Light",
+    "Pole",
+    "Traffic Sign Frame",
+    "Utility Pole",
+    "Traffic Light",
+    "Traffic Sign (Back)",
+    "Traffic Sign (Front)",
+    "Trash Can",
+    "Bicycle",
+    "Boat",
+    "Bus",
+    "Car",
+    "Caravan",
+    "Motorcycle",
+    "On Rails",
+    "Other Vehicle",
+    "Trailer",
+    "Truck",
+    "Wheeled Slow",
+    "Car Mount",
+    "Ego Vehicle",
+    "Unlabeled",
+)
+"""The 66 classes of v1.2."""
+
+# Which of them is which of Cityscapes' 19; what is not named is ignored. There is no official
+# mapping: this is that of Rein's evaluation (arXiv 2312.04265) of domain generalisation.
+_CLASSES: Final = {
+    "road": (
+        "Bike Lane",
+        "Crosswalk - Plain",
+        "Parking",
+        "Road",
+        "Service Lane",
+        "Lane Marking - Crosswalk",
+        "Lane Marking - General",
+    ),
+    "sidewalk": (
+        "Curb",
+        "Curb Cut",
+        "Pedestrian Area",
+        "Sidewalk",
+    ),
+    "building": ("Building",),
+    "wall": ("Wall",),
+    "fence": ("Fence",),
+    "pole": (
+        "Street Light",
+        "Pole",
+        "Utility Pole",
+    ),
+    "traffic light": ("Traffic Light",),
+    "traffic sign": (
+        "Traffic Sign Frame",
+        "Traffic Sign (Back)",
+        "Traffic Sign (Front)",
+    ),
+    "vegetation": ("Vegetation",),
+    "terrain": ("Terrain",),
+    "sky": ("Sky",),
+    "person": ("Person",),
+    "rider": (
+        "Bicyclist",
+        "Motorcyclist",
+        "Other Rider",
+    ),
+    "car": ("Car",),
+    "truck": ("Truck",),
+    "bus": ("Bus",),
+    "train": ("On Rails",),
+    "motorcycle": ("Motorcycle",),
+    "bicycle": ("Bicycle",),
+}
+
+MAPILLARY_IDS: Final = LabelTable(
+    dict.fromkeys(range(len(NAMES)), IGNORE)
+    | {
+        NAMES.index(own): CITYSCAPES_19.names.index(name)
+        for name, owns in _CLASSES.items()
+        for own in owns
+    }
+)
+"""Ids of v1.2 to the 19 classes of Cityscapes."""
+
+
+def scan(config: MapillaryConfig) -> Listing:
+    """List `{training,validation}/images/*.jpg` with `labels/*.png` beside them.
+
+    The archive of v2.0 has the labels of v1.2 in `v1.2/labels` instead.
+    """
+    root = root_of(config)
+    items: list[Item] = []
+    for split, folder in _FOLDERS:
+        labels = _labels_of(root, folder)
+        items += labelled_like(split, root, f"{folder}/images", labels, remedy=_REMEDY)
+    return Listing(CITYSCAPES_19, MAPILLARY_IDS, tuple(items))
+
+
+def _labels_of(root: Path, folder: str) -> str:
+    newer = f"{folder}/v1.2/labels"
+    return newer if (root / newer).is_dir() else f"{folder}/labels"
