@@ -104,6 +104,11 @@ CASES = [
         ("data/manifest.parquet", "source and target", "ssr prepare"),
     ),
     Case(
+        "manifest of other datasets",
+        "-S prepare.source.exclude=[day/images/00000]",
+        ("data/manifest.parquet", "another prepare.source.exclude", "ssr prepare"),
+    ),
+    Case(
         "crop larger than the images",
         "-S train.crop_px=96",
         ("train.crop_px 96", "64x128", "ssr prepare"),

@@ -101,6 +101,12 @@ CASES = [
         swap_and_lose_the_labels,
     ),
     Case(
+        "domains swapped, no prepare since",
+        "train",
+        ("data/manifest.parquet", "another prepare.source.splits", "ssr prepare", "old value"),
+        SWAPPED,
+    ),
+    Case(
         "domains swapped after embed",
         "train",
         ("data/features/source/", "no image 'source/train/dusk/", "ssr embed"),
@@ -150,7 +156,7 @@ MISTAKES = {
     "disk full": ("test_bad_data", "test_a_full_disk_is_one_line"),
     "GPU asked for, but none": ("test_bad_training", "test_asking_for_a_gpu_that_there_is_not"),
     "params.yaml missing": ("test_bad_params", "no params file"),
-    "two domains swapped": ("test_first_day", "domains swapped after embed"),
+    "two domains swapped": ("test_first_day", "domains swapped, no prepare since"),
     "unlabelled source": ("test_first_day", "no labels of the source"),
     "empty target": ("test_first_day", "empty target"),
     "weights file missing": ("test_bad_stores", "no teacher weights"),
