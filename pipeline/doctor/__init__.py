@@ -1,14 +1,10 @@
 """`ssr doctor`: whatever is likely to go wrong, found in seconds, with its cure."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
-from pipeline.current import current_manifest
-from pipeline.doctor import machine, work
-from pipeline.doctor.finding import Finding, attempt, findings_of, ok, warning
-from pipeline.files import MANIFEST
-from pipeline.params import load_params
+from pipeline.doctor import machine
+from pipeline.doctor.finding import Finding, attempt, findings_of, problem
 
 __all__ = ["Finding", "examine"]
 
@@ -33,24 +29,10 @@ def examine(path: Path, overrides: Sequence[str]) -> Iterator[Finding]:
     else:
         yield from findings_of(torchvision.check)
     yield from findings_of(machine.dvc)
-    config = attempt(lambda: load_params(path, overrides))
-    if isinstance(config, Finding):
-        yield config
-        return
-    yield ok(f"{path}: every key and value is allowed")
-    for of_params in (work.devices, work.writable, work.roots, work.weights):
-        yield from findings_of(partial(of_params, config))
-    images = None
-    if MANIFEST.exists():
-        found = attempt(lambda: current_manifest(config, MANIFEST))
-        if isinstance(found, Finding):
-            yield found
-        else:
-            images = found
-            yield from findings_of(lambda: work.manifest(config, found))
+    try:
+        from pipeline.doctor.work import examine_work
+    except Exception as error:  # a package that is missing, or damaged in a way of its own
+        why = f"{type(error).__name__}: {error}"
+        yield problem(f"a package cannot be imported ({why}): run `pip install -e .` again")
     else:
-        yield warning(f"{MANIFEST}: no images are listed yet: run `ssr prepare`")
-    stores = list(findings_of(lambda: work.stores(config, images)))
-    yield from stores
-    embedded = all(finding.mark == "ok" for finding in stores)
-    yield from findings_of(lambda: work.disk(config, images, embedded=embedded))
+        yield from examine_work(path, overrides)

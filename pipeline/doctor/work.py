@@ -1,24 +1,57 @@
 """Checks of the params against devices, data, weights, stores and disk."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from pipeline.console import size
-from pipeline.current import demand_current_stores
-from pipeline.doctor.finding import Finding, attempt, ok, problem, warning
+from pipeline.current import current_manifest, demand_current_stores
+from pipeline.doctor.finding import Finding, attempt, findings_of, ok, problem, warning
 from pipeline.estimate import estimate, free_bytes
 from pipeline.files import INDEX, MANIFEST, RUN
-from pipeline.params import Params
+from pipeline.params import Params, load_params
 from stages.prepare.config import DrawnConfig, root_of
 from stages.prepare.manifest import Domain, Manifest
 from store.index import Index
 from store.read import open_features
 
 WEIGHT_FILES: Final = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
+
+
+def examine_work(path: Path, overrides: Sequence[str]) -> Iterator[Finding]:
+    """Check the params, and what lies in the current folder against them.
+
+    Args:
+        path: The params file.
+        overrides: As for `load_params`.
+
+    Yields:
+        Findings, as they are made; those of the params alone where these cannot be read.
+    """
+    config = attempt(lambda: load_params(path, overrides))
+    if isinstance(config, Finding):
+        yield config
+        return
+    yield ok(f"{path}: every key and value is allowed")
+    for check in (devices, writable, roots, weights):
+        yield from findings_of(partial(check, config))
+    images = None
+    if MANIFEST.exists():
+        found = attempt(lambda: current_manifest(config, MANIFEST))
+        if isinstance(found, Finding):
+            yield found
+        else:
+            images = found
+            yield from findings_of(partial(manifest, config, images))
+    else:
+        yield warning(f"{MANIFEST}: no images are listed yet: run `ssr prepare`")
+    of_stores = list(findings_of(partial(stores, config, images)))
+    yield from of_stores
+    embedded = all(finding.mark == "ok" for finding in of_stores)
+    yield from findings_of(partial(disk, config, images, embedded=embedded))
 
 
 def devices(config: Params) -> Iterator[Finding]:
