@@ -287,6 +287,18 @@ def metrics(out: RunFolder = RUN) -> None:
     print_metrics(out)
 
 
+@app.command()
+def doctor(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # noqa: B006
+    """Find what is likely to go wrong, with its cure; exit code 2 where there is a problem.
+
+    Example: ssr doctor -S train.device=cuda
+    """
+    from pipeline.doctor import examine
+    from pipeline.doctor.report import print_findings
+
+    print_findings(examine(params, overrides))
+
+
 app.command()(handover.export)
 app.command()(handover.predict)
 app.command("import")(handover.import_checkpoint)

@@ -4,16 +4,19 @@ from pathlib import Path
 
 from pipeline.params import Params
 from pipeline.stores import demand_provenance, remembered_teacher
+from stages.prepare.config import keys_of
 from stages.prepare.manifest import Manifest
 from store.errors import DataError, StoreMismatchError
 from store.index import Index
 
 
 def current_manifest(params: Params, path: Path) -> Manifest:
-    """Read the manifest; refuse one of other domains than section `prepare` names.
+    """Read the manifest; refuse one of other datasets than section `prepare` names.
+
+    Where their folders lie does not matter.
 
     Raises:
-        DataError: If there is no manifest, or it is of other domains.
+        DataError: If there is no manifest, or it is of other domains or datasets.
     """
     manifest = Manifest.read(path)
     found, named = {record.domain for record in manifest.records}, set(params.prepare.domains)
@@ -22,6 +25,14 @@ def current_manifest(params: Params, path: Path) -> Manifest:
             f"{path}: lists {' and '.join(sorted(found))} images, but section prepare names "
             f"{' and '.join(sorted(named))}; run `ssr prepare`"
         )
+    for domain, source in params.prepare.domains.items():
+        listed, wanted = manifest.sources.get(domain, {}), keys_of(source)
+        changed = [key for key in wanted if key in listed and listed[key] != wanted[key]]
+        if changed:
+            raise DataError(
+                f"{path}: was made with another prepare.{domain}.{changed[0]}; run `ssr prepare`, "
+                "or put the old value back"
+            )
     return manifest
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
@@ -219,3 +219,8 @@ class PrepareConfig(_Strict):
 def root_of(config: SourceConfig) -> Path:
     """Return the dataset's folder with `~` expanded."""
     return Path(config.root).expanduser()
+
+
+def keys_of(config: SourceConfig) -> dict[str, Any]:
+    """Return what a dataset is, in JSON's types, wherever its folder lies."""
+    return config.model_dump(mode="json", exclude={"root"})

@@ -71,6 +71,8 @@ class LabelTable:
         )
 
     def _from_ids(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if all(train_id == IGNORE for train_id in self.ids.values()):
+            raise DataError("the label holds class ids, but the classes have no ids, only colours")
         known, train_ids = self._id_lookup
         if not known[stored].all():
             unknown = np.flatnonzero((np.bincount(stored.ravel(), minlength=256) > 0) & ~known)

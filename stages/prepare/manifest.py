@@ -91,12 +91,15 @@ class Manifest:
         records: Sorted by domain, split and image id.
         labels: How each domain's label files are read.
         skipped: Ids of images that could not be read and have no record -> why.
+        sources: Section of params.yaml that each domain was listed from, but for its root, which
+            may be another one elsewhere; empty in manifests of before.
     """
 
     classes: ClassTable
     records: tuple[ImageRecord, ...]
     labels: Mapping[Domain, LabelTable]
     skipped: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[Domain, Mapping[str, Any]] = field(default_factory=dict)
 
     def without(self, image_ids: Collection[str]) -> "Manifest":
         """Return a manifest that lacks some images."""
@@ -141,6 +144,7 @@ class Manifest:
                 records=tuple(_record_of(row) for row in table.to_pylist()),
                 labels={d: LabelTable.from_json(t) for d, t in tables["labels"].items()},
                 skipped=tables["skipped"],
+                sources=tables.get("sources", {}),
             )
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
@@ -157,6 +161,7 @@ class Manifest:
             ],
             "labels": {domain: table.to_json() for domain, table in self.labels.items()},
             "skipped": dict(self.skipped),
+            "sources": {domain: dict(source) for domain, source in self.sources.items()},
         }
         return json.dumps(tables, sort_keys=True)
 

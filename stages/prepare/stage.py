@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stages.prepare.config import Domain, PrepareConfig, Split
+from stages.prepare.config import Domain, PrepareConfig, Split, keys_of
 from stages.prepare.findings import count_labels, findings
 from stages.prepare.geometry import Size
 from stages.prepare.manifest import ImageRecord, Manifest
@@ -125,6 +125,7 @@ def run(
         records=tuple(sorted(records, key=lambda r: (r.domain, r.split, r.image_id))),
         labels={domain: listing.labels for domain, listing in listings.items()},
         skipped={image_id: str(error) for image_id, error in bad.items()},
+        sources={domain: keys_of(source) for domain, source in config.domains.items()},
     )
     changed = not _says(out, manifest)
     if changed:

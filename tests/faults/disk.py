@@ -63,13 +63,29 @@ def limit_file_size() -> None:
 
 def obey_permissions() -> None:
     """Give up root's right to write where the permission bits say no."""
+    _override_permissions(False)
+
+
+@contextmanager
+def obeying_permissions() -> Iterator[None]:
+    """Do without root's right for a while; it is this thread's."""
+    obey_permissions()
+    try:
+        yield
+    finally:
+        _override_permissions(True)
+
+
+def _override_permissions(allowed: bool) -> None:
+    """Use, or do not use, the right to override permissions, which root keeps in reserve."""
     if os.geteuid() != 0:
         return
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
     capabilities = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; twice
     assert libc.capget(header, capabilities) == 0, os.strerror(ctypes.get_errno())
-    capabilities[0] &= ~(1 << 1)  # CAP_DAC_OVERRIDE
+    override = 1 << 1  # CAP_DAC_OVERRIDE
+    capabilities[0] = capabilities[0] | override if allowed else capabilities[0] & ~override
     assert libc.capset(header, capabilities) == 0, os.strerror(ctypes.get_errno())
 
 

@@ -61,6 +61,14 @@ CASES = [
         ("data/manifest.parquet", "target", "ssr prepare"),
         params(**SOURCE_ONLY),
     ),
+    *(
+        Case(
+            f"datasets changed after prepare, then {command}",
+            f"{command} -S prepare.target.fit_px=[64,32]",
+            ("data/manifest.parquet", "another prepare.target.fit_px", "ssr prepare"),
+        )
+        for command in ("plan", "embed", "train", "evaluate")
+    ),
     Case(
         "crop larger than prepare knew",
         "train -S train.crop_px=96",

@@ -71,6 +71,12 @@ def test_unknown_ids_and_colours_are_listed() -> None:
         LabelTable(dict.fromkeys(range(6), 0)).to_train_ids(np.arange(256, dtype=np.uint8)[None])
 
 
+def test_ids_without_a_table_are_refused() -> None:
+    table = LabelTable({255: IGNORE}, {(1, 2, 3): 0})
+    with pytest.raises(DataError, match="holds class ids, but the classes have no ids"):
+        table.to_train_ids(np.full((2, 2), 255, np.uint8))
+
+
 def test_colours_without_a_table_are_refused() -> None:
     with pytest.raises(DataError, match="stores class ids"):
         LabelTable({0: 0}).to_train_ids(np.zeros((2, 2, 3), np.uint8))

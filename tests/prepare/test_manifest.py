@@ -1,9 +1,11 @@
+import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from stages.prepare.labels import CITYSCAPES_IDS, ClassTable, LabelTable
@@ -38,6 +40,7 @@ MANIFEST = Manifest(
     classes=CLASSES,
     records=(LABELLED, VAL, UNLABELLED),
     labels={"source": LabelTable({0: 0, 4: 1}), "target": CITYSCAPES_IDS},
+    sources={"source": {"kind": "camvid", "fit_px": [4, 2]}, "target": {"kind": "drawn"}},
 )
 
 
@@ -127,3 +130,14 @@ def test_prepare_imports_no_torch() -> None:
 def test_the_config_is_cheap_to_import() -> None:
     code = "import stages.prepare.config, sys; sys.exit(bool({'numpy','cv2'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_manifest_from_before_datasets_were_noted_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    MANIFEST.write(path)
+    table = pq.read_table(path)
+    tables = json.loads(table.schema.metadata[b"ssr.manifest"])
+    del tables["sources"]
+    metadata = {b"ssr.manifest": json.dumps(tables).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    assert Manifest.read(path) == replace(MANIFEST, sources={})

@@ -93,6 +93,14 @@ def _must_not_be_called(done: int, total: int, what: str) -> None:
     raise AssertionError(f"{what} {done}/{total}")
 
 
+def test_the_manifest_notes_the_datasets_but_not_where_they_lie(
+    prepare: Prepare, own_data: Path
+) -> None:
+    config = folder_config(own_data)
+    noted = Manifest.read(prepare(config).path).sources["source"]
+    assert noted == {"exclude": []} | {key: config[key] for key in config if key != "root"}
+
+
 def test_progress_counts_to_the_total(prepare: Prepare, own_data: Path) -> None:
     seen: list[tuple[int, int, str]] = []
     prepare(folder_config(own_data), progress=lambda *told: seen.append(told))
