@@ -38,7 +38,7 @@ class Model:
 
     @property
     def domain(self) -> str:
-        """The domain whose images it is for: the target where it has seen one."""
+        """The domain whose images it is for: the target where its run had one, even unused."""
         return "target" if "target" in self.meta.get("data", {}) else "source"
 
     @property

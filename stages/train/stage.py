@@ -1,14 +1,11 @@
 """Stage two: train the student from the manifest and the feature stores; SAM is never loaded."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from copy import deepcopy
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 import stages.prepare
 import stages.train
@@ -16,28 +13,20 @@ import store
 from stages.device import cpu_threads
 from stages.prepare.config import SourceConfig
 from stages.prepare.manifest import Domain, Manifest
+from stages.train.build import build_models, teacher_of
 from stages.train.checkpoint import TrainingState
-from stages.train.config import StudentConfig, TrainConfig
+from stages.train.config import TrainConfig
 from stages.train.dataset import TrainingCrops
 from stages.train.fit import FitResult, Progress, ShowRows, Watching, fit
-from stages.train.model.backbone import BACKBONES
-from stages.train.model.regularizer import Regularizer
-from stages.train.model.saved import (
-    demand_classes,
-    load_student,
-    read_card,
-    remove_student,
-    save_student,
-)
-from stages.train.model.student import Student, build_student, seeded
-from stages.train.networks import ImageNetReference, Models, without_noise
+from stages.train.model.saved import read_card, remove_student, save_student
+from stages.train.networks import Models
 from stages.train.optimizer import build_optimizer
 from stages.train.provenance import INCIDENTAL, describe_student
 from stages.train.ranks import ALONE, Ranks
 from stages.train.start import digests_of_start
 from stages.train.tracking import Curves, Row
 from stages.train.validation import Validation
-from store.errors import CheckpointError, ConfigError, StoreMismatchError
+from store.errors import CheckpointError, ConfigError
 from store.fingerprint import fingerprint_of, sha256_of_file
 from store.index import Index, StoreEntry
 from store.lock import writer_lock
@@ -121,7 +110,7 @@ def run(
     skipped = {i: reason for entry in stores.values() for i, reason in entry.skipped.items()}
     manifest = manifest.without(skipped)
     crops = TrainingCrops(config=config, manifest=manifest, roots=roots, readers=readers)
-    models, notes, weights = _build_models(config, manifest, stores, ranks)
+    models, notes, weights = build_models(config, manifest, stores, ranks)
     models.settle(config, device)
     if skipped:
         first, reason = next(iter(skipped.items()))
@@ -240,90 +229,6 @@ def _open(
     return {domain: index.stores[domain] for domain in domains}, readers
 
 
-def _build_models(
-    config: TrainConfig, manifest: Manifest, stores: Mapping[Domain, StoreEntry], ranks: Ranks
-) -> tuple[Models, tuple[str, ...], str | None]:
-    """Build the networks; also return notes, and whose weights the student set out from."""
-    weights: str | None = config.student.weights
-    with _naming("train.student.weights"):
-        student = build_student(config.student, num_classes=len(manifest.classes), seed=config.seed)
-    imagenet, notes = _imagenet(config, manifest, student)
-    if config.init is not None:
-        start = Path(config.init).expanduser()
-        weights = _start_from(student, start, config.student, manifest.classes.names)
-    regularizer = None
-    if stores:
-        teacher, *others = (_teacher(entry) for entry in stores.values())
-        if any(other != teacher for other in others):
-            raise StoreMismatchError(
-                "the stores of source and target are of two teachers; run `ssr embed`"
-            )
-        with seeded(config.seed):
-            regularizer = Regularizer(
-                student.channels,
-                teacher["channels"],
-                BACKBONES[config.student.backbone].heads,
-                config.regularizer.levels,
-            )
-    if config.sync_batch_norm and ranks.count > 1:
-        # Differs from SSR: its batch norms are those of a GPU; this is an option.
-        convert = nn.SyncBatchNorm.convert_sync_batchnorm
-        student = convert(student)  # type: ignore[no-untyped-call]
-    ema = without_noise(deepcopy(student)) if config.self_training else None
-    return Models(student, ema, regularizer, imagenet), notes, weights
-
-
-def _imagenet(
-    config: TrainConfig, manifest: Manifest, student: Student
-) -> tuple[ImageNetReference | None, tuple[str, ...]]:
-    """Keep the pretrained backbone for feature distance, if it is pretrained."""
-    if config.feature_distance is None:
-        return None, ()
-    if config.student.weights == "random":
-        return None, ("feature distance is off: train.student.weights is random, not ImageNet's",)
-    names = manifest.classes.names
-    unknown = [name for name in config.feature_distance.classes if name not in names]
-    if unknown:
-        raise ConfigError(
-            f"train.feature_distance.classes: {', '.join(unknown)} is no class of this data set; "
-            f"its classes are {', '.join(names)}"
-        )
-    classes = [names.index(name) for name in config.feature_distance.classes]
-    backbone = deepcopy(student.backbone).eval().requires_grad_(False)
-    return ImageNetReference(backbone, classes), ()
-
-
-def _start_from(
-    student: Student, folder: Path, config: StudentConfig, classes: Sequence[str]
-) -> str | None:
-    """Copy the weights of an earlier student, for instance one trained on the source only.
-
-    Returns:
-        What that student set out from; None where it does not say.
-    """
-    with _naming("train.init"):
-        start, meta = load_student(folder)
-        demand_classes(meta, classes, origin=str(folder))
-    try:
-        student.load_state_dict(start.state_dict())
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"train.init: {folder} is another architecture than train.student "
-            f"({config.backbone}, {config.head}, {config.head_channels} channels); make them equal"
-        ) from error
-    weights: str | None = meta.get("weights")
-    return weights
-
-
-@contextmanager
-def _naming(key: str) -> Iterator[None]:
-    """Say which parameter names the checkpoint that is wrong."""
-    try:
-        yield
-    except CheckpointError as error:
-        raise CheckpointError(f"{key}: {error}") from error
-
-
 def _fingerprint(
     config: TrainConfig, manifest_path: Path, stores: Mapping[Domain, StoreEntry]
 ) -> str:
@@ -354,11 +259,4 @@ def _code_digest() -> str:
 
 
 def _teacher_trained(stores: Mapping[Domain, StoreEntry]) -> bool | None:
-    return all(_teacher(entry)["trained"] for entry in stores.values()) if stores else None
-
-
-def _teacher(entry: StoreEntry) -> dict[str, Any]:
-    """Return what `stages.embed` recorded of the teacher."""
-    teacher = entry.provenance["teacher"]
-    assert isinstance(teacher, dict)
-    return teacher
+    return all(teacher_of(entry)["trained"] for entry in stores.values()) if stores else None

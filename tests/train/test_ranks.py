@@ -288,7 +288,7 @@ def usual(world: World, out: Path, ranks: Ranks) -> None:
     from stages.train import stage
 
     wrote, seeds, kept = [False], [], {}
-    replace, build = Path.replace, stage._build_models
+    replace, build = Path.replace, stage.build_models
 
     def replacing(self: Path, target: Path) -> Path:
         wrote[0] = True
@@ -300,7 +300,7 @@ def usual(world: World, out: Path, ranks: Ranks) -> None:
         return built
 
     Path.replace = replacing  # type: ignore[assignment,method-assign]
-    stage._build_models = building  # type: ignore[assignment]
+    stage.build_models = building  # type: ignore[assignment]
     world.train(
         train_config(**USUAL),
         out / "usual",

@@ -74,7 +74,7 @@ class Student(nn.Module):
     def lay_channels_last(self) -> None:
         """Lay out the weights of convolutions with their channels last, and with them the maps.
 
-        Before there is an optimiser or a copy: these take the layout over.
+        Before there is an optimiser, which takes the layout over.
         """
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

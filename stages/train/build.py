@@ -1,0 +1,127 @@
+"""The networks of a run: what they are built from, and what they set out with."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from stages.prepare.manifest import Domain, Manifest
+from stages.train.config import StudentConfig, TrainConfig
+from stages.train.model.backbone import BACKBONES
+from stages.train.model.regularizer import Regularizer
+from stages.train.model.saved import demand_classes, load_student
+from stages.train.model.student import Student, build_student, seeded
+from stages.train.networks import ImageNetReference, Models, without_noise
+from stages.train.ranks import Ranks
+from store.errors import CheckpointError, ConfigError, StoreMismatchError
+from store.index import StoreEntry
+
+
+def build_models(
+    config: TrainConfig, manifest: Manifest, stores: Mapping[Domain, StoreEntry], ranks: Ranks
+) -> tuple[Models, tuple[str, ...], str | None]:
+    """Build the networks of a run from its seed.
+
+    Args:
+        config: Section `train`.
+        manifest: Its classes are those of the logits.
+        stores: Features that the regulariser reads, by domain; empty where there is none.
+        ranks: Processes that may share their batch norms.
+
+    Returns:
+        The networks on the CPU; notes on what the parameters asked for and cannot be had; and whose
+        weights the student set out from, None where nobody knows.
+
+    Raises:
+        CheckpointError: If weights to start from are missing, damaged or of another architecture.
+        ConfigError: If a class of feature distance is none of the data set.
+        StoreMismatchError: If the stores are of two teachers.
+    """
+    weights: str | None = config.student.weights
+    with _naming("train.student.weights"):
+        student = build_student(config.student, num_classes=len(manifest.classes), seed=config.seed)
+    imagenet, notes = _imagenet(config, manifest, student)
+    if config.init is not None:
+        start = Path(config.init).expanduser()
+        weights = _start_from(student, start, config.student, manifest.classes.names)
+    regularizer = None
+    if stores:
+        teacher, *others = (teacher_of(entry) for entry in stores.values())
+        if any(other != teacher for other in others):
+            raise StoreMismatchError(
+                "the stores of source and target are of two teachers; run `ssr embed`"
+            )
+        with seeded(config.seed):
+            regularizer = Regularizer(
+                student.channels,
+                teacher["channels"],
+                BACKBONES[config.student.backbone].heads,
+                config.regularizer.levels,
+            )
+    if config.sync_batch_norm and ranks.count > 1:
+        # Differs from SSR: its batch norms are those of a GPU; this is an option.
+        convert = nn.SyncBatchNorm.convert_sync_batchnorm
+        student = convert(student)  # type: ignore[no-untyped-call]
+    ema = without_noise(deepcopy(student)) if config.self_training else None
+    return Models(student, ema, regularizer, imagenet), notes, weights
+
+
+def _imagenet(
+    config: TrainConfig, manifest: Manifest, student: Student
+) -> tuple[ImageNetReference | None, tuple[str, ...]]:
+    """Keep the pretrained backbone for feature distance, if it is pretrained."""
+    if config.feature_distance is None:
+        return None, ()
+    if config.student.weights == "random":
+        return None, ("feature distance is off: train.student.weights is random, not ImageNet's",)
+    names = manifest.classes.names
+    unknown = [name for name in config.feature_distance.classes if name not in names]
+    if unknown:
+        raise ConfigError(
+            f"train.feature_distance.classes: {', '.join(unknown)} is no class of this data set; "
+            f"its classes are {', '.join(names)}"
+        )
+    classes = [names.index(name) for name in config.feature_distance.classes]
+    backbone = deepcopy(student.backbone).eval().requires_grad_(False)
+    return ImageNetReference(backbone, classes), ()
+
+
+def _start_from(
+    student: Student, folder: Path, config: StudentConfig, classes: Sequence[str]
+) -> str | None:
+    """Copy the weights of an earlier student, for instance one trained on the source only.
+
+    Returns:
+        What that student set out from; None where it does not say.
+    """
+    with _naming("train.init"):
+        start, meta = load_student(folder)
+        demand_classes(meta, classes, origin=str(folder))
+    try:
+        student.load_state_dict(start.state_dict())
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"train.init: {folder} is another architecture than train.student "
+            f"({config.backbone}, {config.head}, {config.head_channels} channels); make them equal"
+        ) from error
+    weights: str | None = meta.get("weights")
+    return weights
+
+
+@contextmanager
+def _naming(key: str) -> Iterator[None]:
+    """Say which parameter names the checkpoint that is wrong."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{key}: {error}") from error
+
+
+def teacher_of(entry: StoreEntry) -> dict[str, Any]:
+    """Return what `stages.embed` recorded of the teacher."""
+    teacher = entry.provenance["teacher"]
+    assert isinstance(teacher, dict)
+    return teacher
