@@ -286,9 +286,10 @@ def record(world: World, path: Path, config: Any, ranks: Ranks) -> None:  # noqa
 def usual(world: World, out: Path, ranks: Ranks) -> None:
     """Train as users do, and write down what each rank ends with."""
     from stages.train import stage
+    from stages.train.build import build_models
 
     wrote, seeds, kept = [False], [], {}
-    replace, build = Path.replace, stage.build_models
+    replace, build = Path.replace, build_models
 
     def replacing(self: Path, target: Path) -> Path:
         wrote[0] = True
@@ -300,7 +301,7 @@ def usual(world: World, out: Path, ranks: Ranks) -> None:
         return built
 
     Path.replace = replacing  # type: ignore[assignment,method-assign]
-    stage.build_models = building  # type: ignore[assignment]
+    stage.build_models = building  # type: ignore[attr-defined]
     world.train(
         train_config(**USUAL),
         out / "usual",
