@@ -301,7 +301,7 @@ def usual(world: World, out: Path, ranks: Ranks) -> None:
         return built
 
     Path.replace = replacing  # type: ignore[assignment,method-assign]
-    stage.build_models = building  # type: ignore[attr-defined]
+    vars(stage)["build_models"] = building
     world.train(
         train_config(**USUAL),
         out / "usual",
