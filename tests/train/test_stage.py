@@ -421,7 +421,8 @@ def test_folders_of_other_people_are_left_alone(world: World, tmp_path: Path) ->
     for name in ("ema", "best"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "notes.txt").write_text("mine")
-    world.run(tmp_path, iterations=1, self_training=None, validate_every=0)
+    off: dict[str, Any] = {"self_training": None, "regularizer": {"on": []}}
+    world.run(tmp_path, iterations=1, validate_every=0, **off)
     for name in ("ema", "best"):
         assert (tmp_path / name / "notes.txt").read_text() == "mine"
 
