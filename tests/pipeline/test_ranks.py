@@ -57,7 +57,7 @@ def test_torchrun_trains_by_two_processes_with_one_voice(
     left = {name.removeprefix("runs/two/") for name in stored(embedded) if "runs/two" in name}
     assert left == {
         *("checkpoint.pt", "curves.csv", "health.csv", "validation.csv", "writer.lock"),
-        *(f"{kind}/{name}" for kind in ("student", "best") for name in WEIGHTS),
+        *(f"{kind}/{name}" for kind in ("student", "best", "ema") for name in WEIGHTS),
     }
     # one process takes the run over: it is finished
     assert "resumed after 4 of 4 steps" in demand("train", "--out", "runs/two")
