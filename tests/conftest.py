@@ -24,7 +24,7 @@ def reference(request: pytest.FixtureRequest) -> Reference:
     named: Path | None = request.config.getoption("--reference-dir")
     if named is not None and not named.is_dir():
         raise pytest.UsageError(f"--reference-dir {named}: there is no such folder")
-    return Reference(named or SHARED / "reference")
+    return Reference(named or request.getfixturevalue("shared") / "reference")
 
 
 @pytest.fixture(scope="session")

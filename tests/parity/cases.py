@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
@@ -39,25 +38,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Reference:
-    """A folder of reference vectors; `reference("ema")` reads one case.
-
-    Without the folder a test skips; a file that the folder lacks is a failure.
-    """
+    """A folder of reference vectors; `reference("ema")` reads one case, which must be there."""
 
     folder: Path
 
     def __call__(self, name: str) -> Case:
-        with np.load(self._path(f"{name}.npz")) as file:
+        with np.load(self.folder / f"{name}.npz") as file:
             arrays = {key: file[key] for key in file.files}
         return Case(name, json.loads(str(arrays.pop("meta"))), arrays)
 
     def json(self, name: str) -> Any:  # noqa: ANN401 - whatever the file holds
-        return json.loads(self._path(f"{name}.json").read_text())
-
-    def _path(self, name: str) -> Path:
-        if not self.folder.is_dir():
-            pytest.skip(f"needs {name} of the reference vectors in {self.folder}: no such folder")
-        return self.folder / name
+        return json.loads((self.folder / f"{name}.json").read_text())
 
 
 def assert_close(actual: Tensor | ArrayLike, expected: Tensor | ArrayLike, tol: float) -> None:
