@@ -14,7 +14,7 @@ from pipeline.options import Overrides, ParamsFile, RunFolder, WeightsName
 app = typer.Typer(
     name="ssr",
     help="Segmentation that adapts to a new domain: embed images with SAM once, train from the "
-    "store. Stages: prepare, embed, train, evaluate; `dvc repro` runs them all.",
+    "store. Stages: prepare, embed, train, evaluate, report; `dvc repro` runs them all.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -75,6 +75,7 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
     Example: ssr prepare -S prepare.source.root=/data/gta5
     """
     from pipeline.console import progress
+    from pipeline.costs import noted
     from pipeline.params import load_params
     from pipeline.tables import print_manifest
     from stages.prepare import stage
@@ -83,7 +84,7 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
     from store.fingerprint import canonical_json
 
     config = load_params(params, overrides)
-    with progress("prepare", "images") as report:
+    with progress("prepare", "images") as show, noted("prepare", MANIFEST.parent, show) as report:
         result = stage.run(
             config.prepare,
             at_least_px=config.train.crop_px,
@@ -155,6 +156,7 @@ def embed(
     Example: ssr embed -S embed.architecture=vit_b -S embed.weights=sam_vit_b_01ec64.pth
     """
     from pipeline.console import progress
+    from pipeline.costs import noted
     from pipeline.current import current_manifest
     from pipeline.params import load_params
     from pipeline.step import step_of
@@ -164,7 +166,7 @@ def embed(
     step = step_of(part, init=init_only, finalise=finalise)
     config = load_params(params, overrides)
     manifest = current_manifest(config, MANIFEST)
-    with progress("embed", "images") as report:
+    with progress("embed", "images") as show, noted("embed", INDEX.parent, show) as report:
         result = run_embed(config, manifest, index_path=INDEX, progress=report, step=step)
     print_embedded(result, step)
 
@@ -188,6 +190,7 @@ def train(
     Example: ssr train -S train.regularizer.on=[] --out runs/daformer
     """
     from pipeline.console import progress
+    from pipeline.costs import noted
     from pipeline.current import current_manifest, demand_current_stores
     from pipeline.live import live_rows
     from pipeline.params import load_params
@@ -202,7 +205,8 @@ def train(
         demand_current_stores(config, INDEX)
         validation = validation_of(manifest, config.prepare.roots)
         print_validation(validation, config.train.validate_every, out)
-        with progress("train", "steps") as report:
+        noting = out if ranks.first else None
+        with progress("train", "steps") as show, noted("train", noting, show) as report:
             result = stage.run(
                 config.train,
                 manifest_path=MANIFEST,
@@ -241,6 +245,7 @@ def evaluate(
     Example: ssr evaluate -S evaluate.flip=true -S 'evaluate.scales=[0.75,1.0,1.25]'
     """
     from pipeline.console import progress
+    from pipeline.costs import noted
     from pipeline.current import current_manifest
     from pipeline.params import load_params
     from pipeline.tables import print_metrics
@@ -262,7 +267,7 @@ def evaluate(
             raise ConfigError(
                 f"{model} holds one student; for --weights {weights.value} give its run's folder"
             )
-    with progress("evaluate", "images") as report:
+    with progress("evaluate", "images") as show, noted("evaluate", out, show) as report:
         stage.run(
             config.evaluate,
             manifest=manifest,
@@ -285,6 +290,30 @@ def metrics(out: RunFolder = RUN) -> None:
     from pipeline.tables import print_metrics
 
     print_metrics(out)
+
+
+@app.command()
+def report(
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = [],  # noqa: B006
+    out: RunFolder = RUN,
+) -> None:
+    """Write the run's report.html: parameters, data, features, curves, scores, pictures, costs.
+
+    One file that opens without a network; what is not made yet says what makes it.
+
+    Example: ssr report --out runs/daformer
+    """
+    from pipeline.console import console, progress
+    from pipeline.params import load_params
+    from pipeline.report import write_report
+
+    config = load_params(params, overrides)
+    with progress("report", "parts") as show:
+        page = write_report(
+            config, params_path=params, run=out, manifest=MANIFEST, index=INDEX, progress=show
+        )
+    console.print(f"{page}: open it in a browser")
 
 
 @app.command()

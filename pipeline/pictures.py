@@ -154,15 +154,27 @@ def draw_features(
     for level in reader.header.levels:
         palette = Palette.of(sample_tokens(reader, level, sizes_px))
         h, w = reader.size_tok(image_id, level)
-        painted = palette.paint(reader.window(image_id, level, 0, 0, h, w))
         caption = f"{level}: {h} x {w} tokens, colours hold {palette.share:.0%} of the variance"
-        panels.append((caption, enlarge(painted, stride_of(level))[:height, :width]))
+        panels.append((caption, paint_level(reader, image_id, level, palette, (height, width))))
     panel_px = round(width * min(WIDEST_PX / width, max(1, round(NARROWEST_PX / width))))
     notes = _notes(reader)
     working_px = slots[image_id].working_size_px
     if working_px != (height, width):
         notes.insert(0, f"The padding to {working_px[0]} x {working_px[1]} px is cut off.")
     return sheet(panels, panel_px=panel_px, notes=notes)
+
+
+def paint_level(
+    reader: FeatureReader, image_id: str, level: str, palette: Palette, size_px: Size
+) -> NDArray[np.uint8]:
+    """Draw one level of an image without its padding, uint8 (H, W, 3).
+
+    Raises:
+        StoreError: If features are missing or damaged.
+    """
+    h, w = reader.size_tok(image_id, level)
+    painted = palette.paint(reader.window(image_id, level, 0, 0, h, w))
+    return enlarge(painted, stride_of(level))[: size_px[0], : size_px[1]]
 
 
 def read_photo(record: ImageRecord, root: Path) -> NDArray[np.uint8]:

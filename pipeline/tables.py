@@ -35,8 +35,8 @@ def print_manifest(result: PrepareResult) -> None:
                 f"{split.domain} {split.split}",
                 str(split.images),
                 str(split.labelled),
-                _sizes(split.raw_sizes_px),
-                _sizes(split.working_sizes_px),
+                sizes_text(split.raw_sizes_px),
+                sizes_text(split.working_sizes_px),
             )
             for split in result.splits
         ],
@@ -116,7 +116,7 @@ def print_store(store: StoreSummary) -> None:
                 " x ".join(map(str, level.shape)),
                 f"{level.shards_done}/{level.shards}",
                 size(level.size_bytes),
-                *_statistics(level),
+                *statistics_text(level),
             )
             for name, level in store.levels.items()
         ],
@@ -215,6 +215,26 @@ def print_metrics(run: Path) -> None:
         console.print(UNTRAINED)
 
 
+def sizes_text(sizes: Sequence[tuple[int, int]]) -> str:
+    """Write the most frequent of sizes (height, width), and how many others there are."""
+    height, width = sizes[0]
+    more = f" and {len(sizes) - 1} more" if len(sizes) > 1 else ""
+    return f"{height} x {width}{more}"
+
+
+def statistics_text(level: LevelSummary) -> tuple[str, str, str, str]:
+    """Write mean, standard deviation, least and largest of all numbers of a level."""
+    statistics = level.statistics
+    if statistics is None:
+        return ("-",) * 4
+    mean = sum(statistics.sum) / (statistics.count * len(statistics.sum))
+    squares = sum(statistics.sumsq) / (statistics.count * len(statistics.sum))
+    deviation = max(squares - mean**2, 0.0) ** 0.5
+    values = (mean, deviation, min(statistics.min), max(statistics.max))
+    first, second, third, fourth = (f"{value:.3g}" for value in values)
+    return first, second, third, fourth
+
+
 def _print_health(row: Mapping[str, float]) -> None:
     """Show whether the regulariser was alive at the end, per stage of the student."""
     measures = {
@@ -261,24 +281,6 @@ def _print_skipped(skipped: Mapping[str, str]) -> None:
         console.print(f"  SKIPPED {image_id}: {skipped[image_id]}")
     if len(skipped) > MOST_IMAGES:
         console.print(f"  and {len(skipped) - MOST_IMAGES} more images skipped")
-
-
-def _sizes(sizes: Sequence[tuple[int, int]]) -> str:
-    height, width = sizes[0]
-    more = f" and {len(sizes) - 1} more" if len(sizes) > 1 else ""
-    return f"{height} x {width}{more}"
-
-
-def _statistics(level: LevelSummary) -> tuple[str, str, str, str]:
-    statistics = level.statistics
-    if statistics is None:
-        return ("-",) * 4
-    mean = sum(statistics.sum) / (statistics.count * len(statistics.sum))
-    squares = sum(statistics.sumsq) / (statistics.count * len(statistics.sum))
-    deviation = max(squares - mean**2, 0.0) ** 0.5
-    values = (mean, deviation, min(statistics.min), max(statistics.max))
-    first, second, third, fourth = (f"{value:.3g}" for value in values)
-    return first, second, third, fourth
 
 
 def _percent(value: float | None) -> str:

@@ -3,13 +3,17 @@
 Legend: H W pixels, K classes.
 """
 
+import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from stages.prepare.labels import ClassTable
+from store.errors import DataError
 
 PANEL_PX = 720  # widest panel; larger images are shrunk, smaller ones are left as they are
 GAP_PX = 4
@@ -20,6 +24,7 @@ PAPER, INK, FRAME = (255, 255, 255), (30, 30, 30), (160, 160, 160)
 CELL_PX = 34
 FULL = (8, 69, 148)  # a cell that holds all pixels of its row
 VOID = (0, 0, 0)
+_IMAGE_ID, _PANEL = "image_id", "panel_px"  # what a triptych says of itself
 
 
 def triptych(
@@ -39,9 +44,7 @@ def triptych(
     assert label.shape == prediction.shape == image.shape[:2], (
         f"image {image.shape}, label {label.shape} and prediction {prediction.shape} must agree"
     )
-    height_px, width_px = label.shape
-    scale = min(1.0, PANEL_PX / width_px)
-    panel_px = (round(width_px * scale), max(1, round(height_px * scale)))  # PIL: width first
+    panel_px = _panel_px(label)
     panels = (
         Image.fromarray(image).resize(panel_px, Image.Resampling.BOX),
         Image.fromarray(colorize(label, classes)).resize(panel_px, Image.Resampling.NEAREST),
@@ -56,6 +59,40 @@ def triptych(
     if strip is not None and legend_px:
         picture.paste(strip, (0, size_px[1]))
     return picture
+
+
+def triptych_png(
+    image_id: str,
+    image: NDArray[np.uint8],
+    label: NDArray[np.uint8],
+    prediction: NDArray[np.uint8],
+    classes: ClassTable,
+) -> bytes:
+    """Draw a triptych into a PNG that says which image it is of, and where its panels end."""
+    about = PngInfo()
+    about.add_itxt(_IMAGE_ID, image_id)
+    about.add_text(_PANEL, "{}x{}".format(*_panel_px(label)))
+    file = io.BytesIO()
+    triptych(image, label, prediction, classes).save(file, "PNG", pnginfo=about)
+    return file.getvalue()
+
+
+def read_triptych(path: Path) -> tuple[str, tuple[Image.Image, ...]]:
+    """Take a picture of `triptych_png` apart: image id; image, label and prediction.
+
+    Raises:
+        DataError: The file is none of those.
+    """
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            about = getattr(picture, "text", {})
+            width, height = map(int, about[_PANEL].split("x"))
+            lefts = (column * (width + GAP_PX) for column in range(3))
+            panels = tuple(picture.crop((x, 0, x + width, height)) for x in lefts)
+            return str(about[_IMAGE_ID]), panels
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(f"{path}: is no picture of this version; run `ssr evaluate`") from error
 
 
 def colorize(ids: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.uint8]:
@@ -101,6 +138,13 @@ def confusion_picture(counts: NDArray[np.int64], names: Sequence[str]) -> Image.
             ink = PAPER if share > 0.5 else INK
             draw.text(place, f"{share:.0%}"[:-1], fill=ink, font=font, anchor="mm")
     return picture
+
+
+def _panel_px(label: NDArray[np.uint8]) -> tuple[int, int]:
+    """Return width and height of a panel of images (H, W), in PIL's order."""
+    height_px, width_px = label.shape
+    scale = min(1.0, PANEL_PX / width_px)
+    return round(width_px * scale), max(1, round(height_px * scale))
 
 
 def _legend(classes: ClassTable, width_px: int) -> Image.Image | None:

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,7 +17,7 @@ from stages.evaluate.config import ONCE, EvaluateConfig, Inference
 from stages.evaluate.datasets import Dataset, of_manifest, of_source
 from stages.evaluate.inference import predict_image
 from stages.evaluate.metrics import ConfusionMatrix, Metrics
-from stages.evaluate.pictures import confusion_picture, triptych
+from stages.evaluate.pictures import confusion_picture, triptych_png
 from stages.prepare.labels import ClassTable
 from stages.prepare.manifest import Domain, Manifest
 from stages.prepare.reading import read_raw, read_train_ids
@@ -74,8 +74,8 @@ def run(
 ) -> EvaluateResult:
     """Predict every labelled image at its original size and score the predictions.
 
-    Writes `<out>/per_class.csv`, `<out>/confusion.png` and `<out>/pictures/NNN-<name>.png` of the
-    first dataset, the same files of each further one under `<out>/datasets/<name>`, and
+    Writes `<out>/per_class.csv`, `confusion.csv`, `confusion.png` and `pictures/NNN-<name>.png` of
+    the first dataset, the same files of each further one under `<out>/datasets/<name>`, and
     `<out>/metrics.json` of all; what an earlier run left of datasets and pictures is removed. Every
     file is replaced atomically, `metrics.json` last. Equal inputs give equal bytes.
 
@@ -166,9 +166,7 @@ def _measure(
         matrix.update(prediction, label)
         if index in shown:
             name = f"{len(drawn):03d}-{PurePosixPath(record.image_id).name}.png"
-            png = io.BytesIO()
-            triptych(image, label, prediction, classes).save(png, "PNG")
-            drawn[name] = png.getvalue()
+            drawn[name] = triptych_png(record.image_id, image, label, prediction, classes)
         progress(index + 1, total, dataset.name)
     metrics = Metrics.of(matrix, classes.names, images=total, subsets=config.subsets)
     return _Measured(metrics, matrix, drawn)
@@ -191,6 +189,7 @@ def _write(folder: Path, measured: _Measured, classes: ClassTable) -> None:
     png = io.BytesIO()
     confusion_picture(measured.matrix.counts, classes.names).save(png, "PNG")
     write_bytes(folder / "confusion.png", png.getvalue())
+    write_bytes(folder / "confusion.csv", _counts_as_csv(measured.matrix, classes))
     write_bytes(folder / "per_class.csv", _as_csv(measured.metrics))
 
 
@@ -245,9 +244,19 @@ def _by_class(metrics: Metrics) -> dict[str, dict[str, float | None]]:
 
 def _as_csv(metrics: Metrics) -> bytes:
     """One row per class; an empty cell is a class that is undefined in this split."""
+    rows = [(name, iou, metrics.class_accuracy[name]) for name, iou in metrics.iou.items()]
+    return _csv(("class", "iou", "accuracy"), rows)
+
+
+def _counts_as_csv(matrix: ConfusionMatrix, classes: ClassTable) -> bytes:
+    """Pixels of the label that a row names, by the class that was predicted."""
+    rows = zip(classes.names, matrix.counts.tolist(), strict=True)
+    return _csv(("label", *classes.names), [(name, *counts) for name, counts in rows])
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("class", "iou", "accuracy"))
-    for name, iou in metrics.iou.items():
-        writer.writerow((name, iou, metrics.class_accuracy[name]))
+    writer.writerow(header)
+    writer.writerows(rows)
     return text.getvalue().encode()

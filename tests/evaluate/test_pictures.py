@@ -1,5 +1,7 @@
 """Pictures are read back pixel by pixel."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -11,9 +13,12 @@ from stages.evaluate.pictures import (
     PANEL_PX,
     colorize,
     confusion_picture,
+    read_triptych,
     triptych,
+    triptych_png,
 )
 from stages.prepare.labels import ClassTable
+from store.errors import DataError
 
 CLASSES = ClassTable(names=("road", "sky"), palette=((255, 0, 0), (0, 0, 255)))
 RED, BLUE, BLACK, WHITE = (255, 0, 0), (0, 0, 255), (0, 0, 0), (255, 255, 255)
@@ -97,3 +102,26 @@ def test_a_cell_of_the_confusion_matrix_is_as_dark_as_its_share_of_the_label() -
 def test_a_label_without_pixels_is_a_white_row() -> None:
     pixels = np.asarray(confusion_picture(np.array([[0, 0], [0, 0]]), CLASSES.names))
     assert (pixels.min(axis=-1) == pixels.max(axis=-1)).all()  # paper, ink and frames are grey
+
+
+@pytest.mark.parametrize("width", [W, 3 * PANEL_PX])
+def test_a_triptych_comes_apart_into_its_panels(tmp_path: Path, width: int) -> None:
+    image, label, prediction = drawn_panels(H, width)
+    path = tmp_path / "000-a.png"
+    path.write_bytes(triptych_png("target/val/fr\u00fch", image, label, prediction, CLASSES))
+    image_id, panels = read_triptych(path)
+    assert image_id == "target/val/fr\u00fch"
+    assert {panel.width for panel in panels} == {min(width, PANEL_PX)}
+    first, second, third = (np.asarray(panel) for panel in panels)
+    assert (first == 90).all()
+    assert (second[0, 0] == RED).all()
+    assert (second[-1, -1] == BLACK).all()
+    assert (third == BLUE).all()
+
+
+def test_another_picture_is_no_triptych(tmp_path: Path) -> None:
+    triptych(*drawn_panels(), CLASSES).save(tmp_path / "plain.png")
+    (tmp_path / "text.png").write_text("no picture")
+    for name in ("plain.png", "text.png", "absent.png"):
+        with pytest.raises(DataError, match=f"{name}: is no picture of this version"):
+            read_triptych(tmp_path / name)

@@ -170,6 +170,12 @@ def test_per_class_table_leaves_undefined_cells_empty(world: World) -> None:
     assert table == "class,iou,accuracy\nroad,71.43,100.0\nsky,0.0,0.0\ncar,,\n"
 
 
+def test_confusion_table_counts_the_pixels_of_each_label_by_prediction(world: World) -> None:
+    world.evaluate()
+    table = (world.out / "confusion.csv").read_text()
+    assert table == "label,road,sky,car\nroad,7500,0,0\nsky,3000,0,0\ncar,0,0,0\n"
+
+
 def test_the_student_that_was_measured_is_named_even_if_it_is_replaced_meanwhile(
     world: World,
 ) -> None:
@@ -262,6 +268,7 @@ def test_a_second_run_gives_the_same_bytes_and_removes_its_old_pictures(world: W
     assert set(first) == {
         "metrics.json",
         "per_class.csv",
+        "confusion.csv",
         "confusion.png",
         "000-a.png",
         "001-b.png",

@@ -47,7 +47,7 @@ def make_repository(folder: Path, params: Mapping[str, Any]) -> None:
         without_caches = shutil.ignore_patterns("__pycache__")
         shutil.copytree(REPOSITORY / name, folder / name, ignore=without_caches)
     write_params(folder, params)
-    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True, env=_environment(folder))
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True, env=environment(folder))
 
 
 def repro(folder: Path, *targets: str) -> Repro:
@@ -55,7 +55,7 @@ def repro(folder: Path, *targets: str) -> Repro:
     done = subprocess.run(
         ["dvc", "repro", *targets],
         cwd=folder,
-        env=_environment(folder),
+        env=environment(folder),
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
@@ -83,7 +83,7 @@ def kill_repro(folder: Path, when: Callable[[], bool]) -> None:
     with subprocess.Popen(
         ["dvc", "repro"],
         cwd=folder,
-        env=_environment(folder),
+        env=environment(folder),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # its own process group: it and all that it starts
@@ -97,7 +97,7 @@ def kill_repro(folder: Path, when: Callable[[], bool]) -> None:
             os.killpg(started.pid, signal.SIGKILL)
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
     """Commands of this environment; settings and caches of the user and the machine stay out."""
     commands = Path(sys.executable).parent
     elsewhere = folder.parent / f"{folder.name}-dvc"

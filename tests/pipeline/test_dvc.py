@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 
 from pipeline.files import INDEX, MANIFEST, RUN, START
 from pipeline.params import Params
+from pipeline.report import REPORT
 from stages.train.health import HEALTH_COLUMNS
 from stages.train.tracking import COLUMNS, VALIDATION_COLUMNS
 from store.index import Index
@@ -25,7 +26,7 @@ from tests.pipeline.workplace import (
     times,
 )
 
-ALL = ["prepare", "embed", "train", "evaluate"]
+ALL = ["prepare", "embed", "train", "evaluate", "report"]
 CHECKS, COSTLY = ALL[:2], ALL[2:]
 DVC = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")
 
@@ -78,7 +79,8 @@ def test_dvc_knows_the_files_that_the_pipeline_knows() -> None:
         for path in (entry if isinstance(entry, dict) else [entry])
     }
     curves = ("curves.csv", "health.csv", "validation.csv")
-    results = ("student", "pictures", "metrics.json", *curves, "per_class.csv", "confusion.png")
+    pictures = ("pictures", "confusion.png", REPORT)
+    results = ("student", "metrics.json", *curves, "per_class.csv", "confusion.csv", *pictures)
     inputs = (MANIFEST, INDEX, START)
     assert declared == {*map(str, inputs), *(str(RUN / name) for name in results)}
     for stage in stages.values():
@@ -129,9 +131,13 @@ def test_a_second_repro_only_checks(repository: Path) -> None:
 def test_changed_parameters_make_their_own_stage_out_of_date(repository: Path) -> None:
     assert repro(repository, "--dry").ran == CHECKS
     change_params(repository, {"train.optimizer.lr": 2e-3})
-    assert repro(repository, "--dry").ran == [*CHECKS, "train"]  # the student is the old one yet
+    assert repro(repository, "--dry").ran == [
+        *CHECKS,
+        "train",
+        "report",
+    ]  # the student is the old one yet
     change_params(repository, {"train.optimizer.lr": 1e-3, "evaluate.pictures": 1})
-    assert repro(repository, "--dry").ran == [*CHECKS, "evaluate"]
+    assert repro(repository, "--dry").ran == [*CHECKS, "evaluate", "report"]
 
 
 @pytest.mark.slow

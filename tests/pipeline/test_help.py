@@ -43,7 +43,7 @@ def test_the_commands_are_the_stages_and_what_goes_with_them() -> None:
     assert list(COMMANDS) == [
         "init",
         *stages,
-        *("metrics", "doctor"),
+        *("metrics", "report", "doctor"),
         *("export", "predict", "import"),
         *("inspect", "verify", "convert"),
     ]

@@ -31,6 +31,7 @@ SMALLEST: Mapping[str, Any] = {
     **{f"prepare.{domain}.train": 6 for domain in ("source", "target")},
     **{f"prepare.{domain}.val": 2 for domain in ("source", "target")},
     "store.shard_images": 4,
+    "embed.splits": ["train"],
     "embed.device": "cpu",
     "train.iterations": 4,
     "train.batch_size": 2,
@@ -102,9 +103,9 @@ def write_params(folder: Path, changes: Mapping[str, Any], preset: str = "drawn"
     change_params(folder, changes)
 
 
-def change_params(folder: Path, changes: Mapping[str, Any]) -> None:
+def change_params(folder: Path, changes: Mapping[str, Any], name: str = "params.yaml") -> None:
     """Change dotted keys of a params file, as a person does in an editor."""
-    path = folder / "params.yaml"
+    path = folder / name
     yaml = YAML()
     tree = yaml.load(path)
     for key, value in changes.items():
@@ -139,9 +140,10 @@ def add_photos(folder: Path) -> None:
 def stored(folder: Path) -> dict[str, str]:
     """Hash everything that a command could lose: manifest, index, stores, checkpoints, results.
 
-    Left out are two caches, which only save time, and the files that name a writer.
+    Left out are two caches, which only save time, the notes of what it cost, and the files that
+    name a writer.
     """
-    spared = {"scan-cache.parquet", ".weights.json", "writer.json", "1-of-1.json"}
+    spared = {"scan-cache.parquet", ".weights.json", "writer.json", "1-of-1.json", "costs.jsonl"}
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for place in ("data", "runs")

@@ -1,0 +1,97 @@
+"""What the report says of the data: images and labels per split, and how often classes occur."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.tables import sizes_text
+from stages.prepare.findings import findings
+from stages.prepare.manifest import Manifest
+from stages.prepare.stage import SplitSummary, summarise
+from store.fingerprint import sha256_of_file
+
+
+@dataclass(frozen=True)
+class SplitRow:
+    """One split: what it is called and counts of images, labels and sizes, as text."""
+
+    name: str
+    images: int
+    labelled: int
+    sizes: str
+    working_sizes: str
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class: its colour and its percent of the labelled pixels of each labelled split."""
+
+    name: str
+    color: str
+    percents: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What `ssr prepare` found.
+
+    Attributes:
+        kinds: Domain -> kind of its dataset, as `params.yaml` names it.
+        splits: The splits.
+        labelled: Names of those with labels, the columns of `classes`.
+        classes: The classes, in the order of their ids.
+        findings: What looks wrong.
+        skipped: Image id -> why it was left out.
+        sha256: Of the manifest.
+    """
+
+    kinds: dict[str, str]
+    splits: tuple[SplitRow, ...]
+    labelled: tuple[str, ...]
+    classes: tuple[ClassRow, ...]
+    findings: tuple[str, ...]
+    skipped: dict[str, str]
+    sha256: str
+
+
+def summarise_data(manifest: Manifest, path: Path) -> DataSummary:
+    """Summarise a manifest that was read from `path`."""
+    splits = summarise(manifest)
+    labelled = [split for split in splits if split.class_shares is not None]
+    return DataSummary(
+        kinds={domain: str(keys.get("kind", "")) for domain, keys in manifest.sources.items()},
+        splits=tuple(_row(split) for split in splits),
+        labelled=tuple(_name(split) for split in labelled),
+        classes=tuple(
+            ClassRow(name, css_color(color), tuple(_percents(labelled, index)))
+            for index, (name, color) in enumerate(
+                zip(manifest.classes.names, manifest.classes.palette, strict=True)
+            )
+        ),
+        findings=findings(manifest, unused_labels=0),
+        skipped=dict(manifest.skipped),
+        sha256=sha256_of_file(path),
+    )
+
+
+def css_color(color: Sequence[int]) -> str:
+    """Write red, green and blue as CSS does."""
+    return "#{:02x}{:02x}{:02x}".format(*color)
+
+
+def _row(split: SplitSummary) -> SplitRow:
+    return SplitRow(
+        name=_name(split),
+        images=split.images,
+        labelled=split.labelled,
+        sizes=sizes_text(split.raw_sizes_px),
+        working_sizes=sizes_text(split.working_sizes_px),
+    )
+
+
+def _name(split: SplitSummary) -> str:
+    return f"{split.domain} {split.split}"
+
+
+def _percents(splits: Sequence[SplitSummary], index: int) -> list[float]:
+    return [100 * split.class_shares[index] for split in splits if split.class_shares is not None]

@@ -1,0 +1,186 @@
+"""What the report says of the feature stores: how complete, how large, and how features look."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pipeline.console import size
+from pipeline.pictures import Palette, paint_level, read_photo, sample_tokens
+from pipeline.report.inline import drawing, photo
+from pipeline.report.section import Section, section
+from pipeline.tables import statistics_text
+from stages.prepare.geometry import Size
+from stages.prepare.manifest import Domain, ImageRecord, Manifest
+from store.errors import StoreIncompleteError, StoreMissingError
+from store.index import Index, StoreEntry
+from store.read import FeatureReader
+from store.summary import inspect
+from store.url import Url, join
+
+PICTURES: Final = 2
+"""Images of a domain that are shown beside their features."""
+
+
+@dataclass(frozen=True)
+class LevelRow:
+    """One level as text: shape, bytes on the disk, and mean, deviation, least, largest number."""
+
+    name: str
+    shape: str
+    size: str
+    statistics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FeaturePicture:
+    """One image: the photo and every level as data URIs."""
+
+    image_id: str
+    photo: str
+    levels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StorePart:
+    """One store.
+
+    Attributes:
+        domain: Whose images.
+        images: How many have features.
+        complete: Whether all have.
+        codec: How numbers are stored.
+        fingerprint: Of the store, shortened.
+        teacher: Architecture.
+        weights: SHA-256 of the teacher's weights, shortened.
+        trained: False for an untrained teacher.
+        levels: A row per level.
+        pictures: Some images, or why there are none.
+    """
+
+    domain: str
+    images: int
+    complete: bool
+    codec: str
+    fingerprint: str
+    teacher: str
+    weights: str
+    trained: bool
+    levels: tuple[LevelRow, ...]
+    pictures: Section[tuple[FeaturePicture, ...]]
+
+
+class Features:
+    """The stores that the index names, opened when they are looked at.
+
+    Args:
+        index: The current stores.
+        store_url: Folder of all stores.
+        manifest: The images.
+        roots: Folder of each domain.
+    """
+
+    def __init__(
+        self, index: Index, store_url: Url, manifest: Manifest, roots: Mapping[Domain, Path]
+    ) -> None:
+        self._index, self._url, self._roots = index, store_url, roots
+        self._records = {record.image_id: record for record in manifest.records}
+        self._readers: dict[str, FeatureReader] = {}
+        self._palettes: dict[tuple[str, str], Palette] = {}
+
+    def parts(self) -> tuple[StorePart, ...]:
+        """Summarise every store.
+
+        Raises:
+            StoreError: One is not there, or damaged.
+        """
+        return tuple(self._part(domain, entry) for domain, entry in self._index.stores.items())
+
+    def paint(self, record: ImageRecord, level: str | None = None) -> str:
+        """Draw the features of an image at a level, by default the finest, as a data URI.
+
+        Raises:
+            StoreError: Its domain has no store, or the image is not in it.
+        """
+        reader = self._reader(record.domain)
+        level = level or reader.header.levels[0]
+        return drawing(
+            paint_level(
+                reader,
+                record.image_id,
+                level,
+                self._palette(record.domain, level),
+                record.resized_size_px,
+            )
+        )
+
+    def _part(self, domain: str, entry: StoreEntry) -> StorePart:
+        summary = inspect(join(self._url, entry.path))
+        teacher = entry.provenance["teacher"]
+        assert isinstance(teacher, dict)
+        return StorePart(
+            domain=domain,
+            images=summary.images,
+            complete=summary.complete,
+            codec=summary.codec,
+            fingerprint=summary.fingerprint[:8],
+            teacher=str(teacher["architecture"]),
+            weights=str(teacher["weights_sha256"])[:12],
+            trained=bool(teacher["trained"]),
+            levels=tuple(
+                LevelRow(
+                    name,
+                    " x ".join(map(str, level.shape)),
+                    size(level.size_bytes),
+                    statistics_text(level),
+                )
+                for name, level in summary.levels.items()
+            ),
+            pictures=section(lambda: self._pictures(domain)),
+        )
+
+    def _pictures(self, domain: str) -> tuple[FeaturePicture, ...]:
+        reader = self._reader(domain)
+        contents = {s.image.image_id: s.image.content for s in reader.header.slots if s.live}
+        known = [
+            record
+            for image_id, record in self._records.items()
+            if contents.get(image_id) == record.content
+        ]
+        if not known:
+            raise StoreIncompleteError(
+                f"{reader.header.files.url} has no image of the manifest as it is now: run "
+                "`ssr embed`"
+            )
+        every = max(1, len(known) // PICTURES)
+        return tuple(
+            FeaturePicture(
+                image_id=record.image_id,
+                photo=photo(read_photo(record, self._roots[record.domain])),
+                levels=tuple(self.paint(record, level) for level in reader.header.levels),
+            )
+            for record in known[::every][:PICTURES]
+        )
+
+    def _reader(self, domain: str) -> FeatureReader:
+        if domain not in self._index.stores:
+            raise StoreMissingError(
+                f"there are no features of {domain}: add it to embed.domains and run `ssr embed`"
+            )
+        if domain not in self._readers:
+            self._readers[domain] = FeatureReader(join(self._url, self._index.stores[domain].path))
+        return self._readers[domain]
+
+    def _palette(self, domain: str, level: str) -> Palette:
+        """Colours of a level, the same for all images of a store."""
+        key = (domain, level)
+        if key not in self._palettes:
+            reader = self._reader(domain)
+            sizes: dict[str, Size] = {
+                slot.image.image_id: slot.image.working_size_px
+                for slot in reader.header.slots
+                if slot.live
+            }
+            sizes |= {i: r.resized_size_px for i, r in self._records.items() if i in sizes}
+            self._palettes[key] = Palette.of(sample_tokens(reader, level, sizes))
+        return self._palettes[key]

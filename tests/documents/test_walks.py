@@ -1,0 +1,256 @@
+"""What the documents tell people to type is typed: each block in the folder that it asks for."""
+
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from stages.prepare.drawn import draw
+from stages.prepare.drawn_style import Style
+from tests.documents.reading import commands_in, fenced, path_of, shell_blocks
+from tests.pipeline.repository import demand_repro, environment, make_repository
+from tests.pipeline.test_handover import official_checkpoint
+from tests.pipeline.workplace import SMALLEST, change_params, demand, ssr, the_store, write_params
+from tests.prepare.conftest import ids, save, save_paletted
+
+SIZE = (64, 128)
+STAGES = [
+    shlex.split(stage["cmd"])[1:]
+    for stage in YAML(typ="safe").load(path_of("dvc.yaml"))["stages"].values()
+]
+"""What `dvc repro` runs; that it does is tested beside the pipeline."""
+
+SHORTER = {"train.iterations=1000": "train.iterations=2"}
+
+SMALL: Mapping[str, Any] = {
+    **{key: value for key, value in SMALLEST.items() if not key.startswith("prepare.")},
+    "embed.architecture": "tiny",
+    "embed.weights": "random",
+    "train.student.backbone": "mit_tiny",
+    "train.student.weights": "random",
+    "train.feature_distance": None,
+    "train.self_training.start": 0,
+    "train.self_training.ignore_top_px": 0,
+    "train.self_training.ignore_bottom_px": 0,
+    "train.workers": 0,
+}
+"""What makes a preset small: other networks and less of everything, the same recipe."""
+
+Run = Callable[[str], None]
+
+
+def shrink(params: Path) -> None:
+    """Make a preset small, whatever its datasets; a section that its arm leaves out stays out."""
+    tree = YAML(typ="safe").load(params)
+    changes = {
+        key: value
+        for key, value in SMALL.items()
+        if not (key.startswith("train.self_training.") and tree["train"]["self_training"] is None)
+    }
+    changes |= {f"prepare.{domain}.fit_px": None for domain in ("source", "target")}
+    change_params(params.parent, changes, params.name)
+
+
+def typed(block: str, **places: Path) -> None:
+    """Type a block in the current folder; `places` replace folders that it names."""
+    for command in commands_in(block, "README.md"):
+        words = [SHORTER.get(word, word) for word in command.words]
+        for name, place in places.items():
+            words = [re.sub(rf"^{name}$", str(place), word) for word in words]
+        match words:
+            case ["ssr", "init", *_]:
+                demand(*words[1:])
+                named = words[words.index("--params") + 1] if "--params" in words else "params.yaml"
+                shrink(Path(named))
+            case ["ssr", *rest]:
+                demand(*rest)
+            case ["dvc", "repro"]:
+                for stage in STAGES:
+                    demand(*stage)
+            case _:
+                subprocess.run(words, check=True, env=environment(Path.cwd()), timeout=300)
+
+
+def block_with(beginning: str) -> str:
+    (block,) = (block for block in shell_blocks("README.md") if block.startswith(beginning))
+    return block
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder after all stages, with some photos and a checkpoint of another project."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_params(folder, SMALLEST)
+    with chdir(folder):
+        for stage in STAGES:
+            demand(*stage)
+        official_checkpoint(Path("latest.pth"), Path("runs/student"))
+    shutil.copy(folder / "latest.pth", folder / "daformer.pth")
+    for name in ("photos/a.jpg", "more/b.jpg"):
+        save(folder / name, drawn(3, "dusk")[0])
+    return folder
+
+
+@pytest.fixture
+def after(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: a copy of that."""
+    shutil.copytree(trained, tmp_path / "after")
+    monkeypatch.chdir(tmp_path / "after")
+    return tmp_path / "after"
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def drawn(index: int, style: Style) -> tuple[Any, Any]:
+    return draw(seed=1, index=index, style=style, size_px=SIZE)
+
+
+def test_every_block_of_the_readme_has_a_walk() -> None:
+    walked = set(re.findall(r'block_with\("([^"]+)"\)', Path(__file__).read_text()))
+    for block in shell_blocks("README.md"):
+        assert sum(block.startswith(beginning) for beginning in walked) == 1, block
+
+
+def test_two_commands() -> None:
+    for command in commands_in(block_with("make demo"), "README.md"):
+        said = subprocess.run(
+            [*command.words, "--dry-run"],
+            cwd=path_of(""),
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert re.search(r"^(dvc repro|pytest)", said.stdout, re.MULTILINE)
+
+
+def test_your_own_data(empty: Path) -> None:
+    mine, theirs = empty / "mine", empty / "theirs"
+    for index in range(3):
+        image, label = drawn(index, "day")
+        save(mine / "train" / "images" / f"{index}.png", image)
+        save(mine / "train" / "labels" / f"{index}.png", label % 6)
+        image, label = drawn(index + 3, "dusk")
+        save(theirs / "train" / "images" / f"{index}.png", image)
+        save(theirs / "val" / "images" / f"{index}.png", image[:, ::-1])
+        save(theirs / "val" / "labels" / f"{index}.png", (label % 6)[:, ::-1])
+    typed(block_with("ssr init --preset folders"), **{"/data/mine": mine, "/data/theirs": theirs})
+    assert Path("runs/report.html").is_file()
+
+
+def test_the_papers_setting(empty: Path) -> None:
+    for index in range(3):
+        save(empty / "data/gta5/images" / f"{index:05d}.png", drawn(index, "day")[0])
+        save_paletted(empty / "data/gta5/labels" / f"{index:05d}.png", ids(7, 26, 11, size=SIZE))
+    for split, city in (("train", "aachen"), ("train", "ulm"), ("val", "lindau")):
+        frame = f"{city}_000000_000019"
+        image = empty / f"data/cityscapes/leftImg8bit/{split}/{city}/{frame}_leftImg8bit.png"
+        save(image, drawn(len(city), "dusk")[0])
+        label = empty / f"data/cityscapes/gtFine/{split}/{city}/{frame}_gtFine_labelIds.png"
+        save(label, ids(7, 26, 11, size=SIZE))
+    typed(block_with("ssr init --preset gta5-to-cityscapes"))
+    assert "mIoU" in Path("runs/report.html").read_text()
+
+
+def test_arms_are_compared(empty: Path) -> None:
+    photos = empty / "camvid"
+    splits: dict[str, tuple[Style, range]] = {
+        "day_train": ("day", range(6)),
+        "day_val": ("day", range(6, 8)),
+        "dusk_train": ("dusk", range(8, 14)),
+        "dusk_val": ("dusk", range(14, 16)),
+    }
+    for split, (style, indices) in splits.items():
+        for index in indices:
+            image, label = drawn(index, style)
+            save(photos / split / "images" / f"{index}.jpg", image)
+            save(photos / split / "labels" / f"{index}.png", label)
+    typed(block_with("for arm in source-only"), DIR=photos)
+    assert {path.parent.name for path in empty.glob("runs/*/metrics.json")} == {"daformer", "ssr"}
+
+
+@pytest.mark.slow
+def test_experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "repository"
+    make_repository(folder, SMALLEST)
+    demand_repro(folder)
+    monkeypatch.chdir(folder)
+    for key, value in (("user.name", "a reader"), ("user.email", "reader@example.org")):
+        subprocess.run(["git", "config", key, value], check=True)
+    typed(block_with("git add"))
+    assert "seed: 1" in Path("params.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_many_processes(after: Path) -> None:
+    change_params(after, {"train.iterations": 6})
+    typed(block_with("torchrun"))
+
+
+@pytest.mark.slow  # for the ONNX exporter, which takes its time
+def test_the_model_is_handed_over(after: Path) -> None:
+    typed(block_with("ssr export runs"))
+    assert len(list(after.glob("predicted/labels/**/*.png"))) == 2
+
+
+def test_a_plain_model_is_handed_over_and_opened(after: Path) -> None:
+    typed(block_with("ssr train -S train.student.head=mlp"))
+    plain, ours = fenced("README.md", "python")[1:]
+    opened: dict[str, Any] = {"images": torch.zeros(1, 3, *SIZE)}
+    exec(plain, opened)
+    assert opened["model"](opened["images"]).logits.shape[1] == 11
+    exec(ours, opened)
+    assert opened["logits"].shape == (1, 11, SIZE[0] // 4, SIZE[1] // 4)
+
+
+def test_features_are_opened_with_xarray(after: Path) -> None:
+    opened: dict[str, Any] = {}
+    exec(fenced("README.md", "python")[0], opened)
+    assert np.isfinite(opened["mean"]).all()
+    assert opened["mean"].shape == (64,)
+
+
+EXAMPLES = [
+    command
+    for block in shell_blocks("docs/cli.md")
+    for command in commands_in(block, "docs/cli.md")
+]
+REFUSED = {
+    "embed": "sam_vit_b_01ec64.pth: no such weight file",  # it must be downloaded
+    "doctor": "train.device is cuda",
+}
+"""Examples that need what is not here: they say what."""
+
+
+@pytest.mark.parametrize(
+    "words", [c.words[1:] for c in EXAMPLES], ids=[c.words[1] for c in EXAMPLES]
+)
+def test_examples_of_the_reference(after: Path, words: tuple[str, ...]) -> None:
+    words = tuple(
+        word.replace("data/features/source/1a2b3c4d.zarr", str(the_store("source")))
+        .replace("/data/gta5", "data/drawn")
+        .replace("--onnx", "--help" if "--onnx" in words else "--onnx")
+        for word in words
+    )
+    if words[0] in ("metrics", "report"):
+        shutil.copytree("runs", "runs/daformer")
+    if words[0] == "init":
+        Path("params.yaml").unlink()
+    outcome = ssr(*words)
+    if words[0] in REFUSED and outcome.code:
+        assert outcome.code == 2
+        assert REFUSED[words[0]] in outcome.out + outcome.err
+    else:
+        assert (outcome.code, outcome.err) == (0, "")

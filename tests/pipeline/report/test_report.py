@@ -1,0 +1,195 @@
+"""The report says what the files of a run say, stands alone, and misses nothing silently."""
+
+import json
+import shutil
+from contextlib import chdir
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from pipeline.report import REPORT
+from tests.pipeline.workplace import SMALLEST, change_params, demand, ssr, write_params
+
+PICTURES = 2
+
+
+class Page(HTMLParser):
+    """What a browser would fetch, the text that it would show, and the pictures inside."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.pictures: list[tuple[str, str]] = []
+        self.tags: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        values = {name: value or "" for name, value in attrs}
+        for name in ("src", "href", "data", "action", "poster", "srcset"):
+            if name in values and not values[name].startswith(("#", "data:image/")):
+                self.fetched.append(values[name])
+        if tag == "img":
+            self.pictures.append((values["alt"], values["src"]))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reported")
+    write_params(folder, {**SMALLEST, "embed.splits": ["train", "val"]})
+    with chdir(folder):
+        for command in ("prepare", "embed", "train", "evaluate", "report"):
+            demand(command)
+    return folder
+
+
+@pytest.fixture
+def place(reported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: a copy of that, free to be spoilt."""
+    shutil.copytree(reported, tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    return tmp_path / "place"
+
+
+def page_of(folder: Path) -> Page:
+    return Page((folder / "runs" / REPORT).read_text())
+
+
+def again(folder: Path) -> Page:
+    demand("report")
+    return page_of(folder)
+
+
+def test_it_is_one_file_that_fetches_nothing(reported: Path) -> None:
+    page = page_of(reported)
+    assert page.fetched == []
+    assert "script" not in page.tags
+    text = (reported / "runs" / REPORT).read_text()
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "default-src 'none'" in text
+
+
+def test_scores_are_those_of_the_evaluation(reported: Path) -> None:
+    metrics = json.loads((reported / "runs" / "metrics.json").read_text())
+    text = page_of(reported).text
+    assert f"mean IoU, target/val {metrics['miou']:.2f} %" in text
+    assert f"pixel accuracy {metrics['accuracy']:.2f}" in text
+    for name, iou in metrics["iou"].items():
+        assert f"{name} {'–' if iou is None else format(iou, '.2f')}" in text  # noqa: RUF001
+
+
+def test_every_picture_shows_image_label_prediction_and_features(reported: Path) -> None:
+    shown = [alt for alt, _ in page_of(reported).pictures]
+    for row in range(PICTURES):
+        start = len(shown) - 4 * (PICTURES - row)
+        assert shown[start].startswith("target/val/")
+        wanted = ["its label", "its prediction", "the teacher's features"]
+        assert shown[start + 1 : start + 4] == wanted
+
+
+def test_it_says_what_was_run_and_from_which_teacher(reported: Path) -> None:
+    text = page_of(reported).text
+    card = json.loads((reported / "runs" / "student" / "config.json").read_text())
+    index = json.loads((reported / "data" / "index.json").read_text())
+    assert "UNTRAINED TEACHER: its weights are random; expect no gain from SSR." in text
+    assert "drawn day to drawn dusk" in text
+    assert card["weights_sha256"][:12] in text
+    assert card["meta"]["run"] in text
+    assert index["stores"]["source"]["fingerprint"][:8] in text
+    assert "torch" in text
+    assert "crop_px: 64" in text  # the params file is quoted
+    for stage, done in (("prepare", ""), ("embed", "16 images"), ("train", "4 steps")):
+        assert stage in text
+        assert done in text
+
+
+def test_curves_are_drawn_for_what_was_logged(reported: Path) -> None:
+    text = (reported / "runs" / REPORT).read_text()
+    for title in ("losses", "mean IoU while training", "attention entropy", "gradient norm"):
+        assert f"<b>{title}" in text
+
+
+def test_parts_that_are_not_made_yet_say_what_makes_them(place: Path) -> None:
+    shutil.rmtree(place / "runs")
+    (place / "data" / "index.json").unlink()
+    text = again(place).text
+    assert "run `ssr embed`" in text
+    assert "run `ssr train`" in text
+    assert "there is no evaluation yet; run `ssr evaluate`" in text
+    assert "source train 6 6" in text  # what is there is shown
+
+
+def test_nothing_to_report_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, SMALLEST)
+    ended = ssr("report")
+    assert ended.code == 2
+    assert "nothing to report yet" in ended.err
+    assert "ssr prepare" in ended.err
+
+
+def test_an_evaluation_of_another_student_is_told(place: Path) -> None:
+    path = place / "runs" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    path.write_text(json.dumps(metrics | {"student": "0123456789ab"}))
+    assert "of another student than the present one" in again(place).text
+
+
+def test_a_value_that_was_changed_after_training_is_told(place: Path) -> None:
+    change_params(place, {"train.optimizer.lr": 0.5})
+    text = again(place).text
+    assert "train.optimizer.lr: 0.5 in the params file, 0.001 when it was trained" in text
+
+
+def test_images_that_are_not_embedded_say_how_they_would_be(place: Path) -> None:
+    change_params(place, {"embed.splits": ["train"]})
+    demand("embed")
+    text = again(place).text
+    assert "not embedded: add val to embed.splits and run `ssr embed`" in text
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.json", "curves.csv", "confusion.csv", "student/config.json"]
+)
+def test_a_damaged_file_costs_its_part_alone(place: Path, name: str) -> None:
+    (place / "runs" / name).write_text("iteration,\n{oops,\n")
+    page = again(place)
+    assert name.rpartition("/")[2] in page.text
+    assert "source train 6 6" in page.text
+
+
+def test_a_damaged_picture_costs_the_pictures_alone(place: Path) -> None:
+    next((place / "runs" / "pictures").glob("*.png")).write_bytes(b"no picture")
+    text = again(place).text
+    assert "is no picture of this version; run `ssr evaluate`" in text
+    assert "What is taken for what" in text
+
+
+def test_names_are_text_and_never_markup(place: Path) -> None:
+    path = place / "runs" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["iou"]["<script>alert(1)</script>"] = 1.0
+    path.write_text(json.dumps(metrics))
+    page = again(place)
+    assert "script" not in page.tags
+    assert "<script>alert(1)</script>" in page.text
+
+
+def test_several_datasets_have_a_column_each(place: Path) -> None:
+    path = place / "runs" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    scores = {key: metrics[key] for key in ("miou", "accuracy", "mean_accuracy", "images", "iou")}
+    night = {**scores, "miou": 12.34, "iou": {**scores["iou"], "road": None}}
+    path.write_text(json.dumps({**metrics, "datasets": {"target/val": scores, "night": night}}))
+    text = again(place).text
+    assert "mean IoU, night 12.34 %" in text
