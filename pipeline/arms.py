@@ -11,6 +11,8 @@ from typing import Final
 from store.errors import ConfigError
 
 _OFF: Final = {"regularizer.on": "[]"}
+# Ours, no published method: see `stages/train/model/guide.py`.
+_GUIDED: Final = {"regularizer.kind": "guided", "regularizer.student_drop": "0.5"}
 _MIC: Final = {"masking": "{block_px: 32, ratio: 0.7, weight: 1.0}"}
 
 ARMS: Final[Mapping[str, Mapping[str, str]]] = {
@@ -24,6 +26,8 @@ ARMS: Final[Mapping[str, Mapping[str, str]]] = {
     "daformer-mic": _OFF | _MIC,
     "ssr": {},
     "ssr-mic": _MIC,
+    "guided": _GUIDED,
+    "guided-mic": _GUIDED | _MIC,
 }
 """Name -> key below `train` -> its value as YAML; what is not named is as the preset has it."""
 
@@ -45,7 +49,8 @@ def needs_target(arm: str) -> bool:
     Raises:
         ConfigError: If there is no such arm.
     """
-    return changes_of(arm).get("masking", "null") != "null"
+    changes = changes_of(arm)
+    return changes.get("masking", "null") != "null" or "regularizer.kind" in changes
 
 
 def overrides_of(arm: str) -> tuple[str, ...]:

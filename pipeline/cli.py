@@ -49,7 +49,7 @@ def init(
     source: Annotated[str | None, typer.Option(help="Folder of the labelled dataset.")] = None,
     target: Annotated[str | None, typer.Option(help="Folder of the unlabelled dataset.")] = None,
     arm: Annotated[
-        str, typer.Option(help="source-only, daformer, daformer-mic, ssr or ssr-mic.")
+        str, typer.Option(help="source-only, daformer, ssr or guided; with MIC: daformer-mic, ...")
     ] = "ssr",
     params: ParamsFile = PARAMS,
     force: Annotated[bool, typer.Option("--force", help="Replace an edited params file.")] = False,
@@ -196,15 +196,15 @@ def train(
     from pipeline.params import load_params
     from pipeline.ranks import joined
     from pipeline.tables import print_trained, print_validation
-    from stages.evaluate.validation import validation_of
+    from pipeline.watching import watched_validation
     from stages.train import stage
 
     with joined() as ranks:
         config = load_params(params, overrides)
         manifest = current_manifest(config, MANIFEST)
         demand_current_stores(config, INDEX)
-        validation = validation_of(manifest, config.prepare.roots)
-        print_validation(validation, config.train.validate_every, out)
+        validation, without = watched_validation(config, manifest, INDEX)
+        print_validation(validation, config.train.validate_every, out, without)
         noting = out if ranks.first else None
         with progress("train", "steps") as show, noted("train", noting, show) as report:
             result = stage.run(

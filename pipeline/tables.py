@@ -64,8 +64,13 @@ def print_embedded(result: "EmbedResult", step: "Step") -> None:
         console.print("when all parts are done: `ssr embed --finalise`")
 
 
-def print_validation(validation: "Validation | None", every: int, out: Path) -> None:
-    """Say what the student is validated on, and whether its choice looks at target labels."""
+def print_validation(
+    validation: "Validation | None", every: int, out: Path, without: str | None
+) -> None:
+    """Say what the student is validated on, and whether its choice looks at target labels.
+
+    Then why the wrong-teacher test is no part of it, where it is none.
+    """
     if not every:
         return
     if validation is None:
@@ -77,6 +82,8 @@ def print_validation(validation: "Validation | None", every: int, out: Path) -> 
         else "on the source only, as no val image of the target has a label"
     )
     console.print(f"validation every {every} steps on {validation.on}: {seen}; kept in {out}/best")
+    if without is not None:
+        console.print(without)
 
 
 def print_trained(result: "TrainResult", iterations: int) -> None:

@@ -32,7 +32,12 @@ def charts(run: Path) -> tuple[Chart, ...]:
             _some(curves, ("confidence",)),
             note="share of pixels above the threshold",
         ),
-        chart_of("mean IoU while training", _some(validation, ("miou",)), note="percent"),
+        chart_of(
+            "mean IoU while training",
+            _some(validation, ("miou", "enhanced", "wrong_teacher")),
+            note="percent; enhanced: the branch; wrong teacher: with another image's features, no "
+            "lower if they are ignored",
+        ),
         *(
             chart_of(title, _by_stage(health, measure), note=note)
             for measure, (title, note) in _HEALTH.items()

@@ -102,7 +102,9 @@ def _summary(model: Model) -> str:
         how.append("by self-training on an unlabelled target (DAFormer)")
     if recipe["masking"] is not None:
         how.append("with masked image consistency (MIC)")
-    if recipe["regularizer"]["on"]:
+    if recipe["regularizer"]["on"] and recipe["regularizer"].get("kind") == "guided":
+        how.append("with pseudo-labels of a branch that reads cached features of Segment Anything")
+    elif recipe["regularizer"]["on"]:
         how.append("regularised by cached features of Segment Anything (SSR)")
     return f"A MiT student, trained by SSR offline {', '.join(how)}. Inference runs it alone."
 

@@ -6,18 +6,24 @@ from pathlib import Path
 
 from stages.evaluate.inference import predict_image
 from stages.evaluate.metrics import ConfusionMatrix, Metrics
+from stages.evaluate.wrong_teacher import WrongTeacherTest
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.prepare.reading import read_raw, read_train_ids
 from stages.train.model.student import Student
 from stages.train.validation import Validation
 
 
-def validation_of(manifest: Manifest, roots: Mapping[Domain, Path]) -> Validation | None:
+def validation_of(
+    manifest: Manifest,
+    roots: Mapping[Domain, Path],
+    measure_branch: WrongTeacherTest | None = None,
+) -> Validation | None:
     """Choose what the student is validated on: the labelled `val` images of one domain.
 
     Args:
         manifest: Its class table must be the student's.
         roots: Folder of each domain.
+        measure_branch: What else is measured, of the enhanced branch.
 
     Returns:
         The target's if there are any, else the source's; None if neither has labelled ones.
@@ -31,6 +37,7 @@ def validation_of(manifest: Manifest, roots: Mapping[Domain, Path]) -> Validatio
                 measure=partial(mean_iou, records=records, manifest=manifest, roots=roots),
                 on=f"{len(records)} images of {domain}/val",
                 sees_target_labels=domain == "target",
+                measure_branch=measure_branch,
             )
     return None
 

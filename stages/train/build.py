@@ -11,10 +11,11 @@ from torch import nn
 from stages.prepare.manifest import Domain, Manifest
 from stages.train.config import StudentConfig, TrainConfig
 from stages.train.model.backbone import BACKBONES
+from stages.train.model.guide import Guide
 from stages.train.model.regularizer import Regularizer
 from stages.train.model.saved import demand_classes, load_student
 from stages.train.model.student import Student, build_student, seeded
-from stages.train.networks import ImageNetReference, Models, without_noise
+from stages.train.networks import Branch, ImageNetReference, Models, without_noise
 from stages.train.ranks import Ranks
 from store.errors import CheckpointError, ConfigError, StoreMismatchError
 from store.index import StoreEntry
@@ -55,18 +56,27 @@ def build_models(
                 "the stores of source and target are of two teachers; run `ssr embed`"
             )
         with seeded(config.seed):
-            regularizer = Regularizer(
-                student.channels,
-                teacher["channels"],
-                BACKBONES[config.student.backbone].heads,
-                config.regularizer.levels,
-            )
+            regularizer = build_regularizer(config, student, teacher["channels"])
     if config.sync_batch_norm and ranks.count > 1:
         # Differs from SSR: its batch norms are those of a GPU; this is an option.
         convert = nn.SyncBatchNorm.convert_sync_batchnorm
         student = convert(student)  # type: ignore[no-untyped-call]
-    ema = without_noise(deepcopy(student)) if config.self_training else None
-    return Models(student, ema, regularizer, imagenet), notes, weights
+    ema = ema_guide = None
+    if config.self_training is not None:
+        ema = without_noise(deepcopy(student))
+        if isinstance(regularizer, Guide):
+            ema_guide = without_noise(deepcopy(regularizer))
+    return Models(student, ema, regularizer, imagenet, ema_guide), notes, weights
+
+
+def build_regularizer(config: TrainConfig, student: Student, teacher_channels: int) -> Branch:
+    """Build the branch that reads the teacher, of the kind that the parameters name."""
+    chosen = config.regularizer
+    if chosen.kind == "guided":
+        head = deepcopy(student.head)
+        return Guide(student.channels, teacher_channels, chosen.levels, chosen.student_drop, head)
+    heads = BACKBONES[config.student.backbone].heads
+    return Regularizer(student.channels, teacher_channels, heads, chosen.levels)
 
 
 def _imagenet(

@@ -34,6 +34,7 @@ class TrainingState:
             "student": models.student,
             "ema": models.ema,
             "regularizer": models.regularizer,
+            "ema_guide": models.ema_guide,
             "optimizer": self.optimizer,
             "curves": self.curves,
         }

@@ -47,14 +47,34 @@ class StudentConfig(Section):
 
 
 class RegularizerConfig(Section):
-    """SSR: the student's stages attend to teacher features while training."""
+    """How teacher features take part in training; nothing of it is there at inference."""
 
+    kind: Literal["ssr", "guided"] = Field(
+        description="`ssr`: the student's stages attend to the teacher, as published; `guided`: "
+        "our own, a branch with teacher features laid onto the student's makes the pseudo-labels."
+    )
     on: tuple[Part, ...] = Field(
         description="Images with an enhanced pass: `source`, `mixed`; `[]` is plain DAFormer."
     )
     levels: tuple[Level | None, Level | None, Level | None, Level | None] = Field(
         description="Level that each of the four stages reads; null leaves a stage as it is."
     )
+
+    student_drop: Fraction = Field(
+        description="Share of samples whose enhanced pass sees the teacher alone; of `guided`, 0 "
+        "with `ssr`, which always adds."
+    )
+
+    @model_validator(mode="after")
+    def _is_of_its_kind(self) -> Self:
+        if self.kind == "ssr" and self.student_drop:
+            raise ValueError("regularizer.student_drop is of kind guided; with ssr it is 0")
+        if self.kind == "guided" and self.on and set(self.on) != {"source", "mixed"}:
+            raise ValueError(
+                f"regularizer.on is {list(self.on)}, but kind guided learns from both: set it to "
+                "[source, mixed], or to [] to switch it off"
+            )
+        return self
 
     @model_validator(mode="after")
     def _reads_something(self) -> Self:

@@ -47,8 +47,11 @@ def train_memory(config: TrainConfig, *, num_classes: int, teacher_channels: int
     """
     mit = BACKBONES[config.student.backbone]
     student = student_parameters(config.student, num_classes)
-    learned = student + regularizer_parameters(config, teacher_channels)
+    branch = regularizer_parameters(config, num_classes, teacher_channels)
+    learned = student + branch
     copies = student if config.self_training else 0
+    if config.self_training and config.regularizer.kind == "guided":
+        copies += branch
     if config.feature_distance is not None and config.student.weights != "random":
         copies += backbone_parameters(mit)
     return TrainMemory(
@@ -89,14 +92,16 @@ def backbone_parameters(mit: MiT) -> int:
     return total
 
 
-def regularizer_parameters(config: TrainConfig, teacher_channels: int) -> int:
-    """Count the weights of the regulariser; none where it is off."""
+def regularizer_parameters(config: TrainConfig, num_classes: int, teacher_channels: int) -> int:
+    """Count the weights of the regulariser, a guide's head among them; none where it is off."""
     if not config.regularizer.on:
         return 0
-    widths = BACKBONES[config.student.backbone].widths
-    return sum(
-        teacher_channels * width + width + 4 * width**2 + width
-        for width, level in zip(widths, config.regularizer.levels, strict=True)
+    mit = BACKBONES[config.student.backbone]
+    guided = config.regularizer.kind == "guided"
+    head = student_parameters(config.student, num_classes) - backbone_parameters(mit)
+    return guided * head + sum(
+        teacher_channels * width + width + (0 if guided else 4 * width**2 + width)
+        for width, level in zip(mit.widths, config.regularizer.levels, strict=True)
         if level is not None
     )
 
@@ -119,6 +124,8 @@ def step_macs(config: TrainConfig, *, num_classes: int, teacher_channels: int) -
     if config.self_training is not None:
         learned += backbone + head  # mixed
         alone += backbone + head  # EMA model
+        if config.regularizer.on and config.regularizer.kind == "guided":
+            alone += fusion_macs(config, teacher_channels)  # on its features; its own head is idle
     if config.masking is not None:
         learned += backbone + head
     if config.feature_distance is not None and config.student.weights != "random":
@@ -168,6 +175,9 @@ def fusion_macs(config: TrainConfig, teacher_channels: int) -> int:
             continue
         tokens = (config.crop_px // (4 << stage)) ** 2
         keys = (config.crop_px // stride_of(level)) ** 2
+        if config.regularizer.kind == "guided":
+            total += min(tokens, keys) * width * teacher_channels
+            continue
         total += keys * width * (teacher_channels + 2 * width)  # embedding; key, value
         total += 2 * tokens * width**2 + 2 * tokens * keys * width
     return total

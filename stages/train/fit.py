@@ -207,9 +207,14 @@ def _validates(config: TrainConfig, watching: Watching, done: int) -> bool:
 def _validate(state: TrainingState, watching: Watching, done: int) -> bool:
     """Measure the student, and keep it if it is the best so far; tell whether it is."""
     assert watching.validation is not None
+    validation, branch = watching.validation, state.models.regularizer
     with evaluating(state.models.student) as student:
-        miou = watching.validation.measure(student)
-    is_best = state.curves.add_validation(iteration=done, miou=miou)
+        row = {"miou": validation.measure(student)}
+        if branch is not None and validation.measure_branch is not None:
+            with evaluating(branch):
+                row |= validation.measure_branch(student, branch)
+    miou = row["miou"]
+    is_best = state.curves.add_validation({"iteration": done, **row})
     if is_best:
         watching.keep_best(done, miou)
     return is_best

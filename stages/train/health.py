@@ -9,12 +9,14 @@ reads its teacher at all; these numbers do.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stages.train.model.regularizer import CrossAttention, Regularizer
-from stages.train.networks import Models
+from stages.train.model.guide import Guide
+from stages.train.model.regularizer import CrossAttention
+from stages.train.networks import Branch, Models
 
 STAGES = 4
 MEASURES = ("residual", "entropy", "swap", "gradient")
@@ -28,7 +30,7 @@ HEALTH_COLUMNS = (
 residual: norm of what fusion adds over the norm of the student's features; 0 is a dead branch,
 much above 1 a dominating one.
 entropy: of the attention over the teacher's tokens, over its maximum; 1 is uniform, it looks
-nowhere.
+nowhere. Empty for a guide, which attends to nothing.
 swap: change of the residual, relative to its norm, with the tokens of another image of the batch
 in place of the image's own; 0 is a branch that ignores its teacher. Empty for a batch of one.
 gradient: norm of the gradient of the stage's fusion; `gradient_student` that of the student.
@@ -42,16 +44,19 @@ Seen = dict[str, list[Tensor]]
 
 
 @contextmanager
-def watched(regularizer: Regularizer | None) -> Iterator[Seen]:
+def watched(regularizer: Branch | None) -> Iterator[Seen]:
     """Collect what fusion does in the block; forward passes outside of it cost nothing."""
     seen: Seen = {}
     if regularizer is None:
         yield seen
         return
-    hooks = [
-        fusion.register_forward_hook(_observer(stage, seen))
-        for stage, fusion in regularizer.fusion.items()
-    ]
+    if isinstance(regularizer, Guide):
+        hooks = [regularizer.register_forward_hook(_guide_observer(seen))]
+    else:
+        hooks = [
+            fusion.register_forward_hook(_observer(stage, seen))
+            for stage, fusion in regularizer.fusion.items()
+        ]
     try:
         yield seen
     finally:
@@ -68,9 +73,10 @@ def health_row(seen: Seen, models: Models) -> dict[str, float]:
     row = {"gradient_student": _gradient_norm(models.student.parameters())}
     row |= {name: float(torch.stack(values).mean()) for name, values in seen.items()}
     if models.regularizer is not None:
-        for stage, fusion in models.regularizer.fusion.items():
-            embed = models.regularizer.embed.get_submodule(stage)
-            learned = [*fusion.parameters(), *embed.parameters()]
+        named = list(models.regularizer.named_parameters())
+        for stage in models.regularizer.fusion:
+            parts = (f"embed.{stage}.", f"fusion.{stage}.")
+            learned = [weight for name, weight in named if name.startswith(parts)]
             row[f"gradient_{stage}"] = _gradient_norm(learned)
     return row
 
@@ -91,6 +97,25 @@ def _observer(stage: str, seen: Seen) -> Callable[[nn.Module, tuple[Tensor, ...]
             values["swap"] = _norm(of_another - read_by_some) / _norm(read_by_some)
         for name, value in values.items():
             seen.setdefault(f"{name}_{stage}", []).append(value)
+
+    return observe
+
+
+def _guide_observer(seen: Seen) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+    @torch.no_grad()
+    def observe(guide: nn.Module, maps: tuple[Any, ...], enhanced: Any) -> None:  # noqa: ANN401
+        assert isinstance(guide, Guide)
+        student, teacher = maps
+        for stage, level in enumerate(guide.levels):
+            if level is None:
+                continue
+            map_ = student[stage]  # (B, C_i, H_i, W_i), before some are dropped
+            added = guide.fusion[str(stage)](teacher[level], tuple(map_.shape[2:]))
+            values = {"residual": _norm(added) / _norm(map_)}
+            if len(added) > 1:
+                values["swap"] = _norm(added.roll(1, dims=0) - added) / _norm(added)
+            for name, value in values.items():
+                seen.setdefault(f"{name}_{stage}", []).append(value)
 
     return observe
 

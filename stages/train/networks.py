@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -9,8 +10,14 @@ from transformers import SegformerModel
 from transformers.models.segformer.modeling_segformer import SegformerDropPath
 
 from stages.train.config import TrainConfig
+from stages.train.model.guide import Guide, StudentDrop
 from stages.train.model.regularizer import Regularizer
 from stages.train.model.student import Student
+
+Branch = Regularizer | Guide
+"""What reads the teacher while training: SSR's fusion layers, or our guide."""
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -28,12 +35,21 @@ class ImageNetReference:
 
 @dataclass(frozen=True)
 class Models:
-    """The networks of a run; None where the configuration does without."""
+    """The networks of a run; None where the configuration does without.
+
+    Attributes:
+        student: What is trained and handed over.
+        ema: Its slowly moving copy, which makes pseudo-labels.
+        regularizer: The enhanced branch.
+        imagenet: What feature distance compares with.
+        ema_guide: The branch's slowly moving copy; it makes the pseudo-labels where there is one.
+    """
 
     student: Student
     ema: Student | None
-    regularizer: Regularizer | None
+    regularizer: Branch | None
     imagenet: ImageNetReference | None
+    ema_guide: Guide | None = None
 
     def settle(self, config: TrainConfig, device: torch.device) -> None:
         """Move to the device and set up how `config` wants to compute; before the optimiser."""
@@ -46,13 +62,14 @@ class Models:
                 network.compile_parts()
         if config.activation_checkpointing:
             self.student.recompute_activations()
-        if self.regularizer is not None:
-            self.regularizer.to(device)
+        for branch in (self.regularizer, self.ema_guide):
+            if branch is not None:
+                branch.to(device)
         if self.imagenet is not None:
             self.imagenet.backbone.to(device)
 
 
-def without_noise(ema: Student) -> Student:
+def without_noise(ema: Network) -> Network:
     """Switch off what is random in the EMA model, and its gradients.
 
     The rest stays in train mode: its batch norms use the statistics of the target batch and move
@@ -60,6 +77,6 @@ def without_noise(ema: Student) -> Student:
     """
     ema.train().requires_grad_(False)
     for module in ema.modules():
-        if isinstance(module, nn.Dropout | nn.Dropout2d | SegformerDropPath):
+        if isinstance(module, nn.Dropout | nn.Dropout2d | SegformerDropPath | StudentDrop):
             module.eval()
     return ema

@@ -18,7 +18,8 @@ def build_optimizer(
 
     Args:
         student: Backbone and head.
-        regularizer: SSR's fusion layers, or None for plain self-training.
+        regularizer: SSR's fusion layers, or a guide, whose head learns as the student's does; None
+            for plain self-training.
         config: Rates, decay and betas.
 
     Returns:
@@ -36,8 +37,12 @@ def build_optimizer(
         _group("head", head, config, config.head_lr_factor, decay),
     ]
     if regularizer is not None:
-        fusion = list(regularizer.parameters())
+        named = dict(regularizer.named_parameters())
+        own_head = [weight for name, weight in named.items() if name.startswith("head.")]
+        fusion = [weight for name, weight in named.items() if not name.startswith("head.")]
         groups.append(_group("regularizer", fusion, config, config.regularizer_lr_factor, decay))
+        if own_head:
+            groups.append(_group("its head", own_head, config, config.head_lr_factor, decay))
     # Fused: one pass over the weights, and `found_inf` skips an update without asking the device.
     return torch.optim.AdamW(
         groups, lr=config.lr, betas=config.betas, weight_decay=decay, fused=True

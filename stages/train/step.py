@@ -96,8 +96,8 @@ def train_step(
         features = student.features(image)
         losses = {"clean": segmentation_loss(student.classify(features), label)}
         if regularizer is not None and "source" in enhanced_parts:
-            enhanced = regularizer(features, _part(batch.source_features, part))
-            losses["enhanced_source"] = segmentation_loss(student.classify(enhanced), label)
+            enhanced = regularizer.logits(student, features, _part(batch.source_features, part))
+            losses["enhanced_source"] = segmentation_loss(enhanced, label)
         losses = _scaled(losses, len(label) / len(batch))
         if things is not None:  # divides by the cells of the whole batch itself
             losses["feature_distance"] = _feature_distance(
@@ -119,8 +119,8 @@ def train_step(
         features = student.features(mixed.image[part])
         losses = {"mix": segmentation_loss(student.classify(features), label, weight)}
         if regularizer is not None and "mixed" in enhanced_parts:
-            enhanced = regularizer(features, _part(mixed_teacher, part))
-            losses["enhanced_mix"] = segmentation_loss(student.classify(enhanced), label, weight)
+            enhanced = regularizer.logits(student, features, _part(mixed_teacher, part))
+            losses["enhanced_mix"] = segmentation_loss(enhanced, label, weight)
         return _scaled(losses, len(label) / len(batch))
 
     losses |= _accumulate(mixed_losses, batch, config)
@@ -144,14 +144,26 @@ def train_step(
 def _follow_and_label(
     models: Models, batch: Batch, config: TrainConfig, iteration: int
 ) -> PseudoLabels:
-    """Update the EMA model, then let it label the clean target crops."""
+    """Update the EMA model, then let it label the clean target crops.
+
+    Differs from SSR where there is a guide: its average, on the EMA model's features, labels them.
+    """
     self_training = config.self_training
     assert self_training is not None
     assert models.ema is not None
     since = iteration - self_training.start
     update_ema(models.ema, models.student, since, self_training.ema_decay)
+    guide = models.ema_guide
+    if guide is not None:
+        assert models.regularizer is not None
+        update_ema(guide, models.regularizer, since, self_training.ema_decay)
     with _autocast(config, batch):
-        logits = models.ema(batch.target_image)
+        features = models.ema.features(batch.target_image)
+        logits = (
+            models.ema.classify(features)
+            if guide is None
+            else guide.logits(models.ema, features, batch.target_features)
+        )
     height, width = batch.target_image.shape[-2:]
     return pseudo_labels(logits, (height, width), self_training.threshold)
 

@@ -13,7 +13,9 @@ from stages.train.step import LOSSES
 from store.atomic import write_bytes
 
 COLUMNS = ("iteration", "lr", *LOSSES, "confidence")
-VALIDATION_COLUMNS = ("iteration", "miou")
+VALIDATION_COLUMNS = ("iteration", "miou", "enhanced", "wrong_teacher")
+"""Mean IoU in percent of the student, and of the branch with the image's own features and with
+another image's: as much lower as it reads its teacher."""
 
 Row = dict[str, float]
 
@@ -49,10 +51,10 @@ class Curves:
         self._sums, self._counts = {}, {}
         return self.rows[-1]
 
-    def add_validation(self, *, iteration: int, miou: float) -> bool:
-        """Append a measurement; tell whether it is the best so far, the first of equals."""
-        best = all(miou > row["miou"] for row in self.validation)
-        self.validation.append({"iteration": iteration, "miou": miou})
+    def add_validation(self, measured: Row) -> bool:
+        """Append a row; tell whether its student is the best so far, the first of equals."""
+        best = all(measured["miou"] > row["miou"] for row in self.validation)
+        self.validation.append(measured)
         return best
 
     def write(self, folder: Path) -> None:

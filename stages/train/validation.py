@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from stages.train.model.student import Student
+from stages.train.networks import Branch, Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,20 +17,23 @@ class Validation:
         on: What is measured on, for instance "31 images of target/val".
         sees_target_labels: Whether the best student is chosen by labels of the target, which
             unsupervised adaptation does not have.
+        measure_branch: Student and branch in eval mode -> mean IoU in percent with an image's own
+            features (`enhanced`) and with another's (`wrong_teacher`).
     """
 
     measure: Callable[[Student], float]
     on: str
     sees_target_labels: bool
+    measure_branch: Callable[[Student, Branch], dict[str, float]] | None = None
 
 
 @contextmanager
-def evaluating(student: Student) -> Iterator[Student]:
-    """Put the student in eval mode; each of its modules gets its own mode back."""
-    modes = [(module, module.training) for module in student.modules()]
-    student.eval()
+def evaluating(network: Network) -> Iterator[Network]:
+    """Put a network in eval mode; each of its modules gets its own mode back."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
     try:
-        yield student
+        yield network
     finally:
         for module, training in modes:
             module.training = training

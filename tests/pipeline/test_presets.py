@@ -17,6 +17,8 @@ PARAMS = Path("params.yaml")
 MIC: Final = {"block_px": 32, "ratio": 0.7, "weight": 1.0}
 """Of `daformer_mic_sam_vit_b.py` and of the paper."""
 
+GUIDED: Final = {"regularizer.kind": "guided", "regularizer.student_drop": 0.5}
+
 DIFFERENCES: Final[dict[str, dict[str, Any]]] = {
     "source-only": {
         "regularizer.on": (),
@@ -28,12 +30,14 @@ DIFFERENCES: Final[dict[str, dict[str, Any]]] = {
     "daformer-mic": {"regularizer.on": (), "masking": MIC},
     "ssr": {},
     "ssr-mic": {"masking": MIC},
+    "guided": GUIDED,
+    "guided-mic": {**GUIDED, "masking": MIC},
 }
 """Of each arm from the preset as it is packaged, below `train`."""
 
 WITHOUT_TARGET: Final = "gta5-generalization"
 WITH_TARGET: Final = [name for name in PRESETS if name != WITHOUT_TARGET]
-NEED_TARGET: Final = ("daformer-mic", "ssr-mic")
+NEED_TARGET: Final = ("daformer-mic", "ssr-mic", "guided", "guided-mic")
 EVERY_ARM: Final = [
     (name, arm)
     for name, arm in product(PRESETS, DIFFERENCES)

@@ -23,7 +23,12 @@ EXAMPLE: dict[str, Any] = {
         "head_channels": 16,
         "dropout": 0.1,
     },
-    "regularizer": {"on": ["source", "mixed"], "levels": ["stride8"] * 4},
+    "regularizer": {
+        "kind": "ssr",
+        "on": ["source", "mixed"],
+        "levels": ["stride8"] * 4,
+        "student_drop": 0.0,
+    },
     "self_training": {
         "start": 0,
         "ema_decay": 0.99,

@@ -14,6 +14,7 @@ from stages.train.cost import (
     train_memory,
 )
 from stages.train.model.architectures import BACKBONES, BackboneName
+from stages.train.model.guide import Guide
 from stages.train.model.regularizer import Regularizer
 from stages.train.model.student import build_student
 from tests.train.example import train_config
@@ -37,9 +38,22 @@ def test_weights_of_the_regulariser_are_counted_as_it_is_built(levels: list[str 
     config = train_config(regularizer={"levels": levels})
     mit = BACKBONES[config.student.backbone]
     built = Regularizer(mit.widths, CHANNELS, mit.heads, levels)
-    assert regularizer_parameters(config, CHANNELS) == sum(p.numel() for p in built.parameters())
+    counted = regularizer_parameters(config, CLASSES, CHANNELS)
+    assert counted == sum(p.numel() for p in built.parameters())
     off = train_config(regularizer={"on": []})
-    assert regularizer_parameters(off, CHANNELS) == 0
+    assert regularizer_parameters(off, CLASSES, CHANNELS) == 0
+
+
+@pytest.mark.parametrize("head", ["daformer", "mlp"])
+def test_weights_of_a_guide_are_counted_as_it_is_built(head: str) -> None:
+    levels = ["stride8", None, "stride16", "stride16"]
+    regularizer = {"kind": "guided", "student_drop": 0.5, "levels": levels}
+    config = train_config(regularizer=regularizer, student={"head": head})
+    with torch.device("meta"):
+        student = build_student(config.student, num_classes=CLASSES, seed=0)
+        built = Guide(student.channels, CHANNELS, levels, 0.5, student.head)
+    counted = regularizer_parameters(config, CLASSES, CHANNELS)
+    assert counted == sum(p.numel() for p in built.parameters())
 
 
 @pytest.mark.parametrize("head", ["daformer", "mlp"])

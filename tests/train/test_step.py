@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from stages.train.build import build_regularizer
 from stages.train.config import TrainConfig
 from stages.train.dataset import Batch
 from stages.train.draws import Draws, draw_step
+from stages.train.model.guide import Guide
 from stages.train.model.regularizer import Regularizer
 from stages.train.model.student import Student, build_student, seeded
 from stages.train.networks import ImageNetReference, Models, without_noise
@@ -24,16 +26,19 @@ MASKING = {"block_px": 8, "ratio": 0.5, "weight": 1.0}
 
 def models_for(config: TrainConfig, *, imagenet: bool = False) -> Models:
     student = student_of(config, seed=1)
-    regularizer = None
+    regularizer: Regularizer | Guide | None = None
+    ema_guide: Guide | None = None
     if config.regularizer.on:
         with seeded(2):
-            regularizer = Regularizer(student.channels, 4, (1, 2, 5, 8), config.regularizer.levels)
+            regularizer = build_regularizer(config, student, 4)
     ema = without_noise(student_of(config, seed=3)) if config.self_training else None
+    if isinstance(regularizer, Guide):
+        ema_guide = without_noise(deepcopy(regularizer))
     reference = None
     if imagenet:
         backbone = student_of(config, seed=4).backbone.eval().requires_grad_(False)
         reference = ImageNetReference(backbone, range(CLASSES))
-    return Models(student, ema, regularizer, reference)
+    return Models(student, ema, regularizer, reference, ema_guide)
 
 
 def student_of(config: TrainConfig, seed: int) -> Student:

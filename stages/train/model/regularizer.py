@@ -4,9 +4,13 @@
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:  # which loads official weights of this module's
+    from stages.train.model.student import Student
 
 
 class CrossAttention(nn.Module):
@@ -103,6 +107,12 @@ class Regularizer(nn.Module):
             read = self.fusion[str(stage)](_tokens(map_), tokens)  # (B, N, C_i)
             enhanced.append(map_ + read.transpose(1, 2).unflatten(2, map_.shape[2:]))
         return enhanced
+
+    def logits(
+        self, student: "Student", features: Sequence[Tensor], teacher: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Classify the enhanced maps by the student's own head: (B, K, H/4, W/4)."""
+        return student.classify(self(features, teacher))
 
 
 def _tokens(map_: Tensor) -> Tensor:

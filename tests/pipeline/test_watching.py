@@ -1,0 +1,103 @@
+"""The wrong-teacher test is part of every validation, or a line says why it is not."""
+
+import csv
+from contextlib import chdir
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.files import INDEX, MANIFEST
+from pipeline.params import Params, load_params
+from pipeline.watching import watched_validation
+from stages.evaluate.wrong_teacher import WrongTeacherTest
+from stages.prepare.manifest import Manifest
+from stages.train.model.guide import Guide
+from stages.train.model.saved import load_student
+from stages.train.model.student import Student
+from stages.train.validation import Validation
+from tests.pipeline.workplace import SMALLEST, change_params, demand, write_params
+
+GUIDED = {"train.regularizer.kind": "guided", "train.regularizer.student_drop": 0.5}
+WITH_VAL = {**SMALLEST, "embed.splits": ["train", "val"], "prepare.target.val": 5}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("guided")
+    write_params(folder, {**WITH_VAL, **GUIDED})
+    with chdir(folder):
+        for command in ("prepare", "embed", "train"):
+            demand(command)
+    return folder
+
+
+def chosen(folder: Path) -> tuple[Params, Validation]:
+    params = load_params(folder / "params.yaml")
+    validation, without = watched_validation(params, Manifest.read(MANIFEST), INDEX)
+    assert validation is not None
+    assert without is None
+    return params, validation
+
+
+def branch_of(student: Student, *, reads: bool) -> Guide:
+    """A guide with the student's head, whose fusion reads its teacher much or not at all."""
+    guide = Guide(student.channels, 64, ["stride8"] * 4, 0.5, deepcopy(student.head))
+    for parameter in guide.fusion.parameters():
+        torch.nn.init.constant_(parameter, 0.0)
+        if reads and parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    return guide.eval()
+
+
+def test_every_validation_has_its_row(trained: Path) -> None:
+    rows = list(csv.DictReader((trained / "runs/validation.csv").read_text().splitlines()))
+    assert [row["iteration"] for row in rows] == ["2", "4"]
+    for row in rows:
+        assert all(0 <= float(row[name]) <= 100 for name in ("miou", "enhanced", "wrong_teacher"))
+
+
+def test_a_branch_that_reads_nothing_loses_nothing_and_is_the_student(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained)
+    _, validation = chosen(trained)
+    student = load_student(Path("runs/student"))[0].eval()
+    assert validation.measure_branch is not None
+    deaf = validation.measure_branch(student, branch_of(student, reads=False))
+    assert deaf["enhanced"] == deaf["wrong_teacher"] == validation.measure(student)
+    attentive = validation.measure_branch(student, branch_of(student, reads=True))
+    assert attentive["enhanced"] != attentive["wrong_teacher"]
+
+
+def test_each_image_gets_the_features_of_another(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained)
+    _, validation = chosen(trained)
+    test = validation.measure_branch
+    assert isinstance(test, WrongTeacherTest)
+    images, others = (
+        [record.image_id for record in side] for side in zip(*test.pairs, strict=True)
+    )
+    assert len(images) == 5
+    assert sorted(images) == sorted(others)
+    assert all(one != other for one, other in zip(images, others, strict=True))
+
+
+def test_a_store_without_val_says_so_in_a_line(workplace: Path) -> None:
+    for command in ("prepare", "embed"):
+        demand(command)
+    said = demand("train")
+    assert (
+        "no wrong-teacher test (does the branch read its teacher?): add val to embed.splits" in said
+    )
+    rows = list(csv.DictReader((workplace / "runs/validation.csv").read_text().splitlines()))
+    assert {row["enhanced"] for row in rows} == {""}
+
+
+def test_without_a_branch_nothing_is_missed(workplace: Path) -> None:
+    change_params(workplace, {"train.regularizer.on": []})
+    demand("prepare")
+    assert "wrong-teacher" not in demand("train")

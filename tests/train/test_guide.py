@@ -1,0 +1,184 @@
+"""The guide reads the teacher where it lies, teaches the student by labels alone, and resumes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stages.train.draws import draw_step
+from stages.train.health import health_row, watched
+from stages.train.model.guide import Guide, Laid, StudentDrop
+from stages.train.model.student import build_student
+from stages.train.networks import without_noise
+from stages.train.optimizer import build_optimizer
+from stages.train.step import train_step
+from tests.train.example import train_config
+from tests.train.test_fit import TWENTY, interrupt
+from tests.train.test_step import batch_of, gradients, models_for, moved, step, weights
+from tests.train.world import World, assert_same, results
+
+GUIDED: dict[str, Any] = {"kind": "guided", "student_drop": 0.5}
+CONFIG = train_config(regularizer=GUIDED)
+PLAIN = train_config(regularizer={"on": []})
+LEVELS = ("stride8", None, "stride8", "stride8")
+
+
+def example() -> tuple[Guide, list[Tensor], dict[str, Tensor]]:
+    """A guide, maps of two 64 px crops and features of stride 8; stage 1 reads nothing."""
+    student = build_student(CONFIG.student, num_classes=3, seed=0)
+    guide = Guide(student.channels, 4, LEVELS, 0.5, student.head)
+    maps = [torch.randn(2, c, 16 >> i, 16 >> i) for i, c in enumerate(student.channels)]
+    return guide, maps, {"stride8": torch.randn(2, 4, 8, 8)}
+
+
+@pytest.mark.parametrize("side", [16, 8, 4, 2])
+def test_a_token_changes_the_student_where_it_lies_and_nowhere_else(side: int) -> None:
+    laid = Laid(4, 6)
+    teacher = torch.zeros(1, 4, 8, 8)
+    without = laid(teacher, (side, side))
+    teacher[:, :, 5, 2] = 1.0
+    changed = (laid(teacher, (side, side)) - without).abs().sum(dim=(0, 1)) > 1e-7
+    rows, columns = (torch.nonzero(changed.any(dim=other)).flatten() for other in (1, 0))
+    scale = side / 8
+    for found, token in ((rows, 5), (columns, 2)):
+        middle = (float(found.min()) + float(found.max()) + 1) / 2
+        assert abs(middle - (token + 0.5) * scale) <= 0.5 * max(1.0, scale)
+        assert len(found) <= max(1, 2 * scale)
+
+
+def test_stages_without_level_pass_unchanged_and_the_others_are_added_to() -> None:
+    guide, maps, teacher = example()
+    enhanced = guide.eval()(maps, teacher)
+    assert torch.equal(enhanced[1], maps[1])
+    laid = guide.fusion["2"](teacher["stride8"], (4, 4))
+    assert torch.equal(enhanced[2], maps[2] + laid)
+
+
+def test_dropped_samples_see_the_teacher_alone_at_every_stage() -> None:
+    drop = StudentDrop(0.5).train()
+    maps = [torch.ones(64, 3, 4, 4), torch.ones(64, 5, 2, 2)]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        fine, coarse = drop(maps)
+    kept = fine[:, 0, 0, 0]
+    assert set(kept.tolist()) == {0.0, 1.0}
+    assert 16 < int(kept.sum()) < 48
+    assert torch.equal(coarse, kept[:, None, None, None].expand_as(coarse))
+    assert all(torch.equal(a, b) for a, b in zip(drop.eval()(maps), maps, strict=True))
+
+
+def test_the_average_drops_nothing_and_is_as_the_ema_model_else() -> None:
+    guide, maps, teacher = example()
+    average = without_noise(guide)
+    assert average.training
+    assert torch.equal(average(maps, teacher)[1], maps[1])
+    assert not any(parameter.requires_grad for parameter in average.parameters())
+
+
+def test_the_guide_sends_no_gradient_to_the_student() -> None:
+    guided, plain = models_for(CONFIG), models_for(PLAIN)
+    batch = batch_of()
+    for models, config in ((guided, CONFIG), (plain, PLAIN)):
+        torch.manual_seed(0)  # of dropout
+        train_step(models, batch, None, config=config, iteration=0)  # the source alone
+    assert_same(gradients(guided.student), gradients(plain.student))
+    assert set(gradients(guided.regularizer)) == set(weights(guided.regularizer))
+    norms = [m.student.head.state_dict() for m in (guided, plain)]
+    assert_same(dict(norms[0]), dict(norms[1]))  # batch norms saw no enhanced pass
+
+
+def test_the_averaged_guide_makes_the_labels_and_follows_the_guide() -> None:
+    models = models_for(CONFIG)
+    assert models.ema is not None
+    assert models.ema_guide is not None
+    with torch.no_grad():
+        for parameter in models.ema_guide.parameters():
+            parameter.add_(1.0)
+    before = weights(models.ema_guide)
+    batch = batch_of()
+    result = step(CONFIG, models, batch)
+    assert moved(models.ema_guide, before)  # at iteration 0 it becomes a copy
+    assert_same(weights(models.ema_guide), weights(models.regularizer))
+    with torch.no_grad():
+        features = models.ema.features(batch.target_image)
+        logits = models.ema_guide.logits(models.ema, features, batch.target_features)
+        others = {"stride8": batch.target_features["stride8"].flip(0)}
+        elsewhere = models.ema_guide.logits(models.ema, features, others)
+    enlarged = torch.nn.functional.interpolate(logits, (32, 32), mode="bilinear")
+    assert result.pseudo is not None
+    assert torch.equal(result.pseudo.label, enlarged.argmax(dim=1))
+    assert not torch.equal(logits, elsewhere)
+
+
+def test_an_untouched_guide_labels_as_the_ema_model_would() -> None:
+    """With the teacher's share at zero the branch is the student with a copy of its head."""
+    models, plain = models_for(CONFIG), models_for(PLAIN)
+    for guide in (models.regularizer, models.ema_guide):
+        assert isinstance(guide, Guide)
+        guide.head.load_state_dict(models.student.head.state_dict())
+        for parameter in guide.fusion.parameters():
+            torch.nn.init.zeros_(parameter)
+    pseudo = [step(c, m).pseudo for c, m in ((CONFIG, models), (PLAIN, plain))]
+    assert pseudo[0] is not None
+    assert pseudo[1] is not None
+    assert torch.equal(pseudo[0].label, pseudo[1].label)
+    assert torch.equal(pseudo[0].confidence, pseudo[1].confidence)
+
+
+def test_its_head_learns_at_the_rate_of_heads() -> None:
+    models = models_for(CONFIG)
+    config = CONFIG.optimizer.model_copy(update={"head_lr_factor": 7.0})
+    groups = build_optimizer(models.student, models.regularizer, config).param_groups
+    rates = {group["name"]: group["lr_factor"] for group in groups}
+    assert rates["its head"] == 7.0
+    assert rates["regularizer"] == 1.0
+    held = [id(parameter) for group in groups for parameter in group["params"]]
+    assert isinstance(models.regularizer, Guide)
+    wanted = [*models.student.parameters(), *models.regularizer.parameters()]
+    assert sorted(held) == sorted(id(parameter) for parameter in wanted)
+
+
+def test_health_says_how_much_it_adds_and_whether_it_reads() -> None:
+    models, batch = models_for(CONFIG), batch_of()
+    with watched(models.regularizer) as seen:
+        train_step(
+            models, batch, draw_step(CONFIG, batch.source_label, 0), config=CONFIG, iteration=0
+        )
+    row = health_row(seen, models)
+    for stage in range(4):
+        assert row[f"residual_{stage}"] > 0
+        assert row[f"swap_{stage}"] > 0
+        assert row[f"gradient_{stage}"] > 0
+        assert f"entropy_{stage}" not in row
+    assert isinstance(models.regularizer, Guide)
+    for parameter in models.regularizer.fusion.parameters():
+        torch.nn.init.constant_(parameter, 0.0 if parameter.ndim > 1 else 1.0)
+    with watched(models.regularizer) as seen:
+        train_step(models, batch, None, config=CONFIG, iteration=0)
+    assert health_row(seen, models)["swap_0"] == 0  # a bias alone ignores the teacher
+
+
+def test_a_guided_run_resumes_bit_for_bit(world: World, tmp_path: Path) -> None:
+    changes = {**TWENTY, "regularizer": GUIDED, "self_training": {"start": 4}}
+    world.run(tmp_path / "straight", **changes)
+    with pytest.raises(KeyboardInterrupt):
+        world.run(tmp_path / "resumed", interrupt, **changes)
+    assert world.run(tmp_path / "resumed", **changes).fit.resumed_from == 10
+    straight = results(tmp_path / "straight")
+    assert "ema_guide" in straight["checkpoint"]
+    assert_same(results(tmp_path / "resumed"), straight)
+
+
+@pytest.mark.parametrize(
+    ("regularizer", "said"),
+    [
+        ({"kind": "ssr", "student_drop": 0.5}, "student_drop is of kind guided"),
+        ({"kind": "guided", "on": ["source"]}, "learns from both"),
+        ({"kind": "guided", "on": ["mixed"]}, "learns from both"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(regularizer: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        train_config(regularizer=regularizer)
