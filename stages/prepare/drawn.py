@@ -36,7 +36,7 @@ def draw(
 
 def draw_views(
     *, seed: int, index: int, style: Style, size_px: tuple[int, int], views: int
-) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.int32]]:
     """Draw one street scene several times: the same objects in different colours and light.
 
     Args:
@@ -47,11 +47,11 @@ def draw_views(
         views: Their number.
 
     Returns:
-        RGB images (views, H, W, 3) and the numbers (H, W) of the objects in them.
+        RGB images (views, H, W, 3), and the numbers (H, W) of the objects and of their parts.
     """
     layout = Layout.of(seed=seed, index=index, size_px=size_px)
     images = []
     for view in range(views):
         rng = np.random.default_rng([seed, index, view, *style.encode()])
         images.append(layout.paint(look_of(style, 1.0, rng), rng))
-    return np.stack(images), layout.instance
+    return np.stack(images), layout.instance, layout.part

@@ -53,14 +53,22 @@ class Layout:
         """Numbers (H, W) of the objects: 0 the sky, then in no order that means anything.
 
         All parts of one thing are one object, a car with its wheels and windows. What only stands
-        together is apart: rider and bicycle, a sign and its pole, road and pavement.
+        together is apart: rider and bicycle, a sign and its pole, the road and each pavement.
         """
         objects: dict[tuple[int, Label], int] = {}
         numbers = [0]
         for number, thing in enumerate(self.scene.things):
             for surface in thing.surfaces:
                 numbers.append(objects.setdefault((number, surface.label), len(objects) + 1))
-        return np.array(numbers, dtype=np.int32)[self._top]
+        instance = np.array(numbers, dtype=np.int32)[self._top]
+        pavement = instance == objects[0, Label.PAVEMENT]  # of the ground, the first thing
+        patches = cv2.connectedComponents(pavement.astype(np.uint8), connectivity=8)[1]
+        return np.where(pavement, len(objects) + patches, instance).astype(np.int32)
+
+    @cached_property
+    def part(self) -> NDArray[np.int32]:
+        """Numbers (H, W) of the parts of objects: a wheel, the windows of a wall, leaves."""
+        return self._top
 
     def paint(self, look: Look, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Paint the scene: RGB (H, W, 3)."""

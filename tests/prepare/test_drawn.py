@@ -181,11 +181,11 @@ def test_strength_goes_from_the_day_to_the_whole_style() -> None:
 
 
 def test_views_are_of_the_same_objects_in_other_looks() -> None:
-    images, instance = draw_views(seed=0, index=5, style="wide", size_px=SIZE_PX, views=3)
-    again, _ = draw_views(seed=0, index=5, style="wide", size_px=SIZE_PX, views=3)
+    images, instance, part = draw_views(seed=0, index=5, style="wide", size_px=SIZE_PX, views=3)
+    again, *_ = draw_views(seed=0, index=5, style="wide", size_px=SIZE_PX, views=3)
     np.testing.assert_array_equal(images, again)
     assert images.shape == (3, *SIZE_PX, 3)
-    assert instance.shape == SIZE_PX
+    assert instance.shape == part.shape == SIZE_PX
     for first, second in ((0, 1), (1, 2)):
         assert np.abs(images[first].astype(float) - images[second]).mean() > 20
 
