@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pipeline import handover, store_commands
+from pipeline import handover, store_commands, teacher_commands
 from pipeline.files import EVALUATE_CACHE, INDEX, MANIFEST, PARAMS, RUN, SCAN_CACHE, START
 from pipeline.options import Overrides, ParamsFile, RunFolder, WeightsName
 
@@ -334,6 +334,8 @@ app.command("import")(handover.import_checkpoint)
 app.command()(store_commands.inspect)
 app.command()(store_commands.verify)
 app.command()(store_commands.convert)
+app.command()(teacher_commands.probe)
+app.command()(teacher_commands.pretrain_teacher)
 
 if __name__ == "__main__":  # for torchrun -m
     main()

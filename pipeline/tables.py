@@ -12,6 +12,7 @@ from store.summary import LevelSummary, StoreSummary
 
 if TYPE_CHECKING:  # torch, which most tables do without
     from pipeline.online import OnlineReport
+    from pipeline.probe import ProbeReport
     from stages.embed.stage import EmbedResult, Step
     from stages.train.model.foreign import ForeignStudent
     from stages.train.stage import TrainResult
@@ -173,6 +174,22 @@ def print_online(report: "OnlineReport") -> None:
         console.print(UNTRAINED)
     if report.without_mix is not None:
         console.print(f"mixed images were not compared: {report.without_mix}")
+
+
+def print_probe(report: "ProbeReport") -> None:
+    """Show what linear classifiers of tokens get right, a line for each kind of features."""
+    tests = list(dict.fromkeys(on for _, on in report.scores))
+    print_table(
+        f"mean IoU of tokens, percent; learnt from labels of {report.learnt_on} images of "
+        "source/train",
+        ("features", *tests),
+        [
+            (features, *(f"{report.scores[features, on].miou:.1f}" for on in tests))
+            for features in dict.fromkeys(features for features, _ in report.scores)
+        ],
+    )
+    if not report.teacher["trained"]:
+        console.print(UNTRAINED)
 
 
 def print_metrics(run: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.embed.config import EmbedConfig
+from stages.embed.shipped import weights_path
 from store.atomic import write_bytes
 from store.errors import CheckpointError
 from store.url import one_line_for_os_errors
@@ -85,7 +86,7 @@ class LazyTeacher:
         config = self._config
         if not self.trained:
             return f"{config.architecture} random {config.seed} torch {version('torch')}"
-        path = Path(config.weights).expanduser()
+        path = weights_path(config.weights)
         if not path.is_file():
             return None
         stat = path.stat()

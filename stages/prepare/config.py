@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
+from stages.prepare.drawn_style import Style
+
 Domain = Literal["source", "target"]
 Split = Literal["train", "val"]
 
@@ -46,12 +48,29 @@ class DrawnConfig(_Source):
     """A street world that is drawn into `root` on first use."""
 
     kind: Literal["drawn"] = Field(description="Which dataset this is.")
-    style: Literal["day", "dusk"] = Field(description="Light, colours and textures of the world.")
+    style: Style = Field(
+        description="Light, colours and textures: `day`, a target (`dusk`, `fog`, `night`), or "
+        "`wide`, another random look for each image with the neighbourhood of the targets left out."
+    )
+    strength: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="How far a target's style is from the day: 1 is the whole of it, 0 is the day.",
+    )
     seed: int = Field(ge=0, description="Of the scenes; two seeds have no scene in common.")
     width_px: int = Field(ge=64, le=4096, description="Width of the drawn images.")
     height_px: int = Field(ge=64, le=4096, description="Height of the drawn images.")
     train: int = Field(ge=1, le=100_000, description="Number of images to train on.")
     val: int = Field(ge=0, le=100_000, description="Number of labelled images to evaluate on.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.strength != 1 and self.style in {"day", "wide"}:
+            raise ValueError(
+                f"strength is of the styles dusk, fog and night: leave it out with {self.style}"
+            )
+        return self
 
 
 class CamvidSplits(_Strict):

@@ -74,13 +74,17 @@ def paint(
     haze = 1 - np.exp(-rng.uniform(*look.haze) / 1000 * distance_m)
     image += haze * (_rgb(look.palette[Material.SKY][1]) - image)
     glow = np.array([look.glow.get(m, 0.0) for m in Material], dtype=np.float32)[of]
-    return _photograph(look, rng, image, glow)
+    return photograph(look, rng, image, glow)
 
 
-def _photograph(
+def photograph(
     look: Look, rng: np.random.Generator, image: Field, glow: Field
 ) -> NDArray[np.uint8]:
-    """Light a painted image (3, H, W), let materials glow (H, W), and expose it (H, W, 3)."""
+    """Light a painted image (3, H, W), in place, let materials glow (H, W), and expose it.
+
+    Returns:
+        RGB image (H, W, 3).
+    """
     height, width = glow.shape
     shine = image * glow
     fall = np.linspace(0.5, -0.5, height, dtype=np.float32)[:, None]

@@ -1,6 +1,7 @@
-"""How a drawn street looks: colours, textures, light, air and lens of each style.
+"""How a drawn street looks: colours, textures, light, air and lens, by day and by dusk.
 
 A style is a `Look`: a frozen table of ranges from which every image draws its own values.
+`drawn_looks` knows the looks of all styles.
 """
 
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import Literal
 
 from stages.prepare.drawn_shapes import Material
 
-Style = Literal["day", "dusk"]
+Style = Literal["day", "dusk", "fog", "night", "wide"]
 Texture = Literal["grain", "mottle", "leaf", "courses", "slabs", "wet"]
 RGB = tuple[int, int, int]
 Range = tuple[float, float]
@@ -153,5 +154,3 @@ DUSK = replace(
     blur=(0.35, 0.70),
     noise=(0.014, 0.026),
 )
-
-LOOKS: Mapping[Style, Look] = {"day": DAY, "dusk": DUSK}

@@ -32,6 +32,10 @@ def test_domains_and_roots_follow_the_target() -> None:
     [
         (drawn_config(ROOT, kind="drwan"), "drwan"),
         (drawn_config(ROOT, styl="day"), "styl"),
+        (drawn_config(ROOT, style="dawn"), "'day', 'dusk', 'fog', 'night' or 'wide'"),
+        (drawn_config(ROOT, style="dusk", strength=1.5), "less than or equal to 1"),
+        (drawn_config(ROOT, strength=0.5), "leave it out with day"),
+        (drawn_config(ROOT, style="wide", strength=0.5), "leave it out with wide"),
         (drawn_config(ROOT, train=0), "greater than or equal to 1"),
         (drawn_config(ROOT, fit_px=[0, 5]), "greater than 0"),
         (folder_config(ROOT, train_images="/abs"), "inside root"),

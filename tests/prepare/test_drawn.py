@@ -1,3 +1,4 @@
+from hashlib import sha256
 from itertools import pairwise
 from typing import get_args
 
@@ -8,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from stages.prepare.drawn import draw
+from stages.prepare.drawn import draw, draw_views
+from stages.prepare.drawn_looks import LOOKS
 from stages.prepare.drawn_shapes import Label
-from stages.prepare.drawn_style import LOOKS, Style
+from stages.prepare.drawn_style import Style
 
 SIZE_PX = (128, 256)
 STYLES: tuple[Style, ...] = get_args(Style)
@@ -37,7 +39,7 @@ def luminance(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def test_every_style_has_a_look_with_all_materials() -> None:
-    assert set(LOOKS) == set(STYLES)
+    assert {*LOOKS, "wide"} == set(STYLES)
     assert {len(look.palette) for look in LOOKS.values()} == {len(LOOKS["day"].palette)}
 
 
@@ -147,3 +149,57 @@ def test_things_are_told_apart_in_every_style(day: list[Drawn], dusk: list[Drawn
 def test_a_negative_index_is_refused() -> None:
     with pytest.raises(ValueError, match="non-negative"):
         draw(seed=0, index=-1, style="day", size_px=SIZE_PX)
+
+
+@pytest.mark.parametrize(
+    ("style", "digest"),
+    [("day", "520c96be240052c2"), ("dusk", "5dc74ee6b4fc22a5")],  # before there were other styles
+)
+def test_day_and_dusk_stay_what_they_were_down_to_the_last_bit(style: Style, digest: str) -> None:
+    found = sha256()
+    for index in (0, 1, 7, 1_000_003):
+        for part in draw(seed=2, index=index, style=style, size_px=SIZE_PX):
+            found.update(part.tobytes())
+    assert found.hexdigest().startswith(digest)
+
+
+def test_strength_goes_from_the_day_to_the_whole_style() -> None:
+    def mean(strength: float) -> float:
+        drawn = [
+            draw(seed=0, index=i, style="dusk", size_px=SIZE_PX, strength=strength)[0]
+            for i in range(8)
+        ]
+        return float(np.mean([luminance(image).mean() for image in drawn]))
+
+    whole = draw(seed=0, index=3, style="dusk", size_px=SIZE_PX)[0]
+    np.testing.assert_array_equal(
+        draw(seed=0, index=3, style="dusk", size_px=SIZE_PX, strength=1.0)[0], whole
+    )
+    lights = [mean(strength) for strength in (0.0, 0.3, 0.6, 1.0)]
+    assert all(lighter > darker + 8 for lighter, darker in pairwise(lights))
+    assert 105 < lights[0] < 140  # as by day
+
+
+def test_views_are_of_the_same_objects_in_other_looks() -> None:
+    images, instance, part = draw_views(seed=0, index=5, style="wide", size_px=SIZE_PX, views=3)
+    again, *_ = draw_views(seed=0, index=5, style="wide", size_px=SIZE_PX, views=3)
+    np.testing.assert_array_equal(images, again)
+    assert images.shape == (3, *SIZE_PX, 3)
+    assert instance.shape == part.shape == SIZE_PX
+    for first, second in ((0, 1), (1, 2)):
+        assert np.abs(images[first].astype(float) - images[second]).mean() > 20
+
+
+def test_night_is_dark_and_fog_swallows_what_is_far() -> None:
+    def drawn(style: Style) -> list[Drawn]:
+        return [draw(seed=0, index=i, style=style, size_px=SIZE_PX) for i in range(12)]
+
+    def contrast_of_houses(images: list[Drawn]) -> float:  # they are mostly far
+        return float(
+            np.mean([luminance(image)[label == Label.BUILDING].std() for image, label in images])
+        )
+
+    night, fog, day = drawn("night"), drawn("fog"), drawn("day")
+    assert np.mean([luminance(image).mean() for image, _ in night]) < 40
+    assert np.mean([luminance(image).mean() for image, _ in fog]) > 110
+    assert contrast_of_houses(fog) < 0.6 * contrast_of_houses(day)

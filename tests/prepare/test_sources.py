@@ -169,6 +169,17 @@ def test_a_drawn_image_is_the_scene_of_its_seed_and_place(tmp_path: Path) -> Non
     assert len(contents) == 5  # no scene of val is one of train
 
 
+def test_a_style_has_a_folder_for_each_strength(tmp_path: Path) -> None:
+    whole = scan(drawn_config(tmp_path, style="dusk")).items[0]
+    half = scan(drawn_config(tmp_path, style="dusk", strength=0.5)).items[0]
+    assert whole.image.startswith("dusk-seed1-96x64/")
+    assert half.image.startswith("dusk0.5-seed1-96x64/")
+    images = [np.array(Image.open(tmp_path / item.image)) for item in (whole, half)]
+    assert images[0].mean() < images[1].mean() - 10
+    expected, _ = world.draw(seed=1, index=0, style="dusk", size_px=(64, 96), strength=0.5)
+    np.testing.assert_array_equal(images[1], expected)
+
+
 def test_only_missing_drawn_files_are_drawn(tmp_path: Path) -> None:
     items = scan(drawn_config(tmp_path)).items
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}

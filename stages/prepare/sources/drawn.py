@@ -25,11 +25,13 @@ _FIRST_VAL: Final = 1_000_000
 def scan(config: DrawnConfig, *, progress: Progress) -> Listing:
     """List the images of the world, drawing those that are not there yet.
 
-    Each style, seed and size has its own folder. All of it is drawn anew when the code that draws
-    has changed since; the stamp that tells is written last, so an interrupted redraw starts over.
+    Each style and strength, seed and size has its own folder. All of it is drawn anew when the code
+    that draws has changed since; the stamp that tells is written last, so an interrupted redraw
+    starts over.
     """
     root = root_of(config)
-    folder = f"{config.style}-seed{config.seed}-{config.width_px}x{config.height_px}"
+    style = config.style if config.strength == 1 else f"{config.style}{config.strength}"
+    folder = f"{style}-seed{config.seed}-{config.width_px}x{config.height_px}"
     scenes = list(_scenes(config, folder))
     stamp = root / folder / "drawn.json"
     code = json.dumps({"code": _code_digest()})
@@ -76,6 +78,7 @@ def _draw_all(
             seed=config.seed,
             index=index,
             style=config.style,
+            strength=config.strength,
             size_px=(config.height_px, config.width_px),
         )
         write_bytes(root / item.image, _png(image))

@@ -1,0 +1,101 @@
+"""A linear probe finds what is linear, on the tokens and labels that it is given."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from stages.evaluate.probe import Image, LinearProbe, on_grid, probe, token_labels
+from store.errors import DataError
+
+K = 3
+
+
+def blobs(rng: np.random.Generator, *, shift: float = 0.0) -> Image:
+    """Draw tokens (4, 8, 8) that cluster by class, all moved by a shift of the domain."""
+    labels = rng.integers(0, K, (8, 8)).astype(np.uint8)
+    centres = np.array([[4, 0, 0, 0], [0, 4, 0, 0], [0, 0, 4, 0]], np.float32)
+    kept = centres[labels].transpose(2, 0, 1) + 0.3 * rng.standard_normal((4, 8, 8))
+    lost = kept + np.array([shift, -shift, 0, 0])[:, None, None]
+    return {"kept": (kept.astype(np.float16), labels), "lost": (lost.astype(np.float32), labels)}
+
+
+def images(seed: int, shift: float = 0.0, count: int = 6) -> list[Image]:
+    rng = np.random.default_rng(seed)
+    return [blobs(rng, shift=shift) for _ in range(count)]
+
+
+def test_features_that_mean_the_same_keep_their_score_and_shifted_ones_lose_it() -> None:
+    scores = probe(images(0), {"day": images(1), "dusk": images(2, shift=6.0)}, K)
+    assert set(scores) == {(f, t) for f in ("kept", "lost") for t in ("day", "dusk")}
+    assert scores["kept", "day"].miou > 99
+    assert scores["kept", "dusk"].miou > 99
+    assert scores["lost", "day"].miou > 99
+    assert scores["lost", "dusk"].miou < 50
+    assert scores["kept", "day"].tokens == 6 * 64
+    assert scores["kept", "day"].images == 6
+
+
+def test_the_classifier_agrees_with_one_fitted_by_plain_gradient_descent() -> None:
+    rng = np.random.default_rng(0)
+    tokens = rng.standard_normal((200, 3)).astype(np.float32)
+    labels = (tokens @ rng.standard_normal((3, K)) + rng.standard_normal((200, K))).argmax(1)
+    found = LinearProbe(tokens, labels.astype(np.uint8), K)
+    rows = torch.from_numpy((tokens - tokens.mean(0)) / tokens.std(0)).double()
+    design = torch.cat([rows, torch.ones(200, 1)], 1)
+    weight = torch.zeros(4, K, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    for _ in range(3000):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(design @ weight, torch.from_numpy(labels))
+        (loss + 1e-4 * weight[:3].square().sum()).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    expected = (design @ weight).argmax(1).numpy()
+    predicted = found.predict(tokens.T[:, :, None])[:, 0]
+    assert (predicted == expected).mean() > 0.99
+
+
+def test_labels_that_are_ignored_are_neither_learnt_nor_scored() -> None:
+    spoilt: list[Image] = []
+    for image in images(0):
+        features, labels = image["kept"]
+        ignored = labels.copy()
+        ignored[:4] = 255
+        wrong = features.copy()
+        wrong[:, :4] = 1000
+        spoilt.append({"kept": (wrong, ignored)})
+    score = probe(spoilt, {"day": spoilt}, K)["kept", "day"]
+    assert score.miou > 99
+    assert score.tokens == 6 * 32
+
+
+def test_without_a_label_there_is_nothing_to_learn() -> None:
+    nothing: Image = {"kept": (np.zeros((4, 2, 2)), np.full((2, 2), 255, np.uint8))}
+    with pytest.raises(DataError, match="label some"):
+        probe([nothing], {}, K)
+
+
+def test_a_class_that_is_neither_there_nor_found_has_no_iou() -> None:
+    assert probe(images(0), {"day": images(1)}, K + 1)["kept", "day"].iou[K] is None
+
+
+def test_a_token_has_the_class_of_most_of_its_labelled_pixels() -> None:
+    label = np.array(
+        [
+            [0, 0, 1, 1, 255, 255],
+            [0, 2, 1, 255, 255, 255],
+        ],
+        np.uint8,
+    )
+    expected: NDArray[np.uint8] = np.array([[0, 1, 255]], np.uint8)
+    np.testing.assert_array_equal(token_labels(label, 2, K), expected)
+    tie = np.array([[2, 1], [1, 2]], np.uint8)
+    assert token_labels(tie, 2, K) == 1
+
+
+def test_features_of_other_strides_come_to_the_grid() -> None:
+    fine = torch.arange(16.0).reshape(1, 4, 4)
+    np.testing.assert_allclose(on_grid(torch.ones(2, 8, 8), (4, 4)), np.ones((2, 4, 4)))
+    assert on_grid(fine, (2, 2)).mean() == pytest.approx(7.5)
+    np.testing.assert_array_equal(on_grid(fine, (4, 4)), fine.numpy())
+    assert on_grid(fine, (8, 8)).shape == (1, 8, 8)

@@ -1,0 +1,106 @@
+"""`ssr probe` and `ssr pretrain-teacher`, as a person types them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.workplace import demand, ssr
+
+BOTH = ("-S", "embed.splits=[train,val]")
+
+
+def probed(*options: str) -> dict[tuple[str, str], float]:
+    demand("probe", "--json", "probe.json", *options)
+    report = json.loads(Path("probe.json").read_text())
+    return {(row["features"], row["on"]): row["miou"] for row in report["rows"]}
+
+
+def test_the_teacher_and_the_student_are_scored_on_every_embedded_val_split(
+    workplace: Path,
+) -> None:
+    for command in ("prepare", "embed", "train"):
+        demand(command, *BOTH)
+    features = {"teacher stride8", *(f"student stage {stage}" for stage in (1, 2, 3, 4))}
+    scores = probed(*BOTH, "--student", "runs")
+    assert set(scores) == {(f, on) for f in features for on in ("source/val", "target/val")}
+    assert all(0 <= score <= 100 for score in scores.values())
+    assert scores["teacher stride8", "source/val"] > scores["teacher stride8", "target/val"]
+    report = json.loads(Path("probe.json").read_text())
+    assert report["learnt_on"] == 6
+    assert report["teacher"]["trained"] is False
+    row = report["rows"][0]
+    assert row["images"] == 2
+    assert row["tokens"] == 2 * 8 * 16
+    assert set(row["iou"]) > {"sky", "road", "car"}
+    again = probed(*BOTH)
+    assert again == {key: s for key, s in scores.items() if key[0].startswith("teacher")}
+    said = demand("probe", *BOTH, "--images", "4")
+    assert "learnt from labels of 3 images of source/train" in said  # evenly spread over six
+    assert "UNTRAINED TEACHER" in said
+
+
+def test_a_source_without_val_images_is_left_out(photos: Path) -> None:
+    demand("embed", *BOTH)
+    assert set(probed(*BOTH)) == {("teacher stride8", "target/val")}
+
+
+@pytest.mark.usefixtures("photos")
+def test_without_features_of_labelled_target_images_a_line_says_what_to_embed() -> None:
+    outcome = ssr("probe")
+    assert outcome.code == 2
+    assert "no labelled image of target/val has features" in outcome.err
+    assert "[train, val] in embed.splits" in outcome.err
+
+
+@pytest.mark.usefixtures("photos")
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--student", "absent"], "there is no such folder"),
+        (["--images", "0"], "greater than or equal to 1"),
+        (["-S", "embed.splits=[all]"], "embed.splits"),
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], says: str) -> None:
+    outcome = ssr("probe", *words)
+    assert outcome.code == 2
+    assert says in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_a_store_of_the_shipped_teacher_is_not_called_untrained(workplace: Path) -> None:
+    demand("prepare")
+    demand("embed", *BOTH, "-S", "embed.weights=drawn")
+    said = demand("probe", *BOTH, "-S", "embed.weights=drawn")
+    assert "UNTRAINED" not in said
+
+
+def test_a_teacher_is_pretrained_and_named(workplace: Path) -> None:
+    little = ("--iterations", "2", "--scenes", "2")
+    said = demand("pretrain-teacher", "--out", "teacher.pth", *little)
+    assert "teacher.pth: weights sha256 " in said
+    sha256 = said.split()[-1]
+    again = demand("pretrain-teacher", "--out", "again.pth", *little)
+    assert again.split()[-1] == sha256
+    demand("prepare")
+    demand("embed", "-S", "embed.weights=teacher.pth")
+    index = json.loads(Path("data/index.json").read_text())
+    assert index["stores"]["source"]["provenance"]["teacher"]["weights_sha256"] == sha256
+
+
+@pytest.mark.usefixtures("workplace")
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--out", "params.yaml"], "params.yaml: is there already"),
+        (["--out", "absent/teacher.pth"], "absent: there is no such folder"),
+        (["--out", "teacher.pth", "--iterations", "0"], "greater than or equal to 1"),
+        (["--out", "teacher.pth", "--seed", "-1"], "greater than or equal to 0"),
+    ],
+)
+def test_what_cannot_be_pretrained_is_told_before_any_work(words: list[str], says: str) -> None:
+    outcome = ssr("pretrain-teacher", *words)
+    assert outcome.code == 2
+    assert says in outcome.err
+    assert "Traceback" not in outcome.err
