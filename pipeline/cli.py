@@ -9,6 +9,7 @@ import typer
 
 from pipeline import completion, handover, store_commands
 from pipeline.files import EVALUATE_CACHE, INDEX, MANIFEST, PARAMS, RUN, SCAN_CACHE, START
+from pipeline.lines import Wrapping, wrapped
 from pipeline.options import Overrides, ParamsFile, RunFolder, WeightsName
 
 app = typer.Typer(
@@ -30,7 +31,9 @@ def main() -> None:
     from pipeline import interrupt
     from store.errors import SSRError
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    remarks = logging.StreamHandler()
+    remarks.setFormatter(Wrapping())
+    logging.basicConfig(level=logging.WARNING, handlers=[remarks])
     try:
         app(prog_name="ssr")  # also for `python -m pipeline.cli`
     except SystemExit as end:
@@ -45,7 +48,7 @@ def main() -> None:
 
 
 def _give_up(message: str) -> NoReturn:
-    print(f"ssr: {message}", file=sys.stderr)  # noqa: T201 - the shell's own error line
+    print(wrapped(f"ssr: {message}"), file=sys.stderr)  # noqa: T201 - the shell's own error line
     sys.exit(2)
 
 

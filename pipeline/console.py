@@ -1,5 +1,6 @@
 """What a person sees: progress and tables. Only this layer prints."""
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,13 +18,15 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.lines import is_wrapped
+
 Report = Callable[[int, int, str], None]
 """(done, in all, what is being done) -> None; what every stage calls."""
 
 QUIET_S = 10.0
 """Least time between two lines of progress where there is no terminal."""
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=not is_wrapped(sys.stdout))
 
 
 class _Speed(ProgressColumn):

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from pipeline.lines import wrapped
+
 CODE: Final = 130
 """Of a process that an interrupt ended: 128 and the signal's number."""
 
@@ -37,4 +39,5 @@ def say_interrupted(words: Sequence[str]) -> None:
     if command == "verify" and "--repair" in words:
         safe = _MENDING
     again = [word for word in words if word != "--fresh"]  # which would throw the checkpoint away
-    print(f"ssr: interrupted: {safe} `{shlex.join(['ssr', *again])}`", file=sys.stderr)  # noqa: T201 - the shell's own line
+    line = f"ssr: interrupted: {safe} `{shlex.join(['ssr', *again])}`"
+    print(wrapped(line), file=sys.stderr)  # noqa: T201 - the shell's own line
