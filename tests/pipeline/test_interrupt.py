@@ -82,6 +82,7 @@ def test_what_goes_on_does_not_start_over() -> None:
         assert "embedded again are kept" in ssr("verify", "a.zarr", "--repair").err
 
 
+@pytest.mark.costly
 def test_an_interrupted_embed_goes_on_with_what_it_lacks(workplace: Path) -> None:
     change_params(workplace, {"prepare.source.train": MANY, "store.shard_images": 1})
     demand("prepare")
@@ -97,6 +98,7 @@ def test_an_interrupted_embed_goes_on_with_what_it_lacks(workplace: Path) -> Non
     assert demand("embed").count(" 0 embedded now") == 2
 
 
+@pytest.mark.costly
 def test_an_interrupted_training_goes_on_from_its_checkpoint(workplace: Path) -> None:
     changes = {"iterations": MANY, "checkpoint_every": 1, "validate_every": 0, "workers": 1}
     change_params(workplace, {f"train.{key}": value for key, value in changes.items()})

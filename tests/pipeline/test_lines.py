@@ -73,7 +73,7 @@ def test_a_message_is_broken_at_words_and_a_command_is_not(
 def test_in_a_pipe_a_line_stays_whole_unless_columns_says_how_wide_it_may_be(
     workplace: Path,
 ) -> None:
-    command = [Path(sys.executable).with_name("ssr"), "plan", "--device", "a device of nobody"]
+    command = [str(Path(sys.executable).with_name("ssr")), "plan", "--device", "a nobody's"]
     demand("prepare")
 
     def lines(**more: str) -> list[str]:
