@@ -5,14 +5,22 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-slow lint install
+# as many processes as there are processors, up to four, of one thread each; a file's tests share one
+IN_PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
+
+.PHONY: demo test test-fast test-slow lint install
 
 demo: $(INSTALLED)
 	dvc repro
 	ssr metrics
 
 test: $(INSTALLED)
-	pytest
+	OMP_NUM_THREADS=1 pytest $(IN_PARALLEL)
+
+# under a minute, while you work: leaves out what embeds, trains, exports, needs a bucket, builds
+# networks of real size or starts Python (`costly`, see tests/cost.py); run `make test` before a merge
+test-fast: $(INSTALLED)
+	OMP_NUM_THREADS=1 pytest $(IN_PARALLEL) -m 'not costly and not slow and not gpu'
 
 test-slow: $(INSTALLED)
 	pytest -m slow

@@ -7,8 +7,15 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pipeline import handover, store_commands, teacher_commands
+from pipeline import (
+    completion,
+    handover,
+    result_commands,
+    store_commands,
+    teacher_commands,
+)
 from pipeline.files import EVALUATE_CACHE, INDEX, MANIFEST, PARAMS, RUN, SCAN_CACHE, START
+from pipeline.lines import Wrapping, wrapped
 from pipeline.options import Overrides, ParamsFile, RunFolder, WeightsName
 
 app = typer.Typer(
@@ -23,12 +30,22 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; a mistake that the user can mend is one line and exit code 2."""
+    """Run the command line.
+
+    A mistake that the user can mend is one line and exit code 2, an interrupt one line and 130.
+    """
+    from pipeline import interrupt
     from store.errors import SSRError
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    remarks = logging.StreamHandler()
+    remarks.setFormatter(Wrapping())
+    logging.basicConfig(level=logging.WARNING, handlers=[remarks])
     try:
-        app()
+        app(prog_name="ssr")  # also for `python -m pipeline.cli`
+    except SystemExit as end:
+        if end.code == interrupt.CODE:  # what typer makes of KeyboardInterrupt
+            interrupt.say_interrupted(sys.argv[1:])
+        raise
     except SSRError as error:
         _give_up(str(error))
     except OSError as error:  # a full disk, a missing permission, a file in a folder's place
@@ -37,19 +54,27 @@ def main() -> None:
 
 
 def _give_up(message: str) -> NoReturn:
-    print(f"ssr: {message}", file=sys.stderr)  # noqa: T201 - the shell's own error line
+    print(wrapped(f"ssr: {message}"), file=sys.stderr)  # noqa: T201 - the shell's own error line
     sys.exit(2)
 
 
 @app.command()
 def init(
     preset: Annotated[
-        str, typer.Option(help="drawn, folders, gta5-to-cityscapes, ...; a wrong name lists all.")
+        str,
+        typer.Option(
+            help="drawn, folders, gta5-to-cityscapes, ...; a wrong name lists all.",
+            autocompletion=completion.of(completion.presets),
+        ),
     ],
     source: Annotated[str | None, typer.Option(help="Folder of the labelled dataset.")] = None,
     target: Annotated[str | None, typer.Option(help="Folder of the unlabelled dataset.")] = None,
     arm: Annotated[
-        str, typer.Option(help="source-only, daformer, ssr or guided; with MIC: daformer-mic, ...")
+        str,
+        typer.Option(
+            help="source-only, daformer, ssr or guided; with MIC: daformer-mic, ...",
+            autocompletion=completion.of(completion.arms),
+        ),
     ] = "ssr",
     params: ParamsFile = PARAMS,
     force: Annotated[bool, typer.Option("--force", help="Replace an edited params file.")] = False,
@@ -106,13 +131,18 @@ def plan(
         bool, typer.Option("--calibrate", help="Time a few tiles here; loads torch.")
     ] = False,
     device: Annotated[
-        str | None, typer.Option(help="Device to look up, e.g. a100; else this machine's.")
+        str | None,
+        typer.Option(
+            help="Device to look up, e.g. a100; else this machine's.",
+            autocompletion=completion.of(completion.devices),
+        ),
     ] = None,
 ) -> None:
     """Say beforehand what `ssr embed` will cost: tiles, time, disk, memory; needs no weights.
 
     Example: ssr plan --device a100 -S embed.architecture=vit_h -S embed.precision=bfloat16
     """
+    from pipeline.console import activity
     from pipeline.current import current_manifest
     from pipeline.devices import CPU, device_here
     from pipeline.estimate import Speed, estimate, free_bytes, table_speed
@@ -127,9 +157,10 @@ def plan(
     device = device or (CPU if config.embed.device == "cpu" else device_here())
     speed = table_speed(config.embed, device)
     if calibrate:
-        from stages.embed.calibrate import tiles_per_second
+        with activity("timing a few tiles"):
+            from stages.embed.calibrate import tiles_per_second
 
-        rate, device = tiles_per_second(config.embed)
+            rate, device = tiles_per_second(config.embed)
         speed = Speed(rate, f"measured on {device}")
     result = estimate(config, manifest, speed=speed)
     print_plan(result, config, device=device, free_bytes=free_bytes(config.store.url))
@@ -189,20 +220,21 @@ def train(
 
     Example: ssr train -S train.regularizer.on=[] --out runs/daformer
     """
-    from pipeline.console import progress
+    from pipeline.console import activity, progress
     from pipeline.costs import noted
     from pipeline.current import current_manifest, demand_current_stores
     from pipeline.live import live_rows
     from pipeline.params import load_params
     from pipeline.ranks import joined
     from pipeline.tables import print_trained, print_validation
-    from pipeline.watching import watched_validation
-    from stages.train import stage
 
     with joined() as ranks:
         config = load_params(params, overrides)
         manifest = current_manifest(config, MANIFEST)
         demand_current_stores(config, INDEX)
+        with activity("loading PyTorch and transformers"):
+            from pipeline.watching import watched_validation
+            from stages.train import stage
         validation, without = watched_validation(config, manifest, INDEX)
         print_validation(validation, config.train.validate_every, out, without)
         noting = out if ranks.first else None
@@ -244,19 +276,20 @@ def evaluate(
 
     Example: ssr evaluate -S evaluate.flip=true -S 'evaluate.scales=[0.75,1.0,1.25]'
     """
-    from pipeline.console import progress
+    from pipeline.console import activity, progress
     from pipeline.costs import noted
     from pipeline.current import current_manifest
     from pipeline.params import load_params
     from pipeline.tables import print_metrics
-    from stages.evaluate import stage
-    from stages.evaluate.model import student_folder
     from store.errors import ConfigError
 
     if weights is not None:
         overrides = [*overrides, f"evaluate.weights={weights.value}"]
     config = load_params(params, overrides)
     manifest = current_manifest(config, MANIFEST)
+    with activity("loading PyTorch and transformers"):
+        from stages.evaluate import stage
+        from stages.evaluate.model import student_folder
     if model is None:
         out = out or RUN
         student = student_folder(out, config.evaluate.weights) if out.is_dir() else out / "student"
@@ -281,39 +314,8 @@ def evaluate(
     print_metrics(out)
 
 
-@app.command()
-def metrics(out: RunFolder = RUN) -> None:
-    """Show the last evaluation: mean IoU, IoU per class, where the pictures are.
-
-    Example: ssr metrics --out runs/daformer
-    """
-    from pipeline.tables import print_metrics
-
-    print_metrics(out)
-
-
-@app.command()
-def report(
-    params: ParamsFile = PARAMS,
-    overrides: Overrides = [],  # noqa: B006
-    out: RunFolder = RUN,
-) -> None:
-    """Write the run's report.html: parameters, data, features, curves, scores, pictures, costs.
-
-    One file that opens without a network; what is not made yet says what makes it.
-
-    Example: ssr report --out runs/daformer
-    """
-    from pipeline.console import console, progress
-    from pipeline.params import load_params
-    from pipeline.report import write_report
-
-    config = load_params(params, overrides)
-    with progress("report", "parts") as show:
-        page = write_report(
-            config, params_path=params, run=out, manifest=MANIFEST, index=INDEX, progress=show
-        )
-    console.print(f"{page}: open it in a browser")
+app.command()(result_commands.metrics)
+app.command()(result_commands.report)
 
 
 @app.command()
@@ -322,10 +324,12 @@ def doctor(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # n
 
     Example: ssr doctor -S train.device=cuda
     """
+    from pipeline.console import activity
     from pipeline.doctor import examine
     from pipeline.doctor.report import print_findings
 
-    print_findings(examine(params, overrides))
+    with activity("looking") as say:
+        print_findings(examine(params, overrides, lambda what: say(f"looking at {what}")))
 
 
 app.command()(handover.export)

@@ -1,5 +1,6 @@
 """What a person sees: progress and tables. Only this layer prints."""
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,12 +12,13 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
-    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
+
+from pipeline.lines import is_wrapped
 
 Report = Callable[[int, int, str], None]
 """(done, in all, what is being done) -> None; what every stage calls."""
@@ -24,7 +26,7 @@ Report = Callable[[int, int, str], None]
 QUIET_S = 10.0
 """Least time between two lines of progress where there is no terminal."""
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=not is_wrapped(sys.stdout))
 
 
 class _Speed(ProgressColumn):
@@ -53,19 +55,28 @@ def progress(name: str, unit: str) -> Iterator[Report]:
         TextColumn("{task.description}", style="dim"),
     )
     with Progress(*columns, console=console, transient=True) as bars:
-        current: TaskID | None = None
+        current = bars.add_task("starting", total=None)  # imports, loading weights
         last = 0
 
         def report(done: int, total: int, what: str) -> None:
             nonlocal current, last
-            if current is None or done <= last:  # a new piece of work starts counting anew
-                if current is not None:
-                    bars.remove_task(current)
+            if last == 0 or done <= last:  # a new piece of work starts counting anew
+                bars.remove_task(current)
                 current = bars.add_task(what, total=total)
             bars.update(current, completed=done, total=total, description=what)
             last = done
 
         yield report
+
+
+@contextmanager
+def activity(what: str) -> Iterator[Callable[[str], None]]:
+    """Say in a terminal what is being done that counts no units, until the block ends."""
+    if console.quiet or not console.is_terminal:
+        yield lambda what: None
+        return
+    with console.status(what) as status:
+        yield status.update
 
 
 class _Lines:

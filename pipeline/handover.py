@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline import completion
+
 ModelFolder = Annotated[
     Path,
     typer.Argument(help="A student or run folder: of train, import or export.", metavar="MODEL"),
@@ -45,12 +47,14 @@ def export(
 
     Example: ssr export runs --out exported --onnx
     """
-    from pipeline.console import console
-    from stages.evaluate.export import run
+    from pipeline.console import activity, console
 
+    with activity("loading PyTorch and transformers"):
+        from stages.evaluate.export import run
     if onnx:
         console.print("translating to ONNX; a large student takes minutes")
-    result = run(model=model, out=out, onnx=onnx)
+    with activity("writing the folder"):
+        result = run(model=model, out=out, onnx=onnx)
     if result.why_no_metrics is not None:
         console.print(f"model card without metrics: {result.why_no_metrics}")
     if result.agreement is not None:
@@ -84,9 +88,8 @@ def predict(
     """
     from pydantic import ValidationError
 
-    from pipeline.console import console, progress
+    from pipeline.console import activity, console, progress
     from stages.evaluate.config import PredictConfig
-    from stages.evaluate.predict import run
     from store.errors import ConfigError
 
     try:
@@ -98,6 +101,8 @@ def predict(
         )
     except ValidationError as error:
         raise ConfigError(f"--window {window}: give a multiple of 32, at least 32") from error
+    with activity("loading PyTorch and transformers"):
+        from stages.evaluate.predict import run
     with progress("predict", "images") as report:
         result = run(config, model=model, images=images, out=out, progress=report)
     if result.others:
@@ -116,7 +121,10 @@ def import_checkpoint(
     ] = Network.STUDENT,
     classes: Annotated[
         str | None,
-        typer.Option(help="cityscapes, camvid or drawn, where the file names no classes."),
+        typer.Option(
+            help="cityscapes, camvid or drawn, where the file names no classes.",
+            autocompletion=completion.of(completion.class_tables),
+        ),
     ] = None,
     fit: Fit = None,
     partial: Annotated[
@@ -127,10 +135,9 @@ def import_checkpoint(
 
     Example: ssr import daformer.pth --out runs/daformer/student --fit 1024x512
     """
-    from pipeline.console import console
+    from pipeline.console import activity, console
     from pipeline.tables import print_foreign
     from stages.prepare.labels import CLASS_TABLES
-    from stages.train.model.foreign import read_foreign, save_foreign
     from store.errors import ConfigError
 
     if classes is not None and classes not in CLASS_TABLES:
@@ -138,7 +145,10 @@ def import_checkpoint(
         raise ConfigError(f"--classes {classes} is unknown; choose one of {known}")
     fit_px = None if fit is None else _parse_fit(fit)
     table = None if classes is None else CLASS_TABLES[classes]
-    foreign = read_foreign(checkpoint, network=weights.value, classes=table)
+    with activity("reading the checkpoint"):
+        from stages.train.model.foreign import read_foreign, save_foreign
+
+        foreign = read_foreign(checkpoint, network=weights.value, classes=table)
     print_foreign(foreign)
     save_foreign(foreign, out, network=weights.value, fit_px=fit_px, partial=partial)
     console.print(f"student in {out}")

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -33,9 +33,12 @@ def joined() -> Iterator["Ranks"]:
         ConfigError: If the other processes cannot be reached.
         SSRError: From the block.
     """
-    from stages.train.ranks import ALONE, Ranks
+    from pipeline.console import activity
 
-    if os.environ.get("WORLD_SIZE", "1") == "1":
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    with activity("loading PyTorch") if alone else nullcontext():
+        from stages.train.ranks import ALONE, Ranks
+    if alone:
         yield ALONE
         return
     import torch

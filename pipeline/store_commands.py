@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline import completion
 from pipeline.files import INDEX, MANIFEST, PARAMS
 from pipeline.options import Overrides, ParamsFile, StoreUrl
 
@@ -26,6 +27,7 @@ def inspect(
 
     Example: ssr inspect data/features/source/1a2b3c4d.zarr --png features.png
     """
+    from pipeline.console import activity, console
     from pipeline.tables import print_store
     from store.errors import ConfigError
     from store.summary import inspect as summarise
@@ -34,14 +36,16 @@ def inspect(
     if image is not None and png is None:
         raise ConfigError("--image needs --png FILE, where the picture goes")
     place = parse_url(store)
-    print_store(summarise(place, recompute=recompute))
+    with activity("reading all features" if recompute else "reading"):
+        summary = summarise(place, recompute=recompute)
+    print_store(summary)
     if png is not None:
-        from pipeline.console import console
-        from pipeline.pictures import save_picture
+        with activity("drawing"):
+            from pipeline.pictures import save_picture
 
-        without_photo = save_picture(
-            png, store=place, image_id=image, params_path=params, manifest_path=MANIFEST
-        )
+            without_photo = save_picture(
+                png, store=place, image_id=image, params_path=params, manifest_path=MANIFEST
+            )
         if without_photo is not None:
             console.print(f"without the photo: {without_photo}")
         console.print(f"picture: {png}")
@@ -70,7 +74,7 @@ def verify(
     """
     from dataclasses import asdict
 
-    from pipeline.console import console, progress, size
+    from pipeline.console import activity, console, progress, size
     from pipeline.current import current_manifest
     from pipeline.params import load_params
     from pipeline.tables import print_damage, print_online
@@ -85,9 +89,9 @@ def verify(
     if online is not None:
         if repair:
             raise ConfigError("--repair and --online are two different things; give one of them")
-        from pipeline.online import compare_online
-
         config = load_params(params, overrides)
+        with activity("loading PyTorch and transformers"):
+            from pipeline.online import compare_online
         with progress("verify", "crops") as report:
             agreement = compare_online(
                 config,
@@ -120,7 +124,13 @@ def verify(
 
 def convert(
     store: StoreUrl,
-    codec: Annotated[str, typer.Option(help="int8, int8-zstd, or bitround-1 to bitround-10.")],
+    codec: Annotated[
+        str,
+        typer.Option(
+            help="int8, int8-zstd, or bitround-1 to bitround-10.",
+            autocompletion=completion.of(completion.codecs),
+        ),
+    ],
 ) -> None:
     """Write the store of a smaller codec beside a float16 store, without SAM.
 

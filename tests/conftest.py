@@ -1,13 +1,22 @@
-"""Fixtures for material beside the repository, a bucket, and a machine without a GPU."""
+"""Fixtures for material beside the repository, a bucket, a machine without a GPU, and telling."""
 
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.cost import COSTLY, is_costly_as_a_whole, needs_costly, watching_starts
 from tests.parity.cases import Reference
 
+# Commands write into a pipe here; xdist tells its processes the width of the terminal, which the
+# console of `ssr` would obey.
+os.environ.pop("COLUMNS", None)
+
+Tell = Callable[[str], None]
+
+TOLD = "told"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -17,6 +26,47 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         help="folder of reference vectors computed by the official code (../shared/reference)",
     )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import what is costly as a whole where nothing costly is asked for."""
+    asked = "not costly" not in config.option.markexpr
+    return None if asked or not is_costly_as_a_whole(collection_path) else True
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as costly what embeds, trains, or needs a bucket; see `tests.cost`."""
+    for item in items:
+        if needs_costly(item):
+            item.add_marker("costly")
+
+
+@pytest.fixture(autouse=True)
+def only_costly_tests_start_python(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that starts Python and is not marked as costly: `make test-fast` would wait."""
+    with watching_starts() as started:
+        yield
+    if started and not (COSTLY & {mark.name for mark in request.node.iter_markers()}):
+        pytest.fail(f"starts Python, so mark it as costly: {started[0]}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    passed = terminalreporter.stats.get("passed", ())
+    told = [line for test in passed for name, line in test.user_properties if name == TOLD]
+    if told:
+        terminalreporter.section("told by tests")
+        for line in dict.fromkeys(told):
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Tell:
+    """Say what was measured or counted; it is printed below the results of all tests.
+
+    It travels with the test's result, as tests may run in several processes.
+    """
+    properties = request.node.user_properties
+    return lambda line: properties.append((TOLD, line))
 
 
 @pytest.fixture(scope="session")

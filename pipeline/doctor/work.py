@@ -16,6 +16,7 @@ from pipeline.params import Params, load_params
 from stages.embed.shipped import weights_path
 from stages.prepare.config import DrawnConfig, root_of
 from stages.prepare.manifest import Domain, Manifest
+from stages.train.start import is_hub_id
 from store.index import Index
 from store.read import open_features
 
@@ -124,10 +125,16 @@ def weights(config: Params) -> Iterator[Finding]:
             yield warning(f"{missing}; what is embedded can be trained on, embedding needs it")
         else:
             yield problem(f"{missing}: download it, or correct embed.weights")
-    if _is_file(student) and not Path(student).expanduser().exists():
-        yield problem(
-            f"train.student.weights: {student} does not exist: download it or correct the path"
-        )
+    if student != "random" and not Path(student).expanduser().exists():
+        if _is_file(student):
+            yield problem(
+                f"train.student.weights: {student} does not exist: download it or correct the path"
+            )
+        elif not is_hub_id(student):
+            yield problem(
+                f"train.student.weights: {student} is no file or folder, and no Hugging Face id, "
+                "which is owner/name as nvidia/mit-b5: correct it, or set it to random"
+            )
     if start is not None and not (Path(start).expanduser() / "config.json").is_file():
         yield problem(
             f"train.init: {start}/config.json is missing: train that student first, or name "

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -89,6 +90,7 @@ def render(name: str, *, arm: str = "ssr", roots: Mapping[str, str | None]) -> s
     return text
 
 
+@cache
 def _packaged(name: str) -> str:
     return resources.files(__package__).joinpath(f"{name}.yaml").read_text()
 
@@ -120,6 +122,7 @@ def _cut(text: str) -> tuple[str, dict[str, dict[str, str]]]:
     return heading, sections
 
 
+@cache
 def _has_target(name: str) -> bool:
     return YAML(typ="safe").load(_packaged(name))["prepare"]["target"] is not None
 

@@ -22,6 +22,8 @@ from tests.pipeline.test_handover import official_checkpoint
 from tests.pipeline.workplace import SMALLEST, change_params, demand, ssr, the_store, write_params
 from tests.prepare.conftest import ids, save, save_paletted
 
+pytestmark = pytest.mark.costly
+
 SIZE = (64, 128)
 STAGES = [
     shlex.split(stage["cmd"])[1:]

@@ -1,4 +1,4 @@
-"""Worlds to be hurt, and the count of what was done to them, printed when the tests are over."""
+"""Worlds to be hurt."""
 
 import shutil
 from collections.abc import Callable
@@ -10,29 +10,7 @@ from stages.embed.config import EmbedConfig
 from tests.embed.conftest import embed_config as embed_config  # a fixture
 from tests.embed.world import World
 
-Tell = Callable[[str], None]
 Undisturbed = Callable[[World], dict[str, bytes]]
-
-_TOLD = pytest.StashKey[list[str]]()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_TOLD] = []
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    if config.stash[_TOLD]:
-        terminalreporter.section("faults injected")
-        for line in config.stash[_TOLD]:
-            terminalreporter.write_line(line)
-
-
-@pytest.fixture
-def tell(request: pytest.FixtureRequest) -> Tell:
-    """Say how many faults were injected; it is printed below the results of all tests."""
-    return request.config.stash[_TOLD].append
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from store.verify import verify, withdraw
+from tests.conftest import Tell
 from tests.embed.world import World
-from tests.faults.conftest import Tell
 
 CHUNK_BYTES = 64 * 16 * 16 * 2 + 4
 """An image of 12 x 16 tokens is one chunk: 64 channels of float16 over 16 x 16, and a crc32c."""

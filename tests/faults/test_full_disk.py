@@ -7,8 +7,9 @@ import pytest
 
 from store.errors import SSRError, StoreError
 from store.verify import UNVOUCHED, verify
+from tests.conftest import Tell
 from tests.embed.world import World
-from tests.faults.conftest import Tell, Undisturbed
+from tests.faults.conftest import Undisturbed
 from tests.faults.disk import PAGE_BYTES, limit_file_size, small_disk
 from tests.faults.writer import Writer
 from tests.pipeline.mistakes import assert_refused

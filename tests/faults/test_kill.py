@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from store.verify import UNVOUCHED, verify
+from tests.conftest import Tell
 from tests.embed.world import World
-from tests.faults.conftest import Tell
 from tests.faults.writer import Writer
 
 CODECS = ("float16", "int8-zstd")  # the second also fixes scales before it writes

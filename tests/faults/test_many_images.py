@@ -18,9 +18,11 @@ from pipeline.stores import run_embed
 from stages.embed.config import EmbedConfig
 from stages.embed.teacher import load_teacher
 from stages.prepare.manifest import Manifest
-from tests.faults.conftest import Tell
+from tests.conftest import Tell
 from tests.pipeline.workplace import SMALLEST, demand, write_params
 from tests.prepare.conftest import folder_config
+
+pytestmark = pytest.mark.costly
 
 SIDE_PX = 64
 SHARD_IMAGES = 100

@@ -10,8 +10,8 @@ from PIL import Image
 
 from store.errors import DataError
 from store.read import FeatureReader
+from tests.conftest import Tell
 from tests.embed.world import World, draw
-from tests.faults.conftest import Tell
 from tests.faults.photos import list_photos
 
 SIZE_PX = (96, 128)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -11,6 +12,8 @@ from stages.train.model.foreign import read_foreign
 from stages.train.model.head import DAFormerHead
 from stages.train.model.official import export_official, import_official
 from tests.parity.cases import Reference
+
+pytestmark = pytest.mark.costly
 
 
 def assert_same_layout(network: nn.Module, official: dict[str, list[int]]) -> None:

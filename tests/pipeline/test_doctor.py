@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.doctor import examine
 from tests.pipeline.mistakes import (
     Case,
     copy,
@@ -118,6 +119,11 @@ CASES = [
         ("train.student.weights: mit_b0.pth", "does not exist", "correct the path"),
     ),
     Case(
+        "student weights by a name that is none",
+        "-S train.student.weights=mit_b0",
+        ("train.student.weights: mit_b0", "no file or folder", "no Hugging Face id", "correct it"),
+    ),
+    Case(
         "no student to start from",
         "-S train.init=runs/warm/student",
         ("train.init: runs/warm/student/config.json", "missing", "train that student"),
@@ -209,6 +215,17 @@ def test_a_fault_is_a_problem_with_its_cure(case: Case, photos: Path) -> None:
     assert any(all(part in line for part in case.says) for line in problems), problems
     assert not any("please report" in line for line in problems), problems
     assert stored(photos) == before
+
+
+def test_what_is_looked_at_is_told_before_it_is_found(photos: Path) -> None:
+    told: list[str] = []
+    order = [
+        (finding.text, told[-1]) for finding in examine(photos / "params.yaml", [], told.append)
+    ]
+    (pytorch,) = (before for text, before in order if text.startswith("PyTorch"))
+    assert "PyTorch" in pytorch
+    assert all(before for _, before in order)
+    assert "params.yaml" in told[-1]
 
 
 def test_an_empty_folder_lacks_params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

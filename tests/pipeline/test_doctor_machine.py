@@ -17,6 +17,9 @@ from tests.pipeline.workplace import REPOSITORY
 DEAD_PID = 2**22 + 1
 """Beyond the largest that Linux gives to a process."""
 
+THIS = DEAD_PID + 1
+"""Stands for the process of the tests, as their names must be the same in all processes."""
+
 
 @pytest.mark.usefixtures("workplace", "no_gpu")
 def test_a_gpu_that_pytorch_does_not_see_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,6 +33,7 @@ def test_pytorch_that_cannot_be_imported_is_a_problem(monkeypatch: pytest.Monkey
     assert doctor().problem[0].startswith("PyTorch cannot be imported (ModuleNotFoundError: ")
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("workplace")
 @pytest.mark.parametrize(
     ("content", "says"),
@@ -89,7 +93,7 @@ def test_what_dvc_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("[]", "problem", "delete it"),
         ('{"write": {"a": {"pid": 1}}}', "problem", "delete it"),
         ("{}", "ok", "nobody else"),
-        (json.dumps({"write": {"a": {"pid": os.getpid(), "cmd": "dvc repro"}}}), "warning", "wait"),
+        (json.dumps({"write": {"a": {"pid": THIS, "cmd": "dvc repro"}}}), "warning", "wait"),
         (json.dumps({"read": {"a": [{"pid": 1, "cmd": "dvc repro"}]}}), "warning", "wait"),
         (
             json.dumps({"write": {"a": {"pid": DEAD_PID, "cmd": "dvc repro"}}}),
@@ -102,7 +106,7 @@ def test_a_lock_of_dvc(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: str, mark: str, says: str
 ) -> None:
     find = dvc_of(tmp_path, monkeypatch)
-    (tmp_path / ".dvc" / "tmp" / "rwlock").write_text(noted)
+    (tmp_path / ".dvc" / "tmp" / "rwlock").write_text(noted.replace(str(THIS), str(os.getpid())))
     assert find()[0] == mark
     assert says in find()[1]
 

@@ -24,6 +24,8 @@ from tests.pipeline.workplace import (
     write_params,
 )
 
+pytestmark = pytest.mark.costly
+
 LEVELS = "embed.levels=[stride8, stride16]"
 
 

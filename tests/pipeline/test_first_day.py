@@ -78,6 +78,11 @@ CASES = [
         ("randm: no such weight file", "embed.weights"),
     ),
     Case(
+        "typo in the student's weights",
+        "train -S train.student.weights=rndom",
+        ("train.student.weights: rndom", "no such file or folder", "no Hugging Face id", "correct"),
+    ),
+    Case(
         "folder of a split instead of the root",
         "prepare -S prepare.target.root=photos/dusk",
         ("photos/dusk/dusk/images", "no such folder", "correct the path"),
@@ -146,6 +151,7 @@ CASES = [
 MISTAKES = {
     "typo in a key": ("test_bad_params", "unknown key"),
     "typo in a value": ("test_first_day", "typo in an architecture"),
+    "student's weights mistyped": ("test_first_day", "typo in the student's weights"),
     "wrong folder": ("test_bad_data", "no data folder"),
     "labels in RGB where ids are expected": ("test_first_day", "labels in RGB, ids expected"),
     "labels of ids where RGB is expected": ("test_first_day", "labels of ids, RGB expected"),

@@ -13,6 +13,7 @@ import typer.core
 
 from pipeline.cli import app
 from pipeline.params import load_params
+from tests.conftest import Tell
 from tests.pipeline.workplace import REPOSITORY, SMALLEST, ssr, write_params
 
 GROUP = typer.main.get_command(app)
@@ -50,6 +51,7 @@ def test_the_commands_are_the_stages_and_what_goes_with_them() -> None:
     ]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS)], ids=" ".join)
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     done = subprocess.run(
@@ -63,14 +65,13 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
     assert HEAVY & set(done.stderr.split()) == set()
 
 
-def test_the_time_of_help_is_printed(request: pytest.FixtureRequest) -> None:
+@pytest.mark.costly
+def test_the_time_of_help_is_printed(tell: Tell) -> None:
     started = time.perf_counter()
     command = Path(sys.executable).with_name("ssr")
     subprocess.run([command, "--help"], capture_output=True, check=True)
     seconds = time.perf_counter() - started
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():  # a machine may be busy: shown, not asserted
-        request.config.get_terminal_writer().line(f"\nssr --help took {seconds:.2f} s")
+    tell(f"ssr --help took {seconds:.2f} s")  # a machine may be busy: shown, not asserted
 
 
 @pytest.mark.parametrize("command", COMMANDS)

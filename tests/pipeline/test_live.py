@@ -12,6 +12,8 @@ from stages.train.tracking import Curves
 from store.errors import ConfigError
 from tests.pipeline.workplace import demand
 
+pytestmark = pytest.mark.costly
+
 
 @pytest.fixture(autouse=True)
 def _no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

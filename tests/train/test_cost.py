@@ -19,6 +19,8 @@ from stages.train.model.regularizer import Regularizer
 from stages.train.model.student import build_student
 from tests.train.example import train_config
 
+pytestmark = pytest.mark.costly
+
 CLASSES, CHANNELS = 19, 256
 
 

@@ -20,6 +20,8 @@ from stages.train.model.regularizer import Regularizer
 from stages.train.model.student import Student, seeded
 from store.errors import CheckpointError
 
+pytestmark = pytest.mark.costly
+
 TINY = BACKBONES["mit_tiny"]
 
 

@@ -13,6 +13,8 @@ from stages.train.model.saved import load_student, save_student
 from stages.train.model.student import Student, build_student, seeded
 from store.errors import CheckpointError
 
+pytestmark = pytest.mark.costly
+
 CONFIG = StudentConfig(
     backbone="mit_tiny",
     weights="random",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import SegformerModel
 from transformers.utils import logging as transformers_logging
 
+from stages.train.model.hub import demand_on_hub
 from stages.train.model.official import import_official, ours_to_official
 from stages.train.model.regularizer import Regularizer
 from store.errors import CheckpointError
@@ -146,9 +147,12 @@ def _read_official(path: Path) -> dict[str, Tensor]:
 
 
 def _load_huggingface(backbone: SegformerModel, weights: str) -> None:
+    newest = demand_on_hub(weights)
     try:
         with _quiet_transformers():
-            loaded, info = SegformerModel.from_pretrained(weights, output_loading_info=True)
+            loaded, info = SegformerModel.from_pretrained(
+                weights, output_loading_info=True, local_files_only=not newest
+            )
     except Exception as error:  # hub, network, JSON and safetensors errors share no base
         raise CheckpointError(
             f"cannot load {weights} from Hugging Face; give a file, a folder with config.json and "

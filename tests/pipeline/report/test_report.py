@@ -11,6 +11,8 @@ import pytest
 from pipeline.report import REPORT
 from tests.pipeline.workplace import SMALLEST, change_params, demand, ssr, write_params
 
+pytestmark = pytest.mark.costly
+
 PICTURES = 2
 
 

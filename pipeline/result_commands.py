@@ -1,0 +1,37 @@
+"""Commands of `ssr` about what came out: scores in the terminal, and the report."""
+
+from pipeline.files import INDEX, MANIFEST, PARAMS, RUN
+from pipeline.options import Overrides, ParamsFile, RunFolder
+
+
+def metrics(out: RunFolder = RUN) -> None:
+    """Show the last evaluation: mean IoU, IoU per class, where the pictures are.
+
+    Example: ssr metrics --out runs/daformer
+    """
+    from pipeline.tables import print_metrics
+
+    print_metrics(out)
+
+
+def report(
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = [],  # noqa: B006
+    out: RunFolder = RUN,
+) -> None:
+    """Write the run's report.html: parameters, data, features, curves, scores, pictures, costs.
+
+    One file that opens without a network; what is not made yet says what makes it.
+
+    Example: ssr report --out runs/daformer
+    """
+    from pipeline.console import console, progress
+    from pipeline.params import load_params
+    from pipeline.report import write_report
+
+    config = load_params(params, overrides)
+    with progress("report", "parts") as show:
+        page = write_report(
+            config, params_path=params, run=out, manifest=MANIFEST, index=INDEX, progress=show
+        )
+    console.print(f"{page}: open it in a browser")
