@@ -138,9 +138,10 @@ def _change(text: str, key: str, value: str) -> str:
 
     below = rf"(?:{indent}  .*\n)*"  # what the new value replaces, where the old one is a section
     pattern = rf"^{indent}{name}:[^#\n]*(?P<comment>(?:#.*)?)\n{below}"
-    text, count = re.subn(pattern, put_in, text, flags=re.MULTILINE)
-    assert count == 1, f"presets have {count} lines {name}"
-    return text
+    before, begins, train = text.partition("\ntrain:\n")  # other sections have keys of that name
+    train, count = re.subn(pattern, put_in, train, flags=re.MULTILINE)
+    assert count == 1, f"presets have {count} lines {name} below train"
+    return before + begins + train
 
 
 def _is_pristine(path: Path) -> bool:
