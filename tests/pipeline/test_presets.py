@@ -190,7 +190,7 @@ def test_an_arm_that_nobody_edited_is_replaced_and_an_edited_one_is_kept() -> No
 
 def test_an_unknown_arm_is_one_line_that_lists_the_arms() -> None:
     outcome = ssr("init", "--preset", "drawn", "--arm", "dacs")
-    known = "source-only, daformer, daformer-mic, ssr, ssr-mic"
+    known = "source-only, daformer, daformer-mic, ssr, ssr-mic, guided, guided-mic"
     assert outcome.code == 2
     assert outcome.err == f"ssr: there is no arm dacs; the arms are {known}\n"
     assert not PARAMS.exists()
