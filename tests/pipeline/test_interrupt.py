@@ -83,14 +83,17 @@ def test_what_goes_on_does_not_start_over() -> None:
 
 
 @pytest.mark.costly
-def test_an_interrupted_embed_goes_on_with_what_it_lacks(workplace: Path) -> None:
+@pytest.mark.parametrize("options", ["", " -S embed.executor=dask -S embed.workers=1"])
+def test_an_interrupted_embed_goes_on_with_what_it_lacks(workplace: Path, options: str) -> None:
     change_params(workplace, {"prepare.source.train": MANY, "store.shard_images": 1})
     demand("prepare")
     shards = workplace / "data" / "features"
-    said = interrupt("embed", lambda: any(shards.glob("source/*/stride8/c.*")))
+    said = interrupt(f"embed{options}", lambda: any(shards.glob("source/*/stride8/c.*")))
     untrained, line = said.splitlines()
     assert untrained.startswith("UNTRAINED TEACHER")
-    assert line == "ssr: interrupted: shards that were written are kept; go on with `ssr embed`"
+    assert line == (
+        f"ssr: interrupted: shards that were written are kept; go on with `ssr embed{options}`"
+    )
     kept = {name: time for name, time in times(shards).items() if "/c." in name}
     assert 0 < len(kept) < MANY
     go_on(line)
