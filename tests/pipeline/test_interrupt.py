@@ -23,10 +23,13 @@ MANY = 40
 """Images of a domain, or steps: enough that none is done before it is interrupted."""
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def _python_s_own_interrupt() -> Iterator[None]:
-    """Put back what Ctrl-C does in the process of the tests."""
-    before = signal.getsignal(signal.SIGINT)
+    """Let Ctrl-C reach what is started here, also where the tests run in the background of a shell.
+
+    What it does in the process of the tests is put back, as a command changes it.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
@@ -63,7 +66,6 @@ def go_on(said: str) -> str:
     return demand(*shlex.split(command))
 
 
-@pytest.mark.usefixtures("_python_s_own_interrupt")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_interrupt_is_one_line_that_names_the_next_command(command: str) -> None:
     with mock.patch.object(TyperGroup, "invoke", side_effect=KeyboardInterrupt):
@@ -75,7 +77,6 @@ def test_an_interrupt_is_one_line_that_names_the_next_command(command: str) -> N
     assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
 
 
-@pytest.mark.usefixtures("_python_s_own_interrupt")
 def test_what_goes_on_does_not_start_over() -> None:
     with mock.patch.object(TyperGroup, "invoke", side_effect=KeyboardInterrupt):
         assert "`ssr train`" in ssr("train", "--fresh").err
