@@ -11,7 +11,7 @@ from pathlib import Path
 from platform import python_version
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.console import Report
 
@@ -29,8 +29,9 @@ class Cost(BaseModel):
         peak_bytes: Most memory that the main process held, its workers' left out; None where the
             system does not tell.
         gpu_peak_bytes: Most memory allocated on the current GPU; None without one.
-        units: Images or steps that were done.
-        first: How many were done before; above 0 a run was resumed.
+        units: Steps or images that its progress told of, also those of pieces of work before the
+            last one.
+        first: How many were done before; above 0 a training was resumed.
         finished: False where it was interrupted or failed.
         versions: Of Python and the packages that numbers depend on.
     """
@@ -39,11 +40,11 @@ class Cost(BaseModel):
 
     stage: str
     ended: str
-    seconds: float
-    peak_bytes: int | None
-    gpu_peak_bytes: int | None
-    units: int
-    first: int
+    seconds: float = Field(ge=0, allow_inf_nan=False)
+    peak_bytes: int | None = Field(ge=0, le=2**60)
+    gpu_peak_bytes: int | None = Field(ge=0, le=2**60)
+    units: int = Field(ge=0)
+    first: int = Field(ge=0)
     finished: bool
     versions: dict[str, str]
 
@@ -113,8 +114,8 @@ def cost_of(stage: str, folder: Path) -> Cost | None:
         if whole is not None and cost.finished:
             break  # an older run
         whole = cost if whole is None else _added(cost, whole)
-        if cost.first == 0:
-            break
+        if stage == "train" and cost.first == 0:
+            break  # others count only what is left to do
     return whole
 
 

@@ -32,6 +32,12 @@ def report(
     config = load_params(params, overrides)
     with progress("report", "parts") as show:
         page = write_report(
-            config, params_path=params, run=out, manifest=MANIFEST, index=INDEX, progress=show
+            config,
+            params_path=params,
+            overrides=overrides,
+            run=out,
+            manifest=MANIFEST,
+            index=INDEX,
+            progress=show,
         )
     console.print(f"{page}: open it in a browser")

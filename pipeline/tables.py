@@ -1,13 +1,12 @@
 """Tables of what the stages found."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.console import console, print_table, size
+from stages.evaluate.scores import read_scores
 from stages.prepare.stage import PrepareResult
-from store.errors import DataError
 from store.summary import LevelSummary, StoreSummary
 
 if TYPE_CHECKING:  # torch, which most tables do without
@@ -196,46 +195,33 @@ def print_metrics(run: Path) -> None:
     """Show IoU per class and the means of an evaluated run, a column for each dataset.
 
     Raises:
-        DataError: If the run was not evaluated, or the file is damaged.
+        DataError: If the run was not evaluated, or the file is damaged or of an earlier version.
     """
-    path = run / "metrics.json"
-    if not path.is_file():
-        raise DataError(f"{path}: there is no evaluation yet; run `dvc repro` or `ssr evaluate`")
-    try:
-        metrics = json.loads(path.read_text())
-        datasets = metrics.get("datasets", {f"{metrics['domain']}/{metrics['split']}": metrics})
-        measured = list(datasets.values())
-        rows = [
-            (name, *(_percent(each["iou"][name]) for each in measured)) for name in metrics["iou"]
-        ]
-        rows.append(("mean IoU", *(_percent(each["miou"]) for each in measured)))
-        rows += [
-            (name, *(_percent(each["subsets"][name]) for each in measured))
-            for name in metrics.get("subsets", {})
-        ]
-        lines = [
-            f"{name}: {each['images']} images, pixel accuracy {_percent(each['accuracy'])}"
-            for name, each in datasets.items()
-        ]
-        images = sum(each["images"] for each in measured)
-        mean = metrics.get("mean_miou")
-        seen = "".join(f", {key} {value}" for key, value in metrics.get("inference", {}).items())
-        averaged = ", the averaged model" if metrics["weights"] == "ema" else ""
-        untrained = metrics["teacher_trained"] is False
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: is damaged; run `ssr evaluate` again") from error
-    title = f"{path}: {images} images, percent{averaged}{seen}"
+    scores = read_scores(run)
+    datasets = scores.by_dataset
+    measured = list(datasets.values())
+    rows = [(name, *(_percent(each.iou[name]) for each in measured)) for name in scores.iou]
+    rows.append(("mean IoU", *(_percent(each.miou) for each in measured)))
+    rows += [
+        (name, *(_percent(each.subsets[name]) for each in measured)) for name in scores.subsets
+    ]
+    images = sum(each.images for each in measured)
+    seen = "".join(f", {key} {value}" for key, value in scores.inference.items())
+    averaged = ", the averaged model" if scores.weights == "ema" else ""
+    title = f"{run / 'metrics.json'}: {images} images, percent{averaged}{seen}"
     print_table(title, ("class", *(datasets if len(measured) > 1 else ("IoU",))), rows)
-    for line in lines:
+    for name, each in datasets.items():
+        line = f"{name}: {each.images} images, pixel accuracy {_percent(each.accuracy)}"
         console.print(line, markup=False)
-    if mean is not None:
-        console.print(f"mean over the {len(measured)} datasets: mean IoU {_percent(mean)}")
+    if scores.mean_miou is not None:
+        mean = _percent(scores.mean_miou)
+        console.print(f"mean over the {len(measured)} datasets: mean IoU {mean}")
     pictures = sorted((run / "pictures").glob("*.png"))
     if pictures:
         console.print(f"image | label | prediction: {pictures[0]} and {len(pictures) - 1} more")
     if (run / "confusion.png").is_file():
         console.print(f"what is taken for what: {run / 'confusion.png'}")
-    if untrained:
+    if scores.teacher_trained is False:
         console.print(UNTRAINED)
 
 

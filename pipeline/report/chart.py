@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Final
 
 WIDTH, HEIGHT = 640, 260
-LEFT, RIGHT, TOP, BOTTOM = 54, 14, 12, 30
+LEFT, RIGHT, TOP, BOTTOM = 64, 30, 12, 30
 """Of the drawing and its margins, in units of the SVG."""
+
+LARGEST, SMALLEST = 1e100, 1e-100
+"""Of numbers that are no sign of a damaged file, and of differences that are drawn."""
 
 MOST_POINTS: Final = 400
 """Of a line; a longer one is averaged in groups, a page is no place for 40,000 rows."""
@@ -58,7 +61,7 @@ def read_columns(path: Path) -> Mapping[str, Column]:
     """Read a CSV file of `stages.train.tracking`; none where it is not there.
 
     Raises:
-        ValueError: A cell is no number, or there is no column of iterations.
+        ValueError: A cell is no number or absurdly large, or there is no column of iterations.
     """
     if not path.is_file():
         return {}
@@ -67,8 +70,11 @@ def read_columns(path: Path) -> Mapping[str, Column]:
         for row in csv.DictReader(file):
             iteration = float(row["iteration"])
             for name, cell in row.items():
-                if cell and name != "iteration" and math.isfinite(float(cell)):
-                    columns.setdefault(name, {})[iteration] = float(cell)
+                value = float(cell) if cell and name != "iteration" else math.nan
+                if abs(iteration) > LARGEST or LARGEST < abs(value) < math.inf:
+                    raise ValueError(f"{name} {cell} at iteration {iteration}")
+                if math.isfinite(value) and math.isfinite(iteration):
+                    columns.setdefault(name, {})[iteration] = value
     return columns
 
 
@@ -80,9 +86,10 @@ def chart_of(title: str, columns: Mapping[str, Column], *, note: str = "") -> Ch
         columns: Name -> values; empty ones are left out.
         note: How to read it.
     """
-    columns = {name: _thinned(column) for name, column in columns.items() if column}
-    if not columns:
+    given = {name: column for name, column in columns.items() if column}
+    if not given:
         return None
+    columns = {name: _thinned(column) for name, column in given.items()}
     x_ticks = ticks(min(map(min, columns.values())), max(map(max, columns.values())))
     values = [value for column in columns.values() for value in column.values()]
     y_ticks = ticks(min(0.0, *values), max(values))
@@ -95,7 +102,7 @@ def chart_of(title: str, columns: Mapping[str, Column], *, note: str = "") -> Ch
             Line(
                 name=name,
                 points=" ".join(f"{x:g},{y:g}" for x, y in places),
-                last=f"{list(column.values())[-1]:.4g}",
+                last=f"{list(given[name].values())[-1]:.4g}",
                 dots=tuple(places) if len(places) <= 12 else (),
             )
         )
@@ -104,7 +111,7 @@ def chart_of(title: str, columns: Mapping[str, Column], *, note: str = "") -> Ch
 
 def ticks(low: float, high: float, *, about: int = 5) -> tuple[float, ...]:
     """Choose round values, 1, 2 or 5 times a power of ten apart, that hold a range between them."""
-    span = high - low or abs(high) or 1.0
+    span = high - low if high - low > SMALLEST else max(abs(high), SMALLEST)
     power = 10 ** math.floor(math.log10(span / about))
     step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= about)
     first, last = math.floor(low / step), math.ceil(high / step)
@@ -117,7 +124,10 @@ class _Scale:
     def __init__(self, ticks: Sequence[float], begin: float, end: float) -> None:
         self._low, span = ticks[0], ticks[-1] - ticks[0]
         self._begin, self._by = begin, (end - begin) / span
-        self.labels = tuple((self.of(tick), f"{round(tick, 12):g}") for tick in ticks)
+        step = ticks[1] - ticks[0]  # what is left of 0 by rounding is no number to write
+        self.labels = tuple(
+            (self.of(tick), f"{0 if abs(tick) < step / 2 else tick:g}") for tick in ticks
+        )
 
     def of(self, value: float) -> float:
         return round(self._begin + (value - self._low) * self._by, 1)

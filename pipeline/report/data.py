@@ -36,16 +36,15 @@ class DataSummary:
     """What `ssr prepare` found.
 
     Attributes:
-        kinds: Domain -> kind of its dataset, as `params.yaml` names it.
         splits: The splits.
         labelled: Names of those with labels, the columns of `classes`.
         classes: The classes, in the order of their ids.
-        findings: What looks wrong.
+        findings: What looks wrong; label files of the target that are not used are known to
+            `ssr prepare` alone.
         skipped: Image id -> why it was left out.
         sha256: Of the manifest.
     """
 
-    kinds: dict[str, str]
     splits: tuple[SplitRow, ...]
     labelled: tuple[str, ...]
     classes: tuple[ClassRow, ...]
@@ -59,7 +58,6 @@ def summarise_data(manifest: Manifest, path: Path) -> DataSummary:
     splits = summarise(manifest)
     labelled = [split for split in splits if split.class_shares is not None]
     return DataSummary(
-        kinds={domain: str(keys.get("kind", "")) for domain, keys in manifest.sources.items()},
         splits=tuple(_row(split) for split in splits),
         labelled=tuple(_name(split) for split in labelled),
         classes=tuple(

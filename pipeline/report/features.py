@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -12,11 +13,14 @@ from pipeline.report.section import Section, section
 from pipeline.tables import statistics_text
 from stages.prepare.geometry import Size
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
-from store.errors import StoreIncompleteError, StoreMissingError
-from store.index import Index, StoreEntry
+from store.errors import DataError, StoreIncompleteError, StoreMismatchError, StoreMissingError
+from store.index import Index
 from store.read import FeatureReader
 from store.summary import inspect
 from store.url import Url, join
+
+TEACHER: Final = {"architecture", "weights_sha256", "trained"}
+"""What the index says of a teacher."""
 
 PICTURES: Final = 2
 """Images of a domain that are shown beside their features."""
@@ -46,7 +50,6 @@ class StorePart:
     """One store.
 
     Attributes:
-        domain: Whose images.
         images: How many have features.
         complete: Whether all have.
         codec: How numbers are stored.
@@ -58,7 +61,6 @@ class StorePart:
         pictures: Some images, or why there are none.
     """
 
-    domain: str
     images: int
     complete: bool
     codec: str
@@ -88,21 +90,31 @@ class Features:
         self._readers: dict[str, FeatureReader] = {}
         self._palettes: dict[tuple[str, str], Palette] = {}
 
-    def parts(self) -> tuple[StorePart, ...]:
-        """Summarise every store.
+    def parts(self) -> dict[str, Section[StorePart]]:
+        """Summarise the store of each domain.
 
         Raises:
-            StoreError: One is not there, or damaged.
+            StoreError: There is none.
         """
-        return tuple(self._part(domain, entry) for domain, entry in self._index.stores.items())
+        if not self._index.stores:
+            raise StoreMissingError("no store: embed.domains is [], so nothing was embedded")
+        domains = dict.fromkeys([*self._index.stores, *(r.domain for r in self._records.values())])
+        return {domain: section(partial(self._part, domain)) for domain in domains}
 
     def paint(self, record: ImageRecord, level: str | None = None) -> str:
         """Draw the features of an image at a level, by default the finest, as a data URI.
 
         Raises:
-            StoreError: Its domain has no store, or the image is not in it.
+            StoreError: Its domain has no store, the image is not in it, or was another one then.
         """
         reader = self._reader(record.domain)
+        stored = {s.image.image_id: s.image.content for s in reader.header.slots if s.live}
+        if record.image_id not in stored:
+            raise StoreIncompleteError(
+                f"not embedded: add {record.split} to embed.splits and run `ssr embed`"
+            )
+        if stored[record.image_id] != record.content:
+            raise StoreMismatchError("has changed since it was embedded: run `ssr embed`")
         level = level or reader.header.levels[0]
         return drawing(
             paint_level(
@@ -114,12 +126,16 @@ class Features:
             )
         )
 
-    def _part(self, domain: str, entry: StoreEntry) -> StorePart:
+    def _part(self, domain: str) -> StorePart:
+        self._reader(domain)  # or there is none
+        entry = self._index.stores[domain]
         summary = inspect(join(self._url, entry.path))
-        teacher = entry.provenance["teacher"]
-        assert isinstance(teacher, dict)
+        teacher = entry.provenance.get("teacher")
+        if not isinstance(teacher, dict) or not teacher.keys() >= TEACHER:
+            raise StoreMismatchError(
+                f"the index does not say of which teacher the {domain} store is: run `ssr embed`"
+            )
         return StorePart(
-            domain=domain,
             images=summary.images,
             complete=summary.complete,
             codec=summary.codec,
@@ -156,11 +172,16 @@ class Features:
         return tuple(
             FeaturePicture(
                 image_id=record.image_id,
-                photo=photo(read_photo(record, self._roots[record.domain])),
+                photo=photo(read_photo(record, self._root(record.domain))),
                 levels=tuple(self.paint(record, level) for level in reader.header.levels),
             )
             for record in known[::every][:PICTURES]
         )
+
+    def _root(self, domain: Domain) -> Path:
+        if domain not in self._roots:
+            raise DataError(f"section prepare names no {domain}, but the manifest has its images")
+        return self._roots[domain]
 
     def _reader(self, domain: str) -> FeatureReader:
         if domain not in self._index.stores:

@@ -8,25 +8,28 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-WIDEST_PX: Final = 480
+WIDEST_PX, HIGHEST_PX = 480, 960
 JPEG_QUALITY: Final = 82
 
 
 def photo(pixels: NDArray[np.uint8]) -> str:
-    """Turn RGB (H, W, 3) into a JPEG, shrunk to `WIDEST_PX`."""
+    """Turn RGB (H, W, 3) into a JPEG, shrunk to fit."""
     return _uri(_shrunk(Image.fromarray(pixels), Image.Resampling.BOX), "JPEG")
 
 
 def drawing(pixels: NDArray[np.uint8]) -> str:
-    """Turn flat colours (H, W, 3) into a PNG, shrunk to `WIDEST_PX` without mixing them."""
+    """Turn flat colours (H, W, 3) into a PNG, shrunk to fit without mixing them."""
     small = _shrunk(Image.fromarray(pixels), Image.Resampling.NEAREST)
     return _uri(small.quantize(256) if small.getcolors(256) else small, "PNG")
 
 
 def _shrunk(image: Image.Image, how: Image.Resampling) -> Image.Image:
-    if image.width <= WIDEST_PX:
+    scale = min(WIDEST_PX / image.width, HIGHEST_PX / image.height)
+    if scale >= 1:
         return image
-    return image.resize((WIDEST_PX, max(1, round(image.height * WIDEST_PX / image.width))), how)
+    return image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), how
+    )
 
 
 def _uri(image: Image.Image, kind: str) -> str:

@@ -3,32 +3,19 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from pipeline.console import size
-from pipeline.costs import Cost, cost_of
+from pipeline.current import current_manifest, demand_current_stores
 from pipeline.params import Params
+from pipeline.report.section import section
+from stages.evaluate.config import Weights
+from stages.evaluate.model import student_folder
+from stages.evaluate.scores import Evaluation
 from stages.train.model.saved import read_card
 from stages.train.provenance import INCIDENTAL
 
-UNITS: Final[Mapping[str, str]] = {
-    "prepare": "files",
-    "embed": "images",
-    "train": "steps",
-    "evaluate": "images",
-}
-
-
-@dataclass(frozen=True)
-class CostRow:
-    """One stage as text: how long, how much, and when its last run that did something ended."""
-
-    stage: str
-    time: str
-    memory: str
-    gpu_memory: str
-    done: str
-    ended: str
+_NOT_COMPARED = {*INCIDENTAL, "log_every"}
+"""Keys of `train` that change no weight."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +28,10 @@ class StudentPart:
         backbone: Of the student.
         head: Likewise.
         start: What its backbone held at the very beginning; None where nobody knows.
-        teacher_trained: False for an UNTRAINED TEACHER, None where no features were read.
-        iterations: Steps of the recipe.
-        changed: Keys of the recipe that differ from the params file, as `key: file, then recipe`.
+        read_features: Whether training read a teacher's; None where nobody knows.
+        teacher_trained: False for an UNTRAINED TEACHER.
+        iterations: Steps of the recipe; None for a student from elsewhere.
+        changed: Keys of the recipe that differ from what is asked for.
     """
 
     weights: str
@@ -51,73 +39,66 @@ class StudentPart:
     backbone: str
     head: str
     start: str | None
+    read_features: bool | None
     teacher_trained: bool | None
     iterations: int | None
     changed: tuple[str, ...]
 
 
 def read_student(run: Path, params: Params) -> StudentPart:
-    """Read what is noted beside the student of a run.
+    """Read what is noted beside the student of a run, or in a student's own folder.
 
     Raises:
         CheckpointError: There is no student.
     """
-    card = read_card(run / "student")
-    recipe = card.meta.get("recipe", {})
-    asked = params.train.model_dump(mode="json", exclude=INCIDENTAL)
+    card = read_card(student_folder(run, "student") if run.is_dir() else run / "student")
+    noted = card.meta.get("recipe")
+    recipe = noted if isinstance(noted, dict) else {}
+    asked = params.train.model_dump(mode="json", exclude=_NOT_COMPARED)
+    trained = card.meta.get("teacher_trained")
     return StudentPart(
         weights=card.weights_sha256[:12],
         run=str(card.meta.get("run", "")),
         backbone=card.student.backbone,
         head=card.student.head,
         start=card.meta.get("weights"),
-        teacher_trained=card.meta.get("teacher_trained"),
+        read_features=trained is not None if "teacher_trained" in card.meta else None,
+        teacher_trained=trained,
         iterations=recipe.get("iterations"),
         changed=tuple(_differences(asked, recipe)),
     )
 
 
-def cost_rows(run: Path, data: Path) -> tuple[CostRow, ...]:
-    """Return time and memory of each stage that was run here since costs are noted."""
-    folders = {"prepare": data, "embed": data, "train": run, "evaluate": run}
-    costs = {stage: cost_of(stage, folder) for stage, folder in folders.items()}
-    return tuple(_cost_row(cost) for cost in costs.values() if cost is not None)
+def at_odds(
+    params: Params, run: Path, manifest: Path, index: Path, scores: Evaluation | None
+) -> tuple[str, ...]:
+    """Say what on the page does not belong together, or not to the parameters."""
+    found = []
+    if manifest.is_file():
+        found.append(section(lambda: current_manifest(params, manifest)).missing)
+    if index.is_file():
+        found.append(section(lambda: demand_current_stores(params, index)).missing)
+    if scores is not None:
+        found.append(section(lambda: _measured_student(run, scores)).content or "")
+    return tuple(filter(None, found))
 
 
-def versions_then(run: Path, data: Path) -> dict[str, str]:
-    """Return the versions that the last stage which left a note ran with, the student's first."""
-    for stage, folder in (("train", run), ("evaluate", run), ("embed", data), ("prepare", data)):
-        if (cost := cost_of(stage, folder)) is not None:
-            return cost.versions
-    return {}
-
-
-def _cost_row(cost: Cost) -> CostRow:
-    resumed = f", after {cost.first} that left no note" if cost.first else ""
-    return CostRow(
-        stage=cost.stage,
-        time=_duration(cost.seconds),
-        memory="" if cost.peak_bytes is None else size(cost.peak_bytes),
-        gpu_memory="" if cost.gpu_peak_bytes is None else size(cost.gpu_peak_bytes),
-        done=f"{cost.units} {UNITS[cost.stage]}{resumed}{'' if cost.finished else ', interrupted'}",
-        ended=cost.ended.replace("T", " ").removesuffix("+00:00") + " UTC",
-    )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+def _measured_student(run: Path, scores: Evaluation) -> str:
+    weights: Weights = "ema" if scores.weights == "ema" else "student"
+    present = read_card(student_folder(run, weights)).weights_sha256
+    if present.startswith(scores.student):
+        return ""
+    return "The evaluation below is of another student than the present one: run `ssr evaluate`."
 
 
 def _differences(asked: Mapping[str, Any], noted: Mapping[str, Any], at: str = "") -> Iterator[str]:
     """Name the keys whose values differ, but for those that hold folders of a machine."""
     for key, value in asked.items():
         name = f"{at}{key}"
-        other = noted.get(key)
+        if key not in noted or name in ("init", "student.weights"):
+            continue
+        other = noted[key]
         if isinstance(value, Mapping) and isinstance(other, Mapping):
             yield from _differences(value, other, f"{name}.")
-        elif value != other and name not in ("init", "student.weights"):
-            yield f"train.{name}: {value} in the params file, {other} when it was trained"
+        elif value != other:
+            yield f"train.{name}: {value} is asked for, {other} when it was trained"

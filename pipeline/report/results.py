@@ -1,7 +1,6 @@
 """What the report says of the evaluation: scores, what is taken for what, pictures."""
 
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,32 +10,11 @@ import numpy as np
 from pipeline.report.features import Features
 from pipeline.report.inline import drawing, photo
 from pipeline.report.section import Section, section
+from stages.evaluate.config import ONCE
 from stages.evaluate.pictures import read_triptych
+from stages.evaluate.scores import Evaluation, read_scores
 from stages.prepare.manifest import Manifest
-from store.errors import DataError, SSRError
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Scores on one dataset, in percent; None where a class or a mean is undefined.
-
-    Attributes:
-        name: As `metrics.json` names it.
-        images: How many were measured.
-        miou: Mean IoU.
-        accuracy: Correct share of all labelled pixels.
-        mean_accuracy: Mean of the classes' accuracies.
-        subsets: Means over some classes.
-        iou: By class.
-    """
-
-    name: str
-    images: int
-    miou: float | None
-    accuracy: float | None
-    mean_accuracy: float | None
-    subsets: dict[str, float | None]
-    iou: dict[str, float | None]
+from store.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -63,65 +41,41 @@ class Results:
     """The last evaluation.
 
     Attributes:
-        datasets: The first is what the run adapts to, unless configured otherwise.
-        classes: Names, in the order of their ids.
-        weights: `student` or `ema`.
-        student: Digest of the weights that were measured, shortened.
-        inference: What differed from one whole pass; empty where nothing did.
+        scores: Of all datasets.
+        inference: What differed from one whole pass, as `key value`.
         confusion: Of the first dataset, or why there is none.
         pictures: Some images of it.
     """
 
-    datasets: tuple[Dataset, ...]
-    classes: tuple[str, ...]
-    weights: str
-    student: str
-    inference: dict[str, Any]
+    scores: Evaluation
+    inference: tuple[str, ...]
     confusion: Section[Confusion]
     pictures: Section[tuple[PictureRow, ...]]
 
 
-def read_results(run: Path, manifest: Manifest | None, features: Section["Features"]) -> Results:
+def read_results(run: Path, manifest: Section[Manifest], features: Section[Features]) -> Results:
     """Read what `ssr evaluate` left in a run's folder.
 
     Args:
         run: The folder.
-        manifest: The images; None where there is none.
+        manifest: The images, or why they are not known.
         features: The stores, for the pictures, or why there are none.
 
     Raises:
-        DataError: The run was not evaluated, or a file is damaged.
+        DataError: The run was not evaluated, or the file of its scores is damaged.
     """
-    path = run / "metrics.json"
-    if not path.is_file():
-        raise DataError(f"{path}: there is no evaluation yet; run `ssr evaluate`")
-    try:
-        metrics = json.loads(path.read_text())
-        first = f"{metrics['domain']}/{metrics['split']}"
-        datasets = metrics.get("datasets", {first: metrics})
-        return Results(
-            datasets=tuple(_dataset(name, each) for name, each in datasets.items()),
-            classes=tuple(metrics["iou"]),
-            weights=metrics["weights"],
-            student=metrics["student"],
-            inference=metrics.get("inference", {}),
-            confusion=section(lambda: _confusion(run / "confusion.csv")),
-            pictures=section(lambda: _pictures(run / "pictures", manifest, features)),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: is damaged; run `ssr evaluate` again") from error
-
-
-def _dataset(name: str, scores: dict[str, Any]) -> Dataset:
-    return Dataset(
-        name=name,
-        images=int(scores["images"]),
-        miou=scores["miou"],
-        accuracy=scores["accuracy"],
-        mean_accuracy=scores["mean_accuracy"],
-        subsets=dict(scores.get("subsets", {})),
-        iou=dict(scores["iou"]),
+    scores = read_scores(run)
+    return Results(
+        scores=scores,
+        inference=_changed(scores.inference),
+        confusion=section(lambda: _confusion(run / "confusion.csv")),
+        pictures=section(lambda: _pictures(run / "pictures", manifest, features)),
     )
+
+
+def _changed(inference: dict[str, Any]) -> tuple[str, ...]:
+    plain = ONCE.model_dump(mode="json")
+    return tuple(f"{key} {value}" for key, value in inference.items() if plain.get(key) != value)
 
 
 def _confusion(path: Path) -> Confusion:
@@ -132,7 +86,7 @@ def _confusion(path: Path) -> Confusion:
             header, *rows = csv.reader(file)
         counts = np.array([row[1:] for row in rows], dtype=np.int64)
         counts = counts.reshape(len(rows), len(header) - 1)
-    except ValueError as error:
+    except (ValueError, OverflowError, csv.Error) as error:
         raise DataError(f"{path}: is damaged; run `ssr evaluate` again") from error
     totals = counts.sum(axis=1, keepdims=True)
     percents = 100 * counts / np.maximum(totals, 1)
@@ -147,7 +101,7 @@ def _confusion(path: Path) -> Confusion:
 
 
 def _pictures(
-    folder: Path, manifest: Manifest | None, features: Section["Features"]
+    folder: Path, manifest: Section[Manifest], features: Section[Features]
 ) -> tuple[PictureRow, ...]:
     paths = sorted(folder.glob("[0-9][0-9][0-9]-*.png"))
     if not paths:
@@ -155,25 +109,20 @@ def _pictures(
     return tuple(_picture(path, manifest, features) for path in paths)
 
 
-def _picture(path: Path, manifest: Manifest | None, features: Section["Features"]) -> PictureRow:
+def _picture(path: Path, manifest: Section[Manifest], features: Section[Features]) -> PictureRow:
     image_id, (image, label, prediction) = read_triptych(path)
     return PictureRow(
         image_id=image_id,
         image=photo(np.asarray(image)),
         label=drawing(np.asarray(label)),
         prediction=drawing(np.asarray(prediction)),
-        features=section(lambda: _painted(image_id, manifest, features)),
+        features=features.then(lambda stores: _painted(image_id, manifest, stores)),
     )
 
 
-def _painted(image_id: str, manifest: Manifest | None, features: Section["Features"]) -> str:
-    if features.content is None:
-        raise DataError(features.missing)
-    records = {record.image_id: record for record in manifest.records} if manifest else {}
-    if image_id not in records:
-        raise DataError(f"the manifest has no {image_id}")
-    try:
-        return features.content.paint(records[image_id])
-    except SSRError as error:
-        split = records[image_id].split
-        raise DataError(f"not embedded: add {split} to embed.splits and run `ssr embed`") from error
+def _painted(image_id: str, manifest: Section[Manifest], stores: Features) -> str:
+    records = manifest.content.records if manifest.content is not None else ()
+    for record in records:
+        if record.image_id == image_id:
+            return stores.paint(record)
+    raise DataError("only images of section prepare have features")

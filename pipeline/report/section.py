@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 from store.errors import SSRError
 
 Content = TypeVar("Content")
+Further = TypeVar("Further")
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,13 @@ class Section(Generic[Content]):
 
     content: Content | None
     missing: str = ""
+
+    def then(self, collect: Callable[[Content], Further]) -> "Section[Further]":
+        """Make a part from this one; where this is missing, so is that, for the same reason."""
+        content = self.content
+        if content is None:
+            return Section(None, self.missing)
+        return section(lambda: collect(content))
 
 
 def section(collect: Callable[[], Content]) -> Section[Content]:

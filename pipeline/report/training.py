@@ -1,5 +1,6 @@
 """What the report says of training: the curves that `ssr train` wrote, as charts."""
 
+import csv
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def charts(run: Path) -> tuple[Chart, ...]:
 def _columns(path: Path) -> Mapping[str, Column]:
     try:
         return read_columns(path)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise DataError(f"{path}: is damaged; run `ssr train` again, which rewrites it") from error
 
 

@@ -7,11 +7,13 @@ shards in its hands; the others' stay, and those are given to somebody else.
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
+from multiprocessing import resource_tracker
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final
@@ -235,14 +237,27 @@ def _client(config: EmbedConfig) -> Iterator[tuple[Any, int | None]]:
         for number, environment in enumerate(devices)
     }
     here = {"host": "127.0.0.1", "port": 0, "dashboard": False}
-    with (
-        SpecCluster(
+    with _deaf_to_interrupts():
+        cluster = SpecCluster(
             workers, {"cls": Scheduler, "options": here}, silence_logs=logging.ERROR
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-        client.as_current(),
-    ):
+        )
+    with cluster, Client(cluster, set_as_default=False) as client, client.as_current():
         yield client, threads
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Start processes and threads that Ctrl-C does not reach.
+
+    A terminal sends it to all processes; workers would print tracebacks, where this process alone
+    has to end them.
+    """
+    resource_tracker.ensure_running()  # its start would let interrupts through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _workers(config: EmbedConfig) -> tuple[list[dict[str, str]], int | None]:

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pydantic import BaseModel, Field
-
 from stages.evaluate.model import Model
+from stages.evaluate.scores import Evaluation
 from stages.evaluate.twin import Agreement
 from stages.prepare.geometry import WORKING_MULTIPLE_PX
 
@@ -42,24 +41,6 @@ from stages.train.model.student import Student  # of the SSR offline project
 
 student = Student.from_pretrained(".")
 logits = student(images)  # (B, 3, H, W) normalised -> (B, classes, H/4, W/4)"""
-
-
-class Evaluation(BaseModel):
-    """What the card takes from `metrics.json`."""
-
-    student: str = Field(min_length=12, description="Beginning of its weights' SHA-256.")
-    domain: str = Field(description="Domain that it was measured on.")
-    split: str = Field(description="Split of that domain.")
-    images: int = Field(description="Images measured.")
-    miou: float = Field(description="Mean IoU in percent.")
-    accuracy: float = Field(description="Pixel accuracy in percent.")
-    subsets: dict[str, float | None] = Field(
-        default={}, description="Mean IoU over some of the classes in percent."
-    )
-    iou: dict[str, float | None] = Field(description="IoU of each class in percent.")
-    inference: dict[str, Any] = Field(
-        default={}, description="How images were seen, where not once and whole."
-    )
 
 
 def model_card(

@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from stages.evaluate.card import Evaluation, model_card
+from stages.evaluate.card import model_card
 from stages.evaluate.model import Model, open_model
+from stages.evaluate.scores import Evaluation
 from stages.evaluate.twin import Agreement, compare_twins, demand_packages, export_onnx
 from stages.prepare.labels import ClassTable
 from stages.prepare.pixels import MEAN, STD

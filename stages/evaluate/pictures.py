@@ -91,7 +91,7 @@ def read_triptych(path: Path) -> tuple[str, tuple[Image.Image, ...]]:
             lefts = (column * (width + GAP_PX) for column in range(3))
             panels = tuple(picture.crop((x, 0, x + width, height)) for x in lefts)
             return str(about[_IMAGE_ID]), panels
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: is no picture of this version; run `ssr evaluate`") from error
 
 

@@ -77,3 +77,9 @@ def test_a_section_that_is_referred_to_exists() -> None:
     headings = set(re.findall(r"^#+ (.+)$", text, re.MULTILINE))
     for name in re.findall(r"(?:see|as in|task of) \*([A-Z][^*]+)\*|^\*([A-Z][^*]+)\*", text):
         assert next(filter(None, name)) in headings
+
+
+def test_no_place_was_left_to_be_filled_in() -> None:
+    for document in DOCUMENTS:
+        found = re.findall(r"^[A-Z]{4,}$|TODO|FIXME|XXX", text_of(document), re.MULTILINE)
+        assert found == [], document

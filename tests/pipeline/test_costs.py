@@ -11,8 +11,10 @@ def silent(done: int, total: int, what: str) -> None:
     pass
 
 
-def run(folder: Path | None, first: int, last: int, *, fails: bool = False) -> None:
-    with noted("train", folder, silent) as report:
+def run(
+    folder: Path | None, first: int, last: int, *, fails: bool = False, stage: str = "train"
+) -> None:
+    with noted(stage, folder, silent) as report:
         for done in range(first, last + 1):
             report(done, 100, "steps")
         if fails:
@@ -49,6 +51,16 @@ def test_a_resumed_run_adds_to_the_interrupted_one(tmp_path: Path) -> None:
     cost = cost_of("train", tmp_path)
     assert cost is not None
     assert (cost.units, cost.first, cost.finished) == (12, 0, True)
+
+
+def test_an_interrupted_embed_adds_to_the_one_that_goes_on(tmp_path: Path) -> None:
+    """It counts what is left to do, from 1 again."""
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, 1, 10, fails=True, stage="embed")
+    run(tmp_path, 1, 6, stage="embed")
+    cost = cost_of("embed", tmp_path)
+    assert cost is not None
+    assert (cost.units, cost.finished) == (16, True)
 
 
 def test_what_was_killed_left_no_note_and_is_not_invented(tmp_path: Path) -> None:

@@ -23,10 +23,13 @@ MANY = 40
 """Images of a domain, or steps: enough that none is done before it is interrupted."""
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def _python_s_own_interrupt() -> Iterator[None]:
-    """Put back what Ctrl-C does in the process of the tests."""
-    before = signal.getsignal(signal.SIGINT)
+    """Let Ctrl-C reach what is started here, also where the tests run in the background of a shell.
+
+    What it does in the process of the tests is put back, as a command changes it.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
@@ -63,7 +66,6 @@ def go_on(said: str) -> str:
     return demand(*shlex.split(command))
 
 
-@pytest.mark.usefixtures("_python_s_own_interrupt")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_interrupt_is_one_line_that_names_the_next_command(command: str) -> None:
     with mock.patch.object(TyperGroup, "invoke", side_effect=KeyboardInterrupt):
@@ -75,7 +77,6 @@ def test_an_interrupt_is_one_line_that_names_the_next_command(command: str) -> N
     assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
 
 
-@pytest.mark.usefixtures("_python_s_own_interrupt")
 def test_what_goes_on_does_not_start_over() -> None:
     with mock.patch.object(TyperGroup, "invoke", side_effect=KeyboardInterrupt):
         assert "`ssr train`" in ssr("train", "--fresh").err
@@ -83,14 +84,17 @@ def test_what_goes_on_does_not_start_over() -> None:
 
 
 @pytest.mark.costly
-def test_an_interrupted_embed_goes_on_with_what_it_lacks(workplace: Path) -> None:
+@pytest.mark.parametrize("options", ["", " -S embed.executor=dask -S embed.workers=1"])
+def test_an_interrupted_embed_goes_on_with_what_it_lacks(workplace: Path, options: str) -> None:
     change_params(workplace, {"prepare.source.train": MANY, "store.shard_images": 1})
     demand("prepare")
     shards = workplace / "data" / "features"
-    said = interrupt("embed", lambda: any(shards.glob("source/*/stride8/c.*")))
+    said = interrupt(f"embed{options}", lambda: any(shards.glob("source/*/stride8/c.*")))
     untrained, line = said.splitlines()
     assert untrained.startswith("UNTRAINED TEACHER")
-    assert line == "ssr: interrupted: shards that were written are kept; go on with `ssr embed`"
+    assert line == (
+        f"ssr: interrupted: shards that were written are kept; go on with `ssr embed{options}`"
+    )
     kept = {name: time for name, time in times(shards).items() if "/c." in name}
     assert 0 < len(kept) < MANY
     go_on(line)

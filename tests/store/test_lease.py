@@ -149,8 +149,8 @@ def test_in_a_bucket_a_killed_part_is_continued_after_its_lease(
         pytest.raises(StoreBusyError, match="if it was killed, its lease ends 60 s after"),
     ):
         work(place, (2, 3), stack)
-    monkeypatch.setattr(lease_s3, "EXPIRY_S", 1.0)
-    time.sleep(2.1)  # the server's clock counts whole seconds
+    monkeypatch.setattr(lease_s3, "EXPIRY_S", 3.0)  # also that of the next writer
+    time.sleep(4.1)  # the server's clock counts whole seconds
     with ExitStack() as stack:
         assert work(place, (2, 3), stack) == 1
 

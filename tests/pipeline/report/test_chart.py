@@ -59,6 +59,7 @@ def test_a_long_curve_is_averaged_and_keeps_its_mean() -> None:
     assert chart is not None
     places = chart.lines[0].points.split()
     assert len(places) <= MOST_POINTS
+    assert chart.lines[0].last == "1"  # of the rows, not of the average
     assert len({place.split(",")[1] for place in places}) == 1
 
 
@@ -79,3 +80,16 @@ def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:
     path.write_text("iteration,clean\n2,oops\n")
     with pytest.raises(ValueError, match="oops"):
         read_columns(path)
+    path.write_text("iteration,clean\n2,1e300\n")
+    with pytest.raises(ValueError, match="1e300"):
+        read_columns(path)
+    path.write_text("iteration,clean\nnan,1\ninf,1\n4,-inf\n")
+    with pytest.raises(ValueError, match="inf"):
+        read_columns(path)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-14, 5e-324, -3e-9, 1e99])
+def test_a_single_value_has_an_axis_that_says_its_size(value: float) -> None:
+    chart = chart_of("norm", {"a": {1.0: value}})
+    assert chart is not None
+    assert len({text for _, text in chart.y_ticks}) == len(chart.y_ticks)

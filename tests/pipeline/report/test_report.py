@@ -6,10 +6,12 @@ from contextlib import chdir
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.report import REPORT
-from tests.pipeline.workplace import SMALLEST, change_params, demand, ssr, write_params
+from tests.pipeline.workplace import SMALLEST, change_params, demand, ssr, the_store, write_params
 
 pytestmark = pytest.mark.costly
 
@@ -127,7 +129,7 @@ def test_parts_that_are_not_made_yet_say_what_makes_them(place: Path) -> None:
     text = again(place).text
     assert "run `ssr embed`" in text
     assert "run `ssr train`" in text
-    assert "there is no evaluation yet; run `ssr evaluate`" in text
+    assert "there is no evaluation yet; run `dvc repro` or `ssr evaluate`" in text
     assert "source train 6 6" in text  # what is there is shown
 
 
@@ -143,14 +145,29 @@ def test_nothing_to_report_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
 def test_an_evaluation_of_another_student_is_told(place: Path) -> None:
     path = place / "runs" / "metrics.json"
     metrics = json.loads(path.read_text())
+    told = "of another student than the present one"
+    assert told not in again(place).text
     path.write_text(json.dumps(metrics | {"student": "0123456789ab"}))
-    assert "of another student than the present one" in again(place).text
+    assert told in again(place).text
+    demand("evaluate", "--weights", "ema")
+    assert told not in again(place).text
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"student": "0123456789ab"}))
+    assert told in again(place).text
 
 
 def test_a_value_that_was_changed_after_training_is_told(place: Path) -> None:
     change_params(place, {"train.optimizer.lr": 0.5})
     text = again(place).text
-    assert "train.optimizer.lr: 0.5 in the params file, 0.001 when it was trained" in text
+    assert "train.optimizer.lr: 0.5 is asked for, 0.001 when it was trained" in text
+    change_params(place, {"train.optimizer.lr": 1e-3})
+    demand("report", "-S", "train.seed=7")
+    text = page_of(place).text
+    assert "train.seed: 7 is asked for, 0 when it was trained" in text
+    assert "-S train.seed=7" in text
+    demand("report", "-S", "prepare.source.seed=7")
+    assert "was made with another prepare.source.seed; run `ssr prepare`" in page_of(place).text
+    demand("report", "-S", "embed.overlap=0.25")
+    assert "data/index.json: the source store" in page_of(place).text.split("What was run")[0]
 
 
 def test_images_that_are_not_embedded_say_how_they_would_be(place: Path) -> None:
@@ -163,11 +180,127 @@ def test_images_that_are_not_embedded_say_how_they_would_be(place: Path) -> None
 @pytest.mark.parametrize(
     "name", ["metrics.json", "curves.csv", "confusion.csv", "student/config.json"]
 )
-def test_a_damaged_file_costs_its_part_alone(place: Path, name: str) -> None:
-    (place / "runs" / name).write_text("iteration,\n{oops,\n")
-    page = again(place)
-    assert name.rpartition("/")[2] in page.text
-    assert "source train 6 6" in page.text
+@pytest.mark.parametrize(
+    "content",
+    [
+        "iteration,\n{oops,\n",
+        "",
+        "[]",
+        "{}",
+        "\0\x01",
+        "iteration,clean\n1,1e308\n",
+        "label,road\nroad,99999999999999999999\n",
+        "iteration," + "x" * 200_000 + "\n1," + "1" * 200_000 + "\n",
+    ],
+    ids=["text", "empty", "list", "object", "binary", "huge", "larger", "long"],
+)
+def test_a_damaged_file_costs_its_part_alone(place: Path, name: str, content: str) -> None:
+    (place / "runs" / name).write_text(content)
+    assert "source train 6 6" in again(place).text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"miou": "high"},
+        {"miou": float("nan")},
+        {"iou": {}},
+        {"inference": None},
+        {"datasets": {"night": {"miou": 1, "accuracy": 1, "images": 1, "iou": {"sky": 1}}}},
+        {"student": 5},
+    ],
+    ids=str,
+)
+def test_scores_of_another_shape_are_refused_in_a_line(
+    place: Path, change: dict[str, object]
+) -> None:
+    path = place / "runs" / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    told = "metrics.json: is damaged or of an earlier version; run `ssr evaluate` again"
+    assert told in again(place).text
+    assert told in ssr("metrics").err
+
+
+def test_notes_of_cost_that_make_no_sense_are_passed_over(place: Path) -> None:
+    path = place / "data" / "costs.jsonl"
+    good = path.read_text()
+    bad = json.loads(good.splitlines()[0])
+    changes: list[dict[str, object]] = [
+        {"seconds": float("nan")}, {"peak_bytes": 10**400}, {"units": -1}, {"stage": []}
+    ]  # fmt: skip
+    path.write_text(good + "".join(json.dumps(bad | each) + "\n" for each in changes) + "[1]\n")
+    text = again(place).text
+    assert "16 images" in text
+    assert "nan" not in text.split("Time and memory")[-1]
+
+
+def test_an_imported_student_has_no_recipe_to_compare(place: Path) -> None:
+    path = place / "runs" / "student" / "config.json"
+    card = json.loads(path.read_text())
+    for key in ("recipe", "run", "teacher_trained"):
+        del card["meta"][key]
+    path.write_text(json.dumps(card))
+    text = again(place).text
+    assert "its recipe is not noted" in text
+    assert "is asked for" not in text
+    assert "read no features" not in text
+
+
+def test_a_run_without_teacher_is_not_called_untrained(place: Path) -> None:
+    demand("train", "-S", "train.regularizer.on=[]", "--out", "runs/plain")
+    demand("report", "--out", "runs/plain")
+    text = Page((place / "runs" / "plain" / REPORT).read_text()).text
+    assert "It read no features of a teacher" in text
+    assert "UNTRAINED TEACHER: its" not in text
+
+
+def test_the_best_student_is_reported_in_its_own_folder(place: Path) -> None:
+    demand("evaluate", "--model", "runs/best")
+    demand("report", "--out", "runs/best")
+    assert "mean IoU" in Page((place / "runs" / "best" / REPORT).read_text()).text
+
+
+def test_a_folder_that_is_not_there_is_no_run(place: Path) -> None:
+    ended = ssr("report", "--out", "runs/typo")
+    assert ended.code == 2
+    assert "runs/typo: there is no such folder" in ended.err
+    assert not Path("runs/typo").exists()
+
+
+def test_a_lost_store_costs_its_own_part(place: Path) -> None:
+    shutil.rmtree(the_store("target"))
+    text = again(place).text
+    assert "no feature store at" in text
+    assert "6 images" not in text.split("target", 1)[0]
+    assert "not embedded: add" not in text
+
+
+def test_a_changed_image_is_not_shown_beside_old_features(place: Path) -> None:
+    drawn = sorted((place / "data/drawn").glob("dusk*/val/images/*.png"))
+    for path in drawn:
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    demand("prepare")
+    assert "has changed since it was embedded: run `ssr embed`" in again(place).text
+
+
+def test_without_stores_it_says_why(place: Path) -> None:
+    change_params(place, {"embed.domains": [], "train.regularizer.on": []})
+    demand("embed")
+    assert "no store: embed.domains is []" in again(place).text
+
+
+def test_a_target_that_is_no_longer_asked_for_costs_no_page(place: Path) -> None:
+    change_params(
+        place,
+        {
+            "prepare.target": None,
+            "train.regularizer.on": ["source"],
+            "train.self_training": None,
+            "evaluate.domain": "source",
+        },
+    )
+    text = again(place).text
+    assert "run `ssr prepare`" in text.split("What was run")[0]
 
 
 def test_a_damaged_picture_costs_the_pictures_alone(place: Path) -> None:
@@ -195,3 +328,9 @@ def test_several_datasets_have_a_column_each(place: Path) -> None:
     path.write_text(json.dumps({**metrics, "datasets": {"target/val": scores, "night": night}}))
     text = again(place).text
     assert "mean IoU, night 12.34 %" in text
+    path.write_text(
+        json.dumps(
+            {**metrics, "datasets": {"target/val": scores, "night": night}, "mean_miou": 43.21}
+        )
+    )
+    assert "Mean over the 2 datasets: mean IoU 43.21 %" in again(place).text

@@ -1,0 +1,74 @@
+"""`metrics.json` as it is read: by the card of an exported student, the terminal and the report."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from store.errors import DataError
+
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+
+
+class Scores(BaseModel):
+    """Of one dataset, in percent; None where a class or a mean is undefined."""
+
+    model_config = ConfigDict(frozen=True)
+
+    images: int = Field(ge=0, description="Images measured.")
+    miou: Percent = Field(description="Mean IoU.")
+    accuracy: Percent = Field(description="Correct share of all labelled pixels.")
+    subsets: dict[str, Percent | None] = Field(
+        default={}, description="Mean IoU over some of the classes."
+    )
+    iou: Annotated[dict[str, Percent | None], Field(min_length=1)] = Field(
+        description="IoU of each class."
+    )
+
+
+class Evaluation(Scores):
+    """All of `metrics.json`: the first dataset's scores, and those of all where there are more."""
+
+    student: str = Field(min_length=12, description="Beginning of its weights' SHA-256.")
+    domain: str = Field(description="Domain that it was measured on.")
+    split: str = Field(description="Split of that domain.")
+    weights: str = Field(default="student", description="`ema` for the averaged model.")
+    teacher_trained: bool | None = Field(default=None, description="False: an UNTRAINED TEACHER.")
+    inference: dict[str, Any] = Field(
+        default={}, description="How images were seen, where not once and whole."
+    )
+    mean_miou: Percent | None = Field(default=None, description="Mean over the datasets.")
+    datasets: dict[str, Scores] = Field(default={}, description="Each of several, by name.")
+
+    @property
+    def by_dataset(self) -> Mapping[str, Scores]:
+        """Scores of each dataset by name, the first one first."""
+        return self.datasets or {f"{self.domain}/{self.split}": self}
+
+    @model_validator(mode="after")
+    def _same_rows(self) -> Self:
+        for scores in self.datasets.values():
+            if scores.iou.keys() != self.iou.keys() or scores.subsets.keys() != self.subsets.keys():
+                raise ValueError("datasets have other classes or subsets than the first one")
+        return self
+
+
+def read_scores(run: Path) -> Evaluation:
+    """Read the last evaluation of a run.
+
+    Args:
+        run: Folder that `ssr evaluate` wrote to.
+
+    Raises:
+        DataError: The run was not evaluated, or the file is damaged or of an earlier version.
+    """
+    path = run / "metrics.json"
+    if not path.is_file():
+        raise DataError(f"{path}: there is no evaluation yet; run `dvc repro` or `ssr evaluate`")
+    try:
+        return Evaluation.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise DataError(
+            f"{path}: is damaged or of an earlier version; run `ssr evaluate` again"
+        ) from error
