@@ -87,8 +87,5 @@ def test_a_name_that_is_not_shipped_is_a_path() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_makes_the_shipped_weights_again_or_says_twice_the_same(
-    tmp_path: Path, embed_config: EmbedConfig
-) -> None:
-    """The whole recipe, twice: equal on one machine; the card's hash is of another machine."""
+def test_the_whole_recipe_gives_the_same_weights_twice(tmp_path: Path) -> None:
     assert made(tmp_path, "one.pth", RECIPE)[1] == made(tmp_path, "other.pth", RECIPE)[1]
