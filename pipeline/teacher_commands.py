@@ -21,7 +21,7 @@ def pretrain_teacher(
 ) -> None:
     """Pretrain a tiny teacher on drawn scenes without class names, as the shipped one was made.
 
-    Takes about five minutes on one core, which is all that it uses. Name the file in embed.weights.
+    Takes some seven minutes on one core, which is all that it uses. Name the file in embed.weights.
 
     Example: ssr pretrain-teacher --out teacher.pth
     """

@@ -6,8 +6,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from stages.prepare.drawn_style import Style
-
 Domain = Literal["source", "target"]
 Split = Literal["train", "val"]
 
@@ -48,7 +46,7 @@ class DrawnConfig(_Source):
     """A street world that is drawn into `root` on first use."""
 
     kind: Literal["drawn"] = Field(description="Which dataset this is.")
-    style: Style = Field(
+    style: Literal["day", "dusk", "fog", "night", "wide"] = Field(
         description="Light, colours and textures: `day`, a target (`dusk`, `fog`, `night`), or "
         "`wide`, another random look for each image with the neighbourhood of the targets left out."
     )

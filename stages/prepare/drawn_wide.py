@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Final, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stages.prepare.drawn_shapes import Material
 from stages.prepare.drawn_style import DAY, RGB, Look, Range, Texture
@@ -127,6 +128,6 @@ def _glow(rng: np.random.Generator) -> dict[Material, float]:
     return {m: float(rng.uniform(0.1, 0.9)) for m in Material if rng.random() < 0.12}
 
 
-def _rgb(colour: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> RGB:
+def _rgb(colour: NDArray[np.float64]) -> RGB:
     red, green, blue = (int(value) for value in np.clip(colour, 6, 250))
     return red, green, blue
