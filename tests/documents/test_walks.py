@@ -91,7 +91,7 @@ def block_with(beginning: str) -> str:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder after all stages, with some photos and a checkpoint of another project."""
     folder = tmp_path_factory.mktemp("trained")
-    write_params(folder, SMALLEST)
+    write_params(folder, {**SMALLEST, "embed.splits": ["train", "val"]})
     with chdir(folder):
         for stage in STAGES:
             demand(*stage)
@@ -249,6 +249,8 @@ def test_examples_of_the_reference(after: Path, words: tuple[str, ...]) -> None:
     )
     if words[0] in ("metrics", "report"):
         shutil.copytree("runs", "runs/daformer")
+    if words[0] == "pretrain-teacher":
+        words = (*words, "--iterations", "2", "--scenes", "4")
     if words[0] == "init":
         Path("params.yaml").unlink()
     outcome = ssr(*words)
