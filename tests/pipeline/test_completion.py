@@ -97,7 +97,12 @@ def test_the_script_for_a_shell_is_shown(shell: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [command, "--show-completion", shell],
         cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            # typer would look for the shell that this was started from, which may be any
+            "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",
+        },
         capture_output=True,
         text=True,
         check=False,
