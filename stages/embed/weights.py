@@ -25,7 +25,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         CheckpointError: for a file that is missing, damaged or holds no image encoder.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such weight file; set embed.weights to a SAM checkpoint")
+        raise CheckpointError(
+            f"{path}: no such weight file; download SAM's checkpoint to there (addresses: "
+            "github.com/facebookresearch/segment-anything), or set embed.weights to another"
+        )
     if official := _OFFICIAL_NAME.fullmatch(path.name):
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

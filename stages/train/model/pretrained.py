@@ -35,7 +35,12 @@ def load_backbone(backbone: SegformerModel, weights: str) -> None:
     """
     path = Path(weights).expanduser()
     absent = weights.startswith(("/", "./", "../", "~")) and not path.exists()
-    if path.is_file() or path.suffix in _FILE_SUFFIXES or absent:
+    if absent or (path.suffix in _FILE_SUFFIXES and not path.is_file()):
+        raise CheckpointError(
+            f"{path} does not exist; download it to there (MiT on ImageNet: see "
+            "github.com/NVlabs/SegFormer), correct the path, or take nvidia/mit-b5"
+        )
+    if path.is_file():
         _fill(nn.ModuleDict({"backbone": backbone}), path, ("backbone.",))
     else:
         _load_huggingface(backbone, weights)
