@@ -14,6 +14,8 @@ from stages.embed.teacher import draw_encoder, load_teacher
 from stages.embed.weights import hash_weights
 from store.errors import ConfigError
 
+pytestmark = pytest.mark.costly
+
 SHORT = replace(RECIPE, scenes=3, views=1, iterations=3, batch=2)
 
 

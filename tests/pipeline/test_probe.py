@@ -7,6 +7,8 @@ import pytest
 
 from tests.pipeline.workplace import demand, ssr
 
+pytestmark = pytest.mark.costly
+
 BOTH = ("-S", "embed.splits=[train,val]")
 
 

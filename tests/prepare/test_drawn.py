@@ -14,6 +14,8 @@ from stages.prepare.drawn_looks import LOOKS
 from stages.prepare.drawn_shapes import Label
 from stages.prepare.drawn_style import Style
 
+pytestmark = pytest.mark.costly
+
 SIZE_PX = (128, 256)
 STYLES: tuple[Style, ...] = get_args(Style)
 Drawn = tuple[NDArray[np.uint8], NDArray[np.uint8]]

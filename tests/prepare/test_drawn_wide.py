@@ -11,6 +11,8 @@ from stages.prepare.drawn_paint import Field, photograph
 from stages.prepare.drawn_style import DAY, DUSK, Look
 from stages.prepare.drawn_wide import HELD_OUT, draw_wide, is_held_out, optics
 
+pytestmark = pytest.mark.costly
+
 LIGHT, DARK = 0.55, 0.25  # of the chart: what is taken off or added stays between 0 and 1
 
 
