@@ -21,6 +21,6 @@ RUN apt-get update \
 
 WORKDIR /ssr
 COPY . .
-RUN --mount=type=cache,target=/root/.cache/pip make install
+RUN --mount=type=cache,target=/var/cache/pip PIP_CACHE_DIR=/var/cache/pip make install
 ENV PATH=/ssr/.venv/bin:$PATH
 CMD ["make", "demo"]

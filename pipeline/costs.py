@@ -1,6 +1,5 @@
 """What stages cost: time and memory of each run, noted as a line beside what it made."""
 
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.console import Report
+from pipeline.memory import peak_bytes
 
 COSTS: Final = "costs.jsonl"
 PACKAGES: Final = ("ssr-offline", "torch", "transformers", "segment-anything", "zarr", "numpy")
@@ -126,18 +126,6 @@ def versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
-
-
-def peak_bytes() -> int | None:
-    """Return the most resident memory this process has held; None where Linux is not the system.
-
-    Linux's VmHWM, not `ru_maxrss`, which starts at the parent's.
-    """
-    status = Path("/proc/self/status")
-    found = (
-        re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.M) if status.is_file() else None
-    )
-    return int(found[1]) * 1024 if found else None
 
 
 def _gpu_peak_bytes() -> int | None:

@@ -11,14 +11,24 @@ from store.index import Index
 
 
 def current_manifest(params: Params, path: Path) -> Manifest:
-    """Read the manifest; refuse one of other datasets than section `prepare` names.
-
-    Where their folders lie does not matter.
+    """Read the manifest; refuse it as `demand_current_manifest` does.
 
     Raises:
         DataError: If there is no manifest, or it is of other domains or datasets.
     """
     manifest = Manifest.read(path)
+    demand_current_manifest(params, manifest, path)
+    return manifest
+
+
+def demand_current_manifest(params: Params, manifest: Manifest, path: Path) -> None:
+    """Refuse a manifest of other datasets than section `prepare` names.
+
+    Where their folders lie does not matter.
+
+    Raises:
+        DataError: If it is of other domains or datasets.
+    """
     found, named = {record.domain for record in manifest.records}, set(params.prepare.domains)
     if found != named:
         raise DataError(
@@ -33,7 +43,6 @@ def current_manifest(params: Params, path: Path) -> Manifest:
                 f"{path}: was made with another prepare.{domain}.{changed[0]}; run `ssr prepare`, "
                 "or put the old value back"
             )
-    return manifest
 
 
 def demand_current_stores(params: Params, index_path: Path) -> None:

@@ -28,10 +28,11 @@ def report(
     from pipeline.console import console, progress
     from pipeline.params import load_params
     from pipeline.report import write_report
+    from pipeline.report.page import collect
 
     config = load_params(params, overrides)
     with progress("report", "parts") as show:
-        page = write_report(
+        page = collect(
             config,
             params_path=params,
             overrides=overrides,
@@ -40,4 +41,5 @@ def report(
             index=INDEX,
             progress=show,
         )
-    console.print(f"{page}: open it in a browser")
+        written = write_report(page, out)
+    console.print(f"{written}: open it in a browser")

@@ -40,7 +40,8 @@ class MemoryReader(FeatureReader):
 def draw_data(folder: Path, setting: Setting) -> None:
     """Draw images, and write stores of random features beside them."""
     size = {"width_px": 2 * setting.crop, "height_px": setting.crop, "fit_px": None}
-    drawn = {"kind": "drawn", "root": str(folder / "drawn"), "train": IMAGES, "val": 1, **size}
+    drawn = {"kind": "drawn", "root": str(folder / "drawn"), "strength": 1.0, **size}
+    drawn |= {"train": IMAGES, "val": 1}
     source, target = {**drawn, "style": "day", "seed": 1}, {**drawn, "style": "dusk", "seed": 2}
     prepare.run(
         PrepareConfig.model_validate({"source": source, "target": target}),

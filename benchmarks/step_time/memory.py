@@ -2,11 +2,11 @@
 
     python -m benchmarks.step_time.memory ARM FOLDER SETTING
 
-prints the peak in bytes, of two steps over the data in the folder; the setting is JSON.
+prints the peak in bytes, allocated on the GPU or else resident in all, of two steps over the data
+in the folder; the setting is JSON.
 """
 
 import json
-import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.step_time.arms import build_arm, device_of
 from benchmarks.step_time.setting import Setting
+from pipeline.memory import peak_bytes
 from stages.device import cpu_threads
 
 
@@ -27,18 +28,6 @@ def measure_memory(arm: str, folder: Path, setting: Setting) -> int:
     return int(done.stdout)
 
 
-def peak_bytes(device: torch.device) -> int:
-    """Most memory that this process has held: allocated on the GPU, or resident in all.
-
-    The resident peak is Linux's VmHWM. Not `ru_maxrss`, which starts at the parent's.
-    """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found is not None
-    return int(found[1]) * 1024
-
-
 def main() -> None:
     """Run two steps, the second with the optimiser's state there, and print the peak."""
     name, folder, given = sys.argv[1:]
@@ -47,7 +36,8 @@ def main() -> None:
         arm = build_arm(name, Path(folder), setting)
         for iteration in range(2):
             arm.step(iteration)
-    print(peak_bytes(device_of(setting)))
+    on_gpu = device_of(setting).type == "cuda"
+    print(torch.cuda.max_memory_allocated() if on_gpu else peak_bytes())
 
 
 if __name__ == "__main__":

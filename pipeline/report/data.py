@@ -4,22 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.tables import sizes_text
 from stages.prepare.findings import findings
 from stages.prepare.manifest import Manifest
 from stages.prepare.stage import SplitSummary, summarise
 from store.fingerprint import sha256_of_file
-
-
-@dataclass(frozen=True)
-class SplitRow:
-    """One split: what it is called and counts of images, labels and sizes, as text."""
-
-    name: str
-    images: int
-    labelled: int
-    sizes: str
-    working_sizes: str
 
 
 @dataclass(frozen=True)
@@ -45,7 +33,7 @@ class DataSummary:
         sha256: Of the manifest.
     """
 
-    splits: tuple[SplitRow, ...]
+    splits: tuple[SplitSummary, ...]
     labelled: tuple[str, ...]
     classes: tuple[ClassRow, ...]
     findings: tuple[str, ...]
@@ -58,7 +46,7 @@ def summarise_data(manifest: Manifest, path: Path) -> DataSummary:
     splits = summarise(manifest)
     labelled = [split for split in splits if split.class_shares is not None]
     return DataSummary(
-        splits=tuple(_row(split) for split in splits),
+        splits=splits,
         labelled=tuple(_name(split) for split in labelled),
         classes=tuple(
             ClassRow(name, css_color(color), tuple(_percents(labelled, index)))
@@ -75,16 +63,6 @@ def summarise_data(manifest: Manifest, path: Path) -> DataSummary:
 def css_color(color: Sequence[int]) -> str:
     """Write red, green and blue as CSS does."""
     return "#{:02x}{:02x}{:02x}".format(*color)
-
-
-def _row(split: SplitSummary) -> SplitRow:
-    return SplitRow(
-        name=_name(split),
-        images=split.images,
-        labelled=split.labelled,
-        sizes=sizes_text(split.raw_sizes_px),
-        working_sizes=sizes_text(split.working_sizes_px),
-    )
 
 
 def _name(split: SplitSummary) -> str:

@@ -6,17 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from pipeline.console import size
 from pipeline.pictures import Palette, paint_level, read_photo, sample_tokens
 from pipeline.report.inline import drawing, photo
 from pipeline.report.section import Section, section
-from pipeline.tables import statistics_text
 from stages.prepare.geometry import Size
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from store.errors import DataError, StoreIncompleteError, StoreMismatchError, StoreMissingError
 from store.index import Index
 from store.read import FeatureReader
-from store.summary import inspect
+from store.summary import StoreSummary, inspect
 from store.url import Url, join
 
 TEACHER: Final = {"architecture", "weights_sha256", "trained"}
@@ -24,16 +22,6 @@ TEACHER: Final = {"architecture", "weights_sha256", "trained"}
 
 PICTURES: Final = 2
 """Images of a domain that are shown beside their features."""
-
-
-@dataclass(frozen=True)
-class LevelRow:
-    """One level as text: shape, bytes on the disk, and mean, deviation, least, largest number."""
-
-    name: str
-    shape: str
-    size: str
-    statistics: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -50,25 +38,17 @@ class StorePart:
     """One store.
 
     Attributes:
-        images: How many have features.
-        complete: Whether all have.
-        codec: How numbers are stored.
-        fingerprint: Of the store, shortened.
+        summary: What is in it.
         teacher: Architecture.
         weights: SHA-256 of the teacher's weights, shortened.
         trained: False for an untrained teacher.
-        levels: A row per level.
         pictures: Some images, or why there are none.
     """
 
-    images: int
-    complete: bool
-    codec: str
-    fingerprint: str
+    summary: StoreSummary
     teacher: str
     weights: str
     trained: bool
-    levels: tuple[LevelRow, ...]
     pictures: Section[tuple[FeaturePicture, ...]]
 
 
@@ -88,6 +68,7 @@ class Features:
         self._index, self._url, self._roots = index, store_url, roots
         self._records = {record.image_id: record for record in manifest.records}
         self._readers: dict[str, FeatureReader] = {}
+        self._contents: dict[str, Mapping[str, str]] = {}
         self._palettes: dict[tuple[str, str], Palette] = {}
 
     def parts(self) -> dict[str, Section[StorePart]]:
@@ -107,8 +88,7 @@ class Features:
         Raises:
             StoreError: Its domain has no store, the image is not in it, or was another one then.
         """
-        reader = self._reader(record.domain)
-        stored = {s.image.image_id: s.image.content for s in reader.header.slots if s.live}
+        reader, stored = self._reader(record.domain), self._stored(record.domain)
         if record.image_id not in stored:
             raise StoreIncompleteError(
                 f"not embedded: add {record.split} to embed.splits and run `ssr embed`"
@@ -136,32 +116,19 @@ class Features:
                 f"the index does not say of which teacher the {domain} store is: run `ssr embed`"
             )
         return StorePart(
-            images=summary.images,
-            complete=summary.complete,
-            codec=summary.codec,
-            fingerprint=summary.fingerprint[:8],
+            summary=summary,
             teacher=str(teacher["architecture"]),
             weights=str(teacher["weights_sha256"])[:12],
             trained=bool(teacher["trained"]),
-            levels=tuple(
-                LevelRow(
-                    name,
-                    " x ".join(map(str, level.shape)),
-                    size(level.size_bytes),
-                    statistics_text(level),
-                )
-                for name, level in summary.levels.items()
-            ),
             pictures=section(lambda: self._pictures(domain)),
         )
 
     def _pictures(self, domain: str) -> tuple[FeaturePicture, ...]:
-        reader = self._reader(domain)
-        contents = {s.image.image_id: s.image.content for s in reader.header.slots if s.live}
+        reader, stored = self._reader(domain), self._stored(domain)
         known = [
             record
             for image_id, record in self._records.items()
-            if contents.get(image_id) == record.content
+            if stored.get(image_id) == record.content
         ]
         if not known:
             raise StoreIncompleteError(
@@ -191,6 +158,13 @@ class Features:
         if domain not in self._readers:
             self._readers[domain] = FeatureReader(join(self._url, self._index.stores[domain].path))
         return self._readers[domain]
+
+    def _stored(self, domain: str) -> Mapping[str, str]:
+        """Image id -> content of the images in a store."""
+        if domain not in self._contents:
+            slots = self._reader(domain).header.slots
+            self._contents[domain] = {s.image.image_id: s.image.content for s in slots if s.live}
+        return self._contents[domain]
 
     def _palette(self, domain: str, level: str) -> Palette:
         """Colours of a level, the same for all images of a store."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.console import Report
+from pipeline.files import RUN
 from pipeline.params import Params
 from pipeline.report.chart import Chart
 from pipeline.report.data import DataSummary, summarise_data
@@ -16,6 +17,7 @@ from pipeline.report.spent import Spent, read_spent
 from pipeline.report.training import charts
 from stages.prepare.config import Domain
 from stages.prepare.manifest import Manifest
+from store.errors import DataError
 from store.index import Index
 
 PARTS = ("data", "features", "training", "results", "page")
@@ -63,7 +65,27 @@ def collect(
     index: Path,
     progress: Report,
 ) -> Page:
-    """Read whatever there is; see `pipeline.report.write_report`."""
+    """Read whatever there is.
+
+    Args:
+        params: All sections.
+        params_path: Where they were read, to be quoted.
+        overrides: What was asked for beside it, to be quoted, too.
+        run: Folder of the run.
+        manifest: The manifest file.
+        index: The index of features.
+        progress: Told (done, in all, what).
+
+    Raises:
+        DataError: There is nothing to report: no such run, or neither a manifest nor a run.
+    """
+    if not run.is_dir() and run != RUN:
+        raise DataError(f"{run}: there is no such folder; give one that `ssr train` wrote")
+    if not run.is_dir() and not manifest.is_file():
+        raise DataError(
+            f"nothing to report yet: there is neither {manifest} nor {run}; run `dvc repro`, "
+            "or at least `ssr prepare`"
+        )
     steps = iter(enumerate(PARTS, start=1))
 
     def tell() -> None:
@@ -91,7 +113,7 @@ def collect(
         title=_title(listed.content, params.prepare.roots),
         params=params_path.read_text(),
         overrides=overrides,
-        warnings=at_odds(params, run, manifest, index, scores),
+        warnings=at_odds(params, run, manifest=manifest, listed=listed, index=index, scores=scores),
         data=data,
         stores=stores,
         student=student,

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.current import current_manifest, demand_current_stores
+from pipeline.current import demand_current_manifest, demand_current_stores
 from pipeline.params import Params
-from pipeline.report.section import section
+from pipeline.report.section import Section, section
 from stages.evaluate.config import Weights
 from stages.evaluate.model import student_folder
 from stages.evaluate.scores import Evaluation
+from stages.prepare.manifest import Manifest
 from stages.train.model.saved import read_card
 from stages.train.provenance import INCIDENTAL
 
@@ -70,12 +71,19 @@ def read_student(run: Path, params: Params) -> StudentPart:
 
 
 def at_odds(
-    params: Params, run: Path, manifest: Path, index: Path, scores: Evaluation | None
+    params: Params,
+    run: Path,
+    *,
+    manifest: Path,
+    listed: Section[Manifest],
+    index: Path,
+    scores: Evaluation | None,
 ) -> tuple[str, ...]:
     """Say what on the page does not belong together, or not to the parameters."""
     found = []
     if manifest.is_file():
-        found.append(section(lambda: current_manifest(params, manifest)).missing)
+        current = listed.then(lambda known: demand_current_manifest(params, known, manifest))
+        found.append(current.missing)
     if index.is_file():
         found.append(section(lambda: demand_current_stores(params, index)).missing)
     if scores is not None:

@@ -55,21 +55,19 @@ class WrongTeacherTest:
             Mean IoU in percent: `enhanced` with an image's own features, `wrong_teacher` with
             another's.
         """
-        return {
-            "enhanced": self._miou(student, branch, own=True),
-            "wrong_teacher": self._miou(student, branch, own=False),
-        }
-
-    def _miou(self, student: Student, branch: Branch, *, own: bool) -> float:
         device = next(student.parameters()).device
-        matrix = ConfusionMatrix(len(self.manifest.classes))
+        classes, labels = self.manifest.classes, self.manifest.labels
+        matrices = {name: ConfusionMatrix(len(classes)) for name in ("enhanced", "wrong_teacher")}
         for record, other in self.pairs:
-            features = self._features(record if own else other, device)
-            network = _Enhanced(student, branch, features).eval()
-            prediction = predict_image(network, read_raw(record, self.root), record, device=device)
-            labels = self.manifest.labels[record.domain]
-            matrix.update(prediction, read_train_ids(record, self.root, labels))
-        return Metrics.of(matrix, self.manifest.classes.names, images=len(self.pairs)).miou
+            image = read_raw(record, self.root)
+            label = read_train_ids(record, self.root, labels[record.domain])
+            for matrix, seen in zip(matrices.values(), (record, other), strict=True):
+                network = _Enhanced(student, branch, self._features(seen, device)).eval()
+                matrix.update(predict_image(network, image, record, device=device), label)
+        return {
+            name: Metrics.of(matrix, classes.names, images=len(self.pairs)).miou
+            for name, matrix in matrices.items()
+        }
 
     def _features(self, record: ImageRecord, device: torch.device) -> dict[str, Tensor]:
         """Read all tokens of a working image, level -> float32 (1, C, h, w)."""

@@ -51,10 +51,10 @@ class DrawnConfig(_Source):
         "`wide`, another random look for each image with the neighbourhood of the targets left out."
     )
     strength: float = Field(
-        default=1.0,
         ge=0,
         le=1,
-        description="How far a target's style is from the day: 1 is the whole of it, 0 is the day.",
+        description="How far a target's style is from the day: 1 is the whole of it, 0 is the day; "
+        "1 with `day` and `wide`.",
     )
     seed: int = Field(ge=0, description="Of the scenes; two seeds have no scene in common.")
     width_px: int = Field(ge=64, le=4096, description="Width of the drawn images.")
@@ -66,7 +66,7 @@ class DrawnConfig(_Source):
     def _check(self) -> Self:
         if self.strength != 1 and self.style in {"day", "wide"}:
             raise ValueError(
-                f"strength is of the styles dusk, fog and night: leave it out with {self.style}"
+                f"strength is of the styles dusk, fog and night: set it to 1 with {self.style}"
             )
         return self
 

@@ -75,8 +75,11 @@ def test_links_lead_somewhere() -> None:
 def test_a_section_that_is_referred_to_exists() -> None:
     text = text_of("README.md")
     headings = set(re.findall(r"^#+ (.+)$", text, re.MULTILINE))
-    for name in re.findall(r"(?:see|as in|task of) \*([A-Z][^*]+)\*|^\*([A-Z][^*]+)\*", text):
-        assert next(filter(None, name)) in headings
+    named = re.findall(
+        r"(?:see|as in|task of) \*([A-Z][^*]+)\*|^\*([A-Z][^*]+)\*", text, re.MULTILINE
+    )
+    assert named
+    assert {next(filter(None, name)) for name in named} <= headings
 
 
 def test_no_place_was_left_to_be_filled_in() -> None:

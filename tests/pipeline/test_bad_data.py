@@ -111,6 +111,7 @@ CASES = [
                     "kind": "drawn",
                     "root": "data/drawn",
                     "style": "dusk",
+                    "strength": 1.0,
                     "seed": 2,
                     "width_px": 128,
                     "height_px": 64,

@@ -85,8 +85,7 @@ def test_loaded_params_cannot_change(path: Path) -> None:
 
 
 def test_every_key_is_explained_in_one_sentence_and_has_no_second_default() -> None:
-    # Natural: leave out nothing, the whole of a style; the other keys come from the file alone.
-    may_be_left_out = {"exclude", "strength"}
+    may_be_left_out = {"exclude"}  # natural: leave out nothing; the others come from the file alone
     for model in models(Params):
         for name, field in model.model_fields.items():
             assert field.description, f"{model.__name__}.{name}"

@@ -126,6 +126,7 @@ def drawn_config(root: Path, **changed: object) -> dict[str, Any]:
         "root": str(root),
         "fit_px": None,
         "style": "day",
+        "strength": 1.0,
         "seed": 1,
         "width_px": 96,
         "height_px": 64,

@@ -82,7 +82,8 @@ class World:
             "source": {"width_px": 160, "height_px": 80, "fit_px": [120, 60]},  # 60x120 in 64x128
             "target": {"width_px": 112, "height_px": 72, "fit_px": None},  # 72x112 in 96x128
         }
-        common = {"kind": "drawn", "root": str(self.folder / "drawn"), "train": images, "val": 1}
+        common = {"kind": "drawn", "root": str(self.folder / "drawn"), "strength": 1.0}
+        common |= {"train": images, "val": 1}
         source = {**common, "style": "day", "seed": 1, **sizes["source"]}
         dusk = {**common, "style": "dusk", "seed": 2, **sizes["target"]}
         prepare.run(

@@ -7,13 +7,19 @@ from stages.prepare.labels import CAMVID_11, train_id_table
 from stages.prepare.sources.listing import Item, Listing, labelled_like
 
 _VOID: Final = 11
+_REMEDY: Final = (
+    "root holds a folder for each split, named by `splits`, with images/*.jpg and labels/*.png of "
+    "class ids; put them there or correct the path"
+)
 
 
 def scan(config: CamvidConfig) -> Listing:
     """List `<split folder>/images/*.jpg` with `<split folder>/labels/*.png`."""
     root = root_of(config)
     train, val = config.splits.train, config.splits.val
-    items: tuple[Item, ...] = labelled_like("train", root, f"{train}/images", f"{train}/labels")
+    items: tuple[Item, ...] = labelled_like(
+        "train", root, f"{train}/images", f"{train}/labels", remedy=_REMEDY
+    )
     if val is not None:
-        items += labelled_like("val", root, f"{val}/images", f"{val}/labels")
+        items += labelled_like("val", root, f"{val}/images", f"{val}/labels", remedy=_REMEDY)
     return Listing(CAMVID_11, train_id_table(CAMVID_11, void=(_VOID,)), items)
