@@ -11,8 +11,13 @@ IN_PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 .PHONY: demo test test-fast test-slow lint install
 
 demo: $(INSTALLED)
-	dvc repro
-	ssr metrics
+	dvc repro  # SSR, and its report
+	ssr train --out runs/daformer -S train.regularizer.on=[]
+	ssr evaluate --out runs/daformer
+	ssr train --out runs/guided -S train.regularizer.kind=guided -S train.regularizer.student_drop=0.5 \
+		-S train.optimizer.regularizer_lr_factor=3
+	ssr evaluate --out runs/guided
+	ssr compare runs/daformer runs runs/guided
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 pytest $(IN_PARALLEL)

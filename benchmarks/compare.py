@@ -8,61 +8,34 @@ turns, and fixed in DIR/plan.json before any arm trains: with that plan, on such
 are equal bit for bit. Whatever stops, the same command goes on: unfinished trainings from their
 checkpoints, finished ones not again; more arms and seeds may join.
 
-The teacher has random weights: expect no gain from SSR. Students are measured when they are
+The preset's teacher has random weights: expect no gain. `-S embed.weights=drawn` takes the one that
+comes with the project, which has seen drawn streets only. Students are measured when they are
 finished, on `dusk_val`, the only labelled images at dusk: nothing may be chosen by these numbers.
 """
 
 import argparse
 import json
-import multiprocessing
-import statistics
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from time import process_time
 from typing import Any, Final, NamedTuple
 
-from benchmarks.compare_tables import WARM, YARDSTICK, Result, arm_table, class_table
+from benchmarks.compare_tables import WARM, YARDSTICK, arm_table, class_table
+from benchmarks.runs import ON_ONE_THREAD, Run, finish, make_data, step_seconds, workers
 from pipeline.arms import ARMS, overrides_of
 from pipeline.params import Params, load_params
 from pipeline.presets import write_preset
-from pipeline.stores import run_embed
-from stages.device import cpu_threads
-from stages.evaluate import stage as evaluate
-from stages.prepare import stage as prepare
-from stages.prepare.manifest import Manifest
-from stages.train import stage as train
-from stages.train.dataset import end_with_parent
+from pipeline.tables import UNTRAINED
 from store.atomic import write_bytes
 from store.errors import ConfigError, SSRError
 from store.fingerprint import fingerprint_of
 
 PRESET: Final = "camvid-day-to-dusk"
-ROUNDS, SETTLE, STEPS = 3, 2, 4
-"""Of the measurement: turns of each arm, and its steps in a turn, before and while it is timed."""
-
-ALWAYS: Final = (
-    *("embed.device=cpu", "embed.threads=1", "train.device=cpu", "train.threads=1"),
-    *("train.checkpoint_every=50", "train.validate_every=0"),  # nobody looks at dusk_val meanwhile
-    *("evaluate.domain=target", "evaluate.split=val", "evaluate.pictures=0", "evaluate.device=cpu"),
-)
+ALWAYS: Final = (*ON_ONE_THREAD, "evaluate.domain=target", "evaluate.split=val")
 NOTE: Final = (
-    "The teacher is UNTRAINED (random weights): no gain is to be expected from SSR. Measured on "
-    "dusk_val, of which neighbouring frames resemble each other; there is no other labelled split "
-    "at dusk, so these numbers must choose nothing."
+    "Measured on dusk_val, of which neighbouring frames resemble each other; there is no other "
+    "labelled split at dusk, so these numbers must choose nothing."
 )
-
-
-class Run(NamedTuple):
-    """A training from its parameters to its metrics."""
-
-    arm: str
-    seed: int
-    params: Params
-    folder: Path
-    data: Path
 
 
 class Workplace(NamedTuple):
@@ -83,6 +56,11 @@ class Workplace(NamedTuple):
         )
         return Run(arm, seed, params, runs / arm, self.out / "data")
 
+    def timed(self, arm: str, iterations: int, folder: Path) -> Run:
+        """Describe a run of an arm from its own start."""
+        params = self.params(arm, f"train.iterations={iterations}")
+        return Run(arm, 0, params, folder, self.out / "data")
+
     def params(self, arm: str, *values: str) -> Params:
         """Return the preset's parameters with those of an arm and further values."""
         store = f"store.url={json.dumps(str(self.out / 'data' / 'features'))}"
@@ -95,30 +73,17 @@ def compare(place: Workplace, options: argparse.Namespace) -> str:
     seeds = range(options.seeds)
     make_data(place.params("ssr"), place.out / "data")
     iterations: Mapping[str, int] = planned(place, options)["iterations"]
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.jobs, spawn, initializer=end_with_parent) as pool:
+    with workers(options.jobs) as pool:
         results = finish([place.run(WARM, seed, options.warm_steps) for seed in seeds], pool)
         results += finish(
             [place.run(arm, seed, iterations[arm]) for seed in seeds for arm in options.arms], pool
         )
-    tables = "\n\n".join((NOTE, arm_table(results), class_table(results))) + "\n"
+    untrained = place.params("ssr").embed.weights == "random"
+    notes = [f"{UNTRAINED}.", NOTE] if untrained else [NOTE]
+    tables = "\n\n".join((*notes, arm_table(results), class_table(results))) + "\n"
     write_bytes(place.out / "results.json", json.dumps(results, indent=1).encode() + b"\n")
     write_bytes(place.out / "results.md", tables.encode())
     return tables
-
-
-def make_data(params: Params, data: Path) -> None:
-    """List the images and embed them; looks at file times where that is done."""
-    prepare.run(
-        params.prepare,
-        at_least_px=params.train.crop_px,
-        skip_bad=False,
-        out=data / "manifest.parquet",
-        cache=data / "scan-cache.parquet",
-        progress=_silent,
-    )
-    manifest = Manifest.read(data / "manifest.parquet")
-    run_embed(params, manifest, index_path=data / "index.json", progress=_silent, step="all")
 
 
 def planned(place: Workplace, options: argparse.Namespace) -> dict[str, Any]:
@@ -141,86 +106,12 @@ def planned(place: Workplace, options: argparse.Namespace) -> dict[str, Any]:
                 "another --out"
             )
         return plan
-    seconds = step_seconds(place)
+    seconds = step_seconds({arm: partial(place.timed, arm) for arm in ARMS})
     budget = options.budget_steps * seconds[YARDSTICK]
     iterations = {arm: max(1, round(budget / each)) for arm, each in seconds.items()}
     plan = {"settings": settings, "cpu_s_per_step": seconds, "iterations": iterations}
     write_bytes(path, json.dumps(plan, indent=1).encode() + b"\n")
     return plan
-
-
-def step_seconds(place: Workplace) -> dict[str, float]:
-    """Median CPU seconds of a step of each arm, its data included; arms take turns."""
-    seconds: dict[str, list[float]] = {arm: [] for arm in ARMS}
-    for _ in range(ROUNDS):
-        for arm in ARMS:
-            ticks: list[float] = []
-            # One step more than is timed: the last one writes the checkpoint.
-            params = place.params(arm, f"train.iterations={SETTLE + STEPS + 1}")
-            with TemporaryDirectory() as folder:
-                run = Run(arm, 0, params, Path(folder), place.out / "data")
-                trained(run, lambda *_, ticks=ticks: ticks.append(process_time()))
-            timed = ticks[SETTLE - 1 : SETTLE + STEPS]
-            seconds[arm] += [after - before for before, after in pairwise(timed)]
-    return {arm: statistics.median(each) for arm, each in seconds.items()}
-
-
-def finish(runs: Sequence[Run], pool: Executor) -> list[Result]:
-    """Bring runs to their end, as many at a time as the pool has processes."""
-    running = [pool.submit(finished, run) for run in runs]
-    try:
-        for done in as_completed(running):
-            print("{arm}, seed {seed}: {miou:.2f}".format(**done.result()), flush=True)
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)  # or the pool would train all the others
-        raise
-    return [each.result() for each in running]
-
-
-def finished(run: Run) -> Result:
-    """Train and measure, as far as that is not done.
-
-    Returns:
-        What the tables need; `cpu_s` is null where a training was interrupted.
-    """
-    path = run.folder / "result.json"
-    if not path.exists():
-        resumes, started = (run.folder / "checkpoint.pt").exists(), process_time()
-        trained(run, _silent)
-        cpu_s = None if resumes else process_time() - started
-        with cpu_threads(1):
-            metrics = evaluate.run(
-                run.params.evaluate,
-                manifest=Manifest.read(run.data / "manifest.parquet"),
-                roots=run.params.prepare.roots,
-                student=run.folder / "student",
-                out=run.folder,
-                progress=_silent,
-            ).metrics
-        iterations = run.params.train.iterations
-        result = {"arm": run.arm, "seed": run.seed, "iterations": iterations, "cpu_s": cpu_s}
-        result |= {"miou": metrics.miou, "iou": dict(metrics.iou)}
-        write_bytes(path, json.dumps(result, indent=1).encode() + b"\n")
-    loaded: Result = json.loads(path.read_text())
-    return loaded
-
-
-def trained(run: Run, progress: Callable[[int, int, str], None]) -> None:
-    """Train, or go on from the checkpoint in the run's folder."""
-    train.run(
-        run.params.train,
-        manifest_path=run.data / "manifest.parquet",
-        roots=run.params.prepare.roots,
-        store_url=run.params.store.location,
-        index_path=run.data / "index.json",
-        out=run.folder,
-        progress=progress,
-        sources=run.params.prepare.domains,
-    )
-
-
-def _silent(done: int, total: int, what: str) -> None:
-    pass
 
 
 def main() -> None:

@@ -1,19 +1,18 @@
 """Markdown tables of a comparison of arms (compare.py)."""
 
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
+
+from benchmarks.runs import Result, by_arm, markdown
 
 WARM: Final = "warm-start"
 YARDSTICK: Final = "daformer"
 
-Result = Mapping[str, Any]
-"""What is known of a finished run: arm, seed, iterations, cpu_s, miou and iou by class."""
-
 
 def arm_table(results: Sequence[Result]) -> str:
     """One row per arm: mean IoU (%) by seed and over seeds, and its difference by seed."""
-    arms = _by_arm(results)
+    arms = by_arm(results)
     seeds = [f"seed {run['seed']}" for run in arms[WARM]]
     head = ("arm", "iterations", "CPU min", *seeds, "mean ± std", f"minus {YARDSTICK} (min to max)")
     rows: list[Sequence[str]] = [head]
@@ -32,25 +31,16 @@ def arm_table(results: Sequence[Result]) -> str:
         by_seed = [f"{miou:.2f}" for miou in mious]
         mean = f"{statistics.mean(mious):.2f}{std}"
         rows.append((arm, str(runs[0]["iterations"]), minutes, *by_seed, mean, gain))
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def class_table(results: Sequence[Result]) -> str:
     """One row per class: its IoU (%) in each arm, mean over seeds; empty where undefined."""
-    arms = _by_arm(results)
+    arms = by_arm(results)
     rows: list[Sequence[str]] = [("class", *arms)]
     for name in results[0]["iou"]:
-        by_arm = ([run["iou"][name] for run in runs] for runs in arms.values())
+        by_run = ([run["iou"][name] for run in runs] for runs in arms.values())
         rows.append(
-            (name, *("" if None in iou else f"{statistics.mean(iou):.1f}" for iou in by_arm))
+            (name, *("" if None in iou else f"{statistics.mean(iou):.1f}" for iou in by_run))
         )
-    return _markdown(rows)
-
-
-def _by_arm(results: Sequence[Result]) -> dict[str, list[Result]]:
-    return {run["arm"]: [each for each in results if each["arm"] == run["arm"]] for run in results}
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = rows
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body))
+    return markdown(rows)

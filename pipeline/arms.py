@@ -12,7 +12,11 @@ from store.errors import ConfigError
 
 _OFF: Final = {"regularizer.on": "[]"}
 # Ours, no published method: see `stages/train/model/guide.py`.
-_GUIDED: Final = {"regularizer.kind": "guided", "regularizer.student_drop": "0.5"}
+_GUIDED: Final = {
+    "regularizer.kind": "guided",
+    "regularizer.student_drop": "0.5",
+    "optimizer.regularizer_lr_factor": "3.0",
+}
 _MIC: Final = {"masking": "{block_px: 32, ratio: 0.7, weight: 1.0}"}
 
 ARMS: Final[Mapping[str, Mapping[str, str]]] = {

@@ -315,6 +315,7 @@ def evaluate(
 
 
 app.command()(result_commands.metrics)
+app.command()(result_commands.compare)
 app.command()(result_commands.report)
 
 

@@ -9,3 +9,4 @@ EVALUATE_CACHE = Path("data/scan-cache-evaluate")
 INDEX = Path("data/index.json")
 START = Path("data/start.json")
 RUN = Path("runs")
+COMPARISON = RUN / "comparison.png"

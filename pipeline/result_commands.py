@@ -1,7 +1,13 @@
 """Commands of `ssr` about what came out: scores in the terminal, and the report."""
 
-from pipeline.files import INDEX, MANIFEST, PARAMS, RUN
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.files import COMPARISON, INDEX, MANIFEST, PARAMS, RUN
 from pipeline.options import Overrides, ParamsFile, RunFolder
+from store.errors import ConfigError
 
 
 def metrics(out: RunFolder = RUN) -> None:
@@ -12,6 +18,29 @@ def metrics(out: RunFolder = RUN) -> None:
     from pipeline.tables import print_metrics
 
     print_metrics(out)
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of evaluated runs, at least two.")],
+    picture: Annotated[
+        Path, typer.Option(help="Where to draw what the runs predict.")
+    ] = COMPARISON,
+) -> None:
+    """Show evaluated runs beside each other, and draw their predictions.
+
+    Example: ssr compare runs/daformer runs/ssr
+    """
+    from pipeline.comparison import draw_comparison, print_comparison, read_runs
+    from pipeline.console import console
+
+    if len(runs) < 2:
+        raise ConfigError(f"{runs[0]} is one run: name another one to compare it with")
+    compared = read_runs(runs)
+    print_comparison(compared)
+    if draw_comparison(compared, picture):
+        console.print(f"image | label | predictions: {picture}", markup=False)
+    else:
+        console.print("no picture: the runs have drawn no image in common", markup=False)
 
 
 def report(

@@ -200,10 +200,10 @@ def print_metrics(run: Path) -> None:
     scores = read_scores(run)
     datasets = scores.by_dataset
     measured = list(datasets.values())
-    rows = [(name, *(_percent(each.iou[name]) for each in measured)) for name in scores.iou]
-    rows.append(("mean IoU", *(_percent(each.miou) for each in measured)))
+    rows = [(name, *(percent_text(each.iou[name]) for each in measured)) for name in scores.iou]
+    rows.append(("mean IoU", *(percent_text(each.miou) for each in measured)))
     rows += [
-        (name, *(_percent(each.subsets[name]) for each in measured)) for name in scores.subsets
+        (name, *(percent_text(each.subsets[name]) for each in measured)) for name in scores.subsets
     ]
     images = sum(each.images for each in measured)
     seen = "".join(f", {key} {value}" for key, value in scores.inference.items())
@@ -211,10 +211,10 @@ def print_metrics(run: Path) -> None:
     title = f"{run / 'metrics.json'}: {images} images, percent{averaged}{seen}"
     print_table(title, ("class", *(datasets if len(measured) > 1 else ("IoU",))), rows)
     for name, each in datasets.items():
-        line = f"{name}: {each.images} images, pixel accuracy {_percent(each.accuracy)}"
+        line = f"{name}: {each.images} images, pixel accuracy {percent_text(each.accuracy)}"
         console.print(line, markup=False)
     if scores.mean_miou is not None:
-        mean = _percent(scores.mean_miou)
+        mean = percent_text(scores.mean_miou)
         console.print(f"mean over the {len(measured)} datasets: mean IoU {mean}")
     pictures = sorted((run / "pictures").glob("*.png"))
     if pictures:
@@ -293,5 +293,6 @@ def _print_skipped(skipped: Mapping[str, str]) -> None:
         console.print(f"  and {len(skipped) - MOST_IMAGES} more images skipped")
 
 
-def _percent(value: float | None) -> str:
+def percent_text(value: float | None) -> str:
+    """Write a score in percent; a dash where it is undefined."""
     return "-" if value is None else f"{value:.2f}"

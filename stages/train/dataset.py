@@ -224,7 +224,7 @@ class TrainingCrops(Dataset[Sample]):
 
 
 def batches(
-    crops: TrainingCrops,
+    crops: Dataset[Sample],
     config: TrainConfig,
     *,
     start: int,

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from stages.train.checkpoint import TrainingState
 from stages.train.config import TrainConfig
-from stages.train.dataset import STEP_STREAM, TrainingCrops, batches
+from stages.train.dataset import STEP_STREAM, Sample, batches
 from stages.train.draws import Draws, draw_step
 from stages.train.health import health_row, watched
 from stages.train.optimizer import learning_rate, set_learning_rate
 from stages.train.ranks import ALONE, Ranks
-from stages.train.step import StepResult, train_step
+from stages.train.step import FeatureMixer, StepResult, mix_stored, train_step
 from stages.train.tracking import Curves, Row
 from stages.train.validation import Validation, evaluating
 from stages.train.watch import LossWatch
@@ -80,12 +81,13 @@ class Watching:
 def fit(
     config: TrainConfig,
     state: TrainingState,
-    crops: TrainingCrops,
+    crops: Dataset[Sample],
     *,
     device: torch.device,
     folder: Path,
     fingerprint: str,
     watching: Watching,
+    mixer: FeatureMixer = mix_stored,
     ranks: Ranks = ALONE,
 ) -> FitResult:
     """Train to `config.iterations`, from the checkpoint in `folder` if it is of this run.
@@ -98,6 +100,7 @@ def fit(
         folder: Receives `checkpoint.pt`, `curves.csv`, `health.csv` and `validation.csv`.
         fingerprint: Hash of all that determines the run.
         watching: What is done beside it.
+        mixer: Makes the teacher features of the mixed images.
         ranks: Processes that share the run; the first one writes.
 
     Raises:
@@ -130,7 +133,12 @@ def fit(
         _seed_noise(config.seed, iteration, ranks)  # after the loader, which draws from it too
         with watched(state.models.regularizer if ends_row and ranks.first else None) as seen:
             result = train_step(
-                state.models, samples.to(device), draws, config=config, iteration=iteration
+                state.models,
+                samples.to(device),
+                draws,
+                config=config,
+                iteration=iteration,
+                mixer=mixer,
             )
         values = _values(result)
         gradients = _gradients(state.optimizer)

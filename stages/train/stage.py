@@ -17,6 +17,7 @@ from stages.train.build import build_models, teacher_of
 from stages.train.checkpoint import TrainingState
 from stages.train.config import TrainConfig
 from stages.train.dataset import TrainingCrops
+from stages.train.feed import STORED, Feed
 from stages.train.fit import FitResult, Progress, ShowRows, Watching, fit
 from stages.train.model.saved import read_card, remove_student, save_student
 from stages.train.networks import Models
@@ -66,6 +67,7 @@ def run(
     validation: Validation | None = None,
     show_rows: ShowRows = lambda curves: None,
     fresh: bool = False,
+    feed: Feed = STORED,
     ranks: Ranks = ALONE,
 ) -> TrainResult:
     """Train, or go on where an interrupted run with the same inputs was.
@@ -87,6 +89,7 @@ def run(
         validation: What `train.validate_every` measures.
         show_rows: Called when there are new rows of curves, health or validation.
         fresh: Start over where there is a checkpoint.
+        feed: Where the teacher's features come from.
         ranks: This process among those that share the run. The first one writes; `out` is a folder
             that all of them see.
 
@@ -123,7 +126,7 @@ def run(
 
     out.mkdir(parents=True, exist_ok=True)
     trained = _teacher_trained(stores)
-    fingerprint = _fingerprint(config, manifest_path, stores)
+    fingerprint = _fingerprint(config, manifest_path, stores, feed)
     meta = describe_student(
         config, manifest, sources or {}, weights=weights, teacher_trained=trained
     )
@@ -154,11 +157,12 @@ def run(
         result = fit(
             config,
             TrainingState(models, optimizer, Curves()),
-            crops,
+            feed.samples(crops),
             device=device,
             folder=out,
             fingerprint=fingerprint,
             watching=Watching(progress, validation, show_rows, keep_best, settle),
+            mixer=feed.mixer,
             ranks=ranks,
         )
         if ranks.first:
@@ -230,7 +234,7 @@ def _open(
 
 
 def _fingerprint(
-    config: TrainConfig, manifest_path: Path, stores: Mapping[Domain, StoreEntry]
+    config: TrainConfig, manifest_path: Path, stores: Mapping[Domain, StoreEntry], feed: Feed
 ) -> str:
     """Hash all that determines the weights, so that a checkpoint resumes only its own run."""
     inputs: dict[str, Any] = {
@@ -242,6 +246,7 @@ def _fingerprint(
             for entry in stores.values()
             for level in config.regularizer.used_levels
         ],
+        "feed": feed.name,
         "start": digests_of_start(config),
     }
     return fingerprint_of(inputs)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compare_tables import Result, arm_table, class_table
+from benchmarks.compare_tables import arm_table, class_table
+from benchmarks.runs import Result
 from stages.train.model.saved import load_student
 from tests.pipeline.workplace import REPOSITORY, add_photo, times
 

@@ -17,7 +17,11 @@ PARAMS = Path("params.yaml")
 MIC: Final = {"block_px": 32, "ratio": 0.7, "weight": 1.0}
 """Of `daformer_mic_sam_vit_b.py` and of the paper."""
 
-GUIDED: Final = {"regularizer.kind": "guided", "regularizer.student_drop": 0.5}
+GUIDED: Final = {
+    "regularizer.kind": "guided",
+    "regularizer.student_drop": 0.5,
+    "optimizer.regularizer_lr_factor": 3.0,
+}
 
 DIFFERENCES: Final[dict[str, dict[str, Any]]] = {
     "source-only": {

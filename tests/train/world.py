@@ -22,6 +22,7 @@ from stages.train import stage
 from stages.train.checkpoint import TrainingState
 from stages.train.config import TrainConfig
 from stages.train.dataset import TrainingCrops
+from stages.train.feed import STORED, Feed
 from stages.train.fit import Progress
 from stages.train.model.regularizer import Regularizer
 from stages.train.model.student import build_student, seeded
@@ -143,6 +144,7 @@ class World:
         *,
         validation: Validation | None = None,
         fresh: bool = False,
+        feed: Feed = STORED,
         ranks: Ranks = ALONE,
     ) -> TrainResult:
         return stage.run(
@@ -155,6 +157,7 @@ class World:
             progress=progress,
             validation=validation,
             fresh=fresh,
+            feed=feed,
             ranks=ranks,
         )
 

@@ -1,0 +1,116 @@
+"""Teacher features that come from no store of ours: other images', or SAM's own in every step."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pipeline.params import Params
+from stages.embed.task import teacher_input
+from stages.embed.teacher import Teacher, load_teacher
+from stages.train.dataset import Batch, Sample
+from stages.train.feed import STORED, Feed
+from stages.train.step import Mixed, mix_stored
+from store.errors import ConfigError
+from store.spec import stride_of
+
+FEEDS: Final = ("stored", "shuffled", "online")
+"""`stored` is the pipeline's; `shuffled`: each crop gets the stored features of another;
+`online`: the teacher sees every crop, mixed and augmented ones as they are, as in official SSR."""
+
+_APART: Final = 1_000_003
+"""Between the samples that exchange features: more than any run draws."""
+
+
+def feed_of(name: str, params: Params) -> Feed:
+    """Return a feed.
+
+    Args:
+        name: One of `FEEDS`.
+        params: Say which teacher and levels.
+
+    Raises:
+        ConfigError: There is no such feed.
+    """
+    if name == "stored":
+        return STORED
+    if name == "shuffled":
+        return Feed(name, Shuffled, mix_stored)
+    if name == "online":
+        online = Online(load_teacher(params.embed), params.train.regularizer.used_levels)
+        return Feed(name, online.samples, online.mixer)
+    raise ConfigError(f"there is no feed {name}; the feeds are {', '.join(FEEDS)}")
+
+
+class Shuffled(Dataset[Sample]):
+    """Samples with the features of other samples, which other images and places belong to.
+
+    Args:
+        crops: Samples with their own features.
+    """
+
+    def __init__(self, crops: Dataset[Sample]) -> None:
+        self._crops = crops
+
+    def __getitem__(self, index: int) -> Sample:
+        sample, other = self._crops[index], self._crops[index + _APART]
+        sample["source_features"] = other["source_features"]
+        sample["target_features"] = other["target_features"]
+        return sample
+
+
+class Online:
+    """The teacher in the loop: what it makes of each crop, of source, target and their mixture.
+
+    Args:
+        teacher: Sees crops of at most one tile.
+        levels: That training reads.
+    """
+
+    def __init__(self, teacher: Teacher, levels: tuple[str, ...]) -> None:
+        self._teacher, self._levels = teacher, levels
+
+    def samples(self, crops: Dataset[Sample]) -> Dataset[Sample]:
+        """Replace the stored features of crops."""
+        return _Seen(crops, self)
+
+    def mixer(self, mixed: Mixed, _: Batch) -> Mapping[str, Tensor]:
+        """Encode the mixed images, level -> (B, C, h, w)."""
+        return self.encode(mixed.image)
+
+    def encode(self, images: Tensor) -> dict[str, Tensor]:
+        """Encode normalised images (B, 3, H, W), level -> (B, C, H / stride, W / stride)."""
+        features = {}
+        for level in self._levels:
+            stride, teacher = stride_of(level), self._teacher
+            tiles = [
+                teacher_input(
+                    image, stride=stride, side_px=teacher.side_px, patch_px=teacher.patch_px
+                )
+                for image in images
+            ]
+            h, w = (side // stride for side in images.shape[-2:])
+            features[level] = teacher.encode(torch.stack(tiles))[..., :h, :w].clone()
+        return features
+
+
+class _Seen(Dataset[Sample]):
+    def __init__(self, crops: Dataset[Sample], online: Online) -> None:
+        self._crops, self._online = crops, online
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self._crops[index]
+        sample["source_features"] = self._encode(sample["source_image"])
+        sample["target_features"] = self._encode(sample["target_image"])
+        return sample
+
+    def _encode(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float16]]:
+        images = torch.from_numpy(np.ascontiguousarray(image))[None]
+        return {
+            level: tokens[0].numpy().astype(np.float16)
+            for level, tokens in self._online.encode(images).items()
+        }

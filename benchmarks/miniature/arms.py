@@ -1,0 +1,63 @@
+"""The arms of the experiment: a recipe, whose features it reads, and for how long."""
+
+from typing import Final, Literal, NamedTuple
+
+World = Literal["drawn", "untrained", "int8", "oracle"]
+"""What is trained on: images with the features of the shipped teacher, of one with random weights,
+or of the shipped one in 8 bits; or the target itself with its labels."""
+
+WARM: Final = "warm start"
+YARDSTICK: Final = "DAFormer"
+LONGER: Final = "DAFormer, guided's time"
+"""Has as many steps as take the CPU time of `guided`."""
+GUIDED: Final = "guided"
+TIMED: Final = (YARDSTICK, GUIDED)
+"""Arms whose steps are timed beforehand."""
+
+
+class Arm(NamedTuple):
+    """One arm.
+
+    Attributes:
+        recipe: One of `pipeline.arms.ARMS`.
+        world: What it is trained on.
+        feed: One of `benchmarks.feeds.FEEDS`.
+        changes: Further values of parameters.
+    """
+
+    recipe: str
+    world: World = "drawn"
+    feed: str = "stored"
+    changes: tuple[str, ...] = ()
+
+
+ARMS: Final[dict[str, Arm]] = {
+    "source-only": Arm("source-only"),
+    YARDSTICK: Arm("daformer"),
+    LONGER: Arm("daformer"),
+    "SSR": Arm("ssr"),
+    "SSR, online": Arm("ssr", feed="online"),
+    "SSR, untrained": Arm("ssr", world="untrained"),
+    "SSR, shuffled": Arm("ssr", feed="shuffled"),
+    GUIDED: Arm("guided"),
+    "guided, online": Arm("guided", feed="online"),
+    "guided, untrained": Arm("guided", world="untrained"),
+    "guided, shuffled": Arm("guided", feed="shuffled"),
+    "guided, int8": Arm("guided", world="int8"),
+    "oracle": Arm("source-only", world="oracle"),
+}
+"""Name in the tables -> arm; all of a seed start from one source-only student."""
+
+MORE: Final[dict[str, Arm]] = {
+    "SSR, fusion lr x 10": Arm("ssr", changes=("train.optimizer.regularizer_lr_factor=10",)),
+    "guided + MIC": Arm("guided-mic"),
+    "guided, source first": Arm("guided", changes=("train.self_training.start=150",)),
+    "guided, fusion lr x 1": Arm("guided", changes=("train.optimizer.regularizer_lr_factor=1",)),
+    "DAFormer + MIC": Arm("daformer-mic"),
+}
+"""Arms beside the experiment, to be asked for by name."""
+
+
+def folder_of(arm: str) -> str:
+    """Name the folder of an arm's run."""
+    return arm.replace(", ", "-").replace(" + ", "-").replace("'", "").replace(" ", "-").lower()

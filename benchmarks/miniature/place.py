@@ -1,0 +1,133 @@
+"""Where the experiment lies, and what its runs are: worlds, trainings, images of the exams."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+from benchmarks.miniature.arms import ARMS, MORE, WARM, World, folder_of
+from benchmarks.runs import ON_ONE_THREAD, Run
+from pipeline.arms import overrides_of
+from pipeline.params import Params, load_params
+
+Exam = Literal["val", "test"]
+
+STRENGTH: Final = 0.7
+"""How far dusk, fog and night are from the day."""
+TARGETS: Final = ("dusk", "fog", "night")
+"""What students are scored on; dusk is what they adapt to, the others nobody has seen."""
+IMAGES: Final = 400
+"""Images of each domain to train on."""
+EXAM_IMAGES: Final = 60
+"""Images of each target to score on: the same scenes for all of them."""
+PLACES: Final = {"source": 1, "target": 2, "val": 3, "test": 4}
+"""Last digit of a world's seed."""
+
+
+_WITHOUT_TEACHER: Final = ("embed.domains=[]", "train.regularizer.on=[]")
+
+
+class Place(NamedTuple):
+    """Folder of the experiment.
+
+    Attributes:
+        out: The folder.
+        exam: `val` while anything is chosen; `test` when all is.
+        overrides: Further values of parameters, for all runs.
+    """
+
+    out: Path
+    exam: Exam
+    overrides: Sequence[str] = ()
+
+    def world(self, seed: int, world: World) -> tuple[Params, Path]:
+        """Say what images and features a world has, and the folder of its manifest and index."""
+        return self.params(seed, world), self.out / "worlds" / str(seed) / world
+
+    def warm(self, seed: int, iterations: int) -> Run:
+        """Describe the source-only training that all arms of a seed start from."""
+        values = (*_steps(seed, iterations, None), *overrides_of("source-only"))
+        _, data = self.world(seed, "drawn")
+        return Run(
+            WARM,
+            seed,
+            self.params(seed, "drawn", *values),
+            self._runs(seed) / folder_of(WARM),
+            data,
+            exam=self.exam,
+        )
+
+    def run(self, name: str, seed: int, iterations: int) -> Run:
+        """Describe the training of an arm."""
+        start = self._runs(seed) / folder_of(WARM) / "student"
+        return self._run(name, seed, iterations, str(start))
+
+    def timed(self, name: str, seed: int, iterations: int, folder: Path) -> Run:
+        """Describe steps of an arm from random weights."""
+        return self._run(name, seed, iterations, None)._replace(folder=folder)
+
+    def _run(self, name: str, seed: int, iterations: int, start: str | None) -> Run:
+        arm = {**ARMS, **MORE}[name]
+        values = (*_steps(seed, iterations, start), "train.self_training.start=0")
+        values += (*overrides_of(arm.recipe), *arm.changes)
+        _, data = self.world(seed, arm.world)
+        return Run(
+            name,
+            seed,
+            self.params(seed, arm.world, *values),
+            self._runs(seed) / folder_of(name),
+            data,
+            arm.feed,
+            self.exam,
+        )
+
+    def params(self, seed: int, world: World, *values: str) -> Params:
+        """Return the preset's parameters for a world and an exam."""
+        target = _drawn("dusk", 10 * seed + PLACES["target"], train=IMAGES, val=1)
+        source = _drawn("day", 10 * seed + PLACES["source"], train=IMAGES, val=1)
+        exams = {
+            style: _drawn(style, 10 * seed + PLACES[self.exam], train=1, val=EXAM_IMAGES)
+            for style in TARGETS
+        }
+        root = {"root": str(self.out / "drawn")}
+        datasets = {style: {**exam, **root} for style, exam in exams.items()}
+        source = target if world == "oracle" else source
+        given = (
+            *ON_ONE_THREAD,
+            f"prepare.source={json.dumps({**source, **root})}",
+            f"prepare.target={json.dumps({**target, **root})}",
+            f"store.url={json.dumps(str(self.out / 'worlds' / str(seed) / 'features'))}",
+            f"store.codec={'int8' if world == 'int8' else 'float16'}",
+            f"embed.weights={'random' if world == 'untrained' else 'drawn'}",
+            "embed.splits=[train]",
+            *(_WITHOUT_TEACHER if world == "oracle" else ()),
+            "evaluate.domain=null",
+            f"evaluate.datasets={json.dumps(datasets)}",
+            *self.overrides,
+        )
+        return load_params(self.out / "params.yaml", (*given, *values))
+
+    def _runs(self, seed: int) -> Path:
+        return self.out / "runs" / str(seed)
+
+
+def _steps(seed: int, iterations: int, start: str | None) -> tuple[str, ...]:
+    return (
+        f"train.seed={seed}",
+        f"train.iterations={iterations}",
+        f"train.init={json.dumps(start)}",
+    )
+
+
+def _drawn(style: str, seed: int, *, train: int, val: int) -> dict[str, object]:
+    return {
+        "kind": "drawn",
+        "style": style,
+        "strength": 1.0 if style == "day" else STRENGTH,
+        "seed": seed,
+        "width_px": 256,
+        "height_px": 128,
+        "fit_px": None,
+        "train": train,
+        "val": val,
+    }

@@ -1,0 +1,182 @@
+"""Trainings that are compared: each is finished once, however often the command is stopped."""
+
+import json
+import multiprocessing
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import process_time
+from typing import Any, Final, NamedTuple
+
+from benchmarks.feeds import feed_of
+from pipeline.params import Params
+from pipeline.stores import run_embed
+from stages.device import cpu_threads
+from stages.evaluate import stage as evaluate
+from stages.prepare import stage as prepare
+from stages.prepare.manifest import Manifest
+from stages.train import stage as train
+from stages.train.dataset import end_with_parent
+from store.atomic import write_bytes
+
+ON_ONE_THREAD: Final = (
+    *("embed.device=cpu", "embed.threads=1", "train.device=cpu", "train.threads=1"),
+    *("train.checkpoint_every=50", "train.validate_every=0"),  # nobody looks at labels meanwhile
+    *("evaluate.pictures=0", "evaluate.device=cpu"),
+)
+"""Values of every run: one thread each, so that CPU seconds are seconds of the run."""
+
+ROUNDS, SETTLE, STEPS = 3, 2, 4
+"""Of a measurement of steps: turns of each arm, and its steps in a turn, before and while timed."""
+
+Result = Mapping[str, Any]
+"""What is known of a finished run: arm, seed, iterations, cpu_s, miou and iou by class of the first
+dataset, and those of `others` by name."""
+
+
+class Run(NamedTuple):
+    """A training from its parameters to its scores.
+
+    Attributes:
+        arm: Its name.
+        seed: Its seed.
+        params: All sections.
+        folder: Of the training.
+        data: Folder of manifest, index and stores.
+        feed: Of the teacher's features, see `benchmarks.feeds`.
+        exam: Folder below `folder` that the scores go to.
+    """
+
+    arm: str
+    seed: int
+    params: Params
+    folder: Path
+    data: Path
+    feed: str = "stored"
+    exam: str = "."
+
+
+def make_data(params: Params, data: Path) -> None:
+    """List the images and embed them; looks at file times where that is done."""
+    prepare.run(
+        params.prepare,
+        at_least_px=params.train.crop_px,
+        skip_bad=False,
+        out=data / "manifest.parquet",
+        cache=data / "scan-cache.parquet",
+        progress=_silent,
+    )
+    manifest = Manifest.read(data / "manifest.parquet")
+    run_embed(params, manifest, index_path=data / "index.json", progress=_silent, step="all")
+
+
+def workers(jobs: int) -> ProcessPoolExecutor:
+    """Start processes that end with this one."""
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(jobs, spawn, initializer=end_with_parent)
+
+
+def finish(runs: Iterable[Run], pool: Executor) -> list[Result]:
+    """Bring runs to their end, as many at a time as the pool has processes."""
+    running = [pool.submit(finished, run) for run in runs]
+    try:
+        for done in as_completed(running):
+            print("{arm}, seed {seed}: {miou:.2f}".format(**done.result()), flush=True)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)  # or the pool would train all the others
+        raise
+    return [each.result() for each in running]
+
+
+def finished(run: Run) -> Result:
+    """Train and measure, as far as that is not done.
+
+    Returns:
+        What the tables need; `cpu_s` is null where a training was interrupted.
+    """
+    path = run.folder / run.exam / "result.json"
+    if not path.exists():
+        cpu_s = _trained(run)
+        with cpu_threads(1):
+            scores = evaluate.run(
+                run.params.evaluate,
+                manifest=Manifest.read(run.data / "manifest.parquet"),
+                roots=run.params.prepare.roots,
+                student=run.folder / "student",
+                out=run.folder / run.exam,
+                progress=_silent,
+            )
+        iterations, first = run.params.train.iterations, scores.metrics
+        result = {"arm": run.arm, "seed": run.seed, "iterations": iterations, "cpu_s": cpu_s}
+        result |= {"miou": first.miou, "iou": dict(first.iou)}
+        result["others"] = {
+            name: {"miou": other.miou, "iou": dict(other.iou)}
+            for name, other in scores.others.items()
+        }
+        write_bytes(path, json.dumps(result, indent=1).encode() + b"\n")
+    loaded: Result = json.loads(path.read_text())
+    return loaded
+
+
+def step_seconds(arms: Mapping[str, Callable[[int, Path], Run]]) -> dict[str, float]:
+    """Median CPU seconds of a step of each arm, its data included; arms take turns.
+
+    Args:
+        arms: Name -> (iterations, folder) -> a run of the arm.
+    """
+    seconds: dict[str, list[float]] = {arm: [] for arm in arms}
+    for _ in range(ROUNDS):
+        for arm, run_of in arms.items():
+            ticks: list[float] = []
+            with TemporaryDirectory() as folder:
+                # One step more than is timed: the last one writes the checkpoint.
+                run = run_of(SETTLE + STEPS + 1, Path(folder))
+                train_run(run, lambda *_, ticks=ticks: ticks.append(process_time()))
+            timed = ticks[SETTLE - 1 : SETTLE + STEPS]
+            seconds[arm] += [after - before for before, after in pairwise(timed)]
+    return {arm: statistics.median(each) for arm, each in seconds.items()}
+
+
+def train_run(run: Run, progress: Callable[[int, int, str], None]) -> None:
+    """Train, or go on from the checkpoint in the run's folder."""
+    train.run(
+        run.params.train,
+        manifest_path=run.data / "manifest.parquet",
+        roots=run.params.prepare.roots,
+        store_url=run.params.store.location,
+        index_path=run.data / "index.json",
+        out=run.folder,
+        progress=progress,
+        sources=run.params.prepare.domains,
+        feed=feed_of(run.feed, run.params),
+    )
+
+
+def _trained(run: Run) -> float | None:
+    """Train if that is not done; return the CPU seconds that it took, None if it was stopped."""
+    path = run.folder / "trained.json"
+    if not path.exists():
+        resumes, started = (run.folder / "checkpoint.pt").exists(), process_time()
+        train_run(run, _silent)
+        cpu_s = None if resumes else process_time() - started
+        write_bytes(path, json.dumps({"cpu_s": cpu_s}).encode() + b"\n")
+    noted: dict[str, float | None] = json.loads(path.read_text())
+    return noted["cpu_s"]
+
+
+def _silent(done: int, total: int, what: str) -> None:
+    pass
+
+
+def by_arm(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Group results by arm, in the order in which arms come first."""
+    return {run["arm"]: [each for each in results if each["arm"] == run["arm"]] for run in results}
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Write a table of which the first row is the head."""
+    head, *body = rows
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body))

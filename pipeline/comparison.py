@@ -1,0 +1,142 @@
+"""Runs beside each other: their scores on the same images, and what they make of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Final
+
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.console import console, print_table
+from pipeline.tables import UNTRAINED, percent_text
+from stages.evaluate.model import student_folder
+from stages.evaluate.pictures import FONT_PX, GAP_PX, INK, MARGIN_PX, PAPER, read_triptych
+from stages.evaluate.scores import Evaluation, Scores, read_scores
+from stages.train.model.saved import read_card
+from store.atomic import write_bytes
+from store.errors import DataError
+
+MOST_ROWS: Final = 4
+"""Images of the picture."""
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """One run.
+
+    Attributes:
+        folder: Of the run.
+        teacher: How its training used a teacher: `none`, `ssr`, `guided`, or `?` where its student
+            does not say.
+        scores: Of its last evaluation.
+    """
+
+    folder: Path
+    teacher: str
+    scores: Evaluation
+
+
+def read_runs(folders: Sequence[Path]) -> tuple[ComparedRun, ...]:
+    """Read the last evaluations of several runs.
+
+    Raises:
+        DataError: If a run was not evaluated, or on other images or classes than the first one.
+        CheckpointError: If its student is missing or damaged.
+    """
+    runs = tuple(ComparedRun(each, _teacher(each), read_scores(each)) for each in folders)
+    for run in runs[1:]:
+        first, other = _measured(runs[0].scores), _measured(run.scores)
+        if first != other:
+            raise DataError(
+                f"{run.folder}: was evaluated on other images or in another way than "
+                f"{runs[0].folder}; run `ssr evaluate` for both with the same params"
+            )
+    return runs
+
+
+def print_comparison(runs: Sequence[ComparedRun]) -> None:
+    """Show a column per run: IoU per class, means, and mean IoU minus the first run's."""
+    for name, first in runs[0].scores.by_dataset.items():
+        scores = [run.scores.by_dataset[name] for run in runs]
+        rows = [("teacher", *(run.teacher for run in runs))]
+        rows += [
+            (label, *(percent_text(each.iou[label]) for each in scores)) for label in first.iou
+        ]
+        rows.append(("mean IoU", *(percent_text(each.miou) for each in scores)))
+        gains = (f"{each.miou - first.miou:+.2f}" for each in scores[1:])
+        rows.append((f"minus {runs[0].folder}", "", *gains))
+        title = f"{name}: {first.images} images, percent, one run each"
+        print_table(title, ("", *(str(run.folder) for run in runs)), rows)
+    if any(run.scores.teacher_trained is False for run in runs):
+        console.print(UNTRAINED)
+
+
+def draw_comparison(runs: Sequence[ComparedRun], path: Path) -> bool:
+    """Write image | label | a prediction of each run, one row per image that all have drawn.
+
+    Returns:
+        False where they have drawn no image in common; nothing is written then.
+
+    Raises:
+        DataError: If a picture of a run is damaged or of an earlier version.
+    """
+    drawn = [_drawn(run.folder) for run in runs]
+    common = [image_id for image_id in drawn[0] if all(image_id in of_run for of_run in drawn)]
+    if not common:
+        return False
+    every = -(-len(common) // MOST_ROWS)
+    rows = []
+    for image_id in common[::every]:
+        image, label, _ = drawn[0][image_id]
+        rows.append((image, label, *(of_run[image_id][2] for of_run in drawn)))
+    titles = ("image", "label", *(f"{run.folder}: {run.teacher}" for run in runs))
+    file = BytesIO()
+    _grid(titles, rows).save(file, "PNG")
+    write_bytes(path, file.getvalue())
+    return True
+
+
+def _teacher(run: Path) -> str:
+    recipe = read_card(student_folder(run, "student")).meta.get("recipe", {})
+    regularizer = recipe.get("regularizer")
+    if not isinstance(regularizer, Mapping):
+        return "?"
+    return str(regularizer.get("kind", "ssr")) if regularizer.get("on") else "none"
+
+
+def _measured(scores: Evaluation) -> object:
+    """Return all that must be equal for scores to compare."""
+
+    def of(each: Scores) -> object:
+        return each.images, tuple(each.iou)
+
+    return {name: of(each) for name, each in scores.by_dataset.items()}, scores.inference
+
+
+def _drawn(run: Path) -> dict[str, tuple[Image.Image, ...]]:
+    paths = sorted((run / "pictures").glob("[0-9][0-9][0-9]-*.png"))
+    return dict(read_triptych(path) for path in paths)
+
+
+def _grid(titles: Sequence[str], rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """Lay out rows of pictures below their titles; a column is as wide as its widest entry."""
+    font = ImageFont.load_default(FONT_PX)
+    head_px = FONT_PX + 2 * MARGIN_PX
+    widths = [
+        max(round(font.getlength(title)), *(row[column].width for row in rows))
+        for column, title in enumerate(titles)
+    ]
+    width = sum(widths) + GAP_PX * (len(widths) - 1)
+    height = head_px + sum(row[0].height + GAP_PX for row in rows) - GAP_PX
+    picture = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(picture)
+    x = 0
+    for column, (title, column_px) in enumerate(zip(titles, widths, strict=True)):
+        draw.text((x, MARGIN_PX), title, fill=INK, font=font)
+        y = head_px
+        for row in rows:
+            picture.paste(row[column], (x, y))
+            y += row[0].height + GAP_PX
+        x += column_px + GAP_PX
+    return picture

@@ -1,0 +1,29 @@
+"""Where the teacher's features come from: the store, unless an experiment feeds others."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from torch.utils.data import Dataset
+
+from stages.train.dataset import Sample
+from stages.train.step import FeatureMixer, mix_stored
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a run learns from beside images and labels.
+
+    Attributes:
+        name: Distinguishes its runs from those of other feeds.
+        samples: Crops as the stores feed them -> crops as this feeds them.
+        mixer: Makes the teacher features of the mixed images.
+    """
+
+    name: str
+    samples: Callable[[Dataset[Sample]], Dataset[Sample]]
+    mixer: FeatureMixer
+
+
+STORED: Final = Feed("stored", lambda crops: crops, mix_stored)
+"""What the store holds, mixed as the pixels are: the pipeline's way, and the only one of `ssr`."""

@@ -1,0 +1,121 @@
+"""Runs beside each other: scores on the same images, and one picture of what they predict."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stages.evaluate.pictures import triptych_png
+from stages.prepare.labels import DRAWN
+from stages.train.config import StudentConfig
+from stages.train.model.saved import Card
+from tests.pipeline.workplace import demand, ssr
+
+STUDENT = StudentConfig(
+    backbone="mit_tiny",
+    weights="random",
+    norm_eps=1e-6,
+    drop_path=0.0,
+    head="mlp",
+    head_channels=8,
+    dropout=0.1,
+)
+SIDE_PX = 16
+ROAD, SKY = 0, 1
+
+
+def evaluated(
+    folder: Path,
+    *,
+    miou: float,
+    predicted: int,
+    regularizer: Mapping[str, object] | None,
+    images: int = 3,
+    trained: bool | None = None,
+) -> Path:
+    """A run as `ssr evaluate` leaves it: scores, two pictures, and the card of its student."""
+    scores = {"images": images, "miou": miou, "accuracy": 50.0, "iou": {"road": miou, "sky": None}}
+    about = {"student": "0" * 12, "domain": "target", "split": "val", "teacher_trained": trained}
+    (folder / "pictures").mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps({**scores, **about}))
+    image = np.full((SIDE_PX, SIDE_PX, 3), 90, np.uint8)
+    ids = np.full((SIDE_PX, SIDE_PX), predicted, np.uint8)
+    for number in range(2):
+        png = triptych_png(f"dusk/{number}", image, np.full_like(ids, ROAD), ids, DRAWN)
+        (folder / "pictures" / f"{number:03d}-{number}.png").write_bytes(png)
+    (folder / "student").mkdir()
+    recipe = {} if regularizer is None else {"recipe": {"regularizer": regularizer}}
+    card = Card(
+        format="ssr-student/1",
+        student=STUDENT,
+        num_classes=len(DRAWN),
+        weights_sha256="0" * 64,
+        meta=recipe,
+    )
+    (folder / "student" / "config.json").write_text(card.model_dump_json())
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    monkeypatch.chdir(tmp_path)
+    off = {"kind": "ssr", "on": []}
+    guided = {"kind": "guided", "on": ["source", "mixed"]}
+    evaluated(Path("runs/daformer"), miou=20.0, predicted=SKY, regularizer=off)
+    evaluated(Path("runs/guided"), miou=23.5, predicted=ROAD, regularizer=guided)
+    return "runs/daformer", "runs/guided"
+
+
+def test_it_says_what_the_second_run_gains_and_who_had_a_teacher(runs: tuple[str, str]) -> None:
+    said = demand("compare", *runs)
+    rows = {line.split()[0]: line.split() for line in said.splitlines() if line.strip()}
+    assert rows["teacher"] == ["teacher", "none", "guided"]
+    assert rows["road"] == ["road", "20.00", "23.50"]
+    assert rows["sky"] == ["sky", "-", "-"]
+    assert rows["minus"] == ["minus", "runs/daformer", "+3.50"]
+    assert "runs/comparison.png" in said
+
+
+def test_the_picture_shows_image_label_and_each_prediction(runs: tuple[str, str]) -> None:
+    demand("compare", *runs)
+    pixels = np.asarray(Image.open("runs/comparison.png"))
+    colors = {tuple(color) for color in pixels.reshape(-1, 3).tolist()}
+    assert {DRAWN.palette[ROAD], DRAWN.palette[SKY], (90, 90, 90)} <= colors
+    assert pixels.shape[0] > 2 * SIDE_PX  # both images
+
+
+def test_without_common_pictures_there_is_none(runs: tuple[str, str]) -> None:
+    for path in Path(runs[1], "pictures").iterdir():
+        path.unlink()
+    assert "no picture" in demand("compare", *runs)
+    assert not Path("runs/comparison.png").exists()
+
+
+def test_other_images_are_not_compared(runs: tuple[str, str]) -> None:
+    other = evaluated(Path("runs/other"), miou=1.0, predicted=SKY, regularizer=None, images=4)
+    ended = ssr("compare", runs[0], str(other))
+    assert ended.code == 2
+    assert "runs/other: was evaluated on other images" in ended.err
+
+
+def test_one_run_is_not_compared(runs: tuple[str, str]) -> None:
+    ended = ssr("compare", runs[0])
+    assert ended.code == 2
+    assert "name another one" in ended.err
+
+
+def test_a_run_without_evaluation_says_what_to_run(runs: tuple[str, str]) -> None:
+    Path(runs[1], "metrics.json").unlink()
+    ended = ssr("compare", *runs)
+    assert ended.code == 2
+    assert "ssr evaluate" in ended.err
+
+
+def test_an_untrained_teacher_is_named(runs: tuple[str, str]) -> None:
+    other = evaluated(
+        Path("runs/ssr"), miou=1.0, predicted=SKY, regularizer={"on": ["source"]}, trained=False
+    )
+    assert "UNTRAINED TEACHER" in demand("compare", runs[0], str(other))

@@ -1,0 +1,241 @@
+"""The miniature experiment: arms differ as they say, and tables are arithmetic."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from benchmarks.feeds import FEEDS, Online, Shuffled, feed_of
+from benchmarks.miniature.arms import ARMS, LONGER, MORE, YARDSTICK, folder_of
+from benchmarks.miniature.place import Place
+from benchmarks.miniature.plot import plot
+from benchmarks.miniature.tables import Interval, arm_table, class_table, difference_table
+from benchmarks.runs import Result
+from pipeline.presets import write_preset
+from stages.embed.architectures import ARCHITECTURES
+from stages.embed.teacher import Teacher, draw_encoder
+from stages.train.dataset import Batch, Sample
+from stages.train.feed import STORED
+from stages.train.model.saved import load_student
+from stages.train.step import Mixed
+from store.errors import ConfigError
+from tests.pipeline.workplace import REPOSITORY, times
+
+GUIDED = "guided"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    roots = dict.fromkeys(("source", "target"))
+    write_preset("drawn", tmp_path / "params.yaml", arm="ssr", roots=roots)
+    return Place(tmp_path, "val")
+
+
+def test_no_scene_is_trained_on_and_scored_on(place: Place) -> None:
+    """Two seeds of worlds have no scene in common, and every part of a world has its own."""
+    seen = set()
+    for seed in (1, 2):
+        for exam in ("val", "test"):
+            params = place._replace(exam=exam).params(seed, "drawn")
+            assert params.prepare.target is not None
+            seen |= {params.prepare.source.seed, params.prepare.target.seed}  # type: ignore[union-attr]
+            (scored,) = {each.seed for each in params.evaluate.datasets.values()}  # type: ignore[union-attr]
+            assert scored not in seen
+            seen.add(scored)
+    assert len(seen) == 2 * 4
+
+
+def test_only_the_oracle_has_labels_of_the_target(place: Place) -> None:
+    for world in ("drawn", "untrained", "int8"):
+        params = place.params(1, world)
+        assert params.prepare.source.style == "day"  # type: ignore[union-attr]
+    oracle = place.params(1, "oracle").prepare
+    assert oracle.target is not None
+    assert keys(oracle.source) == keys(oracle.target)
+    assert oracle.source.style == "dusk"  # type: ignore[union-attr]
+
+
+def keys(source: Any) -> Mapping[str, object]:  # noqa: ANN401
+    dumped: Mapping[str, object] = source.model_dump()
+    return dumped
+
+
+@pytest.mark.parametrize("name", [*ARMS, *MORE])
+def test_arms_differ_in_nothing_but_what_they_say(place: Place, name: str) -> None:
+    arm, run = {**ARMS, **MORE}[name], place.run(name, 1, 7)
+    assert run.feed == arm.feed
+    assert run.params.train.iterations == 7
+    assert run.params.train.init == str(place.warm(1, 5).folder / "student")
+    assert run.params.store.codec == ("int8" if arm.world == "int8" else "float16")
+    assert run.params.embed.weights == ("random" if arm.world == "untrained" else "drawn")
+    plain = place.run(YARDSTICK, 1, 7).params.train
+    allowed = {"regularizer", "self_training", "masking", "optimizer"}
+    assert run.params.train.model_dump(exclude=allowed) == plain.model_dump(exclude=allowed)
+    assert (run.params.train.self_training is None) == (arm.recipe == "source-only")
+
+
+def test_every_arm_has_a_folder_of_its_own() -> None:
+    folders = [folder_of(name) for name in (*ARMS, *MORE)]
+    assert len(set(folders)) == len(folders)
+    assert all(set(folder) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for folder in folders)
+
+
+class Numbered(Dataset[Sample]):
+    """Samples in which everything is the number of the sample."""
+
+    def __getitem__(self, index: int) -> Sample:
+        image = np.full((3, 8, 8), index, np.float32)
+        tokens = np.full((2, 1, 1), index % 100, np.float16)
+        return {
+            "source_image": image,
+            "source_label": np.zeros((8, 8), np.uint8),
+            "source_features": {"stride8": tokens},
+            "target_image": image,
+            "target_valid": np.ones((8, 8), np.bool_),
+            "target_features": {"stride8": tokens},
+        }
+
+
+def test_shuffled_features_are_those_of_another_sample() -> None:
+    sample = Shuffled(Numbered())[3]
+    assert sample["source_image"].max() == sample["target_image"].max() == 3
+    for features in (sample["source_features"], sample["target_features"]):
+        assert features["stride8"].max() != 3
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Teacher:
+    return Teacher(
+        draw_encoder(ARCHITECTURES["tiny"], 0),
+        architecture="tiny",
+        trained=False,
+        device=torch.device("cpu"),
+        precision="float32",
+    )
+
+
+def test_online_features_are_the_teachers_of_the_crop_as_it_is(teacher: Teacher) -> None:
+    """A crop of 128 px is a whole tile at stride 8: scaled by two, it is all that SAM sees."""
+    image = torch.randn(1, 3, 128, 128)
+    scaled = torch.nn.functional.interpolate(image, scale_factor=2, mode="bilinear")
+    tokens = Online(teacher, ("stride8",)).encode(image)["stride8"]
+    assert tokens.shape == (1, 64, 16, 16)
+    torch.testing.assert_close(tokens, teacher.encode(scaled))
+
+
+def test_online_sees_the_mixed_image_and_replaces_stored_features(teacher: Teacher) -> None:
+    online = Online(teacher, ("stride8",))
+    sample = online.samples(Numbered())[0]
+    assert sample["source_features"]["stride8"].shape == (64, 1, 1)
+    image = torch.randn(2, 3, 64, 64)
+    nothing = torch.zeros(2, 64, 64)
+    batch = Batch(image, nothing.long(), {}, image, nothing.bool(), {})
+    mixed = Mixed(2 * image, nothing.long(), nothing, nothing.bool()[:, None])
+    seen = online.mixer(mixed, batch)["stride8"]
+    torch.testing.assert_close(seen, online.encode(2 * image)["stride8"])
+    assert seen.requires_grad is False
+    assert not seen.is_inference()  # training goes back through what reads it
+
+
+def test_feeds_have_names(place: Place) -> None:
+    params = place.params(1, "untrained")
+    assert [feed_of(name, params).name for name in FEEDS] == list(FEEDS)
+    assert feed_of("stored", params) is STORED
+    with pytest.raises(ConfigError, match="no feed raw; the feeds are stored, shuffled, online"):
+        feed_of("raw", params)
+
+
+def result(arm: str, seed: int, dusk: float, fog: float, car: float | None = 1.0) -> Result:
+    return {
+        "arm": arm,
+        "seed": seed,
+        "iterations": 500,
+        "cpu_s": 90.0 if seed else None,
+        "miou": dusk,
+        "iou": {"road": dusk, "car": car},
+        "others": {"fog": {"miou": fog, "iou": {"road": fog, "car": None}}},
+    }
+
+
+RESULTS = (
+    *(result(YARDSTICK, seed, 30.0 + seed, 20.0) for seed in range(3)),
+    *(result(LONGER, seed, 31.0, 21.0) for seed in range(3)),
+    *(result(GUIDED, seed, 33.0 + 2 * seed, 20.0 - seed, car=None) for seed in range(3)),
+)
+
+
+def test_an_interval_is_students_t_around_the_mean_of_differences() -> None:
+    interval = Interval.of([1.0, 2.0, 3.0])
+    assert interval.mean == pytest.approx(2.0)
+    assert interval.high - interval.mean == pytest.approx(4.303 / 3**0.5)
+    assert str(interval) == "+2.00 (-0.48 to +4.48)"
+
+
+def test_tables_pair_arms_by_seed() -> None:
+    rows = arm_table(RESULTS).splitlines()
+    assert rows[2].startswith(f"| {YARDSTICK} | 500 | 1.5 | 30.00 | 31.00 | 32.00 | 31.00 ± 1.00 |")
+    assert rows[4].endswith("| 35.00 ± 2.00 | 19.00 | +4.00 (+1.52 to +6.48) |")
+    differences = difference_table(RESULTS)
+    assert f"| guided minus {YARDSTICK} | +4.00 (+1.52 to +6.48) | -1.00" in differences
+    assert "SSR" not in differences  # not run
+    assert class_table(RESULTS).splitlines()[-1] == "| car | 1.0 | 1.0 |  |"
+
+
+def test_one_seed_has_no_interval() -> None:
+    alone = [each for each in RESULTS if each["seed"] == 0]
+    assert arm_table(alone).splitlines()[-1].endswith("| 33.00 | 20.00 |  |")
+
+
+def test_the_plot_has_a_dot_for_each_run_and_a_bar_for_each_arm() -> None:
+    tree = ElementTree.fromstring(plot(RESULTS, "a < b"))
+    parts = [element.tag.rpartition("}")[2] for element in tree]
+    assert parts.count("circle") == len(RESULTS)
+    bars = [element for element in tree if element.get("stroke-width") == "3"]
+    assert len(bars) == 3
+
+
+def miniature(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    small = ["--seeds=2", "--steps=2", "--warm-steps=2", "--jobs=1"]
+    for key, value in {
+        **{f"prepare.{domain}.train": 3 for domain in ("source", "target")},
+        **{f"evaluate.datasets.{style}.val": 1 for style in ("dusk", "fog", "night")},
+        "train.rare_class_sampling": "null",
+    }.items():
+        small += ["-S", f"{key}={value}"]
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.miniature", "--out", str(folder), *small, *options],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_all_arms_run_and_a_second_call_trains_and_measures_nothing_again(tmp_path: Path) -> None:
+    first = miniature(tmp_path)
+    assert first.returncode == 0, first.stderr
+    noted = json.loads((tmp_path / "val.json").read_text())
+    assert {each["arm"] for each in noted["results"]} == set(ARMS)
+    assert noted["plan"]["longer"] == round(2 * noted["plan"]["ratio"])
+    weights = {name: student_of(tmp_path, name) for name in ("SSR", "SSR, online", "SSR, shuffled")}
+    assert len({tuple(each.tolist()) for each in weights.values()}) == 3
+    before = times(tmp_path / "runs"), times(tmp_path / "worlds")
+    second = miniature(tmp_path)
+    assert second.stdout.splitlines()[-5:] == first.stdout.splitlines()[-5:]
+    assert (times(tmp_path / "runs"), times(tmp_path / "worlds")) == before
+    other = miniature(tmp_path, "--steps=3")
+    assert other.returncode == 2
+    assert "was made with other --steps" in other.stderr
+
+
+def student_of(folder: Path, name: str) -> torch.Tensor:
+    student, _ = load_student(folder / "runs" / "1" / folder_of(name) / "student")
+    return torch.cat([weight.detach().flatten() for weight in student.parameters()])
