@@ -12,8 +12,6 @@ from pipeline.params import Params, load_params
 
 Exam = Literal["val", "test"]
 
-STRENGTH: Final = 0.7
-"""How far dusk, fog and night are from the day."""
 TARGETS: Final = ("dusk", "fog", "night")
 """What students are scored on; dusk is what they adapt to, the others nobody has seen."""
 IMAGES: Final = 400
@@ -123,7 +121,7 @@ def _drawn(style: str, seed: int, *, train: int, val: int) -> dict[str, object]:
     return {
         "kind": "drawn",
         "style": style,
-        "strength": 1.0 if style == "day" else STRENGTH,
+        "strength": 1.0,
         "seed": seed,
         "width_px": 256,
         "height_px": 128,
