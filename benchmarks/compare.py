@@ -20,14 +20,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from benchmarks.compare_tables import WARM, YARDSTICK, arm_table, class_table
-from benchmarks.runs import ON_ONE_THREAD, Run, finish, make_data, step_seconds, workers
+from benchmarks.compare_tables import WARM, YARDSTICK, arm_table
+from benchmarks.runs import ON_ONE_THREAD, Run, finish, kept_plan, make_data, step_seconds, workers
+from benchmarks.tables import class_table
 from pipeline.arms import ARMS, overrides_of
 from pipeline.params import Params, load_params
 from pipeline.presets import write_preset
 from pipeline.tables import UNTRAINED
 from store.atomic import write_bytes
-from store.errors import ConfigError, SSRError
+from store.errors import SSRError
 from store.fingerprint import fingerprint_of
 
 PRESET: Final = "camvid-day-to-dusk"
@@ -98,14 +99,9 @@ def planned(place: Workplace, options: argparse.Namespace) -> dict[str, Any]:
         "warm_steps": options.warm_steps,
         "params": fingerprint_of(place.params("ssr").model_dump(mode="json")),  # data, -S, preset
     }
-    if path.exists():
-        plan: dict[str, Any] = json.loads(path.read_text())
-        if plan["settings"] != settings:
-            raise ConfigError(
-                f"{path} was made with other steps, -S or params.yaml: repeat those, or take "
-                "another --out"
-            )
-        return plan
+    kept = kept_plan(path, settings, "steps")
+    if kept is not None:
+        return kept
     seconds = step_seconds({arm: partial(place.timed, arm) for arm in ARMS})
     budget = options.budget_steps * seconds[YARDSTICK]
     iterations = {arm: max(1, round(budget / each)) for arm, each in seconds.items()}

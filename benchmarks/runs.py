@@ -3,7 +3,7 @@
 import json
 import multiprocessing
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +21,7 @@ from stages.prepare.manifest import Manifest
 from stages.train import stage as train
 from stages.train.dataset import end_with_parent
 from store.atomic import write_bytes
+from store.errors import ConfigError
 
 ON_ONE_THREAD: Final = (
     *("embed.device=cpu", "embed.threads=1", "train.device=cpu", "train.threads=1"),
@@ -121,6 +122,28 @@ def finished(run: Run) -> Result:
     return loaded
 
 
+def kept_plan(path: Path, settings: Mapping[str, Any], options: str) -> dict[str, Any] | None:
+    """Read the plan of a comparison; None if there is none yet.
+
+    Args:
+        path: The plan.
+        settings: What it must have been made with.
+        options: What they come from, for the message.
+
+    Raises:
+        ConfigError: If it was made with others.
+    """
+    if not path.exists():
+        return None
+    plan: dict[str, Any] = json.loads(path.read_text())
+    if plan["settings"] != settings:
+        raise ConfigError(
+            f"{path} was made with other {options}, -S or params.yaml: repeat those, or take "
+            "another --out"
+        )
+    return plan
+
+
 def step_seconds(arms: Mapping[str, Callable[[int, Path], Run]]) -> dict[str, float]:
     """Median CPU seconds of a step of each arm, its data included; arms take turns.
 
@@ -169,14 +192,3 @@ def _trained(run: Run) -> float | None:
 
 def _silent(done: int, total: int, what: str) -> None:
     pass
-
-
-def by_arm(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Group results by arm, in the order in which arms come first."""
-    return {run["arm"]: [each for each in results if each["arm"] == run["arm"]] for run in results}
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Write a table of which the first row is the head."""
-    head, *body = rows
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body))

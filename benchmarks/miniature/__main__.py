@@ -23,8 +23,9 @@ from typing import Any
 from benchmarks.miniature.arms import ARMS, GUIDED, LONGER, MORE, TIMED, YARDSTICK
 from benchmarks.miniature.place import Place
 from benchmarks.miniature.plot import plot
-from benchmarks.miniature.tables import arm_table, class_table, difference_table
-from benchmarks.runs import Result, finish, make_data, step_seconds, workers
+from benchmarks.miniature.tables import arm_table, difference_table
+from benchmarks.runs import Result, finish, kept_plan, make_data, step_seconds, workers
+from benchmarks.tables import class_table
 from pipeline.presets import write_preset
 from store.atomic import write_bytes, write_text
 from store.errors import ConfigError, SSRError
@@ -84,14 +85,9 @@ def planned(place: Place, options: argparse.Namespace) -> dict[str, Any]:
         "warm_steps": options.warm_steps,
         "params": fingerprint_of(params),
     }
-    if path.exists():
-        plan: dict[str, Any] = json.loads(path.read_text())
-        if plan["settings"] != settings:
-            raise ConfigError(
-                f"{path} was made with other --steps, --warm-steps, -S or params.yaml: repeat "
-                "those, or take another --out"
-            )
-        return plan
+    kept = kept_plan(path, settings, "--steps, --warm-steps")
+    if kept is not None:
+        return kept
     make_data(*place.world(seed, "drawn"))
     seconds = step_seconds({name: partial(place.timed, name, seed) for name in TIMED})
     ratio = seconds[GUIDED] / seconds[YARDSTICK]

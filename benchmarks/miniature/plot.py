@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Final
 
-from benchmarks.runs import Result, by_arm
+from benchmarks.runs import Result
+from benchmarks.tables import by_arm
 
 _ROW, _LEFT, _RIGHT, _TOP, _BOTTOM, _WIDTH = 26, 190, 30, 34, 40, 760
 _INK, _PALE, _DOT, _MEAN = "#444", "#ddd", "#7aa6d8", "#1f4e8c"

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from benchmarks.miniature.arms import LONGER, YARDSTICK
-from benchmarks.runs import Result, by_arm, markdown
+from benchmarks.runs import Result
+from benchmarks.tables import by_arm, markdown, spread
 
 _T975: Final = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
@@ -63,7 +64,7 @@ def arm_table(results: Sequence[Result]) -> str:
         mious, cpu_s = [run["miou"] for run in runs], [run["cpu_s"] for run in runs if run["cpu_s"]]
         minutes = f"{statistics.mean(cpu_s) / 60:.1f}" if cpu_s else ""
         row = [name, str(runs[0]["iterations"]), minutes, *(f"{miou:.2f}" for miou in mious)]
-        row.append(_spread(mious))
+        row.append(spread(mious))
         row += [f"{statistics.mean(each):.2f}" for each in _others(runs).values()]
         gain = paired(arms, name, YARDSTICK) if name != YARDSTICK else None
         rows.append([*row, str(gain) if gain else ""])
@@ -79,18 +80,6 @@ def difference_table(results: Sequence[Result]) -> str:
         if one in arms and other in arms:
             cells = [paired(arms, one, other, dataset) for dataset in (None, *others)]
             rows.append([f"{one} minus {other}", *(str(cell) if cell else "" for cell in cells)])
-    return markdown(rows)
-
-
-def class_table(results: Sequence[Result]) -> str:
-    """One row per class: its IoU (%) of the first dataset in each arm, mean over seeds."""
-    arms = by_arm(results)
-    rows: list[Sequence[str]] = [("class", *arms)]
-    for label in results[0]["iou"]:
-        by_run = ([run["iou"][label] for run in runs] for runs in arms.values())
-        rows.append(
-            (label, *("" if None in iou else f"{statistics.mean(iou):.1f}" for iou in by_run))
-        )
     return markdown(rows)
 
 
@@ -116,8 +105,3 @@ def _by_seed(runs: Iterable[Result], dataset: str | None) -> dict[int, float]:
 
 def _others(runs: Sequence[Result]) -> dict[str, list[float]]:
     return {name: [run["others"][name]["miou"] for run in runs] for name in runs[0]["others"]}
-
-
-def _spread(values: Sequence[float]) -> str:
-    std = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{std}"

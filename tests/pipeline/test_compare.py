@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compare_tables import arm_table, class_table
+from benchmarks.compare_tables import arm_table
 from benchmarks.runs import Result
+from benchmarks.tables import class_table
 from stages.train.model.saved import load_student
 from tests.pipeline.workplace import REPOSITORY, add_photo, times
 

@@ -17,8 +17,9 @@ from benchmarks.feeds import FEEDS, Online, Shuffled, feed_of
 from benchmarks.miniature.arms import ARMS, LONGER, MORE, YARDSTICK, folder_of
 from benchmarks.miniature.place import Place
 from benchmarks.miniature.plot import plot
-from benchmarks.miniature.tables import Interval, arm_table, class_table, difference_table
+from benchmarks.miniature.tables import Interval, arm_table, difference_table
 from benchmarks.runs import Result
+from benchmarks.tables import class_table
 from pipeline.presets import write_preset
 from stages.embed.architectures import ARCHITECTURES
 from stages.embed.teacher import Teacher, draw_encoder
