@@ -62,7 +62,8 @@ def test_the_image_runs_what_the_makefile_has() -> None:
     (command,) = instructions("CMD")
     make, target = json.loads(command)
     assert make == "make"
-    assert recipe(target) == ["dvc repro", "ssr metrics"]
+    assert target == "demo"
+    assert recipe(target)
     for target in re.findall(r"^#.*ssr-offline make (\S+)$", DOCKERFILE, flags=re.MULTILINE):
         assert recipe(target)
 
