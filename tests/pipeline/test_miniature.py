@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from benchmarks.feeds import FEEDS, Online, Shuffled, feed_of
+from benchmarks.miniature.__main__ import Known
 from benchmarks.miniature.arms import ARMS, LONGER, MORE, YARDSTICK, folder_of
 from benchmarks.miniature.place import Place
 from benchmarks.miniature.plot import plot
@@ -154,6 +155,19 @@ def test_feeds_have_names(place: Place) -> None:
         feed_of("raw", params)
 
 
+def test_what_is_no_earlier_piece_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "test.json"
+    for text in (None, "{", "[]", '{"plan": {}}', '{"plan": {}, "results": [1]}'):
+        if text is not None:
+            path.write_text(text)
+        with pytest.raises(ConfigError, match=r"--known names a test\.json"):
+            Known.read(path)
+    path.write_text(json.dumps({"plan": {"steps": 5}, "results": RESULTS}))
+    known = Known.read(path)
+    assert known.plan == {"steps": 5}
+    assert known.results[GUIDED, 1]["miou"] == 35.0
+
+
 def result(arm: str, seed: int, dusk: float, fog: float, car: float | None = 1.0) -> Result:
     return {
         "arm": arm,
@@ -232,6 +246,9 @@ def test_all_arms_run_and_a_second_call_trains_and_measures_nothing_again(tmp_pa
     second = miniature(tmp_path)
     assert second.stdout.splitlines()[-5:] == first.stdout.splitlines()[-5:]
     assert (times(tmp_path / "runs"), times(tmp_path / "worlds")) == before
+    elsewhere = miniature(tmp_path / "elsewhere", "--known", str(tmp_path / "val.json"))
+    assert elsewhere.stdout == first.stdout[first.stdout.index("Images: val") :]
+    assert not (tmp_path / "elsewhere" / "runs").exists()
     other = miniature(tmp_path, "--steps=3")
     assert other.returncode == 2
     assert "was made with other --steps" in other.stderr
