@@ -90,7 +90,7 @@ def draw_comparison(runs: Sequence[ComparedRun], path: Path) -> bool:
     for image_id in common[::every]:
         image, label, _ = drawn[0][image_id]
         rows.append((image, label, *(of_run[image_id][2] for of_run in drawn)))
-    titles = ("image", "label", *(f"{run.folder}: {run.teacher}" for run in runs))
+    titles = ("image", "label", *(f"{run.folder}, teacher: {run.teacher}" for run in runs))
     file = BytesIO()
     _grid(titles, rows).save(file, "PNG")
     write_bytes(path, file.getvalue())

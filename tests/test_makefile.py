@@ -27,6 +27,7 @@ def test_the_demo_trains_and_measures_the_arms_that_it_names() -> None:
         ]
         given = dict(word.split("=", 1) for word in train if "=" in word)
         wanted = dict(value.split("=", 1) for value in overrides_of(arm))
+        assert given.pop("train.validate_every") == "0"  # changes no weight, and saves time
         assert given.keys() == wanted.keys()
         for key, value in wanted.items():
             assert given[key] == value or float(given[key]) == float(value)

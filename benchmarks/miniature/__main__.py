@@ -66,8 +66,7 @@ def experiment(place: Place, options: argparse.Namespace) -> str:
     noted = {"plan": plan, "results": results}
     write_bytes(place.out / f"{place.exam}.json", json.dumps(noted, indent=1).encode() + b"\n")
     write_text(place.out / f"{place.exam}.md", text)
-    title = f"mean IoU (%) at dusk, {place.exam} images; dots: seeds, bars: means"
-    write_text(place.out / f"{place.exam}.svg", plot(results, title))
+    write_text(place.out / f"{place.exam}.svg", plot(results, place.exam))
     return text
 
 

@@ -14,8 +14,14 @@ _TICK: Final = 5
 """Percent between the lines of the grid."""
 
 
-def plot(results: Sequence[Result], title: str) -> str:
-    """Draw mean IoU of the first dataset as SVG: one row per arm, in the order of the results."""
+def plot(results: Sequence[Result], images: str) -> str:
+    """Draw mean IoU at dusk as SVG: one row per arm, in the order of the results.
+
+    Args:
+        results: Of finished runs.
+        images: What they are measured on, for the title.
+    """
+    title = f"mean IoU (%) at dusk, {images} images; dots: seeds, bars: means"
     arms = by_arm(results)
     mious = [run["miou"] for run in results]
     low = int(min(mious) // _TICK) * _TICK

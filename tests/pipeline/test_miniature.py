@@ -217,6 +217,15 @@ def test_the_plot_has_a_dot_for_each_run_and_a_bar_for_each_arm() -> None:
     assert len(bars) == 3
 
 
+def test_the_published_tables_and_plot_are_of_the_published_results() -> None:
+    benchmarks = REPOSITORY / "benchmarks"
+    results = json.loads((benchmarks / "miniature" / "test.json").read_text())["results"]
+    published = (benchmarks / "README.md").read_text()
+    for table in (arm_table, difference_table, class_table):
+        assert table(results) in published
+    assert (benchmarks / "miniature.svg").read_text() == plot(results, "test")
+
+
 def miniature(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     small = ["--seeds=2", "--steps=2", "--warm-steps=2", "--jobs=1"]
     for key, value in {
