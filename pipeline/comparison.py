@@ -10,12 +10,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.console import console, print_table
 from pipeline.tables import UNTRAINED, percent_text
-from stages.evaluate.model import student_folder
+from stages.evaluate.model import measured_card
 from stages.evaluate.pictures import FONT_PX, GAP_PX, INK, MARGIN_PX, PAPER, read_triptych
-from stages.evaluate.scores import Evaluation, Scores, read_scores
-from stages.train.model.saved import read_card
+from stages.evaluate.scores import Evaluation, read_confusion, read_scores
+from stages.evaluate.stage import DATASETS
 from store.atomic import write_bytes
-from store.errors import DataError
+from store.errors import CheckpointError, DataError
 
 MOST_ROWS: Final = 4
 """Images of the picture."""
@@ -27,8 +27,8 @@ class ComparedRun:
 
     Attributes:
         folder: Of the run.
-        teacher: How its training used a teacher: `none`, `ssr`, `guided`, or `?` where its student
-            does not say.
+        teacher: How its training used a teacher: `none`, `ssr`, `guided`, or `?` where the student
+            that was measured does not say or is not in the folder.
         scores: Of its last evaluation.
     """
 
@@ -41,18 +41,21 @@ def read_runs(folders: Sequence[Path]) -> tuple[ComparedRun, ...]:
     """Read the last evaluations of several runs.
 
     Raises:
-        DataError: If a run was not evaluated, or on other images or classes than the first one.
-        CheckpointError: If its student is missing or damaged.
+        DataError: If a run was not evaluated, or on other images, of other classes or in another
+            way than the first one.
     """
-    runs = tuple(ComparedRun(each, _teacher(each), read_scores(each)) for each in folders)
-    for run in runs[1:]:
-        first, other = _measured(runs[0].scores), _measured(run.scores)
-        if first != other:
+    scores = [read_scores(folder) for folder in folders]
+    measured = [_measured(folder, each) for folder, each in zip(folders, scores, strict=True)]
+    for folder, other in zip(folders, measured, strict=True):
+        if other != measured[0]:
             raise DataError(
-                f"{run.folder}: was evaluated on other images or in another way than "
-                f"{runs[0].folder}; run `ssr evaluate` for both with the same params"
+                f"{folder}: was evaluated on other images or in another way than {folders[0]}; "
+                "run `ssr evaluate` for both with the same params"
             )
-    return runs
+    return tuple(
+        ComparedRun(folder, _teacher(folder, each), each)
+        for folder, each in zip(folders, scores, strict=True)
+    )
 
 
 def print_comparison(runs: Sequence[ComparedRun]) -> None:
@@ -97,21 +100,30 @@ def draw_comparison(runs: Sequence[ComparedRun], path: Path) -> bool:
     return True
 
 
-def _teacher(run: Path) -> str:
-    recipe = read_card(student_folder(run, "student")).meta.get("recipe", {})
+def _teacher(run: Path, scores: Evaluation) -> str:
+    try:
+        card = measured_card(run, scores)
+    except CheckpointError:
+        card = None
+    recipe = {} if card is None else card.meta.get("recipe", {})
     regularizer = recipe.get("regularizer")
     if not isinstance(regularizer, Mapping):
         return "?"
     return str(regularizer.get("kind", "ssr")) if regularizer.get("on") else "none"
 
 
-def _measured(scores: Evaluation) -> object:
-    """Return all that must be equal for scores to compare."""
+def _measured(run: Path, scores: Evaluation) -> object:
+    """Return all that must be equal for scores to compare.
 
-    def of(each: Scores) -> object:
-        return each.images, tuple(each.iou)
-
-    return {name: of(each) for name, each in scores.by_dataset.items()}, scores.inference
+    The pixels of each label stand for the images.
+    """
+    first, *others = scores.by_dataset
+    folders = {first: run, **{name: run / DATASETS / name for name in others}}
+    labels = {}
+    for name, folder in folders.items():
+        classes, counts = read_confusion(folder / "confusion.csv")
+        labels[name] = dict(zip(classes, counts.sum(axis=1).tolist(), strict=True))
+    return labels, scores.weights, scores.inference
 
 
 def _drawn(run: Path) -> dict[str, tuple[Image.Image, ...]]:

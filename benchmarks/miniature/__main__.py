@@ -39,7 +39,7 @@ def experiment(place: Place, options: argparse.Namespace) -> str:
     known = Known.read(options.known)
     plan = planned(place, options, known.plan)
     runs = [
-        place.run(name, seed, plan["longer" if name == LONGER else "steps"])
+        place.run(name, seed, plan["longer"] if name == LONGER else options.steps)
         for seed in range(options.first_seed, options.first_seed + options.seeds)
         for name in chosen(options.arms)
         if (name, seed) not in known.results
@@ -113,11 +113,10 @@ def planned(
         ConfigError: If there is a plan of other settings.
     """
     path, seed = place.out / "plan.json", options.first_seed
-    params = place.params(0, "drawn").train.model_dump(mode="json")
     settings = {
         "steps": options.steps,
         "warm_steps": options.warm_steps,
-        "params": fingerprint_of(params),
+        "params": fingerprint_of(place.choices()),
     }
     if known is not None and not path.exists():
         write_bytes(path, json.dumps(known, indent=1).encode() + b"\n")
@@ -131,7 +130,6 @@ def planned(
         "settings": settings,
         "cpu_s_per_step": seconds,
         "ratio": ratio,
-        "steps": options.steps,
         "longer": round(ratio * options.steps),
     }
     write_bytes(path, json.dumps(plan, indent=1).encode() + b"\n")

@@ -105,6 +105,11 @@ class Place(NamedTuple):
         )
         return load_params(self.out / "params.yaml", (*given, *values))
 
+    def choices(self) -> object:
+        """Return all values of parameters, wherever the folder and whatever the exam."""
+        run = self._replace(exam="val").run("SSR", 0, 1)
+        return json.loads(run.params.model_dump_json().replace(str(self.out), ""))
+
     def _runs(self, seed: int) -> Path:
         return self.out / "runs" / str(seed)
 

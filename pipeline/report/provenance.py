@@ -8,8 +8,7 @@ from typing import Any
 from pipeline.current import demand_current_manifest, demand_current_stores
 from pipeline.params import Params
 from pipeline.report.section import Section, section
-from stages.evaluate.config import Weights
-from stages.evaluate.model import student_folder
+from stages.evaluate.model import measured_card, student_folder
 from stages.evaluate.scores import Evaluation
 from stages.prepare.manifest import Manifest
 from stages.train.model.saved import read_card
@@ -92,9 +91,7 @@ def at_odds(
 
 
 def _measured_student(run: Path, scores: Evaluation) -> str:
-    weights: Weights = "ema" if scores.weights == "ema" else "student"
-    present = read_card(student_folder(run, weights)).weights_sha256
-    if present.startswith(scores.student):
+    if measured_card(run, scores) is not None:
         return ""
     return "The evaluation below is of another student than the present one: run `ssr evaluate`."
 

@@ -1,6 +1,5 @@
 """What the report says of the evaluation: scores, what is taken for what, pictures."""
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from pipeline.report.inline import drawing, photo
 from pipeline.report.section import Section, section
 from stages.evaluate.config import ONCE
 from stages.evaluate.pictures import read_triptych
-from stages.evaluate.scores import Evaluation, read_scores
+from stages.evaluate.scores import Evaluation, read_confusion, read_scores
 from stages.prepare.manifest import Manifest
 from store.errors import DataError
 
@@ -79,22 +78,14 @@ def _changed(inference: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _confusion(path: Path) -> Confusion:
-    if not path.is_file():
-        raise DataError(f"{path}: is missing; run `ssr evaluate`")
-    try:
-        with path.open(newline="") as file:
-            header, *rows = csv.reader(file)
-        counts = np.array([row[1:] for row in rows], dtype=np.int64)
-        counts = counts.reshape(len(rows), len(header) - 1)
-    except (ValueError, OverflowError, csv.Error) as error:
-        raise DataError(f"{path}: is damaged; run `ssr evaluate` again") from error
+    classes, counts = read_confusion(path)
     totals = counts.sum(axis=1, keepdims=True)
     percents = 100 * counts / np.maximum(totals, 1)
     return Confusion(
-        classes=tuple(header[1:]),
+        classes=classes,
         rows=tuple(
-            (row[0], tuple(shares.tolist()))
-            for row, shares, total in zip(rows, percents, totals, strict=True)
+            (label, tuple(shares.tolist()))
+            for label, shares, total in zip(classes, percents, totals, strict=True)
             if total > 0
         ),
     )

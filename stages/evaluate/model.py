@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from stages.evaluate.config import Weights
+from stages.evaluate.scores import Evaluation
 from stages.prepare.labels import ClassTable
 from stages.train.config import StudentConfig
 from stages.train.model.saved import Card, open_student, read_card
@@ -103,6 +104,16 @@ def student_folder(folder: Path, weights: Weights) -> Path:
                 "or give the one you mean by --model"
             )
     return folder / weights
+
+
+def measured_card(run: Path, scores: Evaluation) -> Card | None:
+    """Return the card of the student that an evaluation is of; None if the run has another now.
+
+    Raises:
+        CheckpointError: There is no student in the run's folder.
+    """
+    card = read_card(student_folder(run, "ema" if scores.weights == "ema" else STUDENT))
+    return card if card.weights_sha256.startswith(scores.student) else None
 
 
 def _classes(card: Card, folder: Path) -> ClassTable:

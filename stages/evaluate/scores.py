@@ -1,9 +1,12 @@
-"""`metrics.json` as it is read: by the card of an exported student, the terminal and the report."""
+"""What an evaluation wrote, as it is read by the card of a student, the terminal, the report."""
 
+import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from store.errors import DataError
@@ -72,3 +75,23 @@ def read_scores(run: Path) -> Evaluation:
         raise DataError(
             f"{path}: is damaged or of an earlier version; run `ssr evaluate` again"
         ) from error
+
+
+def read_confusion(path: Path) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Read a `confusion.csv`.
+
+    Returns:
+        Names of the K classes, and pixels (K, K) by label (row) and prediction (column).
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: is missing; run `ssr evaluate`")
+    try:
+        with path.open(newline="") as file:
+            header, *rows = csv.reader(file)
+        counts = np.array([row[1:] for row in rows], dtype=np.int64)
+        return tuple(header[1:]), counts.reshape(len(header) - 1, len(header) - 1)
+    except (ValueError, OverflowError, csv.Error) as error:
+        raise DataError(f"{path}: is damaged; run `ssr evaluate` again") from error

@@ -1,6 +1,7 @@
 """Runs beside each other: scores on the same images, and one picture of what they predict."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,19 +11,10 @@ from PIL import Image
 
 from stages.evaluate.pictures import triptych_png
 from stages.prepare.labels import DRAWN
-from stages.train.config import StudentConfig
 from stages.train.model.saved import Card
 from tests.pipeline.workplace import demand, ssr
+from tests.train.example import train_config
 
-STUDENT = StudentConfig(
-    backbone="mit_tiny",
-    weights="random",
-    norm_eps=1e-6,
-    drop_path=0.0,
-    head="mlp",
-    head_channels=8,
-    dropout=0.1,
-)
 SIDE_PX = 16
 ROAD, SKY = 0, 1
 
@@ -33,14 +25,16 @@ def evaluated(
     miou: float,
     predicted: int,
     regularizer: Mapping[str, object] | None,
-    images: int = 3,
+    road_px: int = 512,
     trained: bool | None = None,
 ) -> Path:
     """A run as `ssr evaluate` leaves it: scores, two pictures, and the card of its student."""
-    scores = {"images": images, "miou": miou, "accuracy": 50.0, "iou": {"road": miou, "sky": None}}
+    scores = {"images": 2, "miou": miou, "accuracy": 50.0, "iou": {"road": miou, "sky": None}}
     about = {"student": "0" * 12, "domain": "target", "split": "val", "teacher_trained": trained}
     (folder / "pictures").mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps({**scores, **about}))
+    counts = f"label,road,sky\nroad,{road_px},0\nsky,0,0\n"
+    (folder / "confusion.csv").write_text(counts)
     image = np.full((SIDE_PX, SIDE_PX, 3), 90, np.uint8)
     ids = np.full((SIDE_PX, SIDE_PX), predicted, np.uint8)
     for number in range(2):
@@ -50,7 +44,7 @@ def evaluated(
     recipe = {} if regularizer is None else {"recipe": {"regularizer": regularizer}}
     card = Card(
         format="ssr-student/1",
-        student=STUDENT,
+        student=train_config().student,
         num_classes=len(DRAWN),
         weights_sha256="0" * 64,
         meta=recipe,
@@ -95,10 +89,32 @@ def test_without_common_pictures_there_is_none(runs: tuple[str, str]) -> None:
 
 
 def test_other_images_are_not_compared(runs: tuple[str, str]) -> None:
-    other = evaluated(Path("runs/other"), miou=1.0, predicted=SKY, regularizer=None, images=4)
+    """As many images of the same classes, but other ones: their labels have other pixels."""
+    other = evaluated(Path("runs/other"), miou=1.0, predicted=SKY, regularizer=None, road_px=511)
     ended = ssr("compare", runs[0], str(other))
     assert ended.code == 2
     assert "runs/other: was evaluated on other images" in ended.err
+
+
+@pytest.mark.parametrize(
+    "change", [{"weights": "ema"}, {"inference": {"flip": True}}], ids=["weights", "inference"]
+)
+def test_what_was_measured_in_another_way_is_not_compared(
+    runs: tuple[str, str], change: Mapping[str, object]
+) -> None:
+    path = Path(runs[1], "metrics.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    ended = ssr("compare", *runs)
+    assert ended.code == 2
+    assert "in another way than runs/daformer" in ended.err
+
+
+def test_a_student_that_was_trained_since_is_not_spoken_for(runs: tuple[str, str]) -> None:
+    path = Path(runs[1], "student", "config.json")
+    path.write_text(path.read_text().replace("0" * 64, "1" * 64))
+    assert "teacher none ?" in " ".join(demand("compare", *runs).split())
+    shutil.rmtree(path.parent)  # as after `ssr evaluate --model exported --out runs/guided`
+    assert "teacher none ?" in " ".join(demand("compare", *runs).split())
 
 
 def test_one_run_is_not_compared(runs: tuple[str, str]) -> None:

@@ -27,7 +27,7 @@ EMPTY = {
     "train": NO_PARAMS,
     "evaluate": NO_PARAMS,
     "metrics": ("runs/metrics.json", "no evaluation yet", "`ssr evaluate`"),
-    "compare runs runs/daformer": NO_STUDENT,
+    "compare runs runs/daformer": ("runs/metrics.json", "no evaluation yet", "`ssr evaluate`"),
     "report": NO_PARAMS,
     "doctor": ("a problem, see above",),
     "export runs --out exported": NO_STUDENT,

@@ -84,6 +84,15 @@ def test_arms_differ_in_nothing_but_what_they_say(place: Place, name: str) -> No
     assert (run.params.train.self_training is None) == (arm.recipe == "source-only")
 
 
+def test_a_plan_is_of_all_values_but_not_of_a_folder_or_an_exam(place: Place) -> None:
+    elsewhere = place.out / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "params.yaml").write_bytes((place.out / "params.yaml").read_bytes())
+    assert place.choices() == Place(elsewhere, "test").choices()
+    for change in ("train.batch_size=8", "prepare.source.train=3", "embed.seed=1"):
+        assert place._replace(overrides=(change,)).choices() != place.choices()
+
+
 def test_every_arm_has_a_folder_of_its_own() -> None:
     folders = [folder_of(name) for name in (*ARMS, *MORE)]
     assert len(set(folders)) == len(folders)
