@@ -10,7 +10,7 @@ checkpoints, finished ones not again; more arms and seeds may join.
 
 The preset's teacher has random weights: expect no gain. `-S embed.weights=drawn` takes the one that
 comes with the project, which has seen drawn streets only. Students are measured when they are
-finished, on `dusk_val`, the only labelled images at dusk: nothing may be chosen by these numbers.
+finished, on `dusk_val`, the only labelled images at dusk: do not choose anything by these numbers.
 """
 
 import argparse
@@ -20,9 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from benchmarks.compare_tables import WARM, YARDSTICK, arm_table
 from benchmarks.runs import ON_ONE_THREAD, Run, finish, kept_plan, make_data, step_seconds, workers
-from benchmarks.tables import class_table
+from benchmarks.tables import arm_table, class_table
 from pipeline.arms import ARMS, overrides_of
 from pipeline.params import Params, load_params
 from pipeline.presets import write_preset
@@ -32,10 +31,12 @@ from store.errors import SSRError
 from store.fingerprint import fingerprint_of
 
 PRESET: Final = "camvid-day-to-dusk"
+WARM: Final = "warm-start"
+BASELINE: Final = "daformer"
 ALWAYS: Final = (*ON_ONE_THREAD, "evaluate.domain=target", "evaluate.split=val")
 NOTE: Final = (
     "Measured on dusk_val, of which neighbouring frames resemble each other; there is no other "
-    "labelled split at dusk, so these numbers must choose nothing."
+    "labelled split at dusk: do not choose anything by these numbers."
 )
 
 
@@ -81,7 +82,7 @@ def compare(place: Workplace, options: argparse.Namespace) -> str:
         )
     untrained = place.params("ssr").embed.weights == "random"
     notes = [f"{UNTRAINED}.", NOTE] if untrained else [NOTE]
-    tables = "\n\n".join((*notes, arm_table(results), class_table(results))) + "\n"
+    tables = "\n\n".join((*notes, arm_table(results, BASELINE), class_table(results))) + "\n"
     write_bytes(place.out / "results.json", json.dumps(results, indent=1).encode() + b"\n")
     write_bytes(place.out / "results.md", tables.encode())
     return tables
@@ -103,7 +104,7 @@ def planned(place: Workplace, options: argparse.Namespace) -> dict[str, Any]:
     if kept is not None:
         return kept
     seconds = step_seconds({arm: partial(place.timed, arm) for arm in ARMS})
-    budget = options.budget_steps * seconds[YARDSTICK]
+    budget = options.budget_steps * seconds[BASELINE]
     iterations = {arm: max(1, round(budget / each)) for arm, each in seconds.items()}
     plan = {"settings": settings, "cpu_s_per_step": seconds, "iterations": iterations}
     write_bytes(path, json.dumps(plan, indent=1).encode() + b"\n")

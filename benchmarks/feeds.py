@@ -1,24 +1,22 @@
 """Teacher features that come from no store of ours: other images', or SAM's own in every step."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal, assert_never
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from pipeline.params import Params
-from stages.embed.task import teacher_input
 from stages.embed.teacher import Teacher, load_teacher
 from stages.train.dataset import Batch, Sample
 from stages.train.feed import STORED, Feed
 from stages.train.step import Mixed, mix_stored
-from store.errors import ConfigError
-from store.spec import stride_of
 
-FEEDS: Final = ("stored", "shuffled", "online")
+FeedName = Literal["stored", "shuffled", "online"]
 """`stored` is the pipeline's; `shuffled`: each crop gets the stored features of another;
 `online`: the teacher sees every crop, mixed and augmented ones as they are, as in official SSR."""
 
@@ -26,24 +24,22 @@ _APART: Final = 1_000_003
 """Between the samples that exchange features: more than any run draws."""
 
 
-def feed_of(name: str, params: Params) -> Feed:
+def feed_of(name: FeedName, params: Params) -> Feed:
     """Return a feed.
 
     Args:
-        name: One of `FEEDS`.
+        name: Which one.
         params: Say which teacher and levels.
-
-    Raises:
-        ConfigError: There is no such feed.
     """
-    if name == "stored":
-        return STORED
-    if name == "shuffled":
-        return Feed(name, Shuffled, mix_stored)
-    if name == "online":
-        online = Online(load_teacher(params.embed), params.train.regularizer.used_levels)
-        return Feed(name, online.samples, online.mixer)
-    raise ConfigError(f"there is no feed {name}; the feeds are {', '.join(FEEDS)}")
+    match name:
+        case "stored":
+            return STORED
+        case "shuffled":
+            return Feed(name, Shuffled, mix_stored)
+        case "online":
+            online = Online(load_teacher(params.embed), params.train.regularizer.used_levels)
+            return Feed(name, online.samples, online.mixer)
+    assert_never(name)
 
 
 class Shuffled(Dataset[Sample]):
@@ -67,8 +63,8 @@ class Online:
     """The teacher in the loop: what it makes of each crop, of source, target and their mixture.
 
     Args:
-        teacher: Sees crops of at most one tile.
-        levels: That training reads.
+        teacher: Sees every crop scaled to its whole input, as official SSR's sees 512 px at 1024.
+        levels: That training reads: all the same here, whatever the stride in their names.
     """
 
     def __init__(self, teacher: Teacher, levels: tuple[str, ...]) -> None:
@@ -76,29 +72,21 @@ class Online:
 
     def samples(self, crops: Dataset[Sample]) -> Dataset[Sample]:
         """Replace the stored features of crops."""
-        return _Seen(crops, self)
+        return _OnlineSamples(crops, self)
 
     def mixer(self, mixed: Mixed, _: Batch) -> Mapping[str, Tensor]:
-        """Encode the mixed images, level -> (B, C, h, w)."""
+        """Encode the mixed images, level -> (B, C, t, t)."""
         return self.encode(mixed.image)
 
     def encode(self, images: Tensor) -> dict[str, Tensor]:
-        """Encode normalised images (B, 3, H, W), level -> (B, C, H / stride, W / stride)."""
-        features = {}
-        for level in self._levels:
-            stride, teacher = stride_of(level), self._teacher
-            tiles = [
-                teacher_input(
-                    image, stride=stride, side_px=teacher.side_px, patch_px=teacher.patch_px
-                )
-                for image in images
-            ]
-            h, w = (side // stride for side in images.shape[-2:])
-            features[level] = teacher.encode(torch.stack(tiles))[..., :h, :w].clone()
-        return features
+        """Encode normalised square images (B, 3, S, S), level -> (B, C, t, t)."""
+        size = (self._teacher.side_px, self._teacher.side_px)
+        scaled = F.interpolate(images, size, mode="bilinear", align_corners=False)
+        tokens = self._teacher.encode(scaled).clone()  # autograd cannot keep inference tensors
+        return dict.fromkeys(self._levels, tokens)
 
 
-class _Seen(Dataset[Sample]):
+class _OnlineSamples(Dataset[Sample]):
     def __init__(self, crops: Dataset[Sample], online: Online) -> None:
         self._crops, self._online = crops, online
 

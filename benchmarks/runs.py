@@ -3,15 +3,15 @@
 import json
 import multiprocessing
 import statistics
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import process_time
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypedDict, TypeVar
 
-from benchmarks.feeds import feed_of
+from benchmarks.feeds import FeedName, feed_of
 from pipeline.params import Params
 from pipeline.stores import run_embed
 from stages.device import cpu_threads
@@ -30,12 +30,34 @@ ON_ONE_THREAD: Final = (
 )
 """Values of every run: one thread each, so that CPU seconds are seconds of the run."""
 
-ROUNDS, SETTLE, STEPS = 3, 2, 4
-"""Of a measurement of steps: turns of each arm, and its steps in a turn, before and while timed."""
+ROUNDS: Final = 3
+"""Turns of each arm when its steps are timed."""
+SETTLE, STEPS = 2, 4
+"""Steps of a turn: not yet timed, and timed."""
 
-Result = Mapping[str, Any]
-"""What is known of a finished run: arm, seed, iterations, cpu_s, miou and iou by class of the first
-dataset, and those of `others` by name."""
+
+T = TypeVar("T")
+
+
+class Score(TypedDict):
+    """Mean IoU and IoU by class, in percent; null where a class is never labelled nor predicted."""
+
+    miou: float
+    iou: dict[str, float | None]
+
+
+class Result(Score):
+    """A finished run: its score on the first dataset, and on `others` by name.
+
+    `cpu_s` is null where the training was interrupted, `commit` where nobody asked for it.
+    """
+
+    arm: str
+    seed: int
+    iterations: int
+    cpu_s: float | None
+    others: dict[str, Score]
+    commit: str | None
 
 
 class Run(NamedTuple):
@@ -47,8 +69,9 @@ class Run(NamedTuple):
         params: All sections.
         folder: Of the training.
         data: Folder of manifest, index and stores.
-        feed: Of the teacher's features, see `benchmarks.feeds`.
+        feed: Where the teacher's features come from, see `benchmarks.feeds`.
         exam: Folder below `folder` that the scores go to.
+        commit: Noted in the result.
     """
 
     arm: str
@@ -56,8 +79,9 @@ class Run(NamedTuple):
     params: Params
     folder: Path
     data: Path
-    feed: str = "stored"
+    feed: FeedName = "stored"
     exam: str = "."
+    commit: str | None = None
 
 
 def make_data(params: Params, data: Path) -> None:
@@ -82,22 +106,24 @@ def workers(jobs: int) -> ProcessPoolExecutor:
 
 def finish(runs: Iterable[Run], pool: Executor) -> list[Result]:
     """Bring runs to their end, as many at a time as the pool has processes."""
-    running = [pool.submit(finished, run) for run in runs]
-    try:
-        for done in as_completed(running):
-            print("{arm}, seed {seed}: {miou:.2f}".format(**done.result()), flush=True)
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)  # or the pool would train all the others
-        raise
+    running = [pool.submit(result_of, run) for run in runs]
+    for result in as_they_end(running, pool):
+        print("{arm}, seed {seed}: {miou:.2f}".format(**result), flush=True)
     return [each.result() for each in running]
 
 
-def finished(run: Run) -> Result:
-    """Train and measure, as far as that is not done.
+def as_they_end(futures: Iterable[Future[T]], pool: Executor) -> Iterator[T]:
+    """Yield results; where one is an error, the others are not begun."""
+    try:
+        for done in as_completed(futures):
+            yield done.result()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
 
-    Returns:
-        What the tables need; `cpu_s` is null where a training was interrupted.
-    """
+
+def result_of(run: Run) -> Result:
+    """Train and measure, as far as that is not done."""
     path = run.folder / run.exam / "result.json"
     if not path.exists():
         cpu_s = _trained(run)
@@ -111,12 +137,17 @@ def finished(run: Run) -> Result:
                 progress=_silent,
             )
         iterations, first = run.params.train.iterations, scores.metrics
-        result = {"arm": run.arm, "seed": run.seed, "iterations": iterations, "cpu_s": cpu_s}
-        result |= {"miou": first.miou, "iou": dict(first.iou)}
-        result["others"] = {
-            name: {"miou": other.miou, "iou": dict(other.iou)}
-            for name, other in scores.others.items()
-        }
+        others = {name: Score(miou=o.miou, iou=dict(o.iou)) for name, o in scores.others.items()}
+        result = Result(
+            arm=run.arm,
+            seed=run.seed,
+            iterations=iterations,
+            cpu_s=cpu_s,
+            miou=first.miou,
+            iou=dict(first.iou),
+            others=others,
+            commit=run.commit,
+        )
         write_bytes(path, json.dumps(result, indent=1).encode() + b"\n")
     loaded: Result = json.loads(path.read_text())
     return loaded

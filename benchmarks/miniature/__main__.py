@@ -10,7 +10,8 @@ come from a ratio that is measured once, in turns, and fixed in DIR/plan.json. W
 same command goes on; finished trainings are not done again, and more seeds and arms may join, on
 another machine too: `--known` takes over the results of an earlier piece.
 
-`--exam test` wants every change committed, and notes the commit: what is chosen is chosen before.
+`--exam test` wants every change committed, and each result notes the commit that it was made with:
+all choices are made before the test images are drawn.
 """
 
 import argparse
@@ -19,58 +20,93 @@ import subprocess
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Final, NamedTuple, TypedDict, cast
 
-from benchmarks.miniature.arms import ARMS, GUIDED, LONGER, MORE, TIMED, YARDSTICK
-from benchmarks.miniature.place import Place
+from benchmarks.miniature.arms import ALL_ARMS, ARMS, BASELINE, EQUAL_TIME, GUIDED, TIMED
+from benchmarks.miniature.place import Exam, Place
 from benchmarks.miniature.plot import plot
-from benchmarks.miniature.tables import arm_table, difference_table
-from benchmarks.runs import Result, finish, kept_plan, make_data, step_seconds, workers
-from benchmarks.tables import class_table
+from benchmarks.miniature.tables import difference_table
+from benchmarks.runs import (
+    Result,
+    Run,
+    as_they_end,
+    finish,
+    kept_plan,
+    make_data,
+    step_seconds,
+    workers,
+)
+from benchmarks.tables import arm_table, class_table
 from pipeline.presets import write_preset
 from store.atomic import write_bytes, write_text
 from store.errors import ConfigError, SSRError
 from store.fingerprint import fingerprint_of
 
+_ORDER: Final = {name: position for position, name in enumerate(ALL_ARMS)}
+
+
+class Plan(TypedDict):
+    """What is fixed before any arm trains."""
+
+    settings: dict[str, object]
+    cpu_s_per_step: dict[str, float]
+    ratio: float
+    longer: int
+
 
 def experiment(place: Place, options: argparse.Namespace) -> str:
     """Do what is not yet done; return the tables, which are also written into the folder."""
     commit = clean_commit() if place.exam == "test" else None
-    known = Known.read(options.known)
-    plan = planned(place, options, known.plan)
+    earlier = Earlier.read(options.known, place.exam)
+    plan = planned(place, options, earlier.plan)
     runs = [
-        place.run(name, seed, plan["longer"] if name == LONGER else options.steps)
-        for seed in range(options.first_seed, options.first_seed + options.seeds)
-        for name in chosen(options.arms)
-        if (name, seed) not in known.results
+        run._replace(commit=commit)
+        for run in runs_of(place, options, plan)
+        if (run.arm, run.seed) not in earlier.results
     ]
+    results = [*earlier.results.values(), *train(runs, place, options)]
+    results.sort(key=lambda result: (_ORDER[result["arm"]], result["seed"]))
+    return publish(results, plan, place)
+
+
+def runs_of(place: Place, options: argparse.Namespace, plan: Plan) -> list[Run]:
+    """Describe the trainings that are asked for."""
+    return [
+        place.run(name, seed, plan["longer"] if name == EQUAL_TIME else options.steps)
+        for seed in range(options.first_seed, options.first_seed + options.seeds)
+        for name in options.arms
+    ]
+
+
+def train(runs: Sequence[Run], place: Place, options: argparse.Namespace) -> list[Result]:
+    """Draw and embed the worlds of the runs, train their starts, then the runs."""
+    worlds = dict.fromkeys((run.seed, ALL_ARMS[run.arm].world) for run in runs)
+    seeds = dict.fromkeys(run.seed for run in runs)
     with workers(options.jobs) as pool:
-        worlds = [(run.seed, (ARMS | MORE)[run.arm].world) for run in runs]
-        made = [pool.submit(make_data, *place.world(*each)) for each in dict.fromkeys(worlds)]
-        for each in made:
-            each.result()
-        seeds = dict.fromkeys(run.seed for run in runs)
+        made = [pool.submit(make_data, *place.world(*each)) for each in worlds]
+        for _ in as_they_end(made, pool):
+            pass
         finish([place.warm(seed, options.warm_steps) for seed in seeds], pool)
-        new = [{**result, "commit": commit} for result in finish(runs, pool)]
-    order = list(ARMS | MORE)
-    results = sorted(
-        (*known.results.values(), *new),
-        key=lambda result: (order.index(result["arm"]), result["seed"]),
-    )
+        return finish(runs, pool)
+
+
+def publish(results: Sequence[Result], plan: Plan, place: Place) -> str:
+    """Write results, tables and plot into the folder; return the tables."""
+    commits = ", ".join(sorted({str(result["commit"]) for result in results}))
     about = (
         f"Images: {place.exam}. In guided's CPU time DAFormer makes {plan['ratio']:.2f} of its "
-        f"steps. Commits: {', '.join(sorted({str(result['commit']) for result in results}))}."
+        f"steps. Commits: {commits}."
     )
-    tables = (about, arm_table(results), difference_table(results), class_table(results))
-    text = "\n\n".join(tables) + "\n"
-    noted = {"plan": plan, "results": results}
+    tables = (arm_table(results, BASELINE), difference_table(results), class_table(results))
+    text = "\n\n".join((about, *tables)) + "\n"
+    noted = {"exam": place.exam, "plan": plan, "results": results}
     write_bytes(place.out / f"{place.exam}.json", json.dumps(noted, indent=1).encode() + b"\n")
     write_text(place.out / f"{place.exam}.md", text)
     write_text(place.out / f"{place.exam}.svg", plot(results, place.exam))
     return text
 
 
-class Known(NamedTuple):
+class Earlier(NamedTuple):
     """What an earlier piece of the experiment has found, wherever it ran.
 
     Attributes:
@@ -78,39 +114,36 @@ class Known(NamedTuple):
         results: (arm, seed) -> result.
     """
 
-    plan: dict[str, Any] | None
+    plan: Plan | None
     results: dict[tuple[str, int], Result]
 
     @classmethod
-    def read(cls, path: Path | None) -> "Known":
+    def read(cls, path: Path | None, exam: Exam) -> "Earlier":
         """Read the `val.json` or `test.json` of that piece.
 
         Raises:
-            ConfigError: If it is none.
+            ConfigError: If it is none, or of other images.
         """
         if path is None:
             return cls(None, {})
         try:
             noted = json.loads(path.read_text())
-            return cls(noted["plan"], {(r["arm"], r["seed"]): r for r in noted["results"]})
+            plan, results = noted["plan"], {(r["arm"], r["seed"]): r for r in noted["results"]}
+            of = noted["exam"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
                 f"{path}: --known names a test.json or val.json that this command wrote"
             ) from error
+        if of != exam:
+            raise ConfigError(f"{path}: is of {of} images; give --exam {of} or other results")
+        return cls(plan, results)
 
 
-def chosen(names: Sequence[str] | None) -> dict[str, Any]:
-    """Return the arms of the given names, all of the experiment by default."""
-    return dict(ARMS) if names is None else {name: (ARMS | MORE)[name] for name in names}
-
-
-def planned(
-    place: Place, options: argparse.Namespace, known: dict[str, Any] | None
-) -> dict[str, Any]:
-    """Read the plan, take over a known one, or measure: steps of all arms and the longer DAFormer.
+def planned(place: Place, options: argparse.Namespace, earlier: Plan | None) -> Plan:
+    """Read the plan, take over an earlier piece's, or measure how long the longer DAFormer trains.
 
     Raises:
-        ConfigError: If there is a plan of other settings.
+        ConfigError: If there is a plan of other settings, or of other measurements than earlier.
     """
     path, seed = place.out / "plan.json", options.first_seed
     settings = {
@@ -118,20 +151,24 @@ def planned(
         "warm_steps": options.warm_steps,
         "params": fingerprint_of(place.choices()),
     }
-    if known is not None and not path.exists():
-        write_bytes(path, json.dumps(known, indent=1).encode() + b"\n")
-    kept = kept_plan(path, settings, "--steps, --warm-steps")
+    if earlier is not None and not path.exists():
+        write_bytes(path, json.dumps(earlier, indent=1).encode() + b"\n")
+    kept = cast("Plan | None", kept_plan(path, settings, "--steps, --warm-steps"))
     if kept is not None:
+        if earlier is not None and earlier != kept:
+            raise ConfigError(
+                f"{path}: is another plan than that of {options.known}; take another --out"
+            )
         return kept
     make_data(*place.world(seed, "drawn"))
     seconds = step_seconds({name: partial(place.timed, name, seed) for name in TIMED})
-    ratio = seconds[GUIDED] / seconds[YARDSTICK]
-    plan = {
-        "settings": settings,
-        "cpu_s_per_step": seconds,
-        "ratio": ratio,
-        "longer": round(ratio * options.steps),
-    }
+    ratio = seconds[GUIDED] / seconds[BASELINE]
+    plan = Plan(
+        settings=settings,
+        cpu_s_per_step=seconds,
+        ratio=ratio,
+        longer=round(ratio * options.steps),
+    )
     write_bytes(path, json.dumps(plan, indent=1).encode() + b"\n")
     return plan
 
@@ -165,15 +202,16 @@ def main() -> None:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of the experiment")
     add("--exam", choices=("val", "test"), default="val", help="images to score on")
-    add("--seeds", type=int, default=5, help="how many")
-    add("--first-seed", type=int, default=1, help="the others follow it")
-    add("--steps", type=int, default=500, help="of each arm but the longer DAFormer")
+    add("--seeds", type=int, default=5, help="number of seeds")
+    add("--first-seed", type=int, default=1, help="the others count up from it")
+    add("--steps", type=int, default=500, help=f"of each arm; {EQUAL_TIME} gets what fits it")
     add("--warm-steps", type=int, default=1600, help="source-only, before all arms of a seed")
-    names = [*ARMS, *MORE]
-    add("--arms", nargs="+", choices=names, metavar="ARM", help="; ".join(names))
+    names = "; ".join(ALL_ARMS)
+    add("--arms", nargs="+", choices=ALL_ARMS, default=list(ARMS), metavar="ARM", help=names)
     add("--known", type=Path, help="test.json or val.json of an earlier piece, not to be run again")
     add("--jobs", type=int, default=2, help="trainings at a time, one thread each")
-    add("-S", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="of all")
+    overrides = "a value of params.yaml, in all runs"
+    add("-S", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help=overrides)
     options = parser.parse_args()
     out = options.out.resolve()
     try:

@@ -2,16 +2,18 @@
 
 from typing import Final, Literal, NamedTuple
 
+from benchmarks.feeds import FeedName
+
 World = Literal["drawn", "untrained", "int8", "oracle"]
 """What is trained on: images with the features of the shipped teacher, of one with random weights,
 or of the shipped one in 8 bits; or the target itself with its labels."""
 
 WARM: Final = "warm start"
-YARDSTICK: Final = "DAFormer"
-LONGER: Final = "DAFormer, guided's time"
+BASELINE: Final = "DAFormer"
+EQUAL_TIME: Final = "DAFormer, guided's time"
 """Has as many steps as take the CPU time of `guided`."""
 GUIDED: Final = "guided"
-TIMED: Final = (YARDSTICK, GUIDED)
+TIMED: Final = (BASELINE, GUIDED)
 """Arms whose steps are timed beforehand."""
 
 
@@ -21,20 +23,20 @@ class Arm(NamedTuple):
     Attributes:
         recipe: One of `pipeline.arms.ARMS`.
         world: What it is trained on.
-        feed: One of `benchmarks.feeds.FEEDS`.
+        feed: Where its teacher's features come from.
         changes: Further values of parameters.
     """
 
     recipe: str
     world: World = "drawn"
-    feed: str = "stored"
+    feed: FeedName = "stored"
     changes: tuple[str, ...] = ()
 
 
 ARMS: Final[dict[str, Arm]] = {
     "source-only": Arm("source-only"),
-    YARDSTICK: Arm("daformer"),
-    LONGER: Arm("daformer"),
+    BASELINE: Arm("daformer"),
+    EQUAL_TIME: Arm("daformer"),
     "SSR": Arm("ssr"),
     "SSR, online": Arm("ssr", feed="online"),
     "SSR, untrained": Arm("ssr", world="untrained"),
@@ -48,7 +50,7 @@ ARMS: Final[dict[str, Arm]] = {
 }
 """Name in the tables -> arm; all of a seed start from one source-only student."""
 
-MORE: Final[dict[str, Arm]] = {
+FURTHER: Final[dict[str, Arm]] = {
     "SSR, fusion lr x 10": Arm("ssr", changes=("train.optimizer.regularizer_lr_factor=10",)),
     "guided + MIC": Arm("guided-mic"),
     "guided, source first": Arm("guided", changes=("train.self_training.start=150",)),
@@ -56,6 +58,8 @@ MORE: Final[dict[str, Arm]] = {
     "DAFormer + MIC": Arm("daformer-mic"),
 }
 """Arms beside the experiment, to be asked for by name."""
+
+ALL_ARMS: Final = ARMS | FURTHER
 
 
 def folder_of(arm: str) -> str:

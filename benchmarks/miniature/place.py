@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from benchmarks.miniature.arms import ARMS, MORE, WARM, World, folder_of
+from benchmarks.miniature.arms import ALL_ARMS, WARM, World, folder_of
 from benchmarks.runs import ON_ONE_THREAD, Run
 from pipeline.arms import overrides_of
 from pipeline.params import Params, load_params
@@ -18,7 +18,7 @@ IMAGES: Final = 400
 """Images of each domain to train on."""
 EXAM_IMAGES: Final = 60
 """Images of each target to score on: the same scenes for all of them."""
-PLACES: Final = {"source": 1, "target": 2, "val": 3, "test": 4}
+LAST_DIGIT: Final = {"source": 1, "target": 2, "val": 3, "test": 4}
 """Last digit of a world's seed."""
 
 
@@ -65,7 +65,7 @@ class Place(NamedTuple):
         return self._run(name, seed, iterations, None)._replace(folder=folder)
 
     def _run(self, name: str, seed: int, iterations: int, start: str | None) -> Run:
-        arm = {**ARMS, **MORE}[name]
+        arm = ALL_ARMS[name]
         values = (*_steps(seed, iterations, start), "train.self_training.start=0")
         values += (*overrides_of(arm.recipe), *arm.changes)
         _, data = self.world(seed, arm.world)
@@ -81,10 +81,10 @@ class Place(NamedTuple):
 
     def params(self, seed: int, world: World, *values: str) -> Params:
         """Return the preset's parameters for a world and an exam."""
-        target = _drawn("dusk", 10 * seed + PLACES["target"], train=IMAGES, val=1)
-        source = _drawn("day", 10 * seed + PLACES["source"], train=IMAGES, val=1)
+        target = _drawn("dusk", 10 * seed + LAST_DIGIT["target"], train=IMAGES, val=1)
+        source = _drawn("day", 10 * seed + LAST_DIGIT["source"], train=IMAGES, val=1)
         exams = {
-            style: _drawn(style, 10 * seed + PLACES[self.exam], train=1, val=EXAM_IMAGES)
+            style: _drawn(style, 10 * seed + LAST_DIGIT[self.exam], train=1, val=EXAM_IMAGES)
             for style in TARGETS
         }
         root = {"root": str(self.out / "drawn")}

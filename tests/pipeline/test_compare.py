@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compare_tables import arm_table
 from benchmarks.runs import Result
-from benchmarks.tables import class_table
+from benchmarks.tables import arm_table, class_table
 from stages.train.model.saved import load_student
 from tests.pipeline.workplace import REPOSITORY, add_photo, times
 
@@ -31,6 +30,8 @@ def result(arm: str, seed: int, miou: float, *, cpu_s: float | None, car: float 
         "cpu_s": cpu_s,
         "miou": miou,
         "iou": iou,
+        "others": {},
+        "commit": None,
     }
 
 
@@ -45,11 +46,18 @@ RESULTS = (
 
 
 def test_differences_are_paired_by_seed_and_interrupted_times_are_left_out() -> None:
-    assert arm_table(RESULTS).splitlines()[2:] == [
-        "| warm-start | 7 | 0.5 | 20.00 | 22.00 | 21.00 ± 1.41 | -7.00 (-8.00 to -6.00) |",
+    assert arm_table(RESULTS, "daformer").splitlines()[2:] == [
+        "| warm-start | 7 | 0.5 | 20.00 | 22.00 | 21.00 ± 1.41 | -7.00 (-19.71 to +5.71) |",
         "| daformer | 7 |  | 26.00 | 30.00 | 28.00 ± 2.83 |  |",
-        "| ssr | 7 | 1.5 | 27.00 | 28.00 | 27.50 ± 0.71 | -0.50 (-2.00 to +1.00) |",
+        "| ssr | 7 | 1.5 | 27.00 | 28.00 | 27.50 ± 0.71 | -0.50 (-19.56 to +18.56) |",
     ]
+
+
+def test_an_arm_without_a_seed_has_an_empty_cell_there() -> None:
+    later = [each for each in RESULTS if (each["arm"], each["seed"]) != ("ssr", 0)]
+    assert (
+        arm_table(later, "daformer").splitlines()[-1] == "| ssr | 7 | 1.0 |  | 28.00 | 28.00 |  |"
+    )
 
 
 def test_a_class_that_is_undefined_is_an_empty_cell() -> None:

@@ -3,9 +3,9 @@
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import get_args
 from xml.etree import ElementTree
 
 import numpy as np
@@ -13,25 +13,25 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from benchmarks.feeds import FEEDS, Online, Shuffled, feed_of
-from benchmarks.miniature.__main__ import Known
-from benchmarks.miniature.arms import ARMS, LONGER, MORE, YARDSTICK, folder_of
+from benchmarks.feeds import FeedName, Online, Shuffled, feed_of
+from benchmarks.miniature.__main__ import Earlier, Plan, planned
+from benchmarks.miniature.arms import ALL_ARMS, ARMS, BASELINE, EQUAL_TIME, GUIDED, folder_of
 from benchmarks.miniature.place import Place
 from benchmarks.miniature.plot import plot
-from benchmarks.miniature.tables import Interval, arm_table, difference_table
+from benchmarks.miniature.tables import difference_table
 from benchmarks.runs import Result
-from benchmarks.tables import class_table
+from benchmarks.tables import Interval, arm_table, class_table
 from pipeline.presets import write_preset
 from stages.embed.architectures import ARCHITECTURES
 from stages.embed.teacher import Teacher, draw_encoder
+from stages.prepare.config import DrawnConfig
 from stages.train.dataset import Batch, Sample
 from stages.train.feed import STORED
 from stages.train.model.saved import load_student
 from stages.train.step import Mixed
 from store.errors import ConfigError
+from store.fingerprint import fingerprint_of
 from tests.pipeline.workplace import REPOSITORY, times
-
-GUIDED = "guided"
 
 
 @pytest.fixture
@@ -47,9 +47,8 @@ def test_no_scene_is_trained_on_and_scored_on(place: Place) -> None:
     for seed in (1, 2):
         for exam in ("val", "test"):
             params = place._replace(exam=exam).params(seed, "drawn")
-            assert params.prepare.target is not None
-            seen |= {params.prepare.source.seed, params.prepare.target.seed}  # type: ignore[union-attr]
-            (scored,) = {each.seed for each in params.evaluate.datasets.values()}  # type: ignore[union-attr]
+            seen |= {drawn(each).seed for each in (params.prepare.source, params.prepare.target)}
+            (scored,) = {drawn(each).seed for each in params.evaluate.datasets.values()}
             assert scored not in seen
             seen.add(scored)
     assert len(seen) == 2 * 4
@@ -57,28 +56,26 @@ def test_no_scene_is_trained_on_and_scored_on(place: Place) -> None:
 
 def test_only_the_oracle_has_labels_of_the_target(place: Place) -> None:
     for world in ("drawn", "untrained", "int8"):
-        params = place.params(1, world)
-        assert params.prepare.source.style == "day"  # type: ignore[union-attr]
+        assert drawn(place.params(1, world).prepare.source).style == "day"
     oracle = place.params(1, "oracle").prepare
-    assert oracle.target is not None
-    assert keys(oracle.source) == keys(oracle.target)
-    assert oracle.source.style == "dusk"  # type: ignore[union-attr]
+    assert drawn(oracle.source).style == "dusk"
+    assert drawn(oracle.source).model_dump() == drawn(oracle.target).model_dump()
 
 
-def keys(source: Any) -> Mapping[str, object]:  # noqa: ANN401
-    dumped: Mapping[str, object] = source.model_dump()
-    return dumped
+def drawn(source: object) -> DrawnConfig:
+    assert isinstance(source, DrawnConfig)
+    return source
 
 
-@pytest.mark.parametrize("name", [*ARMS, *MORE])
+@pytest.mark.parametrize("name", ALL_ARMS)
 def test_arms_differ_in_nothing_but_what_they_say(place: Place, name: str) -> None:
-    arm, run = {**ARMS, **MORE}[name], place.run(name, 1, 7)
+    arm, run = ALL_ARMS[name], place.run(name, 1, 7)
     assert run.feed == arm.feed
     assert run.params.train.iterations == 7
     assert run.params.train.init == str(place.warm(1, 5).folder / "student")
     assert run.params.store.codec == ("int8" if arm.world == "int8" else "float16")
     assert run.params.embed.weights == ("random" if arm.world == "untrained" else "drawn")
-    plain = place.run(YARDSTICK, 1, 7).params.train
+    plain = place.run(BASELINE, 1, 7).params.train
     allowed = {"regularizer", "self_training", "masking", "optimizer"}
     assert run.params.train.model_dump(exclude=allowed) == plain.model_dump(exclude=allowed)
     assert (run.params.train.self_training is None) == (arm.recipe == "source-only")
@@ -94,7 +91,7 @@ def test_a_plan_is_of_all_values_but_not_of_a_folder_or_an_exam(place: Place) ->
 
 
 def test_every_arm_has_a_folder_of_its_own() -> None:
-    folders = [folder_of(name) for name in (*ARMS, *MORE)]
+    folders = [folder_of(name) for name in ALL_ARMS]
     assert len(set(folders)) == len(folders)
     assert all(set(folder) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for folder in folders)
 
@@ -133,10 +130,13 @@ def teacher() -> Teacher:
     )
 
 
-def test_online_features_are_the_teachers_of_the_crop_as_it_is(teacher: Teacher) -> None:
-    """A crop of 128 px is a whole tile at stride 8: scaled by two, it is all that SAM sees."""
-    image = torch.randn(1, 3, 128, 128)
-    scaled = torch.nn.functional.interpolate(image, scale_factor=2, mode="bilinear")
+@pytest.mark.parametrize("side_px", [96, 128])
+def test_online_features_are_the_teachers_of_the_crop_as_it_is(
+    teacher: Teacher, side_px: int
+) -> None:
+    """A crop of 128 px is a whole tile at stride 8; any other fills the teacher's input, too."""
+    image = torch.randn(1, 3, side_px, side_px)
+    scaled = torch.nn.functional.interpolate(image, size=(256, 256), mode="bilinear")
     tokens = Online(teacher, ("stride8",)).encode(image)["stride8"]
     assert tokens.shape == (1, 64, 16, 16)
     torch.testing.assert_close(tokens, teacher.encode(scaled))
@@ -145,7 +145,7 @@ def test_online_features_are_the_teachers_of_the_crop_as_it_is(teacher: Teacher)
 def test_online_sees_the_mixed_image_and_replaces_stored_features(teacher: Teacher) -> None:
     online = Online(teacher, ("stride8",))
     sample = online.samples(Numbered())[0]
-    assert sample["source_features"]["stride8"].shape == (64, 1, 1)
+    assert sample["source_features"]["stride8"].shape == (64, 16, 16)
     image = torch.randn(2, 3, 64, 64)
     nothing = torch.zeros(2, 64, 64)
     batch = Batch(image, nothing.long(), {}, image, nothing.bool(), {})
@@ -157,11 +157,9 @@ def test_online_sees_the_mixed_image_and_replaces_stored_features(teacher: Teach
 
 
 def test_feeds_have_names(place: Place) -> None:
-    params = place.params(1, "untrained")
-    assert [feed_of(name, params).name for name in FEEDS] == list(FEEDS)
+    params, names = place.params(1, "untrained"), get_args(FeedName)
+    assert [feed_of(name, params).name for name in names] == list(names)
     assert feed_of("stored", params) is STORED
-    with pytest.raises(ConfigError, match="no feed raw; the feeds are stored, shuffled, online"):
-        feed_of("raw", params)
 
 
 def test_what_is_no_earlier_piece_is_refused(tmp_path: Path) -> None:
@@ -170,11 +168,29 @@ def test_what_is_no_earlier_piece_is_refused(tmp_path: Path) -> None:
         if text is not None:
             path.write_text(text)
         with pytest.raises(ConfigError, match=r"--known names a test\.json"):
-            Known.read(path)
-    path.write_text(json.dumps({"plan": {"steps": 5}, "results": RESULTS}))
-    known = Known.read(path)
-    assert known.plan == {"steps": 5}
-    assert known.results[GUIDED, 1]["miou"] == 35.0
+            Earlier.read(path, "test")
+
+
+def test_an_earlier_piece_is_of_the_same_images(tmp_path: Path) -> None:
+    path = tmp_path / "test.json"
+    path.write_text(json.dumps({"exam": "test", "plan": PLAN, "results": RESULTS}))
+    earlier = Earlier.read(path, "test")
+    assert earlier.plan == PLAN
+    assert earlier.results[GUIDED, 1]["miou"] == 35.0
+    with pytest.raises(ConfigError, match="is of test images; give --exam test or other results"):
+        Earlier.read(path, "val")
+
+
+def test_an_earlier_piece_is_of_the_same_plan(place: Place) -> None:
+    options = Namespace(steps=500, warm_steps=1600, first_seed=1, known=Path("test.json"))
+    settings = {"steps": 500, "warm_steps": 1600, "params": fingerprint_of(place.choices())}
+    plan = Plan(**{**PLAN, "settings": settings})
+    assert planned(place, options, plan) == plan  # taken over
+    assert planned(place, options, None) == plan
+    with pytest.raises(ConfigError, match=r"another plan than that of test\.json"):
+        planned(place, options, Plan(**{**plan, "longer": 681}))
+    with pytest.raises(ConfigError, match="was made with other --steps"):
+        planned(place, Namespace(**{**vars(options), "steps": 400}), plan)
 
 
 def result(arm: str, seed: int, dusk: float, fog: float, car: float | None = 1.0) -> Result:
@@ -186,12 +202,16 @@ def result(arm: str, seed: int, dusk: float, fog: float, car: float | None = 1.0
         "miou": dusk,
         "iou": {"road": dusk, "car": car},
         "others": {"fog": {"miou": fog, "iou": {"road": fog, "car": None}}},
+        "commit": None,
     }
 
 
+PLAN = Plan(settings={}, cpu_s_per_step={}, ratio=1.36, longer=680)
+
+
 RESULTS = (
-    *(result(YARDSTICK, seed, 30.0 + seed, 20.0) for seed in range(3)),
-    *(result(LONGER, seed, 31.0, 21.0) for seed in range(3)),
+    *(result(BASELINE, seed, 30.0 + seed, 20.0) for seed in range(3)),
+    *(result(EQUAL_TIME, seed, 31.0, 21.0) for seed in range(3)),
     *(result(GUIDED, seed, 33.0 + 2 * seed, 20.0 - seed, car=None) for seed in range(3)),
 )
 
@@ -204,18 +224,18 @@ def test_an_interval_is_students_t_around_the_mean_of_differences() -> None:
 
 
 def test_tables_pair_arms_by_seed() -> None:
-    rows = arm_table(RESULTS).splitlines()
-    assert rows[2].startswith(f"| {YARDSTICK} | 500 | 1.5 | 30.00 | 31.00 | 32.00 | 31.00 ± 1.00 |")
+    rows = arm_table(RESULTS, BASELINE).splitlines()
+    assert rows[2].startswith(f"| {BASELINE} | 500 | 1.5 | 30.00 | 31.00 | 32.00 | 31.00 ± 1.00 |")
     assert rows[4].endswith("| 35.00 ± 2.00 | 19.00 | +4.00 (+1.52 to +6.48) |")
     differences = difference_table(RESULTS)
-    assert f"| guided minus {YARDSTICK} | +4.00 (+1.52 to +6.48) | -1.00" in differences
+    assert f"| guided minus {BASELINE} | +4.00 (+1.52 to +6.48) | -1.00" in differences
     assert "SSR" not in differences  # not run
     assert class_table(RESULTS).splitlines()[-1] == "| car | 1.0 | 1.0 |  |"
 
 
 def test_one_seed_has_no_interval() -> None:
     alone = [each for each in RESULTS if each["seed"] == 0]
-    assert arm_table(alone).splitlines()[-1].endswith("| 33.00 | 20.00 |  |")
+    assert arm_table(alone, BASELINE).splitlines()[-1].endswith("| 33.00 | 20.00 |  |")
 
 
 def test_the_plot_has_a_dot_for_each_run_and_a_bar_for_each_arm() -> None:
@@ -230,8 +250,8 @@ def test_the_published_tables_and_plot_are_of_the_published_results() -> None:
     benchmarks = REPOSITORY / "benchmarks"
     results = json.loads((benchmarks / "miniature" / "test.json").read_text())["results"]
     published = (benchmarks / "README.md").read_text()
-    for table in (arm_table, difference_table, class_table):
-        assert table(results) in published
+    for table in (arm_table(results, BASELINE), difference_table(results), class_table(results)):
+        assert table in published
     assert (benchmarks / "miniature.svg").read_text() == plot(results, "test")
 
 
