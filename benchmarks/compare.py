@@ -20,8 +20,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from benchmarks.runs import ON_ONE_THREAD, Run, finish, kept_plan, make_data, step_seconds, workers
-from benchmarks.tables import arm_table, class_table
+from benchmarks.runs import (
+    ON_ONE_THREAD,
+    Run,
+    finish,
+    kept_plan,
+    make_data,
+    positive,
+    step_seconds,
+    workers,
+)
+from benchmarks.tables import MOST_SEEDS, arm_table, class_table
 from pipeline.arms import ARMS, overrides_of
 from pipeline.params import Params, load_params
 from pipeline.presets import write_preset
@@ -99,6 +108,7 @@ def planned(place: Workplace, options: argparse.Namespace) -> dict[str, Any]:
         "budget_steps": options.budget_steps,
         "warm_steps": options.warm_steps,
         "params": fingerprint_of(place.params("ssr").model_dump(mode="json")),  # data, -S, preset
+        "arms": fingerprint_of({arm: overrides_of(arm) for arm in ARMS}),
     }
     kept = kept_plan(path, settings, "steps")
     if kept is not None:
@@ -119,11 +129,12 @@ def main() -> None:
     add = parser.add_argument
     add("data", type=Path, help="folder with day_train, day_val, dusk_train and dusk_val")
     add("--out", type=Path, required=True, help="folder of this comparison")
-    add("--seeds", type=int, default=3, help="seeds 0, 1, ...")
-    add("--warm-steps", type=int, default=400, help="source-only, before all arms of a seed")
-    add("--budget-steps", type=int, default=400, help="steps of DAFormer whose CPU time each gets")
+    numbers, budget = range(1, MOST_SEEDS + 1), "steps of DAFormer whose CPU time each arm gets"
+    add("--seeds", type=int, default=3, choices=numbers, metavar="N", help="seeds 0, 1, ...")
+    add("--warm-steps", type=positive, default=400, help="source-only, before all arms of a seed")
+    add("--budget-steps", type=positive, default=400, help=budget)
     add("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=", ".join(ARMS))
-    add("--jobs", type=int, default=2, help="trainings at a time, one thread each")
+    add("--jobs", type=positive, default=2, help="trainings at a time, one thread each")
     add(
         "-S", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="in all runs"
     )
@@ -132,7 +143,7 @@ def main() -> None:
     try:
         write_preset(PRESET, out / "params.yaml", arm="ssr", roots={"source": data, "target": data})
         print(compare(Workplace(out, options.overrides), options), end="")
-    except SSRError as error:
+    except (SSRError, OSError) as error:
         parser.error(str(error))
 
 

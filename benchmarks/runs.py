@@ -1,5 +1,6 @@
 """Trainings that are compared: each is finished once, however often the command is stopped."""
 
+import argparse
 import json
 import multiprocessing
 import statistics
@@ -9,7 +10,9 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import process_time
-from typing import Any, Final, NamedTuple, TypedDict, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
+
+from typing_extensions import TypedDict  # pydantic wants it before Python 3.12
 
 from benchmarks.feeds import FeedName, feed_of
 from pipeline.params import Params
@@ -22,6 +25,7 @@ from stages.train import stage as train
 from stages.train.dataset import end_with_parent
 from store.atomic import write_bytes
 from store.errors import ConfigError
+from store.fingerprint import fingerprint_of
 
 ON_ONE_THREAD: Final = (
     *("embed.device=cpu", "embed.threads=1", "train.device=cpu", "train.threads=1"),
@@ -49,7 +53,8 @@ class Score(TypedDict):
 class Result(Score):
     """A finished run: its score on the first dataset, and on `others` by name.
 
-    `cpu_s` is null where the training was interrupted, `commit` where nobody asked for it.
+    `cpu_s` is null where the training was interrupted, `commit` (at which it was trained) where
+    nobody asked for it.
     """
 
     arm: str
@@ -57,6 +62,14 @@ class Result(Score):
     iterations: int
     cpu_s: float | None
     others: dict[str, Score]
+    commit: str | None
+
+
+class _Trained(TypedDict):
+    """What is noted beside a student when its training has ended."""
+
+    key: str
+    cpu_s: float | None
     commit: str | None
 
 
@@ -71,7 +84,7 @@ class Run(NamedTuple):
         data: Folder of manifest, index and stores.
         feed: Where the teacher's features come from, see `benchmarks.feeds`.
         exam: Folder below `folder` that the scores go to.
-        commit: Noted in the result.
+        commit: Of the code; noted with what is trained.
     """
 
     arm: str
@@ -82,6 +95,11 @@ class Run(NamedTuple):
     feed: FeedName = "stored"
     exam: str = "."
     commit: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Say what its training is made of: no other may be taken for it."""
+        return fingerprint_of([self.params.train.model_dump(mode="json"), self.feed])[:12]
 
 
 def make_data(params: Params, data: Path) -> None:
@@ -123,10 +141,13 @@ def as_they_end(futures: Iterable[Future[T]], pool: Executor) -> Iterator[T]:
 
 
 def result_of(run: Run) -> Result:
-    """Train and measure, as far as that is not done."""
-    path = run.folder / run.exam / "result.json"
+    """Train and measure, as far as that is not done.
+
+    Raises:
+        ConfigError: If there is another training in the run's folder.
+    """
+    path, trained = run.folder / run.exam / "result.json", _trained(run)
     if not path.exists():
-        cpu_s = _trained(run)
         with cpu_threads(1):
             scores = evaluate.run(
                 run.params.evaluate,
@@ -142,11 +163,11 @@ def result_of(run: Run) -> Result:
             arm=run.arm,
             seed=run.seed,
             iterations=iterations,
-            cpu_s=cpu_s,
+            cpu_s=trained["cpu_s"],
             miou=first.miou,
             iou=dict(first.iou),
             others=others,
-            commit=run.commit,
+            commit=trained["commit"],
         )
         write_bytes(path, json.dumps(result, indent=1).encode() + b"\n")
     loaded: Result = json.loads(path.read_text())
@@ -162,12 +183,16 @@ def kept_plan(path: Path, settings: Mapping[str, Any], options: str) -> dict[str
         options: What they come from, for the message.
 
     Raises:
-        ConfigError: If it was made with others.
+        ConfigError: If it was made with others, or is damaged.
     """
     if not path.exists():
         return None
-    plan: dict[str, Any] = json.loads(path.read_text())
-    if plan["settings"] != settings:
+    try:
+        plan: dict[str, Any] = json.loads(path.read_text())
+        made_with = plan["settings"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: is damaged; take another --out") from error
+    if made_with != settings:
         raise ConfigError(
             f"{path} was made with other {options}, -S or params.yaml: repeat those, or take "
             "another --out"
@@ -209,16 +234,33 @@ def train_run(run: Run, progress: Callable[[int, int, str], None]) -> None:
     )
 
 
-def _trained(run: Run) -> float | None:
-    """Train if that is not done; return the CPU seconds that it took, None if it was stopped."""
+def positive(text: str) -> int:
+    """Parse an option that counts something.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is no whole number above 0.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return int(text)
+
+
+def _trained(run: Run) -> _Trained:
+    """Train if that is not done."""
     path = run.folder / "trained.json"
     if not path.exists():
         resumes, started = (run.folder / "checkpoint.pt").exists(), process_time()
         train_run(run, _silent)
         cpu_s = None if resumes else process_time() - started
-        write_bytes(path, json.dumps({"cpu_s": cpu_s}).encode() + b"\n")
-    noted: dict[str, float | None] = json.loads(path.read_text())
-    return noted["cpu_s"]
+        new = _Trained(key=run.key, cpu_s=cpu_s, commit=run.commit)
+        write_bytes(path, json.dumps(new).encode() + b"\n")
+    noted: _Trained = json.loads(path.read_text())
+    if noted.get("key") != run.key:
+        raise ConfigError(
+            f"{run.folder}: has a training of other params or of another arm; move it away, or "
+            "take another --out"
+        )
+    return noted
 
 
 def _silent(done: int, total: int, what: str) -> None:

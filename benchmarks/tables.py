@@ -11,6 +11,7 @@ _T975: Final = (
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
 )
 """Student's t at 0.975 for 1, 2, ... degrees of freedom."""
+MOST_SEEDS: Final = len(_T975) + 1
 
 
 class Interval(NamedTuple):
@@ -22,7 +23,7 @@ class Interval(NamedTuple):
 
     @classmethod
     def of(cls, differences: Sequence[float]) -> "Interval":
-        """Estimate from 2 to 21 differences."""
+        """Estimate from 2 to `MOST_SEEDS` differences."""
         mean, n = statistics.mean(differences), len(differences)
         reach = _T975[n - 2] * statistics.stdev(differences) / n**0.5
         return cls(mean, mean - reach, mean + reach)

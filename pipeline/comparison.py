@@ -1,4 +1,4 @@
-"""Runs beside each other: their scores on the same images, and what they make of them."""
+"""Evaluated runs side by side: scores on the same images, and predictions of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +12,7 @@ from pipeline.console import console, print_table
 from pipeline.tables import UNTRAINED, percent_text
 from stages.evaluate.model import measured_card
 from stages.evaluate.pictures import FONT_PX, GAP_PX, INK, MARGIN_PX, PAPER, read_triptych
-from stages.evaluate.scores import Evaluation, read_confusion, read_scores
-from stages.evaluate.stage import DATASETS
+from stages.evaluate.scores import Evaluation, read_scores
 from store.atomic import write_bytes
 from store.errors import CheckpointError, DataError
 
@@ -45,9 +44,8 @@ def read_runs(folders: Sequence[Path]) -> tuple[ComparedRun, ...]:
             way than the first one.
     """
     scores = [read_scores(folder) for folder in folders]
-    measured = [_measured(folder, each) for folder, each in zip(folders, scores, strict=True)]
-    for folder, other in zip(folders, measured, strict=True):
-        if other != measured[0]:
+    for folder, each in zip(folders, scores, strict=True):
+        if _measured_on(each) != _measured_on(scores[0]):
             raise DataError(
                 f"{folder}: was evaluated on other images or in another way than {folders[0]}; "
                 "run `ssr evaluate` for both with the same params"
@@ -84,15 +82,14 @@ def draw_comparison(runs: Sequence[ComparedRun], path: Path) -> bool:
     Raises:
         DataError: If a picture of a run is damaged or of an earlier version.
     """
-    drawn = [_drawn(run.folder) for run in runs]
-    common = [image_id for image_id in drawn[0] if all(image_id in of_run for of_run in drawn)]
+    first, *others = (_read_pictures(run.folder) for run in runs)
+    common = [image_id for image_id in first if all(image_id in other for other in others)]
     if not common:
         return False
     every = -(-len(common) // MOST_ROWS)
     rows = []
     for image_id in common[::every]:
-        image, label, _ = drawn[0][image_id]
-        rows.append((image, label, *(of_run[image_id][2] for of_run in drawn)))
+        rows.append((*first[image_id], *(other[image_id][2] for other in others)))
     titles = ("image", "label", *(f"{run.folder}, teacher: {run.teacher}" for run in runs))
     file = BytesIO()
     _grid(titles, rows).save(file, "PNG")
@@ -105,28 +102,20 @@ def _teacher(run: Path, scores: Evaluation) -> str:
         card = measured_card(run, scores)
     except CheckpointError:
         card = None
-    recipe = {} if card is None else card.meta.get("recipe", {})
-    regularizer = recipe.get("regularizer")
+    recipe = None if card is None else card.meta.get("recipe")
+    regularizer = recipe.get("regularizer") if isinstance(recipe, Mapping) else None
     if not isinstance(regularizer, Mapping):
         return "?"
     return str(regularizer.get("kind", "ssr")) if regularizer.get("on") else "none"
 
 
-def _measured(run: Path, scores: Evaluation) -> object:
-    """Return all that must be equal for scores to compare.
-
-    The pixels of each label stand for the images.
-    """
-    first, *others = scores.by_dataset
-    folders = {first: run, **{name: run / DATASETS / name for name in others}}
-    labels = {}
-    for name, folder in folders.items():
-        classes, counts = read_confusion(folder / "confusion.csv")
-        labels[name] = dict(zip(classes, counts.sum(axis=1).tolist(), strict=True))
-    return labels, scores.weights, scores.inference
+def _measured_on(scores: Evaluation) -> object:
+    """Return all that must be equal for scores to compare."""
+    images = {name: (each.content, tuple(each.iou)) for name, each in scores.by_dataset.items()}
+    return images, scores.weights, scores.inference
 
 
-def _drawn(run: Path) -> dict[str, tuple[Image.Image, ...]]:
+def _read_pictures(run: Path) -> dict[str, tuple[Image.Image, ...]]:
     paths = sorted((run / "pictures").glob("[0-9][0-9][0-9]-*.png"))
     return dict(read_triptych(path) for path in paths)
 

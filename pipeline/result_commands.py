@@ -22,11 +22,9 @@ def metrics(out: RunFolder = RUN) -> None:
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of evaluated runs, at least two.")],
-    picture: Annotated[
-        Path, typer.Option(help="Where to draw what the runs predict.")
-    ] = COMPARISON,
+    picture: Annotated[Path, typer.Option(help="PNG file for their predictions.")] = COMPARISON,
 ) -> None:
-    """Show evaluated runs beside each other, and draw their predictions.
+    """Show evaluated runs side by side, gains against the first one, and draw their predictions.
 
     Example: ssr compare runs/daformer runs/ssr
     """
@@ -35,6 +33,8 @@ def compare(
 
     if len(runs) < 2:
         raise ConfigError(f"{runs[0]} is one run: name another one to compare it with")
+    if picture.suffix != ".png":
+        raise ConfigError(f"{picture}: --picture is a PNG; give a name that ends in .png")
     compared = read_runs(runs)
     print_comparison(compared)
     if draw_comparison(compared, picture):

@@ -20,7 +20,10 @@ import subprocess
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple, TypedDict, cast
+from typing import Final, NamedTuple, cast
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from benchmarks.miniature.arms import ALL_ARMS, ARMS, BASELINE, EQUAL_TIME, GUIDED, TIMED
 from benchmarks.miniature.place import Exam, Place
@@ -33,10 +36,11 @@ from benchmarks.runs import (
     finish,
     kept_plan,
     make_data,
+    positive,
     step_seconds,
     workers,
 )
-from benchmarks.tables import arm_table, class_table
+from benchmarks.tables import MOST_SEEDS, arm_table, class_table
 from pipeline.presets import write_preset
 from store.atomic import write_bytes, write_text
 from store.errors import ConfigError, SSRError
@@ -52,6 +56,14 @@ class Plan(TypedDict):
     cpu_s_per_step: dict[str, float]
     ratio: float
     longer: int
+
+
+class Noted(TypedDict):
+    """`val.json` and `test.json`: results, what they are of, and the plan behind them."""
+
+    exam: Exam
+    plan: Plan
+    results: list[Result]
 
 
 def experiment(place: Place, options: argparse.Namespace) -> str:
@@ -99,7 +111,7 @@ def publish(results: Sequence[Result], plan: Plan, place: Place) -> str:
     )
     tables = (arm_table(results, BASELINE), difference_table(results), class_table(results))
     text = "\n\n".join((about, *tables)) + "\n"
-    noted = {"exam": place.exam, "plan": plan, "results": results}
+    noted = Noted(exam=place.exam, plan=plan, results=list(results))
     write_bytes(place.out / f"{place.exam}.json", json.dumps(noted, indent=1).encode() + b"\n")
     write_text(place.out / f"{place.exam}.md", text)
     write_text(place.out / f"{place.exam}.svg", plot(results, place.exam))
@@ -127,16 +139,14 @@ class Earlier(NamedTuple):
         if path is None:
             return cls(None, {})
         try:
-            noted = json.loads(path.read_text())
-            plan, results = noted["plan"], {(r["arm"], r["seed"]): r for r in noted["results"]}
-            of = noted["exam"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            noted = TypeAdapter(Noted).validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
             raise ConfigError(
                 f"{path}: --known names a test.json or val.json that this command wrote"
             ) from error
-        if of != exam:
+        if (of := noted["exam"]) != exam:
             raise ConfigError(f"{path}: is of {of} images; give --exam {of} or other results")
-        return cls(plan, results)
+        return cls(noted["plan"], {(each["arm"], each["seed"]): each for each in noted["results"]})
 
 
 def planned(place: Place, options: argparse.Namespace, earlier: Plan | None) -> Plan:
@@ -151,15 +161,20 @@ def planned(place: Place, options: argparse.Namespace, earlier: Plan | None) -> 
         "warm_steps": options.warm_steps,
         "params": fingerprint_of(place.choices()),
     }
-    if earlier is not None and not path.exists():
-        write_bytes(path, json.dumps(earlier, indent=1).encode() + b"\n")
     kept = cast("Plan | None", kept_plan(path, settings, "--steps, --warm-steps"))
+    if earlier is not None and earlier["settings"] != settings:
+        raise ConfigError(
+            f"{options.known}: is of other --steps, --warm-steps, -S, arms or params.yaml"
+        )
+    if earlier is not None and kept is not None and earlier != kept:
+        raise ConfigError(
+            f"{path}: is another plan than that of {options.known}; take another --out"
+        )
     if kept is not None:
-        if earlier is not None and earlier != kept:
-            raise ConfigError(
-                f"{path}: is another plan than that of {options.known}; take another --out"
-            )
         return kept
+    if earlier is not None:
+        write_bytes(path, json.dumps(earlier, indent=1).encode() + b"\n")
+        return earlier
     make_data(*place.world(seed, "drawn"))
     seconds = step_seconds({name: partial(place.timed, name, seed) for name in TIMED})
     ratio = seconds[GUIDED] / seconds[BASELINE]
@@ -179,18 +194,22 @@ def clean_commit() -> str:
     Raises:
         ConfigError: If anything is not committed.
     """
-    if _git("status", "--porcelain"):
+    try:
+        changes, commit = _git("status", "--porcelain"), _git("rev-parse", "HEAD")
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ConfigError("--exam test notes the commit: run it in a clone, with git") from error
+    if changes:
         raise ConfigError(
             "there are changes that are not committed: the test images are for what was chosen "
             "before; commit it, or take --exam val"
         )
-    return _git("rev-parse", "HEAD")[:12]
+    return commit[:12]
 
 
 def _git(*arguments: str) -> str:
     command = ["git", *arguments]
     return subprocess.run(
-        command, cwd=Path(__file__).parent, check=True, stdout=subprocess.PIPE, text=True
+        command, cwd=Path(__file__).parent, check=True, capture_output=True, text=True
     ).stdout.strip()
 
 
@@ -202,14 +221,15 @@ def main() -> None:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of the experiment")
     add("--exam", choices=("val", "test"), default="val", help="images to score on")
-    add("--seeds", type=int, default=5, help="number of seeds")
+    seeds = range(1, MOST_SEEDS + 1)
+    add("--seeds", type=int, default=5, choices=seeds, metavar="N", help="number of seeds")
     add("--first-seed", type=int, default=1, help="the others count up from it")
-    add("--steps", type=int, default=500, help=f"of each arm; {EQUAL_TIME} gets what fits it")
-    add("--warm-steps", type=int, default=1600, help="source-only, before all arms of a seed")
+    add("--steps", type=positive, default=500, help=f"of each arm; {EQUAL_TIME} gets what fits it")
+    add("--warm-steps", type=positive, default=1600, help="source-only, before all arms of a seed")
     names = "; ".join(ALL_ARMS)
     add("--arms", nargs="+", choices=ALL_ARMS, default=list(ARMS), metavar="ARM", help=names)
     add("--known", type=Path, help="test.json or val.json of an earlier piece, not to be run again")
-    add("--jobs", type=int, default=2, help="trainings at a time, one thread each")
+    add("--jobs", type=positive, default=2, help="trainings at a time, one thread each")
     overrides = "a value of params.yaml, in all runs"
     add("-S", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help=overrides)
     options = parser.parse_args()
@@ -218,7 +238,7 @@ def main() -> None:
         roots = dict.fromkeys(("source", "target"))
         write_preset("drawn", out / "params.yaml", arm="ssr", roots=roots)
         print(experiment(Place(out, options.exam, options.overrides), options), end="")
-    except SSRError as error:
+    except (SSRError, OSError) as error:
         parser.error(str(error))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from benchmarks.miniature.arms import ALL_ARMS, WARM, World, folder_of
+from benchmarks.miniature.arms import ALL_ARMS, ARMS, WARM, World, folder_of
 from benchmarks.runs import ON_ONE_THREAD, Run
 from pipeline.arms import overrides_of
 from pipeline.params import Params, load_params
@@ -106,9 +106,10 @@ class Place(NamedTuple):
         return load_params(self.out / "params.yaml", (*given, *values))
 
     def choices(self) -> object:
-        """Return all values of parameters, wherever the folder and whatever the exam."""
-        run = self._replace(exam="val").run("SSR", 0, 1)
-        return json.loads(run.params.model_dump_json().replace(str(self.out), ""))
+        """Return all values of parameters and arms, wherever the folder and whatever the exam."""
+        params = self._replace(exam="val").run("SSR", 0, 1).params.model_dump_json()
+        arms = {name: (arm, overrides_of(arm.recipe)) for name, arm in ARMS.items()}
+        return json.loads(params.replace(str(self.out), "")), arms
 
     def _runs(self, seed: int) -> Path:
         return self.out / "runs" / str(seed)

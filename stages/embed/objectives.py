@@ -17,12 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 PLACES_PER_TOKEN: Final = 2
-"""Along each side: where sameness and extents are asked for."""
+"""Along each side: where affinity and extents are asked for."""
 EDGES_PER_TOKEN: Final = 4
 """Along each side: where boundaries are."""
 DRAWN_PLACES: Final = 384
 """Places of each crop that are compared with one another."""
 _EMBEDDING: Final = 32
+_LOGIT_SCALE: Final = 8.0
+_LOGIT_BIAS: Final = -3.0  # cosines -1 to 1 become logits -11 to 5
+_EDGE_WEIGHT: Final = 3.0  # of a place with an edge, which are few, beside one without
+_EDGES_WEIGHT: Final = 0.5  # of all edges beside the other objectives
 _EXTENT_PX: Final = 4.0  # below it, extents count linearly, above it logarithmically
 
 
@@ -46,14 +50,14 @@ class Targets(NamedTuple):
 class Losses(NamedTuple):
     """One number each, of a batch."""
 
-    sameness: Tensor
+    affinity: Tensor
     extents: Tensor
     edges: Tensor
 
     @property
     def total(self) -> Tensor:
         """What is minimised."""
-        return self.sameness + self.extents + 0.5 * self.edges
+        return self.affinity + self.extents + _EDGES_WEIGHT * self.edges
 
 
 class Heads(nn.Module):
@@ -72,22 +76,23 @@ class Heads(nn.Module):
     def forward(self, tokens: Tensor, targets: Targets) -> Losses:
         """Compare what tokens (B, C, h, h) tell with what is to be told."""
         return Losses(
-            self._sameness(tokens, targets),
+            self._affinity(tokens, targets),
             F.smooth_l1_loss(
                 F.pixel_shuffle(self.extents(tokens), PLACES_PER_TOKEN), targets.extents, beta=0.5
             ),
             F.binary_cross_entropy_with_logits(
                 F.pixel_shuffle(self.edges(tokens), EDGES_PER_TOKEN),
                 targets.edges,
-                pos_weight=torch.tensor(3.0),
+                pos_weight=torch.tensor(_EDGE_WEIGHT),
             ),
         )
 
-    def _sameness(self, tokens: Tensor, targets: Targets) -> Tensor:
+    def _affinity(self, tokens: Tensor, targets: Targets) -> Tensor:
         places = F.pixel_shuffle(self.embedding(tokens), PLACES_PER_TOKEN).flatten(2)  # (B, E, pp)
         index = targets.drawn[:, None].expand(-1, _EMBEDDING, -1)
         angles = F.normalize(places.gather(2, index), dim=1)  # (B, E, K)
-        logits = 8 * torch.einsum("bek,bel->bkl", angles, angles) - 3
+        cosines = torch.einsum("bek,bel->bkl", angles, angles)
+        logits = _LOGIT_SCALE * cosines + _LOGIT_BIAS
         same = (targets.instance[:, :, None] == targets.instance[:, None, :]).float()  # (B, K, K)
         # pairs of one object and pairs of two weigh the same in every crop
         ones, twos = same.sum((1, 2), keepdim=True), (1 - same).sum((1, 2), keepdim=True)

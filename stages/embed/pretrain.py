@@ -145,11 +145,11 @@ def pretrain(scenes: Scenes, recipe: Recipe, *, seed: int, progress: Progress) -
         losses = _losses(encoder, heads, scenes, recipe, np.random.default_rng([seed, step]))
         losses.total.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, recipe.clip)
-        share = _share(step / recipe.iterations, recipe)
-        adamw.param_groups[0]["lr"] = share * recipe.lr
+        scale = _lr_scale(step / recipe.iterations, recipe)
+        adamw.param_groups[0]["lr"] = scale * recipe.lr
         adamw.step()
         adamw.zero_grad()
-        muon.step(share * recipe.muon_lr)
+        muon.step(scale * recipe.muon_lr)
         sizes = ", ".join(f"{name} {size.item():.3f}" for name, size in losses._asdict().items())
         progress(step + 1, recipe.iterations, f"pretraining: {sizes}")
     return encoder.eval()
@@ -199,7 +199,7 @@ def _matrices(encoder: nn.Module) -> list[nn.Parameter]:
     ]
 
 
-def _share(done: float, recipe: Recipe) -> float:
-    """Return the share of the highest learning rate after a share of the steps."""
-    rising = min(1.0, done / recipe.warmup + 0.01)
+def _lr_scale(done: float, recipe: Recipe) -> float:
+    """Scale the learning rates after a share of the steps: up linearly, down by a cosine."""
+    rising = min(1.0, done / recipe.warmup + 0.01)  # not 0 at the first step
     return rising * 0.5 * (1 + math.cos(math.pi * done))

@@ -1,7 +1,7 @@
-"""How much of a domain survives in features: a linear classifier learnt on one, tried on others.
+"""Domain invariance of features: a linear classifier learns on the source, is scored on both.
 
-It is trained on labelled tokens of the source and scored on tokens of both domains. Features that
-mean the same in both keep their score on the target; those of a teacher that knows both, say.
+It is trained on labelled tokens of the source. Features that mean the same in both domains lose
+little on the target.
 """
 
 # C channels, h w tokens, H W pixels, N tokens, K classes
@@ -90,7 +90,7 @@ def probe(
         (name of the features, name of the test) -> score.
 
     Raises:
-        DataError: No token of the images to learn from has a label.
+        DataError: No token of the images to learn from, or of a test, has a label.
     """
     rows: dict[str, list[tuple[NDArray[np.float32], NDArray[np.uint8]]]] = defaultdict(list)
     for image in learn:
@@ -110,6 +110,8 @@ def probe(
             count += 1
             for name, (features, labels) in image.items():
                 matrices[name].update(probes[name].predict(features), labels)
+        if not all(matrix.counts.any() for matrix in matrices.values()):
+            raise DataError(f"none of the {count} images of {test} has a labelled token")
         scores |= {(name, test): _score(matrix, count) for name, matrix in matrices.items()}
     return scores
 

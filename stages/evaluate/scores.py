@@ -20,6 +20,7 @@ class Scores(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     images: int = Field(ge=0, description="Images measured.")
+    content: str = Field(description="Fingerprint of these images and their labels.")
     miou: Percent = Field(description="Mean IoU.")
     accuracy: Percent = Field(description="Correct share of all labelled pixels.")
     subsets: dict[str, Percent | None] = Field(

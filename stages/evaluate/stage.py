@@ -24,6 +24,7 @@ from stages.prepare.reading import read_raw, read_train_ids
 from stages.train.model.saved import demand_classes, open_student
 from store.atomic import write_bytes
 from store.errors import ConfigError
+from store.fingerprint import fingerprint_of
 
 Progress = Callable[[int, int, str], None]
 
@@ -54,8 +55,9 @@ class EvaluateResult:
 
 @dataclass(frozen=True)
 class _Measured:
-    """One dataset: its scores, and its pictures by file name."""
+    """One dataset: fingerprint of images and labels, scores, and pictures by file name."""
 
+    content: str
     metrics: Metrics
     matrix: ConfusionMatrix
     pictures: Mapping[str, bytes]
@@ -133,11 +135,10 @@ def run(
     }
     if how != ONCE:
         described["inference"] = how.model_dump(mode="json")
-    metrics = {name: result.metrics for name, result in measured.items()}
-    write_bytes(out / "metrics.json", _as_json(metrics, described))
+    write_bytes(out / "metrics.json", _as_json(measured, described))
     return EvaluateResult(
-        metrics=metrics.pop(first),
-        others=metrics,
+        metrics=measured[first].metrics,
+        others={name: measured[name].metrics for name in others},
         unlabelled=datasets[0].unlabelled,
         metrics_file=out / "metrics.json",
         per_class_file=out / "per_class.csv",
@@ -169,7 +170,8 @@ def _measure(
             drawn[name] = triptych_png(record.image_id, image, label, prediction, classes)
         progress(index + 1, total, dataset.name)
     metrics = Metrics.of(matrix, classes.names, images=total, subsets=config.subsets)
-    return _Measured(metrics, matrix, drawn)
+    content = fingerprint_of([(r.sha256, r.label_sha256) for r in dataset.records])[:12]
+    return _Measured(content, metrics, matrix, drawn)
 
 
 def _demand_known(subsets: Mapping[str, Sequence[str]], classes: ClassTable) -> None:
@@ -216,24 +218,26 @@ def _replace_pictures(folder: Path, drawn: Mapping[str, bytes]) -> None:
             path.unlink()
 
 
-def _as_json(metrics: Mapping[str, Metrics], described: Mapping[str, Any]) -> bytes:
+def _as_json(measured: Mapping[str, _Measured], described: Mapping[str, Any]) -> bytes:
     """Write the first dataset at the top level; of several, each by name and their mean too."""
-    first, *others = metrics.values()
-    content: dict[str, Any] = {**_means(first), **described, **_by_class(first)}
+    first, *others = measured.values()
+    content: dict[str, Any] = {**_means(first), **described, **_by_class(first.metrics)}
     if others:
-        content["mean_miou"] = round(sum(each.miou for each in metrics.values()) / len(metrics), 2)
+        mious = [each.metrics.miou for each in measured.values()]
+        content["mean_miou"] = round(sum(mious) / len(mious), 2)
         content["datasets"] = {
-            name: {**_means(each), **_by_class(each)} for name, each in metrics.items()
+            name: {**_means(each), **_by_class(each.metrics)} for name, each in measured.items()
         }
     return json.dumps(content, indent=2).encode() + b"\n"
 
 
-def _means(metrics: Metrics) -> dict[str, float]:
+def _means(measured: _Measured) -> dict[str, float | str]:
     return {
-        "miou": metrics.miou,
-        "accuracy": metrics.accuracy,
-        "mean_accuracy": metrics.mean_accuracy,
-        "images": metrics.images,
+        "miou": measured.metrics.miou,
+        "accuracy": measured.metrics.accuracy,
+        "mean_accuracy": measured.metrics.mean_accuracy,
+        "images": measured.metrics.images,
+        "content": measured.content,
     }
 
 

@@ -12,11 +12,11 @@ from stages.train.step import FeatureMixer, mix_stored
 
 @dataclass(frozen=True)
 class Feed:
-    """What a run learns from beside images and labels.
+    """Source of the teacher's features.
 
     Attributes:
-        name: Distinguishes its runs from those of other feeds.
-        samples: Crops as the stores feed them -> crops as this feeds them.
+        name: Part of the run's fingerprint: a checkpoint is not resumed with other features.
+        samples: Crops with stored features -> crops with those of this feed.
         mixer: Makes the teacher features of the mixed images.
     """
 

@@ -30,6 +30,7 @@ METRICS: dict[str, Any] = {
     "accuracy": 63.68,
     "mean_accuracy": 40.0,
     "images": 31,
+    "content": "0123456789ab",
     "teacher_trained": False,
     "domain": "target",
     "split": "val",

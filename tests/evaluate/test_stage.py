@@ -25,7 +25,7 @@ from stages.train.config import StudentConfig
 from stages.train.model.saved import read_card, save_student
 from stages.train.model.student import build_student
 from store.errors import CheckpointError, ConfigError, DataError
-from store.fingerprint import sha256_of_file
+from store.fingerprint import fingerprint_of, sha256_of_file
 
 CLASSES = ClassTable(
     names=("road", "sky", "car"), palette=((128, 64, 128), (70, 130, 180), (0, 0, 142))
@@ -153,6 +153,7 @@ def test_metrics_json_holds_the_scores_of_the_whole_split(world: World) -> None:
         "accuracy": 71.43,  # 7500 / 10500
         "mean_accuracy": 50.0,
         "images": 2,
+        "content": fingerprint_of([(r.sha256, r.label_sha256) for r in world.records])[:12],
         "teacher_trained": False,
         "student": sha256_of_file(world.student / "model.safetensors")[:12],
         "weights": "student",

@@ -1,4 +1,4 @@
-"""Runs beside each other: scores on the same images, and one picture of what they predict."""
+"""Evaluated runs side by side: scores on the same images, and one picture of predictions."""
 
 import json
 import shutil
@@ -25,16 +25,15 @@ def evaluated(
     miou: float,
     predicted: int,
     regularizer: Mapping[str, object] | None,
-    road_px: int = 512,
+    content: str = "0123456789ab",
     trained: bool | None = None,
 ) -> Path:
     """A run as `ssr evaluate` leaves it: scores, two pictures, and the card of its student."""
-    scores = {"images": 2, "miou": miou, "accuracy": 50.0, "iou": {"road": miou, "sky": None}}
+    scores = {"images": 2, "content": content, "miou": miou, "accuracy": 50.0}
+    scores["iou"] = {"road": miou, "sky": None}
     about = {"student": "0" * 12, "domain": "target", "split": "val", "teacher_trained": trained}
     (folder / "pictures").mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps({**scores, **about}))
-    counts = f"label,road,sky\nroad,{road_px},0\nsky,0,0\n"
-    (folder / "confusion.csv").write_text(counts)
     image = np.full((SIDE_PX, SIDE_PX, 3), 90, np.uint8)
     ids = np.full((SIDE_PX, SIDE_PX), predicted, np.uint8)
     for number in range(2):
@@ -89,8 +88,10 @@ def test_without_common_pictures_there_is_none(runs: tuple[str, str]) -> None:
 
 
 def test_other_images_are_not_compared(runs: tuple[str, str]) -> None:
-    """As many images of the same classes, but other ones: their labels have other pixels."""
-    other = evaluated(Path("runs/other"), miou=1.0, predicted=SKY, regularizer=None, road_px=511)
+    """As many images of the same classes, but other ones."""
+    other = evaluated(
+        Path("runs/other"), miou=1.0, predicted=SKY, regularizer=None, content="ba9876543210"
+    )
     ended = ssr("compare", runs[0], str(other))
     assert ended.code == 2
     assert "runs/other: was evaluated on other images" in ended.err
@@ -135,3 +136,22 @@ def test_an_untrained_teacher_is_named(runs: tuple[str, str]) -> None:
         Path("runs/ssr"), miou=1.0, predicted=SKY, regularizer={"on": ["source"]}, trained=False
     )
     assert "UNTRAINED TEACHER" in demand("compare", runs[0], str(other))
+
+
+def test_a_picture_is_a_png(runs: tuple[str, str]) -> None:
+    before = Path(runs[0], "metrics.json").read_bytes()
+    ended = ssr("compare", *runs, "--picture", f"{runs[0]}/metrics.json")
+    assert ended.code == 2
+    assert "metrics.json: --picture is a PNG" in ended.err
+    assert Path(runs[0], "metrics.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("recipe", [None, {}, [], {"regularizer": None}])
+def test_a_card_that_does_not_tell_its_teacher_is_a_question_mark(
+    runs: tuple[str, str], recipe: object
+) -> None:
+    path = Path(runs[1], "student", "config.json")
+    card = json.loads(path.read_text())
+    card["meta"]["recipe"] = recipe
+    path.write_text(json.dumps(card))
+    assert "teacher none ?" in " ".join(demand("compare", *runs).split())

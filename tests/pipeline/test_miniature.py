@@ -5,7 +5,7 @@ import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 from xml.etree import ElementTree
 
 import numpy as np
@@ -19,7 +19,7 @@ from benchmarks.miniature.arms import ALL_ARMS, ARMS, BASELINE, EQUAL_TIME, GUID
 from benchmarks.miniature.place import Place
 from benchmarks.miniature.plot import plot
 from benchmarks.miniature.tables import difference_table
-from benchmarks.runs import Result
+from benchmarks.runs import Result, result_of
 from benchmarks.tables import Interval, arm_table, class_table
 from pipeline.presets import write_preset
 from stages.embed.architectures import ARCHITECTURES
@@ -88,6 +88,12 @@ def test_a_plan_is_of_all_values_but_not_of_a_folder_or_an_exam(place: Place) ->
     assert place.choices() == Place(elsewhere, "test").choices()
     for change in ("train.batch_size=8", "prepare.source.train=3", "embed.seed=1"):
         assert place._replace(overrides=(change,)).choices() != place.choices()
+
+
+def test_a_plan_is_of_what_the_arms_are(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fingerprint_of(place.choices())
+    monkeypatch.setitem(ARMS, GUIDED, ARMS[GUIDED]._replace(changes=("train.batch_size=8",)))
+    assert fingerprint_of(place.choices()) != before
 
 
 def test_every_arm_has_a_folder_of_its_own() -> None:
@@ -164,7 +170,8 @@ def test_feeds_have_names(place: Place) -> None:
 
 def test_what_is_no_earlier_piece_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "test.json"
-    for text in (None, "{", "[]", '{"plan": {}}', '{"plan": {}, "results": [1]}'):
+    empty: dict[str, object] = {"exam": "test", "plan": None, "results": []}
+    for text in (None, "{", "[]", json.dumps(empty), json.dumps({**empty, "plan": {}})):
         if text is not None:
             path.write_text(text)
         with pytest.raises(ConfigError, match=r"--known names a test\.json"):
@@ -191,6 +198,33 @@ def test_an_earlier_piece_is_of_the_same_plan(place: Place) -> None:
         planned(place, options, Plan(**{**plan, "longer": 681}))
     with pytest.raises(ConfigError, match="was made with other --steps"):
         planned(place, Namespace(**{**vars(options), "steps": 400}), plan)
+
+
+def test_an_earlier_piece_that_does_not_fit_leaves_no_plan(place: Place) -> None:
+    options = Namespace(steps=500, warm_steps=1600, first_seed=1, known=Path("test.json"))
+    with pytest.raises(ConfigError, match=r"test\.json: is of other --steps"):
+        planned(place, options, PLAN)
+    assert not (place.out / "plan.json").exists()
+
+
+def test_a_damaged_plan_is_one_line(place: Place) -> None:
+    options = Namespace(steps=500, warm_steps=1600, first_seed=1, known=None)
+    for text in ("{", "[]", "{}"):
+        (place.out / "plan.json").write_text(text)
+        with pytest.raises(ConfigError, match=r"plan\.json: is damaged"):
+            planned(place, options, None)
+
+
+@pytest.mark.parametrize("change", [{"arm": "SSR"}, {"feed": "shuffled"}, {"iterations": 8}])
+def test_the_training_of_another_run_is_not_taken(place: Place, change: dict[str, Any]) -> None:
+    run = place.run(GUIDED, 1, 7)
+    run.folder.mkdir(parents=True)
+    noted = {"key": run.key, "cpu_s": 1.0, "commit": None}
+    (run.folder / "trained.json").write_text(json.dumps(noted))
+    other = place.run(change.get("arm", GUIDED), 1, change.get("iterations", 7))
+    other = other._replace(folder=run.folder, feed=change.get("feed", "stored"))
+    with pytest.raises(ConfigError, match="has a training of other params or of another arm"):
+        result_of(other)
 
 
 def result(arm: str, seed: int, dusk: float, fog: float, car: float | None = 1.0) -> Result:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stages.train.draws import draw_step
 from stages.train.health import health_row, watched
-from stages.train.model.guide import Guide, Laid, StudentDrop
+from stages.train.model.guide import AlignedFusion, Guide, StudentDrop
 from stages.train.model.student import build_student
 from stages.train.networks import without_noise
 from stages.train.optimizer import build_optimizer
@@ -35,7 +35,7 @@ def example() -> tuple[Guide, list[Tensor], dict[str, Tensor]]:
 
 @pytest.mark.parametrize("side", [16, 8, 4, 2])
 def test_a_token_changes_the_student_where_it_lies_and_nowhere_else(side: int) -> None:
-    laid = Laid(4, 6)
+    laid = AlignedFusion(4, 6)
     teacher = torch.zeros(1, 4, 8, 8)
     without = laid(teacher, (side, side))
     teacher[:, :, 5, 2] = 1.0

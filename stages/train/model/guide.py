@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from stages.train.model.student import Student
 
 
-class Laid(nn.Module):
-    """Teacher features embedded and laid onto the grid of a stage.
+class AlignedFusion(nn.Module):
+    """Projects teacher features to a stage's channels (1x1) and resizes them to its grid.
 
     Args:
         teacher_channels: C.
@@ -35,14 +35,14 @@ class Laid(nn.Module):
         """Map (B, C, h, w) to (B, C_i, *size): bilinear onto finer grids, means onto coarser."""
         if size[0] > teacher.shape[2]:
             return F.interpolate(self.embed(teacher), size, mode="bilinear", align_corners=False)
-        laid: Tensor = self.embed(F.adaptive_avg_pool2d(teacher, size))
-        return laid
+        aligned: Tensor = self.embed(F.adaptive_avg_pool2d(teacher, size))
+        return aligned
 
 
 class StudentDrop(nn.Module):
     """Drops all of the student's features of a sample, while training.
 
-    The others are not scaled up: the branch shall know both cases as they are.
+    Unlike dropout it does not scale up the others: the teacher's features are added to them.
 
     Args:
         share: Of the samples.
@@ -85,7 +85,7 @@ class Guide(nn.Module):
         self.levels = tuple(levels)
         self.fusion = nn.ModuleDict(
             {
-                str(stage): Laid(teacher_channels, channels)
+                str(stage): AlignedFusion(teacher_channels, channels)
                 for stage, (channels, level) in enumerate(zip(in_channels, levels, strict=True))
                 if level is not None
             }

@@ -206,7 +206,11 @@ def test_a_damaged_file_costs_its_part_alone(place: Path, name: str, content: st
         {"miou": float("nan")},
         {"iou": {}},
         {"inference": None},
-        {"datasets": {"night": {"miou": 1, "accuracy": 1, "images": 1, "iou": {"sky": 1}}}},
+        {
+            "datasets": {
+                "night": {"miou": 1, "accuracy": 1, "images": 1, "content": "", "iou": {"sky": 1}}
+            }
+        },
         {"student": 5},
     ],
     ids=str,
@@ -323,7 +327,10 @@ def test_names_are_text_and_never_markup(place: Path) -> None:
 def test_several_datasets_have_a_column_each(place: Path) -> None:
     path = place / "runs" / "metrics.json"
     metrics = json.loads(path.read_text())
-    scores = {key: metrics[key] for key in ("miou", "accuracy", "mean_accuracy", "images", "iou")}
+    scores = {
+        key: metrics[key]
+        for key in ("miou", "accuracy", "mean_accuracy", "images", "content", "iou")
+    }
     night = {**scores, "miou": 12.34, "iou": {**scores["iou"], "road": None}}
     path.write_text(json.dumps({**metrics, "datasets": {"target/val": scores, "night": night}}))
     text = again(place).text
