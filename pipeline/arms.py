@@ -1,8 +1,8 @@
 """Arms of a comparison: keys of section `train` in which runs differ, and in nothing else.
 
 The MiT, the crops and their grid, rare class sampling, optimiser and schedule are the preset's in
-all arms. MIC has an arm of its own beside each method with self-training: official SSR has it in one
-of its two configs (spec section 5.1 and quirk 16).
+all arms. MIC has an arm of its own beside each method with self-training: official SSR has it in
+one of its two configs (spec section 5.1 and quirk 16).
 """
 
 from collections.abc import Mapping
