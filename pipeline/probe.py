@@ -6,6 +6,7 @@ the stores, and the student's own beside them where there is one.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from store.url import join
 
 Progress = Callable[[int, int, str], None]
 
+LEARN: Final[tuple[Domain, str]] = ("source", "train")
 TESTS: Final[tuple[tuple[Domain, str], ...]] = (("source", "val"), ("target", "val"))
 
 
@@ -92,9 +94,10 @@ def run_probe(
         for domain, entry in index.stores.items()
     }
     network = None if student is None else _network(student, manifest)
+    read = _Features(params.prepare.roots, manifest, index, readers, network)
     splits = {
         (domain, split): _pick(_embedded(manifest, readers, domain, split), images)
-        for domain, split in (("source", "train"), *TESTS)
+        for domain, split in (LEARN, *TESTS)
     }
     for (domain, split), records in splits.items():
         if not records and (domain, split) != ("source", "val"):
@@ -102,37 +105,52 @@ def run_probe(
                 f"no labelled image of {domain}/{split} has features: name both domains in "
                 "embed.domains and [train, val] in embed.splits, and run `ssr embed`"
             )
-    done, total = 0, sum(map(len, splits.values()))
+    counted, total = count(1), sum(map(len, splits.values()))
 
-    def read(domain: Domain, split: str) -> Iterator[Image]:
-        nonlocal done
-        for record in splits[domain, split]:
-            root, labels = params.prepare.roots[domain], manifest.labels[domain]
-            label = resize_label(read_train_ids(record, root, labels), record.resized_size_px)
-            label = label_window(label, 0, 0, *record.working_size_px)
-            levels = tuple(index.stores[domain].levels)
-            ids = {
-                level: token_labels(label, stride_of(level), len(manifest.classes))
-                for level in levels
-            }
-            image = {
-                f"teacher {level}": (_stored(readers[domain], record, level), ids[level])
-                for level in levels
-            }
-            if network is not None:
-                finest = ids[levels[0]]
-                for stage, features in enumerate(_own(network, record, root, finest.shape), 1):
-                    image[f"student stage {stage}"] = (features, finest)
-            done += 1
-            progress(done, total, f"{domain}/{split}")
+    def images_of(part: tuple[Domain, str]) -> Iterator[Image]:
+        for record in splits[part]:
+            image = read.of(record)
+            progress(next(counted), total, "/".join(part))
             yield image
 
-    tests = {f"{d}/{s}": read(d, s) for d, s in TESTS if splits[d, s]}
-    scores = probe(read("source", "train"), tests, len(manifest.classes))
+    tests = {"/".join(part): images_of(part) for part in TESTS if splits[part]}
+    scores = probe(images_of(LEARN), tests, len(manifest.classes))
     provenance = index.stores["source"].provenance["teacher"]
     assert isinstance(provenance, dict)
-    names = tuple(manifest.classes.names)
-    return ProbeReport(provenance, names, len(splits["source", "train"]), scores)
+    return ProbeReport(provenance, tuple(manifest.classes.names), len(splits[LEARN]), scores)
+
+
+@dataclass(frozen=True)
+class _Features:
+    """Where all features of an image are read: the teacher's and a student's."""
+
+    roots: Mapping[Domain, Path]
+    manifest: Manifest
+    index: Index
+    readers: Mapping[str, FeatureReader]
+    student: Student | None
+
+    def of(self, record: ImageRecord) -> Image:
+        """Read the features of an image at each level, and the labels of their tokens."""
+        domain = record.domain
+        root, labels = self.roots[domain], self.manifest.labels[domain]
+        label = resize_label(read_train_ids(record, root, labels), record.resized_size_px)
+        label = label_window(label, 0, 0, *record.working_size_px)
+        levels = tuple(self.index.stores[domain].levels)
+        ids = {
+            level: token_labels(label, stride_of(level), len(self.manifest.classes))
+            for level in levels
+        }
+        image = {
+            f"teacher {level}": (_stored(self.readers[domain], record, level), ids[level])
+            for level in levels
+        }
+        if self.student is not None:
+            finest = ids[levels[0]]
+            maps = _student_maps(self.student, record, root, finest.shape)
+            for stage, features in enumerate(maps, 1):
+                image[f"student stage {stage}"] = (features, finest)
+        return image
 
 
 def _network(folder: Path, manifest: Manifest) -> Student:
@@ -172,7 +190,7 @@ def _stored(reader: FeatureReader, record: ImageRecord, level: str) -> NDArray[A
     return reader.window(record.image_id, level, 0, 0, height, width)
 
 
-def _own(
+def _student_maps(
     student: Student, record: ImageRecord, root: Path, size_tok: tuple[int, ...]
 ) -> list[NDArray[np.float32]]:
     """Compute a student's four feature maps of an image, on the token grid."""
