@@ -50,12 +50,17 @@ ARMS: Final[dict[str, Arm]] = {
 }
 """Name in the tables -> arm; all of a seed start from one source-only student."""
 
+_WHOLE_TILES: Final = ("train.crop_px=128",)
+"""Crops as large as the tiles that the store is made of: both ways show the teacher as much."""
+
 FURTHER: Final[dict[str, Arm]] = {
     "SSR, fusion lr x 10": Arm("ssr", changes=("train.optimizer.regularizer_lr_factor=10",)),
     "guided + MIC": Arm("guided-mic"),
     "guided, source first": Arm("guided", changes=("train.self_training.start=150",)),
     "guided, fusion lr x 1": Arm("guided", changes=("train.optimizer.regularizer_lr_factor=1",)),
     "DAFormer + MIC": Arm("daformer-mic"),
+    "guided, 128 px": Arm("guided", changes=_WHOLE_TILES),
+    "guided, online, 128 px": Arm("guided", feed="online", changes=_WHOLE_TILES),
 }
 """Arms beside the experiment, to be asked for by name."""
 

@@ -15,6 +15,7 @@ DIFFERENCES: Final = (
     ("SSR", "SSR, untrained"),
     ("SSR", "SSR, shuffled"),
     (GUIDED, "guided, online"),
+    ("guided, 128 px", "guided, online, 128 px"),
     ("guided, untrained", BASELINE),
     ("guided, shuffled", BASELINE),
     ("guided, untrained", EQUAL_TIME),
