@@ -67,6 +67,13 @@ def test_a_class_that_is_undefined_is_an_empty_cell() -> None:
     ]
 
 
+def test_the_published_tables_are_of_the_published_results() -> None:
+    benchmarks = REPOSITORY / "benchmarks"
+    results = json.loads((benchmarks / "camvid.json").read_text())
+    for table in (arm_table(results, "daformer"), class_table(results)):
+        assert table in (benchmarks / "README.md").read_text()
+
+
 def compare(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     overrides = [part for value in TINY for part in ("-S", value)]
     where = [str(folder / "camvid"), "--out", str(folder / "out")]
@@ -102,8 +109,6 @@ def test_the_tables_say_what_was_measured(compared: tuple[Path, str]) -> None:
         metrics = json.loads((folder / f"out/runs/seed0/{row[0]}/metrics.json").read_text())
         assert row[3] == f"{metrics['miou']:.2f}"
         assert (metrics["domain"], metrics["split"]) == ("target", "val")
-    gain = float(rows[4][3]) - float(rows[3][3])
-    assert float(rows[4][5].split()[0]) == pytest.approx(gain, abs=0.011)
     assert rows[5] == ["class", "warm-start", "daformer", "ssr-mic"]
 
 

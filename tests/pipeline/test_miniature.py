@@ -288,6 +288,9 @@ def test_the_published_tables_and_plot_are_of_the_published_results() -> None:
     for table in (arm_table(results, BASELINE), difference_table(results), class_table(results)):
         assert table in published
     assert (benchmarks / "miniature.svg").read_text() == plot(results, "test")
+    milder = json.loads((benchmarks / "miniature" / "test-0.7.json").read_text())["results"]
+    for table in (arm_table(milder, BASELINE), difference_table(milder)):
+        assert table in published
 
 
 def miniature(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
