@@ -77,7 +77,7 @@ def experiment(place: Place, options: argparse.Namespace) -> str:
         if (run.arm, run.seed) not in earlier.results
     ]
     results = [*earlier.results.values(), *train(runs, place, options)]
-    results.sort(key=lambda result: (_ORDER[result["arm"]], result["seed"]))
+    results.sort(key=lambda result: (_ORDER.get(result["arm"], len(_ORDER)), result["seed"]))
     return publish(results, plan, place)
 
 
