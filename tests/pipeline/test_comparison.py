@@ -98,7 +98,9 @@ def test_other_images_are_not_compared(runs: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"weights": "ema"}, {"inference": {"flip": True}}], ids=["weights", "inference"]
+    "change",
+    [{"weights": "ema"}, {"inference": {"flip": True}}, {"iou": {"road": 20.0, "tree": None}}],
+    ids=["weights", "inference", "classes"],
 )
 def test_what_was_measured_in_another_way_is_not_compared(
     runs: tuple[str, str], change: Mapping[str, object]
