@@ -139,42 +139,68 @@ def draw_features(
         ConfigError: If the store has no such image.
         StoreError: If features are missing or damaged.
     """
-    slots = {slot.image.image_id: slot.image for slot in reader.header.slots if slot.live}
-    if image_id not in slots:
-        first = ", ".join(list(slots)[:2])
+    painter = Painter(reader, sizes_px)
+    if image_id not in painter.images:
+        first = ", ".join(list(painter.images)[:2])
         raise ConfigError(
-            f"--image {image_id}: {reader.header.files.url} has no such image; its {len(slots)} "
-            f"images begin with {first}"
+            f"--image {image_id}: {reader.header.files.url} has no such image; its "
+            f"{len(painter.images)} images begin with {first}"
         )
-    sizes_px = {name: sizes_px.get(name, slot.working_size_px) for name, slot in slots.items()}
-    height, width = sizes_px[image_id]
+    height, width = painter.sizes_px[image_id]
     panels: list[Panel] = []
     if photo is not None:
         panels.append((f"{image_id}, {height} x {width} px", photo))
     for level in reader.header.levels:
-        palette = Palette.of(sample_tokens(reader, level, sizes_px))
+        share = painter.palette(level).share
         h, w = reader.size_tok(image_id, level)
-        caption = f"{level}: {h} x {w} tokens, colours hold {palette.share:.0%} of the variance"
-        panels.append((caption, paint_level(reader, image_id, level, palette, (height, width))))
+        caption = f"{level}: {h} x {w} tokens, colours hold {share:.0%} of the variance"
+        panels.append((caption, painter.paint(image_id, level)))
     panel_px = round(width * min(WIDEST_PX / width, max(1, round(NARROWEST_PX / width))))
     notes = _notes(reader)
-    working_px = slots[image_id].working_size_px
+    working_px = painter.images[image_id].working_size_px
     if working_px != (height, width):
         notes.insert(0, f"The padding to {working_px[0]} x {working_px[1]} px is cut off.")
     return sheet(panels, panel_px=panel_px, notes=notes)
 
 
-def paint_level(
-    reader: FeatureReader, image_id: str, level: str, palette: Palette, size_px: Size
-) -> NDArray[np.uint8]:
-    """Draw one level of an image without its padding, uint8 (H, W, 3).
+class Painter:
+    """Draws images of a store, all of a level in the same colours.
 
-    Raises:
-        StoreError: If features are missing or damaged.
+    Attributes:
+        reader: The store.
+        images: Image id -> what is stored of it.
+        sizes_px: Image id -> (H, W) without padding.
     """
-    h, w = reader.size_tok(image_id, level)
-    painted = palette.paint(reader.window(image_id, level, 0, 0, h, w))
-    return enlarge(painted, stride_of(level))[: size_px[0], : size_px[1]]
+
+    def __init__(self, reader: FeatureReader, sizes_px: Mapping[str, Size]) -> None:
+        self.reader = reader
+        self.images = {s.image.image_id: s.image for s in reader.header.slots if s.live}
+        self.sizes_px = {
+            name: sizes_px.get(name, image.working_size_px) for name, image in self.images.items()
+        }
+        self._palettes: dict[str, Palette] = {}
+
+    def palette(self, level: str) -> Palette:
+        """Return the colours of a level.
+
+        Raises:
+            StoreIncompleteError: If no image is embedded yet.
+        """
+        if level not in self._palettes:
+            tokens = sample_tokens(self.reader, level, self.sizes_px)
+            self._palettes[level] = Palette.of(tokens)
+        return self._palettes[level]
+
+    def paint(self, image_id: str, level: str) -> NDArray[np.uint8]:
+        """Draw one level of an image without its padding, uint8 (H, W, 3).
+
+        Raises:
+            StoreError: If features are missing or damaged.
+        """
+        h, w = self.reader.size_tok(image_id, level)
+        painted = self.palette(level).paint(self.reader.window(image_id, level, 0, 0, h, w))
+        height, width = self.sizes_px[image_id]
+        return enlarge(painted, stride_of(level))[:height, :width]
 
 
 def read_photo(record: ImageRecord, root: Path) -> NDArray[np.uint8]:

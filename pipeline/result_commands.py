@@ -57,11 +57,10 @@ def report(
     from pipeline.console import console, progress
     from pipeline.params import load_params
     from pipeline.report import write_report
-    from pipeline.report.page import collect
 
     config = load_params(params, overrides)
     with progress("report", "parts") as show:
-        page = collect(
+        written = write_report(
             config,
             params_path=params,
             overrides=overrides,
@@ -70,5 +69,4 @@ def report(
             index=INDEX,
             progress=show,
         )
-        written = write_report(page, out)
     console.print(f"{written}: open it in a browser")
