@@ -120,24 +120,6 @@ def drawn(index: int, style: Style) -> tuple[Any, Any]:
     return draw(seed=1, index=index, style=style, size_px=SIZE)
 
 
-def test_every_block_of_the_readme_has_a_walk() -> None:
-    walked = set(re.findall(r'block_with\("([^"]+)"\)', Path(__file__).read_text()))
-    for block in shell_blocks("README.md"):
-        assert sum(block.startswith(beginning) for beginning in walked) == 1, block
-
-
-def test_two_commands() -> None:
-    for command in commands_in(block_with("make demo"), "README.md"):
-        said = subprocess.run(
-            [*command.words, "--dry-run"],
-            cwd=path_of(""),
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        assert re.search(r"\b(dvc repro|pytest) ?", said.stdout)
-
-
 def test_your_own_data(empty: Path) -> None:
     mine, theirs = empty / "mine", empty / "theirs"
     for index in range(3):
