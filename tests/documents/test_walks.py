@@ -19,6 +19,7 @@ from stages.prepare.drawn_style import Style
 from tests.documents.reading import commands_in, fenced, path_of, shell_blocks
 from tests.pipeline.repository import demand_repro, environment, make_repository
 from tests.pipeline.test_handover import official_checkpoint
+from tests.pipeline.test_help import COMMANDS, example
 from tests.pipeline.workplace import SMALLEST, change_params, demand, ssr, the_store, write_params
 from tests.prepare.conftest import ids, save, save_paletted
 
@@ -207,11 +208,6 @@ def test_features_are_opened_with_xarray(after: Path) -> None:
     assert opened["mean"].shape == (64,)
 
 
-EXAMPLES = [
-    command
-    for block in shell_blocks("docs/cli.md")
-    for command in commands_in(block, "docs/cli.md")
-]
 REFUSED = {
     "embed": "sam_vit_b_01ec64.pth: no such weight file",  # it must be downloaded
     "doctor": "train.device is cuda",
@@ -219,15 +215,13 @@ REFUSED = {
 """Examples that need what is not here: they say what."""
 
 
-@pytest.mark.parametrize(
-    "words", [c.words[1:] for c in EXAMPLES], ids=[c.words[1] for c in EXAMPLES]
-)
-def test_examples_of_the_reference(after: Path, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_of_the_help(after: Path, command: str) -> None:
     words = tuple(
         word.replace("data/features/source/1a2b3c4d.zarr", str(the_store("source")))
         .replace("/data/gta5", "data/drawn")
-        .replace("--onnx", "--help" if "--onnx" in words else "--onnx")
-        for word in words
+        .replace("--onnx", "--help")
+        for word in example(command)
     )
     if words[0] in ("metrics", "compare", "report"):
         shutil.copytree("runs", "daformer")
