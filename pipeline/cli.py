@@ -127,9 +127,7 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
 def plan(
     params: ParamsFile = PARAMS,
     overrides: Overrides = [],  # noqa: B006
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Time a few tiles here; loads torch.")
-    ] = False,
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="Time a few tiles here.")] = False,
     device: Annotated[
         str | None,
         typer.Option(
@@ -145,9 +143,7 @@ def plan(
     from pipeline.console import activity
     from pipeline.current import current_manifest
     from pipeline.devices import CPU, device_here
-    from pipeline.estimate import Speed, estimate, free_bytes, table_speed
     from pipeline.params import load_params
-    from pipeline.plan_table import print_plan
     from store.errors import ConfigError
 
     if calibrate and device:
@@ -155,6 +151,8 @@ def plan(
     config = load_params(params, overrides)
     manifest = current_manifest(config, MANIFEST)
     device = device or (CPU if config.embed.device == "cpu" else device_here())
+    with activity("loading PyTorch"):
+        from pipeline.plan import Speed, plan_stores, print_plan, table_speed
     speed = table_speed(config.embed, device)
     if calibrate:
         with activity("timing a few tiles"):
@@ -162,8 +160,8 @@ def plan(
 
             rate, device = tiles_per_second(config.embed)
         speed = Speed(rate, f"measured on {device}")
-    result = estimate(config, manifest, speed=speed)
-    print_plan(result, config, device=device, free_bytes=free_bytes(config.store.url))
+    stores = plan_stores(config, manifest)
+    print_plan(stores, config, classes=len(manifest.classes), speed=speed, device=device)
 
 
 @app.command()

@@ -15,7 +15,11 @@ COMMAND: Final = "python -m pipeline.reference"
 
 Schema = Mapping[str, Any]
 
-_TYPES: Final = {"integer": "whole number", "string": "text", "boolean": "`true` or `false`"}
+_TYPES: Final[Mapping[str, str]] = {
+    "integer": "whole number",
+    "string": "text",
+    "boolean": "`true` or `false`",
+}
 _BOUNDS: Final = {
     "minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most",
     "exclusiveMaximum": "below", "multipleOf": "a multiple of",
@@ -46,7 +50,7 @@ def references() -> dict[str, str]:
 def params_schema() -> dict[str, Any]:
     """Return the JSON schema of `params.yaml`; checks between keys are not part of it."""
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    return dialect | _tidy(Params.model_json_schema())
+    return {**dialect, **_tidy(Params.model_json_schema())}
 
 
 def _tidy(node: Any) -> Any:  # noqa: ANN401 - JSON
@@ -107,7 +111,7 @@ def _words(node: Schema, models: Schema) -> str:
         (below,) = node.get("patternProperties", {"": node.get("additionalProperties")}).values()
         return f"{_words(below, models)}, each by a name of your choice"
     bounds = [f"{words} {node[name]}" for name, words in _BOUNDS.items() if name in node]
-    return ", ".join([_TYPES.get(node["type"], node["type"]), *bounds])
+    return ", ".join([_TYPES.get(node["type"], str(node["type"])), *bounds])
 
 
 def _name(node: Schema) -> str:

@@ -10,9 +10,9 @@ from typing import Final
 from pipeline.console import size
 from pipeline.current import current_manifest, demand_current_stores
 from pipeline.doctor.finding import Finding, attempt, findings_of, ok, problem, warning
-from pipeline.estimate import estimate, free_bytes
 from pipeline.files import INDEX, MANIFEST, RUN
 from pipeline.params import Params, load_params
+from pipeline.plan import free_bytes, plan_stores
 from stages.embed.shipped import weights_path
 from stages.prepare.config import DrawnConfig, root_of
 from stages.prepare.manifest import Domain, Manifest
@@ -190,7 +190,7 @@ def disk(config: Params, images: Manifest | None, *, embedded: bool) -> Iterator
     if embedded or images is None or not config.embed.domains:
         yield ok(line)
         return
-    need = estimate(config, images, speed=None).size_bytes(config.store.codec)
+    need = plan_stores(config, images).size_bytes(config.store.codec)
     line += f", {size(need)} needed in all"
     if need <= free:
         yield ok(line)

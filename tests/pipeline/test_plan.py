@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.devices import CPU, DEVICES, flops_per_second
-from pipeline.estimate import Estimate, Speed, estimate, free_bytes, table_speed
 from pipeline.files import MANIFEST
 from pipeline.params import Params, load_params
+from pipeline.plan import BreakEven, StoresPlan, break_even, free_bytes, plan_stores, table_speed
 from stages.prepare.labels import CITYSCAPES_19
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from tests.pipeline.workplace import (
@@ -77,10 +77,8 @@ def _records(domain: Domain, count: int, size_px: tuple[int, int]) -> list[Image
     ]
 
 
-def planned(*overrides: str) -> Estimate:
-    return estimate(
-        load_params(Path("params.yaml"), overrides), Manifest.read(MANIFEST), speed=None
-    )
+def planned(*overrides: str) -> StoresPlan:
+    return plan_stores(load_params(Path("params.yaml"), overrides), Manifest.read(MANIFEST))
 
 
 def test_files_are_exact_and_bytes_within_five_percent_of_a_real_run(there: Path) -> None:
@@ -116,11 +114,9 @@ def test_the_papers_setting_needs_what_its_arithmetic_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    plan = estimate(*paper(), speed=Speed(100.0, "a guess"))
+    plan = plan_stores(*paper())
     # 704x1280 is 88x160 tokens of stride 8: 2x3 tiles of 64 that share 8; 512x1024 is 64x128: 1x3
     assert plan.tiles == 24_966 * 6 + 2_975 * 3
-    assert plan.macs_per_tile == pytest.approx(486e9, rel=1e-3)
-    assert plan.seconds == plan.tiles / 100
     tokens = 24_966 * (96 * 160) + 2_975 * (64 * 128)  # in whole chunks of 16x16
     assert plan.size_bytes("float16") == pytest.approx(tokens * 256 * 2, rel=0.001)
     assert plan.size_bytes("int8") == pytest.approx(tokens * 256, rel=0.001)
@@ -150,14 +146,13 @@ def test_break_even_is_where_the_teacher_in_the_loop_has_encoded_more(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     _, manifest = paper()
-    plan = estimate(load_params(Path("params.yaml"), changes), manifest, speed=None)
-    assert plan.break_even is not None
-    assert (plan.break_even.tiles_per_step, plan.break_even.steps) == (tiles_per_step, steps)
+    params = load_params(Path("params.yaml"), changes)
+    pays = break_even(params, plan_stores(params, manifest).tiles)
+    assert pays == BreakEven(tiles_per_step, steps)
 
 
 @pytest.mark.usefixtures("there")
 def test_without_a_regulariser_there_is_nothing_to_break_even_with() -> None:
-    assert planned("train.regularizer.on=[]").break_even is None
     assert "break-even: none" in demand("plan", "-S", "train.regularizer.on=[]")
 
 
@@ -197,7 +192,7 @@ def test_free_room_is_asked_of_the_nearest_folder_that_is_there(tmp_path: Path) 
 def test_the_command_says_everything_without_weights_and_warns_of_a_full_disk(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipeline.estimate.disk_usage", lambda path: type("Usage", (), {"free": 5}))
+    monkeypatch.setattr("pipeline.plan.disk_usage", lambda path: type("Usage", (), {"free": 5}))
     said = demand("plan", "-S", "embed.weights=not/there.pth", "--device", "a100")
     for words in ("tiles", "source stride8", "int8-zstd", "time: ", "a100", "memory: embed"):
         assert words in said
@@ -212,8 +207,8 @@ def test_an_unknown_device_and_a_calibrated_one_say_where_the_time_comes_from() 
 
 
 @pytest.mark.usefixtures("there")
-@pytest.mark.parametrize("command", ["plan", "inspect {store} --png out.png", "verify {store}"])
-def test_looking_at_costs_and_stores_needs_no_torch(command: str) -> None:
+@pytest.mark.parametrize("command", ["inspect {store} --png out.png", "verify {store}"])
+def test_looking_at_stores_needs_no_torch(command: str) -> None:
     words = command.format(store=the_store("source")).split()
     program = (
         "import atexit, sys; from pipeline.cli import main; sys.argv = ['ssr', *sys.argv[1:]]\n"
