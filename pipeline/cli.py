@@ -324,8 +324,7 @@ def doctor(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # n
     Example: ssr doctor -S train.device=cuda
     """
     from pipeline.console import activity
-    from pipeline.doctor import examine
-    from pipeline.doctor.report import print_findings
+    from pipeline.doctor import examine, print_findings
 
     with activity("looking") as say:
         print_findings(examine(params, overrides, lambda what: say(f"looking at {what}")))

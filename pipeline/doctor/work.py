@@ -58,17 +58,15 @@ def examine_work(path: Path, overrides: Sequence[str]) -> Iterator[Finding]:
 
 def devices(config: Params) -> Iterator[Finding]:
     """Refuse a GPU that is asked for where there is none."""
-    asked = {
-        "embed.device": config.embed.device,
-        "train.device": config.train.device,
-        "evaluate.device": config.evaluate.device,
-    }
-    wrong = {}
-    if "cuda" in asked.values():
-        from stages.device import pick_device
+    from stages.device import pick_device
 
-        wrong = {key: attempt(partial(pick_device, name, key)) for key, name in asked.items()}
-    yield from (found for found in wrong.values() if isinstance(found, Finding))
+    for key, device in (
+        ("embed.device", config.embed.device),
+        ("train.device", config.train.device),
+        ("evaluate.device", config.evaluate.device),
+    ):
+        found = attempt(partial(pick_device, device, key))
+        yield from [found] if isinstance(found, Finding) else []
 
 
 def roots(config: Params) -> Iterator[Finding]:
