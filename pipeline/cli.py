@@ -64,7 +64,7 @@ def init(
         str,
         typer.Option(
             help="drawn, folders, gta5-to-cityscapes, ...; a wrong name lists all.",
-            autocompletion=completion.of(completion.presets),
+            autocompletion=completion.of(completion.table("pipeline.presets", "PRESETS")),
         ),
     ],
     source: Annotated[str | None, typer.Option(help="Folder of the labelled dataset.")] = None,
@@ -73,7 +73,7 @@ def init(
         str,
         typer.Option(
             help="source-only, daformer, ssr or guided; with MIC: daformer-mic, ...",
-            autocompletion=completion.of(completion.arms),
+            autocompletion=completion.of(completion.table("pipeline.arms", "ARMS")),
         ),
     ] = "ssr",
     params: ParamsFile = PARAMS,
@@ -132,7 +132,7 @@ def plan(
         str | None,
         typer.Option(
             help="Device to look up, e.g. a100; else this machine's.",
-            autocompletion=completion.of(completion.devices),
+            autocompletion=completion.of(completion.table("pipeline.devices", "DEVICES")),
         ),
     ] = None,
 ) -> None:

@@ -123,7 +123,7 @@ def import_checkpoint(
         str | None,
         typer.Option(
             help="cityscapes, camvid or drawn, where the file names no classes.",
-            autocompletion=completion.of(completion.class_tables),
+            autocompletion=completion.of(completion.table("stages.prepare.labels", "CLASS_TABLES")),
         ),
     ] = None,
     fit: Fit = None,

@@ -128,7 +128,7 @@ def convert(
         str,
         typer.Option(
             help="int8, int8-zstd, or bitround-1 to bitround-10.",
-            autocompletion=completion.of(completion.codecs),
+            autocompletion=completion.of(lambda: ("int8", "int8-zstd")),
         ),
     ],
 ) -> None:
