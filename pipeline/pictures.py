@@ -3,7 +3,7 @@
 Legend: N tokens, C channels, h w tokens, H W pixels of the image without its padding.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from math import isqrt
@@ -12,10 +12,9 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.params import load_params
-from pipeline.sheet import Panel, enlarge, sheet
 from pipeline.tables import UNTRAINED
 from stages.prepare.geometry import Size
 from stages.prepare.manifest import ImageRecord, Manifest
@@ -30,6 +29,11 @@ from store.url import Url
 SAMPLE_IMAGES: Final = 16
 SAMPLE_TOKENS: Final = 512  # of each of them
 WIDEST_PX, NARROWEST_PX = 720, 480  # of a panel
+GAP_PX, CAPTION_PX, FONT_PX = 6, 20, 13
+PAPER, INK = (255, 255, 255), (30, 30, 30)
+
+Panel = tuple[str, NDArray[np.uint8]]
+"""A caption and pixels (H, W, 3)."""
 
 
 @dataclass(frozen=True)
@@ -240,6 +244,50 @@ def sample_tokens(
             f"{reader.header.files.url} has no {level} features to draw yet: run `ssr embed`"
         )
     return np.concatenate(tokens).astype(np.float32)
+
+
+def enlarge(painted: NDArray[np.uint8], stride_px: int) -> NDArray[np.uint8]:
+    """Give every token (h, w, 3) the working pixels that it stands for."""
+    return painted.repeat(stride_px, axis=0).repeat(stride_px, axis=1)
+
+
+def sheet(
+    panels: Sequence[Panel], *, panel_px: int, columns: int = 2, notes: Sequence[str] = ()
+) -> Image.Image:
+    """Lay out panels of equal size with their captions above them, and notes below all.
+
+    Args:
+        panels: Row by row.
+        panel_px: Width of a panel; its height follows.
+        columns: In a row.
+        notes: Lines of text.
+    """
+    columns = min(columns, len(panels))
+    height, width = panels[0][1].shape[:2]
+    size_px = (panel_px, max(1, round(height * panel_px / width)))  # PIL: width first
+    step = (size_px[0] + GAP_PX, size_px[1] + CAPTION_PX + GAP_PX)
+    bottom = -(-len(panels) // columns) * step[1] + GAP_PX
+    whole = (columns * step[0] + GAP_PX, bottom + len(notes) * CAPTION_PX)
+    picture = Image.new("RGB", whole, PAPER)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT_PX)
+
+    def write(text: str, x: int, y: int, room_px: int) -> None:
+        if font.getlength(text) > room_px:
+            while text and font.getlength(f"{text}...") > room_px:
+                text = text[:-1]
+            text = f"{text}..."
+        draw.text((x, y + CAPTION_PX // 2), text, fill=INK, font=font, anchor="lm")
+
+    for number, (caption, pixels) in enumerate(panels):
+        x = GAP_PX + number % columns * step[0]
+        y = GAP_PX + number // columns * step[1]
+        write(caption, x, y, size_px[0])
+        shrunk = pixels.shape[1] > panel_px
+        how = Image.Resampling.BOX if shrunk else Image.Resampling.NEAREST
+        picture.paste(Image.fromarray(pixels).resize(size_px, how), (x, y + CAPTION_PX))
+    for number, note in enumerate(notes):
+        write(note, GAP_PX, bottom - GAP_PX + number * CAPTION_PX, whole[0] - 2 * GAP_PX)
+    return picture
 
 
 def _notes(reader: FeatureReader) -> list[str]:
