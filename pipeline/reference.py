@@ -39,7 +39,8 @@ def references() -> dict[str, str]:
 
     schema = params_schema()
     command = typer.main.get_command(app)
-    commands = get_docs_for_click(obj=command, ctx=typer.Context(command), name="ssr").rstrip()
+    commands = get_docs_for_click(obj=command, ctx=typer.Context(command), name="ssr")
+    commands = commands.replace("\b\n", "").rstrip()  # \b keeps lines of help in a terminal
     return {
         "docs/params.md": "\n".join(_keys_page(schema)) + "\n",
         "docs/cli.md": f"{commands}\n\n*Written by `{COMMAND}`; do not edit it.*\n",
