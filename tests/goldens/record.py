@@ -30,6 +30,7 @@ from torch import Tensor
 from transformers import SegformerConfig, SegformerModel
 from transformers.utils import logging as transformers_logging
 
+from examples.drawn import TEACHER
 from tests.pipeline.workplace import demand
 
 GOLDENS: Final = Path(__file__).parent / "goldens.json"
@@ -43,6 +44,7 @@ _KEYS: Final = {
     **{f"prepare.{domain}.val": 2 for domain in ("source", "target")},
     "store.shard_images": 4,
     "embed.device": "cpu",
+    "embed.weights": TEACHER,
     "embed.threads": 1,
     "train.iterations": 4,
     "train.batch_size": 2,

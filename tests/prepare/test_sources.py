@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,13 +7,13 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
-from stages.prepare import drawn as world
+from examples.drawn import world
 from stages.prepare.config import SourceConfig
 from stages.prepare.labels import CAMVID_11, CITYSCAPES_19, DRAWN
 from stages.prepare.pixels import read_image, read_label
 from stages.prepare.sources.listing import Item, Listing
 from stages.prepare.sources.scan import scan as scan_config
-from store.errors import DataError
+from store.errors import ConfigError, DataError
 from tests.prepare.conftest import (
     cityscapes_config,
     drawn_config,
@@ -158,6 +159,14 @@ def test_the_drawn_world_is_drawn_once(tmp_path: Path) -> None:
     assert len(written) == 10
     assert scan(drawn_config(tmp_path)) == first
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")} == written
+
+
+def test_without_what_draws_a_line_says_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "examples.drawn", None)
+    with pytest.raises(ConfigError, match=r"no package examples\.drawn.* from a checkout"):
+        scan(drawn_config(tmp_path))
 
 
 def test_a_drawn_image_is_the_scene_of_its_seed_and_place(tmp_path: Path) -> None:
