@@ -220,9 +220,13 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=RECIPE.iterations, help="Steps.")
     parser.add_argument("--scenes", type=int, default=RECIPE.scenes, help="Streets to draw.")
     options = parser.parse_args()
-    for name, least in (("seed", 0), ("iterations", 1), ("scenes", 1)):
-        if getattr(options, name) < least:
-            parser.error(f"--{name}: give at least {least}")
+    for name, least, most in (
+        ("seed", 0, 2**32 - 1),
+        ("iterations", 1, 10_000_000),
+        ("scenes", 1, 1_000_000),
+    ):
+        if not least <= getattr(options, name) <= most:
+            parser.error(f"--{name}: give {least} to {most}")
     recipe = replace(RECIPE, iterations=options.iterations, scenes=options.scenes)
     try:
         with progress("pretrain", "steps") as report:

@@ -71,7 +71,7 @@ def test_weights_are_saved_in_half_precision_and_hashed_as_saved(tmp_path: Path)
         (["--out", "there.pth"], "there.pth: is there already"),
         (["--out", "absent/teacher.pth"], "absent: there is no such folder"),
         (["--out", "teacher.pth", "--iterations", "0"], "--iterations"),
-        (["--out", "teacher.pth", "--seed", "-1"], "--seed"),
+        (["--out", "teacher.pth", "--seed", str(2**32)], "--seed"),
     ],
 )
 def test_what_cannot_be_pretrained_is_told_before_any_work(
