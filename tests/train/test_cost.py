@@ -14,9 +14,9 @@ from stages.train.cost import (
     train_memory,
 )
 from stages.train.model.architectures import BACKBONES, BackboneName
-from stages.train.model.guide import Guide
-from stages.train.model.regularizer import Regularizer
 from stages.train.model.student import build_student
+from stages.train.regularizers.aligned_fusion import AlignedBranch
+from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from tests.train.example import train_config
 
 pytestmark = pytest.mark.costly
@@ -39,7 +39,7 @@ def test_weights_of_the_student_are_counted_as_it_is_built(
 def test_weights_of_the_regulariser_are_counted_as_it_is_built(levels: list[str | None]) -> None:
     config = train_config(regularizer={"levels": levels})
     mit = BACKBONES[config.student.backbone]
-    built = Regularizer(mit.widths, CHANNELS, mit.heads, levels)
+    built = CrossAttentionBranch(mit.widths, CHANNELS, mit.heads, levels)
     counted = regularizer_parameters(config, CLASSES, CHANNELS)
     assert counted == sum(p.numel() for p in built.parameters())
     off = train_config(regularizer={"on": []})
@@ -53,7 +53,7 @@ def test_weights_of_a_guide_are_counted_as_it_is_built(head: str) -> None:
     config = train_config(regularizer=regularizer, student={"head": head})
     with torch.device("meta"):
         student = build_student(config.student, num_classes=CLASSES, seed=0)
-        built = Guide(student.channels, CHANNELS, levels, 0.5, student.head)
+        built = AlignedBranch(student.channels, CHANNELS, levels, 0.5, student.head)
     counted = regularizer_parameters(config, CLASSES, CHANNELS)
     assert counted == sum(p.numel() for p in built.parameters())
 
