@@ -28,6 +28,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from stages.prepare.geometry import Size
@@ -253,14 +256,15 @@ def _turn(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
-def _bits(image: Image.Image, data: bytes) -> int:
+def _bits(image: ImageFile, data: bytes) -> int:
     """Bits per channel in the file; Pillow drops those beyond 8 without a word."""
-    if image.format == "PNG":
-        return data[24]  # of the header that every PNG begins with
-    if isinstance(image, TiffImageFile):
-        return max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
-    if image.format == "PPM" and isinstance(image.tile[0].args, tuple):
-        return int(image.tile[0].args[1]).bit_length()  # of the largest value
+    match image:
+        case PngImageFile():
+            return data[24]  # of the header that every PNG begins with
+        case TiffImageFile():
+            return int(max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))))
+        case PpmImageFile(tile=[(_, _, _, (_, int(largest)))]):
+            return largest.bit_length()
     return 8
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stages.prepare.config import Domain, PrepareConfig, Split, keys_of
-from stages.prepare.findings import count_labels, findings
+from stages.prepare.findings import count_labels, findings, odd_files
 from stages.prepare.geometry import Size
 from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.measure import Measurement, MeasurementCache
@@ -128,12 +128,14 @@ def run(
         labels={domain: listing.labels for domain, listing in listings.items()},
         skipped={image_id: str(error) for image_id, error in bad.items()},
         sources={domain: keys_of(source) for domain, source in config.domains.items()},
+        odd=odd_files(records, measured, classes),
     )
     changed = not _says(out, manifest)
     if changed:
         manifest.write(out)
-    found = findings(manifest, measured, unused_labels=unused_labels)
-    return PrepareResult(manifest, out, changed, summarise(manifest), found)
+    return PrepareResult(
+        manifest, out, changed, summarise(manifest), findings(manifest, unused_labels=unused_labels)
+    )
 
 
 def summarise(manifest: Manifest) -> tuple[SplitSummary, ...]:

@@ -66,7 +66,7 @@ def test_what_has_no_certain_meaning_is_refused(make: Make, case: str, reason: s
     [
         ("data_cases clean", None),
         ("data_cases bilinear", "source train: 8 of 8 labels look resampled"),
-        ("image_cases exif180", "source train: 8 of 8 images are to be turned by EXIF"),
+        ("image_cases exif180", "source train: 8 of 8 images are turned by EXIF"),
         ("image_cases masks_among_images", "target train: 6 of 12 images have one channel"),
     ],
 )
