@@ -131,12 +131,14 @@ def decode_label(data: bytes, path: Path, *, orientation: int = 1) -> StoredLabe
     label = file.image
     if _is_lossy(file, data):
         raise DataError(
-            f"{path}: is a {file.format} inside, a lossy format, which holds no exact values: save "
+            f"{path}: is {file.format} inside, a lossy format, which holds no exact values: save "
             "labels as PNG from before they were compressed"
         )
     if file.format == "PNG" and file.bits > 8 and label.mode in {"RGB", "RGBA"}:
         label = _turn(Image.fromarray(_red_ids(data, path)), file.orientation)
-    elif file.bits > 8 or label.mode not in {"P", "L", "LA", "RGB", "RGBA"}:
+    elif label.mode not in {"P", "L", "LA", "RGB", "RGBA"} or (
+        file.bits != 8 and label.mode != "P"
+    ):
         raise DataError(
             f"{path}: pixel mode {label.mode} of {file.bits} bits per channel is no label: save "
             "class ids as an 8-bit greyscale or paletted PNG"
@@ -264,7 +266,7 @@ def _bits(image: ImageFile, data: bytes) -> int:
         case TiffImageFile():
             return int(max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))))
         case PpmImageFile(tile=[(_, _, _, (_, int(largest)))]):
-            return largest.bit_length()
+            return (largest + 1).bit_length() - 1
     return 8
 
 
@@ -280,7 +282,7 @@ def _is_lossy(file: _File, data: bytes) -> bool:
 
 def _opaque(label: Image.Image, path: Path) -> NDArray[np.bool_] | None:
     """Tell opaque pixels (H, W) from transparent ones; None where all are opaque."""
-    if not label.has_transparency_data:
+    if label.mode not in {"LA", "RGBA"} and "transparency" not in label.info:
         return None
     alpha = np.array(label.convert("RGBA").getchannel("A"))
     half = int(((alpha > 0) & (alpha < 255)).sum())

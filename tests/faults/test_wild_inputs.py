@@ -51,7 +51,7 @@ def prepare(world: Path) -> tuple[str, ...]:
     ("case", "reason"),
     [
         ("data_cases palette", r"f00\.png: the palette is at odds with the ids"),
-        ("data_cases jpeg_label", r"f00\.png: is a JPEG inside, a lossy format"),
+        ("data_cases jpeg_label", r"f00\.png: is JPEG inside, a lossy format"),
         ("image_cases deep", r"f00\.png: pixel mode RGB of 16 bits per channel is not 8-bit"),
         ("image_cases deep_tif", r"f00\.tif: pixel mode RGB of 16 bits per channel is not 8-bit"),
     ],

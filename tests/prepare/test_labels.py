@@ -107,6 +107,21 @@ def test_a_palette_is_read_by_ids_or_by_colours(
     assert LabelTable(ids, COLORS).to_train_ids(paletted(palette)).tolist() == [expected]
 
 
+def test_the_palette_of_gta5_changes_nothing() -> None:
+    """Licence plates (34) and pole groups (18) are ignored, and painted as cars and as poles."""
+    painted = {34: CAR, 18: (153, 153, 153)} | {
+        stored: CITYSCAPES_19.palette[train_id] if train_id != IGNORE else BLACK
+        for stored, train_id in CITYSCAPES_IDS.ids.items()
+        if stored not in (18, 34)
+    }
+    label = paletted(painted)
+    by_id = CITYSCAPES_IDS.to_train_ids(StoredLabel(label.values))
+    assert np.array_equal(CITYSCAPES_IDS.to_train_ids(label), by_id)
+    sorted_anew = dict(zip(sorted(painted), painted.values(), strict=True))
+    with pytest.raises(DataError, match="the palette is at odds with the ids"):
+        CITYSCAPES_IDS.to_train_ids(paletted(sorted_anew))
+
+
 @pytest.mark.parametrize(
     ("palette", "message"),
     [

@@ -96,6 +96,13 @@ def test_more_than_eight_bits_are_refused(
             read_label(tmp_path / name)
 
 
+def test_a_label_of_fewer_bits_is_refused_for_its_ids_would_be_scaled(tmp_path: Path) -> None:
+    (tmp_path / "x.ppm").write_bytes(b"P5\n2 1\n5\n\0\5")
+    assert read_image(tmp_path / "x.ppm").max() == 255
+    with pytest.raises(DataError, match="pixel mode L of 2 bits per channel is no label"):
+        read_label(tmp_path / "x.ppm")
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_an_image_and_its_label_are_turned_alike(
@@ -131,7 +138,7 @@ def lossy(kind: str, **options: object) -> bytes:
 def test_a_lossy_label_is_refused_whatever_its_name(tmp_path: Path, data: bytes, kind: str) -> None:
     (tmp_path / "x.png").write_bytes(data)
     assert read_image(tmp_path / "x.png").shape == (20, 30, 3)
-    with pytest.raises(DataError, match=rf"x\.png: is a {kind} inside, a lossy format"):
+    with pytest.raises(DataError, match=rf"x\.png: is {kind} inside, a lossy format"):
         read_label(tmp_path / "x.png")
 
 
