@@ -337,7 +337,6 @@ app.command()(store_commands.inspect)
 app.command()(store_commands.verify)
 app.command()(store_commands.convert)
 app.command()(teacher_commands.probe)
-app.command()(teacher_commands.pretrain_teacher)
 
 if __name__ == "__main__":  # for torchrun -m
     main()

@@ -24,10 +24,10 @@ from stages.train.config import TrainConfig
 from stages.train.dataset import Batch, batches
 from stages.train.draws import Draws, draw_step
 from stages.train.model.backbone import BACKBONES
-from stages.train.model.regularizer import Regularizer
 from stages.train.model.student import build_student, seeded
 from stages.train.networks import ImageNetReference, Models, without_noise
 from stages.train.optimizer import build_optimizer
+from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from stages.train.step import Mixed, mix_stored, train_step
 
 Encode = Callable[[Tensor], Tensor]
@@ -117,7 +117,9 @@ def _build_models(
     if config.regularizer.on:
         heads, levels = BACKBONES[config.student.backbone].heads, config.regularizer.levels
         with seeded(0):
-            regularizer = Regularizer(student.channels, setting.teacher_channels, heads, levels)
+            regularizer = CrossAttentionBranch(
+                student.channels, setting.teacher_channels, heads, levels
+            )
     backbone = deepcopy(student.backbone).eval().requires_grad_(False)
     reference = ImageNetReference(backbone, range(classes // 2, classes))
     models = Models(student, without_noise(deepcopy(student)), regularizer, reference)

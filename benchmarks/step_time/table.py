@@ -13,7 +13,6 @@ from benchmarks.step_time.arms import Arm
 from benchmarks.step_time.parts import PARTS
 from benchmarks.step_time.setting import ARMS, Setting
 from stages.embed.cost import macs_per_tile
-from stages.train.build import build_regularizer
 from stages.train.config import TrainConfig
 from stages.train.model.student import build_student
 from store.spec import stride_of
@@ -95,7 +94,7 @@ def step_macs(config: TrainConfig, *, num_classes: int, teacher_channels: int) -
         head = _macs(lambda: student.classify(features))[1]
         enhanced = 0
         if config.regularizer.on:
-            branch = build_regularizer(config, student, teacher_channels)
+            branch = config.regularizer.build(student, teacher_channels)
             teacher: dict[str, Tensor] = {
                 level: torch.empty(
                     config.batch_size, teacher_channels, *[side_px // stride_of(level)] * 2

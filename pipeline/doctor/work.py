@@ -13,7 +13,6 @@ from pipeline.doctor.finding import Finding, attempt, findings_of, ok, problem, 
 from pipeline.files import INDEX, MANIFEST, RUN
 from pipeline.params import Params, load_params
 from pipeline.plan import free_bytes, plan_stores
-from stages.embed.shipped import weights_path
 from stages.prepare.config import DrawnConfig, root_of
 from stages.prepare.manifest import Domain, Manifest
 from stages.train.start import is_hub_id
@@ -117,7 +116,7 @@ def weights(config: Params) -> Iterator[Finding]:
             "embed.weights is random, an UNTRAINED TEACHER: fine for a trial, else name a "
             "checkpoint of SAM"
         )
-    elif not weights_path(teacher).is_file():
+    elif not Path(teacher).expanduser().is_file():
         missing = f"embed.weights: {teacher}: there is no such weight file"
         if INDEX.is_file():
             yield warning(f"{missing}; what is embedded can be trained on, embedding needs it")

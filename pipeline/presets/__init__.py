@@ -128,7 +128,7 @@ def _has_target(name: str) -> bool:
 
 
 def _change(text: str, key: str, value: str) -> str:
-    """Give a key below `train` another value; its comment stays, at its column if that is free."""
+    """Give a key below `train` another value or a place; a comment stays, at its column if free."""
     *sections, name = key.split(".")
     indent = "  " * (len(sections) + 1)
 
@@ -140,7 +140,12 @@ def _change(text: str, key: str, value: str) -> str:
     pattern = rf"^{indent}{name}:[^#\n]*(?P<comment>(?:#.*)?)\n{below}"
     before, begins, train = text.partition("\ntrain:\n")  # other sections have keys of that name
     train, count = re.subn(pattern, put_in, train, flags=re.MULTILINE)
-    assert count == 1, f"presets have {count} lines {name} below train"
+    if not count:  # a key of another kind of the section than the preset's: its last line
+        section = rf"^{indent[2:]}{sections[-1]}:.*\n(?:{indent}.*\n)*"
+        train, count = re.subn(
+            section, lambda lines: f"{lines[0]}{indent}{name}: {value}\n", train, flags=re.MULTILINE
+        )
+    assert count == 1, f"presets have {count} places for {key} below train"
     return before + begins + train
 
 

@@ -30,8 +30,8 @@ class EmbedConfig(BaseModel):
         description="SAM's image encoder: `vit_b`, `vit_l`, `vit_h`, or `tiny` for demos and tests."
     )
     weights: Annotated[str, Field(min_length=1)] = Field(
-        description="Checkpoint file in the official layout; `drawn`, which comes with the "
-        "project, a `tiny` teacher of the drawn world; or `random`: an UNTRAINED TEACHER."
+        description="Checkpoint file in the official layout, as `examples/drawn/teacher.pth`, a "
+        "`tiny` teacher of the drawn world; or `random`: an UNTRAINED TEACHER."
     )
     seed: Annotated[int, Field(ge=0)] = Field(description="Seed of random weights.")
     levels: Annotated[tuple[Level, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(

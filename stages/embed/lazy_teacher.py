@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.embed.config import EmbedConfig
-from stages.embed.shipped import weights_path
 from store.atomic import write_bytes
 from store.errors import CheckpointError
 from store.url import one_line_for_os_errors
@@ -86,7 +85,7 @@ class LazyTeacher:
         config = self._config
         if not self.trained:
             return f"{config.architecture} random {config.seed} torch {version('torch')}"
-        path = weights_path(config.weights)
+        path = Path(config.weights).expanduser()
         if not path.is_file():
             return None
         stat = path.stat()

@@ -7,6 +7,7 @@ from stages.evaluate.model import Model
 from stages.evaluate.scores import Evaluation
 from stages.evaluate.twin import Agreement
 from stages.prepare.geometry import WORKING_MULTIPLE_PX
+from stages.train.regularizers import summary_of
 
 DATA_TERMS: Final[Mapping[str, str]] = {
     "drawn": "drawn by this project, Apache-2.0",
@@ -83,10 +84,9 @@ def _summary(model: Model) -> str:
         how.append("by self-training on an unlabelled target (DAFormer)")
     if recipe["masking"] is not None:
         how.append("with masked image consistency (MIC)")
-    if recipe["regularizer"]["on"] and recipe["regularizer"].get("kind") == "guided":
-        how.append("with pseudo-labels of a branch that reads cached features of Segment Anything")
-    elif recipe["regularizer"]["on"]:
-        how.append("regularised by cached features of Segment Anything (SSR)")
+    regularizer = recipe["regularizer"]
+    if regularizer["on"]:
+        how.append(summary_of(regularizer.get("kind", "ssr")))
     return f"A MiT student, trained by SSR offline {', '.join(how)}. Inference runs it alone."
 
 

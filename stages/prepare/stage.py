@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stages.prepare.config import Domain, PrepareConfig, Split, keys_of
-from stages.prepare.findings import count_labels, findings
+from stages.prepare.findings import count_labels, findings, odd_files
 from stages.prepare.geometry import Size
 from stages.prepare.manifest import ImageRecord, Manifest
-from stages.prepare.measure import MeasurementCache
+from stages.prepare.measure import Measurement, MeasurementCache
 from stages.prepare.records import demand_classes, describe, select
 from stages.prepare.sources.listing import Item, Progress
 from stages.prepare.sources.scan import scan
@@ -87,6 +87,7 @@ def run(
         DataError: Data is missing, damaged or inconsistent; names the first bad file.
     """
     bad: dict[str, DataError] = {}
+    measured: dict[str, Measurement] = {}
     listings = {d: scan(source, progress=progress) for d, source in config.domains.items()}
     classes = listings["source"].classes
     for domain, listing in listings.items():
@@ -113,6 +114,7 @@ def run(
                 at_least_px=at_least_px,
                 cache=measurements,
                 bad=bad,
+                measured=measured,
                 progress=progress,
             )
         ]
@@ -126,6 +128,7 @@ def run(
         labels={domain: listing.labels for domain, listing in listings.items()},
         skipped={image_id: str(error) for image_id, error in bad.items()},
         sources={domain: keys_of(source) for domain, source in config.domains.items()},
+        odd=odd_files(records, measured, classes),
     )
     changed = not _says(out, manifest)
     if changed:

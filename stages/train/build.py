@@ -10,12 +10,9 @@ from torch import nn
 
 from stages.prepare.manifest import Domain, Manifest
 from stages.train.config import StudentConfig, TrainConfig
-from stages.train.model.backbone import BACKBONES
-from stages.train.model.guide import Guide
-from stages.train.model.regularizer import Regularizer
 from stages.train.model.saved import demand_classes, load_student
 from stages.train.model.student import Student, build_student, seeded
-from stages.train.networks import Branch, ImageNetReference, Models, without_noise
+from stages.train.networks import ImageNetReference, Models, without_noise
 from stages.train.ranks import Ranks
 from store.errors import CheckpointError, ConfigError, StoreMismatchError
 from store.index import StoreEntry
@@ -56,27 +53,17 @@ def build_models(
                 "the stores of source and target are of two teachers; run `ssr embed`"
             )
         with seeded(config.seed):
-            regularizer = build_regularizer(config, student, teacher["channels"])
+            regularizer = config.regularizer.build(student, teacher["channels"])
     if config.sync_batch_norm and ranks.count > 1:
         # Differs from SSR: its batch norms are those of a GPU; this is an option.
         convert = nn.SyncBatchNorm.convert_sync_batchnorm
         student = convert(student)  # type: ignore[no-untyped-call]
-    ema = ema_guide = None
+    ema = ema_branch = None
     if config.self_training is not None:
         ema = without_noise(deepcopy(student))
-        if isinstance(regularizer, Guide):
-            ema_guide = without_noise(deepcopy(regularizer))
-    return Models(student, ema, regularizer, imagenet, ema_guide), notes, weights
-
-
-def build_regularizer(config: TrainConfig, student: Student, teacher_channels: int) -> Branch:
-    """Build the branch that reads the teacher, of the kind that the parameters name."""
-    chosen = config.regularizer
-    if chosen.kind == "guided":
-        head = deepcopy(student.head)
-        return Guide(student.channels, teacher_channels, chosen.levels, chosen.student_drop, head)
-    heads = BACKBONES[config.student.backbone].heads
-    return Regularizer(student.channels, teacher_channels, heads, chosen.levels)
+        if regularizer is not None and regularizer.labels_target:
+            ema_branch = without_noise(deepcopy(regularizer))
+    return Models(student, ema, regularizer, imagenet, ema_branch), notes, weights
 
 
 def _imagenet(

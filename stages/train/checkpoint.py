@@ -34,7 +34,7 @@ class TrainingState:
             "student": models.student,
             "ema": models.ema,
             "regularizer": models.regularizer,
-            "ema_guide": models.ema_guide,
+            "ema_branch": models.ema_branch,
             "optimizer": self.optimizer,
             "curves": self.curves,
         }

@@ -2,27 +2,17 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from store.spec import LEVELS, stride_of
-
-Level = Literal["stride8", "stride16", "stride32"]
-Part = Literal["source", "mixed"]
-PositiveInt = Annotated[int, Field(ge=1)]
-NaturalInt = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+from stages.fields import Fraction, NaturalInt, PositiveInt, Section
+from stages.train.regularizers import RegularizerConfig
+from store.spec import stride_of
 
 
 def _official_or_hf(eps: float) -> float:
     if eps not in (1e-6, 1e-5):
         raise ValueError("is 1e-6 (official) or 1e-5 (Hugging Face)")
     return eps
-
-
-class Section(BaseModel):
-    """A part of `params.yaml`: strict keys, no change after loading."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class StudentConfig(Section):
@@ -44,51 +34,6 @@ class StudentConfig(Section):
     )
     head_channels: PositiveInt = Field(description="Width of the head (paper: 256).")
     dropout: Fraction = Field(description="Channel dropout before the last convolution.")
-
-
-class RegularizerConfig(Section):
-    """How teacher features take part in training; nothing of it is there at inference."""
-
-    kind: Literal["ssr", "guided"] = Field(
-        description="`ssr`: the student's stages attend to the teacher, as published; `guided`: "
-        "our own, a branch with teacher features laid onto the student's makes the pseudo-labels."
-    )
-    on: tuple[Part, ...] = Field(
-        description="Images with an enhanced pass: `source`, `mixed`; `[]` is plain DAFormer."
-    )
-    levels: tuple[Level | None, Level | None, Level | None, Level | None] = Field(
-        description="Level that each of the four stages reads; null leaves a stage as it is."
-    )
-
-    student_drop: Fraction = Field(
-        description="Share of samples whose enhanced pass sees the teacher alone; of `guided`, 0 "
-        "with `ssr`, which always adds."
-    )
-
-    @model_validator(mode="after")
-    def _is_of_its_kind(self) -> Self:
-        if self.kind == "ssr" and self.student_drop:
-            raise ValueError("regularizer.student_drop is of kind guided; with ssr it is 0")
-        if self.kind == "guided" and self.on and set(self.on) != {"source", "mixed"}:
-            raise ValueError(
-                f"regularizer.on is {list(self.on)}, but kind guided learns from both: set it to "
-                "[source, mixed], or to [] to switch it off"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _reads_something(self) -> Self:
-        if len(set(self.on)) != len(self.on):
-            raise ValueError(f"regularizer.on names a part twice: {list(self.on)}")
-        if self.on and not self.used_levels:
-            raise ValueError("regularizer.levels are all null; set regularizer.on: [] instead")
-        return self
-
-    @property
-    def used_levels(self) -> tuple[Level, ...]:
-        """Levels that training reads, finest first; none where the regulariser is off."""
-        wanted = {level for level in self.levels if level is not None} if self.on else set()
-        return tuple(level for level in LEVELS if level in wanted)
 
 
 class SelfTrainingConfig(Section):
@@ -194,7 +139,9 @@ class TrainConfig(Section):
     )
     flip_probability: Fraction = Field(description="Share of mirrored crops (paper 0.5).")
     student: StudentConfig = Field(description="The network.")
-    regularizer: RegularizerConfig = Field(description="SSR.")
+    regularizer: RegularizerConfig = Field(
+        description="How teacher features take part in training; gone at inference."
+    )
     self_training: SelfTrainingConfig | None = Field(
         description="Self-training on the target; null trains on the source alone."
     )

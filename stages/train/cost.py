@@ -7,7 +7,6 @@ from typing import Final, TypeVar
 import torch
 from torch import Tensor, nn
 
-from stages.train.build import build_regularizer
 from stages.train.config import TrainConfig
 from stages.train.model.student import build_student
 from store.spec import stride_of
@@ -61,7 +60,7 @@ def train_memory(config: TrainConfig, *, num_classes: int, teacher_channels: int
         features, backbone = _saved(student, lambda: student.features(images))
         logits, head = _saved(student, lambda: student.classify(features))
         if config.regularizer.on:
-            branch = build_regularizer(config, student, teacher_channels)
+            branch = config.regularizer.build(student, teacher_channels)
     head += 3 * _FLOAT_BYTES * logits.numel() * 4**2  # enlarged, their softmax and gradient
     if config.activation_checkpointing:  # inputs are kept, and one head at a time
         activations = backbone // _SAVED_PER_INPUT + head
@@ -72,7 +71,9 @@ def train_memory(config: TrainConfig, *, num_classes: int, teacher_channels: int
             teacher_numbers = batch * maps.shape[1] * (side_px // stride_of(level)) ** 2
             activations += _SAVED_PER_FUSION * (maps.numel() + teacher_numbers)
     learned = _count(student) + _count(branch)
-    copies = learned if config.self_training else 0
+    copies = _count(student) if config.self_training else 0
+    if config.self_training and branch is not None and branch.labels_target:
+        copies += _count(branch)
     if config.feature_distance is not None and config.student.weights != "random":
         copies += _count(student.backbone)
     return TrainMemory(

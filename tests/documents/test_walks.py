@@ -14,8 +14,8 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from stages.prepare.drawn import draw
-from stages.prepare.drawn_style import Style
+from examples.drawn.world import draw
+from examples.drawn.world.style import Style
 from tests.documents.reading import commands_in, fenced, path_of, shell_blocks
 from tests.pipeline.repository import demand_repro, environment, make_repository
 from tests.pipeline.test_handover import official_checkpoint
@@ -227,8 +227,6 @@ def test_examples_of_the_help(after: Path, command: str) -> None:
         shutil.copytree("runs", "daformer")
         shutil.copytree("daformer", "runs/daformer")
         shutil.move("daformer", "runs/ssr")
-    if words[0] == "pretrain-teacher":
-        words = (*words, "--iterations", "2", "--scenes", "4")
     if words[0] == "init":
         Path("params.yaml").unlink()
     outcome = ssr(*words)

@@ -42,8 +42,11 @@ def checkpoint(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_checkpoint_gives_its_weights(checkpoint: Path, embed_config: EmbedConfig) -> None:
-    config = embed_config.model_copy(update={"weights": str(checkpoint)})
+def test_a_checkpoint_gives_its_weights(
+    checkpoint: Path, embed_config: EmbedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(checkpoint.parent))
+    config = embed_config.model_copy(update={"weights": f"~/{checkpoint.name}"})
     teacher = load_teacher(config)
     drawn = draw_encoder(TINY, 1).state_dict()
     assert teacher.trained

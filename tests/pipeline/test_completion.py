@@ -36,7 +36,7 @@ def offered(
 @pytest.mark.parametrize(
     ("line", "names"),
     [
-        ("ssr pre", ["prepare", "predict", "pretrain-teacher"]),
+        ("ssr pre", ["prepare", "predict"]),
         ("ssr init --pre", ["--preset"]),
         ("ssr init --preset ", list(PRESETS)),
         ("ssr init --preset gta5-", [name for name in PRESETS if name.startswith("gta5-")]),

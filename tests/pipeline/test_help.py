@@ -46,7 +46,7 @@ def test_the_commands_are_the_stages_and_what_goes_with_them() -> None:
         *("metrics", "compare", "report", "doctor"),
         *("export", "predict", "import"),
         *("inspect", "verify", "convert"),
-        *("probe", "pretrain-teacher"),
+        "probe",
     ]
 
 

@@ -25,10 +25,13 @@ def tree_of(preset: str, arm: str = "ssr") -> dict[str, Any]:
     return tree
 
 
-def keys_of(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def keys_of(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the heading of the table that a key is in, empty for those of sections, and the key."""
     for key, value in tree.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, Mapping) and key not in OF_THE_USER:
+        yield "", f"{prefix}{key}"
+        if isinstance(value, Mapping) and "kind" in value:
+            yield from ((f"## `kind: {value['kind']}`\n", below) for _, below in keys_of(value))
+        elif isinstance(value, Mapping) and key not in OF_THE_USER:
             yield from keys_of(value, f"{prefix}{key}.")
 
 
@@ -54,16 +57,12 @@ def test_the_reference_is_what_the_code_says(path: str) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_page_has_every_key_of_a_preset(preset: str) -> None:
-    tree = tree_of(preset)
-    sources = {domain: tree["prepare"].pop(domain) for domain in ("source", "target")}
-    for key in keys_of(tree):
-        if "." in key:
-            assert row_of(key)
-    page = REFERENCES["docs/params.md"]
-    for source in filter(None, sources.values()):
-        section = page.partition(f"## `kind: {source['kind']}`")[2].partition("## `kind: ")[0]
-        for key in keys_of(source):
-            assert f"| `{key}` |" in section
+    for section, tree in tree_of(preset).items():
+        for heading, key in keys_of(tree, f"{section}."):
+            page = REFERENCES["docs/params.md"]
+            if heading:
+                page = page.partition(heading)[2].partition("\n## ")[0]
+            assert f"| `{key}` |" in page, key
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,13 +7,13 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
-from stages.prepare import drawn as world
+from examples.drawn import world
 from stages.prepare.config import SourceConfig
-from stages.prepare.labels import CAMVID_11, CITYSCAPES_19, DRAWN
+from stages.prepare.labels import CAMVID_11, CITYSCAPES_19, DRAWN, StoredLabel
 from stages.prepare.pixels import read_image, read_label
 from stages.prepare.sources.listing import Item, Listing
 from stages.prepare.sources.scan import scan as scan_config
-from store.errors import DataError
+from store.errors import ConfigError, DataError
 from tests.prepare.conftest import (
     cityscapes_config,
     drawn_config,
@@ -114,7 +115,8 @@ def test_own_data_may_lie_in_subfolders(own_data: Path) -> None:
         Item("val", "val/images/v.jpg", "val/labels/v.png"),
     )
     assert listing.classes.names == ("lane", "rest")
-    assert listing.labels.to_train_ids(ids(0, 7, 8, 255)).tolist() == ids(0, 1, 1, 255).tolist()
+    stored = StoredLabel(ids(0, 7, 8, 255))
+    assert listing.labels.to_train_ids(stored).tolist() == ids(0, 1, 1, 255).tolist()
 
 
 def test_own_data_may_be_linked(own_data: Path, tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_own_data_may_be_linked(own_data: Path, tmp_path: Path) -> None:
 
 
 def test_own_labels_may_be_colours(own_data: Path) -> None:
-    colours = np.array([[[128, 64, 128], [70, 70, 70], [0, 0, 0]]], np.uint8)
+    colours = StoredLabel(np.array([[[128, 64, 128], [70, 70, 70], [0, 0, 0]]], np.uint8))
     assert scan(folder_config(own_data)).labels.to_train_ids(colours).tolist() == [[0, 1, 255]]
 
 
@@ -160,11 +162,19 @@ def test_the_drawn_world_is_drawn_once(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")} == written
 
 
+def test_without_what_draws_a_line_says_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "examples.drawn", None)
+    with pytest.raises(ConfigError, match=r"no package examples\.drawn.* from a checkout"):
+        scan(drawn_config(tmp_path))
+
+
 def test_a_drawn_image_is_the_scene_of_its_seed_and_place(tmp_path: Path) -> None:
     items = scan(drawn_config(tmp_path)).items
     image, label = world.draw(seed=1, index=2, style="day", size_px=(64, 96))
     assert np.array_equal(read_image(tmp_path / items[2].image), image)
-    assert np.array_equal(read_label(tmp_path / str(items[2].label)), label)
+    assert np.array_equal(read_label(tmp_path / str(items[2].label)).values, label)
     contents = {(tmp_path / item.image).read_bytes() for item in items}
     assert len(contents) == 5  # no scene of val is one of train
 

@@ -27,7 +27,6 @@ EXAMPLE: dict[str, Any] = {
         "kind": "ssr",
         "on": ["source", "mixed"],
         "levels": ["stride8"] * 4,
-        "student_drop": 0.0,
     },
     "self_training": {
         "start": 0,

@@ -14,7 +14,6 @@ from transformers.utils import logging as transformers_logging
 
 from stages.train.model.hub import demand_on_hub
 from stages.train.model.official import import_official, ours_to_official
-from stages.train.model.regularizer import Regularizer
 from store.errors import CheckpointError
 
 _FILE_SUFFIXES = {".pth", ".pt", ".bin", ".ckpt", ".safetensors"}
@@ -41,40 +40,19 @@ def load_backbone(backbone: SegformerModel, weights: str) -> None:
             "github.com/NVlabs/SegFormer), correct the path, or take nvidia/mit-b5"
         )
     if path.is_file():
-        _fill(nn.ModuleDict({"backbone": backbone}), path, ("backbone.",))
+        fill_official(nn.ModuleDict({"backbone": backbone}), path, ("backbone.",))
     else:
         _load_huggingface(backbone, weights)
 
 
-def load_official_student(student: nn.Module, path: Path) -> None:
-    """Fill a student with DAFormer head from an official checkpoint, in place.
+def fill_official(module: nn.Module, path: Path, prefixes: Collection[str]) -> None:
+    """Fill a module, in place, with the tensors of an official file that begin with the prefixes.
 
-    Args:
-        student: Of the checkpoint's architecture and number of classes.
-        path: File of an mmseg model or of a whole DAFormer, MIC or SSR training; of the latter the
-            trained student is taken, neither its EMA nor its ImageNet model.
+    Of a whole DAFormer, MIC or SSR training these are the student's, not its EMA's or ImageNet's.
 
     Raises:
         CheckpointError: If the file is missing, damaged or of another architecture.
     """
-    _fill(student, path, ("backbone.", "decode_head."))
-
-
-def load_official_regularizer(regularizer: Regularizer, path: Path) -> None:
-    """Fill the stages that a regulariser has from an official SSR training, in place.
-
-    Raises:
-        CheckpointError: If the file is missing, damaged or of another architecture.
-    """
-    stages = list(regularizer.embed)
-    _fill(
-        regularizer,
-        path,
-        [f"{part}.{stage}." for part in ("embedding_layer", "fusion_layer") for stage in stages],
-    )
-
-
-def _fill(module: nn.Module, path: Path, prefixes: Collection[str]) -> None:
     official = _read_official(path)
     chosen = {n: t for n, t in official.items() if n.startswith(tuple(prefixes))}
     tensors, unknown = import_official(chosen)

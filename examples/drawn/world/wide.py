@@ -11,8 +11,8 @@ from typing import Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.prepare.drawn_shapes import Material
-from stages.prepare.drawn_style import DAY, RGB, Look, Range, Texture
+from examples.drawn.world.shapes import Material
+from examples.drawn.world.style import DAY, RGB, Look, Range, Texture
 
 Optic = Literal["exposure", "red_over_green", "contrast", "haze"]
 """What light and air do to colours: gain, cast, gain around the mean, and haze per kilometre."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.prepare.drawn import draw_views
+from examples.drawn.world import draw_views
 from stages.prepare.geometry import Size, crop_origin, flip
 from stages.prepare.pixels import normalised_window
 

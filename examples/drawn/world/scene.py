@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from stages.prepare.drawn_shapes import (
+from examples.drawn.world.shapes import (
     EYE_M,
     Label,
     Material,
@@ -17,7 +17,7 @@ from stages.prepare.drawn_shapes import (
     oval,
     rectangle,
 )
-from stages.prepare.drawn_things import bicycle, building, car, fence, lamp, person, sign, tree
+from examples.drawn.world.things import bicycle, building, car, fence, lamp, person, sign, tree
 
 FAR_M = 300.0
 _END_M = 75.0  # where the street furniture and the rows of houses end

@@ -2,9 +2,9 @@ import cv2
 import numpy as np
 import pytest
 
-from stages.prepare.drawn import draw
-from stages.prepare.drawn_layout import Layout
-from stages.prepare.drawn_shapes import Label
+from examples.drawn.world import draw
+from examples.drawn.world.layout import Layout
+from examples.drawn.world.shapes import Label
 
 SIZE_PX = (128, 256)
 

@@ -3,9 +3,9 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from stages.prepare.drawn_looks import LOOKS, blend, look_of
-from stages.prepare.drawn_shapes import Material
-from stages.prepare.drawn_style import DAY, DUSK, Look
+from examples.drawn.world.looks import LOOKS, blend, look_of
+from examples.drawn.world.shapes import Material
+from examples.drawn.world.style import DAY, DUSK, Look
 
 
 @pytest.mark.parametrize("style", ["day", "dusk", "fog", "night"])

@@ -7,9 +7,8 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from stages.prepare.drawn_style import DAY, DUSK, RGB, Look, Range, Style
-from stages.prepare.drawn_unseen import FOG, NIGHT
-from stages.prepare.drawn_wide import draw_wide
+from examples.drawn.world.style import DAY, DUSK, FOG, NIGHT, RGB, Look, Range, Style
+from examples.drawn.world.wide import draw_wide
 
 _K = TypeVar("_K")
 

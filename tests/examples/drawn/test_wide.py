@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stages.prepare.drawn_looks import LOOKS, blend
-from stages.prepare.drawn_paint import Field, photograph
-from stages.prepare.drawn_style import DAY, DUSK, Look
-from stages.prepare.drawn_wide import HELD_OUT, draw_wide, is_held_out, optics
+from examples.drawn.world.looks import LOOKS, blend
+from examples.drawn.world.paint import Field, photograph
+from examples.drawn.world.style import DAY, DUSK, Look
+from examples.drawn.world.wide import HELD_OUT, draw_wide, is_held_out, optics
 
 pytestmark = pytest.mark.costly
 

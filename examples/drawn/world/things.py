@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from stages.prepare.drawn_shapes import (
+from examples.drawn.world.shapes import (
     CIRCLE,
     EYE_M,
     Label,

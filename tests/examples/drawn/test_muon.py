@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from stages.embed.muon import Muon, orthogonalise
+from examples.drawn.muon import Muon, orthogonalise
 
 
 @pytest.mark.parametrize("shape", [(8, 24), (24, 8), (16, 16)])

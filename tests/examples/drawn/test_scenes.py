@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from stages.embed.scenes import Scenes
-from stages.prepare.drawn import draw_views
+from examples.drawn.scenes import Scenes
+from examples.drawn.world import draw_views
 from stages.prepare.pixels import normalised_window
 
 

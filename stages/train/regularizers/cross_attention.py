@@ -3,14 +3,19 @@
 # B batch, C teacher channels, C_i student channels of stage i, N student tokens, M teacher tokens
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
-if TYPE_CHECKING:  # which loads official weights of this module's
-    from stages.train.model.student import Student
+from stages.train.regularizers.branch import Branch, Seen, norm
+
+QUERIES = 64
+"""Student tokens per image that `observe` looks at."""
 
 
 class CrossAttention(nn.Module):
@@ -56,7 +61,7 @@ class CrossAttention(nn.Module):
         return tokens.view(*tokens.shape[:2], self.heads, -1).transpose(1, 2)
 
 
-class Regularizer(nn.Module):
+class CrossAttentionBranch(Branch):
     """Enhance student feature maps by teacher features (SSR, arXiv 2401.14686; spec section 4.2).
 
     Student and teacher grids need not match: nothing is resized and no position is coded.
@@ -108,13 +113,41 @@ class Regularizer(nn.Module):
             enhanced.append(map_ + read.transpose(1, 2).unflatten(2, map_.shape[2:]))
         return enhanced
 
-    def logits(
-        self, student: "Student", features: Sequence[Tensor], teacher: Mapping[str, Tensor]
-    ) -> Tensor:
-        """Classify the enhanced maps by the student's own head: (B, K, H/4, W/4)."""
-        return student.classify(self(features, teacher))
+    def observe(self, seen: Seen) -> list[RemovableHandle]:
+        """Note residual, attention entropy and swap of each stage."""
+        return [
+            fusion.register_forward_hook(partial(_observe, stage, seen))
+            for stage, fusion in self.fusion.items()
+        ]
 
 
 def _tokens(map_: Tensor) -> Tensor:
     """(B, C, h, w) -> (B, h w, C), row by row."""
     return map_.flatten(2).transpose(1, 2)
+
+
+@torch.no_grad()
+def _observe(
+    stage: str, seen: Seen, fusion: CrossAttention, tokens: tuple[Tensor, ...], read: Tensor
+) -> None:
+    student, teacher = tokens  # (B, N, C_i), (B, M, C_i)
+    every = max(1, student.shape[1] // QUERIES)
+    some, read_by_some = student[:, ::every], read[:, ::every].float()
+    values = {
+        "residual": norm(read) / norm(student),
+        "entropy": _entropy(fusion, some, teacher),
+    }
+    if len(student) > 1:
+        of_another = fusion.forward(some, teacher.roll(1, dims=0)).float()  # without this hook
+        values["swap"] = norm(of_another - read_by_some) / norm(read_by_some)
+    for name, value in values.items():
+        seen.setdefault(f"{name}_{stage}", []).append(value)
+
+
+def _entropy(fusion: CrossAttention, student: Tensor, teacher: Tensor) -> Tensor:
+    query, key, _ = fusion.project(student, teacher)  # (B, heads, N or M, C_i / heads)
+    with torch.autocast(query.device.type, enabled=False):
+        scores = query.float() @ key.float().transpose(-2, -1) / math.sqrt(query.shape[-1])
+    probability = scores.softmax(dim=-1)  # (B, heads, N, M)
+    entropy: Tensor = torch.special.entr(probability).sum(dim=-1).mean()
+    return entropy / math.log(max(2, teacher.shape[1]))

@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from stages.embed.config import EmbedConfig
-from stages.embed.pretrain import RECIPE, Recipe, run, save_encoder
-from stages.embed.shipped import SHIPPED, weights_path
-from stages.embed.teacher import draw_encoder, load_teacher
+from examples.drawn import TEACHER
+from examples.drawn.pretrain import RECIPE, Recipe, main, run, save_encoder
+from stages.embed.teacher import draw_encoder, load_encoder
 from stages.embed.weights import hash_weights
-from store.errors import ConfigError
 
 pytestmark = pytest.mark.costly
 
@@ -36,12 +34,11 @@ def test_equal_seeds_give_equal_files_and_others_do_not(tmp_path: Path) -> None:
     assert torch.get_num_threads() == threads
 
 
-def test_embed_reads_what_was_pretrained(tmp_path: Path, embed_config: EmbedConfig) -> None:
+def test_embed_reads_what_was_pretrained(tmp_path: Path) -> None:
     path, sha256 = made(tmp_path, "teacher.pth", replace(SHORT, iterations=1))
-    teacher = load_teacher(embed_config.model_copy(update={"weights": str(path)}))
-    assert teacher.trained
-    assert teacher.weights_sha256 == sha256
-    assert teacher.encode(torch.randn(1, 3, 256, 256)).isfinite().all()
+    encoder = load_encoder(RECIPE.architecture, path)
+    assert hash_weights(encoder.state_dict()) == sha256
+    assert encoder(torch.randn(1, 3, 256, 256)).isfinite().all()
 
 
 def test_losses_fall(tmp_path: Path) -> None:
@@ -68,24 +65,35 @@ def test_weights_are_saved_in_half_precision_and_hashed_as_saved(tmp_path: Path)
     assert (tmp_path / "teacher.pth").stat().st_size < 4e6
 
 
-def test_a_file_that_is_there_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "teacher.pth").write_text("five minutes of work")
-    with pytest.raises(ConfigError, match="is there already"):
-        made(tmp_path, "teacher.pth")
-    with pytest.raises(ConfigError, match="no such folder"):
-        made(tmp_path / "absent", "teacher.pth")
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--out", "there.pth"], "there.pth: is there already"),
+        (["--out", "absent/teacher.pth"], "absent: there is no such folder"),
+        (["--out", "teacher.pth", "--iterations", "0"], "--iterations"),
+        (["--out", "teacher.pth", "--seed", str(2**32)], "--seed"),
+    ],
+)
+def test_what_cannot_be_pretrained_is_told_before_any_work(
+    words: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("there.pth").write_text("five minutes of work")
+    monkeypatch.setattr("sys.argv", ["pretrain", *words])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert says in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["there.pth"]
 
 
-def test_the_shipped_teacher_is_the_one_of_its_card(embed_config: EmbedConfig) -> None:
-    teacher = load_teacher(embed_config.model_copy(update={"weights": "drawn"}))
-    assert teacher.trained
-    card = SHIPPED["drawn"].with_suffix(".md").read_text()
-    assert teacher.weights_sha256 in card
-    assert SHIPPED["drawn"].stat().st_size < 4e6
-
-
-def test_a_name_that_is_not_shipped_is_a_path() -> None:
-    assert weights_path("~/sam.pth") == Path.home() / "sam.pth"
+def test_the_teacher_is_the_one_of_its_card() -> None:
+    sha256 = hash_weights(load_encoder(RECIPE.architecture, TEACHER).state_dict())
+    assert sha256 in TEACHER.with_suffix(".md").read_text()
+    assert TEACHER.stat().st_size < 4e6
 
 
 @pytest.mark.slow

@@ -1,17 +1,17 @@
 """Drawn street scenes with exact labels.
 
-A scene is laid out in space from (seed, index) alone (`drawn_scene`), projected, and filled from
-far to near into a map of surface numbers at three times the resolution (`drawn_layout`). The label
+A scene is laid out in space from (seed, index) alone (`scene`), projected, and filled from
+far to near into a map of surface numbers at three times the resolution (`layout`). The label
 of a pixel is the class of the surface at its centre; the image averages the painted surfaces
-(`drawn_paint`) in the look of a style (`drawn_looks`).
+(`paint`) in the look of a style (`looks`).
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.prepare.drawn_layout import Layout
-from stages.prepare.drawn_looks import look_of
-from stages.prepare.drawn_style import Style
+from examples.drawn.world.layout import Layout
+from examples.drawn.world.looks import look_of
+from examples.drawn.world.style import Style
 
 
 def draw(

@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from stages.embed.objectives import DRAWN_PLACES, Heads, Targets, targets_of
+from examples.drawn.objectives import DRAWN_PLACES, Heads, Targets, targets_of
 
 # 32 px, tokens of 8 px: object 7 is the ground, 3 a square of 8 px, 5 a pole of 2 px
 PICTURE = np.full((32, 32), 7, np.int32)

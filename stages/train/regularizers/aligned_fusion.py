@@ -1,22 +1,23 @@
-"""Our own regulariser, `kind: guided`: a branch that reads the teacher where its features lie.
+"""Teacher features laid onto the student's, where they lie: no attention has to learn where.
 
-Differs from SSR: cross-attention must learn where to read the teacher, and in short trainings it
-hardly reads it (column swap of runs/health.csv). Here features are embedded, resized to the grid of
-each stage and added; the student's own are dropped for a share of the samples, so that the branch
-must read the teacher; it has a head of its own and sends no gradient to the student. What it has
-learnt reaches the student by pseudo-labels alone: the averaged branch labels the target. Nothing of
-it is there at inference.
+Features are embedded, resized to the grid of each stage and added; the student's own are dropped
+for a share of the samples, so that the branch must read the teacher. It has a head of its own and
+sends no gradient to the student.
 
 # B batch, C teacher channels, C_i student channels of stage i, h w teacher tokens, K classes
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils.hooks import RemovableHandle
 
 from stages.train.model.student import Student
+from stages.train.regularizers.branch import Branch, Seen, norm
 
 
 class AlignedFusion(nn.Module):
@@ -39,31 +40,27 @@ class AlignedFusion(nn.Module):
         return aligned
 
 
-class StudentDrop(nn.Module):
+class StudentDrop(_DropoutNd):
     """Drops all of the student's features of a sample, while training.
 
     Unlike dropout it does not scale up the others: the teacher's features are added to them.
 
     Args:
-        share: Of the samples.
+        p: Share of the samples.
     """
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.share = share
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Zero the maps (B, C_i, H_i, W_i) of some samples, the same ones at every stage."""
-        if not self.training or self.share == 0:
+        if not self.training or self.p == 0:
             return list(maps)
-        kept = (torch.rand(len(maps[0]), 1, 1, 1, device=maps[0].device) >= self.share).to(
+        kept = (torch.rand(len(maps[0]), 1, 1, 1, device=maps[0].device) >= self.p).to(
             maps[0].dtype
         )
         return [map_ * kept for map_ in maps]
 
 
-class Guide(nn.Module):
-    """The branch: fusion of each stage that reads a level, and a head.
+class AlignedBranch(Branch):
+    """Fusion of each stage that reads a level, and a head.
 
     Args:
         in_channels: Channels of the student's stages, finest first.
@@ -72,6 +69,8 @@ class Guide(nn.Module):
         student_drop: Share of samples that see the teacher alone while training.
         head: Of the branch alone; a copy of the student's, to begin with.
     """
+
+    labels_target = True
 
     def __init__(
         self,
@@ -117,3 +116,22 @@ class Guide(nn.Module):
         """Classify the enhanced maps by the branch's own head: (B, K, H/4, W/4)."""
         logits: Tensor = self.head(self(features, teacher))
         return logits
+
+    def observe(self, seen: Seen) -> list[RemovableHandle]:
+        """Note residual and swap of each stage; there is no attention."""
+
+        @torch.no_grad()
+        def note(branch: nn.Module, maps: tuple[Any, ...], enhanced: object) -> None:
+            student, teacher = maps
+            for stage, level in enumerate(self.levels):
+                if level is None:
+                    continue
+                map_ = student[stage]  # (B, C_i, H_i, W_i), before some are dropped
+                added = self.fusion[str(stage)](teacher[level], tuple(map_.shape[2:]))
+                values = {"residual": norm(added) / norm(map_)}
+                if len(added) > 1:
+                    values["swap"] = norm(added.roll(1, dims=0) - added) / norm(added)
+                for name, value in values.items():
+                    seen.setdefault(f"{name}_{stage}", []).append(value)
+
+        return [self.register_forward_hook(note)]

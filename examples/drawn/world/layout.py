@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.prepare.drawn_paint import SUPERSAMPLING, at_pixel_centres, paint
-from stages.prepare.drawn_scene import Scene, build_scene
-from stages.prepare.drawn_shapes import Label
-from stages.prepare.drawn_style import Look
+from examples.drawn.world.paint import SUPERSAMPLING, at_pixel_centres, paint
+from examples.drawn.world.scene import Scene, build_scene
+from examples.drawn.world.shapes import Label
+from examples.drawn.world.style import Look
 
 _FRACTION_BITS = 4  # of the subpixel coordinates that OpenCV fills between
 

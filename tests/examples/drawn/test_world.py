@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from stages.prepare.drawn import draw, draw_views
-from stages.prepare.drawn_looks import LOOKS
-from stages.prepare.drawn_shapes import Label
-from stages.prepare.drawn_style import Style
+from examples.drawn.world import draw, draw_views
+from examples.drawn.world.looks import LOOKS
+from examples.drawn.world.shapes import Label
+from examples.drawn.world.style import Style
 
 pytestmark = pytest.mark.costly
 

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.prepare.drawn_scene import FAR_M, Camera, Scene
-from stages.prepare.drawn_shapes import EYE_M, Label, Material
-from stages.prepare.drawn_style import RGB, Look, Texture
+from examples.drawn.world.scene import FAR_M, Camera, Scene
+from examples.drawn.world.shapes import EYE_M, Label, Material
+from examples.drawn.world.style import RGB, Look, Texture
 
 # H W pixels, S supersampling, N surfaces with the sky in front. Images are planes (3, H, W) of 0..1
 # while they are painted: that is several times as fast as (H, W, 3).
