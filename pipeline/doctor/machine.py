@@ -82,15 +82,17 @@ def dvc() -> Iterator[Finding]:
     if not alone and not any((p / ".git").exists() for p in (home, *home.parents)):
         yield warning(f"{home} is not a git repository: run `git init`, or `dvc init -f --no-scm`")
         return
-    locks = home / ".dvc" / "tmp" / "rwlock"
-    if locks.is_file() and not _is_table(locks.read_text(errors="replace")):
-        yield problem(f"{locks} was left damaged by a killed run: delete it when no DVC is running")
+    found = [*_locks(home / ".dvc" / "tmp" / "rwlock")]
+    yield from found or [ok("DVC: dvc.yaml, .dvc and git are there")]
+
+
+def _locks(path: Path) -> Iterator[Finding]:
+    """Look for a damaged note of who is at work; DVC itself says who holds a sound one."""
+    if not path.is_file():
         return
-    yield ok("DVC: dvc.yaml, .dvc and git are there")
-
-
-def _is_table(text: str) -> bool:
     try:
-        return isinstance(json.loads(text), dict)
+        sound = isinstance(json.loads(path.read_text(errors="replace")), dict)
     except ValueError:
-        return False
+        sound = False
+    if not sound:
+        yield problem(f"{path} was left damaged by a killed run: delete it when no DVC is running")
