@@ -67,7 +67,7 @@ CASES = [
     Case(
         "backbone weights that are a picture",
         "train -S train.student.weights=photo.pth",
-        ("train.student.weights: photo.pth", "damaged", "get it again"),
+        ("train.student.weights: photo.pth", "damaged", "download it again"),
         copy("photos/day/images/00000.png", "photo.pth"),
     ),
     Case(

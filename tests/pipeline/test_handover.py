@@ -133,7 +133,7 @@ def test_what_does_not_fit_is_listed_before_it_is_refused(photos: Path) -> None:
         ("predict runs photos/dusk --out o --window 33", ("--window 33", "multiple of 32")),
         ("predict runs photos/dusk --out o --fit 5", ("--fit 5", "WIDTHxHEIGHT")),
         ("import gone.pth --out theirs", ("gone.pth does not exist",)),
-        ("import notes.txt --out theirs", ("notes.txt is damaged or no PyTorch weight file",)),
+        ("import notes.txt --out theirs", ("notes.txt is damaged or not a weight file",)),
         ("import notes.txt --out o --classes ade", ("--classes ade", "cityscapes, camvid")),
     ],
 )
