@@ -11,12 +11,16 @@ from pipeline.options import Overrides, ParamsFile
 
 def pretrain_teacher(
     out: Annotated[Path, typer.Option("--out", help="File for the weights, e.g. teacher.pth.")],
-    seed: Annotated[int, typer.Option(min=0, help="Of scenes, weights and crops.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Of scenes, weights and crops.")
+    ] = 0,
     iterations: Annotated[
-        int | None, typer.Option(min=1, help="Steps, other than those of the shipped weights.")
+        int | None,
+        typer.Option(min=1, max=10_000_000, help="Steps, other than those of the shipped weights."),
     ] = None,
     scenes: Annotated[
-        int | None, typer.Option(min=1, help="Scenes, other than those of the shipped weights.")
+        int | None,
+        typer.Option(min=1, max=1_000_000, help="Scenes, other than those of the shipped weights."),
     ] = None,
 ) -> None:
     """Pretrain a tiny teacher on drawn scenes without class names, as the shipped one was made.
@@ -46,7 +50,10 @@ def probe(
         typer.Option(help="A student or run folder whose own features are probed too."),
     ] = None,
     images: Annotated[
-        int, typer.Option(min=1, help="Most images of each split, evenly spread over it.")
+        int,
+        typer.Option(
+            min=1, max=1_000_000, help="Most images of each split, evenly spread over it."
+        ),
     ] = 60,
     json: Annotated[
         Path | None, typer.Option("--json", help="Write the scores into this file.")

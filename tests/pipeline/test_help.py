@@ -96,6 +96,14 @@ def test_every_option_is_explained(command: str) -> None:
         assert getattr(option, "help", None), f"{command} {option.name}"
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_number_of_an_option_is_bounded(command: str) -> None:
+    for option in COMMANDS[command].params:
+        if option.type_descriptor.annotation in (int, float):
+            assert option.min is not None, f"{command} {option.name}"
+            assert option.max is not None, f"{command} {option.name}"
+
+
 def test_no_command_at_all_shows_the_help() -> None:
     outcome = ssr()
     assert outcome.code == 2

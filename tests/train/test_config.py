@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from stages.fields import Section
 from stages.train import config
 from stages.train.config import TrainConfig
 from tests.train.example import EXAMPLE, train_config
@@ -14,7 +15,7 @@ RARE = {"temperature": 0.01, "min_pixels": 3000, "min_crop_ratio": 0.5}
 
 def sections() -> list[type[BaseModel]]:
     found = [value for value in vars(config).values() if isinstance(value, type)]
-    return [value for value in found if issubclass(value, config.Section)]
+    return [value for value in found if issubclass(value, Section)]
 
 
 @pytest.mark.parametrize(
