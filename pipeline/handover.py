@@ -48,14 +48,12 @@ def export(
 
     Example: ssr export runs --out exported --onnx
     """
-    from pipeline.console import activity, console
+    from pipeline.console import activity, console, progress
 
     with activity("loading PyTorch and transformers"):
         from stages.evaluate.export import run
-    if onnx:
-        console.print("translating to ONNX; a large student takes minutes")
-    with activity("writing the folder"):
-        result = run(model=model, out=out, onnx=onnx)
+    with progress("export", "steps") as report:
+        result = run(model=model, out=out, onnx=onnx, progress=report)
     if result.why_no_metrics is not None:
         console.print(f"model card without metrics: {result.why_no_metrics}")
     if result.agreement is not None:

@@ -32,6 +32,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
         CheckpointError: If the file is missing, unreadable or damaged, holds something else than
             tensors, or values that are not finite.
     """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, not a weight file; give the file in it")
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; download it or correct the path")
     content = _load(path)

@@ -129,7 +129,7 @@ def test_parts_that_are_not_made_yet_say_what_makes_them(place: Path) -> None:
     text = again(place).text
     assert "run `ssr embed`" in text
     assert "run `ssr train`" in text
-    assert "there is no evaluation yet; run `dvc repro` or `ssr evaluate`" in text
+    assert "there is no evaluation yet; run `dvc repro`, or `ssr evaluate --out runs`" in text
     assert "source train 6 6" in text  # what is there is shown
 
 
