@@ -80,8 +80,8 @@ def activity(what: str) -> Iterator[Callable[[str], None]]:
     if console.quiet or not console.is_terminal:
         yield lambda what: None
         return
-    with console.status(what) as status:
-        yield status.update
+    with console.status(Text(what)) as status:
+        yield lambda what: status.update(Text(what))
 
 
 class _Lines:
