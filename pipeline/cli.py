@@ -2,7 +2,9 @@
 
 import logging
 import sys
+from inspect import getdoc
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated, NoReturn
 
 import typer
@@ -14,6 +16,7 @@ from pipeline import (
     store_commands,
     teacher_commands,
 )
+from pipeline.arms import ARMS
 from pipeline.files import EVALUATE_CACHE, INDEX, MANIFEST, PARAMS, RUN, SCAN_CACHE, START
 from pipeline.lines import Wrapping, wrapped
 from pipeline.options import Overrides, ParamsFile, RunFolder, WeightsName
@@ -53,17 +56,44 @@ def main() -> None:
         _give_up(f"{where}{error.strerror or error}; check the path, permissions and disk space")
 
 
+def _choices() -> str:
+    """List the values of `ssr init`, unbroken, without an import of what reads presets."""
+    presets = (path.stem for path in (Path(__file__).parent / "presets").glob("*.yaml"))
+    texts = (f"Presets: {', '.join(sorted(presets))}", f"Arms: {', '.join(ARMS)}")
+    return "\b\n" + "\n".join(
+        fill(text, 78, subsequent_indent="  ", break_on_hyphens=False) for text in texts
+    )
+
+
 def _give_up(message: str) -> NoReturn:
     print(wrapped(f"ssr: {message}"), file=sys.stderr)  # noqa: T201 - the shell's own error line
     sys.exit(2)
 
 
-@app.command()
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"ssr-offline {version('ssr-offline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _everywhere(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog=_choices())
 def init(
     preset: Annotated[
         str,
         typer.Option(
-            help="drawn, folders, gta5-to-cityscapes, ...; a wrong name lists all.",
+            help="A task, see below.",
             autocompletion=completion.of(completion.presets),
         ),
     ],
@@ -72,7 +102,7 @@ def init(
     arm: Annotated[
         str,
         typer.Option(
-            help="source-only, daformer, ssr or guided; with MIC: daformer-mic, ...",
+            help="How it trains, see below.",
             autocompletion=completion.of(completion.arms),
         ),
     ] = "ssr",
@@ -218,7 +248,7 @@ def train(
 
     With N GPUs: torchrun --nproc-per-node N -m pipeline.cli train, with the same options.
 
-    Example: ssr train -S train.regularizer.on=[] --out runs/daformer
+    Example: ssr train -S 'train.regularizer.on=[]' --out runs/daformer
     """
     from pipeline.console import activity, progress
     from pipeline.costs import noted
@@ -340,6 +370,11 @@ app.command()(store_commands.inspect)
 app.command()(store_commands.verify)
 app.command()(store_commands.convert)
 app.command()(teacher_commands.probe)
+
+for command in app.registered_commands:  # typer cuts sentences in the list, and wraps examples
+    text = getdoc(command.callback) or ""
+    command.short_help = text.partition("\n\n")[0]
+    command.help = text.replace("\n\nExample:", "\n\n\b\nExample:")
 
 if __name__ == "__main__":  # for torchrun -m
     main()

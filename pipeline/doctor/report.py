@@ -21,7 +21,7 @@ def print_findings(findings: Iterable[Finding]) -> None:
     problems = 0
     for finding in findings:
         problems += finding.mark == "problem"
-        console.print(Text(f"{finding.mark:<7}", _STYLES[finding.mark]), finding.text, markup=False)
+        console.print(Text(f"{finding.mark:<7}", _STYLES[finding.mark]), finding.text)
     if problems:
         count = "a problem" if problems == 1 else f"{problems} problems"
         raise ConfigError(f"{count}, see above: mend the first one and run `ssr doctor` again")

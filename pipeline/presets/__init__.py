@@ -158,6 +158,6 @@ def _is_pristine(path: Path) -> bool:
             domain: None if prepare[domain] is None else prepare[domain]["root"]
             for domain in ("source", "target")
         }
-    except (OSError, YAMLError, KeyError, TypeError, UnicodeDecodeError):
+    except (OSError, YAMLError, KeyError, TypeError, ValueError, RecursionError):
         return False
     return any(text == render(name, arm=arm, roots=roots) for name in PRESETS for arm in ARMS)

@@ -28,6 +28,8 @@ def commands_page(app: typer.Typer, command: str) -> str:
         assert entry.callback is not None
         name = entry.name or entry.callback.__name__
         lines += ["", f"## ssr {name}", "", *_command(name, entry.callback)]
+        if entry.epilog:
+            lines += ["", *(f"    {line}" for line in entry.epilog.split("\n")[1:])]
     return "\n".join([*lines, ""])
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from stages.train.model.pretrained import demand_checksums
 from stages.train.networks import Models
 from stages.train.tracking import Curves
+from stages.weight_files import check_checksums
 from store.atomic import TEMPORARY_SUFFIX, replacing
 from store.errors import CheckpointError
 
@@ -70,7 +70,7 @@ class TrainingState:
         if not path.is_file():
             return None
         try:
-            demand_checksums(path)
+            check_checksums(path)
             saved = torch.load(path, map_location=device, weights_only=True)
             if saved["format"] != FORMAT or saved["fingerprint"] != fingerprint:
                 return None

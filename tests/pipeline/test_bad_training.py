@@ -67,7 +67,7 @@ CASES = [
     Case(
         "backbone weights that are a picture",
         "train -S train.student.weights=photo.pth",
-        ("train.student.weights: photo.pth", "damaged", "get it again"),
+        ("train.student.weights: photo.pth", "damaged", "download it again"),
         copy("photos/day/images/00000.png", "photo.pth"),
     ),
     Case(
@@ -174,6 +174,31 @@ CASES = [
         "metrics before evaluate",
         "metrics --out runs/new",
         ("runs/new/metrics.json", "no evaluation", "ssr evaluate"),
+    ),
+    Case(
+        "comparison with a best student that was not evaluated",
+        "compare runs runs/best",
+        ("runs/best/metrics.json", "`ssr evaluate --model runs/best`"),
+    ),
+    Case(
+        "import of a student's file",
+        "import runs/student/model.safetensors --out theirs",
+        ("a student of this project, which needs no import", "its folder runs/student"),
+    ),
+    Case(
+        "import of a student's folder",
+        "import runs/student --out theirs",
+        ("runs/student is a folder", "give the file in it"),
+    ),
+    Case(
+        "part of more digits than Python reads",
+        f"embed --part 1/{'9' * 5000}",
+        ("--part 1/999", "write it as I/N"),
+    ),
+    Case(
+        "size of more digits than Python reads",
+        f"predict runs photos --out predicted --fit {'9' * 5000}x5",
+        ("--fit 999", "WIDTHxHEIGHT"),
     ),
     Case(
         "damaged metrics",

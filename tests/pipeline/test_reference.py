@@ -77,13 +77,13 @@ def test_the_page_has_every_key_of_a_preset(preset: str) -> None:
         ("embed.overlap", "number, 0 to 0.5"),
         ("embed.architecture", "`tiny`, `vit_b`, `vit_l` or `vit_h`"),
         ("embed.levels", "list of at least 1 (`stride8`, `stride16` or `stride32`)"),
-        ("train.crop_px", "whole number, at least 32, a multiple of 32"),
+        ("train.crop_px", "whole number, 32 to 32768, a multiple of 32"),
         ("train.crop_align_px", "`8`, `16` or `32`"),
         ("train.crop_max_class_share", "number, above 0, at most 1"),
         ("train.compile", "`true` or `false`"),
         ("train.masking", "section, or null"),
-        ("train.init", "text, or null"),
-        ("train.optimizer.betas", "list of 2 (number, 0 to 1)"),
+        ("train.init", "text, not empty, or null"),
+        ("train.optimizer.betas", "list of 2 (number, at least 0, below 1)"),
         (
             "train.regularizer.levels",
             "list of 4 (`stride8`, `stride16` or `stride32`, or null)",
@@ -93,7 +93,7 @@ def test_the_page_has_every_key_of_a_preset(preset: str) -> None:
             "section, see [its kinds](#kinds-of-preparesource), each by a name of your choice",
         ),
         ("classes[].color", "list of 3 (whole number, 0 to 255)"),
-        ("splits.val", "text, or null"),
+        ("splits.val", "text, not empty, or null"),
     ],
 )
 def test_a_value_is_told_in_words(key: str, says: str) -> None:

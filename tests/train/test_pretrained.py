@@ -200,7 +200,7 @@ def test_truncated_file_is_refused(tmp_path: Path) -> None:
     for share in (0.999, 0.5, 0.0):
         data = path.read_bytes()
         path.write_bytes(data[: int(len(data) * share)])
-        with pytest.raises(CheckpointError, match="is damaged or no PyTorch weight file") as error:
+        with pytest.raises(CheckpointError, match="is damaged or not a weight file") as error:
             load_backbone(backbone(2), str(path))
         one_line(error)
 

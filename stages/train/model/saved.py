@@ -222,7 +222,7 @@ def _read(path: Path) -> tuple[Card, Layout]:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"])) or "file"
         reason = f"{where}: {fault['msg']}"
-    except ValueError as error:  # JSON's own, and bytes that are no text
+    except (ValueError, RecursionError) as error:  # JSON's own, and bytes that are no text
         reason = f"no JSON: {error}".partition("\n")[0]
     raise CheckpointError(
         f"{path} describes no student of this project ({reason}); "
