@@ -77,6 +77,18 @@ CASES = [
         cut_in_half("runs/checkpoint.pt"),
     ),
     Case(
+        "another run in the folder",
+        "train -S train.seed=1 -S train.log_every=1",
+        ("runs holds another run (other train.seed)", "another --out", "--fresh", "runs/replaced"),
+    ),
+    Case(
+        "features compared with those of a segmenter",
+        "train --out runs/arm -S train.student.weights=trained.pth -S "
+        "'train.feature_distance={weight: 0.005, classes: [road], min_share: 0.75}'",
+        ("train.student.weights: trained.pth", "decode head", "ImageNet", "train.feature_distance"),
+        lambda: save_backbone("trained.pth", head=True),
+    ),
+    Case(
         "thing class that there is not",
         "train -S train.student.weights=mit_tiny.pth -S "
         "'train.feature_distance={weight: 0.005, classes: [unicorn], min_share: 0.75}'",
@@ -85,8 +97,8 @@ CASES = [
     ),
     Case(
         "learning rate that explodes",
-        "train -S train.optimizer.lr=1e30 -S train.seed=1",
-        ("iteration", "not finite", "train.optimizer.lr", "runs/checkpoint.pt"),
+        "train -S train.optimizer.lr=1e30 --out runs/high",
+        ("iteration", "not finite", "train.optimizer.lr", "runs/high/checkpoint.pt"),
     ),
     Case(
         "results folder is a file",

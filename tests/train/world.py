@@ -144,6 +144,7 @@ class World:
         *,
         validation: Validation | None = None,
         fresh: bool = False,
+        move_aside: bool = False,
         feed: Feed = STORED,
         ranks: Ranks = ALONE,
     ) -> TrainResult:
@@ -157,6 +158,7 @@ class World:
             progress=progress,
             validation=validation,
             fresh=fresh,
+            move_aside=move_aside,
             feed=feed,
             ranks=ranks,
         )
@@ -213,7 +215,10 @@ def results(out: Path) -> dict[str, Any]:
         "validation.csv",
         "student/model.safetensors",
         "student/config.json",
+        "best/model.safetensors",
+        "best/config.json",
     )
+    names = tuple(name for name in names if "best" not in name or (out / name).exists())
     files: dict[str, Any] = {name: (out / name).read_bytes() for name in names}
     return files | {"checkpoint": torch.load(out / "checkpoint.pt", weights_only=True)}
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import SegformerModel
+from transformers import SegformerConfig, SegformerModel
 from transformers.utils import logging as transformers_logging
 
 from stages.train.model.hub import demand_on_hub
 from stages.train.model.official import import_official, ours_to_official
+from stages.train.model.reading import check_bytes, reading
 from stages.train.model.regularizer import Regularizer
 from store.errors import CheckpointError
 
@@ -44,6 +45,15 @@ def load_backbone(backbone: SegformerModel, weights: str) -> None:
         _fill(nn.ModuleDict({"backbone": backbone}), path, ("backbone.",))
     else:
         _load_huggingface(backbone, weights)
+
+
+def is_of_segmenter(weights: str) -> bool:
+    """Tell whether weights that `load_backbone` took come with a decode head, unlike ImageNet's."""
+    path = Path(weights).expanduser()
+    if path.is_file():
+        return any("decode_head." in name for name in read_tensors(path)[0])
+    config = SegformerConfig.from_pretrained(weights, local_files_only=True)
+    return "SegformerForSemanticSegmentation" in (config.architectures or ())
 
 
 def load_official_student(student: nn.Module, path: Path) -> None:
@@ -96,14 +106,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; download it or correct the path")
-    try:
+    with reading(path, "it is damaged or no PyTorch weight file", "get it again"):
         if zipfile.is_zipfile(path):  # older files carry no checksums
-            demand_checksums(path)
+            check_bytes(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can trip the reader in any way
-        raise CheckpointError(
-            f"{path} is damaged or no PyTorch weight file; get it again ({type(error).__name__})"
-        ) from error
     meta: Any = {}
     if isinstance(content, dict):
         meta = content.get("meta", {})
@@ -116,18 +122,6 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
             f"{path}: {_few(broken)} holds values that are not finite; get the file again"
         )
     return content, meta if isinstance(meta, dict) else {}
-
-
-def demand_checksums(path: Path) -> None:
-    """Read a whole weight file: `torch.load` looks at no checksum.
-
-    Raises:
-        zipfile.BadZipFile: If a part of it is not what was written.
-    """
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise zipfile.BadZipFile(damaged)
 
 
 def _is_weight(name: object, tensor: object) -> bool:
