@@ -1,5 +1,6 @@
 """Weights, parameters and results that training and evaluation cannot use."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -20,6 +21,13 @@ from tests.pipeline.mistakes import (
     write,
 )
 from tests.pipeline.workplace import shard, stored
+
+
+def rename_a_class() -> None:
+    card = Path("runs/student/config.json")
+    edit(card, '"sky"', '"heaven"')
+    card.write_text(re.sub(r',\s+"sha256": "\w+"', "", card.read_text()))
+
 
 CASES = [
     # train
@@ -133,7 +141,7 @@ CASES = [
         "student of other classes",
         "evaluate",
         ("runs/student", "is heaven", "sky", "choose a student"),
-        lambda: edit(Path("runs/student/config.json"), '"sky"', '"heaven"'),
+        rename_a_class,
     ),
     Case(
         "split without labels",

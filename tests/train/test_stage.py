@@ -214,6 +214,21 @@ def test_features_are_compared_with_imagenet_and_not_with_the_student_to_start_f
     assert result.fit.last_row["feature_distance"] > 0.01
 
 
+def test_a_start_that_learned_labels_is_noted_and_no_reference(
+    world: World, tmp_path: Path
+) -> None:
+    whole = export_official(build_student(STUDENT, num_classes=2, seed=5).state_dict())
+    torch.save(whole, tmp_path / "mmseg.pth")
+    trained: dict[str, Any] = {"student": {"weights": str(tmp_path / "mmseg.pth")}}
+    result = world.run(tmp_path / "run", iterations=1, **trained)
+    (note,) = result.notes
+    assert note.endswith(
+        "mmseg.pth comes with a decode head, so it learned labels, perhaps those of the target"
+    )
+    with pytest.raises(ConfigError, match="compares with ImageNet's features; start from"):
+        world.run(tmp_path / "other", **trained, feature_distance=FEATURE_DISTANCE)
+
+
 def test_a_thing_class_that_there_is_not_is_named(world: World, tmp_path: Path) -> None:
     weights = official_backbone(tmp_path / "mit_tiny.pth", seed=5)
     with pytest.raises(ConfigError) as caught:
@@ -304,7 +319,7 @@ def other_weights(world: World) -> dict[str, Any]:
         (lambda world: {"log_every": 1, "log_to": ["tensorboard"], "threads": 2}, None),
         (lambda world: {"device": "auto", "prefetch": 1}, None),
         (lambda world: {"optimizer": {"lr": 2e-3}}, "train.optimizer.lr"),
-        (lambda world: {"seed": 1, "iterations": 3}, "train.seed, train.iterations"),
+        (lambda world: {"seed": 1, "iterations": 3}, "train.iterations, train.seed"),
         (other_teacher, "features"),
         (other_manifest, "manifest"),
         (other_start, "start.*"),

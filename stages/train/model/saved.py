@@ -206,15 +206,19 @@ def _read(path: Path) -> tuple[Card, Layout]:
         ours = tree[_OURS] if plain else tree
         digest = ours.pop(_DIGEST, None) if isinstance(ours, dict) else None
         card = Card.model_validate(ours)
-        if digest is None or _is_as_written(written, digest):  # earlier versions wrote none
-            return card, "segformer" if plain else "ssr"
-        reason = f"it is not as it was written; if you edited it on purpose, remove its {_DIGEST}"
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"])) or "file"
         reason = f"{where}: {fault['msg']}"
     except (ValueError, RecursionError) as error:  # JSON's own, and bytes that are no text
         reason = f"no JSON: {error}".partition("\n")[0]
+    else:
+        if digest is None or _is_as_written(written, digest):  # earlier versions wrote none
+            return card, "segformer" if plain else "ssr"
+        raise CheckpointError(
+            f"{path} is not as it was written: restore it or train the student again; if you "
+            f"edited it on purpose, remove its line {_DIGEST}"
+        )
     raise CheckpointError(
         f"{path} describes no student of this project ({reason}); "
         "give the folder of a student that was trained, imported or exported"
