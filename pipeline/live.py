@@ -74,7 +74,5 @@ def _tensorboard(
     writer_class: Any,  # noqa: ANN401 - an optional package
     folder: Path,
 ) -> tuple[_Show, Callable[[], object]]:
-    for events in folder.glob("events.out.tfevents.*"):
-        events.unlink()
-    writer = writer_class(str(folder))
+    writer = writer_class(str(folder), purge_step=0)  # hides what is there of another attempt
     return writer.add_scalar, writer.flush

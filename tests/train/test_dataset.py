@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from stages.prepare.manifest import Domain, ImageRecord
 from stages.train.config import TrainConfig
-from stages.train.dataset import Sample, TrainingCrops, batches
+from stages.train.dataset import Sample, batches
 from store.errors import ConfigError, DataError, StoreIncompleteError, TrainingError
 from tests.train.example import train_config
 from tests.train.world import World, assert_same, features
@@ -89,7 +89,7 @@ def all_places(record: ImageRecord, align_px: int) -> Iterator[Place]:
                 yield Place(record, y, x, mirrored)
 
 
-def loaded(crops: TrainingCrops, config: TrainConfig, start: int = 0) -> list[dict[str, Any]]:
+def loaded(crops: Dataset[Sample], config: TrainConfig, start: int = 0) -> list[dict[str, Any]]:
     found = batches(crops, config, start=start, device=torch.device("cpu"))
     return [{part.name: getattr(batch, part.name) for part in fields(batch)} for batch in found]
 

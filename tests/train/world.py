@@ -209,16 +209,14 @@ def training_state(config: TrainConfig, *, seed: int, imagenet: bool = False) ->
 
 def results(out: Path) -> dict[str, Any]:
     """All that a run leaves behind, for `assert_same`."""
-    names = (
+    names = [
         "curves.csv",
         "health.csv",
         "validation.csv",
         "student/model.safetensors",
         "student/config.json",
-        "best/model.safetensors",
-        "best/config.json",
-    )
-    names = tuple(name for name in names if "best" not in name or (out / name).exists())
+        *(name for name in ("best/model.safetensors", "best/config.json") if (out / name).exists()),
+    ]
     files: dict[str, Any] = {name: (out / name).read_bytes() for name in names}
     return files | {"checkpoint": torch.load(out / "checkpoint.pt", weights_only=True)}
 
