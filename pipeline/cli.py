@@ -35,7 +35,8 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line.
 
-    A mistake that the user can mend is one line and exit code 2, an interrupt one line and 130.
+    A mistake that the user can mend is one line and exit code 2, an interrupt one line and 130;
+    anything unforeseen is one line that names the file of its traceback, and 1.
     """
     from pipeline import interrupt
     from store.errors import SSRError
@@ -54,6 +55,10 @@ def main() -> None:
     except OSError as error:  # a full disk, a missing permission, a file in a folder's place
         where = f"{error.filename}: " if error.filename else ""
         _give_up(f"{where}{error.strerror or error}; check the path, permissions and disk space")
+    except Exception as error:
+        from pipeline.unforeseen import explained
+
+        _give_up(*explained(error))
 
 
 def _choices() -> str:
@@ -65,9 +70,9 @@ def _choices() -> str:
     )
 
 
-def _give_up(message: str) -> NoReturn:
+def _give_up(message: str, code: int = 2) -> NoReturn:
     print(wrapped(f"ssr: {message}"), file=sys.stderr)  # noqa: T201 - the shell's own error line
-    sys.exit(2)
+    sys.exit(code)
 
 
 def _show_version(wanted: bool) -> None:
@@ -238,14 +243,17 @@ def train(
     overrides: Overrides = [],  # noqa: B006
     out: RunFolder = RUN,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start over instead of resuming; the checkpoint goes.")
+        bool,
+        typer.Option("--fresh", help="Start over; a run that is there moves to OUT/replaced."),
     ] = False,
-    live: Annotated[
-        bool, typer.Option("--live", help="Log to DVCLive too, in the folder `live` of the run.")
+    move_aside: Annotated[
+        bool,
+        typer.Option("--move-aside", help="Move another run in OUT there, instead of refusing."),
     ] = False,
 ) -> None:
     """Train the student from the stores; an interrupted run resumes, SAM is never loaded.
 
+    A run has a folder of its own: with other parameters or data, give another --out.
     With N GPUs: torchrun --nproc-per-node N -m pipeline.cli train, with the same options.
 
     Example: ssr train -S 'train.regularizer.on=[]' --out runs/daformer
@@ -253,7 +261,7 @@ def train(
     from pipeline.console import activity, progress
     from pipeline.costs import noted
     from pipeline.current import current_manifest, demand_current_stores
-    from pipeline.live import live_rows
+    from pipeline.live import rows_for
     from pipeline.params import load_params
     from pipeline.ranks import joined
     from pipeline.tables import print_trained, print_validation
@@ -278,8 +286,9 @@ def train(
                 out=out,
                 progress=report,
                 validation=validation,
-                show_rows=live_rows(out / "live") if live and ranks.first else lambda curves: None,
+                show_rows=rows_for(config.train.log_to if ranks.first else (), out),
                 fresh=fresh,
+                move_aside=move_aside,
                 ranks=ranks,
                 sources=config.prepare.domains,
             )

@@ -1,8 +1,10 @@
 """Weight files made elsewhere: tensors freed of their wrappers, or one line on what is there."""
 
+import errno
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from store.errors import CheckpointError
+from store.errors import CheckpointError, SSRError, is_out_of_memory
 
 _TABLES: Final = ("state_dict", "model_state_dict", "model_state", "model", "module", "net")
 """Keys below which trainers keep the table of tensors."""
@@ -104,6 +106,28 @@ def check_checksums(path: Path) -> None:
         raise zipfile.BadZipFile(damaged)
 
 
+@contextmanager
+def reading(path: Path, fault: str, cure: str) -> Iterator[None]:
+    """Say in one line why the block failed to read a file; our own errors pass.
+
+    Args:
+        path: The file.
+        fault: What is wrong where its content fails.
+        cure: What to do then.
+
+    Raises:
+        CheckpointError: From whatever ended the block.
+    """
+    try:
+        yield
+    except SSRError:
+        raise
+    except Exception as error:  # a damaged pickle can trip the reader in any way
+        if _unreadable(error):
+            raise CheckpointError(f"{path} {_not_now(error)}") from error
+        raise CheckpointError(f"{path}: {fault} ({type(error).__name__}); {cure}") from error
+
+
 def _load(path: Path) -> object:
     try:
         if path.suffix == ".safetensors":
@@ -112,18 +136,14 @@ def _load(path: Path) -> object:
         if zipped:  # older files carry no checksums
             check_checksums(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except OSError as error:  # of the disk, not of what is on it
-        raise CheckpointError(
-            f"{path} could not be read ({error.strerror or error}); check permissions and disk"
-        ) from error
     except Exception as error:  # a damaged pickle can trip the reader in any way
         raise CheckpointError(f"{path} {_reason(path, error)}") from error
 
 
 def _reason(path: Path, error: Exception) -> str:
     """Say what a file is that could not be loaded, and what to do."""
-    if isinstance(error, MemoryError) or "allocate memory" in str(error):
-        return "does not fit in the memory that is free; end other programs, or take a smaller one"
+    if _unreadable(error):
+        return _not_now(error)
     if other := re.search(r"GLOBAL (\S+) was not|Unsupported class (\S+)", str(error)):
         return (
             f"holds other Python objects ({other[1] or other[2]}), which can run code when they "
@@ -138,6 +158,22 @@ def _reason(path: Path, error: Exception) -> str:
     if start.startswith((b"<!doctype", b"<html")):
         return "is a web page, not weights; download the file that it links to"
     return f"is damaged or not a weight file; download it again ({type(error).__name__})"
+
+
+def _unreadable(error: Exception) -> bool:
+    if is_out_of_memory(error):
+        return True
+    if isinstance(error, OSError):
+        return error.errno != errno.EINVAL  # where a damaged index of the archive points
+    return isinstance(error, RuntimeError) and ("CUDA" in f"{error}" or "read failed" in f"{error}")
+
+
+def _not_now(error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or f"{error}".partition("\n")[0] or "out of memory"
+    return (
+        f"cannot be read now and may well be sound ({reason}); free memory or look at the disk, "
+        "then run the command again"
+    )
 
 
 def _table_in(content: Mapping[Any, Any]) -> dict[Any, Any] | None:

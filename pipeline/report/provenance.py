@@ -1,9 +1,7 @@
 """What was run: parameters, versions and hashes, and what does not belong together."""
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.current import demand_current_manifest, demand_current_stores
 from pipeline.params import Params
@@ -12,10 +10,10 @@ from stages.evaluate.model import measured_card, student_folder
 from stages.evaluate.scores import Evaluation
 from stages.prepare.manifest import Manifest
 from stages.train.model.saved import read_card
-from stages.train.provenance import INCIDENTAL
+from stages.train.provenance import INCIDENTAL, differences
 
-_NOT_COMPARED = {*INCIDENTAL, "log_every"}
-"""Keys of `train` that change no weight."""
+_PATHS = ("init", "student.weights")
+"""Keys that hold folders of a machine."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def read_student(run: Path, params: Params) -> StudentPart:
     card = read_card(student_folder(run, "student") if run.is_dir() else run / "student")
     noted = card.meta.get("recipe")
     recipe = noted if isinstance(noted, dict) else {}
-    asked = params.train.model_dump(mode="json", exclude=_NOT_COMPARED)
+    asked = params.train.model_dump(mode="json", exclude=INCIDENTAL)
     trained = card.meta.get("teacher_trained")
     return StudentPart(
         weights=card.weights_sha256[:12],
@@ -65,7 +63,11 @@ def read_student(run: Path, params: Params) -> StudentPart:
         read_features=trained is not None if "teacher_trained" in card.meta else None,
         teacher_trained=trained,
         iterations=recipe.get("iterations"),
-        changed=tuple(_differences(asked, recipe)),
+        changed=tuple(
+            f"train.{name}: {value} is asked for, {noted} when it was trained"
+            for name, value, noted in differences(asked, recipe)
+            if name not in _PATHS
+        ),
     )
 
 
@@ -94,16 +96,3 @@ def _measured_student(run: Path, scores: Evaluation) -> str:
     if measured_card(run, scores) is not None:
         return ""
     return "The evaluation below is of another student than the present one: run `ssr evaluate`."
-
-
-def _differences(asked: Mapping[str, Any], noted: Mapping[str, Any], at: str = "") -> Iterator[str]:
-    """Name the keys whose values differ, but for those that hold folders of a machine."""
-    for key, value in asked.items():
-        name = f"{at}{key}"
-        if key not in noted or name in ("init", "student.weights"):
-            continue
-        other = noted[key]
-        if isinstance(value, Mapping) and isinstance(other, Mapping):
-            yield from _differences(value, other, f"{name}.")
-        elif value != other:
-            yield f"train.{name}: {value} is asked for, {other} when it was trained"

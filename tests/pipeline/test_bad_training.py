@@ -1,5 +1,6 @@
 """Weights, parameters and results that training and evaluation cannot use."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -20,6 +21,13 @@ from tests.pipeline.mistakes import (
     write,
 )
 from tests.pipeline.workplace import shard, stored
+
+
+def rename_a_class() -> None:
+    card = Path("runs/student/config.json")
+    edit(card, '"sky"', '"heaven"')
+    card.write_text(re.sub(r',\s+"sha256": "\w+"', "", card.read_text()))
+
 
 CASES = [
     # train
@@ -77,6 +85,18 @@ CASES = [
         cut_in_half("runs/checkpoint.pt"),
     ),
     Case(
+        "another run in the folder",
+        "train -S train.seed=1 -S train.log_every=1",
+        ("runs holds another run (other train.seed)", "another --out", "--fresh", "runs/replaced"),
+    ),
+    Case(
+        "features compared with those of a segmenter",
+        "train --out runs/arm -S train.student.weights=trained.pth -S "
+        "'train.feature_distance={weight: 0.005, classes: [road], min_share: 0.75}'",
+        ("train.student.weights: trained.pth", "decode head", "ImageNet", "train.feature_distance"),
+        lambda: save_backbone("trained.pth", head=True),
+    ),
+    Case(
         "thing class that there is not",
         "train -S train.student.weights=mit_tiny.pth -S "
         "'train.feature_distance={weight: 0.005, classes: [unicorn], min_share: 0.75}'",
@@ -85,8 +105,8 @@ CASES = [
     ),
     Case(
         "learning rate that explodes",
-        "train -S train.optimizer.lr=1e30 -S train.seed=1",
-        ("iteration", "not finite", "train.optimizer.lr", "runs/checkpoint.pt"),
+        "train -S train.optimizer.lr=1e30 --out runs/high",
+        ("iteration", "not finite", "train.optimizer.lr", "runs/high/checkpoint.pt"),
     ),
     Case(
         "results folder is a file",
@@ -121,7 +141,7 @@ CASES = [
         "student of other classes",
         "evaluate",
         ("runs/student", "is heaven", "sky", "choose a student"),
-        lambda: edit(Path("runs/student/config.json"), '"sky"', '"heaven"'),
+        rename_a_class,
     ),
     Case(
         "split without labels",

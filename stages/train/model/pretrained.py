@@ -8,7 +8,7 @@ from textwrap import shorten
 from typing import Final
 
 from torch import Tensor, nn
-from transformers import SegformerModel
+from transformers import SegformerConfig, SegformerModel
 from transformers.utils import logging as transformers_logging
 
 from stages.train.model.hub import demand_on_hub
@@ -48,6 +48,15 @@ def load_backbone(backbone: SegformerModel, weights: str) -> None:
         fill_official(nn.ModuleDict({"backbone": backbone}), path, ("backbone.",))
     else:
         _load_huggingface(backbone, weights)
+
+
+def is_of_segmenter(weights: str) -> bool:
+    """Tell whether weights that `load_backbone` took come with a decode head, unlike ImageNet's."""
+    path = Path(weights).expanduser()
+    if path.is_file():
+        return any("decode_head." in name for name in read_tensors(path)[0])
+    config = SegformerConfig.from_pretrained(weights, local_files_only=True)
+    return "SegformerForSemanticSegmentation" in (config.architectures or ())
 
 
 def fill_official(module: nn.Module, path: Path, prefixes: Collection[str]) -> None:
