@@ -1,6 +1,6 @@
 """Class tables of the datasets, and the way from stored label values to train ids."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -26,6 +26,15 @@ class ClassTable:
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+class UnknownValuesError(DataError):
+    """Label ids or colours that a class table does not know."""
+
+    def __init__(self, what: str, values: Sequence[int] | Sequence[Color]) -> None:
+        """Take `what` they are, "label ids" or "label colours", and which, sorted."""
+        super().__init__(f"{what} {listed(values)} are not in the class table")
+        self.what, self.values = what, values
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ class LabelTable:
         known, train_ids = self._id_lookup
         if not known[stored].all():
             unknown = np.flatnonzero((np.bincount(stored.ravel(), minlength=256) > 0) & ~known)
-            raise DataError(f"label ids {_listing(unknown.tolist())} are not in the class table")
+            raise UnknownValuesError("label ids", unknown.tolist())
         converted: NDArray[np.uint8] = train_ids[stored]
         return converted
 
@@ -89,7 +98,7 @@ class LabelTable:
         unknown = packed[keys[place] != packed]
         if unknown.size:
             colors = [_unpack(value) for value in np.unique(unknown).tolist()]
-            raise DataError(f"label colours {_listing(colors)} are not in the class table")
+            raise UnknownValuesError("label colours", colors)
         converted: NDArray[np.uint8] = train_ids[place]
         return converted
 
@@ -124,7 +133,8 @@ def _unpack(packed: int) -> Color:
     return packed >> 16, packed >> 8 & 255, packed & 255
 
 
-def _listing(values: list[int] | list[Color], most: int = 8) -> str:
+def listed(values: Sequence[object], most: int = 8) -> str:
+    """Write the first values of a list and count the others."""
     more = f" and {len(values) - most} more" if len(values) > most else ""
     return ", ".join(str(value) for value in values[:most]) + more
 

@@ -71,6 +71,11 @@ def select(
     return kept
 
 
+def image_id_of(what: str, item: Item) -> str:
+    """Return the id of an image of a domain or dataset."""
+    return f"{what}/{item.split}/{item.stem}"
+
+
 def describe(
     domain: Domain,
     items: Sequence[Item],
@@ -107,7 +112,7 @@ def describe(
     )
     records = []
     for item, measurement in zip(items, measured, strict=True):
-        image_id = f"{what}/{item.split}/{item.stem}"
+        image_id = image_id_of(what, item)
         if isinstance(measurement, DataError):
             bad[image_id] = measurement
             continue

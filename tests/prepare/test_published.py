@@ -33,7 +33,7 @@ def config(kind: str, root: Path, **keys: object) -> dict[str, Any]:
 
 def scan(values: dict[str, Any]) -> Listing:
     source: SourceConfig = TypeAdapter(SourceConfig).validate_python(values)
-    return scan_config(source, progress=lambda done, total, what: None)
+    return scan_config(source, progress=lambda done, total, what: None).sound()
 
 
 def train_ids(listing: Listing, root: Path, item: Item) -> NDArray[np.uint8]:

@@ -26,7 +26,7 @@ from tests.prepare.conftest import (
 
 def scan(config: dict[str, object]) -> Listing:
     source: SourceConfig = TypeAdapter(SourceConfig).validate_python(config)
-    return scan_config(source, progress=lambda done, total, what: None)
+    return scan_config(source, progress=lambda done, total, what: None).sound()
 
 
 def camvid_config(root: Path, train: str, val: str | None) -> dict[str, object]:
@@ -138,10 +138,9 @@ def _remove(folder: Path) -> None:
     [
         (lambda images: images.rename(images.with_name("moved")), "there is no such folder"),
         (_remove, "holds no images"),
-        (lambda images: (images / "notes.txt").write_text("x"), "is not named like an image"),
     ],
 )
-def test_a_folder_that_is_missing_empty_or_mixed_is_an_error(
+def test_a_folder_that_is_missing_or_empty_is_an_error(
     own_data: Path, spoil: Callable[[Path], object], message: str
 ) -> None:
     spoil(own_data / "train" / "images")

@@ -1,0 +1,82 @@
+"""Everything that is wrong with the datasets, in a line for each kind."""
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Final, Literal
+
+from stages.prepare.config import (
+    CamvidConfig,
+    Domain,
+    FolderConfig,
+    SourceConfig,
+    Split,
+    root_of,
+)
+from stages.prepare.labels import UnknownValuesError, listed
+from stages.prepare.sources.listing import Item
+from store.errors import DataError
+
+_MOST_NAMES: Final = 3
+
+
+def lines_of(
+    domain: Domain,
+    source: SourceConfig,
+    bad: Sequence[tuple[Item, DataError]],
+    hints: Sequence[str],
+) -> list[str]:
+    """Group what is wrong with single files: what is mended in the same way is one line.
+
+    Args:
+        domain: Of the dataset.
+        source: The dataset.
+        bad: Images with what is wrong with them or their labels.
+        hints: What to do about labels that are not found.
+
+    Returns:
+        Lines that begin with the key that names the files' folder.
+    """
+    root = root_of(source)
+    groups: dict[tuple[str, str], list[tuple[Item, DataError]]] = {}
+    unlabelled = False
+    for item, error in bad:
+        missing = item.label is not None and not (root / item.label).is_file()
+        unlabelled |= missing
+        is_label = missing or str(error).startswith(f"{root / item.label!s}: ")
+        cure = str(error).rpartition(": ")[2]
+        key = _key(domain, source, item.split, "labels" if is_label else "images")
+        groups.setdefault((key, cure), []).append((item, error))
+    lines = [_line(key, group) for (key, _), group in groups.items()]
+    return lines + [f"prepare.{domain}: {hint}" for hint in hints if unlabelled]
+
+
+def block_of(lines: Sequence[str]) -> str:
+    """Return one line as it is, several under a heading."""
+    if len(lines) == 1:
+        return lines[0]
+    return "\n  ".join((f"{len(lines)} kinds of problems with the data:", *lines))
+
+
+def _line(key: str, group: Sequence[tuple[Item, DataError]]) -> str:
+    (_, first), *rest = group
+    causes = [error.__cause__ for _, error in group]
+    unknown = [cause for cause in causes if isinstance(cause, UnknownValuesError)]
+    text = str(first)
+    if rest and len(unknown) == len(group):
+        values = sorted({value for cause in unknown for value in cause.values})
+        text = text.replace(str(unknown[0]), str(UnknownValuesError(unknown[0].what, values)))
+    names = [PurePosixPath(item.image).name for item, _ in rest]
+    more = f" (and {len(rest)} more like it: {listed(names, _MOST_NAMES)})" if rest else ""
+    return f"{key}: {text}{more}"
+
+
+def _key(
+    domain: Domain, source: SourceConfig, split: Split, what: Literal["images", "labels"]
+) -> str:
+    match source:
+        case FolderConfig():
+            place = "train" if split == "val" and source.val_images is None else split
+            return f"prepare.{domain}.{place}_{what}"
+        case CamvidConfig():
+            return f"prepare.{domain}.splits.{split}"
+    return f"prepare.{domain}.root"
