@@ -33,7 +33,7 @@ class UnknownValuesError(DataError):
 
     def __init__(self, what: str, values: Sequence[int] | Sequence[Color]) -> None:
         """Take `what` they are, "label ids" or "label colours", and which, sorted."""
-        super().__init__(f"{what} {listed(values)} are not in the class table")
+        super().__init__(f"{what} {_listed(values)} are not in the class table")
         self.what, self.values = what, values
 
 
@@ -133,8 +133,7 @@ def _unpack(packed: int) -> Color:
     return packed >> 16, packed >> 8 & 255, packed & 255
 
 
-def listed(values: Sequence[object], most: int = 8) -> str:
-    """Write the first values of a list and count the others."""
+def _listed(values: Sequence[object], most: int = 8) -> str:
     more = f" and {len(values) - most} more" if len(values) > most else ""
     return ", ".join(str(value) for value in values[:most]) + more
 

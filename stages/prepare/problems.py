@@ -1,8 +1,7 @@
 """Everything that is wrong with the datasets, in a line for each kind."""
 
 from collections.abc import Sequence
-from pathlib import PurePosixPath
-from typing import Final, Literal
+from typing import Literal
 
 from stages.prepare.config import (
     CamvidConfig,
@@ -12,11 +11,9 @@ from stages.prepare.config import (
     Split,
     root_of,
 )
-from stages.prepare.labels import UnknownValuesError, listed
-from stages.prepare.sources.listing import Item
+from stages.prepare.labels import UnknownValuesError
+from stages.prepare.sources.listing import Item, first_names
 from store.errors import DataError
-
-_MOST_NAMES: Final = 3
 
 
 def lines_of(
@@ -65,8 +62,7 @@ def _line(key: str, group: Sequence[tuple[Item, DataError]]) -> str:
     if rest and len(unknown) == len(group):
         values = sorted({value for cause in unknown for value in cause.values})
         text = text.replace(str(unknown[0]), str(UnknownValuesError(unknown[0].what, values)))
-    names = [PurePosixPath(item.image).name for item, _ in rest]
-    more = f" (and {len(rest)} more like it: {listed(names, _MOST_NAMES)})" if rest else ""
+    more = f" ({len(rest)} more: {first_names([item.image for item, _ in rest])})" if rest else ""
     return f"{key}: {text}{more}"
 
 

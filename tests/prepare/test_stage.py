@@ -202,13 +202,13 @@ def test_all_problems_are_told_at_once_in_a_line_for_each_kind(
     place, remedy = f"{own_data}/train", "there is no such folder: put the data there or correct"
     damaged = lines.pop(2)
     assert damaged.startswith(f"prepare.source.train_images: {place}/images/a/1.jpg: is damaged")
-    assert damaged.endswith("fetch the file again or remove it (and 1 more like it: 2.jpg)")
+    assert damaged.endswith("fetch the file again or remove it (1 more: 2.jpg)")
     assert lines == [
         f"prepare.target: {own_data}/nowhere/train/images: {remedy} the path train_images",
         f"prepare.target: {own_data}/nowhere/val/images: {remedy} the path val_images",
         f"prepare.source.train_labels: {place}/labels/b/1.png: label ids 9, 11, 200 are not in the "
         "class table: correct the label or the table (kind `folder`: classes, ignore_ids, "
-        "ignore_colors) (and 1 more like it: c.jpg)",
+        "ignore_colors) (1 more: c.jpg)",
         f"prepare.source.train_labels: {place}/images/b/2.jpg: has no label at "
         f"{place}/labels/b/2.png: add it or exclude the image",
     ]

@@ -19,7 +19,7 @@ Progress = Callable[[int, int, str], None]
 IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 """Endings of image files, in lower case."""
 
-LABEL_SUFFIXES: Final = (".png", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".webp", ".jpg", ".jpeg")
+LABEL_SUFFIXES: Final = (".png", ".tif", ".tiff", ".bmp", ".ppm", ".webp", ".jpg", ".jpeg")
 """Endings of label files, the first that there is counts; lossy ones are refused when read."""
 
 REMEDY: Final = "put the data there or correct the path"
@@ -30,7 +30,7 @@ _LEFTOVERS: Final = {
     *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "__macosx", "#recycle", "#snapshot"),
     *("$recycle.bin", "system volume information", "lost+found"),
 }
-_MOST_NAMES: Final = 3
+_MOST: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ def labelled_like(
     if strays:
         findings.append(
             f"{labels}: {counted(len(strays), 'label has', 'labels have')} no image in {images} "
-            f"({_names(strays)}): is the dataset complete?"
+            f"({first_names(strays)}): is the dataset complete?"
         )
     missing = [key for key in keys if key + ending not in stored]
     proposed = suffix_between(missing, stored)
@@ -211,6 +211,15 @@ def suffix_between(keys: Iterable[str], stems: Collection[str]) -> str | None:
 def counted(count: int, one: str, many: str) -> str:
     """Write a count with its noun and verb."""
     return f"{count} {one if count == 1 else many}"
+
+
+def first_names(files: Sequence[str]) -> str:
+    """Write the names of the first files of a list, without their folders."""
+    names = [
+        PurePosixPath(file).name + ("/" if file.endswith("/") else "") for file in files[:_MOST]
+    ]
+    more = ", ..." if len(files) > _MOST else ""
+    return ", ".join(name if name.isprintable() else ascii(name)[1:-1] for name in names) + more
 
 
 def _preference(ending: str) -> tuple[bool, bool, int, str]:
@@ -270,14 +279,7 @@ def _passed_over(folder: str, passed: Sequence[str]) -> str:
     return (
         f"{folder}: passed over {counted(len(passed), 'entry', 'entries')} that "
         f"{'is no image' if len(passed) == 1 else 'are no images'}: "
-        f"{_names([name.removeprefix(f'{folder}/') for name in passed])}"
-    )
-
-
-def _names(files: Sequence[str]) -> str:
-    more = ", ..." if len(files) > _MOST_NAMES else ""
-    return (
-        ", ".join(ascii(f)[1:-1] if not f.isprintable() else f for f in files[:_MOST_NAMES]) + more
+        f"{first_names(passed)}"
     )
 
 
