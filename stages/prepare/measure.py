@@ -44,7 +44,8 @@ def measure(pair: Pair, *, labels: LabelTable, classes: int) -> Measurement:
         DataError: A file is missing, damaged or no image; sizes differ; label values are unknown.
     """
     data = read_bytes(pair.image)
-    height, width, _ = decode_image(data, pair.image).shape
+    image = decode_image(data, pair.image)
+    height, width, _ = image.rgb.shape
     counts = label_sha256 = None
     if pair.label is not None:
         if not pair.label.is_file():
@@ -53,14 +54,17 @@ def measure(pair: Pair, *, labels: LabelTable, classes: int) -> Measurement:
             )
         label_data = read_bytes(pair.label)
         label_sha256 = sha256(label_data).hexdigest()
-        stored = decode_label(label_data, pair.label)
-        if stored.shape[:2] != (height, width):
+        label = decode_label(label_data, pair.label)
+        if label.values.shape[:2] == (width, height) != (height, width):
+            label = decode_label(label_data, pair.label, orientation=image.orientation)
+        rows, columns = label.values.shape[:2]
+        if (rows, columns) != (height, width):
             raise DataError(
-                f"{pair.label}: is {stored.shape[1]}x{stored.shape[0]}, but its image {pair.image} "
+                f"{pair.label}: is {columns}x{rows}, but its image {pair.image} "
                 f"is {width}x{height}: replace one of them or exclude the image"
             )
         try:
-            counts = class_pixels(labels.to_train_ids(stored), classes)
+            counts = class_pixels(labels.to_train_ids(label), classes)
         except DataError as error:
             raise DataError(
                 f"{pair.label}: {error}: correct the label or the table (kind `folder`: "

@@ -12,6 +12,7 @@ from stages.prepare.labels import (
     IGNORE,
     ClassTable,
     LabelTable,
+    StoredLabel,
     class_pixels,
     train_id_table,
 )
@@ -39,7 +40,7 @@ def test_known_ids_convert_as_the_official_lookup_does(shared: Path) -> None:
     tables = json.loads((shared / "spec" / "tables" / "id_tables.json").read_text())
     lookup = np.array(tables["gta"]["label_id_to_train_id_lut"], np.uint8)
     known = np.array([*range(35), 255], np.uint8)[None]
-    assert np.array_equal(CITYSCAPES_IDS.to_train_ids(known), lookup[known])
+    assert np.array_equal(CITYSCAPES_IDS.to_train_ids(StoredLabel(known)), lookup[known])
 
 
 def test_train_ids_map_to_themselves(shared: Path) -> None:
@@ -52,8 +53,10 @@ def test_colours_are_the_published_ones() -> None:
     spec = [tuple(int(v) for v in color.split(",")) for color in SPEC_PALETTE.split()]
     assert list(CITYSCAPES_19.palette) == spec
     painted = np.array([spec], np.uint8)
-    assert CITYSCAPES_IDS.to_train_ids(painted).tolist() == [list(range(19))]
-    assert CITYSCAPES_IDS.to_train_ids(np.zeros((1, 1, 3), np.uint8)).tolist() == [[IGNORE]]
+    assert CITYSCAPES_IDS.to_train_ids(StoredLabel(painted)).tolist() == [list(range(19))]
+    assert CITYSCAPES_IDS.to_train_ids(StoredLabel(np.zeros((1, 1, 3), np.uint8))).tolist() == [
+        [IGNORE]
+    ]
 
 
 @pytest.mark.parametrize("table", [CITYSCAPES_19, CAMVID_11, DRAWN])
@@ -64,22 +67,24 @@ def test_names_and_colours_of_a_class_table_are_distinct(table: ClassTable) -> N
 def test_unknown_ids_and_colours_are_listed() -> None:
     table = LabelTable({0: 0, 3: 1}, {(1, 2, 3): 0})
     with pytest.raises(DataError, match=r"label ids 1, 200 are not in the class table"):
-        table.to_train_ids(np.array([[0, 3], [200, 1]], np.uint8))
+        table.to_train_ids(StoredLabel(np.array([[0, 3], [200, 1]], np.uint8)))
     with pytest.raises(DataError, match=r"label colours \(1, 2, 4\) are not in the class table"):
-        table.to_train_ids(np.array([[[1, 2, 3], [1, 2, 4]]], np.uint8))
+        table.to_train_ids(StoredLabel(np.array([[[1, 2, 3], [1, 2, 4]]], np.uint8)))
     with pytest.raises(DataError, match="and 242 more"):
-        LabelTable(dict.fromkeys(range(6), 0)).to_train_ids(np.arange(256, dtype=np.uint8)[None])
+        LabelTable(dict.fromkeys(range(6), 0)).to_train_ids(
+            StoredLabel(np.arange(256, dtype=np.uint8)[None])
+        )
 
 
 def test_ids_without_a_table_are_refused() -> None:
     table = LabelTable({255: IGNORE}, {(1, 2, 3): 0})
     with pytest.raises(DataError, match="holds class ids, but the classes have no ids"):
-        table.to_train_ids(np.full((2, 2), 255, np.uint8))
+        table.to_train_ids(StoredLabel(np.full((2, 2), 255, np.uint8)))
 
 
 def test_colours_without_a_table_are_refused() -> None:
     with pytest.raises(DataError, match="stores class ids"):
-        LabelTable({0: 0}).to_train_ids(np.zeros((2, 2, 3), np.uint8))
+        LabelTable({0: 0}).to_train_ids(StoredLabel(np.zeros((2, 2, 3), np.uint8)))
 
 
 def test_ignored_pixels_are_not_counted() -> None:

@@ -104,9 +104,9 @@ def test_a_label_gives_its_stored_values(tmp_path: Path) -> None:
     save(tmp_path / "grey.png", ids(3, 250))
     save_paletted(tmp_path / "palette.png", ids(3, 250))
     save(tmp_path / "colours.png", photo(2))
-    assert np.array_equal(read_label(tmp_path / "grey.png"), ids(3, 250))
-    assert np.array_equal(read_label(tmp_path / "palette.png"), ids(3, 250))
-    assert np.array_equal(read_label(tmp_path / "colours.png"), photo(2))
+    assert np.array_equal(read_label(tmp_path / "grey.png").values, ids(3, 250))
+    assert np.array_equal(read_label(tmp_path / "palette.png").values, ids(3, 250))
+    assert np.array_equal(read_label(tmp_path / "colours.png").values, photo(2))
 
 
 def deep(red: NDArray[np.uint8], path: Path, *, alpha: bool = False) -> None:
@@ -119,7 +119,7 @@ def deep(red: NDArray[np.uint8], path: Path, *, alpha: bool = False) -> None:
 @pytest.mark.parametrize("alpha", [False, True])
 def test_ids_in_the_red_of_sixteen_bits_are_read(tmp_path: Path, alpha: bool) -> None:
     deep(ids(3, 22), tmp_path / "x.png", alpha=alpha)
-    assert np.array_equal(read_label(tmp_path / "x.png"), ids(3, 22))
+    assert np.array_equal(read_label(tmp_path / "x.png").values, ids(3, 22))
 
 
 def test_sixteen_bits_that_are_no_ids_are_refused(tmp_path: Path) -> None:

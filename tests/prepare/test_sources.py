@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from stages.prepare import drawn as world
 from stages.prepare.config import SourceConfig
-from stages.prepare.labels import CAMVID_11, CITYSCAPES_19, DRAWN
+from stages.prepare.labels import CAMVID_11, CITYSCAPES_19, DRAWN, StoredLabel
 from stages.prepare.pixels import read_image, read_label
 from stages.prepare.sources.listing import Item, Listing
 from stages.prepare.sources.scan import scan as scan_config
@@ -114,7 +114,8 @@ def test_own_data_may_lie_in_subfolders(own_data: Path) -> None:
         Item("val", "val/images/v.jpg", "val/labels/v.png"),
     )
     assert listing.classes.names == ("lane", "rest")
-    assert listing.labels.to_train_ids(ids(0, 7, 8, 255)).tolist() == ids(0, 1, 1, 255).tolist()
+    stored = StoredLabel(ids(0, 7, 8, 255))
+    assert listing.labels.to_train_ids(stored).tolist() == ids(0, 1, 1, 255).tolist()
 
 
 def test_own_data_may_be_linked(own_data: Path, tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_own_data_may_be_linked(own_data: Path, tmp_path: Path) -> None:
 
 
 def test_own_labels_may_be_colours(own_data: Path) -> None:
-    colours = np.array([[[128, 64, 128], [70, 70, 70], [0, 0, 0]]], np.uint8)
+    colours = StoredLabel(np.array([[[128, 64, 128], [70, 70, 70], [0, 0, 0]]], np.uint8))
     assert scan(folder_config(own_data)).labels.to_train_ids(colours).tolist() == [[0, 1, 255]]
 
 
@@ -163,7 +164,7 @@ def test_a_drawn_image_is_the_scene_of_its_seed_and_place(tmp_path: Path) -> Non
     items = scan(drawn_config(tmp_path)).items
     image, label = world.draw(seed=1, index=2, style="day", size_px=(64, 96))
     assert np.array_equal(read_image(tmp_path / items[2].image), image)
-    assert np.array_equal(read_label(tmp_path / str(items[2].label)), label)
+    assert np.array_equal(read_label(tmp_path / str(items[2].label)).values, label)
     contents = {(tmp_path / item.image).read_bytes() for item in items}
     assert len(contents) == 5  # no scene of val is one of train
 
