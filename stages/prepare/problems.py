@@ -39,7 +39,7 @@ def lines_of(
     for item, error in bad:
         missing = item.label is not None and not (root / item.label).is_file()
         unlabelled |= missing
-        is_label = missing or str(error).startswith(f"{root / item.label!s}: ")
+        is_label = missing or str(error).startswith(f"{root / (item.label or '')}: ")
         cure = str(error).rpartition(": ")[2]
         key = _key(domain, source, item.split, "labels" if is_label else "images")
         groups.setdefault((key, cure), []).append((item, error))

@@ -145,7 +145,7 @@ def labelled_like(
     if labels is None:
         return Part(tuple(Item(split, image, None) for image in chosen), tuple(findings))
     stored = _labels_under(root, labels)
-    keys = [_key(image, images, image_suffix) for image in chosen]
+    keys = [pairing_key(image, images, image_suffix) for image in chosen]
     prefix, ending = "" if labels == "." else f"{labels}/", _nfc(label_suffix)
     items = tuple(
         Item(split, image, stored.get(key + ending, f"{prefix}{key}{label_suffix}.png"))
@@ -257,7 +257,7 @@ def _labels_under(root: Path, folder: str) -> dict[str, str]:
     files, _ = files_under(root, folder, LABEL_SUFFIXES)
     rank = {suffix: place for place, suffix in enumerate(LABEL_SUFFIXES)}
     files.sort(key=lambda file: rank[PurePosixPath(file).suffix.lower()], reverse=True)
-    return {_key(file, folder, ""): file for file in files}
+    return {pairing_key(file, folder, ""): file for file in files}
 
 
 def _without_image(keys: Set[str], stored: Mapping[str, str], suffix: str) -> list[str]:
@@ -297,7 +297,7 @@ def _stem(path: str) -> str:
     return path.rpartition(".")[0]
 
 
-def _key(path: str, folder: str, suffix: str) -> str:
+def pairing_key(path: str, folder: str, suffix: str) -> str:
     """Return what pairs an image and its label: the path below their folders, in NFC."""
     return _nfc(_stem(_below(path, folder)).removesuffix(suffix))
 
