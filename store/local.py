@@ -41,13 +41,9 @@ class LocalFiles:
         return (self.folder / name).stat().st_size
 
     def names(self, folder: str) -> list[str]:
-        """List the files directly in a folder, sorted; none where there is no folder.
-
-        `._*`, which some systems leave beside files, are none of the store's.
-        """
+        """List the files directly in a folder, sorted; none where there is no folder."""
         try:
-            entries = os.scandir(self.folder / folder)
-            return sorted(e.name for e in entries if e.is_file() and not e.name.startswith("._"))
+            return sorted(e.name for e in os.scandir(self.folder / folder) if e.is_file())
         except FileNotFoundError:
             return []
 

@@ -1,19 +1,32 @@
 """What looks wrong in datasets that can be trained on all the same."""
 
+import math
+import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Final
 
+import numpy as np
+
+from stages.prepare.config import Domain, Split
 from stages.prepare.manifest import ImageRecord, Manifest
+from stages.prepare.measure import Measurement
 from stages.prepare.sources.listing import Item
 
+_OTHER_SIZE: Final = 4.0
+"""How many times larger or smaller a side is that belongs to another kind of picture."""
 
-def findings(manifest: Manifest, *, unused_labels: int) -> tuple[str, ...]:
+
+def findings(
+    manifest: Manifest, measured: Mapping[str, Measurement], *, unused_labels: int
+) -> tuple[str, ...]:
     """Say what a person should know before training on a manifest; none of it is an error.
 
     Args:
         manifest: Of both domains.
+        measured: What is known of its images beside that, by image id.
         unused_labels: Label files of the target's train split.
     """
     unused = (
@@ -24,7 +37,12 @@ def findings(manifest: Manifest, *, unused_labels: int) -> tuple[str, ...]:
         if unused_labels
         else []
     )
-    return (*_never_labelled(manifest), *unused, *_in_two_splits(manifest.records))
+    odd = [
+        finding
+        for domain, split in dict.fromkeys((r.domain, r.split) for r in manifest.records)
+        for finding in _odd(manifest, measured, domain, split)
+    ]
+    return (*_never_labelled(manifest), *unused, *odd, *_in_two_splits(manifest.records))
 
 
 def count_labels(root: Path, items: Sequence[Item]) -> int:
@@ -44,6 +62,58 @@ def _never_labelled(manifest: Manifest) -> list[str]:
         f"source train: no label shows {', '.join(missing)} ({len(missing)} of "
         f"{len(manifest.classes)} classes): nothing teaches them, and they count in the mean IoU"
     ]
+
+
+def _odd(
+    manifest: Manifest, measured: Mapping[str, Measurement], domain: Domain, split: Split
+) -> list[str]:
+    """Count the files of a split that are unlike the others, or whose meaning is open."""
+    records = manifest.select(domain=domain, split=split)
+    found = {r: measured[r.image_id] for r in records}
+    side = {r: math.sqrt(math.prod(r.raw_size_px)) for r in records}
+    usual = statistics.median_high(side.values())
+    one_channel = [r for r in records if found[r].one_channel]
+    resampled = [r for r in records if found[r].rim_pixels is not None]
+    kinds = [
+        (
+            one_channel if len(one_channel) < len(records) else [],
+            "images have one channel, as class ids have, and the others have colours: leave out "
+            "what is no image",
+        ),
+        (
+            [r for r in records if max(side[r] / usual, usual / side[r]) >= _OTHER_SIZE],
+            f"images are {_OTHER_SIZE:g} times larger or smaller than usual, as thumbnails are: "
+            "leave out what is no image",
+        ),
+        (
+            [r for r in records if found[r].turn_open],
+            "images are to be turned by EXIF otherwise than their labels, which fit both ways and "
+            "may lie wrong: turn the pixels, or copy the tag to the label",
+        ),
+        (
+            resampled,
+            "labels look resampled or lossily compressed: many pixels between two ids have an id "
+            f"in between{_mostly_rims(manifest, resampled, found)}: make them anew, by `nearest`",
+        ),
+    ]
+    return [
+        f"{domain} {split}: {len(hits)} of {len(records)} {what}; the first is {hits[0].image}"
+        for hits, what in kinds
+        if hits
+    ]
+
+
+def _mostly_rims(
+    manifest: Manifest, records: Sequence[ImageRecord], found: Mapping[ImageRecord, Measurement]
+) -> str:
+    """Name the classes that labels show mostly between two others."""
+    pixels = np.array([r.class_pixels for r in records])
+    rims = np.array([found[r].rim_pixels for r in records])
+    if not records:
+        return ""
+    mostly = np.flatnonzero(2 * rims.sum(0) > pixels.sum(0))
+    names = ", ".join(manifest.classes.names[i] for i in mostly)
+    return f", and most of {names} is such" if names else ""
 
 
 def _in_two_splits(records: Sequence[ImageRecord]) -> list[str]:

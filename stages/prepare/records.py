@@ -8,7 +8,7 @@ from stages.prepare.config import Domain, FileSource, SourceConfig, root_of
 from stages.prepare.geometry import fit_size, working_size
 from stages.prepare.labels import ClassTable
 from stages.prepare.manifest import ImageRecord
-from stages.prepare.measure import MeasurementCache, Pair, measure_all
+from stages.prepare.measure import Measurement, MeasurementCache, Pair, measure_all
 from stages.prepare.sources.listing import Item, Listing, Progress
 from store.errors import DataError
 
@@ -86,6 +86,7 @@ def describe(
     at_least_px: int,
     cache: MeasurementCache,
     bad: dict[str, DataError],
+    measured: dict[str, Measurement],
     progress: Progress,
 ) -> list[ImageRecord]:
     """Decode images and labels and describe them.
@@ -99,10 +100,11 @@ def describe(
         at_least_px: Side of the crop, to which smaller images are padded.
         cache: Remembers unchanged files.
         bad: Receives what is wrong with images that cannot be read, by image id.
+        measured: Receives what else is known of the others, by image id.
         progress: Told (done, total, what).
     """
     root = root_of(source)
-    measured = measure_all(
+    measurements = measure_all(
         [Pair(root / item.image, root / item.label if item.label else None) for item in items],
         labels=listing.labels,
         classes=len(listing.classes),
@@ -111,11 +113,12 @@ def describe(
         what=f"checking {what} images",
     )
     records = []
-    for item, measurement in zip(items, measured, strict=True):
+    for item, measurement in zip(items, measurements, strict=True):
         image_id = image_id_of(what, item)
         if isinstance(measurement, DataError):
             bad[image_id] = measurement
             continue
+        measured[image_id] = measurement
         resized = fit_size(measurement.raw_size_px, source.fit_px)
         records.append(
             ImageRecord(

@@ -10,7 +10,7 @@ from stages.prepare.config import Domain, PrepareConfig, Split, keys_of
 from stages.prepare.findings import count_labels, findings
 from stages.prepare.geometry import Size
 from stages.prepare.manifest import ImageRecord, Manifest
-from stages.prepare.measure import MeasurementCache
+from stages.prepare.measure import Measurement, MeasurementCache
 from stages.prepare.problems import block_of, lines_of
 from stages.prepare.records import demand_classes, describe, image_id_of, select
 from stages.prepare.sources.listing import Item, Listing, Progress
@@ -110,6 +110,7 @@ def run(
     measurements = MeasurementCache(cache)
     records: list[ImageRecord] = []
     bad: dict[str, DataError] = {}
+    measured: dict[str, Measurement] = {}
     complete = False
     try:
         for domain, source in config.domains.items():
@@ -125,6 +126,7 @@ def run(
                 at_least_px=at_least_px,
                 cache=measurements,
                 bad=faults,
+                measured=measured,
                 progress=progress,
             )
             bad |= faults
@@ -151,7 +153,7 @@ def run(
     noted = (
         f"{domain}: {line}" for domain, listing in listings.items() for line in listing.findings
     )
-    found = (*noted, *findings(manifest, unused_labels=unused_labels))
+    found = (*noted, *findings(manifest, measured, unused_labels=unused_labels))
     return PrepareResult(manifest, out, changed, summarise(manifest), found)
 
 

@@ -197,10 +197,10 @@ def suffix_between(keys: Iterable[str], stems: Collection[str]) -> str | None:
     ordered = sorted(stems)
     endings: Counter[str] = Counter()
     for key in keys:
-        for stem in ordered[bisect_left(ordered, key) :]:
-            if not stem.startswith(key):
-                break
-            ending = stem.removeprefix(key)
+        place = bisect_left(ordered, key)
+        while place < len(ordered) and ordered[place].startswith(key):
+            ending = ordered[place].removeprefix(key)
+            place += 1
             if ending and not ending[0].isalnum() and "/" not in ending:
                 endings[ending] += 1
     if not endings:
