@@ -154,14 +154,15 @@ def _folders(domain: str, splits: Mapping[str, SplitFolders], said: list[str]) -
         if own != suffixes:
             said.append(f"{domain}: labels in {val.pairing.labels} are named otherwise; not used")
             val = None
-    labels = train.pairing.labels if train.pairing and domain == "source" else None
+    labels = train.pairing.labels if train.pairing else None
+    if domain == "target" and labels != train.images:  # among images they are to be passed over
+        labels = None
     if domain == "source" and labels is None:
         said.append("source: no labels were found; set train_labels, and label_suffix if need be")
         labels = "train/labels"
-    matched = f", {train.pairing.matched} with a label" if train.pairing else ""
-    said.append(f"{domain}: {len(train.files)} images in {train.images}{matched}")
-    if val is not None and val.pairing is not None:
-        said.append(f"{domain}: {val.pairing.matched} labelled images in {val.images} as val")
+    said.append(f"{domain}: {_count(train)} to train on")
+    if val is not None:
+        said.append(f"{domain}: {_count(val)} to measure on")
     return {
         "train_images": train.images,
         "train_labels": labels,
@@ -170,6 +171,14 @@ def _folders(domain: str, splits: Mapping[str, SplitFolders], said: list[str]) -
         "image_suffix": suffixes[0],
         "label_suffix": suffixes[1],
     }
+
+
+def _count(split: SplitFolders) -> str:
+    found = f"{len(split.files)} images in {split.images}"
+    if split.pairing is None:
+        return found
+    named = f" (*{split.pairing.label_suffix}.png)" if split.pairing.label_suffix else ""
+    return f"{found}, {split.pairing.matched} with a label in {split.pairing.labels}{named}"
 
 
 def _size(root: Path, files: Sequence[str]) -> tuple[Size, bool] | None:

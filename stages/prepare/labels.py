@@ -31,7 +31,7 @@ class ClassTable:
 class UnknownValuesError(DataError):
     """Label ids or colours that a class table does not know."""
 
-    def __init__(self, what: str, values: Sequence[int] | Sequence[Color]) -> None:
+    def __init__(self, what: str, values: Sequence[int | Color]) -> None:
         """Take `what` they are, "label ids" or "label colours", and which, sorted."""
         super().__init__(f"{what} {_listed(values)} are not in the class table")
         self.what, self.values = what, values

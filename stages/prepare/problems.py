@@ -34,17 +34,17 @@ def lines_of(
         Lines that begin with the key that names the files' folder.
     """
     root = root_of(source)
-    groups: dict[tuple[str, str], list[tuple[Item, DataError]]] = {}
-    unlabelled = False
+    groups: dict[tuple[str, str, bool], list[tuple[Item, DataError]]] = {}
     for item, error in bad:
-        missing = item.label is not None and not (root / item.label).is_file()
-        unlabelled |= missing
-        is_label = missing or str(error).startswith(f"{root / (item.label or '')}: ")
-        cure = str(error).rpartition(": ")[2]
+        unlabelled = item.label is not None and not (root / item.label).is_file()
+        is_label = unlabelled or str(error).startswith(f"{root / (item.label or '')}: ")
         key = _key(domain, source, item.split, "labels" if is_label else "images")
-        groups.setdefault((key, cure), []).append((item, error))
-    lines = [_line(key, group) for (key, _), group in groups.items()]
-    return lines + [f"prepare.{domain}: {hint}" for hint in hints if unlabelled]
+        cure = str(error).rpartition(": ")[2]
+        groups.setdefault((key, cure, unlabelled), []).append((item, error))
+    return [
+        "; ".join((_line(key, group), *(hints if unlabelled else ())))
+        for (key, _, unlabelled), group in groups.items()
+    ]
 
 
 def block_of(lines: Sequence[str]) -> str:

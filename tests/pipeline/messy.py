@@ -20,7 +20,8 @@ PALETTE = np.array([*DRAWN.palette, *[(0, 0, 0)] * (256 - len(DRAWN))], np.uint8
 
 def write_messy(root: Path, *, images: int = 6) -> None:
     """Write `root/mine`, photos with `_L.png` labels of colours, and `root/theirs`, photos."""
-    for domain, style in (("mine", "day"), ("theirs", "dusk")):
+    styles: tuple[tuple[str, Style], ...] = (("mine", "day"), ("theirs", "dusk"))
+    for domain, style in styles:
         for index in range(images):
             _write(root / domain, index, style, labelled=domain == "mine")
     for domain in ("mine", "theirs"):

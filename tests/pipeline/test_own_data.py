@@ -33,7 +33,7 @@ def source() -> FolderConfig:
 
 def test_a_messy_folder_needs_no_edit_before_it_is_prepared() -> None:
     said = demand(*INIT)
-    assert "source: 6 images in photos, 6 with a label" in said
+    assert "source: 6 images in photos, 6 with a label in labels (*_L.png) to train on" in said
     assert "looked at 6 of 6 label files" in said
     assert "the colours are those of Cityscapes" in said
     assert "the last 10% of the source's are held out (val_share)" in said

@@ -99,7 +99,12 @@ def test_the_manifest_notes_the_datasets_but_not_where_they_lie(
     config = folder_config(own_data)
     noted = Manifest.read(prepare(config).path).sources["source"]
     given = {key: config[key] for key in config if key != "root"}
-    unset = {"exclude": [], "val_share": None, "image_suffix": "", "label_suffix": ""}
+    unset: dict[str, object] = {
+        "exclude": [],
+        "val_share": None,
+        "image_suffix": "",
+        "label_suffix": "",
+    }
     assert noted == unset | given
 
 
@@ -207,11 +212,24 @@ def test_all_problems_are_told_at_once_in_a_line_for_each_kind(
         f"prepare.target: {own_data}/nowhere/train/images: {remedy} the path train_images",
         f"prepare.target: {own_data}/nowhere/val/images: {remedy} the path val_images",
         f"prepare.source.train_labels: {place}/labels/b/1.png: label ids 9, 11, 200 are not in the "
-        "class table: correct the label or the table (kind `folder`: classes, ignore_ids, "
-        "ignore_colors) (1 more: c.jpg)",
+        "class table: correct the label or, of kind `folder`, the class table (`ssr classes DIR` "
+        "prints one) (1 more: c.jpg)",
         f"prepare.source.train_labels: {place}/images/b/2.jpg: has no label at "
         f"{place}/labels/b/2.png: add it or exclude the image",
     ]
+
+
+def test_labels_that_have_a_suffix_are_told_with_the_key_to_set(
+    prepare: Prepare, own_data: Path
+) -> None:
+    for label in (own_data / "train" / "labels").rglob("*.png"):
+        label.rename(label.with_name(f"{label.stem}_L.png"))
+    with pytest.raises(DataError) as info:
+        prepare(folder_config(own_data))
+    assert str(info.value).endswith(
+        "add it or exclude the image (2 more: 2.jpg, 1.jpg); label names in train/labels end with "
+        "_L: set label_suffix: _L"
+    )
 
 
 def test_files_that_were_good_are_remembered(prepare: Prepare, own_data: Path) -> None:
