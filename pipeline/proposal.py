@@ -18,7 +18,7 @@ from stages.prepare.palettes import THINGS
 from stages.prepare.pixels import read_image
 from stages.prepare.proposed_classes import ProposedClasses, propose_classes
 from stages.prepare.proposed_folders import SplitFolders, ending_of, find_splits
-from stages.prepare.sources.listing import LABEL_SUFFIXES, files_under
+from stages.prepare.sources.listing import LABEL_SUFFIXES, files_under, is_within
 from store.errors import DataError
 
 MOST_IMAGES: Final = 8
@@ -155,8 +155,8 @@ def _folders(domain: str, splits: Mapping[str, SplitFolders], said: list[str]) -
             said.append(f"{domain}: labels in {val.pairing.labels} are named otherwise; not used")
             val = None
     labels = train.pairing.labels if train.pairing else None
-    if domain == "target" and labels != train.images:  # among images they are to be passed over
-        labels = None
+    if domain == "target" and labels is not None and not is_within(labels, train.images):
+        labels = None  # not needed; among the images they are named, to be told from these
     if domain == "source" and labels is None:
         said.append("source: no labels were found; set train_labels, and label_suffix if need be")
         labels = "train/labels"

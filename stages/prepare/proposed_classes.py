@@ -18,7 +18,7 @@ from store.errors import DataError
 MOST_LABELS: Final = 100
 """Label files that are looked at, evenly spaced."""
 
-_MOST_CLASSES: Final = 255
+_LEAST_CLASSES, _MOST_CLASSES = 2, 255
 _BLACK: Final = (0, 0, 0)
 
 T = TypeVar("T")
@@ -100,8 +100,12 @@ def propose_classes(files: Sequence[Path], *, suffix: str = "") -> ProposedClass
             "classes; get the originals"
         )
         return ProposedClasses(said=tuple(said))
-    classes = _of_colors(colors, own_ids, said) if colors else _of_ids(ids, suffix)
-    return replace(classes, said=tuple(said))
+    found = _of_colors(colors, own_ids, said) if colors else _of_ids(ids, suffix)
+    if len(found.classes) < _LEAST_CLASSES:
+        if looked:
+            said.append("they hold too few values for a class table")
+        return ProposedClasses(said=tuple(said))
+    return replace(found, said=tuple(said))
 
 
 def _look(path: Path) -> _Pixels | None:

@@ -155,6 +155,22 @@ def test_labels_may_lie_among_the_images_or_below_them(tmp_path: Path, labels: s
     assert listing.items == (Item("train", "c.jpg", label),)
 
 
+def test_a_split_may_lie_below_another(own_data: Path) -> None:
+    everything = own_data / "everything"
+    (own_data / "train").rename(everything)
+    (own_data / "val").rename(everything / "images" / "val")
+    (everything / "labels").rename(everything / "images" / "labels")
+    folders = {"train_images": ".", "train_labels": "labels"}
+    folders |= {"val_images": "val/images", "val_labels": "val/labels"}
+    listing = scan(folder_config(everything / "images", **folders))
+    assert [item.label for item in listing.items] == [
+        "labels/a/1.png",
+        "labels/a/2.png",
+        "labels/b/1.png",
+        "val/labels/v.png",
+    ]
+
+
 def test_labels_without_an_image_are_counted_and_a_suffix_is_proposed(own_data: Path) -> None:
     for name in ("a/1", "b/1"):
         (own_data / f"train/images/{name}.jpg").unlink()
@@ -174,6 +190,7 @@ def test_pipes_and_other_leftovers_are_never_images(own_data: Path) -> None:
     before = scan(folder_config(own_data)).items
     os.mkfifo(photos / "pipe.png")
     (photos / "folder.png").mkdir()
+    (photos / "a" / "loop").symlink_to(own_data)
     for folder in ("__MACOSX", ".AppleDouble", "#recycle", "a/@eaDir"):
         save(photos / folder / "x.png", photo(1))
     for name in ("._1.jpg", "Thumbs.db", "desktop.ini", "b/readme.md"):
@@ -181,7 +198,7 @@ def test_pipes_and_other_leftovers_are_never_images(own_data: Path) -> None:
     listing = scan(folder_config(own_data))
     assert listing.items == before
     assert listing.findings == (
-        "train/images: passed over 9 entries that are no images: #recycle/, "
+        "train/images: passed over 10 entries that are no images: #recycle/, "
         ".AppleDouble/, ._1.jpg, ...",
     )
 

@@ -22,6 +22,7 @@ def scan(config: FolderConfig) -> Listing:
             labels,
             image_suffix=config.image_suffix,
             label_suffix=config.label_suffix,
+            others=[folder for both in folders.values() for folder in both],
             remedy=f"put the data there or correct the path {split}_images",
         )
         for split, (images, labels) in folders.items()

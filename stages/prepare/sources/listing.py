@@ -112,6 +112,7 @@ def labelled_like(
     *,
     image_suffix: str = "",
     label_suffix: str = "",
+    others: Iterable[str | None] = (),
     remedy: str = REMEDY,
 ) -> Part:
     """Pair each image with the label of the same relative path and stem in the labels' folder.
@@ -126,6 +127,7 @@ def labelled_like(
         labels: The same of the labels; None where there are none.
         image_suffix: What the stems of images end with; others are passed over.
         label_suffix: The same of the labels; other files in their folder are not looked at.
+        others: Folders of another split; those below `images` are left out, as is `labels` there.
         remedy: What to do if there are no images.
 
     Raises:
@@ -134,8 +136,14 @@ def labelled_like(
     if not (root / images).is_dir():
         return Part(problems=(f"{root / images}: there is no such folder: {remedy}",))
     found, passed = files_under(root, images, IMAGE_SUFFIXES)
-    if labels is not None:  # labels may lie among the images, or in a folder below theirs
-        found = [file for file in found if not _is_label(file, images, labels, label_suffix)]
+    below = {f for f in (labels, *others) if f is not None and is_within(f, images)}
+    apart = tuple(f"{folder}/" for folder in below - {images, "."})
+    among = label_suffix if labels == images else ""
+    found = [
+        file
+        for file in found
+        if not file.startswith(apart) and not (among and _stem(file).endswith(among))
+    ]
     chosen = [file for file in found if _stem(file).endswith(image_suffix)]
     passed += [file for file in found if not _stem(file).endswith(image_suffix)]
     if not chosen:
@@ -222,6 +230,11 @@ def first_names(files: Sequence[str]) -> str:
     return ", ".join(name if name.isprintable() else ascii(name)[1:-1] for name in names) + more
 
 
+def is_within(folder: str, other: str) -> bool:
+    """Tell whether a folder is another one or lies below it."""
+    return other == "." or folder == other or folder.startswith(f"{other}/")
+
+
 def _preference(ending: str) -> tuple[bool, bool, int, str]:
     low = ending.lower()
     no_class = any(word in low for word in ("instance", "color", "colour", "depth", "panoptic"))
@@ -237,7 +250,7 @@ def _walk(root: Path, folder: str, suffixes: tuple[str, ...]) -> Iterator[tuple[
                 name = folder + entry.name
                 hidden = entry.name.startswith(".")
                 if entry.is_dir():
-                    if hidden or entry.name.lower() in _LEFTOVERS:
+                    if hidden or entry.name.lower() in _LEFTOVERS or _is_loop(root / name):
                         yield f"{name}/", False
                     else:
                         yield from _walk(root, f"{name}/", suffixes)
@@ -248,6 +261,11 @@ def _walk(root: Path, folder: str, suffixes: tuple[str, ...]) -> Iterator[tuple[
         raise DataError(
             f"{error.filename}: cannot be listed ({error.strerror}): correct its permissions"
         ) from error
+
+
+def _is_loop(folder: Path) -> bool:
+    """Tell a link to a folder that it lies in."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def _labels_under(root: Path, folder: str) -> dict[str, str]:
@@ -281,12 +299,6 @@ def _passed_over(folder: str, passed: Sequence[str]) -> str:
         f"{'is no image' if len(passed) == 1 else 'are no images'}: "
         f"{first_names(passed)}"
     )
-
-
-def _is_label(file: str, images: str, labels: str, suffix: str) -> bool:
-    if labels == images:
-        return bool(suffix) and _stem(file).endswith(suffix)
-    return labels != "." and file.startswith(f"{labels}/")
 
 
 def _below(path: str, folder: str) -> str:
