@@ -95,6 +95,7 @@ def of_source(
             at_least_px=at_least_px,
             cache=measurements,
             bad=bad,
+            measured={},
             progress=progress,
         )
     finally:

@@ -3,30 +3,25 @@
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
-from stages.prepare.config import Domain, Split
+from stages.prepare.labels import ClassTable
 from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.measure import Measurement
 from stages.prepare.sources.listing import Item
 
-_OTHER_SIZE: Final = 4.0
-"""How many times larger or smaller a side is that belongs to another kind of picture."""
+_OTHER_AREA: Final = 16
+"""How many times more or fewer pixels another kind of picture has."""
 
 
-def findings(
-    manifest: Manifest, measured: Mapping[str, Measurement], *, unused_labels: int
-) -> tuple[str, ...]:
+def findings(manifest: Manifest, *, unused_labels: int) -> tuple[str, ...]:
     """Say what a person should know before training on a manifest; none of it is an error.
 
     Args:
         manifest: Of both domains.
-        measured: What is known of its images beside that, by image id.
         unused_labels: Label files of the target's train split.
     """
     unused = (
@@ -37,12 +32,8 @@ def findings(
         if unused_labels
         else []
     )
-    odd = [
-        finding
-        for domain, split in dict.fromkeys((r.domain, r.split) for r in manifest.records)
-        for finding in _odd(manifest, measured, domain, split)
-    ]
-    return (*_never_labelled(manifest), *unused, *odd, *_in_two_splits(manifest.records))
+    copies = _in_two_splits(manifest.records)
+    return (*_never_labelled(manifest), *unused, *manifest.odd, *copies)
 
 
 def count_labels(root: Path, items: Sequence[Item]) -> int:
@@ -64,56 +55,65 @@ def _never_labelled(manifest: Manifest) -> list[str]:
     ]
 
 
-def _odd(
-    manifest: Manifest, measured: Mapping[str, Measurement], domain: Domain, split: Split
-) -> list[str]:
-    """Count the files of a split that are unlike the others, or whose meaning is open."""
-    records = manifest.select(domain=domain, split=split)
-    found = {r: measured[r.image_id] for r in records}
-    side = {r: math.sqrt(math.prod(r.raw_size_px)) for r in records}
-    usual = statistics.median_high(side.values())
-    one_channel = [r for r in records if found[r].one_channel]
-    resampled = [r for r in records if found[r].rim_pixels is not None]
-    kinds = [
-        (
-            one_channel if len(one_channel) < len(records) else [],
-            "images have one channel, as class ids have, and the others have colours: leave out "
-            "what is no image",
-        ),
-        (
-            [r for r in records if max(side[r] / usual, usual / side[r]) >= _OTHER_SIZE],
-            f"images are {_OTHER_SIZE:g} times larger or smaller than usual, as thumbnails are: "
-            "leave out what is no image",
-        ),
-        (
-            [r for r in records if found[r].turn_open],
-            "images are to be turned by EXIF otherwise than their labels, which fit both ways and "
-            "may lie wrong: turn the pixels, or copy the tag to the label",
-        ),
-        (
-            resampled,
-            "labels look resampled or lossily compressed: many pixels between two ids have an id "
-            f"in between{_mostly_rims(manifest, resampled, found)}: make them anew, by `nearest`",
-        ),
-    ]
-    return [
-        f"{domain} {split}: {len(hits)} of {len(records)} {what}; the first is {hits[0].image}"
-        for hits, what in kinds
+def odd_files(
+    records: Sequence[ImageRecord], measured: Mapping[str, Measurement], classes: ClassTable
+) -> tuple[str, ...]:
+    """Count the files that are unlike the others of their split, or whose meaning is open.
+
+    Args:
+        records: Of all splits.
+        measured: What is known of them beside that, by image id.
+        classes: Of the labels.
+    """
+    splits: dict[str, list[ImageRecord]] = defaultdict(list)
+    for record in records:
+        splits[f"{record.domain} {record.split}"].append(record)
+    return tuple(
+        f"{split}: {len(hits)} of {len(images)} {what}; the first is {hits[0]}"
+        for split, images in splits.items()
+        for hits, what in _odd_kinds(images, measured, classes)
         if hits
-    ]
+    )
 
 
-def _mostly_rims(
-    manifest: Manifest, records: Sequence[ImageRecord], found: Mapping[ImageRecord, Measurement]
-) -> str:
-    """Name the classes that labels show mostly between two others."""
-    pixels = np.array([r.class_pixels for r in records])
-    rims = np.array([found[r].rim_pixels for r in records])
-    if not records:
-        return ""
-    mostly = np.flatnonzero(2 * rims.sum(0) > pixels.sum(0))
-    names = ", ".join(manifest.classes.names[i] for i in mostly)
-    return f", and most of {names} is such" if names else ""
+def _odd_kinds(
+    records: Sequence[ImageRecord], measured: Mapping[str, Measurement], classes: ClassTable
+) -> Iterator[tuple[Sequence[str | None], str]]:
+    """Yield the files of one split that a sentence is about, and the sentence."""
+    one_channel = [r.image for r in records if measured[r.image_id].one_channel]
+    if len(one_channel) < len(records):
+        yield (
+            one_channel,
+            "images have one channel, as class ids have, and the others have colours: exclude what "
+            "is no image",
+        )
+    usual = statistics.median_high(math.prod(r.raw_size_px) for r in records)
+    areas = [(r, math.prod(r.raw_size_px) / usual) for r in records]
+    yield (
+        [r.image for r, area in areas if not 1 / _OTHER_AREA < area < _OTHER_AREA],
+        f"images have {_OTHER_AREA} times more or fewer pixels than is usual, as thumbnails have: "
+        "exclude what is no image",
+    )
+    yield (
+        [r.image for r in records if measured[r.image_id].turn_open],
+        "images are turned by EXIF and their labels are not, or otherwise, and both fit: look "
+        "whether they lie on each other; if not, copy the tag to the label",
+    )
+    resampled = [r for r in records if measured[r.image_id].rim_pixels is not None]
+    pixels, rims = (
+        [sum(column) for column in zip(*counts, strict=True)]
+        for counts in (
+            [r.class_pixels or () for r in resampled],
+            [measured[r.image_id].rim_pixels or () for r in resampled],
+        )
+    )
+    mostly = [n for n, a, b in zip(classes.names, pixels, rims, strict=False) if 2 * b > a]
+    only = f", which is most of what they show of {', '.join(mostly)}" if mostly else ""
+    yield (
+        [r.label for r in resampled],
+        "labels look resampled or lossily compressed: where two ids meet, many pixels hold an id "
+        f"in between{only}: make them anew with nearest neighbour and as PNG",
+    )
 
 
 def _in_two_splits(records: Sequence[ImageRecord]) -> list[str]:

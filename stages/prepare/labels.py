@@ -83,7 +83,7 @@ class LabelTable:
         if label.opaque is None:
             return self._convert(label.values, label.palette)
         train_ids = np.full(label.opaque.shape, IGNORE, np.uint8)
-        train_ids[label.opaque] = self._convert(label.values[label.opaque][None], label.palette)
+        train_ids[label.opaque] = self._convert(label.values[label.opaque][None], label.palette)[0]
         return train_ids
 
     def to_json(self) -> dict[str, list[list[int]]]:

@@ -93,6 +93,7 @@ class Manifest:
         skipped: Ids of images that could not be read and have no record -> why.
         sources: Section of params.yaml that each domain was listed from, but for its root, which
             may be another one elsewhere; empty in manifests of before.
+        odd: Sentences about files that look wrong and are no error; see `findings.odd_files`.
     """
 
     classes: ClassTable
@@ -100,6 +101,7 @@ class Manifest:
     labels: Mapping[Domain, LabelTable]
     skipped: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[Domain, Mapping[str, Any]] = field(default_factory=dict)
+    odd: tuple[str, ...] = ()
 
     def without(self, image_ids: Collection[str]) -> "Manifest":
         """Return a manifest that lacks some images."""
@@ -145,6 +147,7 @@ class Manifest:
                 labels={d: LabelTable.from_json(t) for d, t in tables["labels"].items()},
                 skipped=tables["skipped"],
                 sources=tables.get("sources", {}),
+                odd=tuple(tables.get("odd", ())),
             )
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
@@ -153,7 +156,7 @@ class Manifest:
             ) from error
 
     def _tables_as_json(self) -> str:
-        tables = {
+        tables: dict[str, Any] = {
             "format": _FORMAT,
             "classes": [
                 {"name": name, "color": color}
@@ -163,6 +166,8 @@ class Manifest:
             "skipped": dict(self.skipped),
             "sources": {domain: dict(source) for domain, source in self.sources.items()},
         }
+        if self.odd:
+            tables["odd"] = self.odd
         return json.dumps(tables, sort_keys=True)
 
 

@@ -28,6 +28,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from stages.prepare.geometry import Size
@@ -128,12 +131,14 @@ def decode_label(data: bytes, path: Path, *, orientation: int = 1) -> StoredLabe
     label = file.image
     if _is_lossy(file, data):
         raise DataError(
-            f"{path}: is a {file.format} inside, a lossy format, which holds no exact values: save "
+            f"{path}: is {file.format} inside, a lossy format, which holds no exact values: save "
             "labels as PNG from before they were compressed"
         )
     if file.format == "PNG" and file.bits > 8 and label.mode in {"RGB", "RGBA"}:
         label = _turn(Image.fromarray(_red_ids(data, path)), file.orientation)
-    elif file.bits > 8 or label.mode not in {"P", "L", "LA", "RGB", "RGBA"}:
+    elif label.mode not in {"P", "L", "LA", "RGB", "RGBA"} or (
+        file.bits != 8 and label.mode != "P"
+    ):
         raise DataError(
             f"{path}: pixel mode {label.mode} of {file.bits} bits per channel is no label: save "
             "class ids as an 8-bit greyscale or paletted PNG"
@@ -253,14 +258,15 @@ def _turn(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
-def _bits(image: Image.Image, data: bytes) -> int:
+def _bits(image: ImageFile, data: bytes) -> int:
     """Bits per channel in the file; Pillow drops those beyond 8 without a word."""
-    if image.format == "PNG":
-        return data[24]  # of the header that every PNG begins with
-    if isinstance(image, TiffImageFile):
-        return max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
-    if image.format == "PPM" and isinstance(image.tile[0].args, tuple):
-        return int(image.tile[0].args[1]).bit_length()  # of the largest value
+    match image:
+        case PngImageFile():
+            return data[24]  # of the header that every PNG begins with
+        case TiffImageFile():
+            return int(max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))))
+        case PpmImageFile(tile=[(_, _, _, (_, int(largest)))]):
+            return (largest + 1).bit_length() - 1
     return 8
 
 
@@ -276,7 +282,7 @@ def _is_lossy(file: _File, data: bytes) -> bool:
 
 def _opaque(label: Image.Image, path: Path) -> NDArray[np.bool_] | None:
     """Tell opaque pixels (H, W) from transparent ones; None where all are opaque."""
-    if not label.has_transparency_data:
+    if label.mode not in {"LA", "RGBA"} and "transparency" not in label.info:
         return None
     alpha = np.array(label.convert("RGBA").getchannel("A"))
     half = int(((alpha > 0) & (alpha < 255)).sum())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stages.prepare.config import Domain, PrepareConfig, Split, keys_of
-from stages.prepare.findings import count_labels, findings
+from stages.prepare.findings import count_labels, findings, odd_files
 from stages.prepare.geometry import Size
 from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.measure import Measurement, MeasurementCache
@@ -146,6 +146,7 @@ def run(
         labels={domain: listing.labels for domain, listing in listings.items()},
         skipped={image_id: str(error) for image_id, error in bad.items()},
         sources={domain: keys_of(source) for domain, source in config.domains.items()},
+        odd=odd_files(records, measured, classes),
     )
     changed = not _says(out, manifest)
     if changed:
@@ -153,7 +154,7 @@ def run(
     noted = (
         f"{domain}: {line}" for domain, listing in listings.items() for line in listing.findings
     )
-    found = (*noted, *findings(manifest, measured, unused_labels=unused_labels))
+    found = (*noted, *findings(manifest, unused_labels=unused_labels))
     return PrepareResult(manifest, out, changed, summarise(manifest), found)
 
 

@@ -51,7 +51,7 @@ def prepare(world: Path) -> tuple[str, ...]:
     ("case", "reason"),
     [
         ("data_cases palette", r"f00\.png: the palette is at odds with the ids"),
-        ("data_cases jpeg_label", r"f00\.png: is a JPEG inside, a lossy format"),
+        ("data_cases jpeg_label", r"f00\.png: is JPEG inside, a lossy format"),
         ("image_cases deep", r"f00\.png: pixel mode RGB of 16 bits per channel is not 8-bit"),
         ("image_cases deep_tif", r"f00\.tif: pixel mode RGB of 16 bits per channel is not 8-bit"),
     ],
@@ -72,7 +72,7 @@ def test_what_has_no_certain_meaning_is_refused(make: Make, case: str, reason: s
         ),
         ("image_cases thumbsdb", "target: train/images: passed over 1 entry that is no image: Th"),
         ("data_cases bilinear", "source train: 8 of 8 labels look resampled"),
-        ("image_cases exif180", "source train: 8 of 8 images are to be turned by EXIF"),
+        ("image_cases exif180", "source train: 8 of 8 images are turned by EXIF"),
         ("image_cases masks_among_images", "target train: 6 of 12 images have one channel"),
     ],
 )
