@@ -100,14 +100,13 @@ def _odd_kinds(
         "whether they lie on each other; if not, copy the tag to the label",
     )
     resampled = [r for r in records if measured[r.image_id].rim_pixels is not None]
-    pixels, rims = (
-        [sum(column) for column in zip(*counts, strict=True)]
-        for counts in (
-            [r.class_pixels or () for r in resampled],
-            [measured[r.image_id].rim_pixels or () for r in resampled],
-        )
-    )
-    mostly = [n for n, a, b in zip(classes.names, pixels, rims, strict=False) if 2 * b > a]
+    shown = zip(*(r.class_pixels or () for r in resampled), strict=True)
+    rims = zip(*(measured[r.image_id].rim_pixels or () for r in resampled), strict=True)
+    mostly = [
+        name
+        for name, pixels, between in zip(classes.names, shown, rims, strict=False)
+        if 2 * sum(between) > sum(pixels)
+    ]
     only = f", which is most of what they show of {', '.join(mostly)}" if mostly else ""
     yield (
         [r.label for r in resampled],

@@ -136,9 +136,7 @@ def decode_label(data: bytes, path: Path, *, orientation: int = 1) -> StoredLabe
         )
     if file.format == "PNG" and file.bits > 8 and label.mode in {"RGB", "RGBA"}:
         label = _turn(Image.fromarray(_red_ids(data, path)), file.orientation)
-    elif label.mode not in {"P", "L", "LA", "RGB", "RGBA"} or (
-        file.bits != 8 and label.mode != "P"
-    ):
+    elif label.mode != "P" and (file.bits != 8 or label.mode not in {"L", "LA", "RGB", "RGBA"}):
         raise DataError(
             f"{path}: pixel mode {label.mode} of {file.bits} bits per channel is no label: save "
             "class ids as an 8-bit greyscale or paletted PNG"
@@ -153,8 +151,9 @@ def decode_label(data: bytes, path: Path, *, orientation: int = 1) -> StoredLabe
         palette = np.zeros((256, 3), np.uint8)
         colors = np.array(label.getpalette(), np.uint8).reshape(-1, 3)
         palette[: len(colors)] = colors
-    values = np.array(label.convert(label.mode.removesuffix("A")))
-    return StoredLabel(values, palette, opaque, orientation)
+    if label.mode in {"LA", "RGBA"}:
+        label = label.convert(label.mode.removesuffix("A"))
+    return StoredLabel(np.array(label), palette, opaque, orientation)
 
 
 def resize_image(rgb: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:

@@ -10,6 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from stages.prepare.findings import findings
+from stages.prepare.manifest import Manifest
 from stages.prepare.measure import rims
 from stages.prepare.pixels import read_label
 from stages.prepare.reading import read_train_ids
@@ -196,7 +198,10 @@ def test_classes_that_show_mostly_as_rims_are_named(prepare: Prepare, own_data: 
         save(own_data / "train" / "labels" / image.parent.name / f"{image.stem}.png", soft)
     save(own_data / "val" / "labels" / "v.png", ids(0))
     classes = [{"name": f"c{n}", "color": [n, n, 9], "ids": [n]} for n in (0, 7, 8)]
-    (finding,) = prepare(folder_config(own_data, classes=classes)).findings
+    result = prepare(folder_config(own_data, classes=classes))
+    (finding,) = result.findings
+    assert findings(Manifest.read(result.path), unused_labels=0) == result.findings
+    assert not prepare(folder_config(own_data, classes=classes)).changed
     assert finding.startswith("source train: 3 of 3 labels look resampled or lossily compressed: ")
     assert "which is most of what they show of c7:" in finding
     assert finding.endswith("; the first is train/labels/a/1.png")
