@@ -100,12 +100,12 @@ def propose_classes(files: Sequence[Path], *, suffix: str = "") -> ProposedClass
             "classes; get the originals"
         )
         return ProposedClasses(said=tuple(said))
-    found = _of_colors(colors, own_ids, said) if colors else _of_ids(ids, suffix)
-    if len(found.classes) < _LEAST_CLASSES:
+    proposed = _of_colors(colors, own_ids, said) if colors else _of_ids(ids, suffix)
+    if len(proposed.classes) < _LEAST_CLASSES:
         if looked:
             said.append("they hold too few values for a class table")
         return ProposedClasses(said=tuple(said))
-    return replace(found, said=tuple(said))
+    return replace(proposed, said=tuple(said))
 
 
 def _look(path: Path) -> _Pixels | None:

@@ -89,20 +89,7 @@ def run(
         DataError: Data is missing, damaged or inconsistent; has a line for each kind of problem.
     """
     problems: list[str] = []
-    listings: dict[Domain, Listing] = {}
-    items: dict[Domain, list[Item]] = {}
-    for domain, source in config.domains.items():
-        with _noting(problems, f"prepare.{domain}: "):
-            listing = listings[domain] = scan(source, progress=progress)
-            problems += (f"prepare.{domain}: {line}" for line in listing.problems)
-            with _noting(problems):
-                items[domain] = select(f"prepare.{domain}", listing.items, source)
-                if not listing.problems:
-                    _require_images_to_train_on(domain, items[domain])
-    if len(listings) == len(config.domains):
-        for domain, listing in listings.items():
-            with _noting(problems):
-                demand_classes(listing, listings["source"].classes, f"prepare.{domain}")
+    listings, items = _list(config, problems, progress)
     target = config.roots.get("target")
     unused_labels = 0 if target is None else count_labels(target, items.get("target", ()))
     if "target" in items:
@@ -113,13 +100,12 @@ def run(
     measured: dict[str, Measurement] = {}
     complete = False
     try:
-        for domain, source in config.domains.items():
-            if domain not in items:
-                continue
+        for domain, chosen in items.items():
+            source = config.domains[domain]
             faults: dict[str, DataError] = {}
             records += describe(
                 domain,
-                items[domain],
+                chosen,
                 source,
                 listings[domain],
                 what=domain,
@@ -131,7 +117,7 @@ def run(
             )
             bad |= faults
             if faults and not skip_bad:
-                by_id = {image_id_of(domain, item): item for item in items[domain]}
+                by_id = {image_id_of(domain, item): item for item in chosen}
                 named = [(by_id[image_id], error) for image_id, error in faults.items()]
                 problems += lines_of(domain, source, named, listings[domain].hints)
         complete = not problems
@@ -140,8 +126,9 @@ def run(
     if problems:
         raise DataError(block_of(problems))
     _require_images(config, records, bad)
+    classes = listings["source"].classes
     manifest = Manifest(
-        classes=listings["source"].classes,
+        classes=classes,
         records=tuple(sorted(records, key=lambda r: (r.domain, r.split, r.image_id))),
         labels={domain: listing.labels for domain, listing in listings.items()},
         skipped={image_id: str(error) for image_id, error in bad.items()},
@@ -164,6 +151,27 @@ def summarise(manifest: Manifest) -> tuple[SplitSummary, ...]:
         _summary(domain, split, manifest.select(domain=domain, split=split))
         for domain, split in dict.fromkeys((r.domain, r.split) for r in manifest.records)
     )
+
+
+def _list(
+    config: PrepareConfig, problems: list[str], progress: Progress
+) -> tuple[dict[Domain, Listing], dict[Domain, list[Item]]]:
+    """List the domains that can be listed, and choose their images; note what is wrong."""
+    listings: dict[Domain, Listing] = {}
+    items: dict[Domain, list[Item]] = {}
+    for domain, source in config.domains.items():
+        with _noting(problems, f"prepare.{domain}: "):
+            listing = listings[domain] = scan(source, progress=progress)
+            problems += (f"prepare.{domain}: {line}" for line in listing.problems)
+            with _noting(problems):
+                items[domain] = select(f"prepare.{domain}", listing.items, source)
+                if not listing.problems:
+                    _require_images_to_train_on(domain, items[domain])
+    if len(listings) == len(config.domains):
+        for domain, listing in listings.items():
+            with _noting(problems):
+                demand_classes(listing, listings["source"].classes, f"prepare.{domain}")
+    return listings, items
 
 
 @contextmanager
