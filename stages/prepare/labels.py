@@ -147,7 +147,8 @@ class LabelTable:
             raise DataError(
                 f"the palette is at odds with the ids, as after a PNG optimiser: {used[first]} is "
                 f"class {by_id[first]} by its id and class {by_color[first]} by its colour (so are "
-                f"{at_odds.size} of {used.size} ids): save it as RGB, or give the classes no ids"
+                f"{at_odds.size} of {used.size} ids): convert it to RGB or greyscale, or give the "
+                "classes no ids"
             )
         if self._has_ids and (known.all() or not (named.all() and (by_color != IGNORE).any())):
             return self._from_ids(ids)

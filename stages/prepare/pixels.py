@@ -232,7 +232,7 @@ def _decode(data: bytes, path: Path) -> _File:
         with _quiet():
             image = Image.open(BytesIO(data), formats=FORMATS)
             bits = _bits(image, data)
-            turned_by = image.tag_v2.get(_ORIENTATION, 1) if isinstance(image, TiffImageFile) else 1
+            turned_by = image.getexif().get(_ORIENTATION, 1) if image.format == "TIFF" else 1
         image.load()  # turns a TIFF
     except (*_DAMAGED, Image.DecompressionBombError) as error:
         reason = str(error).split("<", 1)[0].strip() or type(error).__name__
