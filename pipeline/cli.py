@@ -104,7 +104,7 @@ def classes(
 ) -> None:
     """Print a class table to paste into params.yaml, with the shares of the classes.
 
-    Example: ssr classes /data/mine
+    Example: ssr classes /data/gta5
     """
     from pipeline.console import activity, console
     from pipeline.proposal import classes_under, classes_yaml

@@ -17,7 +17,12 @@ from stages.prepare.labels import IGNORE
 from stages.prepare.palettes import THINGS
 from stages.prepare.pixels import read_image
 from stages.prepare.proposed_classes import ProposedClasses, propose_classes
-from stages.prepare.proposed_folders import SplitFolders, ending_of, find_splits
+from stages.prepare.proposed_folders import (
+    SplitFolders,
+    ending_of,
+    find_splits,
+    is_in_labels,
+)
 from stages.prepare.sources.listing import LABEL_SUFFIXES, files_under, is_within
 from store.errors import DataError
 
@@ -127,7 +132,8 @@ def classes_under(folder: Path) -> ProposedClasses:
     splits = find_splits(folder)
     classes = _classes(folder, splits.values())
     if not classes.said:
-        files, _ = files_under(folder, ".", LABEL_SUFFIXES)
+        everything, _ = files_under(folder, ".", LABEL_SUFFIXES)
+        files = [file for file in everything if is_in_labels(file)] or everything
         classes = propose_classes([folder / f for f in files], suffix=ending_of(files))
     if not classes.classes:
         raise DataError(f"{folder}: {'; '.join(classes.said)}: there are no classes to propose")

@@ -67,8 +67,7 @@ def find_splits(root: Path) -> dict[str, SplitFolders]:
         folder = file.rpartition("/")[0]
         parts = folder.lower().split("/") if folder else []
         split = next((s for part in parts for s, name in _SPLITS.items() if name.search(part)), "")
-        is_label = any(_LABELS.search(part) for part in parts)
-        places[split][is_label][folder].append(file)
+        places[split][is_in_labels(file)][folder].append(file)
     if "train" not in places and "" in places:
         places["train"] = places.pop("")
     found: dict[str, SplitFolders] = {}
@@ -83,6 +82,11 @@ def ending_of(files: Sequence[str]) -> str:
     endings = {PurePosixPath(file).stem.rpartition("_")[2] for file in files}
     ending = endings.pop() if len(endings) == 1 else ""
     return f"_{ending}" if re.search("[A-Za-z]", ending) else ""
+
+
+def is_in_labels(file: str) -> bool:
+    """Tell whether a folder above a file is named like one of labels."""
+    return any(_LABELS.search(part) for part in file.lower().split("/")[:-1])
 
 
 def _split_of(
