@@ -94,7 +94,7 @@ def look(roots: Mapping[str, str | None]) -> Proposal:
             classes = _classes(root, splits.values())
             said += (f"source: {line}" for line in classes.said)
     evaluate = next((d for d in ("target", "source") if keys.get(d, {}).get("val_images")), None)
-    if keys and evaluate is None and keys.get("source", {}).get("train_labels"):
+    if "source" in keys and evaluate is None and classes.said:
         keys["source"]["val_share"] = VAL_SHARE
         evaluate = "source"
         said.append(
@@ -169,7 +169,7 @@ def _folders(domain: str, splits: Mapping[str, SplitFolders], said: list[str]) -
     said.append(f"{domain}: {_count(train)} to train on")
     if val is not None:
         said.append(f"{domain}: {_count(val)} to measure on")
-    return {
+    found = {
         "train_images": train.images,
         "train_labels": labels,
         "val_images": val.images if val else None,
@@ -177,6 +177,10 @@ def _folders(domain: str, splits: Mapping[str, SplitFolders], said: list[str]) -
         "image_suffix": suffixes[0],
         "label_suffix": suffixes[1],
     }
+    for name in found.values():
+        if name is not None and not name.isprintable():
+            raise DataError(f"prepare.{domain}: the name {name!a} cannot be written: rename it")
+    return found
 
 
 def _count(split: SplitFolders) -> str:

@@ -22,7 +22,7 @@ def lines_of(
     bad: Sequence[tuple[Item, DataError]],
     hints: Sequence[str],
 ) -> list[str]:
-    """Group what is wrong with single files: what is mended in the same way is one line.
+    """Group what is wrong with single files by its cure, the end of every such message.
 
     Args:
         domain: Of the dataset.
@@ -39,8 +39,11 @@ def lines_of(
         unlabelled = item.label is not None and not (root / item.label).is_file()
         is_label = unlabelled or str(error).startswith(f"{root / (item.label or '')}: ")
         key = _key(domain, source, item.split, "labels" if is_label else "images")
-        cure = str(error).rpartition(": ")[2]
-        groups.setdefault((key, cure, unlabelled), []).append((item, error))
+        cause = error.__cause__
+        kind = (
+            cause.what if isinstance(cause, UnknownValuesError) else str(error).rpartition(": ")[2]
+        )
+        groups.setdefault((key, kind, unlabelled), []).append((item, error))
     return [
         "; ".join((_line(key, group), *(hints if unlabelled else ())))
         for (key, _, unlabelled), group in groups.items()

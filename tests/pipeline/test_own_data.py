@@ -86,6 +86,16 @@ def test_a_folder_that_is_not_there_yet_keeps_the_usual_names() -> None:
     assert source().train_images == "train/images"
 
 
+def test_a_folder_whose_name_cannot_be_written_is_refused() -> None:
+    Path("mine/labels").rename("mine/labels\n")
+    outcome = ssr(*INIT)
+    assert outcome.code == 2
+    assert outcome.err == (
+        "ssr: prepare.source: the name 'labels\\n' cannot be written: rename it\n"
+    )
+    assert not Path("params.yaml").exists()
+
+
 def test_a_proposal_that_nobody_edited_is_replaced_and_an_edited_one_is_kept() -> None:
     demand(*INIT)
     demand("init", "--preset", "folders", *INIT[3:])

@@ -175,7 +175,7 @@ def test_labels_without_an_image_are_counted_and_a_suffix_is_proposed(own_data: 
     for name in ("a/1", "b/1"):
         (own_data / f"train/images/{name}.jpg").unlink()
     assert scan(folder_config(own_data)).findings == (
-        "train/labels: 2 labels have no image in train/images (1.png, 1.png): is the dataset "
+        "train/labels: 2 labels without an image in train/images: 1.png, 1.png; is the dataset "
         "complete?",
     )
     label = own_data / "train" / "labels" / "a" / "2.png"

@@ -197,14 +197,18 @@ def test_all_problems_are_told_at_once_in_a_line_for_each_kind(
         _truncate(own_data / bad)
     save(own_data / "train" / "images" / "b" / "2.jpg", photo(9))  # no label
     save(own_data / "train" / "labels" / "b" / "1.png", ids(0, 9, 200))
-    save(own_data / "train" / "images" / "c.jpg", photo(10))
-    save(own_data / "train" / "labels" / "c.png", ids(7, 11))
+    for name, label in (("c", ids(7, 11)), ("d", photo(3))):
+        save(own_data / "train" / "images" / f"{name}.jpg", photo(10))
+        save(own_data / "train" / "labels" / f"{name}.png", label)
     target = folder_config(own_data / "nowhere", train_labels=None)
     with pytest.raises(DataError) as info:
         prepare(folder_config(own_data), target)
     heading, *lines = str(info.value).split("\n  ")
-    assert heading == "5 kinds of problems with the data:"
+    assert heading == "6 kinds of problems with the data:"
     place, remedy = f"{own_data}/train", "there is no such folder: put the data there or correct"
+    assert lines.pop().startswith(
+        f"prepare.source.train_labels: {place}/labels/d.png: label colours ("
+    )
     damaged = lines.pop(2)
     assert damaged.startswith(f"prepare.source.train_images: {place}/images/a/1.jpg: is damaged")
     assert damaged.endswith("fetch the file again or remove it (1 more: 2.jpg)")

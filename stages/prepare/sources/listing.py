@@ -145,11 +145,21 @@ def labelled_like(
         if not file.startswith(apart) and not (among and _stem(file).endswith(among))
     ]
     chosen = [file for file in found if _stem(file).endswith(image_suffix)]
-    passed += [file for file in found if not _stem(file).endswith(image_suffix)]
+    unnamed = [file for file in found if not _stem(file).endswith(image_suffix)]
     if not chosen:
         named = f" named *{image_suffix}.*" if image_suffix else ""
         return Part(problems=(f"{root / images}: holds no images{named}: {remedy}",))
-    findings = [_passed_over(images, passed)] if passed else []
+    findings = [
+        f"{images}: passed over {len(files)} {what}: {first_names(files)}"
+        for files, what in (
+            (
+                passed,
+                "entry that is no image" if len(passed) == 1 else "entries that are no images",
+            ),
+            (unnamed, f"images that are not named *{image_suffix}.*"),
+        )
+        if files
+    ]
     if labels is None:
         return Part(tuple(Item(split, image, None) for image in chosen), tuple(findings))
     stored = _labels_under(root, labels)
@@ -162,8 +172,8 @@ def labelled_like(
     strays = _without_image(set(keys), stored, label_suffix) if labels != images else []
     if strays:
         findings.append(
-            f"{labels}: {counted(len(strays), 'label has', 'labels have')} no image in {images} "
-            f"({first_names(strays)}): is the dataset complete?"
+            f"{labels}: {len(strays)} labels without an image in {images}: {first_names(strays)}; "
+            "is the dataset complete?"
         )
     missing = [key for key in keys if key + ending not in stored]
     proposed = suffix_between(missing, stored)
@@ -214,11 +224,6 @@ def suffix_between(keys: Iterable[str], stems: Collection[str]) -> str | None:
     if not endings:
         return None
     return min(endings, key=lambda ending: (-endings[ending], *_preference(ending)))
-
-
-def counted(count: int, one: str, many: str) -> str:
-    """Write a count with its noun and verb."""
-    return f"{count} {one if count == 1 else many}"
 
 
 def first_names(files: Sequence[str]) -> str:
@@ -291,14 +296,6 @@ def _without_image(keys: Set[str], stored: Mapping[str, str], suffix: str) -> li
 def _shortened(stem: str) -> Iterator[str]:
     while stem := stem.rpartition("_")[0]:
         yield stem
-
-
-def _passed_over(folder: str, passed: Sequence[str]) -> str:
-    return (
-        f"{folder}: passed over {counted(len(passed), 'entry', 'entries')} that "
-        f"{'is no image' if len(passed) == 1 else 'are no images'}: "
-        f"{first_names(passed)}"
-    )
 
 
 def _below(path: str, folder: str) -> str:
