@@ -35,7 +35,7 @@ def write_messy(root: Path, *, images: int = 6) -> None:
 
 
 def _write(root: Path, index: int, style: Style, *, labelled: bool) -> None:
-    pixels, ids = _drawn(index, style)
+    pixels, ids = drawn_scene(index, style)
     sequence = SEQUENCES[index % 2]
     photo = root / "photos" / sequence / f"{index:04d}{SUFFIXES[index % 3]}"
     photo.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def _write(root: Path, index: int, style: Style, *, labelled: bool) -> None:
 
 
 @cache
-def _drawn(index: int, style: Style) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def drawn_scene(index: int, style: Style) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     return draw(seed=1, index=index, style=style, size_px=SIZE_PX)
 
 
