@@ -116,16 +116,39 @@ def init(
 ) -> None:
     """Write params.yaml from a preset; an edited file is kept unless --force is given.
 
-    The arm says how it trains: by default SSR, as the preset is packaged.
+    The arm says how it trains: by default SSR, as the preset is packaged. With `folders` and
+    `folders-small` it looks at your folders and proposes splits, sizes and classes.
 
     Example: ssr init --preset gta5-to-cityscapes --source /data/gta5 --target /data/cityscapes
     """
-    from pipeline.console import console
+    from pipeline.console import activity, console
     from pipeline.presets import write_preset
 
     roots = {"source": source, "target": target}
-    write_preset(preset, params, arm=arm, roots=roots, overwrite=force)
-    console.print(f"{params}: preset {preset}, arm {arm}. Next: `dvc repro`, or `ssr prepare`.")
+    with activity("looking at the folders"):
+        said = write_preset(preset, params, arm=arm, roots=roots, overwrite=force)
+    for line in said:
+        console.print(line, markup=False)
+    end = f"{params}: preset {preset}, arm {arm}. Next: `dvc repro`, or `ssr prepare`."
+    console.print(end, markup=False)
+
+
+@app.command()
+def classes(
+    folder: Annotated[Path, typer.Argument(help="A folder of labels, or a dataset with some.")],
+) -> None:
+    """Print a class table to paste into params.yaml, with the shares of the classes.
+
+    Example: ssr classes /data/gta5
+    """
+    from pipeline.console import activity, console
+    from pipeline.proposal import classes_under, classes_yaml
+
+    with activity("looking at labels"):
+        proposed = classes_under(folder)
+    for line in proposed.said:
+        console.print(f"# {line}", markup=False)
+    console.print(classes_yaml(proposed), markup=False, soft_wrap=True, end="")
 
 
 @app.command()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from stages.prepare.sources.listing import IMAGE_SUFFIXES, visible_files
+from stages.prepare.sources.listing import IMAGE_SUFFIXES, files_under
 from store.errors import ConfigError, DataError
 from store.url import local_path
 
@@ -70,9 +70,8 @@ def _list(text: str) -> tuple[list[tuple[Path, str]], int]:
     if place.is_file():
         return [(place, place.name)], 0
     if place.is_dir():
-        files = sorted(visible_files(place, "."))
-        images = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
-        return [(place / file, file) for file in images], len(files) - len(images)
+        images, passed = files_under(place, ".", IMAGE_SUFFIXES)
+        return [(place / file, file) for file in images], len(passed)
     if glob.has_magic(text):
         root = _fixed_part(place)
         # unlike Path.glob, this one passes over hidden files, as shells do

@@ -142,11 +142,13 @@ class FolderClass(Section):
 
     name: Name = Field(description="Name in tables and pictures.")
     color: RGB = Field(description="Colour in pictures, and in label files that store colours.")
-    ids: tuple[Byte, ...] = Field(description="Values of the class in label files that store ids.")
+    ids: tuple[Byte, ...] = Field(
+        default=(), description="Values of the class in label files that store ids."
+    )
 
 
 class FolderConfig(FileSource):
-    """Any folders of images and label PNGs; a label has its image's path and name."""
+    """Any folders of images and label PNGs; a label has its image's path and name, or nearly."""
 
     kind: Literal["folder"] = Field(description="Which dataset this is.")
     train_images: PathInRoot | None = Field(
@@ -157,18 +159,41 @@ class FolderConfig(FileSource):
     )
     val_images: PathInRoot | None = Field(description="Folder of images to evaluate on, or null.")
     val_labels: PathInRoot | None = Field(description="Folder of their labels, or null.")
+    val_share: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Share of the training images, the last by name, that is held out to evaluate "
+        "on where val_images is null.",
+    )
+    image_suffix: str = Field(
+        default="",
+        description="End of image names, before the dot, that labels lack: _leftImg8bit.",
+    )
+    label_suffix: str = Field(
+        default="", description="End of label names that images lack: a_L.png of a.jpg has _L."
+    )
     classes: tuple[FolderClass, ...] = Field(
         min_length=2, max_length=255, description="Classes in the order of their train ids."
     )
-    ignore_ids: tuple[Byte, ...] = Field(description="Values of pixels without a class.")
+    ignore_ids: tuple[Byte, ...] = Field(
+        default=(), description="Values of pixels without a class."
+    )
     ignore_colors: tuple[RGB, ...] = Field(
-        description="Their colours, in label files that store colours."
+        default=(), description="Their colours, in label files that store colours."
     )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.val_images is None) != (self.val_labels is None):
             raise ValueError("val_images and val_labels go together: set both or neither")
+        if self.val_share is not None and (
+            self.val_images is not None or self.train_images is None or self.train_labels is None
+        ):
+            raise ValueError(
+                "val_share holds out labelled images of train: set it to null where val_images is "
+                "given, or there are no train_labels"
+            )
         ids = [i for entry in self.classes for i in entry.ids]
         for what, values in (
             ("class name", [entry.name for entry in self.classes]),

@@ -47,7 +47,7 @@ def example(command: str) -> list[str]:
 def test_the_commands_are_the_stages_and_what_goes_with_them() -> None:
     stages = ["prepare", "plan", "embed", "train", "evaluate"]
     assert list(COMMANDS) == [
-        "init",
+        *("init", "classes"),
         *stages,
         *("metrics", "compare", "report", "doctor"),
         *("export", "predict", "import"),

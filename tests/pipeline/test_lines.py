@@ -81,6 +81,11 @@ def test_a_message_is_broken_at_words_and_a_command_is_not(
         "kept; go on with",
         "`ssr train --out runs/other`",
     ]
+    assert wrapped("ssr: 2 problems:\n  one\n  two").splitlines() == [
+        "ssr: 2 problems:",
+        "  one",
+        "  two",
+    ]
 
 
 @pytest.mark.costly
