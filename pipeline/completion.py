@@ -29,7 +29,7 @@ def keys() -> list[str]:
 
     try:
         tree = YAML(typ="safe").load(PARAMS)
-    except (OSError, UnicodeDecodeError, YAMLError):
+    except (OSError, YAMLError, ValueError, RecursionError):
         return []
     return [f"{key}=" for key in _leaves(tree)] if isinstance(tree, Mapping) else []
 

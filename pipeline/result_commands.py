@@ -38,9 +38,9 @@ def compare(
     compared = read_runs(runs)
     print_comparison(compared)
     if draw_comparison(compared, picture):
-        console.print(f"image | label | predictions: {picture}", markup=False)
+        console.print(f"image | label | predictions: {picture}")
     else:
-        console.print("no picture: the runs have drawn no image in common", markup=False)
+        console.print("no picture: the runs have drawn no image in common")
 
 
 def report(

@@ -59,7 +59,10 @@ def verify(
     online: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="CROPS", help="Instead: run the teacher on crops of training, compare."
+            min=1,
+            max=1_000_000,
+            metavar="CROPS",
+            help="Instead: run the teacher on crops of training, compare.",
         ),
     ] = None,
     json: Annotated[

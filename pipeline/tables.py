@@ -42,7 +42,7 @@ def print_manifest(result: PrepareResult) -> None:
         ],
     )
     for finding in result.findings:
-        console.print(finding, markup=False)
+        console.print(finding)
     _print_skipped(result.manifest.skipped)
 
 
@@ -212,7 +212,7 @@ def print_metrics(run: Path) -> None:
     print_table(title, ("class", *(datasets if len(measured) > 1 else ("IoU",))), rows)
     for name, each in datasets.items():
         line = f"{name}: {each.images} images, pixel accuracy {percent_text(each.accuracy)}"
-        console.print(line, markup=False)
+        console.print(line)
     if scores.mean_miou is not None:
         mean = percent_text(scores.mean_miou)
         console.print(f"mean over the {len(measured)} datasets: mean IoU {mean}")
@@ -273,7 +273,6 @@ def print_foreign(foreign: "ForeignStudent") -> None:
         f"{foreign.path}: {foreign.kind}{trained}; {config.backbone}, {config.head} head of "
         f"{config.head_channels} channels, {len(foreign.classes)} classes; "
         f"{foreign.loaded} tensors loaded",
-        markup=False,
     )
     for what, names in (
         ("missing, left random", foreign.missing),
@@ -281,9 +280,9 @@ def print_foreign(foreign: "ForeignStudent") -> None:
         ("of another shape, left random", foreign.misshapen),
     ):
         for name in names:
-            console.print(f"{what}: {name}", markup=False)
+            console.print(f"{what}: {name}")
     for prefix, names in foreign.others.items():
-        console.print(f"another network, left out: {prefix}, {len(names)} tensors", markup=False)
+        console.print(f"another network, left out: {prefix}, {len(names)} tensors")
 
 
 def _print_skipped(skipped: Mapping[str, str]) -> None:

@@ -15,7 +15,10 @@ def probe(
         typer.Option(help="A student or run folder whose own features are probed too."),
     ] = None,
     images: Annotated[
-        int, typer.Option(min=1, help="Most images of each split, evenly spread over it.")
+        int,
+        typer.Option(
+            min=1, max=1_000_000, help="Most images of each split, evenly spread over it."
+        ),
     ] = 60,
     json: Annotated[
         Path | None, typer.Option("--json", help="Write the scores into this file.")

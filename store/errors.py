@@ -39,3 +39,11 @@ class StoreMismatchError(StoreError):
 
 class StoreBusyError(StoreError):
     """Another process writes to this store, or to this folder of results."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether memory was too small, the machine's or its GPU's; PyTorch has its own words."""
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )

@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from store.errors import StoreError
+from store.errors import ConfigError, StoreError
 
 Url: TypeAlias = Path | str
 """A local folder, as a `Path` or a string, or `s3://bucket/prefix`."""
@@ -60,7 +60,19 @@ class Files(Protocol):
 
 def parse_url(text: str) -> Url:
     """Turn text into a `Path`, `~` expanded, or keep it where it is no local folder."""
-    return text if "://" in text else Path(text).expanduser()
+    return text if "://" in text else local_path(text)
+
+
+def local_path(text: str) -> Path:
+    """Turn text into a `Path`, `~` expanded.
+
+    Raises:
+        ConfigError: It begins with the home of a user that there is not.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{text}: there is no such user; write the path out") from error
 
 
 def is_known(text: str) -> bool:

@@ -17,9 +17,10 @@ from torch import Tensor
 from benchmarks.step_time.data import crops_of, read_manifest
 from benchmarks.step_time.ported_step import ported_step, prepare_port
 from benchmarks.step_time.setting import LEVEL, Setting, configure
-from stages.device import DeviceName, pick_device
+from stages.device import pick_device
 from stages.embed.architectures import ARCHITECTURES
 from stages.embed.teacher import Teacher, draw_encoder
+from stages.fields import DeviceName
 from stages.train.config import TrainConfig
 from stages.train.dataset import Batch, batches
 from stages.train.draws import Draws, draw_step

@@ -54,7 +54,7 @@ def print_findings(findings: Iterable[Finding]) -> None:
     problems = 0
     for mark, text in findings:
         problems += mark == "problem"
-        console.print(Text(f"{mark:<7}", _STYLES[mark]), " ".join(text.split()), markup=False)
+        console.print(Text(f"{mark:<7}", _STYLES[mark]), " ".join(text.split()))
     if problems:
         count = "a problem" if problems == 1 else f"{problems} problems"
         raise ConfigError(f"{count}, see above: repair the first and run `ssr doctor` again")

@@ -82,8 +82,30 @@ def dvc() -> Iterator[Finding]:
     if not alone and not any((p / ".git").exists() for p in (home, *home.parents)):
         yield warning(f"{home} is not a git repository: run `git init`, or `dvc init -f --no-scm`")
         return
-    found = [*_locks(home / ".dvc" / "tmp" / "rwlock")]
+    found = [*_damage(Path("dvc.lock")), *_locks(home / ".dvc" / "tmp" / "rwlock")]
     yield from found or [ok("DVC: dvc.yaml, .dvc and git are there")]
+
+
+def _damage(path: Path) -> Iterator[Finding]:
+    """Look for what a merge, or a hand, left in the file where DVC notes what it ran."""
+    if not path.is_file():
+        return
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    text = path.read_text(errors="replace")
+    if re.search(r"^(<{7}|>{7}) ", text, flags=re.MULTILINE):
+        yield problem(
+            f"{path} holds a conflict of git: take one side with `git checkout --ours {path}`, or "
+            "--theirs, then run `dvc repro`"
+        )
+        return
+    try:
+        sound = isinstance(YAML(typ="safe").load(text)["stages"], dict)
+    except (YAMLError, ValueError, RecursionError, TypeError, KeyError):
+        sound = False
+    if not sound:
+        yield problem(f"{path} is damaged: restore it, or delete it, then `dvc repro`")
 
 
 def _locks(path: Path) -> Iterator[Finding]:

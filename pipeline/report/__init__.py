@@ -32,7 +32,7 @@ from stages.prepare.findings import findings
 from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.stage import summarise
 from stages.train.model.saved import read_card
-from stages.train.provenance import INCIDENTAL
+from stages.train.provenance import INCIDENTAL, differences
 from store.atomic import write_text
 from store.errors import (
     DataError,
@@ -56,8 +56,8 @@ PICTURES: Final = 2
 WIDEST_PX, HIGHEST_PX = 480, 960
 JPEG_QUALITY: Final = 82
 
-_NOT_COMPARED = {*INCIDENTAL, "log_every"}
-"""Keys of `train` that change no weight."""
+_PATHS: Final = ("init", "student.weights")
+"""Keys of `train` that hold folders of a machine."""
 
 Content = TypeVar("Content")
 Further = TypeVar("Further")
@@ -189,7 +189,7 @@ class _Run:
         card = read_card(student_folder(self._run, "student") if inside else self._run / "student")
         noted = card.meta.get("recipe")
         recipe = noted if isinstance(noted, dict) else {}
-        asked = self._params.train.model_dump(mode="json", exclude=_NOT_COMPARED)
+        asked = self._params.train.model_dump(mode="json", exclude=INCIDENTAL)
         trained = card.meta.get("teacher_trained")
         return {
             "weights": card.weights_sha256[:12],
@@ -200,7 +200,11 @@ class _Run:
             "read_no_features": trained is None and "teacher_trained" in card.meta,
             "teacher_trained": trained,
             "iterations": recipe.get("iterations"),
-            "changed": list(_differences(asked, recipe)),
+            "changed": [
+                f"train.{key}: {value} is asked for, {other} when it was trained"
+                for key, value, other in differences(asked, recipe)
+                if key not in _PATHS
+            ],
         }
 
     def curves(self) -> tuple[Chart, ...]:
@@ -371,19 +375,6 @@ def _untrained(student: Part[Any], stores: Part[Any]) -> bool:
         return student.content["teacher_trained"] is False
     parts = (stores.content or {}).values()
     return any(part.content is not None and not part.content["trained"] for part in parts)
-
-
-def _differences(asked: Mapping[str, Any], noted: Mapping[str, Any], at: str = "") -> Iterator[str]:
-    """Name the keys whose values differ, but for those that hold folders of a machine."""
-    for key, value in asked.items():
-        name = f"{at}{key}"
-        if key not in noted or name in ("init", "student.weights"):
-            continue
-        other = noted[key]
-        if isinstance(value, Mapping) and isinstance(other, Mapping):
-            yield from _differences(value, other, f"{name}.")
-        elif value != other:
-            yield f"train.{name}: {value} is asked for, {other} when it was trained"
 
 
 def _done(cost: Cost) -> str:

@@ -95,6 +95,6 @@ class LazyTeacher:
     def _remembered(self) -> dict[str, str]:
         try:
             known = json.loads(self._cache.read_bytes())
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return {}
         return known if isinstance(known, dict) else {}

@@ -1,6 +1,6 @@
 """Class tables of the datasets, and the way from stored label values to train ids."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -26,6 +26,15 @@ class ClassTable:
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+class UnknownValuesError(DataError):
+    """Label ids or colours that a class table does not know."""
+
+    def __init__(self, what: str, values: Sequence[int | Color]) -> None:
+        """Take `what` they are, "label ids" or "label colours", and which, sorted."""
+        super().__init__(f"{what} {_listed(values)} are not in the class table")
+        self.what, self.values = what, values
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +114,7 @@ class LabelTable:
         known, train_ids = self._id_lookup
         if not known[stored].all():
             unknown = np.flatnonzero((np.bincount(stored.ravel(), minlength=256) > 0) & ~known)
-            raise DataError(f"label ids {_listing(unknown.tolist())} are not in the class table")
+            raise UnknownValuesError("label ids", unknown.tolist())
         converted: NDArray[np.uint8] = train_ids[stored]
         return converted
 
@@ -115,7 +124,7 @@ class LabelTable:
         known, train_ids = self._classes_of(stored)
         if not known.all():
             colors = [_unpack(value) for value in np.unique(_pack(stored[~known])).tolist()]
-            raise DataError(f"label colours {_listing(colors)} are not in the class table")
+            raise UnknownValuesError("label colours", colors)
         return train_ids
 
     def _from_palette(
@@ -192,7 +201,7 @@ def _unpack(packed: int) -> Color:
     return packed >> 16, packed >> 8 & 255, packed & 255
 
 
-def _listing(values: list[int] | list[Color], most: int = 8) -> str:
+def _listed(values: Sequence[object], most: int = 8) -> str:
     more = f" and {len(values) - most} more" if len(values) > most else ""
     return ", ".join(str(value) for value in values[:most]) + more
 

@@ -91,8 +91,8 @@ def measure(pair: Pair, *, labels: LabelTable, classes: int) -> Measurement:
             train_ids = labels.to_train_ids(label)
         except DataError as error:
             raise DataError(
-                f"{pair.label}: {error}: correct the label or the table (kind `folder`: "
-                "classes, ignore_ids, ignore_colors)"
+                f"{pair.label}: {error}: correct the label or, of kind `folder`, the "
+                "class table (`ssr classes DIR` prints one)"
             ) from error
         counts = class_pixels(train_ids, classes)
         same_shape = (image.orientation > 4) == (label.orientation > 4) or height == width

@@ -58,17 +58,23 @@ def select(
     for item in kept:
         if not _is_utf8(item.stem):
             raise DataError(
-                f"{root_of(source)}: the name {item.image!a} is not UTF-8: rename the file"
+                f"{key}.root {root_of(source)}: the name {item.image!a} is not UTF-8: rename the "
+                "file"
             )
     twice = [stem for stem, times in Counter(item.stem for item in kept).items() if times > 1]
     if twice:
         first, second, *_ = (f"{i.image} ({i.split})" for i in kept if i.stem == twice[0])
         more = f", and {len(twice) - 1} more pairs" if len(twice) > 1 else ""
         raise DataError(
-            f"{root_of(source)}: {first} and {second} have the same name{more}: rename or "
-            "remove one, an image belongs to one split"
+            f"{key}.root {root_of(source)}: {first} and {second} have the same name{more}: rename "
+            "or remove one, an image belongs to one split"
         )
     return kept
+
+
+def image_id_of(what: str, item: Item) -> str:
+    """Return the id of an image of a domain or dataset."""
+    return f"{what}/{item.split}/{item.stem}"
 
 
 def describe(
@@ -109,7 +115,7 @@ def describe(
     )
     records = []
     for item, measurement in zip(items, measurements, strict=True):
-        image_id = f"{what}/{item.split}/{item.stem}"
+        image_id = image_id_of(what, item)
         if isinstance(measurement, DataError):
             bad[image_id] = measurement
             continue

@@ -10,6 +10,7 @@ from torch import nn
 
 from stages.prepare.manifest import Domain, Manifest
 from stages.train.config import StudentConfig, TrainConfig
+from stages.train.model.pretrained import is_of_segmenter
 from stages.train.model.saved import demand_classes, load_student
 from stages.train.model.student import Student, build_student, seeded
 from stages.train.networks import ImageNetReference, Models, without_noise
@@ -35,7 +36,8 @@ def build_models(
 
     Raises:
         CheckpointError: If weights to start from are missing, damaged or of another architecture.
-        ConfigError: If a class of feature distance is none of the data set.
+        ConfigError: If a class of feature distance is none of the data set, or the weights that it
+            would compare with are not ImageNet's.
         StoreMismatchError: If the stores are of two teachers.
     """
     weights: str | None = config.student.weights
@@ -70,9 +72,18 @@ def _imagenet(
     config: TrainConfig, manifest: Manifest, student: Student
 ) -> tuple[ImageNetReference | None, tuple[str, ...]]:
     """Keep the pretrained backbone for feature distance, if it is pretrained."""
+    weights = config.student.weights
+    if weights != "random" and is_of_segmenter(weights):
+        what = f"train.student.weights: {weights} comes with a decode head, so it learned labels"
+        if config.feature_distance is not None:
+            raise ConfigError(
+                f"{what}, and train.feature_distance compares with ImageNet's features; start from "
+                "ImageNet's weights, or set train.feature_distance to null"
+            )
+        return None, (f"{what}, perhaps those of the target",)
     if config.feature_distance is None:
         return None, ()
-    if config.student.weights == "random":
+    if weights == "random":
         return None, ("feature distance is off: train.student.weights is random, not ImageNet's",)
     names = manifest.classes.names
     unknown = [name for name in config.feature_distance.classes if name not in names]

@@ -182,6 +182,7 @@ def test_experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_many_processes(after: Path) -> None:
     change_params(after, {"train.iterations": 6})
+    shutil.rmtree(after / "runs")  # of another run
     typed(block_with("torchrun"))
 
 

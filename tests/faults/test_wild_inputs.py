@@ -65,6 +65,12 @@ def test_what_has_no_certain_meaning_is_refused(make: Make, case: str, reason: s
     ("case", "finding"),
     [
         ("data_cases clean", None),
+        ("data_cases upper_png", None),
+        (
+            "image_cases eadir",
+            "target: train/images: passed over 1 entry that is no image: @eaDir/",
+        ),
+        ("image_cases thumbsdb", "target: train/images: passed over 1 entry that is no image: Th"),
         ("data_cases bilinear", "source train: 8 of 8 labels look resampled"),
         ("image_cases exif180", "source train: 8 of 8 images are turned by EXIF"),
         ("image_cases masks_among_images", "target train: 6 of 12 images have one channel"),

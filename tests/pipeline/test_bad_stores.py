@@ -89,7 +89,7 @@ CASES = [
     Case(
         "teacher weights that are a picture",
         "embed -S embed.weights=photos/day/images/00000.png",
-        ("photos/day/images/00000.png", "not a file of torch weights"),
+        ("photos/day/images/00000.png", "not a weight file"),
     ),
     Case(
         "truncated teacher weights",
@@ -106,7 +106,7 @@ CASES = [
     Case(
         "student for a teacher",
         "embed -S embed.weights=runs/checkpoint.pt",
-        ("runs/checkpoint.pt", "image_encoder", "checkpoint of SAM"),
+        ("runs/checkpoint.pt", "holds no table of tensors", "network weights"),
     ),
     Case(
         "split to embed that there is not",

@@ -90,6 +90,29 @@ def test_a_damaged_lock_of_dvc_is_to_be_deleted(
     assert ("delete it" in find()[1]) == (mark == "problem")
 
 
+@pytest.mark.parametrize(
+    ("lock", "says"),
+    [
+        (
+            "stages:\n<<<<<<< HEAD\n  a: 1\n=======\n  a: 2\n>>>>>>> other\n",
+            "a conflict of git: take",
+        ),
+        ("schema: '2.0'\nstages: [\n", "is damaged: restore it"),
+        ("", "is damaged: restore it"),
+        ("[" * 2000, "is damaged: restore it"),
+    ],
+)
+def test_a_lock_that_dvc_cannot_read_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str, says: str
+) -> None:
+    find = dvc_of(tmp_path, monkeypatch)
+    (tmp_path / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    assert find()[0] == "ok"
+    (tmp_path / "dvc.lock").write_text(lock)
+    assert find()[0] == "problem"
+    assert f"dvc.lock {'holds ' if 'git' in says else ''}{says}" in find()[1]
+
+
 def test_a_check_that_fails_itself_is_a_finding() -> None:
     assert attempt(lambda: 1 // 0) == Finding(
         "problem",

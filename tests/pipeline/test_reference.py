@@ -70,9 +70,9 @@ def test_the_page_has_every_key_of_a_preset(preset: str) -> None:
     [
         ("embed.overlap", "number, at least 0, at most 0.5"),
         ("embed.levels", "list of at least 1 (`stride8`, `stride16`, `stride32`)"),
-        ("train.crop_px", "whole number, at least 32, a multiple of 32"),
+        ("train.crop_px", "whole number, at least 32, at most 32768, a multiple of 32"),
         ("train.masking", "section, or null"),
-        ("train.optimizer.betas", "list of 2 (number, at least 0, at most 1)"),
+        ("train.optimizer.betas", "list of 2 (number, at least 0, below 1)"),
         ("splits.val", "text, or null"),
         ("classes[].color", "list of 3 (whole number, at least 0, at most 255)"),
     ],

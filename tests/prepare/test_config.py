@@ -41,6 +41,7 @@ def test_domains_and_roots_follow_the_target() -> None:
         (folder_config(ROOT, train_images="/abs"), "inside root"),
         (folder_config(ROOT, train_images="../x"), "inside root"),
         (folder_config(ROOT, val_labels=None), "set both or neither"),
+        (folder_config(ROOT, val_share=0.1), "set it to null where val_images is given"),
         (folder_config(ROOT, train_labels=None), "source is what labels come from"),
         (folder_config(ROOT, ignore_ids=[7]), "label id 7 is used twice"),
         (folder_config(ROOT, ignore_ids=[256]), "less than or equal to 255"),

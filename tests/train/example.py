@@ -63,6 +63,7 @@ EXAMPLE: dict[str, Any] = {
     "workers": 0,
     "prefetch": 2,
     "log_every": 2,
+    "log_to": [],
     "checkpoint_every": 1,
     "validate_every": 0,
 }

@@ -6,13 +6,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import SegformerConfig, SegformerForImageClassification, SegformerModel
+from transformers import (
+    SegformerConfig,
+    SegformerForImageClassification,
+    SegformerForSemanticSegmentation,
+    SegformerModel,
+)
 
 from stages.train.model.backbone import BACKBONES, MiT, build_backbone
 from stages.train.model.head import DAFormerHead
 from stages.train.model.official import export_official, official_to_ours, ours_to_official
 from stages.train.model.pretrained import (
     fill_official,
+    is_of_segmenter,
     load_backbone,
 )
 from stages.train.model.student import Student, seeded
@@ -200,7 +206,7 @@ def test_truncated_file_is_refused(tmp_path: Path) -> None:
     for share in (0.999, 0.5, 0.0):
         data = path.read_bytes()
         path.write_bytes(data[: int(len(data) * share)])
-        with pytest.raises(CheckpointError, match="is damaged or no PyTorch weight file") as error:
+        with pytest.raises(CheckpointError, match="is damaged or not a weight file") as error:
             load_backbone(backbone(2), str(path))
         one_line(error)
 
@@ -261,6 +267,22 @@ def test_hugging_face_folder_fills_the_backbone_and_keeps_the_epsilon(
     assert stage.layer_norm.eps == stage.blocks[0].layernorm_before.eps == 1e-6
     assert stage.patch_embeddings.layer_norm.eps == 1e-5
     assert ours.stages[3].blocks[0].drop_path.drop_prob == pytest.approx(0.1)
+
+
+def test_what_comes_with_a_decode_head_is_not_imagenets(folder: Path, tmp_path: Path) -> None:
+    assert not is_of_segmenter(str(folder))
+    config = SegformerConfig.from_pretrained(folder)
+    SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "segmenter")
+    assert is_of_segmenter(str(tmp_path / "segmenter"))
+    whole = export_official(student(1).state_dict())
+    for name, tensors in {
+        "mit.pth": {n.removeprefix("backbone."): t for n, t in whole.items() if "decode" not in n},
+        "mmseg.pth": whole,
+        "daformer.pth": {f"model.{n}": t for n, t in whole.items()},
+    }.items():
+        torch.save({"state_dict": tensors}, tmp_path / name)
+        load_backbone(backbone(2), str(tmp_path / name))
+        assert is_of_segmenter(str(tmp_path / name)) == (name != "mit.pth")
 
 
 def test_hugging_face_tensors_that_are_missing_are_not_made_up(folder: Path) -> None:

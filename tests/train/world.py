@@ -144,6 +144,7 @@ class World:
         *,
         validation: Validation | None = None,
         fresh: bool = False,
+        move_aside: bool = False,
         feed: Feed = STORED,
         ranks: Ranks = ALONE,
     ) -> TrainResult:
@@ -157,6 +158,7 @@ class World:
             progress=progress,
             validation=validation,
             fresh=fresh,
+            move_aside=move_aside,
             feed=feed,
             ranks=ranks,
         )
@@ -209,13 +211,14 @@ def training_state(config: TrainConfig, *, seed: int, imagenet: bool = False) ->
 
 def results(out: Path) -> dict[str, Any]:
     """All that a run leaves behind, for `assert_same`."""
-    names = (
+    names = [
         "curves.csv",
         "health.csv",
         "validation.csv",
         "student/model.safetensors",
         "student/config.json",
-    )
+        *(name for name in ("best/model.safetensors", "best/config.json") if (out / name).exists()),
+    ]
     files: dict[str, Any] = {name: (out / name).read_bytes() for name in names}
     return files | {"checkpoint": torch.load(out / "checkpoint.pt", weights_only=True)}
 

@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.fields import Section
+from stages.fields import Level, Section
 from store.spec import LEVELS
 
 if TYPE_CHECKING:  # torch
     from stages.train.model.student import Student
     from stages.train.regularizers.branch import Branch
 
-Level = Literal["stride8", "stride16", "stride32"]
 Part = Literal["source", "mixed"]
 
 
