@@ -106,7 +106,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; download it or correct the path")
-    with reading(path, "it is damaged or no PyTorch weight file", "get it again"):
+    with reading(path, "is damaged or no PyTorch weight file", "get it again"):
         if zipfile.is_zipfile(path):  # older files carry no checksums
             check_bytes(path)
         content = torch.load(path, map_location="cpu", weights_only=True)

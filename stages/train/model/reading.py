@@ -32,7 +32,7 @@ def reading(path: Path, fault: str, cure: str) -> Iterator[None]:
                 f"{path} cannot be read now and may well be sound ({reason or 'out of memory'}); "
                 "free memory or look at the disk, then run the command again"
             ) from error
-        raise CheckpointError(f"{path}: {fault} ({type(error).__name__}); {cure}") from error
+        raise CheckpointError(f"{path} {fault} ({type(error).__name__}); {cure}") from error
 
 
 def check_bytes(path: Path) -> None:
