@@ -125,7 +125,7 @@ def reading(path: Path, fault: str, cure: str) -> Iterator[None]:
     except Exception as error:  # a damaged pickle can trip the reader in any way
         if _unreadable(error):
             raise CheckpointError(f"{path} {_not_now(error)}") from error
-        raise CheckpointError(f"{path}: {fault} ({type(error).__name__}); {cure}") from error
+        raise CheckpointError(f"{path} {fault} ({type(error).__name__}); {cure}") from error
 
 
 def _load(path: Path) -> object:

@@ -74,7 +74,7 @@ class TrainingState:
         """
         if not path.is_file():
             return None
-        with reading(path, "the checkpoint is damaged", "delete it to train anew"):
+        with reading(path, "is a damaged checkpoint", "delete it to train anew"):
             check_checksums(path)
             saved = torch.load(path, map_location=device, weights_only=True)
             if saved["format"] != FORMAT or saved["fingerprint"] != fingerprint:

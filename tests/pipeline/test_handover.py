@@ -66,9 +66,9 @@ def test_windows_and_scales_are_asked_for(photos: Path) -> None:
 
 def test_the_scale_of_training_travels_with_the_student(photos: Path) -> None:
     change_params(photos, {"prepare.target.fit_px": [100, 50]})
-    for command in ("prepare", "embed", "train"):
-        demand(command)
-    said = demand("predict", "runs", "photos/dusk_val/images", "--out", "predicted")
+    for command in (["prepare"], ["embed"], ["train", "--out", "runs/scaled"]):
+        demand(*command)
+    said = demand("predict", "runs/scaled", "photos/dusk_val/images", "--out", "predicted")
     assert "2 images, fit in 100x50" in said
 
 

@@ -177,7 +177,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(
     damage(path)
     with pytest.raises(CheckpointError, match=r"damaged .*; delete it to train anew") as caught:
         updated(2).load(path, fingerprint=FINGERPRINT, device=CPU)
-    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).startswith(f"{path} is a damaged checkpoint (")
     assert "\n" not in str(caught.value)
 
 

@@ -117,14 +117,14 @@ def open_student(folder: Path) -> tuple[Student, Card]:
     path = folder / _WEIGHTS
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; train the student again")
-    with reading(path, "it is no file", "restore it or train the student again"):
+    with reading(path, "is no file", "restore it or train the student again"):
         weights = path.read_bytes()
     if hashlib.sha256(weights).hexdigest() != card.weights_sha256:
         raise CheckpointError(
             f"{path} is not the file that {_CONFIG} beside it was written for (its sha256 differs);"
             " restore it or train the student again"
         )
-    fault = f"the weights are of another architecture than {_CONFIG} beside them says"
+    fault = f"holds weights of another architecture than {_CONFIG} beside it says"
     with reading(path, fault, "train the student again"):
         student = build_student(card.student, num_classes=card.num_classes, seed=0)
         tensors = safetensors.torch.load(weights)
@@ -198,7 +198,7 @@ def _read(path: Path) -> tuple[Card, Layout]:
         raise CheckpointError(
             f"{path} is missing; run `ssr train`, or give another student's folder"
         )
-    with reading(path, "it is no file", "restore it or train the student again"):
+    with reading(path, "is no file", "restore it or train the student again"):
         written = path.read_bytes()
     try:
         tree = json.loads(written)
