@@ -5,8 +5,6 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from store.url import local_path
-
 
 class Section(BaseModel):
     """A part of `params.yaml`: strict keys, finite numbers, no change after loading."""
@@ -21,6 +19,8 @@ def _is_printable(text: str) -> str:
 
 
 def _is_path(text: str) -> str:
+    from store.url import local_path  # numpy
+
     local_path(text)
     return text
 

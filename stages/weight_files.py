@@ -171,8 +171,8 @@ def _unreadable(error: Exception) -> bool:
 def _not_now(error: Exception) -> str:
     reason = getattr(error, "strerror", None) or f"{error}".partition("\n")[0] or "out of memory"
     return (
-        f"cannot be read now and may well be sound ({reason}); free memory or look at the disk, "
-        "then run the command again"
+        f"cannot be read now and may well be sound ({reason}); look at permissions, disk and "
+        "free memory, then run the command again"
     )
 
 

@@ -64,11 +64,11 @@ def write_preset(
                 f"the arm {arm} trains on a target, which the preset {name} does not have; take "
                 "another arm"
             )
+    text = render(name, arm=arm, roots=roots)
     if path.exists() and not overwrite and not _is_pristine(path):
         raise ConfigError(
             f"{path} was edited; move it away, or replace it with --force (it is not kept)"
         )
-    text = render(name, arm=arm, roots=roots)
     if name not in OWN_FOLDERS or not any(roots.values()):
         write_bytes(path, text.encode())
         return ()

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from stages.prepare.drawn import draw
-from stages.prepare.drawn_style import Style
 
+from examples.drawn.world import draw
+from examples.drawn.world.style import Style
 from stages.prepare.labels import DRAWN
 
 SIZE_PX = (96, 160)

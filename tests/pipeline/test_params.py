@@ -138,7 +138,9 @@ def test_loaded_params_cannot_change(path: Path) -> None:
 
 
 def test_every_key_is_explained_in_one_sentence_and_has_no_second_default() -> None:
-    may_be_left_out = {"exclude"}  # natural: leave out nothing; the others come from the file alone
+    # what data does without: nothing to leave out, no suffix, ids or colours alone
+    may_be_left_out = {"exclude", "val_share", "image_suffix", "label_suffix"}
+    may_be_left_out |= {"ids", "ignore_ids", "ignore_colors"}
     for model in models(Params):
         for name, field in model.model_fields.items():
             assert field.description, f"{model.__name__}.{name}"

@@ -37,7 +37,7 @@ def test_domains_and_roots_follow_the_target() -> None:
         (drawn_config(ROOT, strength=0.5), "set it to 1 with day"),
         (drawn_config(ROOT, style="wide", strength=0.5), "set it to 1 with wide"),
         (drawn_config(ROOT, train=0), "greater than or equal to 1"),
-        (drawn_config(ROOT, fit_px=[0, 5]), "greater than 0"),
+        (drawn_config(ROOT, fit_px=[0, 5]), "greater than or equal to 1"),
         (folder_config(ROOT, train_images="/abs"), "inside root"),
         (folder_config(ROOT, train_images="../x"), "inside root"),
         (folder_config(ROOT, val_labels=None), "set both or neither"),
