@@ -48,6 +48,11 @@ def replacing(path: Path, temporary_name: str) -> Iterator[BinaryIO]:
         raise
 
 
+def move(temporary: Path, path: Path) -> None:
+    """Let a file that was written by `write_bytes` take the place of another in its folder."""
+    temporary.replace(path)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file as `write_bytes` does."""
     write_bytes(path, text.encode())

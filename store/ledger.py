@@ -139,18 +139,6 @@ class Ledger:
         found = self._read(entry_file(level, shard), _Statistics)
         return None if found is None else found.statistics
 
-    def write(self, entry: ShardEntry, statistics: ChannelStatistics | None) -> None:
-        """Vouch for a shard, which must be on the disk by now; no statistics if it is empty."""
-        content = entry.model_dump(mode="json", exclude_none=True)
-        if statistics is not None:
-            content["statistics"] = statistics.model_dump()
-        content["check"] = sha256(canonical_json(content))
-        self._files.write(entry_file(entry.level, entry.shard), canonical_json(content))
-
-    def withdraw(self, level: str, shard: int) -> None:
-        """Vouch no longer for a shard; to be called before its file is touched."""
-        self._files.delete(entry_file(level, shard))
-
     def read_slots(self) -> tuple[Slot, ...]:
         """Read the slots, none where the file is absent or damaged.
 
@@ -165,6 +153,15 @@ class Ledger:
             return model.model_validate_json(self._files.read(name))
         except (FileNotFoundError, ValidationError):
             return None
+
+
+def entry_json(entry: ShardEntry, statistics: ChannelStatistics | None) -> bytes:
+    """Encode the content of `ledger/<level>/<shard>.json`; no statistics if the shard is empty."""
+    content = entry.model_dump(mode="json", exclude_none=True)
+    if statistics is not None:
+        content["statistics"] = statistics.model_dump()
+    content["check"] = sha256(canonical_json(content))
+    return canonical_json(content)
 
 
 def entry_file(level: str, shard: int) -> str:

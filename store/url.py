@@ -116,26 +116,18 @@ def files_at(url: Url) -> Files:
 
 
 @contextmanager
-def one_line_for_os_errors(url: Url) -> Iterator[None]:
-    """Turn an `OSError` of a write into a `StoreError`."""
+def one_line_for_os_errors(url: Url, doing: str = "write") -> Iterator[None]:
+    """Turn an `OSError` of a write, or of what else is being done, into a `StoreError`."""
     try:
         yield
     except OSError as error:
+        cure = "make room or set permissions"
+        if str(url).startswith(S3):
+            cure = "wait, or check the bucket, your permissions and the network,"
         raise StoreError(
-            f"cannot write {url}: {error.strerror or error}; make room or set permissions and run "
-            "the command again, it continues after the shards that are done"
+            f"cannot {doing} {url}: {error.strerror or error}; {cure} and run the command again, "
+            "it continues after the shards that are done"
         ) from error
-
-
-def update(files: Files, name: str, data: bytes) -> bool:
-    """Write a file unless it holds exactly these bytes already; tell whether it was written."""
-    try:
-        if files.read(name) == data:
-            return False
-    except FileNotFoundError:
-        pass
-    files.write(name, data)
-    return True
 
 
 def exists(files: Files, name: str) -> bool:

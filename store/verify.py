@@ -13,8 +13,8 @@ from store.decode import ABSENT, DamageError, decode_chunk, decode_index
 from store.fingerprint import sha256
 from store.grid import LevelGrid, shard_count, shard_file, shard_of
 from store.header import METADATA_FILE, Header, MetadataDigests, read_header, read_metadata
-from store.lease import WHOLE, writer_lease
-from store.ledger import LEDGER, Ledger, ShardEntry, entry_file, parse_entry, wanted_images
+from store.lease import WHOLE, commit, writer_lease
+from store.ledger import LEDGER, ShardEntry, entry_file, parse_entry, wanted_images
 from store.spec import LEVELS, ImageEntry
 from store.url import Files, Url, files_at, one_line_for_os_errors
 
@@ -111,13 +111,12 @@ def withdraw(path: Url, damage: Iterable[Damage]) -> None:
         StoreError: It cannot be changed.
     """
     files = files_at(path)
-    ledger = Ledger(files)
-    with one_line_for_os_errors(files.url), writer_lease(files, WHOLE):
-        for one in damage:
-            if one.level is None or one.shard is None:
-                files.delete(one.file)
-            else:
-                ledger.withdraw(one.level, one.shard)
+    names = [
+        one.file if one.level is None or one.shard is None else entry_file(one.level, one.shard)
+        for one in damage
+    ]
+    with one_line_for_os_errors(files.url), writer_lease(files, WHOLE) as lease:
+        commit(files, WHOLE, lease.token, [(name, None) for name in names])
 
 
 def _metadata_damage(files: Files) -> Iterator[Damage]:
@@ -177,7 +176,7 @@ def _shard_damage(
     except OSError as error:
         return [damaged(name, f"cannot be read: {error.strerror or error}")], 0
     size_bytes = len(data or b"")
-    if entry_data is None:
+    if not entry_data:  # empty: taken away in a bucket
         where = (name, MISSING if data is None else UNVOUCHED)
         return ([damaged(*where)] if any(wanted) or header is None else []), size_bytes
     entry = parse_entry(entry_data, level, shard)

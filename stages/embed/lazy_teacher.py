@@ -1,6 +1,7 @@
 """The teacher as far as it is needed: often only the hash of its weights is."""
 
 import json
+from contextlib import suppress
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING
 from stages.embed.config import EmbedConfig
 from store.atomic import write_bytes
 from store.errors import CheckpointError
-from store.url import one_line_for_os_errors
 
 if TYPE_CHECKING:
     from stages.embed.teacher import Teacher
@@ -59,14 +59,13 @@ class LazyTeacher:
 
         Raises:
             CheckpointError: for bad weights.
-            StoreError: for a hash that cannot be remembered, because the disk is full or read-only.
         """
         known = self._remembered()
         if self._key is None or self._key not in known:
             sha256 = self.loaded.weights_sha256  # says what is wrong where there is no file
             assert self._key is not None
             known[self._key] = sha256
-            with one_line_for_os_errors(self._cache):
+            with suppress(OSError):  # a store may be read-only; the next run hashes once more
                 write_bytes(self._cache, json.dumps(known, indent=1, sort_keys=True).encode())
         return known[self._key]
 

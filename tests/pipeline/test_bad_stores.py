@@ -208,6 +208,7 @@ def test_a_store_that_cannot_be_used_is_one_line(case: Case, photos: Path) -> No
 
 
 def test_a_second_writer_is_refused_and_the_first_keeps_its_store(photos: Path) -> None:
+    shard("target", 0).unlink()
     before = stored(photos)
     with writer_lease(files_at(the_store("target")), WHOLE):
         assert_refused("embed", "data/features/target/", f"process {os.getpid()}", "wait for it")
