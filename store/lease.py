@@ -5,6 +5,7 @@ A part (i, n) owns the shards whose number leaves i - 1 when divided by n; (1, 1
 
 import json
 import os
+import re
 import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -101,10 +102,10 @@ def lease_name(part: Part) -> str:
     return f"{part[0]}-of-{part[1]}"
 
 
-def part_of(name: str) -> Part:
-    """Return the part of a lease's name."""
-    i, n = name.partition(".")[0].split("-of-")
-    return int(i), int(n)
+def part_of(name: str) -> Part | None:
+    """Return the part of a lease's file; None of a clock, and of what is none of ours."""
+    found = re.fullmatch(r"([1-9][0-9]{0,8})-of-([1-9][0-9]{0,8})\.(?:lock|json)", name)
+    return None if found is None else (int(found[1]), int(found[2]))
 
 
 def holder_json(**more: str) -> bytes:

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -22,7 +23,7 @@ def hold(files: LocalFiles, part: Part) -> Iterator[Lease]:
     `<part>.json` names its holder and the token that every write checks.
     `gate.lock` lets one writer at a time look at the others and take its own.
     """
-    folder = files.folder / LEASES
+    folder = Path(files.path(LEASES))
     folder.mkdir(parents=True, exist_ok=True)
     name = lease_name(part)
     lock = FileLock(folder / f"{name}.lock", timeout=0, thread_local=False)
@@ -30,7 +31,7 @@ def hold(files: LocalFiles, part: Part) -> Iterator[Lease]:
         with FileLock(folder / "gate.lock", timeout=GATE_S, thread_local=False):
             for other in sorted(folder.glob("*-of-*.lock")):
                 theirs = part_of(other.name)
-                if theirs == part or not overlap(part, theirs):
+                if theirs is None or theirs == part or not overlap(part, theirs):
                     continue
                 try:
                     with FileLock(other, timeout=0, thread_local=False):

@@ -62,10 +62,8 @@ class _Lease:
 
     def refuse_overlapping(self) -> None:
         for name in self._files.names(LEASES):
-            if "-of-" not in name:  # a clock
-                continue
             theirs = part_of(name)
-            if theirs == self._part or not overlap(self._part, theirs):
+            if theirs is None or theirs == self._part or not overlap(self._part, theirs):
                 continue
             holder, tag = self._other(f"{LEASES}/{name}")
             if holder is not None:

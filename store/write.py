@@ -17,6 +17,7 @@ from store.errors import (
     StoreIncompleteError,
     StoreMismatchError,
     StoreMissingError,
+    StoreUnreadableError,
 )
 from store.fingerprint import fingerprint_of
 from store.grid import shard_count
@@ -214,7 +215,7 @@ class StoreWriter:
         """Refuse a folder that holds something else; a damaged root file is mended."""
         try:
             found = read_spec(self._files)
-        except StoreMismatchError:
+        except (StoreMismatchError, StoreUnreadableError):
             raise
         except StoreError:
             return
