@@ -89,7 +89,9 @@ def demand_sound(report: verify.Report) -> None:
             + (f"; {len(report.unread)} more could not be read" if report.unread else "")
         )
     if report.unread:
+        images = {image for one in report.unread for image in one.images}
         raise StoreUnreadableError(
-            f"{report.url}: {len(report.unread)} files could not be read, so whether they are "
-            "sound is not known: nothing of them was changed; run it again once they can be read"
+            f"{report.url}: {len(report.unread)} files could not be read, with features of "
+            f"{len(images)} images: they may be sound and were left alone; run it again once they "
+            "can be read"
         )

@@ -36,7 +36,15 @@ from store.ledger import Ledger, ShardEntry, Slot, assign_slots, wanted_images
 from store.scale import Scales, check_scale, level_fingerprint
 from store.shard_writer import NOTHING, Features, ShardTask, ShardWriter
 from store.spec import LEVELS, ImageEntry, StoreSpec, stride_of
-from store.url import Url, exists, files_at, join, one_line_for_os_errors, update
+from store.url import (
+    Url,
+    exists,
+    files_at,
+    join,
+    one_line_for_os_errors,
+    one_line_for_reads,
+    update,
+)
 
 
 class StoreWriter:
@@ -258,12 +266,11 @@ class StoreWriter:
         return wanted_images(self._slots, shard, self.spec.shard_images)
 
     def _vouched(self, level: str, shard: int) -> ShardEntry | None:
-        return self._ledger.vouched(
-            level,
-            shard,
-            fingerprint=level_fingerprint(self.spec, level, self._scales),
-            images=self._wanted(shard),
-        )
+        fingerprint = level_fingerprint(self.spec, level, self._scales)
+        with one_line_for_reads(self.path):
+            return self._ledger.vouched(
+                level, shard, fingerprint=fingerprint, images=self._wanted(shard)
+            )
 
     def _is_done(self, level: str, shard: int, readable: Callable[[str], bool]) -> bool:
         wanted = self._wanted(shard)
