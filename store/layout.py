@@ -104,12 +104,13 @@ def check_layout(header: Header) -> None:
 
 
 def _meaning(data: bytes) -> dict[str, Any] | None:
-    """Return what zarr makes of a `zarr.json`, but for the attributes; None of what is none."""
+    """Return what zarr and xarray go by in a `zarr.json`; None of what is none."""
     try:
         found = json.loads(data)
+        about = {"coordinates": found["attributes"].get("coordinates")}
         if found["node_type"] == "group":
-            return {"node_type": "group", "zarr_format": found["zarr_format"]}
-        return ArrayV3Metadata.from_dict(found | {"attributes": {}}).to_dict()
+            return about | {"node_type": "group", "zarr_format": found["zarr_format"]}
+        return ArrayV3Metadata.from_dict(found | {"attributes": about}).to_dict()
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
 

@@ -11,7 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store import atomic
+from store.grid import shard_of
 from store.url import checked_name, is_name
+
+MOST_METADATA_BYTES = 2**28
+"""The list of more than a million images."""
 
 
 class LocalFiles:
@@ -20,10 +24,13 @@ class LocalFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.url = str(folder)
+        self._opened: dict[str, str] = {}  # so that windows of a shard look for links once
 
     def read(self, name: str) -> bytes:
         """Read a whole file."""
         with self.open(name) as file:
+            if file.size_bytes > MOST_METADATA_BYTES and shard_of(name.rpartition("/")[2]) is None:
+                raise OSError(errno.EFBIG, "larger than any metadata", file.url)
             try:
                 return file.whole()
             except MemoryError as error:
@@ -32,14 +39,11 @@ class LocalFiles:
     @contextmanager
     def open(self, name: str) -> Iterator["_LocalFile"]:
         """Open a file to read parts of it."""
-        path = self.path(name)
+        path = self._opened.get(name) or self._opened.setdefault(name, self.path(name))
         # Opening a pipe would wait for its writer, and a device may never end.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            state = os.fstat(descriptor)
-            if not stat.S_ISREG(state.st_mode):
-                raise OSError(errno.EINVAL, "is no regular file", path)
-            yield _LocalFile(path, descriptor, state.st_size)
+            yield _LocalFile(path, descriptor, _size_of(os.fstat(descriptor), path))
         finally:
             os.close(descriptor)
 
@@ -49,7 +53,8 @@ class LocalFiles:
 
     def size(self, name: str) -> int:
         """Return the size of a file in bytes."""
-        return Path(self.path(name)).stat().st_size
+        path = self.path(name)
+        return _size_of(Path(path).stat(), path)
 
     def names(self, folder: str) -> list[str]:
         """List the files directly in a folder, sorted; none where there is no folder."""
@@ -84,23 +89,29 @@ class LocalFiles:
         return path
 
 
+def _size_of(state: os.stat_result, path: str) -> int:
+    if not stat.S_ISREG(state.st_mode):
+        raise OSError(errno.EINVAL, "is no regular file", path)
+    return state.st_size
+
+
 class _LocalFile:
     def __init__(self, url: str, descriptor: int, size_bytes: int) -> None:
         self.url = url
         self._descriptor = descriptor
-        self._size_bytes = size_bytes
+        self.size_bytes = size_bytes
 
     def whole(self) -> bytes:
         with open(self._descriptor, "rb", closefd=False) as file:
             return file.read()
 
     def tail(self, length: int) -> NDArray[np.uint8]:
-        length = min(length, self._size_bytes)
-        return next(self.ranges([(self._size_bytes - length, length)]))
+        length = min(length, self.size_bytes)
+        return next(self.ranges([(self.size_bytes - length, length)]))
 
     def ranges(self, ranges: Sequence[tuple[int, int]]) -> Iterator[NDArray[np.uint8]]:
         # One buffer for all, so that it stays in the processor's cache from reading to copying.
         buffer = np.empty(max((length for _, length in ranges), default=0), np.uint8)
         for offset, length in ranges:
-            part = buffer[: length if offset < self._size_bytes else 0]
+            part = buffer[: length if offset < self.size_bytes else 0]
             yield part[: os.preadv(self._descriptor, [part.data], offset)] if len(part) else part

@@ -154,7 +154,7 @@ def _recompute(header: Header) -> dict[str, ChannelStatistics | None]:
     }
     try:
         (blocks,) = dask.compute(tasks)
-    except ValueError as error:  # zarr's word for a checksum that does not match
+    except (ValueError, RuntimeError, ArithmeticError) as error:  # zarr's words for damage
         raise StoreError(
             f"a shard of the store is damaged: `ssr verify {header.files.url}` says which, and "
             "with --repair embeds it again"

@@ -2,9 +2,10 @@
 
 # C channels, h w tokens
 
+import errno
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -28,6 +29,7 @@ MISSING: Final = "is missing"
 UNVOUCHED: Final = "has no ledger entry: its write was interrupted, or the entry was lost"
 
 Progress = Callable[[int, int], None]
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -192,10 +194,11 @@ def _shard_damage(
         intact = tuple(i.image_id for i in wanted if i and i.image_id not in suffering)
         return Damage(file, what, suffering, intact, level, shard)
 
-    data, entry_data = _read(files, name), _read(files, ledger_name)
-    size_bytes = len(data or b"")
+    entry_data = _unless_missing(files.read, ledger_name)
+    found_bytes = _unless_missing(files.size, name)
+    size_bytes = found_bytes or 0
     if entry_data is None:
-        where = (name, MISSING if data is None else UNVOUCHED)
+        where = (name, MISSING if found_bytes is None else UNVOUCHED)
         return ([damaged(*where)] if any(wanted) or header is None else []), size_bytes
     entry = parse_entry(entry_data, level, shard)
     if entry is None:
@@ -206,8 +209,13 @@ def _shard_damage(
         return [damaged(ledger_name, "is of other images, another teacher or another scale")], (
             size_bytes
         )
-    if data is None:
+    if found_bytes is None:
         return [damaged(name, MISSING, entry.images)], size_bytes
+    if found_bytes != entry.bytes:  # not read: it may be larger than the memory
+        return [damaged(name, "is damaged", entry.images)], size_bytes
+    data = files.read(name)
+    if len(data) != found_bytes:
+        raise OSError(errno.EIO, "it ended while it was read", name)
     if sha256(data) == entry.digest:
         return [], size_bytes
     suffering = entry.images if header is None else _suffering(data, header, entry)
@@ -233,8 +241,8 @@ def _suffering(data: bytes, header: Header, entry: ShardEntry) -> tuple[ImageEnt
     return tuple(lost) or entry.images
 
 
-def _read(files: Files, name: str) -> bytes | None:
+def _unless_missing(look: Callable[[str], _Found], name: str) -> _Found | None:
     try:
-        return files.read(name)
+        return look(name)
     except FileNotFoundError:
         return None

@@ -139,6 +139,12 @@ def test_what_is_no_file_is_refused_and_never_waited_for(store: Path, kind: str)
     assert [one.file for one in verify(store).unread] == ["zarr.json"]
 
 
+def test_metadata_larger_than_any_is_not_read(store: Path) -> None:
+    os.truncate(store / "ledger" / "images.json", 2**40)
+    with pytest.raises(StoreUnreadableError, match=r"images\.json \(larger than any metadata\)"):
+        read_header(files_at(store))
+
+
 def test_a_crafted_ledger_makes_repair_delete_nothing_outside_of_the_store(
     store: Path, tmp_path: Path
 ) -> None:
@@ -190,6 +196,8 @@ def test_slots_that_no_store_has_are_refused(
         lambda c: c["chunk_grid"]["configuration"].update(chunk_shape=[10**6, 4, 32, 32]),
         lambda c: c.update(codecs=[{"name": "bytes"}, {"name": "gzip"}]),
         lambda c: c.update(data_type="float64"),
+        lambda c: c.update(attributes=[]),
+        lambda c: c["attributes"].update(coordinates="elsewhere"),
         lambda c: c.clear(),
     ],
 )
@@ -308,6 +316,16 @@ def test_what_could_not_be_looked_at_is_not_called_damaged_by_any_reader(
                 look(store)
         with pytest.raises(StoreError, match=r"cannot (read|write)"):
             write(store.parents[1], IMAGES)
+
+
+def test_a_shard_that_arrives_cut_off_is_not_called_damaged(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = LocalFiles.read
+    monkeypatch.setattr(LocalFiles, "read", lambda held, name: read(held, name)[: 2**13])
+    report = verify(store)
+    assert report.damage == ()
+    assert {one.file.partition("/")[0] for one in report.unread} == {"stride8"}
 
 
 def test_foreign_files_are_passed_over(store: Path, tmp_path: Path) -> None:
