@@ -110,7 +110,8 @@ def _meaning(data: bytes) -> dict[str, Any] | None:
         about = {"coordinates": found["attributes"].get("coordinates")}
         if found["node_type"] == "group":
             return about | {"node_type": "group", "zarr_format": found["zarr_format"]}
-        return ArrayV3Metadata.from_dict(found | {"attributes": about}).to_dict()
+        array: dict[str, Any] = ArrayV3Metadata.from_dict(found | {"attributes": about}).to_dict()
+        return array
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
 
