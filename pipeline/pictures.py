@@ -295,5 +295,5 @@ def _notes(reader: FeatureReader) -> list[str]:
     spec = reader.header.spec
     colours = f"Colours compare between images of this {spec.domain} store, not between levels."
     teacher = spec.provenance.get("teacher")
-    untrained = isinstance(teacher, Mapping) and not teacher["trained"]
+    untrained = isinstance(teacher, Mapping) and not teacher.get("trained")
     return [colours, UNTRAINED] if untrained else [colours]

@@ -116,8 +116,9 @@ def verify(
         else:
             found = find_damage(place, report)
     if json is not None:
-        damage = [asdict(one) for one in found.damage]
-        write_bytes(json, canonical_json({"store": str(store), "damage": damage}))
+        kinds = {"damage": found.damage, "unread": found.unread}
+        lists = {kind: [asdict(one) for one in files] for kind, files in kinds.items()}
+        write_bytes(json, canonical_json({"store": str(store), **lists}))
     if not found.sound:
         print_damage(found)
     demand_sound(found)

@@ -37,6 +37,10 @@ class StoreMismatchError(StoreError):
     """The store holds features of another teacher, image content or format."""
 
 
+class StoreUnreadableError(StoreError):
+    """A file of a store could not be looked at, so nothing is known about it."""
+
+
 class StoreBusyError(StoreError):
     """Another process writes to this store, or to this folder of results."""
 

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 from store import atomic
 from store.errors import StoreBusyError
@@ -33,7 +34,7 @@ def hold(files: LocalFiles, part: Part) -> Iterator[Lease]:
     `<part>.lock` carries the lock and stays, empty, until the next writer of the whole;
     `<part>.json` names its holder and the token that every write checks.
     """
-    folder = files.folder / LEASES
+    folder = Path(files.path(LEASES))
     folder.mkdir(parents=True, exist_ok=True)
     name = lease_name(part)
     holder, token = folder / f"{name}.json", uuid.uuid4().hex
@@ -81,7 +82,7 @@ def commit(files: LocalFiles, part: Part, token: str, changes: Sequence[Change])
                 if data is None:
                     files.delete(name)
                 else:
-                    atomic.move(files.folder / staged.pop(name), files.folder / name)
+                    atomic.move(Path(files.path(staged.pop(name))), Path(files.path(name)))
     finally:
         for temporary in staged.values():
             with suppress(OSError):
@@ -91,7 +92,7 @@ def commit(files: LocalFiles, part: Part, token: str, changes: Sequence[Change])
 @contextmanager
 def _gate(files: LocalFiles) -> Iterator[None]:
     """Let one process at a time take a lease or put files in place."""
-    path = files.folder / LEASES / "gate.lock"
+    path = Path(files.path(f"{LEASES}/gate.lock"))
     with ExitStack() as held:
         try:
             held.enter_context(file_lock(path, GATE_S))

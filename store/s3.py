@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.errors import StoreError
+from store.url import checked_name, is_name
 
 SCHEME: Final = "s3://"
 
@@ -70,7 +71,8 @@ class S3Files:
                 found = self._fs.ls(self._key(folder), detail=True, refresh=True)
             except FileNotFoundError:
                 return []
-        return sorted(e["name"].rsplit("/", 1)[1] for e in found if e["type"] == "file")
+        names = (e["name"].rsplit("/", 1)[1] for e in found if e["type"] == "file")
+        return sorted(filter(is_name, names))
 
     def delete(self, name: str) -> None:
         """Delete an object unless there is none."""
@@ -133,7 +135,7 @@ class S3Files:
         return bucket, key
 
     def _key(self, name: str) -> str:
-        return f"{self._root}/{name}" if name else self._root
+        return f"{self._root}/{checked_name(name)}" if name else self._root
 
     @cached_property
     def _fs(self) -> Any:  # noqa: ANN401 - s3fs has no types

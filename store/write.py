@@ -17,6 +17,7 @@ from store.errors import (
     StoreIncompleteError,
     StoreMismatchError,
     StoreMissingError,
+    StoreUnreadableError,
 )
 from store.fingerprint import fingerprint_of
 from store.grid import shard_count
@@ -35,7 +36,14 @@ from store.ledger import Ledger, ShardEntry, Slot, assign_slots, wanted_images
 from store.scale import Scales, check_scale, level_fingerprint
 from store.shard_writer import NOTHING, Features, ShardTask, ShardWriter
 from store.spec import LEVELS, ImageEntry, StoreSpec, stride_of
-from store.url import Url, exists, files_at, join, one_line_for_os_errors
+from store.url import (
+    Url,
+    exists,
+    files_at,
+    join,
+    one_line_for_os_errors,
+    one_line_for_reads,
+)
 
 
 def never(image_id: str) -> bool:
@@ -95,7 +103,7 @@ class StoreWriter:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        with one_line_for_os_errors(self.path, "read"):
+        with one_line_for_reads(self.path):
             self._look()
             idle = not (self.unscaled or self._stale() or any(self._pending(never)))
         if not idle:
@@ -228,7 +236,7 @@ class StoreWriter:
         """Refuse a folder that holds something else; a damaged root file is mended."""
         try:
             found = read_spec(self._files)
-        except StoreMismatchError:
+        except (StoreMismatchError, StoreUnreadableError):
             raise
         except StoreError:
             return
@@ -294,12 +302,11 @@ class StoreWriter:
     def _vouched(self, level: str, shard: int) -> ShardEntry | None:
         if (level, shard) in self._seen:
             return self._seen[level, shard]
-        entry = self._ledger.vouched(
-            level,
-            shard,
-            fingerprint=level_fingerprint(self.spec, level, self._scales),
-            images=self._wanted(shard),
-        )
+        fingerprint = level_fingerprint(self.spec, level, self._scales)
+        with one_line_for_reads(self.path):
+            entry = self._ledger.vouched(
+                level, shard, fingerprint=fingerprint, images=self._wanted(shard)
+            )
         if entry is not None and self._lease is None:  # looked at once, as nothing is written
             self._seen[level, shard] = entry
         return entry

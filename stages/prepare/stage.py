@@ -202,9 +202,9 @@ def _require_images(
 
 
 def _says(path: Path, manifest: Manifest) -> bool:
-    """Tell whether the file already holds an equal manifest, whatever library version wrote it."""
+    """Tell whether the file holds an equal manifest and its digest, whatever library wrote it."""
     try:
-        return Manifest.read(path) == manifest
+        return Manifest.read(path, with_digest=True) == manifest
     except DataError:
         return False
 

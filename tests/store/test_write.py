@@ -354,7 +354,7 @@ def test_a_full_disk_gives_one_line_and_keeps_the_shards_that_are_done(tmp_path:
 
 def test_a_place_that_cannot_be_written_gives_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreError, match=r"cannot read .*\.zarr: Not a directory"):
+    with pytest.raises(StoreError, match=r"cannot read .*\.zarr.*Not a directory"):
         write(tmp_path / "file", images(1))
 
 
