@@ -8,8 +8,7 @@
 # PyPI's build of PyTorch is the one for NVIDIA GPUs. `--build-arg PIP_INDEX_URL=...` takes another
 # index; pytorch.org names the one of each build.
 #
-# This file was written where no image can be built: tests/test_container.py compares it with the
-# Makefile, nobody has run it there.
+# This file was written where no image can be built; nobody has run it there.
 FROM python:3.11-slim
 
 ARG PIP_INDEX_URL

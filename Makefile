@@ -12,7 +12,7 @@ IN_PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
 demo: $(INSTALLED)
 	dvc repro  # SSR, and its report
-	ssr train --out runs/daformer -S train.validate_every=0 -S train.regularizer.on=[]
+	ssr train --out runs/daformer -S train.validate_every=0 -S 'train.regularizer.on=[]'
 	ssr evaluate --out runs/daformer
 	ssr train --out runs/guided -S train.validate_every=0 -S train.regularizer.kind=guided \
 		-S train.regularizer.student_drop=0.5 -S train.optimizer.regularizer_lr_factor=3

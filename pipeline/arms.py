@@ -11,7 +11,7 @@ from typing import Final
 from store.errors import ConfigError
 
 _OFF: Final = {"regularizer.on": "[]"}
-# Ours, no published method: see `stages/train/model/guide.py`.
+# Ours, no published method: see `stages/train/regularizers/guided.py`.
 _GUIDED: Final = {
     "regularizer.kind": "guided",
     "regularizer.student_drop": "0.5",

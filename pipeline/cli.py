@@ -2,7 +2,9 @@
 
 import logging
 import sys
+from inspect import getdoc
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated, NoReturn
 
 import typer
@@ -14,6 +16,7 @@ from pipeline import (
     store_commands,
     teacher_commands,
 )
+from pipeline.arms import ARMS
 from pipeline.files import EVALUATE_CACHE, INDEX, MANIFEST, PARAMS, RUN, SCAN_CACHE, START
 from pipeline.lines import Wrapping, wrapped
 from pipeline.options import Overrides, ParamsFile, RunFolder, WeightsName
@@ -32,7 +35,8 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line.
 
-    A mistake that the user can mend is one line and exit code 2, an interrupt one line and 130.
+    A mistake that the user can mend is one line and exit code 2, an interrupt one line and 130;
+    anything unforeseen is one line that names the file of its traceback, and 1.
     """
     from pipeline import interrupt
     from store.errors import SSRError
@@ -51,20 +55,51 @@ def main() -> None:
     except OSError as error:  # a full disk, a missing permission, a file in a folder's place
         where = f"{error.filename}: " if error.filename else ""
         _give_up(f"{where}{error.strerror or error}; check the path, permissions and disk space")
+    except Exception as error:
+        from pipeline.unforeseen import explained
+
+        _give_up(*explained(error))
 
 
-def _give_up(message: str) -> NoReturn:
+def _choices() -> str:
+    """List the values of `ssr init`, unbroken, without an import of what reads presets."""
+    presets = (path.stem for path in (Path(__file__).parent / "presets").glob("*.yaml"))
+    texts = (f"Presets: {', '.join(sorted(presets))}", f"Arms: {', '.join(ARMS)}")
+    return "\b\n" + "\n".join(
+        fill(text, 78, subsequent_indent="  ", break_on_hyphens=False) for text in texts
+    )
+
+
+def _give_up(message: str, code: int = 2) -> NoReturn:
     print(wrapped(f"ssr: {message}"), file=sys.stderr)  # noqa: T201 - the shell's own error line
-    sys.exit(2)
+    sys.exit(code)
 
 
-@app.command()
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"ssr-offline {version('ssr-offline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _everywhere(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog=_choices())
 def init(
     preset: Annotated[
         str,
         typer.Option(
-            help="drawn, folders, gta5-to-cityscapes, ...; a wrong name lists all.",
-            autocompletion=completion.of(completion.presets),
+            help="A task, see below.",
+            autocompletion=completion.of(completion.table("pipeline.presets", "PRESETS")),
         ),
     ],
     source: Annotated[str | None, typer.Option(help="Folder of the labelled dataset.")] = None,
@@ -72,8 +107,8 @@ def init(
     arm: Annotated[
         str,
         typer.Option(
-            help="source-only, daformer, ssr or guided; with MIC: daformer-mic, ...",
-            autocompletion=completion.of(completion.arms),
+            help="How it trains, see below.",
+            autocompletion=completion.of(completion.table("pipeline.arms", "ARMS")),
         ),
     ] = "ssr",
     params: ParamsFile = PARAMS,
@@ -81,16 +116,39 @@ def init(
 ) -> None:
     """Write params.yaml from a preset; an edited file is kept unless --force is given.
 
-    The arm says how it trains: by default SSR, as the preset is packaged.
+    The arm says how it trains: by default SSR, as the preset is packaged. With `folders` and
+    `folders-small` it looks at your folders and proposes splits, sizes and classes.
 
     Example: ssr init --preset gta5-to-cityscapes --source /data/gta5 --target /data/cityscapes
     """
-    from pipeline.console import console
+    from pipeline.console import activity, console
     from pipeline.presets import write_preset
 
     roots = {"source": source, "target": target}
-    write_preset(preset, params, arm=arm, roots=roots, overwrite=force)
-    console.print(f"{params}: preset {preset}, arm {arm}. Next: `dvc repro`, or `ssr prepare`.")
+    with activity("looking at the folders"):
+        said = write_preset(preset, params, arm=arm, roots=roots, overwrite=force)
+    for line in said:
+        console.print(line, markup=False)
+    end = f"{params}: preset {preset}, arm {arm}. Next: `dvc repro`, or `ssr prepare`."
+    console.print(end, markup=False)
+
+
+@app.command()
+def classes(
+    folder: Annotated[Path, typer.Argument(help="A folder of labels, or a dataset with some.")],
+) -> None:
+    """Print a class table to paste into params.yaml, with the shares of the classes.
+
+    Example: ssr classes /data/gta5
+    """
+    from pipeline.console import activity, console
+    from pipeline.proposal import classes_under, classes_yaml
+
+    with activity("looking at labels"):
+        proposed = classes_under(folder)
+    for line in proposed.said:
+        console.print(f"# {line}", markup=False)
+    console.print(classes_yaml(proposed), markup=False, soft_wrap=True, end="")
 
 
 @app.command()
@@ -127,14 +185,12 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
 def plan(
     params: ParamsFile = PARAMS,
     overrides: Overrides = [],  # noqa: B006
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Time a few tiles here; loads torch.")
-    ] = False,
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="Time a few tiles here.")] = False,
     device: Annotated[
         str | None,
         typer.Option(
             help="Device to look up, e.g. a100; else this machine's.",
-            autocompletion=completion.of(completion.devices),
+            autocompletion=completion.of(completion.table("pipeline.devices", "DEVICES")),
         ),
     ] = None,
 ) -> None:
@@ -145,9 +201,7 @@ def plan(
     from pipeline.console import activity
     from pipeline.current import current_manifest
     from pipeline.devices import CPU, device_here
-    from pipeline.estimate import Speed, estimate, free_bytes, table_speed
     from pipeline.params import load_params
-    from pipeline.plan_table import print_plan
     from store.errors import ConfigError
 
     if calibrate and device:
@@ -155,6 +209,8 @@ def plan(
     config = load_params(params, overrides)
     manifest = current_manifest(config, MANIFEST)
     device = device or (CPU if config.embed.device == "cpu" else device_here())
+    with activity("loading PyTorch"):
+        from pipeline.plan import Speed, plan_stores, print_plan, table_speed
     speed = table_speed(config.embed, device)
     if calibrate:
         with activity("timing a few tiles"):
@@ -162,8 +218,8 @@ def plan(
 
             rate, device = tiles_per_second(config.embed)
         speed = Speed(rate, f"measured on {device}")
-    result = estimate(config, manifest, speed=speed)
-    print_plan(result, config, device=device, free_bytes=free_bytes(config.store.url))
+    stores = plan_stores(config, manifest)
+    print_plan(stores, config, classes=len(manifest.classes), speed=speed, device=device)
 
 
 @app.command()
@@ -208,22 +264,25 @@ def train(
     overrides: Overrides = [],  # noqa: B006
     out: RunFolder = RUN,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start over instead of resuming; the checkpoint goes.")
+        bool,
+        typer.Option("--fresh", help="Start over; a run that is there moves to OUT/replaced."),
     ] = False,
-    live: Annotated[
-        bool, typer.Option("--live", help="Log to DVCLive too, in the folder `live` of the run.")
+    move_aside: Annotated[
+        bool,
+        typer.Option("--move-aside", help="Move another run in OUT there, instead of refusing."),
     ] = False,
 ) -> None:
     """Train the student from the stores; an interrupted run resumes, SAM is never loaded.
 
+    A run has a folder of its own: with other parameters or data, give another --out.
     With N GPUs: torchrun --nproc-per-node N -m pipeline.cli train, with the same options.
 
-    Example: ssr train -S train.regularizer.on=[] --out runs/daformer
+    Example: ssr train -S 'train.regularizer.on=[]' --out runs/daformer
     """
     from pipeline.console import activity, progress
     from pipeline.costs import noted
     from pipeline.current import current_manifest, demand_current_stores
-    from pipeline.live import live_rows
+    from pipeline.live import rows_for
     from pipeline.params import load_params
     from pipeline.ranks import joined
     from pipeline.tables import print_trained, print_validation
@@ -248,8 +307,9 @@ def train(
                 out=out,
                 progress=report,
                 validation=validation,
-                show_rows=live_rows(out / "live") if live and ranks.first else lambda curves: None,
+                show_rows=rows_for(config.train.log_to if ranks.first else (), out),
                 fresh=fresh,
+                move_aside=move_aside,
                 ranks=ranks,
                 sources=config.prepare.domains,
             )
@@ -326,8 +386,7 @@ def doctor(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # n
     Example: ssr doctor -S train.device=cuda
     """
     from pipeline.console import activity
-    from pipeline.doctor import examine
-    from pipeline.doctor.report import print_findings
+    from pipeline.doctor import examine, print_findings
 
     with activity("looking") as say:
         print_findings(examine(params, overrides, lambda what: say(f"looking at {what}")))
@@ -340,7 +399,11 @@ app.command()(store_commands.inspect)
 app.command()(store_commands.verify)
 app.command()(store_commands.convert)
 app.command()(teacher_commands.probe)
-app.command()(teacher_commands.pretrain_teacher)
+
+for command in app.registered_commands:  # typer cuts sentences in the list, and wraps examples
+    text = getdoc(command.callback) or ""
+    command.short_help = text.partition("\n\n")[0]
+    command.help = text.replace("\n\nExample:", "\n\n\b\nExample:")
 
 if __name__ == "__main__":  # for torchrun -m
     main()

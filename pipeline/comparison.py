@@ -26,8 +26,8 @@ class ComparedRun:
 
     Attributes:
         folder: Of the run.
-        teacher: How its training used a teacher: `none`, `ssr`, `guided`, or `?` where the student
-            that was measured does not say or is not in the folder.
+        teacher: How its training used a teacher: `none`, a kind of regulariser, or `?` where the
+            student that was measured does not say or is not in the folder.
         scores: Of its last evaluation.
     """
 

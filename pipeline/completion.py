@@ -3,45 +3,18 @@
 Each function names all that there is; the shell shows what begins with what was typed.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 
 from pipeline.files import PARAMS
 
-Names = Callable[[], list[str]]
+Names = Callable[[], Iterable[str]]
 
 
-def presets() -> list[str]:
-    """Name the presets of `ssr init`."""
-    from pipeline.presets import PRESETS
-
-    return list(PRESETS)
-
-
-def arms() -> list[str]:
-    """Name the arms of `ssr init`."""
-    from pipeline.arms import ARMS
-
-    return list(ARMS)
-
-
-def codecs() -> list[str]:
-    """Name what `ssr convert` writes."""
-    return ["int8", "int8-zstd", *(f"bitround-{bits}" for bits in range(1, 11))]
-
-
-def class_tables() -> list[str]:
-    """Name the classes of `ssr import`."""
-    from stages.prepare.labels import CLASS_TABLES
-
-    return list(CLASS_TABLES)
-
-
-def devices() -> list[str]:
-    """Name the devices of `ssr plan`."""
-    from pipeline.devices import DEVICES
-
-    return list(DEVICES)
+def table(module: str, name: str) -> Names:
+    """Name what a table has; its module is imported when the Tab key is pressed, not before."""
+    return lambda: getattr(import_module(module), name)
 
 
 def stores() -> list[str]:
@@ -56,7 +29,7 @@ def keys() -> list[str]:
 
     try:
         tree = YAML(typ="safe").load(PARAMS)
-    except (OSError, UnicodeDecodeError, YAMLError):
+    except (OSError, YAMLError, ValueError, RecursionError):
         return []
     return [f"{key}=" for key in _leaves(tree)] if isinstance(tree, Mapping) else []
 

@@ -26,7 +26,12 @@ Report = Callable[[int, int, str], None]
 QUIET_S = 10.0
 """Least time between two lines of progress where there is no terminal."""
 
-console = Console(highlight=False, soft_wrap=not is_wrapped(sys.stdout))
+console = Console(
+    highlight=False,
+    markup=False,  # nor in tables: names of classes and files are the user's
+    emoji=False,
+    soft_wrap=not is_wrapped(sys.stdout),
+)
 
 
 class _Speed(ProgressColumn):
@@ -52,7 +57,7 @@ def progress(name: str, unit: str) -> Iterator[Report]:
         MofNCompleteColumn(),
         _Speed(unit),
         TimeRemainingColumn(),
-        TextColumn("{task.description}", style="dim"),
+        TextColumn("{task.description}", style="dim", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as bars:
         current = bars.add_task("starting", total=None)  # imports, loading weights
@@ -75,8 +80,8 @@ def activity(what: str) -> Iterator[Callable[[str], None]]:
     if console.quiet or not console.is_terminal:
         yield lambda what: None
         return
-    with console.status(what) as status:
-        yield status.update
+    with console.status(Text(what)) as status:
+        yield lambda what: status.update(Text(what))
 
 
 class _Lines:

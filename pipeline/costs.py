@@ -1,5 +1,6 @@
 """What stages cost: time and memory of each run, noted as a line beside what it made."""
 
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -13,7 +14,6 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.console import Report
-from pipeline.memory import peak_bytes
 
 COSTS: Final = "costs.jsonl"
 PACKAGES: Final = ("ssr-offline", "torch", "transformers", "segment-anything", "zarr", "numpy")
@@ -117,6 +117,18 @@ def cost_of(stage: str, folder: Path) -> Cost | None:
         if stage == "train" and cost.first == 0:
             break  # others count only what is left to do
     return whole
+
+
+def peak_bytes() -> int | None:
+    """Return the most resident memory this process has held; None where Linux is not the system.
+
+    Linux's VmHWM, not `ru_maxrss`, which starts at the parent's.
+    """
+    status = Path("/proc/self/status")
+    found = (
+        re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.M) if status.is_file() else None
+    )
+    return int(found[1]) * 1024 if found else None
 
 
 def versions() -> dict[str, str]:

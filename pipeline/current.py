@@ -65,8 +65,8 @@ def demand_current_stores(params: Params, index_path: Path) -> None:
             "known yet; run `ssr embed`, which compares them and keeps what is right"
         )
     for domain, entry in index.stores.items():
-        stored = entry.provenance["teacher"]
-        assert isinstance(stored, dict)
-        weights = known or str(stored["weights_sha256"])
+        stored = entry.provenance.get("teacher")
+        stored = stored if isinstance(stored, dict) else {}  # then it is another teacher
+        weights = known or str(stored.get("weights_sha256"))
         where = f"{index_path}: the {domain} store"
         demand_provenance(params, entry.provenance, weights, where=where)

@@ -3,6 +3,7 @@
 `pipeline.cli` makes them subcommands of `ssr`.
 """
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -47,14 +48,12 @@ def export(
 
     Example: ssr export runs --out exported --onnx
     """
-    from pipeline.console import activity, console
+    from pipeline.console import activity, console, progress
 
     with activity("loading PyTorch and transformers"):
         from stages.evaluate.export import run
-    if onnx:
-        console.print("translating to ONNX; a large student takes minutes")
-    with activity("writing the folder"):
-        result = run(model=model, out=out, onnx=onnx)
+    with progress("export", "steps") as report:
+        result = run(model=model, out=out, onnx=onnx, progress=report)
     if result.why_no_metrics is not None:
         console.print(f"model card without metrics: {result.why_no_metrics}")
     if result.agreement is not None:
@@ -75,9 +74,11 @@ def predict(
     fit: Fit = None,
     window: Annotated[
         int | None,
-        typer.Option(metavar="PX", help="Slide a window of this side, a multiple of 32."),
+        typer.Option(
+            min=32, max=32_768, metavar="PX", help="Slide a window of this side, a multiple of 32."
+        ),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images of one size at a time.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Images of one size at a time.")] = 4,
     device: Annotated[Device, typer.Option(help="auto takes the GPU if there is one.")] = (
         Device.AUTO
     ),
@@ -100,7 +101,7 @@ def predict(
             device=device.value,
         )
     except ValidationError as error:
-        raise ConfigError(f"--window {window}: give a multiple of 32, at least 32") from error
+        raise ConfigError(f"--window {window}: give a multiple of 32") from error
     with activity("loading PyTorch and transformers"):
         from stages.evaluate.predict import run
     with progress("predict", "images") as report:
@@ -123,7 +124,7 @@ def import_checkpoint(
         str | None,
         typer.Option(
             help="cityscapes, camvid or drawn, where the file names no classes.",
-            autocompletion=completion.of(completion.class_tables),
+            autocompletion=completion.of(completion.table("stages.prepare.labels", "CLASS_TABLES")),
         ),
     ] = None,
     fit: Fit = None,
@@ -156,11 +157,15 @@ def import_checkpoint(
 
 def _parse_fit(text: str) -> tuple[int, int] | None:
     """Read `1024x512`, or `none`."""
+    from stages.fields import LARGEST_PX
     from store.errors import ConfigError
 
     if text == "none":
         return None
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise ConfigError(f"--fit {text}: write it as WIDTHxHEIGHT, e.g. 1024x512, or none")
-    return int(width), int(height)
+    size = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
+    if size is None or not all(1 <= int(side) <= LARGEST_PX for side in size.groups()):
+        raise ConfigError(
+            f"--fit {text[:60]}: write it as WIDTHxHEIGHT, e.g. 1024x512, up to {LARGEST_PX} px "
+            "each; or none"
+        )
+    return int(size[1]), int(size[2])

@@ -19,11 +19,14 @@ def wrapped(message: str) -> str:
     if not is_wrapped(sys.stderr):
         return message
     whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", "\0"), message)
-    broken = textwrap.fill(
-        whole,
-        shutil.get_terminal_size().columns,
-        break_long_words=False,
-        break_on_hyphens=False,
+    broken = "\n".join(
+        textwrap.fill(
+            line,
+            shutil.get_terminal_size().columns,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in whole.splitlines()
     )
     return broken.replace("\0", " ")
 

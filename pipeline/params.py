@@ -1,6 +1,7 @@
 """Reading `params.yaml`: strict sections, one readable line for whatever is wrong."""
 
 import difflib
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -8,7 +9,6 @@ from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -20,6 +20,7 @@ from ruamel.yaml.error import YAMLError
 
 from stages.embed.config import EmbedConfig
 from stages.evaluate.config import EvaluateConfig
+from stages.fields import PathText, Section
 from stages.prepare.config import PrepareConfig
 from stages.train.config import TrainConfig
 from store.codec import CODECS, CodecName
@@ -29,15 +30,17 @@ from store.url import Url, is_known, parse_url
 LONGEST_VALUE, MOST_KEYS = 60, 10
 """Characters of a value and keys of a section that one line has room for."""
 
+_VALUES = reprlib.Repr()  # aliases can make a small file an endless text
+_VALUES.maxstring = _VALUES.maxother = LONGEST_VALUE
+_VALUES.maxlevel = 2
+
 _NO_KEY = ("extra_forbidden", "invalid_key")  # pydantic's names; the second is no text at all
 
 
-class StoreConfig(BaseModel):
+class StoreConfig(Section):
     """Section `store`: where features lie and how they are packed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    url: Annotated[str, Field(min_length=1)] = Field(
+    url: PathText = Field(
         description="Folder or s3://bucket/prefix of the stores; a folder is absolute for "
         "`dvc exp run --temp` and `--queue`."
     )
@@ -59,10 +62,8 @@ class StoreConfig(BaseModel):
         return url
 
 
-class Params(BaseModel):
+class Params(Section):
     """All of `params.yaml`, a section for each stage and one for the store."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     prepare: PrepareConfig = Field(description="Datasets.")
     store: StoreConfig = Field(description="Feature stores.")
@@ -91,6 +92,10 @@ class Params(BaseModel):
         return self
 
 
+YAML_FAULTS = (YAMLError, ValueError, RecursionError)
+"""What ruamel.yaml raises for a text: of numbers, dates and encodings ValueErrors."""
+
+
 def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
     """Read and check a params file.
 
@@ -114,12 +119,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such file; `ssr init --preset drawn` writes one")
     try:
-        tree = YAML(typ="safe").load(path)
-    except (YAMLError, UnicodeDecodeError) as error:
+        tree = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except YAML_FAULTS as error:
         where, problem = (getattr(error, name, None) for name in ("problem_mark", "problem"))
         line = f" at line {where.line + 1}" if where else ""
-        reason = f" ({shorten(problem, LONGEST_VALUE)})" if problem else ""
-        raise ConfigError(f"{path}: is no valid YAML{line}{reason}; mend it there") from error
+        reason = shorten(str(problem or error).partition("\n")[0], LONGEST_VALUE)
+        raise ConfigError(f"{path}: is no valid YAML{line} ({reason}); mend it there") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: holds no sections; `ssr init --preset drawn` writes a full one")
     return tree
@@ -128,16 +133,17 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _set(tree: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     *parents, last = key.split(".")
+    shown = _cut(override)
     if not separator or not parents or not all((*parents, last)):
-        raise ConfigError(f"--set {override}: write it as section.key=value")
+        raise ConfigError(f"--set {shown}: write it as section.key=value")
     for parent in parents:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
-            raise ConfigError(f"--set {override}: {parent} has no keys below it")
+            raise ConfigError(f"--set {shown}: {parent} has no keys below it")
     try:
         tree[last] = YAML(typ="safe").load(text)
-    except YAMLError as error:
-        raise ConfigError(f"--set {override}: {text} is no valid YAML value") from error
+    except YAML_FAULTS as error:
+        raise ConfigError(f"--set {shown}: the value is no valid YAML") from error
 
 
 def _explain(error: ValidationError, path: Path, overrides: Sequence[str]) -> str:
@@ -149,8 +155,9 @@ def _explain(error: ValidationError, path: Path, overrides: Sequence[str]) -> st
         key += ".kind"
     where = str(path)
     for override in overrides:
-        if f"{key}.".startswith(f"{override.partition('=')[0]}."):
-            where = f"--set {override}"
+        changed, wrong = f"{override.partition('=')[0]}.", f"{key}."
+        if wrong.startswith(changed) or (fault["type"] in _NO_KEY and changed.startswith(wrong)):
+            where = f"--set {_cut(override)}"
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     return f"{where}: {_describe(key, fault)}{more}"
 
@@ -178,7 +185,13 @@ def _describe(key: str, fault: ErrorDetails) -> str:
 
 
 def _brief(value: object) -> str:
-    text = repr(value)
+    try:
+        return _cut(_VALUES.repr(value))
+    except ValueError:  # of a number that is too long for Python to write
+        return "a number of thousands of digits"
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 

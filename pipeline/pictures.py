@@ -3,7 +3,7 @@
 Legend: N tokens, C channels, h w tokens, H W pixels of the image without its padding.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from math import isqrt
@@ -12,10 +12,9 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.params import load_params
-from pipeline.sheet import Panel, enlarge, sheet
 from pipeline.tables import UNTRAINED
 from stages.prepare.geometry import Size
 from stages.prepare.manifest import ImageRecord, Manifest
@@ -30,6 +29,11 @@ from store.url import Url
 SAMPLE_IMAGES: Final = 16
 SAMPLE_TOKENS: Final = 512  # of each of them
 WIDEST_PX, NARROWEST_PX = 720, 480  # of a panel
+GAP_PX, CAPTION_PX, FONT_PX = 6, 20, 13
+PAPER, INK = (255, 255, 255), (30, 30, 30)
+
+Panel = tuple[str, NDArray[np.uint8]]
+"""A caption and pixels (H, W, 3)."""
 
 
 @dataclass(frozen=True)
@@ -139,42 +143,68 @@ def draw_features(
         ConfigError: If the store has no such image.
         StoreError: If features are missing or damaged.
     """
-    slots = {slot.image.image_id: slot.image for slot in reader.header.slots if slot.live}
-    if image_id not in slots:
-        first = ", ".join(list(slots)[:2])
+    painter = Painter(reader, sizes_px)
+    if image_id not in painter.images:
+        first = ", ".join(list(painter.images)[:2])
         raise ConfigError(
-            f"--image {image_id}: {reader.header.files.url} has no such image; its {len(slots)} "
-            f"images begin with {first}"
+            f"--image {image_id}: {reader.header.files.url} has no such image; its "
+            f"{len(painter.images)} images begin with {first}"
         )
-    sizes_px = {name: sizes_px.get(name, slot.working_size_px) for name, slot in slots.items()}
-    height, width = sizes_px[image_id]
+    height, width = painter.sizes_px[image_id]
     panels: list[Panel] = []
     if photo is not None:
         panels.append((f"{image_id}, {height} x {width} px", photo))
     for level in reader.header.levels:
-        palette = Palette.of(sample_tokens(reader, level, sizes_px))
+        share = painter.palette(level).share
         h, w = reader.size_tok(image_id, level)
-        caption = f"{level}: {h} x {w} tokens, colours hold {palette.share:.0%} of the variance"
-        panels.append((caption, paint_level(reader, image_id, level, palette, (height, width))))
+        caption = f"{level}: {h} x {w} tokens, colours hold {share:.0%} of the variance"
+        panels.append((caption, painter.paint(image_id, level)))
     panel_px = round(width * min(WIDEST_PX / width, max(1, round(NARROWEST_PX / width))))
     notes = _notes(reader)
-    working_px = slots[image_id].working_size_px
+    working_px = painter.images[image_id].working_size_px
     if working_px != (height, width):
         notes.insert(0, f"The padding to {working_px[0]} x {working_px[1]} px is cut off.")
     return sheet(panels, panel_px=panel_px, notes=notes)
 
 
-def paint_level(
-    reader: FeatureReader, image_id: str, level: str, palette: Palette, size_px: Size
-) -> NDArray[np.uint8]:
-    """Draw one level of an image without its padding, uint8 (H, W, 3).
+class Painter:
+    """Draws images of a store, all of a level in the same colours.
 
-    Raises:
-        StoreError: If features are missing or damaged.
+    Attributes:
+        reader: The store.
+        images: Image id -> what is stored of it.
+        sizes_px: Image id -> (H, W) without padding.
     """
-    h, w = reader.size_tok(image_id, level)
-    painted = palette.paint(reader.window(image_id, level, 0, 0, h, w))
-    return enlarge(painted, stride_of(level))[: size_px[0], : size_px[1]]
+
+    def __init__(self, reader: FeatureReader, sizes_px: Mapping[str, Size]) -> None:
+        self.reader = reader
+        self.images = {s.image.image_id: s.image for s in reader.header.slots if s.live}
+        self.sizes_px = {
+            name: sizes_px.get(name, image.working_size_px) for name, image in self.images.items()
+        }
+        self._palettes: dict[str, Palette] = {}
+
+    def palette(self, level: str) -> Palette:
+        """Return the colours of a level.
+
+        Raises:
+            StoreIncompleteError: If no image is embedded yet.
+        """
+        if level not in self._palettes:
+            tokens = sample_tokens(self.reader, level, self.sizes_px)
+            self._palettes[level] = Palette.of(tokens)
+        return self._palettes[level]
+
+    def paint(self, image_id: str, level: str) -> NDArray[np.uint8]:
+        """Draw one level of an image without its padding, uint8 (H, W, 3).
+
+        Raises:
+            StoreError: If features are missing or damaged.
+        """
+        h, w = self.reader.size_tok(image_id, level)
+        painted = self.palette(level).paint(self.reader.window(image_id, level, 0, 0, h, w))
+        height, width = self.sizes_px[image_id]
+        return enlarge(painted, stride_of(level))[:height, :width]
 
 
 def read_photo(record: ImageRecord, root: Path) -> NDArray[np.uint8]:
@@ -216,10 +246,54 @@ def sample_tokens(
     return np.concatenate(tokens).astype(np.float32)
 
 
+def enlarge(painted: NDArray[np.uint8], stride_px: int) -> NDArray[np.uint8]:
+    """Give every token (h, w, 3) the working pixels that it stands for."""
+    return painted.repeat(stride_px, axis=0).repeat(stride_px, axis=1)
+
+
+def sheet(
+    panels: Sequence[Panel], *, panel_px: int, columns: int = 2, notes: Sequence[str] = ()
+) -> Image.Image:
+    """Lay out panels of equal size with their captions above them, and notes below all.
+
+    Args:
+        panels: Row by row.
+        panel_px: Width of a panel; its height follows.
+        columns: In a row.
+        notes: Lines of text.
+    """
+    columns = min(columns, len(panels))
+    height, width = panels[0][1].shape[:2]
+    size_px = (panel_px, max(1, round(height * panel_px / width)))  # PIL: width first
+    step = (size_px[0] + GAP_PX, size_px[1] + CAPTION_PX + GAP_PX)
+    bottom = -(-len(panels) // columns) * step[1] + GAP_PX
+    whole = (columns * step[0] + GAP_PX, bottom + len(notes) * CAPTION_PX)
+    picture = Image.new("RGB", whole, PAPER)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT_PX)
+
+    def write(text: str, x: int, y: int, room_px: int) -> None:
+        if font.getlength(text) > room_px:
+            while text and font.getlength(f"{text}...") > room_px:
+                text = text[:-1]
+            text = f"{text}..."
+        draw.text((x, y + CAPTION_PX // 2), text, fill=INK, font=font, anchor="lm")
+
+    for number, (caption, pixels) in enumerate(panels):
+        x = GAP_PX + number % columns * step[0]
+        y = GAP_PX + number // columns * step[1]
+        write(caption, x, y, size_px[0])
+        shrunk = pixels.shape[1] > panel_px
+        how = Image.Resampling.BOX if shrunk else Image.Resampling.NEAREST
+        picture.paste(Image.fromarray(pixels).resize(size_px, how), (x, y + CAPTION_PX))
+    for number, note in enumerate(notes):
+        write(note, GAP_PX, bottom - GAP_PX + number * CAPTION_PX, whole[0] - 2 * GAP_PX)
+    return picture
+
+
 def _notes(reader: FeatureReader) -> list[str]:
     """Say what the colours can be compared with, and whether the teacher has learnt anything."""
     spec = reader.header.spec
     colours = f"Colours compare between images of this {spec.domain} store, not between levels."
     teacher = spec.provenance.get("teacher")
-    untrained = isinstance(teacher, Mapping) and not teacher["trained"]
+    untrained = isinstance(teacher, Mapping) and not teacher.get("trained")
     return [colours, UNTRAINED] if untrained else [colours]

@@ -38,9 +38,9 @@ def compare(
     compared = read_runs(runs)
     print_comparison(compared)
     if draw_comparison(compared, picture):
-        console.print(f"image | label | predictions: {picture}", markup=False)
+        console.print(f"image | label | predictions: {picture}")
     else:
-        console.print("no picture: the runs have drawn no image in common", markup=False)
+        console.print("no picture: the runs have drawn no image in common")
 
 
 def report(
@@ -57,11 +57,10 @@ def report(
     from pipeline.console import console, progress
     from pipeline.params import load_params
     from pipeline.report import write_report
-    from pipeline.report.page import collect
 
     config = load_params(params, overrides)
     with progress("report", "parts") as show:
-        page = collect(
+        written = write_report(
             config,
             params_path=params,
             overrides=overrides,
@@ -70,5 +69,4 @@ def report(
             index=INDEX,
             progress=show,
         )
-        written = write_report(page, out)
     console.print(f"{written}: open it in a browser")

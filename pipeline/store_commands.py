@@ -59,7 +59,10 @@ def verify(
     online: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="CROPS", help="Instead: run the teacher on crops of training, compare."
+            min=1,
+            max=1_000_000,
+            metavar="CROPS",
+            help="Instead: run the teacher on crops of training, compare.",
         ),
     ] = None,
     json: Annotated[
@@ -113,8 +116,9 @@ def verify(
         else:
             found = find_damage(place, report)
     if json is not None:
-        damage = [asdict(one) for one in found.damage]
-        write_bytes(json, canonical_json({"store": str(store), "damage": damage}))
+        kinds = {"damage": found.damage, "unread": found.unread}
+        lists = {kind: [asdict(one) for one in files] for kind, files in kinds.items()}
+        write_bytes(json, canonical_json({"store": str(store), **lists}))
     if not found.sound:
         print_damage(found)
     demand_sound(found)
@@ -128,7 +132,7 @@ def convert(
         str,
         typer.Option(
             help="int8, int8-zstd, or bitround-1 to bitround-10.",
-            autocompletion=completion.of(completion.codecs),
+            autocompletion=completion.of(lambda: ("int8", "int8-zstd")),
         ),
     ],
 ) -> None:

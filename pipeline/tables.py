@@ -42,7 +42,7 @@ def print_manifest(result: PrepareResult) -> None:
         ],
     )
     for finding in result.findings:
-        console.print(finding, markup=False)
+        console.print(finding)
     _print_skipped(result.manifest.skipped)
 
 
@@ -101,18 +101,19 @@ def print_trained(result: "TrainResult", iterations: int) -> None:
 
 def print_store(store: StoreSummary) -> None:
     """Show where a store comes from, whether it is complete, and its levels."""
-    teacher = store.provenance["teacher"]
-    assert isinstance(teacher, dict)
+    teacher = store.provenance.get("teacher")
+    teacher = teacher if isinstance(teacher, dict) else {}
     removed = f", {store.removed_images} removed" if store.removed_images else ""
     state = "complete" if store.complete else "INCOMPLETE: run `ssr embed`"
     skipped = f" without {len(store.skipped)} that were skipped" if store.skipped else ""
     images = f"{store.images} images of the {store.domain}{removed}"
     console.print(f"{store.path}: {images}, {state}{skipped}")
     console.print(
-        f"teacher {teacher['architecture']}, weights sha256 {str(teacher['weights_sha256'])[:12]}, "
+        f"teacher {teacher.get('architecture')}, "
+        f"weights sha256 {str(teacher.get('weights_sha256'))[:12]}, "
         f"{store.codec}, fingerprint {store.fingerprint[:8]}"
     )
-    if not teacher["trained"]:
+    if not teacher.get("trained"):
         console.print(UNTRAINED)
     print_table(
         "",
@@ -136,12 +137,15 @@ def print_store(store: StoreSummary) -> None:
 
 
 def print_damage(report: "Report") -> None:
-    """Show which files are damaged, and the first of the images that suffer."""
-    print_table(
-        f"{report.url}: {len(report.damage)} damaged files",
-        ("file", "images", "what is wrong"),
-        [(one.file, str(len(one.images)), one.what) for one in report.damage],
-    )
+    """Show which files are damaged or could not be read, and the first images that suffer."""
+    kinds = (("damaged files", report.damage), ("files that could not be read", report.unread))
+    for kind, found in kinds:
+        if found:
+            print_table(
+                f"{report.url}: {len(found)} {kind}",
+                ("file", "images", "what is wrong"),
+                [(one.file, str(len(one.images)), one.what) for one in found],
+            )
     for image_id in report.images[:MOST_IMAGES]:
         console.print(f"  {image_id}")
     if len(report.images) > MOST_IMAGES:
@@ -212,7 +216,7 @@ def print_metrics(run: Path) -> None:
     print_table(title, ("class", *(datasets if len(measured) > 1 else ("IoU",))), rows)
     for name, each in datasets.items():
         line = f"{name}: {each.images} images, pixel accuracy {percent_text(each.accuracy)}"
-        console.print(line, markup=False)
+        console.print(line)
     if scores.mean_miou is not None:
         mean = percent_text(scores.mean_miou)
         console.print(f"mean over the {len(measured)} datasets: mean IoU {mean}")
@@ -273,7 +277,6 @@ def print_foreign(foreign: "ForeignStudent") -> None:
         f"{foreign.path}: {foreign.kind}{trained}; {config.backbone}, {config.head} head of "
         f"{config.head_channels} channels, {len(foreign.classes)} classes; "
         f"{foreign.loaded} tensors loaded",
-        markup=False,
     )
     for what, names in (
         ("missing, left random", foreign.missing),
@@ -281,9 +284,9 @@ def print_foreign(foreign: "ForeignStudent") -> None:
         ("of another shape, left random", foreign.misshapen),
     ):
         for name in names:
-            console.print(f"{what}: {name}", markup=False)
+            console.print(f"{what}: {name}")
     for prefix, names in foreign.others.items():
-        console.print(f"another network, left out: {prefix}, {len(names)} tensors", markup=False)
+        console.print(f"another network, left out: {prefix}, {len(names)} tensors")
 
 
 def _print_skipped(skipped: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Commands of `ssr` about teachers: whether their features survive the domain, and a new one."""
+"""The command `ssr probe`: whether a teacher's features survive the change of domain."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,44 +9,16 @@ from pipeline.files import INDEX, MANIFEST, PARAMS
 from pipeline.options import Overrides, ParamsFile
 
 
-def pretrain_teacher(
-    out: Annotated[Path, typer.Option("--out", help="File for the weights, e.g. teacher.pth.")],
-    seed: Annotated[int, typer.Option(min=0, help="Of scenes, weights and crops.")] = 0,
-    iterations: Annotated[
-        int | None, typer.Option(min=1, help="Steps, other than those of the shipped weights.")
-    ] = None,
-    scenes: Annotated[
-        int | None, typer.Option(min=1, help="Scenes, other than those of the shipped weights.")
-    ] = None,
-) -> None:
-    """Pretrain a tiny teacher on drawn scenes without class names, as the shipped one was made.
-
-    Takes some seven minutes on one core, which is all that it uses. Name the file in embed.weights.
-
-    Example: ssr pretrain-teacher --out teacher.pth
-    """
-    from dataclasses import replace
-
-    from pipeline.console import console, progress
-    from stages.embed.pretrain import RECIPE, run
-
-    recipe = replace(
-        RECIPE,
-        iterations=iterations or RECIPE.iterations,
-        scenes=scenes or RECIPE.scenes,
-    )
-    with progress("pretrain-teacher", "steps") as report:
-        sha256 = run(recipe, seed=seed, out=out, progress=report)
-    console.print(f"{out}: weights sha256 {sha256}")
-
-
 def probe(
     student: Annotated[
         Path | None,
         typer.Option(help="A student or run folder whose own features are probed too."),
     ] = None,
     images: Annotated[
-        int, typer.Option(min=1, help="Most images of each split, evenly spread over it.")
+        int,
+        typer.Option(
+            min=1, max=1_000_000, help="Most images of each split, evenly spread over it."
+        ),
     ] = 60,
     json: Annotated[
         Path | None, typer.Option("--json", help="Write the scores into this file.")

@@ -8,7 +8,7 @@ from pipeline.stores import demand_planned, run_embed
 from stages.prepare.manifest import Manifest
 from stages.prepare.reading import read_raw
 from store import verify
-from store.errors import StoreError
+from store.errors import StoreError, StoreUnreadableError
 from store.lease import WHOLE
 from store.spec import LEVELS
 from store.url import Url
@@ -42,8 +42,10 @@ def repair(
         index_path: The index, which stays as it is.
         progress: Called after each shard that is looked at and each image that is embedded.
 
+    What could not be read is left as it is: it may be sound.
+
     Returns:
-        Damage that is left: none, unless the disk goes on to damage what is written.
+        What is left: no damage, unless the disk goes on to damage what is written.
 
     Raises:
         ConfigError: If the store is not one that the params ask for.
@@ -53,7 +55,7 @@ def repair(
     """
     domain = demand_planned(params, manifest, url, index_path)
     report = find_damage(url, progress)
-    if report.sound:
+    if not report.damage:
         return report
     _demand_readable(report, manifest, params.prepare.roots[domain])
     verify.withdraw(url, report.damage)
@@ -74,13 +76,22 @@ def _demand_readable(report: verify.Report, manifest: Manifest, root: Path) -> N
 
 
 def demand_sound(report: verify.Report) -> None:
-    """Refuse a store with damage.
+    """Refuse a store with damage, or of which not everything could be read.
 
     Raises:
-        StoreError: If there is any.
+        StoreUnreadableError: If nothing is known to be damaged, but something could not be read.
+        StoreError: If something is damaged.
     """
-    if not report.sound:
+    if report.damage:
         raise StoreError(
             f"{report.url}: {len(report.damage)} files are damaged or missing, with features of "
             f"{len(report.images)} images; `ssr verify {report.url} --repair` mends just those"
+            + (f"; {len(report.unread)} more could not be read" if report.unread else "")
+        )
+    if report.unread:
+        images = {image for one in report.unread for image in one.images}
+        raise StoreUnreadableError(
+            f"{report.url}: {len(report.unread)} files could not be read, with features of "
+            f"{len(images)} images: they may be sound and were left alone; run it again once they "
+            "can be read"
         )

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 
+from stages.fields import DeviceName
 from store.errors import ConfigError
-
-DeviceName = Literal["auto", "cpu", "cuda"]
 
 
 def pick_device(name: DeviceName, key: str) -> torch.device:

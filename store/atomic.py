@@ -1,11 +1,15 @@
 """Files that are either as before or complete, also after `kill -9` or a power cut."""
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+_NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES)
+"""What file systems say that cannot flush a folder, and folders that can be written, not read."""
 
 TEMPORARY_SUFFIX = ".partial"
 """Ending of a file that is being written; one that is left over was interrupted."""
@@ -17,7 +21,7 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
     Raises:
         OSError: The disk is full or not writable; it names the file, which is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     # a name may have 255 bytes: of a long one the beginning is enough
     with replacing(path, f"{path.name[:60]}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}") as file:
         file.write(data)
@@ -40,12 +44,38 @@ def replacing(path: Path, temporary_name: str) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        move(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None:
             error.filename = str(path)  # a full disk names no file by itself
         raise
+
+
+def move(temporary: Path, path: Path) -> None:
+    """Let a file that was written by `write_bytes` take the place of another in its folder."""
+    temporary.replace(path)
+    _flush_folder(path.parent)  # a power cut must not undo the rename
+
+
+def _make_folder(folder: Path) -> None:
+    """Create a folder and those above it, so that a power cut leaves them there."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _flush_folder(folder.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -39,7 +39,6 @@ def read_window(
         StoreIncompleteError: The shard has no features for a part of the window.
         OSError: The file cannot be read.
     """
-    window = np.empty((grid.channels, h, w), grid.codec.dtype)
     side = grid.chunk_side_tok
     index = decode_index(shard.tail(grid.index_bytes), grid)[row]  # (rows, columns, 2)
     places = list(grid.chunks_under(y, x, h, w))
@@ -50,6 +49,7 @@ def read_window(
         )
     if any(length > 2 * grid.chunk_bytes for _, length in ranges):
         raise DamageError("a chunk is longer than any chunk can be")
+    window = np.empty((grid.channels, h, w), grid.codec.dtype)
     for (chunk_row, chunk_column), data in zip(places, shard.ranges(ranges), strict=True):
         chunk = decode_chunk(data, grid)
         top, left = chunk_row * side, chunk_column * side
@@ -87,7 +87,21 @@ def decode_chunk(data: NDArray[np.uint8], grid: LevelGrid) -> NDArray[Any]:
     if grid.codec.compressed:
         from numcodecs.zstd import decompress  # 0.2 s
 
-        data = np.frombuffer(decompress(data), np.uint8)
+        if (claimed := _content_bytes(data)) != grid.chunk_bytes:  # before there is memory for it
+            raise DamageError(f"a chunk claims {claimed} bytes instead of {grid.chunk_bytes}")
+        try:
+            data = np.frombuffer(decompress(data), np.uint8)
+        except RuntimeError as error:
+            raise DamageError(str(error)) from error
     if len(data) != grid.chunk_bytes:
         raise DamageError(f"a chunk has {len(data)} bytes instead of {grid.chunk_bytes}")
     return data.view(grid.codec.dtype).reshape(grid.chunk_shape[1:])
+
+
+def _content_bytes(frame: NDArray[np.uint8]) -> int:
+    """Return how many bytes a zstd frame says that it holds (RFC 8878, section 3.1.1.1)."""
+    head = frame[:18].tobytes().ljust(18, b"\0")
+    single_segment = head[4] >> 5 & 1
+    width = (single_segment, 2, 4, 8)[head[4] >> 6]
+    start = 5 + (not single_segment) + (0, 1, 2, 4)[head[4] & 3]
+    return int.from_bytes(head[start : start + width], "little") + 256 * (width == 2)

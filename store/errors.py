@@ -37,5 +37,17 @@ class StoreMismatchError(StoreError):
     """The store holds features of another teacher, image content or format."""
 
 
+class StoreUnreadableError(StoreError):
+    """A file of a store could not be looked at, so nothing is known about it."""
+
+
 class StoreBusyError(StoreError):
     """Another process writes to this store, or to this folder of results."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether memory was too small, the machine's or its GPU's; PyTorch has its own words."""
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )

@@ -118,6 +118,9 @@ def shard_file(level: str, shard: int) -> str:
 
 
 def shard_of(name: str) -> int | None:
-    """Return the number of the shard that a file holds or, in the ledger, is about."""
-    found = re.fullmatch(r"c\.(\d+)\.0\.0\.0|(\d{6,})\.json", name)
+    """Return the number of the shard that a file holds or, in the ledger, is about.
+
+    None of a name that no writer gives, as of a number with too many zeros in front.
+    """
+    found = re.fullmatch(r"c\.(0|[1-9][0-9]{0,9})\.0\.0\.0|([0-9]{6}|[1-9][0-9]{6,9})\.json", name)
     return None if found is None else int(found[1] or found[2])

@@ -1,21 +1,34 @@
 """What a reader learns before it reads a feature: whose store it is, and that it is sound."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
+from store.checks import check_images
 from store.codec import Codec, CodecName
 from store.errors import StoreError, StoreMismatchError, StoreMissingError
 from store.fingerprint import canonical_json, fingerprint_of, sha256
-from store.ledger import LEDGER, Ledger, Slot
-from store.scale import Scales, level_fingerprint, parse_scale, scale_file
-from store.spec import FORMAT, LEVELS, Size, StoreSpec
-from store.url import Files
+from store.grid import shard_count
+from store.ledger import LEDGER, SLOTS_FILE, Ledger, ShardEntry, Slot, wanted_images
+from store.scale import Scales, level_fingerprint, parse_scale, scale_file, scale_name
+from store.spec import FORMAT, LEVELS, ImageEntry, Size, StoreSpec
+from store.url import Files, one_line_for_reads
 
 METADATA_FILE = f"{LEDGER}/metadata.json"
 ROOT_FILE = "zarr.json"
+_VECTORS = ("image", "height_px", "width_px", "live", *map(scale_name, LEVELS))
+METADATA: Final = frozenset(
+    (
+        ROOT_FILE,
+        SLOTS_FILE,
+        *(f"{name}/{ROOT_FILE}" for name in (LEDGER, *LEVELS, *_VECTORS)),
+        *(f"{name}/c.0" for name in _VECTORS),
+    )
+)
+"""Every file that a store can have beside its shards, their ledger and `METADATA_FILE`."""
+
 _ABOUT = (
     "Features of a frozen teacher, embedded once; arrays (image, channel, y, x), NaN where there "
     "is no feature; the contract is store/README.md of ssr-offline"
@@ -98,6 +111,7 @@ class Header:
         levels: Levels that it has an array for, finest first.
         slots: Its images along the image axis.
         scales: The scale of each level, where the codec has one.
+        digests: SHA-256 of every metadata file.
     """
 
     files: Files
@@ -105,10 +119,25 @@ class Header:
     levels: tuple[str, ...]
     slots: tuple[Slot, ...]
     scales: Scales
+    digests: Mapping[str, str]
 
     def level_fingerprint(self, level: str) -> str:
         """Return the fingerprint of a level, with its scale where it has one."""
         return level_fingerprint(self.spec, level, self.scales)
+
+    def recorded(self, level: str) -> Iterator[tuple[tuple[ImageEntry | None, ...], ShardEntry]]:
+        """Yield the wanted images and the entry of each shard of a level that has one.
+
+        Raises:
+            OSError: An entry cannot be read.
+        """
+        fingerprint = self.level_fingerprint(level)
+        ledger = Ledger(self.files)
+        for shard in range(shard_count(len(self.slots), self.spec.shard_images)):
+            images = wanted_images(self.slots, shard, self.spec.shard_images)
+            entry = ledger.recorded(level, shard, fingerprint=fingerprint, images=images)
+            if entry is not None:
+                yield images, entry
 
 
 def read_spec(files: Files) -> StoreSpec:
@@ -123,7 +152,7 @@ def read_spec(files: Files) -> StoreSpec:
     try:
         found = _RootOfAnyFormat.model_validate_json(data).attributes.format
     except ValidationError as error:
-        raise _damaged(files, ROOT_FILE) from error
+        raise damaged(files, ROOT_FILE) from error
     if found != FORMAT:
         raise StoreMismatchError(
             f"the store {files.url} has format {found}, this version reads format {FORMAT}: move "
@@ -133,7 +162,7 @@ def read_spec(files: Files) -> StoreSpec:
         attributes = _Root.model_validate_json(data).attributes
         spec = attributes.spec()
     except (ValidationError, StoreError) as error:
-        raise _damaged(files, ROOT_FILE) from error
+        raise damaged(files, ROOT_FILE) from error
     if spec.fingerprint != attributes.fingerprint:
         raise StoreMismatchError(
             f"the attributes of the store {files.url} say fingerprint {attributes.fingerprint[:8]} "
@@ -149,24 +178,41 @@ def read_header(files: Files) -> Header:
     Raises:
         StoreMissingError: There is no store.
         StoreMismatchError: The store has another format, or its attributes were changed.
+        StoreUnreadableError: A metadata file cannot be looked at.
         StoreError: A metadata file is not the one that its writer vouched for.
     """
     spec = read_spec(files)
-    try:
-        digests = MetadataDigests.model_validate_json(_read_file(files, METADATA_FILE)).files
-    except ValidationError as error:
-        raise _damaged(files, METADATA_FILE) from error
+    digests = parse_digests(_read_file(files, METADATA_FILE))
+    if digests is None:
+        raise damaged(files, METADATA_FILE)
     for name, digest in digests.items():
         if sha256(_read_file(files, name)) != digest:
-            raise _damaged(files, name)
+            raise damaged(files, name)
     levels = tuple(level for level in LEVELS if f"{level}/{ROOT_FILE}" in digests)
-    return Header(
-        files=files,
-        spec=spec,
-        levels=levels,
-        slots=Ledger(files).read_slots(),
-        scales=read_scales(files, spec, levels),
-    )
+    with one_line_for_reads(files.url):
+        slots = Ledger(files).read_slots()
+        scales = read_scales(files, spec, levels)
+    try:
+        check_images(spec, [slot.image for slot in slots])
+    except StoreError as error:
+        raise damaged(files, SLOTS_FILE) from error
+    for level in levels if Codec(spec.codec).scaled else ():
+        if level not in scales or scale_file(level) not in digests:
+            raise damaged(files, scale_file(level))
+    return Header(files, spec, levels, slots, scales, digests)
+
+
+def parse_digests(data: bytes) -> dict[str, str] | None:
+    """Read `ledger/metadata.json`: name -> SHA-256 of every other metadata file.
+
+    None unless it is, to the bit, what was written, and names files that a store has.
+    """
+    try:
+        found = MetadataDigests.model_validate_json(data).files
+    except ValidationError:
+        return None
+    named = {ROOT_FILE, SLOTS_FILE} <= found.keys() <= METADATA
+    return found if named and MetadataDigests.of(found).json_bytes() == data else None
 
 
 def read_scales(files: Files, spec: StoreSpec, levels: Iterable[str]) -> Scales:
@@ -201,20 +247,17 @@ def read_metadata(files: Files) -> bytes | None:
 
 
 def _read_file(files: Files, name: str) -> bytes:
-    try:
-        return files.read(name)
-    except FileNotFoundError as error:
-        if files.names(LEDGER):
-            raise _damaged(files, name) from error
-        raise StoreMissingError(f"no feature store at {files.url}: run `ssr embed`") from error
-    except OSError as error:
-        raise StoreError(
-            f"cannot read {files.url}/{name} ({error.strerror or error}): correct the path or its "
-            "permissions"
-        ) from error
+    with one_line_for_reads(f"{files.url}/{name}"):
+        try:
+            return files.read(name)
+        except FileNotFoundError as error:
+            if files.names(LEDGER):
+                raise damaged(files, name) from error
+            raise StoreMissingError(f"no feature store at {files.url}: run `ssr embed`") from error
 
 
-def _damaged(files: Files, name: str) -> StoreError:
+def damaged(files: Files, name: str) -> StoreError:
+    """Return the error that names a metadata file which is not as its writer left it."""
     return StoreError(
         f"{name} of the store {files.url} is missing, damaged or from an interrupted write: run "
         "`ssr embed`, which mends the metadata and keeps the features"

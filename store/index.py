@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, model_validator
 
 from store import atomic
 from store.errors import StoreError, StoreMissingError
+from store.url import is_name, unreadable
 
 
 class LevelEntry(BaseModel):
@@ -56,6 +57,14 @@ class Index(BaseModel):
     format: Literal[1] = 1
     stores: dict[str, StoreEntry]
 
+    @model_validator(mode="after")
+    def _names_stores_where_they_can_be(self) -> Self:
+        for domain, entry in self.stores.items():
+            path = f"{domain}/{entry.fingerprint[:8]}.zarr"
+            if entry.path != path or not is_name(path) or path.count("/") != 1:
+                raise ValueError(f"{entry.path!r} is no store of {domain!r}")
+        return self
+
     def skipped(self, domain: str) -> dict[str, str]:
         """Return the images of a domain without features, since they could not be read -> why."""
         entry = self.stores.get(domain)
@@ -79,12 +88,15 @@ class Index(BaseModel):
 
         Raises:
             StoreMissingError: There is none.
+            StoreUnreadableError: It cannot be looked at.
             StoreError: The file is no index of this format.
         """
         try:
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError as error:
             raise StoreMissingError(f"no index of features at {path}: run `ssr embed`") from error
+        except (OSError, MemoryError) as error:
+            raise unreadable(path, error) from error
         except ValidationError as error:
             raise StoreError(
                 f"{path} is no index of features: delete it and run `ssr embed`"

@@ -5,6 +5,7 @@ zarr-python encodes into memory and `store.atomic` puts the bytes in their place
 damaged shard, because it reads the old one first.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,13 +14,21 @@ import zarr
 from numpy.typing import NDArray
 from pydantic import JsonValue
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import MemoryStore
 
 from store.checksum import CRC_BYTES, with_crc32c
 from store.codec import MISSING_CODE, ZSTD_LEVEL
 from store.fingerprint import sha256
 from store.grid import LevelGrid
-from store.header import METADATA_FILE, MetadataDigests, RootAttributes
+from store.header import (
+    METADATA_FILE,
+    ROOT_FILE,
+    Header,
+    MetadataDigests,
+    RootAttributes,
+    damaged,
+)
 from store.ledger import LEDGER, SLOTS_FILE, Slot, slots_json
 from store.scale import Scales, level_fingerprint, scale_name
 from store.spec import ImageEntry, StoreSpec, stride_of
@@ -71,6 +80,40 @@ def skeleton(
     files[SLOTS_FILE] = slots_json(slots)
     digests = MetadataDigests.of({path: sha256(data) for path, data in files.items()})
     return files | {METADATA_FILE: digests.json_bytes()}
+
+
+def check_layout(header: Header) -> None:
+    """Refuse metadata by which zarr would read something else than the store of a header.
+
+    What was spelled by another version of zarr-python may differ in bytes, not in meaning.
+
+    Raises:
+        StoreError: A metadata file says another shape, type or codec, or another coordinate.
+        OSError: A file cannot be read.
+    """
+    wanted = skeleton(header.spec, header.levels, header.slots, header.scales)
+    for name in wanted.keys() - {METADATA_FILE, SLOTS_FILE}:
+        if header.digests.get(name) == sha256(wanted[name]):
+            continue
+        try:
+            same = _meaning(header.files.read(name)) == _meaning(wanted[name])
+        except FileNotFoundError:
+            same = False
+        if not name.endswith(ROOT_FILE) or not same:
+            raise damaged(header.files, name)
+
+
+def _meaning(data: bytes) -> dict[str, Any] | None:
+    """Return what zarr and xarray go by in a `zarr.json`; None of what is none."""
+    try:
+        found = json.loads(data)
+        about = {"coordinates": found["attributes"].get("coordinates")}
+        if found["node_type"] == "group":
+            return about | {"node_type": "group", "zarr_format": found["zarr_format"]}
+        array: dict[str, Any] = ArrayV3Metadata.from_dict(found | {"attributes": about}).to_dict()
+        return array
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def encode_images(

@@ -5,8 +5,9 @@ A part (i, n) owns the shards whose number leaves i - 1 when divided by n; (1, 1
 
 import json
 import os
+import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import gcd
@@ -24,6 +25,9 @@ LEASES: Final = f"{LEDGER}/leases"
 
 Check: TypeAlias = Callable[[], None]
 """Raises `StoreBusyError` once the lease is lost; to be called before every shard."""
+
+Change: TypeAlias = tuple[str, bytes | memoryview | None]
+"""A file of a store and what it is to hold; None takes it away."""
 
 
 @dataclass(frozen=True)
@@ -79,21 +83,55 @@ def writer_lease(files: Files, part: Part) -> AbstractContextManager[Lease]:
     return lease_s3.hold(files, part)
 
 
-def demand_held(files: Files, part: Part, token: str) -> None:
-    """Refuse to write for another process whose lease has ended or went to somebody else.
+def commit(files: Files, part: Part, token: str, changes: Sequence[Change]) -> None:
+    """Write and delete files in this order, unless the lease has ended or went to somebody else.
+
+    However long this process is held up between its look at the lease and the last of its
+    changes: it changes nothing once another writer of the part has taken over.
+
+    Raises:
+        StoreBusyError: The lease is lost.
+        OSError: The place is not writable.
+    """
+    if isinstance(files, LocalFiles):
+        from store import lease_local
+
+        return lease_local.commit(files, part, token, changes)
+    from store import lease_s3
+    from store.s3 import S3Files
+
+    assert isinstance(files, S3Files)
+    return lease_s3.commit(files, part, token, changes)
+
+
+def require_held(files: Files, part: Part, token: str) -> None:
+    """Refuse to write under a lease that has ended or went to somebody else.
 
     Raises:
         StoreBusyError: It has.
     """
     try:
-        held = json.loads(files.read(f"{LEASES}/{lease_name(part)}.json")).get("token")
-    except (FileNotFoundError, ValueError):
+        held = token_of(files.read(f"{LEASES}/{lease_name(part)}.json"))
+    except FileNotFoundError:
         held = None
     if held != token:
-        raise StoreBusyError(
-            f"the writer of {files.url} that this worker works for has ended: start it again, it "
-            "continues after the shards that are done"
-        )
+        raise lost(files)
+
+
+def lost(files: Files) -> StoreBusyError:
+    """Return the error of a writer whose lease has ended or went to somebody else."""
+    return StoreBusyError(
+        f"the lease of this writer of {files.url} has ended, or another took over: run the command "
+        "again, it continues after the shards that are done"
+    )
+
+
+def token_of(lease: bytes) -> str | None:
+    """Return the token in the content of a lease; None of one that ended or is damaged."""
+    try:
+        return str(json.loads(lease)["token"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def lease_name(part: Part) -> str:
@@ -101,10 +139,10 @@ def lease_name(part: Part) -> str:
     return f"{part[0]}-of-{part[1]}"
 
 
-def part_of(name: str) -> Part:
-    """Return the part of a lease's name."""
-    i, n = name.partition(".")[0].split("-of-")
-    return int(i), int(n)
+def part_of(name: str) -> Part | None:
+    """Return the part that a file among the leases is about; None where it is about none."""
+    found = re.fullmatch(r"([1-9][0-9]{0,8})-of-([1-9][0-9]{0,8})\..+", name)
+    return None if found is None else (int(found[1]), int(found[2]))
 
 
 def holder_json(**more: str) -> bytes:

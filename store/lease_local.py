@@ -1,14 +1,27 @@
 """Leases in a local folder: locks that the kernel frees, also after `kill -9`."""
 
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-
-from filelock import FileLock, Timeout
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 from store import atomic
-from store.lease import LEASES, WHOLE, Lease, Part, busy, holder_json, lease_name, overlap, part_of
+from store.errors import StoreBusyError
+from store.lease import (
+    LEASES,
+    WHOLE,
+    Change,
+    Lease,
+    Part,
+    busy,
+    holder_json,
+    lease_name,
+    overlap,
+    part_of,
+    require_held,
+)
 from store.local import LocalFiles
+from store.lock import HeldError, file_lock
 
 GATE_S = 10.0
 """The gate is held for milliseconds; whoever holds it longer has been stopped."""
@@ -20,37 +33,75 @@ def hold(files: LocalFiles, part: Part) -> Iterator[Lease]:
 
     `<part>.lock` carries the lock and stays, empty, until the next writer of the whole;
     `<part>.json` names its holder and the token that every write checks.
-    `gate.lock` lets one writer at a time look at the others and take its own.
     """
-    folder = files.folder / LEASES
+    folder = Path(files.path(LEASES))
     folder.mkdir(parents=True, exist_ok=True)
     name = lease_name(part)
-    lock = FileLock(folder / f"{name}.lock", timeout=0, thread_local=False)
-    try:
-        with FileLock(folder / "gate.lock", timeout=GATE_S, thread_local=False):
+    holder, token = folder / f"{name}.json", uuid.uuid4().hex
+    with ExitStack() as held:
+        with _gate(files):
             for other in sorted(folder.glob("*-of-*.lock")):
                 theirs = part_of(other.name)
-                if theirs == part or not overlap(part, theirs):
+                if theirs is None or theirs == part or not overlap(part, theirs):
                     continue
                 try:
-                    with FileLock(other, timeout=0, thread_local=False):
+                    with file_lock(other):
                         # Its writer is gone; processes that wrote for it learn that by this.
                         other.with_suffix(".json").unlink(missing_ok=True)
                         if part == WHOLE:
                             other.unlink()  # behind the gate nobody waits for it
-                except Timeout as error:
+                except HeldError as error:
                     raise busy(files, theirs, _holder(files, theirs)) from error
-            lock.acquire()
-    except Timeout as error:
-        raise busy(files, part, _holder(files, part)) from error
-    holder, token = folder / f"{name}.json", uuid.uuid4().hex
+            try:
+                held.enter_context(file_lock(folder / f"{name}.lock"))
+            except HeldError as error:
+                raise busy(files, part, _holder(files, part)) from error
+            atomic.write_bytes(holder, holder_json(token=token))
+        try:
+            yield Lease(part, token, check=lambda: None)
+        finally:
+            with suppress(OSError):
+                holder.unlink()
+
+
+def commit(files: LocalFiles, part: Part, token: str, changes: Sequence[Change]) -> None:
+    """Put files in place; see `store.lease.commit`.
+
+    Their bytes are on the disk before the gate is entered; behind it the lease is looked at and
+    files are renamed, and no other writer can take over in between.
+    """
+    staged: dict[str, str] = {}
     try:
-        atomic.write_bytes(holder, holder_json(token=token))
-        yield Lease(part, token, check=lambda: None)
+        for name, data in changes:
+            if data is not None:
+                staged[name] = f"{name}.{uuid.uuid4().hex}{atomic.TEMPORARY_SUFFIX}"
+                files.write(staged[name], data)
+        with _gate(files):
+            require_held(files, part, token)
+            for name, data in changes:
+                if data is None:
+                    files.delete(name)
+                else:
+                    atomic.move(Path(files.path(staged.pop(name))), Path(files.path(name)))
     finally:
-        with suppress(OSError):
-            holder.unlink()
-        lock.release()
+        for temporary in staged.values():
+            with suppress(OSError):
+                files.delete(temporary)
+
+
+@contextmanager
+def _gate(files: LocalFiles) -> Iterator[None]:
+    """Let one process at a time take a lease or put files in place."""
+    path = Path(files.path(f"{LEASES}/gate.lock"))
+    with ExitStack() as held:
+        try:
+            held.enter_context(file_lock(path, GATE_S))
+        except HeldError as error:
+            raise StoreBusyError(
+                f"{path} has been held for {GATE_S:.0f} s by another process, which must have been "
+                "stopped while it wrote: let it continue or end it, then run the command again"
+            ) from error
+        yield
 
 
 def _holder(files: LocalFiles, part: Part) -> bytes:

@@ -1,19 +1,17 @@
 """What a store knows to be done: one small JSON per shard, and the slots of the images."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
+from store.errors import StoreError
 from store.fingerprint import canonical_json, sha256
 from store.grid import shard_file, slots_of
 from store.spec import FORMAT, ImageEntry
 from store.statistics import ChannelStatistics
 from store.url import Files
-
-_Model = TypeVar("_Model", bound=BaseModel)
 
 LEDGER = "ledger"
 SLOTS_FILE = f"{LEDGER}/images.json"
@@ -79,9 +77,9 @@ class ShardEntry(BaseModel):
     shard: int
     fingerprint: str
     images: tuple[ImageEntry | None, ...]
-    bytes: int
+    bytes: NonNegativeInt
     digest: str
-    saturated: int | None = None
+    saturated: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     skipped: tuple[Skipped, ...] | None = None
 
     def skipped_of(self, images: Sequence[ImageEntry | None]) -> dict[str, str]:
@@ -102,7 +100,7 @@ class ShardEntry(BaseModel):
 
 
 class _Statistics(BaseModel):
-    statistics: ChannelStatistics
+    statistics: ChannelStatistics | None = None
 
 
 class Ledger:
@@ -113,10 +111,10 @@ class Ledger:
 
     def read(self, level: str, shard: int) -> ShardEntry | None:
         """Read one entry; None where it is absent, damaged or about something else."""
-        entry = self._read(entry_file(level, shard), ShardEntry)
-        if entry is None or (entry.level, entry.shard) != (level, shard):
+        try:
+            return parse_entry(self._files.read(entry_file(level, shard)), level, shard)
+        except FileNotFoundError:
             return None
-        return entry
 
     def vouched(
         self, level: str, shard: int, *, fingerprint: str, images: Sequence[ImageEntry | None]
@@ -125,31 +123,49 @@ class Ledger:
 
         Contents are not hashed here: that takes hours, a look at sizes takes seconds.
         """
+        entry = self.recorded(level, shard, fingerprint=fingerprint, images=images)
+        return entry if entry is not None and self.has_file(entry) else None
+
+    def recorded(
+        self, level: str, shard: int, *, fingerprint: str, images: Sequence[ImageEntry | None]
+    ) -> ShardEntry | None:
+        """Read one entry if it matches, without a look at the shard."""
         entry = self.read(level, shard)
         if entry is None or entry.fingerprint != fingerprint or not entry.holds(images):
             return None
+        return entry
+
+    def has_file(self, entry: ShardEntry) -> bool:
+        """Tell whether the shard of an entry is there and has its size."""
         try:
-            size_bytes = self._files.size(shard_file(level, shard))
+            return self._files.size(shard_file(entry.level, entry.shard)) == entry.bytes
         except FileNotFoundError:
-            return None
-        return entry if size_bytes == entry.bytes else None
+            return False
 
-    def statistics(self, level: str, shard: int) -> ChannelStatistics | None:
-        """Read the per-channel statistics of all tokens in a shard; None as for `read`."""
-        found = self._read(entry_file(level, shard), _Statistics)
-        return None if found is None else found.statistics
+    def statistics(
+        self, level: str, shard: int, channels: int | None = None
+    ) -> ChannelStatistics | None:
+        """Read the per-channel statistics of all tokens in a shard; None where it has no token.
 
-    def write(self, entry: ShardEntry, statistics: ChannelStatistics | None) -> None:
-        """Vouch for a shard, which must be on the disk by now; no statistics if it is empty."""
-        content = entry.model_dump(mode="json", exclude_none=True)
-        if statistics is not None:
-            content["statistics"] = statistics.model_dump()
-        content["check"] = sha256(canonical_json(content))
-        self._files.write(entry_file(entry.level, entry.shard), canonical_json(content))
-
-    def withdraw(self, level: str, shard: int) -> None:
-        """Vouch no longer for a shard; to be called before its file is touched."""
-        self._files.delete(entry_file(level, shard))
+        Raises:
+            StoreError: They are damaged, or not of so many channels.
+            FileNotFoundError: The shard has no entry.
+        """
+        name = entry_file(level, shard)
+        data = self._files.read(name)
+        try:
+            found = _Statistics.model_validate_json(data).statistics
+            sound = _is_sound(data) and (
+                found is None or channels is None or len(found.sum) == channels
+            )
+        except ValidationError:
+            sound = False
+        if not sound:
+            raise StoreError(
+                f"{self._files.url}/{name} is damaged: `ssr verify {self._files.url} --repair` "
+                "embeds its shard again"
+            )
+        return found
 
     def read_slots(self) -> tuple[Slot, ...]:
         """Read the slots, none where the file is absent or damaged.
@@ -157,14 +173,19 @@ class Ledger:
         Nothing wrong comes of starting anew: entries of shards name their images, and a shard
         whose images lie in other slots now is not done.
         """
-        table = self._read(SLOTS_FILE, SlotTable)
-        return () if table is None else table.slots
-
-    def _read(self, name: str, model: type[_Model]) -> _Model | None:
         try:
-            return model.model_validate_json(self._files.read(name))
+            return SlotTable.model_validate_json(self._files.read(SLOTS_FILE)).slots
         except (FileNotFoundError, ValidationError):
-            return None
+            return ()
+
+
+def entry_json(entry: ShardEntry, statistics: ChannelStatistics | None) -> bytes:
+    """Encode the content of `ledger/<level>/<shard>.json`; no statistics if the shard is empty."""
+    content = entry.model_dump(mode="json", exclude_none=True)
+    if statistics is not None:
+        content["statistics"] = statistics.model_dump()
+    content["check"] = sha256(canonical_json(content))
+    return canonical_json(content)
 
 
 def entry_file(level: str, shard: int) -> str:
@@ -173,16 +194,20 @@ def entry_file(level: str, shard: int) -> str:
 
 
 def parse_entry(data: bytes, level: str, shard: int) -> ShardEntry | None:
-    """Read an entry as `verify` does: None unless it is, to the bit, what was written."""
+    """Read an entry; None unless it is, to the bit, what was written about this shard."""
     try:
-        content = json.loads(data)
-        check = content.pop("check")
         entry = ShardEntry.model_validate_json(data)
-    except (ValueError, KeyError, AttributeError):
+    except ValidationError:
         return None
-    sound = check == sha256(canonical_json(content))
-    sound &= data == canonical_json(content | {"check": check})
-    return entry if sound and (entry.level, entry.shard) == (level, shard) else None
+    same = (entry.level, entry.shard) == (level, shard)
+    return entry if same and _is_sound(data) else None
+
+
+def _is_sound(data: bytes) -> bool:
+    """Tell whether an entry's check is that of its bytes without the check."""
+    before, _, after = data.partition(b'"check":"')
+    check, rest = after[:64], after[64:]
+    return rest.startswith(b'",') and sha256(before + rest[2:]).encode() == check
 
 
 def wanted_images(

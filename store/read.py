@@ -19,7 +19,7 @@ from store.header import Header, read_header
 from store.index import Index
 from store.ledger import Ledger, wanted_images
 from store.spec import ImageEntry, Size
-from store.url import Url, files_at, join
+from store.url import Url, files_at, join, one_line_for_reads, unreadable
 
 _Held = tuple[Sequence[ImageEntry | None], Mapping[str, str]]
 """What the slots of a shard hold, and the images that were skipped -> why."""
@@ -67,6 +67,7 @@ class FeatureReader:
 
         Raises:
             StoreIncompleteError: The store has no such image, level or (yet) shard.
+            StoreUnreadableError: The shard cannot be looked at.
             StoreError: The window leaves the valid region, or the shard is damaged.
         """
         opened = self._open()
@@ -92,10 +93,8 @@ class FeatureReader:
                 f"{image_id} lies in a damaged shard, {files.url}/{name} ({error}): "
                 f"`ssr verify {files.url} --repair` embeds it again"
             ) from error
-        except OSError as error:
-            raise StoreError(
-                f"cannot read {files.url}/{name}: {error.strerror or error}"
-            ) from error
+        except (OSError, MemoryError) as error:
+            raise unreadable(f"{files.url}/{name}", error) from error
         return grid.codec.decode(stored, opened.header.scales.get(level))
 
     def skipped(self) -> dict[str, str]:
@@ -238,9 +237,9 @@ class _Opened:
     def held(self, level: str, shard: int) -> _Held:
         key = (level, shard)
         if key not in self._vouched:
-            entry = self._ledger.vouched(
-                level, shard, fingerprint=self.header.level_fingerprint(level), images=()
-            )
+            fingerprint = self.header.level_fingerprint(level)
+            with one_line_for_reads(self.header.files.url):
+                entry = self._ledger.vouched(level, shard, fingerprint=fingerprint, images=())
             wanted = wanted_images(self.header.slots, shard, self.header.spec.shard_images)
             self._vouched[key] = (
                 ((), {}) if entry is None else (entry.images, entry.skipped_of(wanted))

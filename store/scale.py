@@ -20,6 +20,9 @@ SAMPLE_IMAGES: Final = 16
 HEADROOM: Final = 1.25
 """Share of the sample's peak that fits: a clipped number costs a token more than coarser codes."""
 
+_MOST: Final = 2.0**16
+"""Above any scale of numbers that were float16 once."""
+
 Scales = Mapping[str, NDArray[np.float32]]
 """level -> (C,) float32, greater than zero"""
 
@@ -77,7 +80,8 @@ def parse_scale(data: bytes, channels: int) -> NDArray[np.float32] | None:
     """Read the content of a scale's chunk; None where it is damaged."""
     if len(data) != 4 * channels + 4 or not crc32c_is_sound(np.frombuffer(data, np.uint8)):
         return None
-    return np.frombuffer(data[:-4], "<f4")
+    scale = np.frombuffer(data[:-4], "<f4")
+    return scale if np.all((scale > 0) & (scale < _MOST)) else None
 
 
 def level_fingerprint(spec: StoreSpec, level: str, scales: Scales) -> str:

@@ -15,8 +15,8 @@ from store.errors import StoreError
 from store.fingerprint import sha256
 from store.grid import LevelGrid, shard_file
 from store.layout import encode_images
-from store.lease import Part, demand_held, owns
-from store.ledger import Ledger, ShardEntry, Skipped
+from store.lease import Part, commit, owns
+from store.ledger import ShardEntry, Skipped, entry_file, entry_json
 from store.scale import Scales, level_fingerprint
 from store.spec import FORMAT, ImageEntry, StoreSpec
 from store.url import Url, absolute, files_at, join, one_line_for_os_errors
@@ -117,11 +117,8 @@ class ShardWriter:
                 skipped=left_out or None,
             )
             name = shard_file(level, task.shard)
+            vouched = entry_file(level, task.shard)
             with one_line_for_os_errors(join(self.url, name)):
-                demand_held(files, self.part, self.token)
                 # In this order a kill leaves an entry only beside the very bytes it is about.
-                ledger = Ledger(files)
-                ledger.withdraw(level, task.shard)
-                files.write(name, data)
-                demand_held(files, self.part, self.token)
-                ledger.write(entry, statistics)
+                changes = [(vouched, None), (name, data), (vouched, entry_json(entry, statistics))]
+                commit(files, self.part, self.token, changes)

@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 from store.codec import Codec
 from store.errors import StoreError
 from store.fingerprint import fingerprint_of
+from store.url import is_name
 
 FORMAT: Final = 1
 """Version of the contract in store/README.md; part of every fingerprint."""
@@ -17,6 +18,11 @@ LEVELS = ("stride8", "stride16", "stride32")
 
 COARSEST_STRIDE_PX = 32
 """Working sizes are multiples of it, so that every level covers an image exactly."""
+
+MOST_CHANNELS: Final = 2**14
+MOST_SHARD_IMAGES: Final = 2**10
+MOST_SIDE_PX: Final = 2**16
+"""Bounds of a specification, so that memory is not allocated by what a damaged file says."""
 
 Size: TypeAlias = tuple[int, int]  # (height, width)
 JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | bool | None"
@@ -70,14 +76,20 @@ class StoreSpec:
 
     def __post_init__(self) -> None:
         Codec(self.codec)
-        if self.channels < 1 or self.shard_images < 1:
+        if not is_name(self.domain) or "/" in self.domain:
+            raise StoreError(f"the domain {self.domain!r} is no name of a folder")
+        if not (
+            1 <= self.channels <= MOST_CHANNELS and 1 <= self.shard_images <= MOST_SHARD_IMAGES
+        ):
             raise StoreError(
-                f"a store needs at least one channel and one image per shard, got "
-                f"channels={self.channels} and shard_images={self.shard_images}"
+                f"a store needs at least one channel and one image per shard, at most "
+                f"{MOST_CHANNELS} and {MOST_SHARD_IMAGES}, got channels={self.channels} and "
+                f"shard_images={self.shard_images}"
             )
-        if not is_working_size(self.grid_px):
+        if not is_working_size(self.grid_px) or max(self.grid_px) > MOST_SIDE_PX:
             raise StoreError(
-                f"the grid {self.grid_px} px is not a positive multiple of {COARSEST_STRIDE_PX} px"
+                f"the grid {self.grid_px} px is not a positive multiple of {COARSEST_STRIDE_PX} px "
+                f"up to {MOST_SIDE_PX} px"
             )
 
     @cached_property

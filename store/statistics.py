@@ -3,11 +3,14 @@
 # C channels, N tokens
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+_Numbers: TypeAlias = tuple[Annotated[float, Field(ge=-1e100, le=1e100)], ...]
+"""Finite, as are the squares of their sums over all shards that there can be."""
 
 
 class ChannelStatistics(BaseModel):
@@ -23,11 +26,17 @@ class ChannelStatistics(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    count: int
-    sum: tuple[float, ...]
-    sumsq: tuple[float, ...]
-    min: tuple[float, ...]
-    max: tuple[float, ...]
+    count: Annotated[int, Field(ge=1, lt=2**63)]
+    sum: _Numbers
+    sumsq: _Numbers
+    min: _Numbers
+    max: _Numbers
+
+    @model_validator(mode="after")
+    def _has_one_of_each_per_channel(self) -> Self:
+        if len({len(self.sum), len(self.sumsq), len(self.min), len(self.max)}) != 1:
+            raise ValueError("sums and extremes are of different numbers of channels")
+        return self
 
     @classmethod
     def of(cls, tokens: NDArray[np.floating[Any]]) -> "ChannelStatistics":
@@ -47,7 +56,7 @@ class ChannelStatistics(BaseModel):
         every = [part for part in parts if part is not None]
         if not every:
             return None
-        return cls(
+        return cls.model_construct(  # checked already, and their sums may be larger
             count=sum(part.count for part in every),
             sum=tuple(np.sum([part.sum for part in every], axis=0).tolist()),
             sumsq=tuple(np.sum([part.sumsq for part in every], axis=0).tolist()),

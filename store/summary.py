@@ -1,6 +1,6 @@
 """What is in a store: from which teacher, complete or not, how large, how distributed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,15 +10,12 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from store.errors import StoreError
-from store.grid import LevelGrid, place_of, shard_count
+from store.grid import LevelGrid, place_of
 from store.header import Header, RootAttributes, read_header
-from store.ledger import Ledger, ShardEntry, wanted_images
-from store.spec import ImageEntry
+from store.ledger import Ledger
 from store.statistics import ChannelStatistics
-from store.url import Url, files_at
+from store.url import Url, files_at, one_line_for_reads
 from store.view import open_dataset_of
-
-Images = tuple[ImageEntry | None, ...]
 
 
 @dataclass(frozen=True)
@@ -100,12 +97,15 @@ def inspect(path: Url, *, recompute: bool = False) -> StoreSummary:
             which also verifies the checksum of every chunk.
 
     Raises:
+        StoreUnreadableError: A file cannot be looked at.
         StoreError: There is no store, its metadata is not sound, or a shard is damaged.
     """
     header = read_header(files_at(path))
-    levels = {level: _summarise(header, level) for level in header.levels}
+    with one_line_for_reads(header.files.url):
+        levels = {level: _summarise(header, level) for level in header.levels}
     if recompute:
-        statistics = _recompute(header)
+        with one_line_for_reads(header.files.url):
+            statistics = _recompute(header)
         levels = {
             level: replace(summary, statistics=statistics[level])
             for level, summary in levels.items()
@@ -126,9 +126,9 @@ def inspect(path: Url, *, recompute: bool = False) -> StoreSummary:
 def _summarise(header: Header, level: str) -> LevelSummary:
     slots, shard_images = header.slots, header.spec.shard_images
     grid = LevelGrid.of(header.spec, level)
-    entries = list(_vouched(header, level))
     ledger = Ledger(header.files)
-    statistics = (ledger.statistics(level, entry.shard) for _, entry in entries)
+    entries = [found for found in header.recorded(level) if ledger.has_file(found[1])]
+    statistics = (ledger.statistics(level, e.shard, grid.channels) for _, e in entries)
     return LevelSummary(
         shape=(len(slots), grid.channels, *grid.size_tok),
         shard_shape=grid.shard_shape,
@@ -145,18 +145,6 @@ def _summarise(header: Header, level: str) -> LevelSummary:
     )
 
 
-def _vouched(header: Header, level: str) -> Iterator[tuple[Images, ShardEntry]]:
-    """Yield the wanted images and the entry of each shard that is done."""
-    slots, shard_images = header.slots, header.spec.shard_images
-    fingerprint = header.level_fingerprint(level)
-    ledger = Ledger(header.files)
-    for shard in range(shard_count(len(slots), shard_images)):
-        images = wanted_images(slots, shard, shard_images)
-        entry = ledger.vouched(level, shard, fingerprint=fingerprint, images=images)
-        if entry is not None:
-            yield images, entry
-
-
 def _recompute(header: Header) -> dict[str, ChannelStatistics | None]:
     dataset = open_dataset_of(header)
     summarise = dask.delayed(_statistics_of_block)
@@ -166,7 +154,7 @@ def _recompute(header: Header) -> dict[str, ChannelStatistics | None]:
     }
     try:
         (blocks,) = dask.compute(tasks)
-    except ValueError as error:  # zarr's word for a checksum that does not match
+    except (ValueError, RuntimeError, ArithmeticError) as error:  # zarr's words for damage
         raise StoreError(
             f"a shard of the store is damaged: `ssr verify {header.files.url}` says which, and "
             "with --repair embeds it again"

@@ -1,19 +1,23 @@
 """Where stores live: a local folder or a prefix of an S3 bucket, behind one small interface."""
 
+import errno
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from store.errors import StoreError
+from store.errors import ConfigError, StoreError, StoreUnreadableError
 
 Url: TypeAlias = Path | str
 """A local folder, as a `Path` or a string, or `s3://bucket/prefix`."""
 
 S3 = "s3://"
+
+_NAME: Final = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)*", re.ASCII)
 
 
 class OpenFile(Protocol):
@@ -29,9 +33,10 @@ class OpenFile(Protocol):
 
 
 class Files(Protocol):
-    """The files below one place; names are POSIX paths below it.
+    """The files below one place; names are POSIX paths below it, as `is_name` knows them.
 
-    Whatever goes wrong is an `OSError`, a `FileNotFoundError` where there is no such file.
+    Whatever goes wrong is an `OSError`, a `FileNotFoundError` only where there is no such file, so
+    any other says nothing about the file. Names and links that lead out of the place are refused.
     """
 
     url: str
@@ -49,7 +54,10 @@ class Files(Protocol):
         """Return the size of a file in bytes."""
 
     def names(self, folder: str) -> list[str]:
-        """List the files directly in a folder, sorted, without the folder's name."""
+        """List the files directly in a folder, sorted, without the folder's name.
+
+        Files that no store has are passed over, such as the `._*` of macOS.
+        """
 
     def delete(self, name: str) -> None:
         """Delete a file unless there is none."""
@@ -58,9 +66,37 @@ class Files(Protocol):
         """Remove what writers that were killed left half-written; none may live."""
 
 
+def is_name(name: str) -> bool:
+    """Tell whether a file of a store can have this name: `a/b.c`, no part begins with a dot."""
+    return _NAME.fullmatch(name) is not None
+
+
+def checked_name(name: str) -> str:
+    """Return the name of a file, or "" for the place itself.
+
+    Raises:
+        OSError: No file of a store can have it; it might lead somewhere else.
+    """
+    if name and not is_name(name):
+        raise OSError(errno.EINVAL, "no file of a store has such a name", name)
+    return name
+
+
 def parse_url(text: str) -> Url:
     """Turn text into a `Path`, `~` expanded, or keep it where it is no local folder."""
-    return text if "://" in text else Path(text).expanduser()
+    return text if "://" in text else local_path(text)
+
+
+def local_path(text: str) -> Path:
+    """Turn text into a `Path`, `~` expanded.
+
+    Raises:
+        ConfigError: It begins with the home of a user that there is not.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{text}: there is no such user; write the path out") from error
 
 
 def is_known(text: str) -> bool:
@@ -109,21 +145,37 @@ def one_line_for_os_errors(url: Url) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        cure = "make room or set permissions"
+        if str(url).startswith(S3):
+            cure = "wait, or check the bucket, your permissions and the network,"
         raise StoreError(
-            f"cannot write {url}: {error.strerror or error}; make room or set permissions and run "
-            "the command again, it continues after the shards that are done"
+            f"cannot write {url}: {error.strerror or error}; {cure} and run the command again, "
+            "it continues after the shards that are done"
         ) from error
 
 
-def update(files: Files, name: str, data: bytes) -> bool:
-    """Write a file unless it holds exactly these bytes already; tell whether it was written."""
+@contextmanager
+def one_line_for_reads(url: Url) -> Iterator[None]:
+    """Turn what keeps a file from being looked at into a `StoreUnreadableError`."""
     try:
-        if files.read(name) == data:
-            return False
-    except FileNotFoundError:
-        pass
-    files.write(name, data)
-    return True
+        yield
+    except (OSError, MemoryError) as error:
+        raise unreadable(url, error) from error
+
+
+def unreadable(url: Url, error: OSError | MemoryError) -> StoreUnreadableError:
+    """Return the error of a file that could not be looked at."""
+    return StoreUnreadableError(
+        f"cannot read {url} ({reason_of(error)}): correct the path or its permissions, or run the "
+        "command again once it can be read"
+    )
+
+
+def reason_of(error: OSError | MemoryError) -> str:
+    """Return why a file could not be looked at."""
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    return error.strerror or str(error)
 
 
 def exists(files: Files, name: str) -> bool:

@@ -2,31 +2,39 @@
 
 # C channels, h w tokens
 
-from collections.abc import Callable, Iterable, Iterator
+import errno
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
-from pydantic import ValidationError
 
 from store.decode import ABSENT, DamageError, decode_chunk, decode_index
 from store.fingerprint import sha256
 from store.grid import LevelGrid, shard_count, shard_file, shard_of
-from store.header import METADATA_FILE, Header, MetadataDigests, read_header, read_metadata
-from store.lease import WHOLE, writer_lease
-from store.ledger import LEDGER, Ledger, ShardEntry, entry_file, parse_entry, wanted_images
+from store.header import METADATA_FILE, Header, parse_digests, read_header, read_metadata
+from store.lease import WHOLE, commit, writer_lease
+from store.ledger import LEDGER, ShardEntry, entry_file, parse_entry, wanted_images
 from store.spec import LEVELS, ImageEntry
-from store.url import Files, Url, files_at, one_line_for_os_errors
+from store.url import (
+    Files,
+    Url,
+    files_at,
+    one_line_for_os_errors,
+    one_line_for_reads,
+    reason_of,
+)
 
 MISSING: Final = "is missing"
 UNVOUCHED: Final = "has no ledger entry: its write was interrupted, or the entry was lost"
 
 Progress = Callable[[int, int], None]
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
 class Damage:
-    """One file that is not as it was written.
+    """One file that is not as it was written, or that could not be looked at.
 
     Attributes:
         file: POSIX path inside the store.
@@ -54,17 +62,20 @@ class Report:
         shards: Shards that were read.
         size_bytes: Their size.
         damage: What is wrong, in the order of levels and shards; nothing in a sound store.
+        unread: What could not be looked at, as when a server is busy or a disk fails. It may be
+            sound: nothing is known about it.
     """
 
     url: str
     shards: int
     size_bytes: int
     damage: tuple[Damage, ...]
+    unread: tuple[Damage, ...] = ()
 
     @property
     def sound(self) -> bool:
-        """Whether all is as it was written."""
-        return not self.damage
+        """Whether all was read and is as it was written."""
+        return not self.damage and not self.unread
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -86,19 +97,27 @@ def verify(path: Url, *, progress: Progress = lambda done, todo: None) -> Report
     Raises:
         StoreMissingError: There is no store.
         StoreMismatchError: The store has another format, or its attributes were changed.
-        OSError: Not even the list of its files can be read.
+        StoreUnreadableError: Not even the list of its files can be read.
     """
     files = files_at(path)
-    damage = list(_metadata_damage(files))
-    header = None if damage else read_header(files)
-    shards = sorted(_shards(files, header))
+    damage: list[Damage] = []
+    unread: list[Damage] = []
+    with one_line_for_reads(files.url):
+        _look_at_metadata(files, damage, unread)
+        header = None if damage or unread else read_header(files)
+        shards = sorted(_shards(files, header))
     size_bytes = 0
     for done, (level, shard) in enumerate(shards, start=1):
-        found, size = _shard_damage(files, header, level, shard)
-        damage += found
-        size_bytes += size
+        try:
+            found, size = _shard_damage(files, header, level, shard)
+            damage += found
+            size_bytes += size
+        except (OSError, MemoryError) as error:
+            images = tuple(i.image_id for i in _wanted(header, shard) if i)
+            name = shard_file(level, shard)
+            unread.append(Damage(name, _unread(error), images, (), level, shard))
         progress(done, len(shards))
-    return Report(files.url, len(shards), size_bytes, tuple(damage))
+    return Report(files.url, len(shards), size_bytes, tuple(damage), tuple(unread))
 
 
 def withdraw(path: Url, damage: Iterable[Damage]) -> None:
@@ -111,33 +130,31 @@ def withdraw(path: Url, damage: Iterable[Damage]) -> None:
         StoreError: It cannot be changed.
     """
     files = files_at(path)
-    ledger = Ledger(files)
-    with one_line_for_os_errors(files.url), writer_lease(files, WHOLE):
-        for one in damage:
-            if one.level is None or one.shard is None:
-                files.delete(one.file)
-            else:
-                ledger.withdraw(one.level, one.shard)
+    names = [
+        one.file if one.level is None or one.shard is None else entry_file(one.level, one.shard)
+        for one in damage
+    ]
+    with one_line_for_os_errors(files.url), writer_lease(files, WHOLE) as lease:
+        commit(files, WHOLE, lease.token, [(name, None) for name in names])
 
 
-def _metadata_damage(files: Files) -> Iterator[Damage]:
-    data = read_metadata(files)
-    try:
-        digests = MetadataDigests.model_validate_json(data or b"")
-    except ValidationError:
-        yield Damage(METADATA_FILE, "is missing or damaged")
+def _look_at_metadata(files: Files, damage: list[Damage], unread: list[Damage]) -> None:
+    digests = parse_digests(read_metadata(files) or b"")
+    if digests is None:
+        damage.append(Damage(METADATA_FILE, "is missing or damaged"))
         return
-    if MetadataDigests.of(digests.files).json_bytes() != data:
-        yield Damage(METADATA_FILE, "is damaged")
-        return
-    for name, digest in digests.files.items():
+    for name, digest in digests.items():
         try:
             if sha256(files.read(name)) != digest:
-                yield Damage(name, "is damaged")
+                damage.append(Damage(name, "is damaged"))
         except FileNotFoundError:
-            yield Damage(name, MISSING)
-        except OSError as error:
-            yield Damage(name, f"cannot be read: {error.strerror or error}")
+            damage.append(Damage(name, MISSING))
+        except (OSError, MemoryError) as error:
+            unread.append(Damage(name, _unread(error)))
+
+
+def _unread(error: OSError | MemoryError) -> str:
+    return f"cannot be read: {reason_of(error)}"
 
 
 def _shards(files: Files, header: Header | None) -> set[tuple[str, int]]:
@@ -163,7 +180,11 @@ def _wanted(header: Header | None, shard: int) -> tuple[ImageEntry | None, ...]:
 def _shard_damage(
     files: Files, header: Header | None, level: str, shard: int
 ) -> tuple[list[Damage], int]:
-    """Check one shard and its entry; also return the size of the shard."""
+    """Check one shard and its entry; also return the size of the shard.
+
+    Raises:
+        OSError: One of them could not be looked at.
+    """
     wanted = _wanted(header, shard)
     name, ledger_name = shard_file(level, shard), entry_file(level, shard)
 
@@ -172,13 +193,11 @@ def _shard_damage(
         intact = tuple(i.image_id for i in wanted if i and i.image_id not in suffering)
         return Damage(file, what, suffering, intact, level, shard)
 
-    try:
-        data, entry_data = _read(files, name), _read(files, ledger_name)
-    except OSError as error:
-        return [damaged(name, f"cannot be read: {error.strerror or error}")], 0
-    size_bytes = len(data or b"")
-    if entry_data is None:
-        where = (name, MISSING if data is None else UNVOUCHED)
+    entry_data = _unless_missing(files.read, ledger_name)
+    found_bytes = _unless_missing(files.size, name)
+    size_bytes = found_bytes or 0
+    if not entry_data:  # empty: taken away in a bucket
+        where = (name, MISSING if found_bytes is None else UNVOUCHED)
         return ([damaged(*where)] if any(wanted) or header is None else []), size_bytes
     entry = parse_entry(entry_data, level, shard)
     if entry is None:
@@ -189,8 +208,13 @@ def _shard_damage(
         return [damaged(ledger_name, "is of other images, another teacher or another scale")], (
             size_bytes
         )
-    if data is None:
+    if found_bytes is None:
         return [damaged(name, MISSING, entry.images)], size_bytes
+    if found_bytes != entry.bytes:  # not read: it may be larger than the memory
+        return [damaged(name, "is damaged", entry.images)], size_bytes
+    data = files.read(name)
+    if len(data) != found_bytes:
+        raise OSError(errno.EIO, "it ended while it was read", name)
     if sha256(data) == entry.digest:
         return [], size_bytes
     suffering = entry.images if header is None else _suffering(data, header, entry)
@@ -216,8 +240,8 @@ def _suffering(data: bytes, header: Header, entry: ShardEntry) -> tuple[ImageEnt
     return tuple(lost) or entry.images
 
 
-def _read(files: Files, name: str) -> bytes | None:
+def _unless_missing(look: Callable[[str], _Found], name: str) -> _Found | None:
     try:
-        return files.read(name)
+        return look(name)
     except FileNotFoundError:
         return None

@@ -2,7 +2,7 @@
 
 # C channels, h w tokens
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
@@ -17,6 +17,7 @@ from store.errors import (
     StoreIncompleteError,
     StoreMismatchError,
     StoreMissingError,
+    StoreUnreadableError,
 )
 from store.fingerprint import fingerprint_of
 from store.grid import shard_count
@@ -30,19 +31,33 @@ from store.header import (
 )
 from store.index import LevelEntry, StoreEntry
 from store.layout import skeleton
-from store.lease import WHOLE, Lease, Part, check_part, owns, writer_lease
+from store.lease import WHOLE, Change, Lease, Part, check_part, commit, owns, writer_lease
 from store.ledger import Ledger, ShardEntry, Slot, assign_slots, wanted_images
 from store.scale import Scales, check_scale, level_fingerprint
 from store.shard_writer import NOTHING, Features, ShardTask, ShardWriter
 from store.spec import LEVELS, ImageEntry, StoreSpec, stride_of
-from store.url import Url, exists, files_at, join, one_line_for_os_errors, update
+from store.url import (
+    Url,
+    exists,
+    files_at,
+    join,
+    one_line_for_os_errors,
+    one_line_for_reads,
+)
+
+
+def never(image_id: str) -> bool:
+    """Tell of no image that was skipped that it can be read now."""
+    return False
 
 
 class StoreWriter:
     """Bring the store of a specification up to date with a set of images.
 
-    A context manager: entering takes the writer's lease, sweeps up after a killed writer, gives
-    the images their slots and writes the metadata; features that are there already stay.
+    A context manager: entering looks at the store first. Where it holds all that it should, nothing
+    is written and nobody is kept from writing, so it may be read-only or somebody else's. Otherwise
+    this takes the writer's lease, sweeps up after a killed writer, gives the images their slots and
+    writes the metadata; features that are there already stay.
 
     Several writers share the work as parts: each writes its own shards only, and finds the metadata
     as a writer of the whole store left it, which `fix_scales` and `finalise` belong to as well.
@@ -83,22 +98,34 @@ class StoreWriter:
         self._slots: tuple[Slot, ...] = ()
         self._scales: dict[str, NDArray[np.float32]] = {}
         self._ledger = Ledger(self._files)
+        self._seen: dict[tuple[str, int], ShardEntry] = {}
         self._lease: Lease | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        with one_line_for_reads(self.path):
+            self._look()
+            idle = not (self.unscaled or self._stale() or any(self._pending(never)))
+        if not idle:
+            self._take_lease()
+        return self
+
+    def _look(self) -> None:
+        self._check_identity()
+        self._slots = assign_slots(self._ledger.read_slots(), self._images)
+        self._scales = dict(read_scales(self._files, self.spec, LEVELS))
+
+    def _take_lease(self) -> None:
         with one_line_for_os_errors(self.path), ExitStack() as stack:
             self._lease = stack.enter_context(writer_lease(self._files, self.part))
-            self._check_identity()
-            self._slots = assign_slots(self._ledger.read_slots(), self._images)
-            self._scales = dict(read_scales(self._files, self.spec, LEVELS))
+            self._seen.clear()
+            self._look()  # again: others may have written until now
             if self.part == WHOLE:
                 self._files.sweep()
                 self._write_skeleton()
             else:
                 self._demand_skeleton()
             self._stack = stack.pop_all()
-        return self
 
     def __exit__(
         self,
@@ -125,6 +152,8 @@ class StoreWriter:
         """
         assert self.part == WHOLE
         check_keys("levels", "the scales", scales, self.unscaled)
+        if not scales:
+            return
         checked = {n: check_scale(n, scale, self.spec.channels) for n, scale in scales.items()}
         with one_line_for_os_errors(self.path):
             self._scales |= checked
@@ -136,23 +165,15 @@ class StoreWriter:
         assert self._lease is not None, "a StoreWriter is a context manager"
         return ShardWriter(self.path, self.spec, self._scales, self.part, self._lease.token)
 
-    def pending(
-        self, *, readable: Callable[[str], bool] = lambda image_id: False
-    ) -> list[ShardTask]:
+    def pending(self, *, readable: Callable[[str], bool] = never) -> list[ShardTask]:
         """List the shards of the part that are not done, by looking at ledger and sizes.
 
         Args:
             readable: Tells of the id of an image that was skipped whether to try again.
         """
-        tasks = []
-        for shard in self._shards():
-            if not owns(self.part, shard):
-                continue
-            images = self._wanted(shard)
-            levels = tuple(n for n in self.levels if not self._is_done(n, shard, readable))
-            if levels:
-                tasks.append(ShardTask(shard, images, levels))
-        return tasks
+        if self._lease is None and any(self._pending(readable)):
+            self._take_lease()
+        return list(self._pending(readable))
 
     def write_shard(
         self, task: ShardTask, features: Features, skipped: Mapping[str, str] = NOTHING
@@ -181,7 +202,8 @@ class StoreWriter:
             StoreIncompleteError: Shards are missing.
         """
         assert self.part == WHOLE
-        self._files.sweep()  # a process that wrote for this one may have been killed
+        if self._lease is not None:
+            self._files.sweep()  # a process that wrote for this one may have been killed
         levels: dict[str, LevelEntry] = {}
         skipped: dict[str, str] = {}
         for level in self.levels:
@@ -214,7 +236,7 @@ class StoreWriter:
         """Refuse a folder that holds something else; a damaged root file is mended."""
         try:
             found = read_spec(self._files)
-        except StoreMismatchError:
+        except (StoreMismatchError, StoreUnreadableError):
             raise
         except StoreError:
             return
@@ -237,8 +259,21 @@ class StoreWriter:
             )
 
     def _write_skeleton(self) -> None:
+        assert self._lease is not None
+        if stale := self._stale():
+            commit(self._files, self.part, self._lease.token, stale)
+
+    def _stale(self) -> list[Change]:
+        """Return the metadata files that are missing or of something else, as they should be."""
+        stale: list[Change] = []
         for name, data in self._skeleton().items():
-            update(self._files, name, data)
+            try:
+                if self._files.read(name) == data:
+                    continue
+            except FileNotFoundError:
+                pass
+            stale.append((name, data))
+        return stale
 
     def _skeleton(self) -> dict[str, bytes]:
         scaled = Codec(self.spec.codec).scaled
@@ -256,13 +291,25 @@ class StoreWriter:
     def _wanted(self, shard: int) -> tuple[ImageEntry | None, ...]:
         return wanted_images(self._slots, shard, self.spec.shard_images)
 
+    def _pending(self, readable: Callable[[str], bool]) -> Iterator[ShardTask]:
+        for shard in self._shards():
+            if not owns(self.part, shard):
+                continue
+            levels = tuple(n for n in self.levels if not self._is_done(n, shard, readable))
+            if levels:
+                yield ShardTask(shard, self._wanted(shard), levels)
+
     def _vouched(self, level: str, shard: int) -> ShardEntry | None:
-        return self._ledger.vouched(
-            level,
-            shard,
-            fingerprint=level_fingerprint(self.spec, level, self._scales),
-            images=self._wanted(shard),
-        )
+        if (level, shard) in self._seen:
+            return self._seen[level, shard]
+        fingerprint = level_fingerprint(self.spec, level, self._scales)
+        with one_line_for_reads(self.path):
+            entry = self._ledger.vouched(
+                level, shard, fingerprint=fingerprint, images=self._wanted(shard)
+            )
+        if entry is not None and self._lease is None:  # looked at once, as nothing is written
+            self._seen[level, shard] = entry
+        return entry
 
     def _is_done(self, level: str, shard: int, readable: Callable[[str], bool]) -> bool:
         wanted = self._wanted(shard)

@@ -14,6 +14,12 @@ from tests.parity.cases import Reference
 # console of `ssr` would obey.
 os.environ.pop("COLUMNS", None)
 
+HOSTILE = (
+    "[red]x[/red]", "[/]", "<script>y</script>",
+    "a|b", "`c`", ":car:", "*d*", "~~e~~", "&amp;", "\\f"
+)  # fmt: skip
+"""Names that mean something in rich's markup, Markdown or HTML."""
+
 Tell = Callable[[str], None]
 
 TOLD = "told"

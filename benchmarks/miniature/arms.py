@@ -5,8 +5,8 @@ from typing import Final, Literal, NamedTuple
 from benchmarks.feeds import FeedName
 
 World = Literal["drawn", "untrained", "int8", "oracle"]
-"""What is trained on: images with the features of the shipped teacher, of one with random weights,
-or of the shipped one in 8 bits; or the target itself with its labels."""
+"""What is trained on: images with the features of the drawn world's teacher, of one with random
+weights, or of the former in 8 bits; or the target itself with its labels."""
 
 WARM: Final = "warm start"
 BASELINE: Final = "DAFormer"

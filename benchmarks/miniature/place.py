@@ -7,6 +7,7 @@ from typing import Final, Literal, NamedTuple
 
 from benchmarks.miniature.arms import ALL_ARMS, ARMS, WARM, World, folder_of
 from benchmarks.runs import ON_ONE_THREAD, Run
+from examples.drawn import TEACHER
 from pipeline.arms import overrides_of
 from pipeline.params import Params, load_params
 
@@ -96,7 +97,7 @@ class Place(NamedTuple):
             f"prepare.target={json.dumps({**target, **root})}",
             f"store.url={json.dumps(str(self.out / 'worlds' / str(seed) / 'features'))}",
             f"store.codec={'int8' if world == 'int8' else 'float16'}",
-            f"embed.weights={'random' if world == 'untrained' else 'drawn'}",
+            f"embed.weights={'random' if world == 'untrained' else TEACHER}",
             "embed.splits=[train]",
             *(_WITHOUT_TEACHER if world == "oracle" else ()),
             "evaluate.domain=null",
@@ -106,8 +107,9 @@ class Place(NamedTuple):
         return load_params(self.out / "params.yaml", (*given, *values))
 
     def choices(self) -> object:
-        """Return all values of parameters and arms, wherever the folder and whatever the exam."""
+        """Return all values of parameters and arms, wherever the folders and whatever the exam."""
         params = self._replace(exam="val").run("SSR", 0, 1).params.model_dump_json()
+        params = params.replace(str(TEACHER), "drawn")
         arms = {name: (arm, overrides_of(arm.recipe)) for name, arm in ARMS.items()}
         return json.loads(params.replace(str(self.out), "")), arms
 

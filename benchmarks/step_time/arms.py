@@ -17,17 +17,18 @@ from torch import Tensor
 from benchmarks.step_time.data import crops_of, read_manifest
 from benchmarks.step_time.ported_step import ported_step, prepare_port
 from benchmarks.step_time.setting import LEVEL, Setting, configure
-from stages.device import DeviceName, pick_device
+from stages.device import pick_device
 from stages.embed.architectures import ARCHITECTURES
 from stages.embed.teacher import Teacher, draw_encoder
+from stages.fields import DeviceName
 from stages.train.config import TrainConfig
 from stages.train.dataset import Batch, batches
 from stages.train.draws import Draws, draw_step
 from stages.train.model.backbone import BACKBONES
-from stages.train.model.regularizer import Regularizer
 from stages.train.model.student import build_student, seeded
 from stages.train.networks import ImageNetReference, Models, without_noise
 from stages.train.optimizer import build_optimizer
+from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from stages.train.step import Mixed, mix_stored, train_step
 
 Encode = Callable[[Tensor], Tensor]
@@ -117,7 +118,9 @@ def _build_models(
     if config.regularizer.on:
         heads, levels = BACKBONES[config.student.backbone].heads, config.regularizer.levels
         with seeded(0):
-            regularizer = Regularizer(student.channels, setting.teacher_channels, heads, levels)
+            regularizer = CrossAttentionBranch(
+                student.channels, setting.teacher_channels, heads, levels
+            )
     backbone = deepcopy(student.backbone).eval().requires_grad_(False)
     reference = ImageNetReference(backbone, range(classes // 2, classes))
     models = Models(student, without_noise(deepcopy(student)), regularizer, reference)

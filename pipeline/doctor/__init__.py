@@ -1,12 +1,17 @@
 """`ssr doctor`: whatever is likely to go wrong, found in seconds, with its cure."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
+from rich.text import Text
+
+from pipeline.console import console
 from pipeline.doctor import machine
-from pipeline.doctor.finding import Finding, attempt, findings_of, problem
+from pipeline.doctor.finding import Finding, findings_of
+from store.errors import ConfigError
 
-__all__ = ["Finding", "examine"]
+_STYLES: Final = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
 
 def examine(
@@ -19,27 +24,37 @@ def examine(
     Args:
         path: The params file.
         overrides: As for `load_params`.
-        looking_at: Told what is looked at next; some of it takes seconds.
+        looking_at: Called with what is looked at next; some of it takes seconds.
 
     Yields:
         Findings, as they are made.
     """
-    looking_at("Python and PyTorch")
-    torchvision = attempt(machine.Torchvision)  # takes seconds, in another process
-    for check in (machine.python, machine.pytorch):
+
+    def work() -> Iterator[Finding]:
+        from pipeline.doctor.work import examine_work  # which may lack a package
+
+        return examine_work(path, overrides)
+
+    for what, check in (
+        ("Python and PyTorch", machine.pytorch),
+        ("torchvision, which others may need", machine.torchvision),
+        ("DVC", machine.dvc),
+        (f"{path}, data, weights and stores", work),
+    ):
+        looking_at(what)
         yield from findings_of(check)
-    looking_at("torchvision, which others may need")
-    if isinstance(torchvision, Finding):
-        yield torchvision
-    else:
-        yield from findings_of(torchvision.check)
-    looking_at("DVC")
-    yield from findings_of(machine.dvc)
-    looking_at(f"{path}, data, weights and stores")
-    try:
-        from pipeline.doctor.work import examine_work
-    except Exception as error:  # a package that is missing, or damaged in a way of its own
-        why = f"{type(error).__name__}: {error}"
-        yield problem(f"a package cannot be imported ({why}): run `pip install -e .` again")
-    else:
-        yield from examine_work(path, overrides)
+
+
+def print_findings(findings: Iterable[Finding]) -> None:
+    """Print a line for each finding as it comes.
+
+    Raises:
+        ConfigError: There was a problem.
+    """
+    problems = 0
+    for mark, text in findings:
+        problems += mark == "problem"
+        console.print(Text(f"{mark:<7}", _STYLES[mark]), " ".join(text.split()))
+    if problems:
+        count = "a problem" if problems == 1 else f"{problems} problems"
+        raise ConfigError(f"{count}, see above: repair the first and run `ssr doctor` again")

@@ -10,10 +10,9 @@ from typing import Final
 from pipeline.console import size
 from pipeline.current import current_manifest, demand_current_stores
 from pipeline.doctor.finding import Finding, attempt, findings_of, ok, problem, warning
-from pipeline.estimate import estimate, free_bytes
 from pipeline.files import INDEX, MANIFEST, RUN
 from pipeline.params import Params, load_params
-from stages.embed.shipped import weights_path
+from pipeline.plan import free_bytes, plan_stores
 from stages.prepare.config import DrawnConfig, root_of
 from stages.prepare.manifest import Domain, Manifest
 from stages.train.start import is_hub_id
@@ -58,17 +57,15 @@ def examine_work(path: Path, overrides: Sequence[str]) -> Iterator[Finding]:
 
 def devices(config: Params) -> Iterator[Finding]:
     """Refuse a GPU that is asked for where there is none."""
-    asked = {
-        "embed.device": config.embed.device,
-        "train.device": config.train.device,
-        "evaluate.device": config.evaluate.device,
-    }
-    wrong = {}
-    if "cuda" in asked.values():
-        from stages.device import pick_device
+    from stages.device import pick_device
 
-        wrong = {key: attempt(partial(pick_device, name, key)) for key, name in asked.items()}
-    yield from (found for found in wrong.values() if isinstance(found, Finding))
+    for key, device in (
+        ("embed.device", config.embed.device),
+        ("train.device", config.train.device),
+        ("evaluate.device", config.evaluate.device),
+    ):
+        found = attempt(partial(pick_device, device, key))
+        yield from [found] if isinstance(found, Finding) else []
 
 
 def roots(config: Params) -> Iterator[Finding]:
@@ -119,7 +116,7 @@ def weights(config: Params) -> Iterator[Finding]:
             "embed.weights is random, an UNTRAINED TEACHER: fine for a trial, else name a "
             "checkpoint of SAM"
         )
-    elif not weights_path(teacher).is_file():
+    elif not Path(teacher).expanduser().is_file():
         missing = f"embed.weights: {teacher}: there is no such weight file"
         if INDEX.is_file():
             yield warning(f"{missing}; what is embedded can be trained on, embedding needs it")
@@ -190,7 +187,7 @@ def disk(config: Params, images: Manifest | None, *, embedded: bool) -> Iterator
     if embedded or images is None or not config.embed.domains:
         yield ok(line)
         return
-    need = estimate(config, images, speed=None).size_bytes(config.store.codec)
+    need = plan_stores(config, images).size_bytes(config.store.codec)
     line += f", {size(need)} needed in all"
     if need <= free:
         yield ok(line)

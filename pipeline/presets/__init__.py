@@ -24,6 +24,9 @@ BASES: Final[Mapping[str, str]] = {
 }
 """Presets whose file holds only what differs -> the preset that they differ from."""
 
+OWN_FOLDERS: Final = frozenset({"folders", "folders-small"})
+"""Presets that are filled in with what lies in the folders given."""
+
 PRESETS: Final = ("drawn", "camvid-day-to-dusk", "folders", "gta5-to-cityscapes", *BASES)
 
 
@@ -34,8 +37,8 @@ def write_preset(
     arm: str,
     roots: Mapping[str, str | None],
     overwrite: bool = False,
-) -> None:
-    """Write an arm of a preset as params file.
+) -> tuple[str, ...]:
+    """Write an arm of a preset as params file; of own folders, with what is found in them.
 
     Args:
         name: One of `PRESETS`.
@@ -43,6 +46,9 @@ def write_preset(
         arm: One of `ARMS`.
         roots: Folder of `source` and `target`; None keeps the preset's.
         overwrite: Replace an edited file too.
+
+    Returns:
+        What was found, in sentences.
 
     Raises:
         ConfigError: If preset or arm are unknown, a target is given or needed where the preset has
@@ -63,7 +69,14 @@ def write_preset(
         raise ConfigError(
             f"{path} was edited; move it away, or replace it with --force (it is not kept)"
         )
-    write_bytes(path, text.encode())
+    if name not in OWN_FOLDERS or not any(roots.values()):
+        write_bytes(path, text.encode())
+        return ()
+    from pipeline.proposal import fill_in, look  # decodes images
+
+    proposal = look(roots)
+    write_bytes(path, fill_in(text, proposal).encode())
+    return proposal.said
 
 
 def render(name: str, *, arm: str = "ssr", roots: Mapping[str, str | None]) -> str:
@@ -128,7 +141,7 @@ def _has_target(name: str) -> bool:
 
 
 def _change(text: str, key: str, value: str) -> str:
-    """Give a key below `train` another value; its comment stays, at its column if that is free."""
+    """Give a key below `train` another value or a place; a comment stays, at its column if free."""
     *sections, name = key.split(".")
     indent = "  " * (len(sections) + 1)
 
@@ -140,7 +153,12 @@ def _change(text: str, key: str, value: str) -> str:
     pattern = rf"^{indent}{name}:[^#\n]*(?P<comment>(?:#.*)?)\n{below}"
     before, begins, train = text.partition("\ntrain:\n")  # other sections have keys of that name
     train, count = re.subn(pattern, put_in, train, flags=re.MULTILINE)
-    assert count == 1, f"presets have {count} lines {name} below train"
+    if not count:  # a key of another kind of the section than the preset's: its last line
+        section = rf"^{indent[2:]}{sections[-1]}:.*\n(?:{indent}.*\n)*"
+        train, count = re.subn(
+            section, lambda lines: f"{lines[0]}{indent}{name}: {value}\n", train, flags=re.MULTILINE
+        )
+    assert count == 1, f"presets have {count} places for {key} below train"
     return before + begins + train
 
 
@@ -153,6 +171,13 @@ def _is_pristine(path: Path) -> bool:
             domain: None if prepare[domain] is None else prepare[domain]["root"]
             for domain in ("source", "target")
         }
-    except (OSError, YAMLError, KeyError, TypeError, UnicodeDecodeError):
+    except (OSError, YAMLError, KeyError, TypeError, ValueError, RecursionError):
         return False
-    return any(text == render(name, arm=arm, roots=roots) for name in PRESETS for arm in ARMS)
+    names = [name for name in PRESETS if text.startswith(f"# {name}: ")]
+    texts = [render(name, arm=arm, roots=roots) for name in names for arm in ARMS]
+    if text in texts or not names or not OWN_FOLDERS.issuperset(names):
+        return text in texts
+    from pipeline.proposal import fill_in, look
+
+    proposal = look(roots)
+    return any(text == fill_in(one, proposal) for one in texts)

@@ -10,13 +10,14 @@ here they never get there. What is computed is the same; weights, their names an
 
 # B windows or tiles, n heads, N = h w tokens of one, d channels of a head
 
-from typing import cast
+from typing import Final, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.embed.cost import BIAS_VALUES
+BIAS_VALUES: Final = 2**25
+"""Values of the bias that exist at a time on the CPU: 128 MiB, two heads of ViT-B."""
 
 
 class FusedAttention(nn.Module):

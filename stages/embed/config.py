@@ -2,13 +2,12 @@
 
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from stages.embed.architectures import ArchitectureName
+from stages.fields import BatchSize, Cores, DeviceName, Level, PathText, Section, Seed
 from stages.prepare.manifest import Domain, Split
 
-DeviceName = Literal["auto", "cpu", "cuda"]
-Level = Literal["stride8", "stride16", "stride32"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
@@ -21,19 +20,17 @@ def _distinct(values: tuple[_T, ...]) -> tuple[_T, ...]:
     return values
 
 
-class EmbedConfig(BaseModel):
+class EmbedConfig(Section):
     """Section `embed`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: ArchitectureName = Field(
         description="SAM's image encoder: `vit_b`, `vit_l`, `vit_h`, or `tiny` for demos and tests."
     )
-    weights: Annotated[str, Field(min_length=1)] = Field(
-        description="Checkpoint file in the official layout; `drawn`, which comes with the "
-        "project, a `tiny` teacher of the drawn world; or `random`: an UNTRAINED TEACHER."
+    weights: PathText = Field(
+        description="Checkpoint file in the official layout, as `examples/drawn/teacher.pth`, a "
+        "`tiny` teacher of the drawn world; or `random`: an UNTRAINED TEACHER."
     )
-    seed: Annotated[int, Field(ge=0)] = Field(description="Seed of random weights.")
+    seed: Seed = Field(description="Seed of random weights.")
     levels: Annotated[tuple[Level, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
         description="Feature maps to store; those that `train.regularizer.levels` reads."
     )
@@ -47,7 +44,7 @@ class EmbedConfig(BaseModel):
     overlap: Annotated[float, Field(ge=0, le=0.5)] = Field(
         description="Least overlap of neighbouring tiles, as a share of the tile."
     )
-    batch_tiles: Annotated[int, Field(ge=1)] = Field(
+    batch_tiles: BatchSize = Field(
         description="Most tiles per forward pass, of several images of one shard, at one level."
     )
     device: DeviceName = Field(description="`auto` takes the GPU where there is one.")
@@ -65,7 +62,7 @@ class EmbedConfig(BaseModel):
     executor: Literal["serial", "dask"] = Field(
         description="`serial` works in this process; `dask` in several, one per GPU."
     )
-    workers: Annotated[int, Field(ge=1)] | None = Field(
+    workers: Cores | None = Field(
         description="Processes of `dask` on this machine; null: one per GPU, or as many as its "
         "cores have `threads`."
     )
@@ -73,7 +70,7 @@ class EmbedConfig(BaseModel):
         description="Address of a dask scheduler to join, e.g. tcp://host:8786, whose workers see "
         "the same paths; null starts one here."
     )
-    threads: Annotated[int, Field(ge=1)] | None = Field(
+    threads: Cores | None = Field(
         description="Cores that each encoder uses on the CPU; null shares all of them among the "
         "workers. Last bits depend on it."
     )

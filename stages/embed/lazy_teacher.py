@@ -1,16 +1,15 @@
 """The teacher as far as it is needed: often only the hash of its weights is."""
 
 import json
+from contextlib import suppress
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.embed.config import EmbedConfig
-from stages.embed.shipped import weights_path
 from store.atomic import write_bytes
 from store.errors import CheckpointError
-from store.url import one_line_for_os_errors
 
 if TYPE_CHECKING:
     from stages.embed.teacher import Teacher
@@ -60,14 +59,13 @@ class LazyTeacher:
 
         Raises:
             CheckpointError: for bad weights.
-            StoreError: for a hash that cannot be remembered, because the disk is full or read-only.
         """
         known = self._remembered()
         if self._key is None or self._key not in known:
             sha256 = self.loaded.weights_sha256  # says what is wrong where there is no file
             assert self._key is not None
             known[self._key] = sha256
-            with one_line_for_os_errors(self._cache):
+            with suppress(OSError):  # a store may be read-only; the next run hashes once more
                 write_bytes(self._cache, json.dumps(known, indent=1, sort_keys=True).encode())
         return known[self._key]
 
@@ -86,7 +84,7 @@ class LazyTeacher:
         config = self._config
         if not self.trained:
             return f"{config.architecture} random {config.seed} torch {version('torch')}"
-        path = weights_path(config.weights)
+        path = Path(config.weights).expanduser()
         if not path.is_file():
             return None
         stat = path.stat()
@@ -96,6 +94,6 @@ class LazyTeacher:
     def _remembered(self) -> dict[str, str]:
         try:
             known = json.loads(self._cache.read_bytes())
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return {}
         return known if isinstance(known, dict) else {}

@@ -22,7 +22,6 @@ from stages.device import pick_device
 from stages.embed.architectures import ARCHITECTURES, NORM_EPS, Architecture
 from stages.embed.attention import fuse_attention
 from stages.embed.config import EmbedConfig, Precision
-from stages.embed.shipped import weights_path
 from stages.embed.weights import check_architecture, check_shapes, hash_weights, read_weights
 from store.errors import ConfigError
 
@@ -127,7 +126,7 @@ def load_teacher(config: EmbedConfig) -> Teacher:
     return Teacher(
         draw_encoder(architecture, config.seed)
         if random
-        else load_encoder(architecture, weights_path(config.weights)),
+        else load_encoder(architecture, Path(config.weights).expanduser()),
         architecture=config.architecture,
         trained=not random,
         device=pick_device(config.device, "embed.device"),

@@ -1,25 +1,40 @@
-"""Weights of the teacher: read from the official files, checked with one clear line, hashed."""
+"""Weights of the teacher: the image encoder of a SAM checkpoint, compared with ours and hashed."""
 
 import hashlib
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-import torch
 from torch import Tensor
 
 from stages.embed.architectures import ARCHITECTURES, Architecture
+from stages.weight_files import misfits, prefixes_of, read_tensors
 from store.errors import CheckpointError
 
 PREFIX: Final = "image_encoder."
 _OFFICIAL_NAME: Final = re.compile(r"sam_vit_[blh]_([0-9a-f]{6})\.pth")
+_ANCHOR: Final = "neck.0.weight"  # every encoder of SAM has it, and no other part
+_HUGGING_FACE: Final = {
+    "vision_encoder.": PREFIX,
+    "patch_embed.projection.": "patch_embed.proj.",
+    "neck.conv1.": "neck.0.",
+    "neck.layer_norm1.": "neck.1.",
+    "neck.conv2.": "neck.2.",
+    "neck.layer_norm2.": "neck.3.",
+    "layers.": "blocks.",
+    "layer_norm1.": "norm1.",
+    "layer_norm2.": "norm2.",
+}
+"""Part of a name in transformers' SamModel -> the official one, in the order to replace them."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the `image_encoder.*` entries of a SAM checkpoint, without that prefix, as float32.
+    """Read the image encoder of a SAM checkpoint under its official names, as float32.
+
+    Args:
+        path: The official file, the encoder alone, what trainers wrap around either (`model`,
+            `state_dict`, `module.`, ...), or transformers' SamModel.
 
     Raises:
         CheckpointError: for a file that is missing, damaged or holds no image encoder.
@@ -29,6 +44,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path}: no such weight file; download SAM's checkpoint to there (addresses: "
             "github.com/facebookresearch/segment-anything), or set embed.weights to another"
         )
+    tensors, _ = read_tensors(path)
     if official := _OFFICIAL_NAME.fullmatch(path.name):
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -37,22 +53,22 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 f"{path}: sha256 starts with {found[:6]}, the official file's with {official[1]}; "
                 "download it again"
             )
-    try:
-        state = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+    if any("vision_encoder." in name for name in tensors):
+        tensors = {_official(name): tensor for name, tensor in tensors.items()}
+    prefixes = sorted({n[: n.index(PREFIX) + len(PREFIX)] for n in tensors if PREFIX in n})
+    prefixes = prefixes or prefixes_of(tensors, _ANCHOR)  # of the encoder alone
+    if len(prefixes) > 1:
+        several = ", ".join(f"{prefix}*" for prefix in prefixes)
         raise CheckpointError(
-            f"{path}: damaged, or not a file of torch weights ({type(error).__name__}); "
-            "download it again"
-        ) from error
-    entries = state if isinstance(state, dict) else {}
-    weights = {
-        key.removeprefix(PREFIX): value.float()
-        for key, value in entries.items()
-        if isinstance(key, str) and key.startswith(PREFIX) and isinstance(value, Tensor)
-    }
-    if not weights:
-        raise CheckpointError(f"{path}: has no {PREFIX}* entries; give a checkpoint of SAM")
-    return weights
+            f"{path}: holds several image encoders of SAM ({several}); save one of them alone"
+        )
+    if not prefixes:
+        found = ", ".join(sorted({f"{name.partition('.')[0]}.*" for name in tensors})[:5])
+        raise CheckpointError(
+            f"{path}: holds no image encoder of SAM, but {found}; give a checkpoint of SAM"
+        )
+    prefix = prefixes[0]
+    return {n.removeprefix(prefix): t.float() for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def check_architecture(weights: Mapping[str, Tensor], wanted: Architecture, path: Path) -> None:
@@ -75,18 +91,16 @@ def check_architecture(weights: Mapping[str, Tensor], wanted: Architecture, path
 
 
 def check_shapes(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
-    """Demand every tensor that the encoder has, in its shape, and no other.
+    """Require every tensor that the encoder has, in its shape, and no other.
 
     Raises:
-        CheckpointError: for the first that does not fit.
+        CheckpointError: for weights that do not fit.
     """
-    for key in sorted(given.keys() | wanted.keys()):
-        have, need = (tuple(s[key].shape) if key in s else None for s in (given, wanted))
-        if have != need:
-            raise CheckpointError(
-                f"{path}: {PREFIX}{key} is {have or 'missing'} in the file and "
-                f"{need or 'unknown'} to the encoder; give the official checkpoint"
-            )
+    if faults := misfits(wanted, given):
+        raise CheckpointError(
+            f"{path}: does not fit the encoder of SAM ({'; '.join(faults)}); give the official "
+            "checkpoint"
+        )
 
 
 def hash_weights(weights: Mapping[str, Tensor]) -> str:
@@ -96,3 +110,9 @@ def hash_weights(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def _official(name: str) -> str:
+    for theirs, official in _HUGGING_FACE.items():
+        name = name.replace(theirs, official)
+    return name

@@ -1,5 +1,6 @@
 """The model card: what somebody needs to know who is given a student."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -7,6 +8,7 @@ from stages.evaluate.model import Model
 from stages.evaluate.scores import Evaluation
 from stages.evaluate.twin import Agreement
 from stages.prepare.geometry import WORKING_MULTIPLE_PX
+from stages.train.regularizers import summary_of
 
 DATA_TERMS: Final[Mapping[str, str]] = {
     "drawn": "drawn by this project, Apache-2.0",
@@ -83,10 +85,9 @@ def _summary(model: Model) -> str:
         how.append("by self-training on an unlabelled target (DAFormer)")
     if recipe["masking"] is not None:
         how.append("with masked image consistency (MIC)")
-    if recipe["regularizer"]["on"] and recipe["regularizer"].get("kind") == "guided":
-        how.append("with pseudo-labels of a branch that reads cached features of Segment Anything")
-    elif recipe["regularizer"]["on"]:
-        how.append("regularised by cached features of Segment Anything (SSR)")
+    regularizer = recipe["regularizer"]
+    if regularizer["on"]:
+        how.append(summary_of(regularizer.get("kind", "ssr")))
     return f"A MiT student, trained by SSR offline {', '.join(how)}. Inference runs it alone."
 
 
@@ -131,7 +132,7 @@ def _twin(agreement: Agreement | None) -> str:
 
 def _classes(model: Model) -> str:
     rows = (
-        f"| {index} | {name} | #{color[0]:02x}{color[1]:02x}{color[2]:02x} |"
+        f"| {index} | {_text(name)} | #{color[0]:02x}{color[1]:02x}{color[2]:02x} |"
         for index, (name, color) in enumerate(
             zip(model.classes.names, model.classes.palette, strict=True)
         )
@@ -144,7 +145,7 @@ def _classes(model: Model) -> str:
 def _data(model: Model) -> str:
     if (imported := model.meta.get("imported")) is not None:
         return (
-            f"## Data\n\nImported from `{imported['file']}` (sha256 {imported['sha256']}), "
+            f"## Data\n\nImported from {_text(imported['file'])} (sha256 {imported['sha256']}), "
             f"{imported['network']} weights; what it was trained on is not known here."
         )
     adapted = model.meta.get("recipe", {}).get("self_training") is not None
@@ -173,7 +174,7 @@ def _recipe(model: Model) -> str:
     recipe = model.meta.get("recipe")
     if recipe is None:
         return ""
-    lines = [f"{key}: {value}" for key, value in _flat(recipe)]
+    lines = [" ".join(f"{key}: {value}".split()) for key, value in _flat(recipe)]
     warning = ""
     if model.meta.get("teacher_trained") is False:
         warning = (
@@ -199,7 +200,7 @@ def _metrics(metrics: Evaluation | None) -> str:
     where = f"{metrics.domain}/{metrics.split}, {metrics.images} images"
     seen = "".join(f", {key} {value}" for key, value in metrics.inference.items())
     further = "".join(f", {name} {_percent(miou)}" for name, miou in metrics.subsets.items())
-    rows = [f"| {name} | {_percent(iou)} |" for name, iou in metrics.iou.items()]
+    rows = [f"| {_text(name)} | {_percent(iou)} |" for name, iou in metrics.iou.items()]
     return (
         f"## Metrics\n\nOn {where}{seen}, in percent: mean IoU {_percent(metrics.miou)}{further}, "
         f"pixel accuracy {_percent(metrics.accuracy)}.\n\n| class | IoU |\n|---|---|\n"
@@ -214,9 +215,9 @@ def _licences(model: Model) -> str:
         lines.append("- Initial weights: random.")
     else:
         lines.append(
-            f"- Initial weights: {weights or 'unknown'}. MiT's ImageNet weights are NVIDIA's, for "
-            "non-commercial use, and so is what was trained from them; other weights have terms "
-            "of their own."
+            f"- Initial weights: {_text(weights or 'unknown')}. MiT's ImageNet weights are "
+            "NVIDIA's, for non-commercial use, and so is what was trained from them; other weights "
+            "have terms of their own."
         )
     if model.meta.get("teacher_trained"):
         lines.append("- Segment Anything, whose features were learnt from: Apache-2.0.")
@@ -227,6 +228,11 @@ def _licences(model: Model) -> str:
 
 def _code(text: str, language: str = "python") -> str:
     return f"```{language}\n{text}\n```"
+
+
+def _text(name: str) -> str:
+    """Write a name so that Markdown shows it as it is, without HTML and in one line."""
+    return re.sub(r"([\\`*_{}\[\]<>|#!~&])", r"\\\1", " ".join(name.split()))
 
 
 def _percent(value: float | None) -> str:

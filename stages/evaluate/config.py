@@ -7,24 +7,22 @@ params file, has its values from the command line.
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
+from stages.fields import BatchSize, DeviceName, Section, SidePx, WindowPx
 from stages.prepare.config import Domain, SourceConfig, Split
 
 Weights = Literal["student", "ema"]
 
-Window = Annotated[int, Field(ge=32, multiple_of=32)] | None
 Scale = Annotated[float, Field(ge=0.25, le=4)]
 SubsetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$")]
 FolderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
-class Inference(BaseModel):
+class Inference(Section):
     """How an image is predicted; the paper sees it once, whole, at its training size."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    window_px: Window = Field(
+    window_px: WindowPx | None = Field(
         description="Side of windows that slide over the scaled image; null sees all of it at once."
     )
     scales: tuple[Scale, ...] = Field(
@@ -67,9 +65,7 @@ class EvaluateConfig(Inference):
         le=999,
         description="Pictures of image, label and prediction, spread evenly over each split.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        description="`auto` takes the GPU where there is one."
-    )
+    device: DeviceName = Field(description="`auto` takes the GPU where there is one.")
 
     @model_validator(mode="after")
     def _measures_something(self) -> Self:
@@ -81,19 +77,15 @@ class EvaluateConfig(Inference):
         return self
 
 
-class PredictConfig(BaseModel):
+class PredictConfig(Section):
     """How images are predicted that belong to no dataset."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    fit_px: tuple[PositiveInt, PositiveInt] | Literal["model"] | None = Field(
+    fit_px: tuple[SidePx, SidePx] | Literal["model"] | None = Field(
         description="Width and height that images are scaled to fit in; `model` is as the student "
         "was trained, null keeps their size."
     )
-    window_px: Window = Field(
+    window_px: WindowPx | None = Field(
         description="Side of windows that slide over the scaled image; null sees all of it at once."
     )
-    batch: PositiveInt = Field(description="Images of one size that are predicted together.")
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        description="`auto` takes the GPU where there is one."
-    )
+    batch: BatchSize = Field(description="Images of one size that are predicted together.")
+    device: DeviceName = Field(description="`auto` takes the GPU where there is one.")

@@ -78,7 +78,7 @@ def of_source(
         DataError: Data is missing, damaged or inconsistent, or of other classes.
     """
     key = f"evaluate.datasets.{name}"
-    listing = scan(source, progress=progress)
+    listing = scan(source, progress=progress).sound()
     demand_classes(listing, classes, key)
     items = [item for item in listing.items if item.split == "val" and item.label is not None]
     if not items:
@@ -95,6 +95,7 @@ def of_source(
             at_least_px=at_least_px,
             cache=measurements,
             bad=bad,
+            measured={},
             progress=progress,
         )
     finally:

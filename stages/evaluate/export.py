@@ -1,7 +1,7 @@
 """Hand a student over: one folder that others load without this project, where that is possible."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from store.errors import ConfigError
 CARD, PROCESSOR, CLASSES = "README.md", "preprocessor_config.json", "classes.json"
 ONNX = "model.onnx"
 
+Progress = Callable[[int, int, str], None]
+
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
@@ -40,7 +42,13 @@ class ExportResult:
     agreement: Agreement | None
 
 
-def run(*, model: Path, out: Path, onnx: bool = False) -> ExportResult:
+def run(
+    *,
+    model: Path,
+    out: Path,
+    onnx: bool = False,
+    progress: Progress = lambda done, total, what: None,
+) -> ExportResult:
     """Export a student.
 
     The folder holds `model.safetensors`, `config.json`, `preprocessor_config.json`, `classes.json`
@@ -53,6 +61,7 @@ def run(*, model: Path, out: Path, onnx: bool = False) -> ExportResult:
         model: Folder of a student, or of a run that has one; metrics are those beside it.
         out: Made where it does not exist; an earlier export in it is replaced.
         onnx: Also write the ONNX twin, after comparing its logits with the student's.
+        progress: Called with steps done, steps in total and what is done next.
 
     Raises:
         CheckpointError: There is no student, or its twin differs from it.
@@ -70,9 +79,12 @@ def run(*, model: Path, out: Path, onnx: bool = False) -> ExportResult:
     agreement = None
     out.mkdir(parents=True, exist_ok=True)
     if onnx:
+        progress(0, 2, "translating to ONNX, minutes for a large student")
         twin = export_onnx(student.network, student.classes.names)
+        progress(1, 2, "comparing its logits")
         agreement = compare_twins(student.network, twin)
         write_bytes(out / ONNX, twin)
+        progress(2, 2, "written")
     else:
         (out / ONNX).unlink(missing_ok=True)  # of an earlier export, of other weights perhaps
     card = model_card(student, why_not_plain=reason, metrics=metrics, agreement=agreement)

@@ -121,6 +121,6 @@ def _classes(card: Card, folder: Path) -> ClassTable:
     if names is None or palette is None or not len(names) == len(palette) == card.num_classes:
         raise CheckpointError(
             f"{folder}/config.json names no classes and colours for the {card.num_classes} logits; "
-            "train the student again, or write them to `classes` and `palette` in its `meta`"
+            "train the student again"
         )
     return ClassTable(tuple(names), tuple((r, g, b) for r, g, b in palette))

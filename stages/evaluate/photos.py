@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from stages.prepare.sources.listing import IMAGE_SUFFIXES, visible_files
+from stages.prepare.sources.listing import IMAGE_SUFFIXES, files_under
 from store.errors import ConfigError, DataError
+from store.url import local_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def list_photos(wanted: Sequence[str], *, out: Path) -> tuple[tuple[Photo, ...],
             if resolved.is_relative_to(target):
                 raise ConfigError(f"{path} lies in --out {out}; give a folder outside the images")
             found.setdefault(resolved, Photo(path, name))
-        place = Path(text).expanduser()
+        place = local_path(text)
         if place.is_dir() and target.is_relative_to(place.resolve()):
             raise ConfigError(f"--out {out} lies in {text}; give a folder outside the images")
     if not found:
@@ -65,13 +66,12 @@ def list_photos(wanted: Sequence[str], *, out: Path) -> tuple[tuple[Photo, ...],
 
 def _list(text: str) -> tuple[list[tuple[Path, str]], int]:
     """List what one argument stands for: files with their relative paths, and other files."""
-    place = Path(text).expanduser()
+    place = local_path(text)
     if place.is_file():
         return [(place, place.name)], 0
     if place.is_dir():
-        files = sorted(visible_files(place, "."))
-        images = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
-        return [(place / file, file) for file in images], len(files) - len(images)
+        images, passed = files_under(place, ".", IMAGE_SUFFIXES)
+        return [(place / file, file) for file in images], len(passed)
     if glob.has_magic(text):
         root = _fixed_part(place)
         # unlike Path.glob, this one passes over hidden files, as shells do

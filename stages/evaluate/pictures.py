@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from stages.prepare.labels import ClassTable
+from stages.prepare.pixels import FORMATS
 from store.errors import DataError
 
 PANEL_PX = 720  # widest panel; larger images are shrunk, smaller ones are left as they are
@@ -84,7 +85,7 @@ def read_triptych(path: Path) -> tuple[str, tuple[Image.Image, ...]]:
         DataError: The file is none of those.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
             picture.load()
             about = getattr(picture, "text", {})
             width, height = map(int, about[_PANEL].split("x"))

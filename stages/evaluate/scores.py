@@ -69,7 +69,10 @@ def read_scores(run: Path) -> Evaluation:
     """
     path = run / "metrics.json"
     if not path.is_file():
-        raise DataError(f"{path}: there is no evaluation yet; run `dvc repro` or `ssr evaluate`")
+        cure = f"`dvc repro`, or `ssr evaluate --out {run}`"
+        if (run / "config.json").is_file():  # of a student without its run, as runs/best
+            cure = f"`ssr evaluate --model {run}`"
+        raise DataError(f"{path}: there is no evaluation yet; run {cure}")
     try:
         return Evaluation.model_validate_json(path.read_bytes())
     except ValidationError as error:

@@ -197,7 +197,7 @@ def _write(folder: Path, measured: _Measured, classes: ClassTable) -> None:
 
 def _remove_folders(folder: Path, *, keep: Sequence[str]) -> None:
     """Remove the results of datasets that are no longer measured: only what this stage wrote."""
-    for path in folder.glob("*"):
+    for path in () if folder.is_symlink() else folder.glob("*"):
         ours = (path / "per_class.csv").is_file() and not path.is_symlink()
         if ours and path.name not in keep:
             shutil.rmtree(path)
@@ -214,7 +214,7 @@ def _replace_pictures(folder: Path, drawn: Mapping[str, bytes]) -> None:
     for name, png in drawn.items():
         write_bytes(folder / name, png)
     for path in folder.glob("[0-9][0-9][0-9]-*.png"):  # only names that this stage gives
-        if path.name not in drawn:
+        if path.name not in drawn and not folder.is_symlink():
             path.unlink()
 
 

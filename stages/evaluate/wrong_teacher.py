@@ -19,7 +19,7 @@ from stages.prepare.geometry import Size
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.prepare.reading import read_raw, read_train_ids
 from stages.train.model.student import Student
-from stages.train.networks import Branch
+from stages.train.regularizers.branch import Branch
 from store.errors import StoreIncompleteError
 from store.index import Index
 from store.read import FeatureReader, open_features

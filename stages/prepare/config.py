@@ -4,7 +4,9 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, model_validator
+
+from stages.fields import Name, PathText, Section, Seed, SidePx
 
 Domain = Literal["source", "target"]
 Split = Literal["train", "val"]
@@ -19,16 +21,12 @@ def _inside_root(path: str) -> str:
     return PurePosixPath(path).as_posix()
 
 
-PathInRoot = Annotated[str, AfterValidator(_inside_root)]
+PathInRoot = Annotated[Name, AfterValidator(_inside_root)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _Source(_Strict):
-    root: str = Field(min_length=1, description="Folder of the dataset.")
-    fit_px: tuple[PositiveInt, PositiveInt] | None = Field(
+class _Source(Section):
+    root: PathText = Field(description="Folder of the dataset.")
+    fit_px: tuple[SidePx, SidePx] | None = Field(
         description="Width and height that images are scaled to fit in; null keeps their size."
     )
 
@@ -56,7 +54,7 @@ class DrawnConfig(_Source):
         description="How far a target's style is from the day: 1 is the whole of it, 0 is the day; "
         "1 with `day` and `wide`.",
     )
-    seed: int = Field(ge=0, description="Of the scenes; two seeds have no scene in common.")
+    seed: Seed = Field(description="Of the scenes; two seeds have no scene in common.")
     width_px: int = Field(ge=64, le=4096, description="Width of the drawn images.")
     height_px: int = Field(ge=64, le=4096, description="Height of the drawn images.")
     train: int = Field(ge=1, le=100_000, description="Number of images to train on.")
@@ -71,7 +69,7 @@ class DrawnConfig(_Source):
         return self
 
 
-class CamvidSplits(_Strict):
+class CamvidSplits(Section):
     """Which folder of CamVid is which split."""
 
     train: PathInRoot = Field(description="Folder of the split to train on, e.g. day_train.")
@@ -139,16 +137,18 @@ class MapillaryConfig(FileSource):
     kind: Literal["mapillary"] = Field(description="Which dataset this is.")
 
 
-class FolderClass(_Strict):
+class FolderClass(Section):
     """One class of a user's own dataset."""
 
-    name: str = Field(min_length=1, description="Name in tables and pictures.")
+    name: Name = Field(description="Name in tables and pictures.")
     color: RGB = Field(description="Colour in pictures, and in label files that store colours.")
-    ids: tuple[Byte, ...] = Field(description="Values of the class in label files that store ids.")
+    ids: tuple[Byte, ...] = Field(
+        default=(), description="Values of the class in label files that store ids."
+    )
 
 
 class FolderConfig(FileSource):
-    """Any folders of images and label PNGs; a label has its image's path and name."""
+    """Any folders of images and label PNGs; a label has its image's path and name, or nearly."""
 
     kind: Literal["folder"] = Field(description="Which dataset this is.")
     train_images: PathInRoot | None = Field(
@@ -159,18 +159,41 @@ class FolderConfig(FileSource):
     )
     val_images: PathInRoot | None = Field(description="Folder of images to evaluate on, or null.")
     val_labels: PathInRoot | None = Field(description="Folder of their labels, or null.")
+    val_share: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Share of the training images, the last by name, that is held out to evaluate "
+        "on where val_images is null.",
+    )
+    image_suffix: str = Field(
+        default="",
+        description="End of image names, before the dot, that labels lack: _leftImg8bit.",
+    )
+    label_suffix: str = Field(
+        default="", description="End of label names that images lack: a_L.png of a.jpg has _L."
+    )
     classes: tuple[FolderClass, ...] = Field(
         min_length=2, max_length=255, description="Classes in the order of their train ids."
     )
-    ignore_ids: tuple[Byte, ...] = Field(description="Values of pixels without a class.")
+    ignore_ids: tuple[Byte, ...] = Field(
+        default=(), description="Values of pixels without a class."
+    )
     ignore_colors: tuple[RGB, ...] = Field(
-        description="Their colours, in label files that store colours."
+        default=(), description="Their colours, in label files that store colours."
     )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.val_images is None) != (self.val_labels is None):
             raise ValueError("val_images and val_labels go together: set both or neither")
+        if self.val_share is not None and (
+            self.val_images is not None or self.train_images is None or self.train_labels is None
+        ):
+            raise ValueError(
+                "val_share holds out labelled images of train: set it to null where val_images is "
+                "given, or there are no train_labels"
+            )
         ids = [i for entry in self.classes for i in entry.ids]
         for what, values in (
             ("class name", [entry.name for entry in self.classes]),
@@ -198,7 +221,7 @@ SourceConfig = Annotated[
 ]
 
 
-class PrepareConfig(_Strict):
+class PrepareConfig(Section):
     """What to train on: a labelled source domain and the target domain to adapt to."""
 
     source: SourceConfig = Field(description="The labelled domain.")

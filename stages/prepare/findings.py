@@ -1,12 +1,20 @@
 """What looks wrong in datasets that can be trained on all the same."""
 
+import math
+import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Final
 
+from stages.prepare.labels import ClassTable
 from stages.prepare.manifest import ImageRecord, Manifest
+from stages.prepare.measure import Measurement
 from stages.prepare.sources.listing import Item
+
+_OTHER_AREA: Final = 16
+"""How many times more or fewer pixels another kind of picture has."""
 
 
 def findings(manifest: Manifest, *, unused_labels: int) -> tuple[str, ...]:
@@ -24,7 +32,8 @@ def findings(manifest: Manifest, *, unused_labels: int) -> tuple[str, ...]:
         if unused_labels
         else []
     )
-    return (*_never_labelled(manifest), *unused, *_in_two_splits(manifest.records))
+    copies = _in_two_splits(manifest.records)
+    return (*_never_labelled(manifest), *unused, *manifest.odd, *copies)
 
 
 def count_labels(root: Path, items: Sequence[Item]) -> int:
@@ -44,6 +53,66 @@ def _never_labelled(manifest: Manifest) -> list[str]:
         f"source train: no label shows {', '.join(missing)} ({len(missing)} of "
         f"{len(manifest.classes)} classes): nothing teaches them, and they count in the mean IoU"
     ]
+
+
+def odd_files(
+    records: Sequence[ImageRecord], measured: Mapping[str, Measurement], classes: ClassTable
+) -> tuple[str, ...]:
+    """Count the files that are unlike the others of their split, or whose meaning is open.
+
+    Args:
+        records: Of all splits.
+        measured: What is known of them beside that, by image id.
+        classes: Of the labels.
+    """
+    splits: dict[str, list[ImageRecord]] = defaultdict(list)
+    for record in records:
+        splits[f"{record.domain} {record.split}"].append(record)
+    return tuple(
+        f"{split}: {len(hits)} of {len(images)} {what}; the first is {hits[0]}"
+        for split, images in splits.items()
+        for hits, what in _odd_kinds(images, measured, classes)
+        if hits
+    )
+
+
+def _odd_kinds(
+    records: Sequence[ImageRecord], measured: Mapping[str, Measurement], classes: ClassTable
+) -> Iterator[tuple[Sequence[str | None], str]]:
+    """Yield the files of one split that a sentence is about, and the sentence."""
+    one_channel = [r.image for r in records if measured[r.image_id].one_channel]
+    if len(one_channel) < len(records):
+        yield (
+            one_channel,
+            "images have one channel, as class ids have, and the others have colours: exclude what "
+            "is no image",
+        )
+    usual = statistics.median_high(math.prod(r.raw_size_px) for r in records)
+    areas = [(r, math.prod(r.raw_size_px) / usual) for r in records]
+    yield (
+        [r.image for r, area in areas if not 1 / _OTHER_AREA < area < _OTHER_AREA],
+        f"images have {_OTHER_AREA} times more or fewer pixels than is usual, as thumbnails have: "
+        "exclude what is no image",
+    )
+    yield (
+        [r.image for r in records if measured[r.image_id].turn_open],
+        "images are turned by EXIF and their labels are not, or otherwise, and both fit: look "
+        "whether they lie on each other; if not, copy the tag to the label",
+    )
+    resampled = [r for r in records if measured[r.image_id].rim_pixels is not None]
+    shown = zip(*(r.class_pixels or () for r in resampled), strict=True)
+    rims = zip(*(measured[r.image_id].rim_pixels or () for r in resampled), strict=True)
+    mostly = [
+        name
+        for name, pixels, between in zip(classes.names, shown, rims, strict=False)
+        if 2 * sum(between) > sum(pixels)
+    ]
+    only = f", which is most of what they show of {', '.join(mostly)}" if mostly else ""
+    yield (
+        [r.label for r in resampled],
+        "labels look resampled or lossily compressed: where two ids meet, many pixels hold an id "
+        f"in between{only}: make them anew with nearest neighbour and as PNG",
+    )
 
 
 def _in_two_splits(records: Sequence[ImageRecord]) -> list[str]:

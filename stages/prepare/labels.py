@@ -1,6 +1,6 @@
 """Class tables of the datasets, and the way from stored label values to train ids."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -28,6 +28,32 @@ class ClassTable:
         return len(self.names)
 
 
+class UnknownValuesError(DataError):
+    """Label ids or colours that a class table does not know."""
+
+    def __init__(self, what: str, values: Sequence[int | Color]) -> None:
+        """Take `what` they are, "label ids" or "label colours", and which, sorted."""
+        super().__init__(f"{what} {_listed(values)} are not in the class table")
+        self.what, self.values = what, values
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLabel:
+    """A label as its file holds it, upright.
+
+    Attributes:
+        values: uint8 (H, W) ids or (H, W, 3) colours.
+        palette: uint8 (256, 3), the colours of the ids of a paletted file, else None.
+        opaque: bool (H, W), False where the file is transparent; None where it is nowhere.
+        orientation: EXIF orientation that it was turned upright by, 1 if it needed no turn.
+    """
+
+    values: NDArray[np.uint8]
+    palette: NDArray[np.uint8] | None = None
+    opaque: NDArray[np.bool_] | None = None
+    orientation: int = 1
+
+
 @dataclass(frozen=True)
 class LabelTable:
     """What the values in a dataset's label files mean.
@@ -41,19 +67,24 @@ class LabelTable:
     ids: Mapping[int, int]
     colors: Mapping[Color, int] = field(default_factory=dict)
 
-    def to_train_ids(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Convert a label as `pixels.read_label` returns it.
+    def to_train_ids(self, label: StoredLabel) -> NDArray[np.uint8]:
+        """Convert a label; transparent pixels have no class.
 
-        Args:
-            stored: uint8 (H, W) ids or (H, W, 3) colours.
+        A paletted file is read by its ids, and by its colours where the table knows these and not
+        the ids. Where the two name different classes, as after a PNG optimiser, it is refused.
 
         Returns:
             uint8 (H, W) train ids and IGNORE.
 
         Raises:
-            DataError: There are ids or colours that the table does not know; lists them.
+            DataError: There are ids or colours that the table does not know, lists them; or ids
+                and palette are at odds.
         """
-        return self._from_ids(stored) if stored.ndim == 2 else self._from_colors(stored)
+        if label.opaque is None:
+            return self._convert(label.values, label.palette)
+        train_ids = np.full(label.opaque.shape, IGNORE, np.uint8)
+        train_ids[label.opaque] = self._convert(label.values[label.opaque][None], label.palette)[0]
+        return train_ids
 
     def to_json(self) -> dict[str, list[list[int]]]:
         """Return the table as JSON values, in an order of its own; `from_json` reads them."""
@@ -70,28 +101,72 @@ class LabelTable:
             colors={(r, g, b): train_id for r, g, b, train_id in table["colors"]},
         )
 
+    def _convert(
+        self, values: NDArray[np.uint8], palette: NDArray[np.uint8] | None
+    ) -> NDArray[np.uint8]:
+        if values.ndim == 3:
+            return self._from_colors(values)
+        return self._from_ids(values) if palette is None else self._from_palette(values, palette)
+
     def _from_ids(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if all(train_id == IGNORE for train_id in self.ids.values()):
+        if not self._has_ids:
             raise DataError("the label holds class ids, but the classes have no ids, only colours")
         known, train_ids = self._id_lookup
         if not known[stored].all():
             unknown = np.flatnonzero((np.bincount(stored.ravel(), minlength=256) > 0) & ~known)
-            raise DataError(f"label ids {_listing(unknown.tolist())} are not in the class table")
+            raise UnknownValuesError("label ids", unknown.tolist())
         converted: NDArray[np.uint8] = train_ids[stored]
         return converted
 
     def _from_colors(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if not self.colors:
             raise DataError("the label holds RGB colours, but this dataset stores class ids")
-        keys, train_ids = self._color_lookup
-        packed = _pack(stored)
-        place = np.searchsorted(keys, packed).clip(max=len(keys) - 1)
-        unknown = packed[keys[place] != packed]
-        if unknown.size:
-            colors = [_unpack(value) for value in np.unique(unknown).tolist()]
-            raise DataError(f"label colours {_listing(colors)} are not in the class table")
-        converted: NDArray[np.uint8] = train_ids[place]
+        known, train_ids = self._classes_of(stored)
+        if not known.all():
+            colors = [_unpack(value) for value in np.unique(_pack(stored[~known])).tolist()]
+            raise UnknownValuesError("label colours", colors)
+        return train_ids
+
+    def _from_palette(
+        self, ids: NDArray[np.uint8], palette: NDArray[np.uint8]
+    ) -> NDArray[np.uint8]:
+        used = np.flatnonzero(np.bincount(ids.ravel(), minlength=256))
+        colors, greys = palette[used], palette[used, 0]
+        all_grey = bool((colors == greys[:, None]).all())
+        if all_grey and (greys == used).all():  # a greyscale file in other words
+            return self._from_ids(ids)
+        known, by_id = (lookup[used] for lookup in self._id_lookup)
+        named, by_color = self._classes_of(colors)
+        if all_grey and not named.all():  # then the greys are ids, whatever their index
+            named, by_color = (lookup[greys] for lookup in self._id_lookup)
+        two_classes = known & named & (by_id != IGNORE) & (by_color != IGNORE)
+        at_odds = np.flatnonzero(two_classes & (by_id != by_color))
+        # One colour alone that is also another class's is chance, as in palettes of VOC.
+        if at_odds.size and (named.all() or 2 * at_odds.size > used.size):
+            first = at_odds[0]
+            raise DataError(
+                f"the palette is at odds with the ids, as after a PNG optimiser: {used[first]} is "
+                f"class {by_id[first]} by its id and class {by_color[first]} by its colour (so are "
+                f"{at_odds.size} of {used.size} ids): convert it to RGB or greyscale, or give the "
+                "classes no ids"
+            )
+        if self._has_ids and (known.all() or not (named.all() and (by_color != IGNORE).any())):
+            return self._from_ids(ids)
+        train_ids = np.full(256, IGNORE, np.uint8)
+        train_ids[used] = by_color if named.all() else self._from_colors(colors)
+        converted: NDArray[np.uint8] = train_ids[ids]
         return converted
+
+    def _classes_of(self, colors: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
+        """Tell which colours (..., 3) the table knows, and their train ids."""
+        keys, train_ids = self._color_lookup
+        packed = _pack(colors)
+        place = np.searchsorted(keys, packed).clip(max=len(keys) - 1)
+        return keys[place] == packed, train_ids[place]
+
+    @cached_property
+    def _has_ids(self) -> bool:
+        return any(train_id != IGNORE for train_id in self.ids.values())
 
     @cached_property
     def _id_lookup(self) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
@@ -102,9 +177,11 @@ class LabelTable:
 
     @cached_property
     def _color_lookup(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-        keys = _pack(np.array(list(self.colors), np.uint8))
+        keys = _pack(np.array([*self.colors], np.uint8).reshape(-1, 3))
+        train_ids = np.array([*self.colors.values()], np.uint8)
         order = np.argsort(keys)
-        return keys[order], np.array(list(self.colors.values()), np.uint8)[order]
+        # Before them a key that no colour has, so that an empty table can be searched.
+        return np.append(np.int32(-1), keys[order]), np.append(np.uint8(IGNORE), train_ids[order])
 
 
 def class_pixels(train_ids: NDArray[np.uint8], classes: int) -> tuple[int, ...]:
@@ -124,7 +201,7 @@ def _unpack(packed: int) -> Color:
     return packed >> 16, packed >> 8 & 255, packed & 255
 
 
-def _listing(values: list[int] | list[Color], most: int = 8) -> str:
+def _listed(values: Sequence[object], most: int = 8) -> str:
     more = f" and {len(values) - most} more" if len(values) > most else ""
     return ", ".join(str(value) for value in values[:most]) + more
 

@@ -1,14 +1,15 @@
 """The manifest: every image of both domains, with what later stages need to know about it.
 
 A Parquet file that pandas and dask read; the class table and the label tables travel in its schema
-metadata, so that a manifest and the two data folders are all that training and evaluation need.
+metadata, so that a manifest and the two data folders are all that training and evaluation need. A
+digest of all this is there, too: a flipped bit is noticed. Manifests of before have none.
 """
 
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import pyarrow as pa
@@ -19,11 +20,13 @@ from stages.prepare.geometry import Size
 from stages.prepare.labels import ClassTable, LabelTable
 from store.atomic import write_bytes
 from store.errors import DataError
+from store.fingerprint import fingerprint_of
 
 __all__ = ["Domain", "ImageRecord", "Manifest", "Split"]
 
 _FORMAT: Final = 2
 _METADATA: Final = b"ssr.manifest"
+_DIGEST: Final = b"ssr.digest"
 
 _SCHEMA: Final = pa.schema(
     [
@@ -93,6 +96,7 @@ class Manifest:
         skipped: Ids of images that could not be read and have no record -> why.
         sources: Section of params.yaml that each domain was listed from, but for its root, which
             may be another one elsewhere; empty in manifests of before.
+        odd: Sentences about files that look wrong and are no error; see `findings.odd_files`.
     """
 
     classes: ClassTable
@@ -100,6 +104,7 @@ class Manifest:
     labels: Mapping[Domain, LabelTable]
     skipped: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[Domain, Mapping[str, Any]] = field(default_factory=dict)
+    odd: tuple[str, ...] = ()
 
     def without(self, image_ids: Collection[str]) -> "Manifest":
         """Return a manifest that lacks some images."""
@@ -119,24 +124,41 @@ class Manifest:
     def write(self, path: Path) -> None:
         """Write the Parquet file atomically; equal manifests give equal bytes."""
         rows = sorted(self.records, key=_sort_key)
-        schema = _SCHEMA.with_metadata({_METADATA: self._tables_as_json()})
-        table = pa.Table.from_pylist([_row_of(record) for record in rows], schema)
+        tables = self._tables_as_json().encode()
+        table = pa.Table.from_pylist([_row_of(record) for record in rows], _SCHEMA)
+        table = table.replace_schema_metadata({_METADATA: tables, _DIGEST: _digest(table, tables)})
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         write_bytes(path, sink.getvalue().to_pybytes())
 
     @classmethod
-    def read(cls, path: Path) -> "Manifest":
-        """Read a manifest back.
+    def read(cls, path: Path, *, with_digest: bool = False) -> "Manifest":
+        """Read a manifest back, and compare it with the digest of its content.
+
+        Args:
+            path: The file.
+            with_digest: Refuse a file of an earlier version, which has no digest.
 
         Raises:
-            DataError: There is none at `path`, or the file is another one's.
+            DataError: There is none at `path`, it cannot be read or is damaged, or the file is
+                another one's.
         """
-        if not path.is_file():
-            raise DataError(f"{path}: there is no manifest: run `ssr prepare` first")
         try:
-            table = pq.read_table(path, memory_map=False)
-            tables = json.loads((table.schema.metadata or {})[_METADATA])
+            if not path.is_file():
+                raise DataError(f"{path}: there is no manifest: run `ssr prepare` first")
+            data = path.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{path}: cannot be read ({error.strerror or error}): correct its permissions, or "
+                "run the command again once it can be read"
+            ) from error
+        try:
+            table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+            metadata = table.schema.metadata or {}
+            digest = metadata.get(_DIGEST)
+            if (digest or with_digest) and digest != _digest(table, metadata[_METADATA]):
+                raise ValueError("the content is not what the digest is of")
+            tables = json.loads(metadata[_METADATA])
             if tables["format"] != _FORMAT:
                 raise ValueError(f"format {tables['format']}")
             return cls(
@@ -145,15 +167,16 @@ class Manifest:
                 labels={d: LabelTable.from_json(t) for d, t in tables["labels"].items()},
                 skipped=tables["skipped"],
                 sources=tables.get("sources", {}),
+                odd=tuple(tables.get("odd", ())),
             )
-        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        except _BROKEN as error:
             raise DataError(
                 f"{path}: is damaged or not a manifest of this version: delete it and run "
                 "`ssr prepare` again"
             ) from error
 
     def _tables_as_json(self) -> str:
-        tables = {
+        tables: dict[str, Any] = {
             "format": _FORMAT,
             "classes": [
                 {"name": name, "color": color}
@@ -163,7 +186,26 @@ class Manifest:
             "skipped": dict(self.skipped),
             "sources": {domain: dict(source) for domain, source in self.sources.items()},
         }
+        if self.odd:
+            tables["odd"] = self.odd
         return json.dumps(tables, sort_keys=True)
+
+
+_BROKEN: Final = (
+    pa.ArrowException,
+    OSError,  # what pyarrow says of a file that ends too early
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    MemoryError,
+    RecursionError,
+)
+
+
+def _digest(table: pa.Table, tables: bytes) -> bytes:
+    """Hash what a manifest says, however the library spells it in Parquet."""
+    return fingerprint_of({"columns": table.to_pydict(), "tables": tables.decode()}).encode()
 
 
 def _sort_key(record: ImageRecord) -> tuple[str, str, str]:
@@ -182,7 +224,13 @@ def _record_of(row: dict[str, Any]) -> ImageRecord:
         row[f"{frame}_size_px"] = (row.pop(f"{frame}_height"), row.pop(f"{frame}_width"))
     if row["class_pixels"] is not None:
         row["class_pixels"] = tuple(row["class_pixels"])
-    return ImageRecord(**row)
+    record = ImageRecord(**row)
+    paths = [PurePosixPath(path) for path in (record.image, record.label) if path is not None]
+    if any(path.is_absolute() or ".." in path.parts or "\0" in str(path) for path in paths):
+        raise ValueError(f"{record.image_id} lies outside of its dataset")
+    if min(*record.raw_size_px, *record.resized_size_px, *record.working_size_px) < 1:
+        raise ValueError(f"{record.image_id} has no pixels")
+    return record
 
 
 def _classes_from(entries: list[dict[str, Any]]) -> ClassTable:

@@ -1,14 +1,25 @@
 """Decoding, resizing and cutting of images and labels.
 
+One policy for both, so that a label lies on its image:
+
+- Only regular files are read, only as `FORMATS`, whatever their names say.
+- Pixels are turned upright as EXIF says. A label without the tag whose image has it may be drawn on
+  either: `measure` asks the sizes, and what these leave open is a finding.
+- More than 8 bits per channel are refused, for Pillow would drop bits; but for SYNTHIA's labels.
+- Labels are refused where a lossy format has changed their values. Transparent pixels have no
+  class, half transparent ones are refused; palettes are a matter of `LabelTable`.
+
 H W pixels of the raw image, h w pixels of the resized image; colours are RGB.
 """
 
+import stat
 import struct
 import threading
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Final
@@ -16,23 +27,56 @@ from typing import Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from stages.prepare.geometry import Size
-from stages.prepare.labels import IGNORE
+from stages.prepare.labels import IGNORE, StoredLabel
 from store.errors import DataError
 
 MEAN: Final = (123.675, 116.28, 103.53)
 STD: Final = (58.395, 57.12, 57.375)
 
+FORMATS: Final = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
+"""What Pillow may take a file for: nothing that starts a program or reads another file."""
+
 # What Pillow raises for damaged files, beside OSError: each format has its own way to fail.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, KeyError)
 _COLOUR_MODES = {"RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr"}
+_ORIENTATION: Final = 0x0112  # the tag of EXIF and TIFF
+_BITS_PER_SAMPLE: Final = 258  # of TIFF
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # Loader workers and scan threads are the parallelism; OpenCV's own threads would compete with them.
 cv2.setNumThreads(0)
 
 _quiet_lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An image as its file holds it, upright.
+
+    Attributes:
+        rgb: uint8 (H, W, 3).
+        one_channel: Whether the file is greyscale or paletted, as files of class ids are.
+        orientation: EXIF orientation that it was turned upright by, 1 if it needed no turn.
+    """
+
+    rgb: NDArray[np.uint8]
+    one_channel: bool
+    orientation: int
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -44,48 +88,72 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         DataError: The file is missing, truncated, not an image or not of 8 bits per channel.
     """
-    return decode_image(read_bytes(path), path)
+    return decode_image(read_bytes(path), path).rgb
 
 
-def read_label(path: Path) -> NDArray[np.uint8]:
-    """Read a label as it is stored; a `LabelTable` gives the values their meaning.
-
-    Returns:
-        uint8 (H, W) ids of a greyscale or paletted file (the palette itself is not looked at) or of
-        a 16-bit RGB PNG, whose red channel they are, as in SYNTHIA; or uint8 (H, W, 3) colours of
-        an RGB file.
-
-    Raises:
-        DataError: The file is missing, truncated, not an image or of another kind.
-    """
+def read_label(path: Path) -> StoredLabel:
+    """Read a label; as `decode_label`."""
     return decode_label(read_bytes(path), path)
 
 
-def decode_image(data: bytes, path: Path) -> NDArray[np.uint8]:
+def decode_image(data: bytes, path: Path) -> StoredImage:
     """Decode the bytes of an image file; as `read_image`, `path` is for messages."""
-    image = _decode(data, path)
-    if image.mode not in _COLOUR_MODES:
-        raise DataError(f"{path}: pixel mode {image.mode} is not 8-bit colour: convert it to RGB")
+    file = _decode(data, path)
+    image = file.image
+    if file.bits > 8 or image.mode not in _COLOUR_MODES:
+        raise DataError(
+            f"{path}: pixel mode {image.mode} of {file.bits} bits per channel is not 8-bit colour: "
+            "convert it to 8-bit RGB by the range of its own values"
+        )
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow wants the detour, and warns otherwise
-    with _quiet():
-        ImageOps.exif_transpose(image, in_place=True)
-    return np.array(image.convert("RGB"))
+    one_channel = file.image.mode in {"1", "L", "LA", "P", "PA"}
+    return StoredImage(np.array(image.convert("RGB")), one_channel, file.orientation)
 
 
-def decode_label(data: bytes, path: Path) -> NDArray[np.uint8]:
-    """Decode the bytes of a label file; as `read_label`, `path` is for messages."""
-    label = _decode(data, path)
-    if _is_deep_png(data):
-        return _red_ids(data, path)
-    if label.mode == "RGBA":
-        label = label.convert("RGB")
-    if label.mode not in {"P", "L", "RGB"}:
+def decode_label(data: bytes, path: Path, *, orientation: int = 1) -> StoredLabel:
+    """Decode the bytes of a label file; a `LabelTable` gives the values their meaning.
+
+    Args:
+        data: The file.
+        path: Its name in messages.
+        orientation: EXIF orientation to turn it by if it has none of its own.
+
+    Returns:
+        Ids of a greyscale or paletted file, or of a 16-bit RGB PNG, whose red channel they are, as
+        in SYNTHIA; or colours of an RGB file.
+
+    Raises:
+        DataError: The file is truncated, not an image, of another kind, of a lossy format or partly
+            half transparent.
+    """
+    file = _decode(data, path)
+    label = file.image
+    if _is_lossy(file, data):
         raise DataError(
-            f"{path}: pixel mode {label.mode} is no label: save class ids as an 8-bit "
-            "greyscale or paletted PNG"
+            f"{path}: is {file.format} inside, a lossy format, which holds no exact values: save "
+            "labels as PNG from before they were compressed"
         )
-    return np.array(label)
+    if file.format == "PNG" and file.bits > 8 and label.mode in {"RGB", "RGBA"}:
+        label = _turn(Image.fromarray(_red_ids(data, path)), file.orientation)
+    elif label.mode != "P" and (file.bits != 8 or label.mode not in {"L", "LA", "RGB", "RGBA"}):
+        raise DataError(
+            f"{path}: pixel mode {label.mode} of {file.bits} bits per channel is no label: save "
+            "class ids as an 8-bit greyscale or paletted PNG"
+        )
+    if file.orientation == 1:
+        label = _turn(label, orientation)
+    else:
+        orientation = file.orientation
+    opaque = _opaque(label, path)
+    palette = None
+    if label.mode == "P":
+        palette = np.zeros((256, 3), np.uint8)
+        colors = np.array(label.getpalette(), np.uint8).reshape(-1, 3)
+        palette[: len(colors)] = colors
+    if label.mode in {"LA", "RGBA"}:
+        label = label.convert(label.mode.removesuffix("A"))
+    return StoredLabel(np.array(label), palette, opaque, orientation)
 
 
 def resize_image(rgb: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
@@ -136,8 +204,10 @@ def label_window(
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file of the dataset; DataError where that fails."""
+    """Read a file of the dataset; DataError where that fails or it is a pipe or a device."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError(f"{path}: is no regular file: remove it")
         return path.read_bytes()
     except OSError as error:
         raise DataError(
@@ -146,24 +216,81 @@ def read_bytes(path: Path) -> bytes:
         ) from error
 
 
-def _decode(data: bytes, path: Path) -> Image.Image:
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What Pillow found: upright pixels, and what they were turned by; bits of a channel."""
+
+    image: Image.Image
+    format: str
+    bits: int
+    orientation: int
+
+
+def _decode(data: bytes, path: Path) -> _File:
     """Decode completely, so that a truncated file is noticed."""
     try:
         with _quiet():
-            image = Image.open(BytesIO(data))
-        image.load()
+            image = Image.open(BytesIO(data), formats=FORMATS)
+            bits = _bits(image, data)
+            turned_by = image.getexif().get(_ORIENTATION, 1) if image.format == "TIFF" else 1
+        image.load()  # turns a TIFF
     except (*_DAMAGED, Image.DecompressionBombError) as error:
         reason = str(error).split("<", 1)[0].strip() or type(error).__name__
         raise DataError(
             f"{path}: is damaged or not an image ({reason}): fetch the file again or remove it"
         ) from error
-    return image
+    kind = image.format or "file"
+    if kind == "TIFF":
+        return _File(image, kind, bits, turned_by if turned_by in _TURNS else 1)
+    try:
+        with _quiet():
+            orientation = image.getexif().get(_ORIENTATION, 1)
+    except _DAMAGED:  # odd EXIF says nothing
+        orientation = 1
+    if orientation not in _TURNS:
+        return _File(image, kind, bits, 1)
+    return _File(_turn(image, orientation), kind, bits, orientation)
 
 
-def _is_deep_png(data: bytes) -> bool:
-    """Tell a PNG of 16-bit colours; Pillow drops their low bytes without a word."""
-    bits, colour_type = data[24:26]  # of the header that every PNG begins with
-    return data.startswith(b"\x89PNG\r\n\x1a\n") and bits == 16 and colour_type in {2, 6}
+def _turn(image: Image.Image, orientation: int) -> Image.Image:
+    """Turn pixels upright; an orientation that there is not is none."""
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
+def _bits(image: ImageFile, data: bytes) -> int:
+    """Bits per channel in the file; Pillow drops those beyond 8 without a word."""
+    match image:
+        case PngImageFile():
+            return data[24]  # of the header that every PNG begins with
+        case TiffImageFile():
+            return int(max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))))
+        case PpmImageFile(tile=[(_, _, _, (_, int(largest)))]):
+            return (largest + 1).bit_length() - 1
+    return 8
+
+
+def _is_lossy(file: _File, data: bytes) -> bool:
+    match file.format:
+        case "WEBP":
+            return b"VP8L" not in data  # the chunk of lossless pixels
+        case "TIFF":
+            return file.image.info.get("compression") in {"jpeg", "tiff_jpeg", "webp"}
+        case kind:
+            return kind in {"JPEG", "MPO"}
+
+
+def _opaque(label: Image.Image, path: Path) -> NDArray[np.bool_] | None:
+    """Tell opaque pixels (H, W) from transparent ones; None where all are opaque."""
+    if label.mode not in {"LA", "RGBA"} and "transparency" not in label.info:
+        return None
+    alpha = np.array(label.convert("RGBA").getchannel("A"))
+    half = int(((alpha > 0) & (alpha < 255)).sum())
+    if half:
+        raise DataError(
+            f"{path}: {half} pixels are half transparent, so their class is open: save it without "
+            "alpha, or with alpha 0 where there is no class"
+        )
+    return None if alpha.all() else alpha > 0
 
 
 def _red_ids(data: bytes, path: Path) -> NDArray[np.uint8]:

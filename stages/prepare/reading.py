@@ -29,7 +29,7 @@ def read_raw(record: ImageRecord, root: Path) -> NDArray[np.uint8]:
         DataError: The file is missing, or has changed since the manifest was made.
     """
     path = root / record.image
-    return decode_image(_read_unchanged(path, record.sha256), path)
+    return decode_image(_read_unchanged(path, record.sha256), path).rgb
 
 
 def read_train_ids(record: ImageRecord, root: Path, labels: LabelTable) -> NDArray[np.uint8]:
@@ -49,9 +49,14 @@ def read_train_ids(record: ImageRecord, root: Path, labels: LabelTable) -> NDArr
     assert record.label is not None, "only labelled records are read for their label"
     assert record.label_sha256 is not None, "a label in the manifest has its hash"
     path = root / record.label
-    stored = decode_label(_read_unchanged(path, record.label_sha256), path)
+    data = _read_unchanged(path, record.label_sha256)
+    label = decode_label(data, path)
+    if label.values.shape[:2] != record.raw_size_px:  # drawn on the pixels before they were turned
+        image = root / record.image
+        turned_by = decode_image(_read_unchanged(image, record.sha256), image).orientation
+        label = decode_label(data, path, orientation=turned_by)
     try:
-        return labels.to_train_ids(stored)
+        return labels.to_train_ids(label)
     except DataError as error:
         raise DataError(f"{path}: {error}: correct the label or run `ssr prepare` again") from error
 

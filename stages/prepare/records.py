@@ -8,7 +8,7 @@ from stages.prepare.config import Domain, FileSource, SourceConfig, root_of
 from stages.prepare.geometry import fit_size, working_size
 from stages.prepare.labels import ClassTable
 from stages.prepare.manifest import ImageRecord
-from stages.prepare.measure import MeasurementCache, Pair, measure_all
+from stages.prepare.measure import Measurement, MeasurementCache, Pair, measure_all
 from stages.prepare.sources.listing import Item, Listing, Progress
 from store.errors import DataError
 
@@ -58,17 +58,23 @@ def select(
     for item in kept:
         if not _is_utf8(item.stem):
             raise DataError(
-                f"{root_of(source)}: the name {item.image!a} is not UTF-8: rename the file"
+                f"{key}.root {root_of(source)}: the name {item.image!a} is not UTF-8: rename the "
+                "file"
             )
     twice = [stem for stem, times in Counter(item.stem for item in kept).items() if times > 1]
     if twice:
         first, second, *_ = (f"{i.image} ({i.split})" for i in kept if i.stem == twice[0])
         more = f", and {len(twice) - 1} more pairs" if len(twice) > 1 else ""
         raise DataError(
-            f"{root_of(source)}: {first} and {second} have the same name{more}: rename or "
-            "remove one, an image belongs to one split"
+            f"{key}.root {root_of(source)}: {first} and {second} have the same name{more}: rename "
+            "or remove one, an image belongs to one split"
         )
     return kept
+
+
+def image_id_of(what: str, item: Item) -> str:
+    """Return the id of an image of a domain or dataset."""
+    return f"{what}/{item.split}/{item.stem}"
 
 
 def describe(
@@ -81,6 +87,7 @@ def describe(
     at_least_px: int,
     cache: MeasurementCache,
     bad: dict[str, DataError],
+    measured: dict[str, Measurement],
     progress: Progress,
 ) -> list[ImageRecord]:
     """Decode images and labels and describe them.
@@ -94,10 +101,11 @@ def describe(
         at_least_px: Side of the crop, to which smaller images are padded.
         cache: Remembers unchanged files.
         bad: Receives what is wrong with images that cannot be read, by image id.
+        measured: Receives what else is known of the others, by image id.
         progress: Told (done, total, what).
     """
     root = root_of(source)
-    measured = measure_all(
+    measurements = measure_all(
         [Pair(root / item.image, root / item.label if item.label else None) for item in items],
         labels=listing.labels,
         classes=len(listing.classes),
@@ -106,11 +114,12 @@ def describe(
         what=f"checking {what} images",
     )
     records = []
-    for item, measurement in zip(items, measured, strict=True):
-        image_id = f"{what}/{item.split}/{item.stem}"
+    for item, measurement in zip(items, measurements, strict=True):
+        image_id = image_id_of(what, item)
         if isinstance(measurement, DataError):
             bad[image_id] = measurement
             continue
+        measured[image_id] = measurement
         resized = fit_size(measurement.raw_size_px, source.fit_px)
         records.append(
             ImageRecord(

@@ -1,17 +1,19 @@
 """The prepare stage: two datasets to one manifest."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stages.prepare.config import Domain, PrepareConfig, Split, keys_of
-from stages.prepare.findings import count_labels, findings
+from stages.prepare.findings import count_labels, findings, odd_files
 from stages.prepare.geometry import Size
 from stages.prepare.manifest import ImageRecord, Manifest
-from stages.prepare.measure import MeasurementCache
-from stages.prepare.records import demand_classes, describe, select
-from stages.prepare.sources.listing import Item, Progress
+from stages.prepare.measure import Measurement, MeasurementCache
+from stages.prepare.problems import block_of, lines_of
+from stages.prepare.records import demand_classes, describe, image_id_of, select
+from stages.prepare.sources.listing import Item, Listing, Progress
 from stages.prepare.sources.scan import scan
 from store.errors import DataError
 
@@ -84,55 +86,63 @@ def run(
         progress: Told (done, total, what).
 
     Raises:
-        DataError: Data is missing, damaged or inconsistent; names the first bad file.
+        DataError: Data is missing, damaged or inconsistent; has a line for each kind of problem.
     """
-    bad: dict[str, DataError] = {}
-    listings = {d: scan(source, progress=progress) for d, source in config.domains.items()}
-    classes = listings["source"].classes
-    for domain, listing in listings.items():
-        demand_classes(listing, classes, f"prepare.{domain}")
-    selected = {
-        domain: select(f"prepare.{domain}", listings[domain].items, source)
-        for domain, source in config.domains.items()
-    }
-    items = {domain: _to_train_on(domain, images) for domain, images in selected.items()}
+    problems: list[str] = []
+    listings, items = _list(config, problems, progress)
     target = config.roots.get("target")
-    unused_labels = 0 if target is None else count_labels(target, selected["target"])
+    unused_labels = 0 if target is None else count_labels(target, items.get("target", ()))
+    if "target" in items:
+        items["target"] = _without_labels_to_train_on(items["target"])
     measurements = MeasurementCache(cache)
+    records: list[ImageRecord] = []
+    bad: dict[str, DataError] = {}
+    measured: dict[str, Measurement] = {}
     complete = False
     try:
-        records = [
-            record
-            for domain, source in config.domains.items()
-            for record in describe(
+        for domain, chosen in items.items():
+            source = config.domains[domain]
+            faults: dict[str, DataError] = {}
+            records += describe(
                 domain,
-                items[domain],
+                chosen,
                 source,
                 listings[domain],
                 what=domain,
                 at_least_px=at_least_px,
                 cache=measurements,
-                bad=bad,
+                bad=faults,
+                measured=measured,
                 progress=progress,
             )
-        ]
-        complete = True
+            bad |= faults
+            if faults and not skip_bad:
+                by_id = {image_id_of(domain, item): item for item in chosen}
+                named = [(by_id[image_id], error) for image_id, error in faults.items()]
+                problems += lines_of(domain, source, named, listings[domain].hints)
+        complete = not problems
     finally:
         measurements.save(forget_others=complete)
-    _demand_good(config, records, bad, skip_bad=skip_bad)
+    if problems:
+        raise DataError(block_of(problems))
+    _require_images(config, records, bad)
+    classes = listings["source"].classes
     manifest = Manifest(
         classes=classes,
         records=tuple(sorted(records, key=lambda r: (r.domain, r.split, r.image_id))),
         labels={domain: listing.labels for domain, listing in listings.items()},
         skipped={image_id: str(error) for image_id, error in bad.items()},
         sources={domain: keys_of(source) for domain, source in config.domains.items()},
+        odd=odd_files(records, measured, classes),
     )
     changed = not _says(out, manifest)
     if changed:
         manifest.write(out)
-    return PrepareResult(
-        manifest, out, changed, summarise(manifest), findings(manifest, unused_labels=unused_labels)
+    noted = (
+        f"{domain}: {line}" for domain, listing in listings.items() for line in listing.findings
     )
+    found = (*noted, *findings(manifest, unused_labels=unused_labels))
+    return PrepareResult(manifest, out, changed, summarise(manifest), found)
 
 
 def summarise(manifest: Manifest) -> tuple[SplitSummary, ...]:
@@ -143,38 +153,58 @@ def summarise(manifest: Manifest) -> tuple[SplitSummary, ...]:
     )
 
 
-def _to_train_on(domain: Domain, items: Sequence[Item]) -> list[Item]:
-    """Demand images to train on; forget the labels of those of the target."""
+def _list(
+    config: PrepareConfig, problems: list[str], progress: Progress
+) -> tuple[dict[Domain, Listing], dict[Domain, list[Item]]]:
+    """List the domains that can be listed, and choose their images; note what is wrong."""
+    listings: dict[Domain, Listing] = {}
+    items: dict[Domain, list[Item]] = {}
+    for domain, source in config.domains.items():
+        with _noting(problems, f"prepare.{domain}: "):
+            listing = listings[domain] = scan(source, progress=progress)
+            problems += (f"prepare.{domain}: {line}" for line in listing.problems)
+            with _noting(problems):
+                items[domain] = select(f"prepare.{domain}", listing.items, source)
+                if not listing.problems:
+                    _require_images_to_train_on(domain, items[domain])
+    if len(listings) == len(config.domains):
+        for domain, listing in listings.items():
+            with _noting(problems):
+                demand_classes(listing, listings["source"].classes, f"prepare.{domain}")
+    return listings, items
+
+
+@contextmanager
+def _noting(problems: list[str], begin: str = "") -> Iterator[None]:
+    """Keep what is wrong for the report of all problems."""
+    try:
+        yield
+    except DataError as error:
+        problems.append(f"{begin}{error}")
+
+
+def _require_images_to_train_on(domain: Domain, items: Sequence[Item]) -> None:
     if not any(item.split == "train" for item in items):
         raise DataError(f"prepare.{domain} leaves no image to train on: hold out or exclude fewer")
-    return [
-        replace(item, label=None) if (domain, item.split) == ("target", "train") else item
-        for item in items
-    ]
 
 
-def _demand_good(
-    config: PrepareConfig,
-    records: Sequence[ImageRecord],
-    bad: Mapping[str, DataError],
-    *,
-    skip_bad: bool,
+def _without_labels_to_train_on(items: Sequence[Item]) -> list[Item]:
+    return [replace(item, label=None) if item.split == "train" else item for item in items]
+
+
+def _require_images(
+    config: PrepareConfig, records: Sequence[ImageRecord], bad: Mapping[str, DataError]
 ) -> None:
-    if not bad:
-        return
-    first = next(iter(bad.values()))
-    if not skip_bad:
-        others = f" ({len(bad) - 1} more bad files)" if len(bad) > 1 else ""
-        raise DataError(f"{first}{others}") from first
-    for domain in config.domains:
+    for domain in config.domains if bad else ():
         if not any((record.domain, record.split) == (domain, "train") for record in records):
+            first = next(iter(bad.values()))
             raise DataError(f"prepare.{domain} has no image to train on that can be read: {first}")
 
 
 def _says(path: Path, manifest: Manifest) -> bool:
-    """Tell whether the file already holds an equal manifest, whatever library version wrote it."""
+    """Tell whether the file holds an equal manifest and its digest, whatever library wrote it."""
     try:
-        return Manifest.read(path) == manifest
+        return Manifest.read(path, with_digest=True) == manifest
     except DataError:
         return False
 

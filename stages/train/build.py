@@ -10,12 +10,10 @@ from torch import nn
 
 from stages.prepare.manifest import Domain, Manifest
 from stages.train.config import StudentConfig, TrainConfig
-from stages.train.model.backbone import BACKBONES
-from stages.train.model.guide import Guide
-from stages.train.model.regularizer import Regularizer
+from stages.train.model.pretrained import is_of_segmenter
 from stages.train.model.saved import demand_classes, load_student
 from stages.train.model.student import Student, build_student, seeded
-from stages.train.networks import Branch, ImageNetReference, Models, without_noise
+from stages.train.networks import ImageNetReference, Models, without_noise
 from stages.train.ranks import Ranks
 from store.errors import CheckpointError, ConfigError, StoreMismatchError
 from store.index import StoreEntry
@@ -38,7 +36,8 @@ def build_models(
 
     Raises:
         CheckpointError: If weights to start from are missing, damaged or of another architecture.
-        ConfigError: If a class of feature distance is none of the data set.
+        ConfigError: If a class of feature distance is none of the data set, or the weights that it
+            would compare with are not ImageNet's.
         StoreMismatchError: If the stores are of two teachers.
     """
     weights: str | None = config.student.weights
@@ -56,36 +55,35 @@ def build_models(
                 "the stores of source and target are of two teachers; run `ssr embed`"
             )
         with seeded(config.seed):
-            regularizer = build_regularizer(config, student, teacher["channels"])
+            regularizer = config.regularizer.build(student, teacher["channels"])
     if config.sync_batch_norm and ranks.count > 1:
         # Differs from SSR: its batch norms are those of a GPU; this is an option.
         convert = nn.SyncBatchNorm.convert_sync_batchnorm
         student = convert(student)  # type: ignore[no-untyped-call]
-    ema = ema_guide = None
+    ema = ema_branch = None
     if config.self_training is not None:
         ema = without_noise(deepcopy(student))
-        if isinstance(regularizer, Guide):
-            ema_guide = without_noise(deepcopy(regularizer))
-    return Models(student, ema, regularizer, imagenet, ema_guide), notes, weights
-
-
-def build_regularizer(config: TrainConfig, student: Student, teacher_channels: int) -> Branch:
-    """Build the branch that reads the teacher, of the kind that the parameters name."""
-    chosen = config.regularizer
-    if chosen.kind == "guided":
-        head = deepcopy(student.head)
-        return Guide(student.channels, teacher_channels, chosen.levels, chosen.student_drop, head)
-    heads = BACKBONES[config.student.backbone].heads
-    return Regularizer(student.channels, teacher_channels, heads, chosen.levels)
+        if regularizer is not None and regularizer.labels_target:
+            ema_branch = without_noise(deepcopy(regularizer))
+    return Models(student, ema, regularizer, imagenet, ema_branch), notes, weights
 
 
 def _imagenet(
     config: TrainConfig, manifest: Manifest, student: Student
 ) -> tuple[ImageNetReference | None, tuple[str, ...]]:
     """Keep the pretrained backbone for feature distance, if it is pretrained."""
+    weights = config.student.weights
+    if weights != "random" and is_of_segmenter(weights):
+        what = f"train.student.weights: {weights} comes with a decode head, so it learned labels"
+        if config.feature_distance is not None:
+            raise ConfigError(
+                f"{what}, and train.feature_distance compares with ImageNet's features; start from "
+                "ImageNet's weights, or set train.feature_distance to null"
+            )
+        return None, (f"{what}, perhaps those of the target",)
     if config.feature_distance is None:
         return None, ()
-    if config.student.weights == "random":
+    if weights == "random":
         return None, ("feature distance is off: train.student.weights is random, not ImageNet's",)
     names = manifest.classes.names
     unknown = [name for name in config.feature_distance.classes if name not in names]

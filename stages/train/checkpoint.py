@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from stages.train.model.pretrained import demand_checksums
 from stages.train.networks import Models
 from stages.train.tracking import Curves
+from stages.weight_files import check_checksums, reading
 from store.atomic import TEMPORARY_SUFFIX, replacing
 from store.errors import CheckpointError
 
@@ -34,7 +34,7 @@ class TrainingState:
             "student": models.student,
             "ema": models.ema,
             "regularizer": models.regularizer,
-            "ema_guide": models.ema_guide,
+            "ema_branch": models.ema_branch,
             "optimizer": self.optimizer,
             "curves": self.curves,
         }
@@ -51,34 +51,36 @@ class TrainingState:
         state = {name: part.state_dict() for name, part in self._parts().items()}
         header = {"format": FORMAT, "fingerprint": fingerprint, "iteration": iteration}
         with replacing(path, path.name + TEMPORARY_SUFFIX) as file:
-            torch.save({**header, **state}, file)
+            try:
+                torch.save({**header, **state}, file)
+            except RuntimeError as error:  # PyTorch's own, which hides what the disk said
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
     def load(self, path: Path, *, fingerprint: str, device: torch.device) -> int | None:
         """Take over a checkpoint of the same run.
 
         Args:
             path: The checkpoint file; it may be absent.
-            fingerprint: Of this run. A checkpoint with another one is left alone.
+            fingerprint: Of this run.
             device: Where the networks are.
 
         Returns:
             Number of finished iterations, or None where there is nothing to resume.
 
         Raises:
-            CheckpointError: If the file is damaged.
+            CheckpointError: If the file is of another run, damaged, or cannot be read now.
         """
         if not path.is_file():
             return None
-        try:
-            demand_checksums(path)
+        with reading(path, "is a damaged checkpoint", "delete it to train anew"):
+            check_checksums(path)
             saved = torch.load(path, map_location=device, weights_only=True)
             if saved["format"] != FORMAT or saved["fingerprint"] != fingerprint:
-                return None
+                raise CheckpointError(
+                    f"{path} is of another run; give another --out, or --fresh to move it aside"
+                )
             for name, part in self._parts().items():
                 part.load_state_dict(saved[name])
             return int(saved["iteration"])
-        except Exception as error:  # a damaged pickle can trip the reader in any way
-            raise CheckpointError(
-                f"{path}: the checkpoint is damaged ({type(error).__name__}); "
-                "delete it to train anew"
-            ) from error

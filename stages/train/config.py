@@ -2,15 +2,27 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from store.spec import LEVELS, stride_of
+from stages.fields import (
+    BatchSize,
+    Cores,
+    DeviceName,
+    Factor,
+    Fraction,
+    NaturalInt,
+    PathText,
+    PositiveInt,
+    Section,
+    Seed,
+    SidePx,
+    Weight,
+    WindowPx,
+)
+from stages.train.regularizers import RegularizerConfig
+from store.spec import stride_of
 
-Level = Literal["stride8", "stride16", "stride32"]
-Part = Literal["source", "mixed"]
-PositiveInt = Annotated[int, Field(ge=1)]
-NaturalInt = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+_BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _official_or_hf(eps: float) -> float:
@@ -19,76 +31,27 @@ def _official_or_hf(eps: float) -> float:
     return eps
 
 
-class Section(BaseModel):
-    """A part of `params.yaml`: strict keys, no change after loading."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class StudentConfig(Section):
     """The network that is trained and handed over."""
 
     backbone: Literal["mit_tiny", "mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"] = (
         Field(description="Mix Transformer of this size; `mit_tiny` is for demos and tests.")
     )
-    weights: str = Field(
+    weights: PathText = Field(
         description="`random`, an official `mit_b*.pth` file, or a Hugging Face id or folder."
     )
     norm_eps: Annotated[float, AfterValidator(_official_or_hf)] = Field(
         description="LayerNorm epsilon of blocks and stages: 1e-6 as official, 1e-5 as HF, which "
         "with the `mlp` head exports as a plain transformers model."
     )
-    drop_path: Fraction = Field(description="Stochastic depth of the last block, rising from 0.")
+    drop_path: _BelowOne = Field(description="Stochastic depth of the last block, rising from 0.")
     head: Literal["daformer", "mlp"] = Field(
         description="`daformer`: separable ASPP, the paper's; `mlp`: Segformer's own."
     )
-    head_channels: PositiveInt = Field(description="Width of the head (paper: 256).")
+    head_channels: Annotated[int, Field(ge=1, le=4096)] = Field(
+        description="Width of the head (paper: 256)."
+    )
     dropout: Fraction = Field(description="Channel dropout before the last convolution.")
-
-
-class RegularizerConfig(Section):
-    """How teacher features take part in training; nothing of it is there at inference."""
-
-    kind: Literal["ssr", "guided"] = Field(
-        description="`ssr`: the student's stages attend to the teacher, as published; `guided`: "
-        "our own, a branch with teacher features laid onto the student's makes the pseudo-labels."
-    )
-    on: tuple[Part, ...] = Field(
-        description="Images with an enhanced pass: `source`, `mixed`; `[]` is plain DAFormer."
-    )
-    levels: tuple[Level | None, Level | None, Level | None, Level | None] = Field(
-        description="Level that each of the four stages reads; null leaves a stage as it is."
-    )
-
-    student_drop: Fraction = Field(
-        description="Share of samples whose enhanced pass sees the teacher alone; of `guided`, 0 "
-        "with `ssr`, which always adds."
-    )
-
-    @model_validator(mode="after")
-    def _is_of_its_kind(self) -> Self:
-        if self.kind == "ssr" and self.student_drop:
-            raise ValueError("regularizer.student_drop is of kind guided; with ssr it is 0")
-        if self.kind == "guided" and self.on and set(self.on) != {"source", "mixed"}:
-            raise ValueError(
-                f"regularizer.on is {list(self.on)}, but kind guided learns from both: set it to "
-                "[source, mixed], or to [] to switch it off"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _reads_something(self) -> Self:
-        if len(set(self.on)) != len(self.on):
-            raise ValueError(f"regularizer.on names a part twice: {list(self.on)}")
-        if self.on and not self.used_levels:
-            raise ValueError("regularizer.levels are all null; set regularizer.on: [] instead")
-        return self
-
-    @property
-    def used_levels(self) -> tuple[Level, ...]:
-        """Levels that training reads, finest first; none where the regulariser is off."""
-        wanted = {level for level in self.levels if level is not None} if self.on else set()
-        return tuple(level for level in LEVELS if level in wanted)
 
 
 class SelfTrainingConfig(Section):
@@ -118,21 +81,21 @@ class SelfTrainingConfig(Section):
 class MaskingConfig(Section):
     """Masked image consistency, MIC (spec section 5.1)."""
 
-    block_px: PositiveInt = Field(description="Side of a hidden block (paper 32 at 512 px crops).")
+    block_px: SidePx = Field(description="Side of a hidden block (paper 32 at 512 px crops).")
     ratio: Fraction = Field(description="Share of hidden blocks (paper 0.7).")
-    weight: Annotated[float, Field(ge=0)] = Field(description="Weight of its loss (paper 1).")
+    weight: Weight = Field(description="Weight of its loss (paper 1).")
 
 
 class RareClassConfig(Section):
     """Rare class sampling of source images (spec section 1.4)."""
 
-    temperature: Annotated[float, Field(gt=0)] = Field(
+    temperature: Factor = Field(
         description="Softmax temperature; small favours rare classes (paper 0.01)."
     )
     min_pixels: NaturalInt = Field(
         description="An image offers a class with more raw pixels of it than this (paper 3000)."
     )
-    min_crop_ratio: Annotated[float, Field(ge=0)] = Field(
+    min_crop_ratio: Weight = Field(
         description="A crop needs more than this times min_pixels of the class (paper 0.5)."
     )
 
@@ -140,7 +103,7 @@ class RareClassConfig(Section):
 class FeatureDistanceConfig(Section):
     """Distance to ImageNet features on thing classes (spec section 3.4)."""
 
-    weight: Annotated[float, Field(gt=0)] = Field(description="Weight of its loss (paper 0.005).")
+    weight: Factor = Field(description="Weight of its loss (paper 0.005).")
     classes: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         description="Names of the thing classes."
     )
@@ -152,39 +115,35 @@ class FeatureDistanceConfig(Section):
 class OptimizerConfig(Section):
     """AdamW with linear warm-up and polynomial decay (spec section 6)."""
 
-    lr: Annotated[float, Field(gt=0)] = Field(description="Base learning rate (paper 6e-5).")
-    head_lr_factor: Annotated[float, Field(gt=0)] = Field(
-        description="Multiplies it for the head (paper 10)."
-    )
-    regularizer_lr_factor: Annotated[float, Field(gt=0)] = Field(
+    lr: Annotated[float, Field(gt=0, le=1)] = Field(description="Base learning rate (paper 6e-5).")
+    head_lr_factor: Factor = Field(description="Multiplies it for the head (paper 10).")
+    regularizer_lr_factor: Factor = Field(
         description="Multiplies it for the regulariser (official 1)."
     )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(
+    weight_decay: Fraction = Field(
         description="Decay of all but the norms outside the head (paper 0.01)."
     )
-    betas: tuple[Fraction, Fraction] = Field(description="Adam's moments (paper 0.9, 0.999).")
+    betas: tuple[_BelowOne, _BelowOne] = Field(description="Adam's moments (paper 0.9, 0.999).")
     warmup_iterations: NaturalInt = Field(description="Length of the warm-up (paper 1500).")
     warmup_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
         description="Share of the learning rate at iteration 0 (paper 1e-6)."
     )
-    power: Annotated[float, Field(ge=0)] = Field(description="Power of the decay (paper 1).")
+    power: Weight = Field(description="Power of the decay (paper 1).")
 
 
 class TrainConfig(Section):
     """Section `train`."""
 
-    seed: NaturalInt = Field(description="Seed of initial weights, sampling and augmentation.")
-    init: str | None = Field(
+    seed: Seed = Field(description="Seed of initial weights, sampling and augmentation.")
+    init: PathText | None = Field(
         description="Folder of a student of this project to start from; null starts from "
         "`student.weights`. Arms of a comparison start from the same source-only student."
     )
     iterations: PositiveInt = Field(description="Optimiser steps (paper 40000).")
-    batch_size: PositiveInt = Field(
+    batch_size: BatchSize = Field(
         description="Images per step and domain, of all GPUs together (paper 2)."
     )
-    crop_px: Annotated[int, Field(ge=32, multiple_of=32)] = Field(
-        description="Side of the square training crop (paper 512)."
-    )
+    crop_px: WindowPx = Field(description="Side of the square training crop (paper 512).")
     crop_align_px: Literal[8, 16, 32] = Field(
         description="Crop origins are multiples of this; at least the stride of the coarsest "
         "level in use, and equal in all arms that are compared."
@@ -194,7 +153,9 @@ class TrainConfig(Section):
     )
     flip_probability: Fraction = Field(description="Share of mirrored crops (paper 0.5).")
     student: StudentConfig = Field(description="The network.")
-    regularizer: RegularizerConfig = Field(description="SSR.")
+    regularizer: RegularizerConfig = Field(
+        description="How teacher features take part in training; gone at inference."
+    )
     self_training: SelfTrainingConfig | None = Field(
         description="Self-training on the target; null trains on the source alone."
     )
@@ -206,9 +167,7 @@ class TrainConfig(Section):
         description="Distance to ImageNet features; null is off, as with random weights."
     )
     optimizer: OptimizerConfig = Field(description="AdamW and its schedule.")
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        description="`auto` takes the GPU where there is one."
-    )
+    device: DeviceName = Field(description="`auto` takes the GPU where there is one.")
     sync_batch_norm: bool = Field(
         description="Batch statistics of all GPUs' images, not of each GPU's own (official false)."
     )
@@ -228,22 +187,26 @@ class TrainConfig(Section):
         description="Compute activations of blocks and head again for the backward pass instead of "
         "keeping them: a third more time for a fraction of the memory, and the same results."
     )
-    micro_batch_size: PositiveInt | None = Field(
+    micro_batch_size: BatchSize | None = Field(
         description="Images per forward and backward pass, a divisor of batch_size; gradients add "
         "up to those of the batch but for batch norms, which see this many; null is batch_size."
     )
-    threads: PositiveInt | None = Field(
+    threads: Cores | None = Field(
         description="CPU threads of the training process; null leaves it to PyTorch, which takes "
         "all cores, and sums round differently with another number."
     )
-    workers: NaturalInt = Field(
+    workers: Annotated[int, Field(ge=0, le=1024)] = Field(
         description="Loader processes of each GPU; 0 loads in the training process."
     )
-    prefetch: PositiveInt = Field(
+    prefetch: Cores = Field(
         description="Batches that each loader process reads ahead; unused with 0 workers."
     )
     log_every: PositiveInt = Field(
         description="Iterations between rows of runs/curves.csv and runs/health.csv."
+    )
+    log_to: tuple[Literal["dvclive", "tensorboard"], ...] = Field(
+        description="Tools that get these rows and the validations too: `dvclive` in runs/live, "
+        "`tensorboard` in runs/tensorboard."
     )
     checkpoint_every: PositiveInt = Field(description="Iterations between checkpoints.")
     validate_every: NaturalInt = Field(

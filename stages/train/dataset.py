@@ -31,7 +31,7 @@ from stages.train.sampling import (
     redraw_until_enough,
     sample_indices,
 )
-from store.errors import DataError, SSRError
+from store.errors import DataError, SSRError, TrainingError, is_out_of_memory
 from store.read import FeatureReader
 from store.spec import stride_of
 
@@ -243,6 +243,7 @@ def batches(
     Raises:
         DataError: An image or label is damaged, missing or not the one of the manifest.
         StoreError: Features are damaged or missing.
+        TrainingError: The system ended a loader process, or had no memory for its batches.
     """
     loader = DataLoader(
         crops,
@@ -263,13 +264,21 @@ def batches(
     )
     try:
         yield from (Batch(**batch) for batch in loader)
-    except SSRError as error:
+    except (SSRError, OSError, MemoryError, RuntimeError) as error:
         if not config.workers:
             raise
         # A loader process sends its whole traceback as the message; our line is the last one.
         line = str(error).strip().rpartition("\n")[2]
         # Without its traceback nothing holds the loader, which then ends its processes at once.
-        raise type(error)(line.partition(": ")[2]) from error.with_traceback(None)
+        error = error.with_traceback(None)
+        if isinstance(error, SSRError):
+            raise type(error)(line.partition(": ")[2]) from error
+        if not line.startswith("DataLoader worker") and not _lacks_memory(error, line):
+            raise
+        raise TrainingError(
+            f"a loader process failed ({line}): lower train.workers or train.prefetch, or see to "
+            "memory and /dev/shm (in Docker --ipc=host); the last checkpoint is kept"
+        ) from error
 
 
 def end_with_parent(*_: object) -> None:
@@ -286,6 +295,11 @@ def end_with_parent(*_: object) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _lacks_memory(error: Exception, line: str) -> bool:
+    shortages = ("No space left on device", "shared memory", "Too many open files")
+    return is_out_of_memory(error) or any(words in line for words in shortages)
 
 
 def _train_split(manifest: Manifest, domain: Domain) -> tuple[ImageRecord, ...]:

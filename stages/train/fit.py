@@ -1,6 +1,5 @@
 """The training loop: nothing hides in a trainer class."""
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from stages.train.checkpoint import TrainingState
 from stages.train.config import TrainConfig
 from stages.train.dataset import STEP_STREAM, Sample, batches
 from stages.train.draws import Draws, draw_step
+from stages.train.folder import CHECKPOINT
 from stages.train.health import health_row, watched
 from stages.train.optimizer import learning_rate, set_learning_rate
 from stages.train.ranks import ALONE, Ranks
@@ -22,8 +22,6 @@ from stages.train.step import FeatureMixer, StepResult, mix_stored, train_step
 from stages.train.tracking import Curves, Row
 from stages.train.validation import Validation, evaluating
 from stages.train.watch import LossWatch
-
-log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
 """(iterations done, iterations in all, what the losses are) -> None."""
@@ -33,10 +31,6 @@ ShowRows = Callable[[Curves], None]
 
 KeepBest = Callable[[int, float], None]
 """(iterations done, mean IoU in percent) -> None; keeps the student as it is now."""
-
-Settle = Callable[[int | None, Row | None], None]
-"""(iterations that were done before or None, row of the best validation so far) -> None; removes
-students of other runs."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +60,14 @@ class Watching:
         progress: Called after every iteration.
         validation: Measured every `train.validate_every` iterations and after the last.
         show_rows: Called by the first rank when the files of the curves were written.
-        keep_best: Called when a measurement was the best so far.
-        settle: Called by the first rank when it resumes, or when its first checkpoint took the
-            place of another run's.
+        keep_best: Called by the first rank when the checkpoint has a measurement that is the best
+            so far, and again where a run resumes there: it may have been killed between the two.
     """
 
     progress: Progress
     validation: Validation | None = None
     show_rows: ShowRows = lambda curves: None
     keep_best: KeepBest = lambda iteration, miou: None
-    settle: Settle = lambda resumed_from, best: None
 
 
 def fit(
@@ -90,7 +82,7 @@ def fit(
     mixer: FeatureMixer = mix_stored,
     ranks: Ranks = ALONE,
 ) -> FitResult:
-    """Train to `config.iterations`, from the checkpoint in `folder` if it is of this run.
+    """Train to `config.iterations`, from the checkpoint in `folder` if there is one.
 
     Args:
         config: Section `train`.
@@ -104,19 +96,18 @@ def fit(
         ranks: Processes that share the run; the first one writes.
 
     Raises:
+        CheckpointError: If the checkpoint is of another run, damaged, or cannot be read now.
         TrainingError: If a loss or gradient is not finite, at the next row or checkpoint; the
             weights are not updated with it nor after it. Or if ranks disagree or one is gone.
     """
-    checkpoint, started = folder / "checkpoint.pt", time.perf_counter()
+    checkpoint, started = folder / CHECKPOINT, time.perf_counter()
     ranks.demand_equal(fingerprint, "parameters, data or code")  # and the first one is ready
     resumed_from = state.load(checkpoint, fingerprint=fingerprint, device=device)
     ranks.demand_equal(resumed_from, f"the checkpoint in {folder}")
     start = resumed_from or 0
-    if resumed_from is None and checkpoint.is_file() and ranks.first:
-        log.warning("%s is of another run (other parameters or data): training anew", checkpoint)
-    if ranks.first and resumed_from is not None:
-        watching.settle(resumed_from, _best(state.curves))
-    settled = resumed_from is not None
+    best = _best(state.curves)
+    if ranks.first and best is not None and best["iteration"] == resumed_from:
+        watching.keep_best(start, best["miou"])
     loader = batches(crops, config, start=start, device=device, ranks=ranks)
     watch = LossWatch(device)
     told, waited, row_began = _describe(state.curves.rows), 0.0, time.perf_counter()
@@ -158,16 +149,14 @@ def fit(
         if ends_row:
             state.curves.close_row(iteration=done, lr=lr)
         if ranks.first:
-            if validates and _validate(state, watching, done):
-                saves = True  # or a killed run would forget the row of the student that it keeps
+            is_best = validates and _validate(state, watching, done)
             if ends_row or validates:
                 state.curves.write(folder)
                 watching.show_rows(state.curves)
-            if saves:
+            if saves or is_best:  # a killed run remembers the row of the student that it keeps
                 state.save(checkpoint, iteration=done, fingerprint=fingerprint)
-                if not settled:  # a run before could be resumed until now
-                    watching.settle(None, _best(state.curves))
-                    settled = True
+            if is_best:
+                watching.keep_best(done, state.curves.validation[-1]["miou"])
         if ends_row:
             now = time.perf_counter()
             told = _describe(state.curves.rows, state.curves.validation)
@@ -213,7 +202,7 @@ def _validates(config: TrainConfig, watching: Watching, done: int) -> bool:
 
 
 def _validate(state: TrainingState, watching: Watching, done: int) -> bool:
-    """Measure the student, and keep it if it is the best so far; tell whether it is."""
+    """Measure the student; tell whether it is the best so far."""
     assert watching.validation is not None
     validation, branch = watching.validation, state.models.regularizer
     with evaluating(state.models.student) as student:
@@ -221,11 +210,7 @@ def _validate(state: TrainingState, watching: Watching, done: int) -> bool:
         if branch is not None and validation.measure_branch is not None:
             with evaluating(branch):
                 row |= validation.measure_branch(student, branch)
-    miou = row["miou"]
-    is_best = state.curves.add_validation({"iteration": done, **row})
-    if is_best:
-        watching.keep_best(done, miou)
-    return is_best
+    return state.curves.add_validation({"iteration": done, **row})
 
 
 def _best(curves: Curves) -> Row | None:

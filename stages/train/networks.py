@@ -6,16 +6,13 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 from transformers import SegformerModel
 from transformers.models.segformer.modeling_segformer import SegformerDropPath
 
 from stages.train.config import TrainConfig
-from stages.train.model.guide import Guide, StudentDrop
-from stages.train.model.regularizer import Regularizer
 from stages.train.model.student import Student
-
-Branch = Regularizer | Guide
-"""What reads the teacher while training: SSR's fusion layers, or our guide."""
+from stages.train.regularizers.branch import Branch
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -42,14 +39,14 @@ class Models:
         ema: Its slowly moving copy, which makes pseudo-labels.
         regularizer: The enhanced branch.
         imagenet: What feature distance compares with.
-        ema_guide: The branch's slowly moving copy; it makes the pseudo-labels where there is one.
+        ema_branch: The branch's slowly moving copy; it makes the pseudo-labels where there is one.
     """
 
     student: Student
     ema: Student | None
     regularizer: Branch | None
     imagenet: ImageNetReference | None
-    ema_guide: Guide | None = None
+    ema_branch: Branch | None = None
 
     def settle(self, config: TrainConfig, device: torch.device) -> None:
         """Move to the device and set up how `config` wants to compute; before the optimiser."""
@@ -62,7 +59,7 @@ class Models:
                 network.compile_parts()
         if config.activation_checkpointing:
             self.student.recompute_activations()
-        for branch in (self.regularizer, self.ema_guide):
+        for branch in (self.regularizer, self.ema_branch):
             if branch is not None:
                 branch.to(device)
         if self.imagenet is not None:
@@ -77,6 +74,6 @@ def without_noise(ema: Network) -> Network:
     """
     ema.train().requires_grad_(False)
     for module in ema.modules():
-        if isinstance(module, nn.Dropout | nn.Dropout2d | SegformerDropPath | StudentDrop):
+        if isinstance(module, _DropoutNd | SegformerDropPath):
             module.eval()
     return ema

@@ -18,8 +18,8 @@ def build_optimizer(
 
     Args:
         student: Backbone and head.
-        regularizer: SSR's fusion layers, or a guide, whose head learns as the student's does; None
-            for plain self-training.
+        regularizer: The network that reads the teacher; a head of its own learns as the student's
+            does. None for plain self-training.
         config: Rates, decay and betas.
 
     Returns:

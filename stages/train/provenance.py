@@ -1,23 +1,29 @@
 """What is noted beside a trained student: classes, data, recipe, the weights it began with."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from stages.prepare.config import SourceConfig
 from stages.prepare.labels import ClassTable
 from stages.prepare.manifest import Domain, Manifest
 from stages.train.config import TrainConfig
 
-INCIDENTAL = {
+TRAINING_VERSION: Final = 1
+"""Raise it when a change of code changes the weights of the same parameters and data."""
+
+INCIDENTAL: Final = {
     "device",
+    "threads",
     "workers",
     "prefetch",
     "activation_checkpointing",
+    "log_every",
+    "log_to",
     "checkpoint_every",
     "validate_every",
 }
-"""Keys of the recipe that change no weight: a checkpoint may be resumed with others."""
+"""Keys that change no weight, or its rounding alone: a run goes on with others."""
 
 
 def describe_student(
@@ -50,6 +56,20 @@ def describe_student(
         },
         "recipe": recipe,
     }
+
+
+def differences(
+    asked: Mapping[str, Any], noted: Mapping[str, Any], at: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield dotted keys that two nested tables share with different values, and both values."""
+    for key in asked:
+        if key not in noted:
+            continue
+        value, other = asked[key], noted[key]
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            yield from differences(value, other, f"{at}{key}.")
+        elif value != other:
+            yield f"{at}{key}", value, other
 
 
 def describe_classes(classes: ClassTable) -> dict[str, Any]:

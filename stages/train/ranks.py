@@ -21,7 +21,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from stages.device import DeviceName, pick_device
+from stages.device import pick_device
+from stages.fields import DeviceName
 from store.errors import ConfigError, TrainingError
 
 

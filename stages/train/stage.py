@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import stages.prepare
-import stages.train
-import store
 from stages.device import cpu_threads
 from stages.prepare.config import SourceConfig
 from stages.prepare.manifest import Domain, Manifest
@@ -19,15 +16,16 @@ from stages.train.config import TrainConfig
 from stages.train.dataset import TrainingCrops
 from stages.train.feed import STORED, Feed
 from stages.train.fit import FitResult, Progress, ShowRows, Watching, fit
-from stages.train.model.saved import read_card, remove_student, save_student
+from stages.train.folder import STUDENTS, claim
+from stages.train.model.saved import save_student
 from stages.train.networks import Models
 from stages.train.optimizer import build_optimizer
-from stages.train.provenance import INCIDENTAL, describe_student
+from stages.train.provenance import INCIDENTAL, TRAINING_VERSION, describe_student
 from stages.train.ranks import ALONE, Ranks
 from stages.train.start import digests_of_start
-from stages.train.tracking import Curves, Row
+from stages.train.tracking import Curves
 from stages.train.validation import Validation
-from store.errors import CheckpointError, ConfigError
+from store.errors import ConfigError
 from store.fingerprint import fingerprint_of, sha256_of_file
 from store.index import Index, StoreEntry
 from store.lock import writer_lock
@@ -67,6 +65,7 @@ def run(
     validation: Validation | None = None,
     show_rows: ShowRows = lambda curves: None,
     fresh: bool = False,
+    move_aside: bool = False,
     feed: Feed = STORED,
     ranks: Ranks = ALONE,
 ) -> TrainResult:
@@ -81,24 +80,26 @@ def run(
         roots: Folder of each domain.
         store_url: Folder of the feature stores.
         index_path: The index that names the current ones; unread where the regulariser is off.
-        out: Receives `checkpoint.pt`, `curves.csv`, `health.csv`, `validation.csv` and the folders
-            `student`, `ema` and `best`.
+        out: Receives `run.json`, `checkpoint.pt`, `curves.csv`, `health.csv`, `validation.csv` and
+            the folders `student`, `ema` and `best`. It belongs to one run; see `folder.claim`.
         progress: Called after every iteration.
         sources: The datasets behind the manifest, to be noted beside the student; training itself
             reads none of it.
         validation: What `train.validate_every` measures.
         show_rows: Called when there are new rows of curves, health or validation.
-        fresh: Start over where there is a checkpoint.
+        fresh: Start over; the run that is in `out` is moved to a folder in it.
+        move_aside: Do so where it is another run, which is a mistake otherwise.
         feed: Where the teacher's features come from.
         ranks: This process among those that share the run. The first one writes; `out` is a folder
             that all of them see.
 
     Raises:
-        ConfigError: If parameters do not fit the data.
+        ConfigError: If parameters do not fit the data, or `out` holds another run.
         DataError: If manifest or images are missing or damaged.
         StoreError: If the stores lack what training reads, or hold another teacher's features; or
             if another process trains in this folder.
-        CheckpointError: If weights to start from are missing, damaged or of another architecture.
+        CheckpointError: If weights to start from are missing, damaged or of another architecture,
+            or the checkpoint cannot be read.
         TrainingError: If a loss is not finite, or another rank is gone.
     """
     ranks.rows(config.batch_size)  # refuses a batch that they cannot share
@@ -126,14 +127,16 @@ def run(
 
     out.mkdir(parents=True, exist_ok=True)
     trained = _teacher_trained(stores)
-    fingerprint = _fingerprint(config, manifest_path, stores, feed)
+    identity = _identity(config, manifest_path, stores, feed)
+    fingerprint = fingerprint_of(identity)
     meta = describe_student(
         config, manifest, sources or {}, weights=weights, teacher_trained=trained
     )
     meta["run"] = fingerprint[:12]
 
     def keep_best(iteration: int, miou: float) -> None:
-        assert validation is not None
+        if validation is None:  # a run that resumes at its best without one
+            return
         chosen = {
             "iteration": iteration,
             "miou": miou,
@@ -143,17 +146,11 @@ def run(
         more = {**meta, "chosen": chosen}
         save_student(models.student, out / "best", config=config.student, meta=more)
 
-    def settle(resumed_from: int | None, best: Row | None) -> None:
-        if resumed_from is None:
-            remove_student(out / "ema")
-        if best is None or _step_of(out / "best") != best["iteration"]:
-            remove_student(out / "best")
-
     # `kill -9` of `dvc repro` leaves its child running: two of them must not share a checkpoint.
     lock = writer_lock(out, f"the run in {out}") if ranks.first else nullcontext()
     with lock, cpu_threads(config.threads):
-        if fresh and ranks.first:
-            (out / "checkpoint.pt").unlink(missing_ok=True)
+        if ranks.first:
+            claim(out, identity, fresh=fresh, move_aside=move_aside)
         result = fit(
             config,
             TrainingState(models, optimizer, Curves()),
@@ -161,7 +158,7 @@ def run(
             device=device,
             folder=out,
             fingerprint=fingerprint,
-            watching=Watching(progress, validation, show_rows, keep_best, settle),
+            watching=Watching(progress, validation, show_rows, keep_best),
             mixer=feed.mixer,
             ranks=ranks,
         )
@@ -180,7 +177,7 @@ def _demand_other_start(init: str | None, out: Path) -> None:
     if init is None:
         return
     start = Path(init).expanduser().resolve()
-    if start in [(out / name).resolve() for name in ("student", "ema", "best")]:
+    if start in [(out / name).resolve() for name in STUDENTS]:
         raise ConfigError(
             f"train.init is {init}, which this run overwrites; train with another --out, or "
             "copy the folder and start from the copy"
@@ -193,15 +190,6 @@ def _has_followed(models: Models, config: TrainConfig) -> bool:
     return models.ema is not None and (
         self_training is not None and self_training.start < config.iterations
     )
-
-
-def _step_of(best: Path) -> int | None:
-    """Read at which step a best student was kept; None where there is none."""
-    try:
-        step: int | None = read_card(best).meta.get("chosen", {}).get("iteration")
-    except CheckpointError:
-        return None
-    return step
 
 
 def _open(
@@ -233,13 +221,13 @@ def _open(
     return {domain: index.stores[domain] for domain in domains}, readers
 
 
-def _fingerprint(
+def _identity(
     config: TrainConfig, manifest_path: Path, stores: Mapping[Domain, StoreEntry], feed: Feed
-) -> str:
-    """Hash all that determines the weights, so that a checkpoint resumes only its own run."""
-    inputs: dict[str, Any] = {
-        "code": _code_digest(),
-        "config": config.model_dump(mode="json", exclude=INCIDENTAL),
+) -> dict[str, Any]:
+    """Collect all that determines the weights, so that only the same run goes on in its folder."""
+    return {
+        "version": TRAINING_VERSION,
+        "train": config.model_dump(mode="json", exclude=INCIDENTAL),
         "manifest": sha256_of_file(manifest_path),
         "features": [
             entry.levels[level].model_dump(mode="json")
@@ -249,18 +237,6 @@ def _fingerprint(
         "feed": feed.name,
         "start": digests_of_start(config),
     }
-    return fingerprint_of(inputs)
-
-
-def _code_digest() -> str:
-    """Hash the packages that `dvc.yaml` reruns training for, so that a rerun is no resume."""
-    files = sorted(
-        file
-        for package in (stages.prepare, stages.train, store)
-        for folder in package.__path__
-        for file in Path(folder).rglob("*.py")
-    )
-    return fingerprint_of([(file.name, sha256_of_file(file)) for file in files])
 
 
 def _teacher_trained(stores: Mapping[Domain, StoreEntry]) -> bool | None:

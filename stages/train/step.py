@@ -146,23 +146,23 @@ def _follow_and_label(
 ) -> PseudoLabels:
     """Update the EMA model, then let it label the clean target crops.
 
-    Differs from SSR where there is a guide: its average, on the EMA model's features, labels them.
+    Differs from SSR where the average of a branch labels them, on the EMA model's features.
     """
     self_training = config.self_training
     assert self_training is not None
     assert models.ema is not None
     since = iteration - self_training.start
     update_ema(models.ema, models.student, since, self_training.ema_decay)
-    guide = models.ema_guide
-    if guide is not None:
+    branch = models.ema_branch
+    if branch is not None:
         assert models.regularizer is not None
-        update_ema(guide, models.regularizer, since, self_training.ema_decay)
+        update_ema(branch, models.regularizer, since, self_training.ema_decay)
     with _autocast(config, batch):
         features = models.ema.features(batch.target_image)
         logits = (
             models.ema.classify(features)
-            if guide is None
-            else guide.logits(models.ema, features, batch.target_features)
+            if branch is None
+            else branch.logits(models.ema, features, batch.target_features)
         )
     height, width = batch.target_image.shape[-2:]
     return pseudo_labels(logits, (height, width), self_training.threshold)

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from stages.train.model.student import Student
-from stages.train.networks import Branch, Network
+from stages.train.networks import Network
+from stages.train.regularizers.branch import Branch
 
 
 @dataclass(frozen=True, slots=True)

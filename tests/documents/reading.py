@@ -11,7 +11,6 @@ from tests.pipeline.workplace import REPOSITORY
 DOCUMENTS = (
     "README.md",
     "docs/params.md",
-    "docs/cli.md",
     "benchmarks/README.md",
     "store/README.md",
 )

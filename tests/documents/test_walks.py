@@ -14,11 +14,12 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from stages.prepare.drawn import draw
-from stages.prepare.drawn_style import Style
+from examples.drawn.world import draw
+from examples.drawn.world.style import Style
 from tests.documents.reading import commands_in, fenced, path_of, shell_blocks
 from tests.pipeline.repository import demand_repro, environment, make_repository
 from tests.pipeline.test_handover import official_checkpoint
+from tests.pipeline.test_help import COMMANDS, example
 from tests.pipeline.workplace import SMALLEST, change_params, demand, ssr, the_store, write_params
 from tests.prepare.conftest import ids, save, save_paletted
 
@@ -120,24 +121,6 @@ def drawn(index: int, style: Style) -> tuple[Any, Any]:
     return draw(seed=1, index=index, style=style, size_px=SIZE)
 
 
-def test_every_block_of_the_readme_has_a_walk() -> None:
-    walked = set(re.findall(r'block_with\("([^"]+)"\)', Path(__file__).read_text()))
-    for block in shell_blocks("README.md"):
-        assert sum(block.startswith(beginning) for beginning in walked) == 1, block
-
-
-def test_two_commands() -> None:
-    for command in commands_in(block_with("make demo"), "README.md"):
-        said = subprocess.run(
-            [*command.words, "--dry-run"],
-            cwd=path_of(""),
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        assert re.search(r"\b(dvc repro|pytest) ?", said.stdout)
-
-
 def test_your_own_data(empty: Path) -> None:
     mine, theirs = empty / "mine", empty / "theirs"
     for index in range(3):
@@ -199,6 +182,7 @@ def test_experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_many_processes(after: Path) -> None:
     change_params(after, {"train.iterations": 6})
+    shutil.rmtree(after / "runs")  # of another run
     typed(block_with("torchrun"))
 
 
@@ -225,11 +209,6 @@ def test_features_are_opened_with_xarray(after: Path) -> None:
     assert opened["mean"].shape == (64,)
 
 
-EXAMPLES = [
-    command
-    for block in shell_blocks("docs/cli.md")
-    for command in commands_in(block, "docs/cli.md")
-]
 REFUSED = {
     "embed": "sam_vit_b_01ec64.pth: no such weight file",  # it must be downloaded
     "doctor": "train.device is cuda",
@@ -237,22 +216,18 @@ REFUSED = {
 """Examples that need what is not here: they say what."""
 
 
-@pytest.mark.parametrize(
-    "words", [c.words[1:] for c in EXAMPLES], ids=[c.words[1] for c in EXAMPLES]
-)
-def test_examples_of_the_reference(after: Path, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_of_the_help(after: Path, command: str) -> None:
     words = tuple(
         word.replace("data/features/source/1a2b3c4d.zarr", str(the_store("source")))
         .replace("/data/gta5", "data/drawn")
-        .replace("--onnx", "--help" if "--onnx" in words else "--onnx")
-        for word in words
+        .replace("--onnx", "--help")
+        for word in example(command)
     )
     if words[0] in ("metrics", "compare", "report"):
         shutil.copytree("runs", "daformer")
         shutil.copytree("daformer", "runs/daformer")
         shutil.move("daformer", "runs/ssr")
-    if words[0] == "pretrain-teacher":
-        words = (*words, "--iterations", "2", "--scenes", "4")
     if words[0] == "init":
         Path("params.yaml").unlink()
     outcome = ssr(*words)

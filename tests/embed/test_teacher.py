@@ -42,8 +42,11 @@ def checkpoint(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_checkpoint_gives_its_weights(checkpoint: Path, embed_config: EmbedConfig) -> None:
-    config = embed_config.model_copy(update={"weights": str(checkpoint)})
+def test_a_checkpoint_gives_its_weights(
+    checkpoint: Path, embed_config: EmbedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(checkpoint.parent))
+    config = embed_config.model_copy(update={"weights": f"~/{checkpoint.name}"})
     teacher = load_teacher(config)
     drawn = draw_encoder(TINY, 1).state_dict()
     assert teacher.trained
@@ -152,24 +155,44 @@ def test_a_truncated_file_is_refused(checkpoint: Path) -> None:
         assert_refused(checkpoint, "damaged")
 
 
-@pytest.mark.parametrize("content", [b"hello", b"PK\x03\x04rubbish", b"<html>404</html>" * 99])
+@pytest.mark.parametrize("content", [b"hello", b"PK\x03\x04rubbish"])
 def test_something_else_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "page.pth"
     path.write_bytes(content)
     assert_refused(path, "damaged")
 
 
-@pytest.mark.parametrize("content", [{"epoch": 3}, [1, 2], {"image_encoder.x": "text"}, {}])
-def test_a_file_without_an_encoder_is_refused(content: Any, tmp_path: Path) -> None:  # noqa: ANN401
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"epoch": 3}, r"no table of tensors \(epoch\)"),
+        ([1, 2], "no table of tensors"),
+        ({"image_encoder.x": "text"}, "no table of tensors"),
+        ({}, "no table of tensors"),
+        (
+            {"backbone.norm1.bias": torch.ones(2), "head.bias": torch.ones(2)},
+            r"holds no image encoder of SAM, but backbone\.\*, head\.\*; give",
+        ),
+        (
+            {f"{name}.image_encoder.pos_embed": torch.ones(2) for name in ("model", "ema")},
+            r"several image encoders of SAM \(ema\.image_encoder\.\*, model\.image_encoder\.\*\)",
+        ),
+    ],
+)
+def test_a_file_without_an_encoder_is_refused(
+    content: Any,  # noqa: ANN401
+    message: str,
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "student.pth"
     torch.save(content, path)
-    assert_refused(path, "has no image_encoder")
+    assert_refused(path, message)
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     path = tmp_path / "evil.pth"
     torch.save({"image_encoder.x": Trap()}, path)
-    assert_refused(path, "damaged, or not a file of torch weights")
+    assert_refused(path, "holds other Python objects .setattr.* state_dict alone")
     assert not Trap.sprung
 
 
@@ -189,9 +212,12 @@ def test_an_unknown_architecture_is_described(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("neck.0.weight"), "neck.0.weight is missing in the file and"),
-        (lambda s: s.update(extra=torch.ones(2)), r"extra is \(2,\) in the file and unknown"),
-        (lambda s: s.update(pos_embed=torch.ones(1, 8, 8, 96)), r"pos_embed is \(1, 8, 8, 96\)"),
+        (lambda s: s.pop("neck.0.weight"), "1 missing: neck.0.weight"),
+        (lambda s: s.update(extra=torch.ones(2)), "1 unexpected: extra"),
+        (
+            lambda s: s.update(pos_embed=torch.ones(1, 8, 8, 96)),
+            r"1 of other shape: pos_embed \(1, 8, 8, 96\), not \(1, 16",
+        ),
     ],
 )
 def test_every_tensor_must_fit(

@@ -101,6 +101,7 @@ class World:
         )
 
     def features(self) -> dict[str, bytes]:
-        """Content of every file of every store, and of the index."""
-        files = [p for p in self.store_url.rglob("*.zarr/**/*") if p.is_file()]
+        """Content of every file of every store but those of leases, and of the index."""
+        found = self.store_url.rglob("*.zarr/**/*")
+        files = [p for p in found if p.is_file() and p.parent.name != "leases"]
         return {str(p.relative_to(self.folder)): p.read_bytes() for p in [*files, self.index_path]}

@@ -1,5 +1,6 @@
 """Exported folders, loaded by others: transformers without this project, and our own loader."""
 
+import html
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from markdown_it import MarkdownIt
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -20,6 +22,7 @@ from stages.prepare.pixels import normalised_window, read_image
 from stages.train.model.saved import load_student
 from stages.train.model.student import Student
 from store.errors import CheckpointError, ConfigError
+from tests.conftest import HOSTILE
 from tests.evaluate.models import META, NAMES, PALETTE, save_model
 
 pytestmark = pytest.mark.costly
@@ -238,6 +241,19 @@ def test_the_card_tells_metrics_data_and_licences(tmp_path: Path) -> None:
         "at least 256 px",
     ):
         assert text in card
+
+
+@pytest.mark.parametrize("first", [0, 3, 6])
+def test_names_in_the_card_are_no_markdown(tmp_path: Path, first: int) -> None:
+    names = HOSTILE[first : first + len(NAMES)]
+    save_model(tmp_path / "student", meta={**META, "classes": list(names), "weights": names[0]})
+    write_metrics(tmp_path, iou=dict.fromkeys(names, 1.0))
+    run(model=tmp_path, out=tmp_path / "exported")
+    card = (tmp_path / "exported/README.md").read_text()
+    page = MarkdownIt().enable(["table", "strikethrough"]).render(card)
+    for name in names:
+        assert page.count(f"<td>{html.escape(name)}</td>") == 2, name
+    assert f"Initial weights: {html.escape(names[0])}. MiT" in page
 
 
 def test_a_student_of_random_weights_owes_nvidia_nothing(tmp_path: Path) -> None:

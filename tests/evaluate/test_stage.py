@@ -368,6 +368,19 @@ def test_a_dataset_that_is_no_longer_measured_leaves_with_what_was_written_of_it
     assert sorted(path.name for path in (world.out / "datasets").iterdir()) == ["fog", "mine"]
 
 
+def test_nothing_is_removed_behind_a_link(
+    world: World, streets: EvaluateConfig, tmp_path: Path
+) -> None:
+    world.evaluate(streets)
+    for name in ("pictures", "datasets"):
+        (world.out / name).rename(tmp_path / f"shared-{name}")
+        (world.out / name).symlink_to(tmp_path / f"shared-{name}")
+    (world.out / "pictures" / "002-gone.png").write_bytes(b"of another run")
+    world.evaluate(streets.model_copy(update={"datasets": {}}))
+    assert (tmp_path / "shared-pictures" / "002-gone.png").exists()
+    assert (tmp_path / "shared-datasets" / "fog" / "per_class.csv").exists()
+
+
 def test_datasets_alone_can_be_measured(world: World, streets: EvaluateConfig) -> None:
     result = world.evaluate(streets.model_copy(update={"domain": None}))
     content = json.loads(result.metrics_file.read_text())

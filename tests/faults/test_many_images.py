@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.estimate import estimate
 from pipeline.files import INDEX, MANIFEST
 from pipeline.params import load_params
+from pipeline.plan import plan_stores
 from pipeline.stores import run_embed
 from stages.embed.config import EmbedConfig
 from stages.embed.teacher import load_teacher
@@ -82,7 +82,7 @@ def embed_many(folder: Path, count: int, tell: Tell) -> Meter:
     save_photos(folder / "photos" / "train", count)
     demand("prepare")
     params, manifest = load_params(Path("params.yaml")), Manifest.read(MANIFEST)
-    planned = estimate(params, manifest, speed=None)
+    planned = plan_stores(params, manifest)
 
     meter = Meter(params.embed)
     result = run_embed(params, manifest, index_path=INDEX, progress=meter, step="all").domains[

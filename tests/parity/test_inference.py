@@ -11,7 +11,7 @@ from transformers import SegformerModel
 from stages.evaluate.inference import predict, predict_logits
 from stages.train.model.backbone import MiT, build_backbone
 from stages.train.model.head import DAFormerHead
-from stages.train.model.pretrained import load_official_student
+from stages.train.model.pretrained import fill_official
 from stages.train.model.student import Student
 from tests.parity.cases import Case, Reference, assert_close
 
@@ -29,7 +29,7 @@ def student(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Student:
     student = Student(build_mit(case), build_head(case))
     path: Path = tmp_path_factory.mktemp("official") / "student.pth"
     torch.save({"state_dict": case.params("param/")}, path)
-    load_official_student(student, path)
+    fill_official(student, path, ("backbone.", "decode_head."))
     return student.eval()
 
 

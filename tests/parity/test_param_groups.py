@@ -8,9 +8,9 @@ from stages.train.config import OptimizerConfig
 from stages.train.model.backbone import MiT, build_backbone
 from stages.train.model.head import DAFormerHead
 from stages.train.model.official import official_to_ours
-from stages.train.model.regularizer import Regularizer
 from stages.train.model.student import Student
 from stages.train.optimizer import build_optimizer
+from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from tests.parity.cases import Reference
 
 NEVER_OURS = ("ema_model.", "imnet_model.", "predictor.")
@@ -53,7 +53,7 @@ def test_every_parameter_has_the_official_settings(reference: Reference) -> None
     assert len(found) == len(named)  # nothing else is optimised: no SAM, EMA or ImageNet model
 
 
-def networks_of(names: list[str]) -> tuple[Student, Regularizer]:
+def networks_of(names: list[str]) -> tuple[Student, CrossAttentionBranch]:
     """Networks with these parameters; widths are not in the case and don't matter."""
     stages = 4
     depths = tuple(
@@ -71,4 +71,4 @@ def networks_of(names: list[str]) -> tuple[Student, Regularizer]:
             build_backbone(MiT(widths, depths, heads, reductions), drop_path=0.0, norm_eps=1e-6),
             DAFormerHead(widths, 4, 3, 2, dropout=0.0, dilations=[1, 6, 12, 18][: len(branches)]),
         )
-        return student, Regularizer(widths, 4, heads, levels)
+        return student, CrossAttentionBranch(widths, 4, heads, levels)

@@ -4,15 +4,15 @@ import torch
 from torch import Tensor
 
 from stages.train.model.official import export_official, import_official
-from stages.train.model.regularizer import CrossAttention, Regularizer
+from stages.train.regularizers.cross_attention import CrossAttention, CrossAttentionBranch
 from tests.parity.cases import Case, Reference, assert_close
 
 TOL = 1e-5
 
 
-def build(case: Case) -> Regularizer:
+def build(case: Case) -> CrossAttentionBranch:
     stages = len(case.meta["dims"])
-    regularizer = Regularizer(
+    regularizer = CrossAttentionBranch(
         case.meta["dims"], case.meta["sam_dim"], case.meta["heads"], ["stride8"] * stages
     )
     tensors, unknown = import_official(case.params("param/"))

@@ -25,10 +25,10 @@ from stages.train.draws import Draws, draw_step
 from stages.train.model.backbone import MiT, build_backbone
 from stages.train.model.head import DAFormerHead
 from stages.train.model.official import export_official, import_official
-from stages.train.model.regularizer import Regularizer
 from stages.train.model.student import Student
 from stages.train.networks import ImageNetReference, Models, without_noise
 from stages.train.optimizer import build_optimizer
+from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from stages.train.step import StepResult, train_step
 from tests.parity.cases import Case, Reference, assert_close
 from tests.train.example import train_config
@@ -334,10 +334,12 @@ def build_imagenet(case: Case) -> SegformerModel:
     return backbone
 
 
-def build_regularizer(case: Case) -> Regularizer:
+def build_regularizer(case: Case) -> CrossAttentionBranch:
     meta = case.meta
     channels = case["in/sam_src"].shape[1]
-    regularizer = Regularizer(meta["dims"], channels, meta["heads"], [LEVEL] * len(meta["dims"]))
+    regularizer = CrossAttentionBranch(
+        meta["dims"], channels, meta["heads"], [LEVEL] * len(meta["dims"])
+    )
     official = {
         name: tensor
         for name, tensor in case.params("param/").items()

@@ -53,6 +53,33 @@ CASES = [
         ("params.yaml", "YAML"),
         copy("photos/day/images/00000.png", "params.yaml"),
     ),
+    Case(
+        "params file is UTF-16",
+        "prepare",
+        ("params.yaml: is no valid YAML", "utf-8"),
+        lambda: Path("params.yaml").write_bytes(Path("params.yaml").read_text().encode("utf-16")),
+    ),
+    Case(
+        "params file is nested without end",
+        "prepare",
+        ("params.yaml: is no valid YAML", "recursion"),
+        write("prepare: " + "[" * 2000),
+    ),
+    Case(
+        "params file with a number without end",
+        "prepare",
+        ("params.yaml: is no valid YAML", "digits"),
+        write("prepare: " + "9" * 5000),
+    ),
+    Case(
+        "params file of a billion laughs",
+        "prepare",
+        ("params.yaml: prepare is [[", "[...]", "should be a section"),
+        write(
+            "prepare:\n- &a0 [ha, ha, ha, ha, ha, ha, ha, ha, ha]\n"
+            + "".join(f"- &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30))
+        ),
+    ),
     Case("params file is empty", "prepare", ("params.yaml", "no sections", "ssr init"), write("")),
     Case(
         "params file is a list",
@@ -193,9 +220,41 @@ CASES = [
         "embed -S store.url=gs://bucket/features",
         ("store.url: gs://bucket/features is neither a folder nor s3://",),
     ),
+    Case(
+        "NUL in a path",
+        "prepare -S 'prepare.source.root=\"a\\0b\"'",
+        ("prepare.source.root: 'a\\x00b' holds a control character",),
+    ),
+    *(
+        Case(
+            f"home of nobody in {key}",
+            f"train -S {key}=~nosuchuser/x",
+            (f"{key}: ~nosuchuser/x: there is no such user",),
+        )
+        for key in (
+            "prepare.target.root",
+            "store.url",
+            "embed.weights",
+            "train.init",
+            "train.student.weights",
+        )
+    ),
+    Case(
+        "store in the home of nobody", "inspect ~nosuchuser/x.zarr", ("~nosuchuser", "no such user")
+    ),
+    Case(
+        "photos in the home of nobody",
+        "predict runs ~nosuchuser/x --out predicted",
+        ("~nosuchuser", "no such user"),
+    ),
     # --set
     Case("set without a value", "train -S train.seed", ("--set train.seed", "section.key=value")),
     Case("set without a section", "train -S seed=1", ("--set seed=1", "section.key=value")),
+    Case(
+        "set in an unknown section",
+        "train -S trian.seed=1",
+        ("--set trian.seed=1: trian is no known key", "did you mean train?"),
+    ),
     Case("set without a key", "train -S =1", ("--set =1", "section.key=value")),
     Case("set with an empty key", "train -S train.=1", ("--set train.=1", "section.key=value")),
     Case("set with broken YAML", "train -S train.seed=[", ("--set train.seed=[", "YAML")),

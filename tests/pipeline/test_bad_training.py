@@ -1,5 +1,6 @@
 """Weights, parameters and results that training and evaluation cannot use."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -20,6 +21,13 @@ from tests.pipeline.mistakes import (
     write,
 )
 from tests.pipeline.workplace import shard, stored
+
+
+def rename_a_class() -> None:
+    card = Path("runs/student/config.json")
+    edit(card, '"sky"', '"heaven"')
+    card.write_text(re.sub(r',\s+"sha256": "\w+"', "", card.read_text()))
+
 
 CASES = [
     # train
@@ -67,7 +75,7 @@ CASES = [
     Case(
         "backbone weights that are a picture",
         "train -S train.student.weights=photo.pth",
-        ("train.student.weights: photo.pth", "damaged", "get it again"),
+        ("train.student.weights: photo.pth", "damaged", "download it again"),
         copy("photos/day/images/00000.png", "photo.pth"),
     ),
     Case(
@@ -75,6 +83,18 @@ CASES = [
         "train",
         ("runs/checkpoint.pt", "damaged", "delete it"),
         cut_in_half("runs/checkpoint.pt"),
+    ),
+    Case(
+        "another run in the folder",
+        "train -S train.seed=1 -S train.log_every=1",
+        ("runs holds another run (other train.seed)", "another --out", "--fresh", "runs/replaced"),
+    ),
+    Case(
+        "features compared with those of a segmenter",
+        "train --out runs/arm -S train.student.weights=trained.pth -S "
+        "'train.feature_distance={weight: 0.005, classes: [road], min_share: 0.75}'",
+        ("train.student.weights: trained.pth", "decode head", "ImageNet", "train.feature_distance"),
+        lambda: save_backbone("trained.pth", head=True),
     ),
     Case(
         "thing class that there is not",
@@ -85,8 +105,8 @@ CASES = [
     ),
     Case(
         "learning rate that explodes",
-        "train -S train.optimizer.lr=1e30 -S train.seed=1",
-        ("iteration", "not finite", "train.optimizer.lr", "runs/checkpoint.pt"),
+        "train -S train.optimizer.lr=1e30 --out runs/high",
+        ("iteration", "not finite", "train.optimizer.lr", "runs/high/checkpoint.pt"),
     ),
     Case(
         "results folder is a file",
@@ -121,7 +141,7 @@ CASES = [
         "student of other classes",
         "evaluate",
         ("runs/student", "is heaven", "sky", "choose a student"),
-        lambda: edit(Path("runs/student/config.json"), '"sky"', '"heaven"'),
+        rename_a_class,
     ),
     Case(
         "split without labels",
@@ -174,6 +194,31 @@ CASES = [
         "metrics before evaluate",
         "metrics --out runs/new",
         ("runs/new/metrics.json", "no evaluation", "ssr evaluate"),
+    ),
+    Case(
+        "comparison with a best student that was not evaluated",
+        "compare runs runs/best",
+        ("runs/best/metrics.json", "`ssr evaluate --model runs/best`"),
+    ),
+    Case(
+        "import of a student's file",
+        "import runs/student/model.safetensors --out theirs",
+        ("a student of this project, which needs no import", "its folder runs/student"),
+    ),
+    Case(
+        "import of a student's folder",
+        "import runs/student --out theirs",
+        ("runs/student is a folder", "give the file in it"),
+    ),
+    Case(
+        "part of more digits than Python reads",
+        f"embed --part 1/{'9' * 5000}",
+        ("--part 1/999", "write it as I/N"),
+    ),
+    Case(
+        "size of more digits than Python reads",
+        f"predict runs photos --out predicted --fit {'9' * 5000}x5",
+        ("--fit 999", "WIDTHxHEIGHT"),
     ),
     Case(
         "damaged metrics",

@@ -10,10 +10,9 @@ import pytest
 
 from pipeline.arms import ARMS
 from pipeline.cli import app
-from pipeline.completion import codecs, keys
+from pipeline.completion import keys
 from pipeline.presets import PRESETS
 from stages.prepare.labels import CLASS_TABLES
-from store.codec import Codec
 from tests.pipeline.workplace import SMALLEST, change_params, write_params
 
 STORE = "data/features/source/1a2b3c4d.zarr"
@@ -37,7 +36,7 @@ def offered(
 @pytest.mark.parametrize(
     ("line", "names"),
     [
-        ("ssr pre", ["prepare", "predict", "pretrain-teacher"]),
+        ("ssr pre", ["prepare", "predict"]),
         ("ssr init --pre", ["--preset"]),
         ("ssr init --preset ", list(PRESETS)),
         ("ssr init --preset gta5-", [name for name in PRESETS if name.startswith("gta5-")]),
@@ -63,11 +62,6 @@ def test_tab_offers_what_can_be_typed(
     (tmp_path / STORE).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert offered(line, capsys, monkeypatch) == names
-
-
-def test_every_codec_that_is_offered_is_one() -> None:
-    for name in codecs():
-        assert Codec(name).name == name
 
 
 @pytest.mark.parametrize("text", [None, "prepare: [\n", "just words\n"])

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.costs import COSTS, Cost, cost_of, noted
-from pipeline.memory import peak_bytes
+from pipeline.costs import COSTS, Cost, cost_of, noted, peak_bytes
 
 
 def silent(done: int, total: int, what: str) -> None:

@@ -11,12 +11,8 @@ import pytest
 from pipeline.doctor import examine
 from tests.pipeline.mistakes import (
     Case,
-    copy,
     cut_in_half,
-    edit,
-    embed_the_source_alone,
     identifier,
-    params,
     remove,
     write,
 )
@@ -62,19 +58,6 @@ CASES = [
     Case("no params", "", ("params.yaml", "no such file", "ssr init"), remove("params.yaml")),
     Case("damaged params", "", ("params.yaml", "YAML", "mend"), write("prepare: [\n")),
     Case(
-        "params that are no text",
-        "",
-        ("params.yaml", "YAML"),
-        copy("photos/day/images/00000.png", "params.yaml"),
-    ),
-    Case(
-        "mistyped key",
-        "",
-        ("train.iteratons", "did you mean train.iterations?"),
-        params(train={"iteratons": 3}),
-    ),
-    Case("wrong value", "-S train.crop_px=100", ("train.crop_px is 100", "multiple of 32")),
-    Case(
         "no data folder",
         "-S prepare.source.root=nowhere",
         ("prepare.source.root: nowhere", "no such folder", "correct the path"),
@@ -90,12 +73,6 @@ CASES = [
         "",
         ("data/manifest.parquet", "damaged", "ssr prepare"),
         cut_in_half("data/manifest.parquet"),
-    ),
-    Case(
-        "manifest of other domains",
-        "-S prepare.target=null -S embed.domains=[source] -S train.self_training=null "
-        "-S train.regularizer.on=[source]",
-        ("data/manifest.parquet", "source and target", "ssr prepare"),
     ),
     Case(
         "manifest of other datasets",
@@ -140,40 +117,16 @@ CASES = [
         ("data/index.json", "another precision", "ssr embed"),
     ),
     Case(
-        "teacher that was never embedded with",
-        "-S embed.seed=1",
-        ("embed.weights random", "not known yet", "ssr embed"),
-    ),
-    Case(
         "store moved away",
         "",
         ("data/features/source/", "no feature store", "ssr embed"),
         remove("data/features/source"),
-    ),
-    Case("store that cannot be read", "", ("zarr.json", "source"), spoil_the_store),
-    Case(
-        "store of another format",
-        "",
-        ("data/features/source/", "format 2", "ssr embed"),
-        lambda: edit(the_store("source") / "zarr.json", '"format": 1', '"format": 2'),
     ),
     Case(
         "shard deleted",
         "",
         ("shard 1 of stride8", "data/features/target/", "ssr embed"),
         lambda: shard("target", 1).unlink(),
-    ),
-    Case(
-        "domain that is not embedded",
-        "",
-        ("no features of target", "embed.domains", "ssr embed"),
-        embed_the_source_alone,
-    ),
-    Case(
-        "level that is not embedded",
-        "-S train.regularizer.levels=[stride8,stride8,stride8,stride16] "
-        "-S embed.levels=[stride8,stride16]",
-        ("stride16", "embed.levels", "ssr embed"),
     ),
     Case(
         "results folder that is a file",
@@ -222,7 +175,7 @@ def test_what_is_looked_at_is_told_before_it_is_found(photos: Path) -> None:
     order = [
         (finding.text, told[-1]) for finding in examine(photos / "params.yaml", [], told.append)
     ]
-    (pytorch,) = (before for text, before in order if text.startswith("PyTorch"))
+    (pytorch,) = (before for text, before in order if "PyTorch" in text)
     assert "PyTorch" in pytorch
     assert all(before for _, before in order)
     assert "params.yaml" in told[-1]

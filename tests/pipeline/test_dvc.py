@@ -70,7 +70,8 @@ def trained(folder: Path) -> dict[str, int]:
 def test_dvc_knows_the_files_that_the_pipeline_knows() -> None:
     stages = DVC["stages"]
     assert list(stages) == ALL
-    assert [stage["cmd"] for stage in stages.values()] == [f"ssr {name}" for name in ALL]
+    commands = [stage["cmd"].removesuffix(" --move-aside") for stage in stages.values()]
+    assert commands == [f"ssr {name}" for name in ALL]
     declared = {
         path
         for stage in stages.values()
@@ -151,6 +152,10 @@ def test_changing_training_reruns_training_and_evaluation_only(repository: Path)
     changed = {name for name, digest in stored(repository).items() if before.get(name) != digest}
     assert "runs/student/model.safetensors" in changed
     assert all(name.startswith("runs/") for name in changed)
+    assert "runs: the run that was there is now in runs/replaced/1" in done.err
+    for name, digest in before.items():  # the old run is whole, with what was made of it
+        if name.startswith("runs/") and name != "runs/writer.lock":
+            assert stored(repository)[name.replace("runs/", "runs/replaced/1/")] == digest
 
 
 def test_a_deleted_shard_is_healed_without_training_again(repository: Path) -> None:

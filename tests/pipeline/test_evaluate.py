@@ -76,10 +76,9 @@ def test_params_that_ask_for_the_averaged_model_do_not_concern_a_lone_student(
 
 
 def test_an_averaged_model_of_another_run_is_refused(photos: Path) -> None:
-    shutil.copytree("runs/ema", "kept")
-    demand("train", "-S", "train.seed=5")
+    demand("train", "-S", "train.seed=5", "--out", "runs/five")
     shutil.rmtree("runs/ema")
-    shutil.move("kept", "runs/ema")
+    shutil.move("runs/five/ema", "runs/ema")
     assert_refused("evaluate --weights ema", "runs/ema is not of the run that made runs/student")
 
 

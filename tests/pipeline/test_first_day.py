@@ -84,7 +84,7 @@ CASES = [
     ),
     Case(
         "folder of a split instead of the root",
-        "prepare -S prepare.target.root=photos/dusk",
+        "prepare -S prepare.target.root=photos/dusk -S prepare.target.splits.val=null",
         ("photos/dusk/dusk/images", "no such folder", "correct the path"),
     ),
     Case(
@@ -102,7 +102,11 @@ CASES = [
     Case(
         "domains swapped, no labels there",
         "prepare",
-        ("photos/dusk/images/00006.png", "no label", "5 more bad files"),
+        (
+            "photos/dusk/images/00006.png",
+            "no label",
+            "5 more: 00007.png, 00008.png, 00009.png, ...",
+        ),
         swap_and_lose_the_labels,
     ),
     Case(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.console import console
+from pipeline.console import activity, console, print_table, progress
 from pipeline.lines import wrapped
+from tests.conftest import HOSTILE
 from tests.pipeline.test_empty import EMPTY
 from tests.pipeline.workplace import demand, ssr, the_store
 
@@ -35,6 +36,19 @@ def test_what_is_missing_is_said_in_lines_that_fit(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert_fits(ssr(*words.split()).err)
+
+
+def test_a_name_with_markup_is_shown_as_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_force_terminal", True)
+    for name in HOSTILE:
+        with activity(name) as say, progress("train", "steps") as report:
+            say(name)
+            report(1, 2, name)
+        print_table(name, (name,), [(name,)])
+        console.print(name)
+        assert capsys.readouterr().out.count(name) >= 4
 
 
 @pytest.mark.usefixtures("screen")
@@ -66,6 +80,11 @@ def test_a_message_is_broken_at_words_and_a_command_is_not(
         "ssr: interrupted: the checkpoint is",
         "kept; go on with",
         "`ssr train --out runs/other`",
+    ]
+    assert wrapped("ssr: 2 problems:\n  one\n  two").splitlines() == [
+        "ssr: 2 problems:",
+        "  one",
+        "  two",
     ]
 
 

@@ -1,4 +1,4 @@
-"""DVCLive's files hold the rows of ours."""
+"""Files of DVCLive and TensorBoard hold the rows of ours."""
 
 import csv
 import json
@@ -6,13 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pipeline.live import live_rows
+from pipeline.live import rows_for
 from stages.train.tracking import Curves
 from store.errors import ConfigError
 from tests.pipeline.workplace import demand
 
 pytestmark = pytest.mark.costly
+
+TOOLS = ("dvclive", "tensorboard")
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +24,11 @@ def _no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def steps(folder: Path, metric: str) -> list[tuple[int, float]]:
-    path = folder / "plots" / "metrics" / f"{metric}.tsv"
+def steps(folder: Path, metric: str, tool: str = "dvclive") -> list[tuple[int, float]]:
+    if tool == "tensorboard":
+        events = EventAccumulator(str(folder / "tensorboard")).Reload()
+        return [(scalar.step, scalar.value) for scalar in events.Scalars(metric)]
+    path = folder / "live" / "plots" / "metrics" / f"{metric}.tsv"
     rows = csv.DictReader(path.read_text().splitlines(), delimiter="\t")
     return [(int(row["step"]), float(row[metric.rpartition("/")[2]])) for row in rows]
 
@@ -36,35 +42,47 @@ def curves(rows: int) -> Curves:
     return made
 
 
-def test_every_row_is_passed_on_once(tmp_path: Path) -> None:
-    show = live_rows(tmp_path / "live")
+@pytest.mark.parametrize("tool", TOOLS)
+def test_every_row_is_passed_on_once(tmp_path: Path, tool: str) -> None:
+    show = rows_for([tool], tmp_path)
+    assert list(tmp_path.iterdir()) == []  # the folder may yet turn out to be another run's
     for count in (1, 2, 2):
         show(curves(count))
-    assert steps(tmp_path / "live", "train/clean") == [(10, 1), (20, 0.5)]
-    assert steps(tmp_path / "live", "health/residual_0") == [(10, 0.25), (20, 0.5)]
-    assert steps(tmp_path / "live", "validation/miou") == [(15, 12.5)]
+    assert steps(tmp_path, "train/clean", tool) == [(10, 1), (20, 0.5)]
+    assert steps(tmp_path, "health/residual_0", tool) == [(10, 0.25), (20, 0.5)]
+    assert steps(tmp_path, "validation/miou", tool) == [(15, 12.5)]
+
+
+def test_dvclive_has_its_summary(tmp_path: Path) -> None:
+    rows_for(["dvclive"], tmp_path)(curves(2))
     summary = json.loads((tmp_path / "live" / "metrics.json").read_text())
     assert summary["train"]["clean"] == 0.5
 
 
-def test_a_resumed_run_forgets_rows_that_its_checkpoint_does_not_know(tmp_path: Path) -> None:
-    live_rows(tmp_path / "live")(curves(5))
-    live_rows(tmp_path / "live")(curves(3))
-    assert [step for step, _ in steps(tmp_path / "live", "train/clean")] == [10, 20, 30]
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_resumed_run_forgets_rows_that_its_checkpoint_does_not_know(
+    tmp_path: Path, tool: str
+) -> None:
+    rows_for([tool], tmp_path)(curves(5))
+    rows_for([tool], tmp_path)(curves(3))
+    assert [step for step, _ in steps(tmp_path, "train/clean", tool)] == [10, 20, 30]
 
 
-def test_training_logs_to_dvclive_when_asked(workplace: Path) -> None:
+def test_training_logs_to_the_tools_that_are_asked_for(workplace: Path) -> None:
     for command in ("prepare", "embed"):
         demand(command)
-    demand("train", "--live")
-    assert [step for step, _ in steps(workplace / "runs/live", "train/clean")] == [2, 4]
-    assert [step for step, _ in steps(workplace / "runs/live", "validation/miou")] == [2, 4]
+    demand("train", "-S", "train.log_to=[dvclive, tensorboard]")
+    for tool in TOOLS:
+        assert [step for step, _ in steps(workplace / "runs", "train/clean", tool)] == [2, 4]
+        assert [step for step, _ in steps(workplace / "runs", "validation/miou", tool)] == [2, 4]
     assert not (workplace / "dvc.yaml").exists()
 
 
-def test_without_dvclive_the_flag_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_tool_that_is_not_installed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tool: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "dvclive", None)
-    with pytest.raises(ConfigError, match=r"pip install -e '.\[live\]'"):
-        live_rows(tmp_path)
+    monkeypatch.setitem(sys.modules, tool, None)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    with pytest.raises(ConfigError, match=rf"train.log_to: .*pip install -e '.\[{tool}\]'"):
+        rows_for([tool], tmp_path)

@@ -21,6 +21,7 @@ from benchmarks.miniature.plot import plot
 from benchmarks.miniature.tables import difference_table
 from benchmarks.runs import Result, result_of
 from benchmarks.tables import Interval, arm_table, class_table
+from examples.drawn import TEACHER
 from pipeline.presets import write_preset
 from stages.embed.architectures import ARCHITECTURES
 from stages.embed.teacher import Teacher, draw_encoder
@@ -74,7 +75,7 @@ def test_arms_differ_in_nothing_but_what_they_say(place: Place, name: str) -> No
     assert run.params.train.iterations == 7
     assert run.params.train.init == str(place.warm(1, 5).folder / "student")
     assert run.params.store.codec == ("int8" if arm.world == "int8" else "float16")
-    assert run.params.embed.weights == ("random" if arm.world == "untrained" else "drawn")
+    assert run.params.embed.weights == ("random" if arm.world == "untrained" else str(TEACHER))
     plain = place.run(BASELINE, 1, 7).params.train
     allowed = {"regularizer", "self_training", "masking", "optimizer"}
     allowed |= {change.removeprefix("train.").partition("=")[0] for change in arm.changes}

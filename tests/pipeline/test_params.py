@@ -1,6 +1,6 @@
 """Reading params.yaml: overrides, types, and the key and the cure in every error."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import get_args
 
@@ -39,6 +39,59 @@ def test_the_file_alone_gives_every_value(path: Path) -> None:
     config = load_params(path)
     assert (config.train.crop_px, config.store.shard_images) == (64, 4)
     assert list(Params.model_fields) == ["prepare", "store", "embed", "train", "evaluate"]
+
+
+def numbers(node: object, where: str = "") -> Iterator[tuple[str, Mapping[str, object]]]:
+    """All numbers of a JSON schema that are not one of a few."""
+    if isinstance(node, Mapping):
+        if node.get("type") in ("integer", "number") and not node.keys() & {"enum", "const"}:
+            yield where, node
+        for key, below in node.items():
+            yield from numbers(below, f"{where}.{key}")
+    elif isinstance(node, list):
+        for position, below in enumerate(node):
+            yield from numbers(below, f"{where}.{position}")
+
+
+def test_every_number_is_bounded() -> None:
+    found = dict(numbers(Params.model_json_schema()))
+    free = {
+        where
+        for where, node in found.items()
+        if not ({"minimum", "exclusiveMinimum"} & node.keys())
+        or not ({"maximum", "exclusiveMaximum"} & node.keys())
+    }
+    assert len(found) > 50
+    assert {where for where in free if not where.endswith("norm_eps")} == set()  # one of two
+
+
+@pytest.mark.parametrize(
+    "value", ["-1", "-1e30", "1e30", ".nan", ".inf", str(2**70), f"0x{10**9000:x}"]
+)
+@pytest.mark.parametrize(
+    "key",
+    [
+        "prepare.source.seed",
+        "prepare.source.fit_px",
+        "store.shard_images",
+        "embed.batch_tiles",
+        "embed.threads",
+        "train.seed",
+        "train.workers",
+        "train.optimizer.lr",
+        "train.optimizer.betas",
+        "train.self_training.ema_decay",
+        "evaluate.window_px",
+        "evaluate.scales",
+    ],
+)
+def test_a_number_that_no_run_can_mean_is_one_line(path: Path, key: str, value: str) -> None:
+    many = {"fit_px": 2, "betas": 2, "scales": 1}.get(key.rpartition(".")[2])
+    given = f"[{', '.join([value] * many)}]" if many else value
+    said = refused(path, f"{key}={given}")
+    assert said.startswith(f"--set {key}=")
+    assert f": {key}" in said
+    assert len(said) < 300
 
 
 def test_overrides_are_yaml_and_the_last_one_counts(path: Path) -> None:
@@ -85,7 +138,9 @@ def test_loaded_params_cannot_change(path: Path) -> None:
 
 
 def test_every_key_is_explained_in_one_sentence_and_has_no_second_default() -> None:
-    may_be_left_out = {"exclude"}  # natural: leave out nothing; the others come from the file alone
+    # what data does without: nothing to leave out, no suffix, ids or colours alone
+    may_be_left_out = {"exclude", "val_share", "image_suffix", "label_suffix"}
+    may_be_left_out |= {"ids", "ignore_ids", "ignore_colors"}
     for model in models(Params):
         for name, field in model.model_fields.items():
             assert field.description, f"{model.__name__}.{name}"
@@ -163,7 +218,7 @@ def test_a_wrong_value_is_shown_with_what_is_allowed(path: Path, override: str, 
 def test_a_huge_wrong_value_is_cut(path: Path) -> None:
     change_params(path.parent, {"embed": list(range(1000))})
     line = refused(path)
-    assert line.endswith("..., but should be a section with keys of its own")
+    assert line.endswith("...], but should be a section with keys of its own")
     assert len(line) - len(str(path)) < 160
 
 

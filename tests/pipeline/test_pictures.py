@@ -8,8 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.pictures import Palette, draw_features, sample_tokens
-from pipeline.sheet import CAPTION_PX, PAPER, sheet
+from pipeline.pictures import CAPTION_PX, PAPER, Palette, draw_features, sample_tokens, sheet
 from store.read import FeatureReader
 from tests.pipeline.workplace import demand, ssr, the_store
 

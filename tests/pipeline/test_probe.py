@@ -1,10 +1,11 @@
-"""`ssr probe` and `ssr pretrain-teacher`, as a person types them."""
+"""`ssr probe`, as a person types it."""
 
 import json
 from pathlib import Path
 
 import pytest
 
+from examples.drawn import TEACHER
 from tests.pipeline.workplace import demand, ssr
 
 pytestmark = pytest.mark.costly
@@ -71,38 +72,9 @@ def test_a_mistake_is_one_line(words: list[str], says: str) -> None:
     assert "Traceback" not in outcome.err
 
 
-def test_a_store_of_the_shipped_teacher_is_not_called_untrained(workplace: Path) -> None:
+def test_a_store_of_a_pretrained_teacher_is_not_called_untrained(workplace: Path) -> None:
+    pretrained = (*BOTH, "-S", f"embed.weights={TEACHER}")
     demand("prepare")
-    demand("embed", *BOTH, "-S", "embed.weights=drawn")
-    said = demand("probe", *BOTH, "-S", "embed.weights=drawn")
+    demand("embed", *pretrained)
+    said = demand("probe", *pretrained)
     assert "UNTRAINED" not in said
-
-
-def test_a_teacher_is_pretrained_and_named(workplace: Path) -> None:
-    little = ("--iterations", "2", "--scenes", "2")
-    said = demand("pretrain-teacher", "--out", "teacher.pth", *little)
-    assert "teacher.pth: weights sha256 " in said
-    sha256 = said.split()[-1]
-    again = demand("pretrain-teacher", "--out", "again.pth", *little)
-    assert again.split()[-1] == sha256
-    demand("prepare")
-    demand("embed", "-S", "embed.weights=teacher.pth")
-    index = json.loads(Path("data/index.json").read_text())
-    assert index["stores"]["source"]["provenance"]["teacher"]["weights_sha256"] == sha256
-
-
-@pytest.mark.usefixtures("workplace")
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["--out", "params.yaml"], "params.yaml: is there already"),
-        (["--out", "absent/teacher.pth"], "absent: there is no such folder"),
-        (["--out", "teacher.pth", "--iterations", "0"], "greater than or equal to 1"),
-        (["--out", "teacher.pth", "--seed", "-1"], "greater than or equal to 0"),
-    ],
-)
-def test_what_cannot_be_pretrained_is_told_before_any_work(words: list[str], says: str) -> None:
-    outcome = ssr("pretrain-teacher", *words)
-    assert outcome.code == 2
-    assert says in outcome.err
-    assert "Traceback" not in outcome.err

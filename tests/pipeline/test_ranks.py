@@ -56,7 +56,7 @@ def test_torchrun_trains_by_two_processes_with_one_voice(
     assert "ssr:" not in done.stderr
     left = {name.removeprefix("runs/two/") for name in stored(embedded) if "runs/two" in name}
     assert left == {
-        *("checkpoint.pt", "curves.csv", "health.csv", "validation.csv", "writer.lock"),
+        *("checkpoint.pt", "curves.csv", "health.csv", "validation.csv", "run.json", "writer.lock"),
         *(f"{kind}/{name}" for kind in ("student", "best", "ema") for name in WEIGHTS),
     }
     # one process takes the run over: it is finished

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from store.local import LocalFiles
 from tests.pipeline.workplace import change_params, demand, shard, ssr, stored, the_store
 
 
@@ -124,7 +125,36 @@ def test_a_file_that_cannot_be_read_is_reported_with_its_images() -> None:
     outcome = ssr("verify", str(the_store("source")))
     assert outcome.code == 2
     assert "cannot be read" in outcome.out
-    assert "with features of 4 images" in outcome.err
+    assert "1 files could not be read, with features of 4 images" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(5, "Input/output error"), PermissionError(13, "Forbidden"), MemoryError()],
+    ids=lambda error: type(error).__name__,
+)
+def test_repair_leaves_alone_what_cannot_be_read_and_says_so(
+    error: Exception, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, before = str(the_store("source")), stored(photos)
+    read = LocalFiles.read
+
+    def fail(files: LocalFiles, name: str) -> bytes:
+        if name == "stride8/c.0.0.0.0":
+            raise error
+        return read(files, name)
+
+    monkeypatch.setattr(LocalFiles, "read", fail)
+    flip_a_bit(shard("source", 1))
+    for command in (["--repair", "--json", "found.json"], ["--repair"]):  # it ends as it began
+        outcome = ssr("verify", store, *command)
+        assert outcome.code == 2
+        assert outcome.err.count("\n") == 1
+        assert "1 files could not be read, with features of 4 images" in outcome.err
+        assert stored(photos) == before
+    found = json.loads(Path("found.json").read_text())
+    assert [one["file"] for one in found["unread"]] == ["stride8/c.0.0.0.0"]
+    assert found["damage"] == []
 
 
 def test_repair_touches_nothing_where_an_image_of_the_shard_is_gone(photos: Path) -> None:

@@ -13,9 +13,9 @@ from pipeline.params import Params, load_params
 from pipeline.watching import watched_validation
 from stages.evaluate.wrong_teacher import WrongTeacherTest
 from stages.prepare.manifest import Manifest
-from stages.train.model.guide import Guide
 from stages.train.model.saved import load_student
 from stages.train.model.student import Student
+from stages.train.regularizers.aligned_fusion import AlignedBranch
 from stages.train.validation import Validation
 from tests.pipeline.workplace import SMALLEST, change_params, demand, write_params
 
@@ -43,9 +43,9 @@ def chosen(folder: Path) -> tuple[Params, Validation]:
     return params, validation
 
 
-def branch_of(student: Student, *, reads: bool) -> Guide:
+def branch_of(student: Student, *, reads: bool) -> AlignedBranch:
     """A guide with the student's head, whose fusion reads its teacher much or not at all."""
-    guide = Guide(student.channels, 64, ["stride8"] * 4, 0.5, deepcopy(student.head))
+    guide = AlignedBranch(student.channels, 64, ["stride8"] * 4, 0.5, deepcopy(student.head))
     for parameter in guide.fusion.parameters():
         torch.nn.init.constant_(parameter, 0.0)
         if reads and parameter.ndim > 1:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from ruamel.yaml import YAML
 
+from examples.drawn.world import draw
+from examples.drawn.world.style import Style
 from pipeline.cli import main
 from pipeline.presets import render
-from stages.prepare.drawn import draw
-from stages.prepare.drawn_style import Style
 
 HEIGHT_PX, WIDTH_PX = 64, 128
 REPOSITORY = Path(__file__).parents[2]

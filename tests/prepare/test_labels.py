@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from stages.prepare.labels import (
     DRAWN,
     IGNORE,
     ClassTable,
+    Color,
     LabelTable,
+    StoredLabel,
     class_pixels,
     train_id_table,
 )
@@ -39,7 +42,7 @@ def test_known_ids_convert_as_the_official_lookup_does(shared: Path) -> None:
     tables = json.loads((shared / "spec" / "tables" / "id_tables.json").read_text())
     lookup = np.array(tables["gta"]["label_id_to_train_id_lut"], np.uint8)
     known = np.array([*range(35), 255], np.uint8)[None]
-    assert np.array_equal(CITYSCAPES_IDS.to_train_ids(known), lookup[known])
+    assert np.array_equal(CITYSCAPES_IDS.to_train_ids(StoredLabel(known)), lookup[known])
 
 
 def test_train_ids_map_to_themselves(shared: Path) -> None:
@@ -52,8 +55,10 @@ def test_colours_are_the_published_ones() -> None:
     spec = [tuple(int(v) for v in color.split(",")) for color in SPEC_PALETTE.split()]
     assert list(CITYSCAPES_19.palette) == spec
     painted = np.array([spec], np.uint8)
-    assert CITYSCAPES_IDS.to_train_ids(painted).tolist() == [list(range(19))]
-    assert CITYSCAPES_IDS.to_train_ids(np.zeros((1, 1, 3), np.uint8)).tolist() == [[IGNORE]]
+    assert CITYSCAPES_IDS.to_train_ids(StoredLabel(painted)).tolist() == [list(range(19))]
+    assert CITYSCAPES_IDS.to_train_ids(StoredLabel(np.zeros((1, 1, 3), np.uint8))).tolist() == [
+        [IGNORE]
+    ]
 
 
 @pytest.mark.parametrize("table", [CITYSCAPES_19, CAMVID_11, DRAWN])
@@ -64,22 +69,94 @@ def test_names_and_colours_of_a_class_table_are_distinct(table: ClassTable) -> N
 def test_unknown_ids_and_colours_are_listed() -> None:
     table = LabelTable({0: 0, 3: 1}, {(1, 2, 3): 0})
     with pytest.raises(DataError, match=r"label ids 1, 200 are not in the class table"):
-        table.to_train_ids(np.array([[0, 3], [200, 1]], np.uint8))
+        table.to_train_ids(StoredLabel(np.array([[0, 3], [200, 1]], np.uint8)))
     with pytest.raises(DataError, match=r"label colours \(1, 2, 4\) are not in the class table"):
-        table.to_train_ids(np.array([[[1, 2, 3], [1, 2, 4]]], np.uint8))
+        table.to_train_ids(StoredLabel(np.array([[[1, 2, 3], [1, 2, 4]]], np.uint8)))
     with pytest.raises(DataError, match="and 242 more"):
-        LabelTable(dict.fromkeys(range(6), 0)).to_train_ids(np.arange(256, dtype=np.uint8)[None])
+        LabelTable(dict.fromkeys(range(6), 0)).to_train_ids(
+            StoredLabel(np.arange(256, dtype=np.uint8)[None])
+        )
+
+
+ROAD, CAR, SKY, BLACK, PINK = (128, 64, 128), (0, 0, 142), (70, 130, 180), (0, 0, 0), (255, 0, 99)
+IDS = {1: 0, 2: 1, 3: 2, 9: IGNORE}
+COLORS = {ROAD: 0, CAR: 1, SKY: 2, BLACK: IGNORE}
+
+
+def grey(value: int) -> Color:
+    return value, value, value
+
+
+@pytest.mark.parametrize(
+    ("ids", "palette", "expected"),
+    [
+        pytest.param(IDS, {1: ROAD, 2: CAR, 9: PINK}, [0, 1, 255], id="that of the classes"),
+        pytest.param(IDS, {1: ROAD, 9: CAR}, [0, 255], id="a colour shared with an ignored id"),
+        pytest.param(IDS, {1: BLACK, 2: (128, 0, 0), 3: ROAD}, [0, 1, 2], id="of another set"),
+        pytest.param(IDS, {1: PINK, 2: BLACK}, [0, 1], id="nothing to do with the classes"),
+        pytest.param(IDS, {1: grey(1), 3: grey(3)}, [0, 2], id="greys of the ids"),
+        pytest.param(IDS, {1: grey(40), 2: grey(80)}, [0, 1], id="greys to look at"),
+        pytest.param(IDS, {0: SKY, 4: ROAD, 5: BLACK}, [2, 0, 255], id="ids that mean nothing"),
+        pytest.param({}, {1: CAR, 2: ROAD}, [1, 0], id="classes without ids"),
+        pytest.param(IDS, {0: grey(3), 4: grey(9)}, [2, 255], id="greys that are the ids"),
+    ],
+)
+def test_a_palette_is_read_by_ids_or_by_colours(
+    ids: dict[int, int], palette: dict[int, Color], expected: list[int]
+) -> None:
+    assert LabelTable(ids, COLORS).to_train_ids(paletted(palette)).tolist() == [expected]
+
+
+def test_the_palette_of_gta5_changes_nothing() -> None:
+    """Licence plates (34) and pole groups (18) are ignored, and painted as cars and as poles."""
+    painted = {34: CAR, 18: (153, 153, 153)} | {
+        stored: CITYSCAPES_19.palette[train_id] if train_id != IGNORE else BLACK
+        for stored, train_id in CITYSCAPES_IDS.ids.items()
+        if stored not in (18, 34)
+    }
+    label = paletted(painted)
+    by_id = CITYSCAPES_IDS.to_train_ids(StoredLabel(label.values))
+    assert np.array_equal(CITYSCAPES_IDS.to_train_ids(label), by_id)
+    sorted_anew = dict(zip(sorted(painted), painted.values(), strict=True))
+    with pytest.raises(DataError, match="the palette is at odds with the ids"):
+        CITYSCAPES_IDS.to_train_ids(paletted(sorted_anew))
+
+
+@pytest.mark.parametrize(
+    ("palette", "message"),
+    [
+        ({1: SKY, 2: ROAD}, "1 is class 0 by its id and class 2 by its colour (so are 2 of 2 ids)"),
+        ({1: SKY, 2: BLACK, 9: ROAD}, "(so are 1 of 3 ids)"),
+        ({1: SKY, 2: ROAD, 9: PINK}, "(so are 2 of 3 ids)"),
+        ({1: grey(3), 3: grey(9)}, "(so are 1 of 2 ids)"),
+        ({0: SKY, 4: PINK}, "label ids 0, 4 are not in the class table"),
+    ],
+)
+def test_a_palette_at_odds_with_the_ids_is_refused(palette: dict[int, Color], message: str) -> None:
+    with pytest.raises(DataError, match=re.escape(message)):
+        LabelTable(IDS, COLORS).to_train_ids(paletted(palette))
+
+
+def test_colours_of_a_palette_that_nobody_knows_are_listed() -> None:
+    with pytest.raises(DataError, match=r"label colours \(255, 0, 99\) are not in the class table"):
+        LabelTable({}, COLORS).to_train_ids(paletted({0: PINK, 1: SKY}))
+
+
+def paletted(colors: dict[int, Color]) -> StoredLabel:
+    palette = np.zeros((256, 3), np.uint8)
+    palette[[*colors]] = [*colors.values()]
+    return StoredLabel(np.array([[*colors]], np.uint8), palette)
 
 
 def test_ids_without_a_table_are_refused() -> None:
     table = LabelTable({255: IGNORE}, {(1, 2, 3): 0})
     with pytest.raises(DataError, match="holds class ids, but the classes have no ids"):
-        table.to_train_ids(np.full((2, 2), 255, np.uint8))
+        table.to_train_ids(StoredLabel(np.full((2, 2), 255, np.uint8)))
 
 
 def test_colours_without_a_table_are_refused() -> None:
     with pytest.raises(DataError, match="stores class ids"):
-        LabelTable({0: 0}).to_train_ids(np.zeros((2, 2, 3), np.uint8))
+        LabelTable({0: 0}).to_train_ids(StoredLabel(np.zeros((2, 2, 3), np.uint8)))
 
 
 def test_ignored_pixels_are_not_counted() -> None:

@@ -1,8 +1,10 @@
 import json
+import random
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -122,6 +124,53 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path) -> None:
         Manifest.read(path)
 
 
+def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path) -> None:
+    path, rng, refused = tmp_path / "m.parquet", random.Random(0), 0
+    MANIFEST.write(path)
+    written = path.read_bytes()
+    for _ in range(300):
+        data, bit = bytearray(written), rng.randrange(8 * len(written))
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        try:
+            assert Manifest.read(path) == MANIFEST, bit
+        except DataError:
+            refused += 1
+    assert refused > 100
+
+
+def test_a_manifest_that_cannot_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    MANIFEST.write(tmp_path / "m.parquet")
+
+    def fail(path: Path) -> bytes:
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(DataError, match=r"m\.parquet: cannot be read \(Input/output error\)"):
+        Manifest.read(tmp_path / "m.parquet")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"image": "../1.png"},
+        {"image": "/etc/passwd"},
+        {"label": "a/../../1.png"},
+        {"image": "1\0.png"},
+        {"raw_size_px": (0, 5)},
+        {"working_size_px": (-32, 32)},
+    ],
+)
+def test_a_manifest_names_images_inside_their_folder(
+    changed: dict[str, Any], tmp_path: Path
+) -> None:
+    replace(MANIFEST, records=(replace(LABELLED, **changed),)).write(tmp_path / "m.parquet")
+    with pytest.raises(DataError, match="run `ssr prepare` again"):
+        Manifest.read(tmp_path / "m.parquet")
+
+
 @pytest.mark.costly
 def test_prepare_imports_no_torch() -> None:
     code = "import stages.prepare.stage, sys; sys.exit('torch' in sys.modules)"
@@ -143,3 +192,5 @@ def test_a_manifest_from_before_datasets_were_noted_is_read(tmp_path: Path) -> N
     metadata = {b"ssr.manifest": json.dumps(tables).encode()}
     pq.write_table(table.replace_schema_metadata(metadata), path)
     assert Manifest.read(path) == replace(MANIFEST, sources={})
+    with pytest.raises(DataError, match="run `ssr prepare` again"):
+        Manifest.read(path, with_digest=True)

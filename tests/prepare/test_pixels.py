@@ -1,6 +1,8 @@
+import os
 import warnings
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -8,9 +10,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from stages.prepare.labels import LabelTable
 from stages.prepare.pixels import (
     MEAN,
     STD,
+    decode_label,
     label_window,
     normalised_window,
     read_image,
@@ -68,12 +72,110 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
         read_image(tmp_path / "x.png")
 
 
-def test_sixteen_bit_pixels_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "x.png")
-    with pytest.raises(DataError, match="is not 8-bit colour"):
-        read_image(tmp_path / "x.png")
-    with pytest.raises(DataError, match="is no label"):
+@pytest.mark.parametrize(
+    ("name", "shape", "kind"),
+    [
+        ("x.png", (4, 5), np.uint16),
+        ("x.png", (4, 5, 3), np.uint16),
+        ("x.png", (4, 5, 4), np.uint16),
+        ("x.tif", (4, 5, 3), np.uint16),
+        ("x.tif", (4, 5), np.float32),
+        ("x.ppm", (4, 5, 3), np.uint16),
+    ],
+)
+def test_more_than_eight_bits_are_refused(
+    tmp_path: Path, name: str, shape: tuple[int, ...], kind: type[np.number[Any]]
+) -> None:
+    assert cv2.imwrite(str(tmp_path / name), np.full(shape, 3, kind))
+    with pytest.raises(DataError, match="bits per channel is not 8-bit colour"):
+        read_image(tmp_path / name)
+    if name == "x.png" and len(shape) == 3:  # ids, as SYNTHIA stores them
+        assert (read_label(tmp_path / name).values == 3).all()
+    else:
+        with pytest.raises(DataError, match="is no label"):
+            read_label(tmp_path / name)
+
+
+def test_a_label_of_fewer_bits_is_refused_for_its_ids_would_be_scaled(tmp_path: Path) -> None:
+    (tmp_path / "x.ppm").write_bytes(b"P5\n2 1\n5\n\0\5")
+    assert read_image(tmp_path / "x.ppm").max() == 255
+    with pytest.raises(DataError, match="pixel mode L of 2 bits per channel is no label"):
+        read_label(tmp_path / "x.ppm")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_and_its_label_are_turned_alike(
+    tmp_path: Path, suffix: str, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(photo(1))
+    stored.save(tmp_path / f"x{suffix}", exif=exif, lossless=True)
+    upright = np.array(ImageOps.exif_transpose(Image.open(tmp_path / f"x{suffix}")))
+    assert np.array_equal(read_image(tmp_path / f"x{suffix}"), upright)
+    assert np.array_equal(read_label(tmp_path / f"x{suffix}").values, upright)
+    stored.save(tmp_path / "plain.png")
+    data = (tmp_path / "plain.png").read_bytes()
+    turned = decode_label(data, tmp_path, orientation=orientation)
+    assert np.array_equal(turned.values, upright)
+
+
+def lossy(kind: str, **options: object) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(photo(1)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (lossy("JPEG", quality=100), "JPEG"),
+        (lossy("WEBP", quality=100), "WEBP"),
+        (lossy("TIFF", compression="jpeg"), "TIFF"),
+    ],
+)
+def test_a_lossy_label_is_refused_whatever_its_name(tmp_path: Path, data: bytes, kind: str) -> None:
+    (tmp_path / "x.png").write_bytes(data)
+    assert read_image(tmp_path / "x.png").shape == (20, 30, 3)
+    with pytest.raises(DataError, match=rf"x\.png: is {kind} inside, a lossy format"):
         read_label(tmp_path / "x.png")
+
+
+def test_a_pipe_a_device_and_a_program_are_no_images(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    for name in ("x.png", "device.png"):
+        with pytest.raises(DataError, match="is no regular file: remove it"):
+            read_image(tmp_path / name)
+    Image.fromarray(photo(1)).save(tmp_path / "x.eps")  # Pillow would start Ghostscript
+    for read in (read_image, read_label):
+        with pytest.raises(DataError, match="cannot identify image file"):
+            read(tmp_path / "x.eps")
+
+
+def test_transparent_pixels_have_no_class(tmp_path: Path) -> None:
+    opaque = ids(0, 255)
+    for label in (
+        Image.fromarray(photo(1)),
+        Image.fromarray(ids(3, 7)),
+    ):
+        label.putalpha(Image.fromarray(opaque))
+        label.save(tmp_path / "x.png")
+        found = read_label(tmp_path / "x.png").opaque
+        assert found is not None
+        assert np.array_equal(found, opaque == 255)
+    paletted = Image.fromarray(ids(3, 7))
+    paletted.putpalette(bytes(range(30)))
+    paletted.save(tmp_path / "x.png", transparency=3)
+    stored = read_label(tmp_path / "x.png")
+    assert np.array_equal(stored.values, ids(3, 7))
+    assert LabelTable({3: 0, 7: 1}).to_train_ids(stored).tolist() == ids(255, 1).tolist()
+    paletted.save(tmp_path / "x.png", transparency=bytes([255] * 7 + [90]))
+    with pytest.raises(DataError, match="300 pixels are half transparent"):
+        read_label(tmp_path / "x.png")
+    paletted.save(tmp_path / "x.png", transparency=0)  # of no pixel
+    assert read_label(tmp_path / "x.png").opaque is None
 
 
 def test_warnings_of_the_decoder_do_not_escape(
@@ -104,9 +206,9 @@ def test_a_label_gives_its_stored_values(tmp_path: Path) -> None:
     save(tmp_path / "grey.png", ids(3, 250))
     save_paletted(tmp_path / "palette.png", ids(3, 250))
     save(tmp_path / "colours.png", photo(2))
-    assert np.array_equal(read_label(tmp_path / "grey.png"), ids(3, 250))
-    assert np.array_equal(read_label(tmp_path / "palette.png"), ids(3, 250))
-    assert np.array_equal(read_label(tmp_path / "colours.png"), photo(2))
+    assert np.array_equal(read_label(tmp_path / "grey.png").values, ids(3, 250))
+    assert np.array_equal(read_label(tmp_path / "palette.png").values, ids(3, 250))
+    assert np.array_equal(read_label(tmp_path / "colours.png").values, photo(2))
 
 
 def deep(red: NDArray[np.uint8], path: Path, *, alpha: bool = False) -> None:
@@ -119,7 +221,7 @@ def deep(red: NDArray[np.uint8], path: Path, *, alpha: bool = False) -> None:
 @pytest.mark.parametrize("alpha", [False, True])
 def test_ids_in_the_red_of_sixteen_bits_are_read(tmp_path: Path, alpha: bool) -> None:
     deep(ids(3, 22), tmp_path / "x.png", alpha=alpha)
-    assert np.array_equal(read_label(tmp_path / "x.png"), ids(3, 22))
+    assert np.array_equal(read_label(tmp_path / "x.png").values, ids(3, 22))
 
 
 def test_sixteen_bits_that_are_no_ids_are_refused(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def config(kind: str, root: Path, **keys: object) -> dict[str, Any]:
 
 def scan(values: dict[str, Any]) -> Listing:
     source: SourceConfig = TypeAdapter(SourceConfig).validate_python(values)
-    return scan_config(source, progress=lambda done, total, what: None)
+    return scan_config(source, progress=lambda done, total, what: None).sound()
 
 
 def train_ids(listing: Listing, root: Path, item: Item) -> NDArray[np.uint8]:
@@ -228,6 +228,31 @@ def test_colours_are_no_ids_of_mapillary(prepare: Prepare, mapillary: Path) -> N
     save(label, photo(1))
     with pytest.raises(DataError, match=r"RGB colours, but this dataset stores class ids"):
         prepare(config("mapillary", mapillary))
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        ("synthia", {}),
+        ("acdc", {"conditions": ["rain"]}),
+        ("dark_zurich", {"train_times": ["day"]}),
+        ("bdd100k", {}),
+        ("mapillary", {}),
+        ("gta5", {"val_list": None}),
+        ("cityscapes", {}),
+    ],
+)
+def test_forks_of_another_system_are_no_files_of_a_dataset(
+    kind: str, keys: dict[str, object], request: pytest.FixtureRequest
+) -> None:
+    root: Path = request.getfixturevalue(kind)
+    before = scan(config(kind, root, **keys))
+    for path in [path for path in root.rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"x")
+        path.with_name(f"._{path.stem}_labelIds.png").write_bytes(b"x")
+    after = scan(config(kind, root, **keys))
+    assert (after.items, after.labels) == (before.items, before.labels)
+    assert all("passed over" in finding for finding in after.findings)
 
 
 @pytest.mark.parametrize(

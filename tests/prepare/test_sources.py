@@ -1,3 +1,5 @@
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,13 +8,13 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
-from stages.prepare import drawn as world
+from examples.drawn import world
 from stages.prepare.config import SourceConfig
-from stages.prepare.labels import CAMVID_11, CITYSCAPES_19, DRAWN
+from stages.prepare.labels import CAMVID_11, CITYSCAPES_19, DRAWN, StoredLabel
 from stages.prepare.pixels import read_image, read_label
 from stages.prepare.sources.listing import Item, Listing
 from stages.prepare.sources.scan import scan as scan_config
-from store.errors import DataError
+from store.errors import ConfigError, DataError
 from tests.prepare.conftest import (
     cityscapes_config,
     drawn_config,
@@ -26,7 +28,7 @@ from tests.prepare.conftest import (
 
 def scan(config: dict[str, object]) -> Listing:
     source: SourceConfig = TypeAdapter(SourceConfig).validate_python(config)
-    return scan_config(source, progress=lambda done, total, what: None)
+    return scan_config(source, progress=lambda done, total, what: None).sound()
 
 
 def camvid_config(root: Path, train: str, val: str | None) -> dict[str, object]:
@@ -114,7 +116,97 @@ def test_own_data_may_lie_in_subfolders(own_data: Path) -> None:
         Item("val", "val/images/v.jpg", "val/labels/v.png"),
     )
     assert listing.classes.names == ("lane", "rest")
-    assert listing.labels.to_train_ids(ids(0, 7, 8, 255)).tolist() == ids(0, 1, 1, 255).tolist()
+    stored = StoredLabel(ids(0, 7, 8, 255))
+    assert listing.labels.to_train_ids(stored).tolist() == ids(0, 1, 1, 255).tolist()
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "keys"),
+    [
+        ("c.JPG", "c.PNG", {}),
+        ("c.png", "c.tif", {}),
+        ("s/Stra\u00dfe \u00fc.png", "s/Stra\u00dfe u\u0308.png", {}),
+        ("c.jpg", "c_L.png", {"label_suffix": "_L"}),
+        (
+            "s/c_leftImg8bit.png",
+            "s/c_gtFine_labelIds.png",
+            {"image_suffix": "_leftImg8bit", "label_suffix": "_gtFine_labelIds"},
+        ),
+    ],
+)
+def test_labels_are_paired_whatever_their_spelling(
+    tmp_path: Path, image: str, label: str, keys: dict[str, str]
+) -> None:
+    save(tmp_path / "images" / image, photo(1))
+    save(tmp_path / "labels" / label, ids(0))
+    folders = {"train_images": "images", "train_labels": "labels"}
+    config = folder_config(tmp_path, val_images=None, val_labels=None, **folders, **keys)
+    listing = scan(config)
+    assert listing.items == (Item("train", f"images/{image}", f"labels/{label}"),)
+    assert listing.findings == ()
+
+
+@pytest.mark.parametrize("labels", [".", "labels"])
+def test_labels_may_lie_among_the_images_or_below_them(tmp_path: Path, labels: str) -> None:
+    save(tmp_path / "c.jpg", photo(1))
+    save(tmp_path / labels / "c_L.png", ids(0))
+    folders = {"train_images": ".", "train_labels": labels, "label_suffix": "_L"}
+    listing = scan(folder_config(tmp_path, val_images=None, val_labels=None, **folders))
+    label = (Path(labels) / "c_L.png").as_posix()
+    assert listing.items == (Item("train", "c.jpg", label),)
+
+
+def test_a_split_may_lie_below_another(own_data: Path) -> None:
+    everything = own_data / "everything"
+    (own_data / "train").rename(everything)
+    (own_data / "val").rename(everything / "images" / "val")
+    (everything / "labels").rename(everything / "images" / "labels")
+    folders = {"train_images": ".", "train_labels": "labels"}
+    folders |= {"val_images": "val/images", "val_labels": "val/labels"}
+    listing = scan(folder_config(everything / "images", **folders))
+    assert [item.label for item in listing.items] == [
+        "labels/a/1.png",
+        "labels/a/2.png",
+        "labels/b/1.png",
+        "val/labels/v.png",
+    ]
+
+
+def test_labels_without_an_image_are_counted_and_a_suffix_is_proposed(own_data: Path) -> None:
+    for name in ("a/1", "b/1"):
+        (own_data / f"train/images/{name}.jpg").unlink()
+    assert scan(folder_config(own_data)).findings == (
+        "train/labels: 2 labels without an image in train/images: 1.png, 1.png; is the dataset "
+        "complete?",
+    )
+    label = own_data / "train" / "labels" / "a" / "2.png"
+    label.rename(label.with_name("2_mask.png"))
+    assert scan(folder_config(own_data)).hints == (
+        "label names in train/labels end with _mask: set label_suffix: _mask",
+    )
+
+
+def test_pipes_and_other_leftovers_are_never_images(own_data: Path) -> None:
+    photos = own_data / "train" / "images"
+    before = scan(folder_config(own_data)).items
+    os.mkfifo(photos / "pipe.png")
+    (photos / "folder.png").mkdir()
+    (photos / "a" / "loop").symlink_to(own_data)
+    for folder in ("__MACOSX", ".AppleDouble", "#recycle", "a/@eaDir"):
+        save(photos / folder / "x.png", photo(1))
+    for name in ("._1.jpg", "Thumbs.db", "desktop.ini", "b/readme.md"):
+        (photos / name).write_bytes(b"x")
+    listing = scan(folder_config(own_data))
+    assert listing.items == before
+    assert listing.findings == (
+        "train/images: passed over 10 entries that are no images: #recycle/, "
+        ".AppleDouble/, ._1.jpg, ...",
+    )
+
+
+def test_the_last_images_are_held_out(own_data: Path) -> None:
+    config = folder_config(own_data, val_images=None, val_labels=None, val_share=0.4)
+    assert [item.split for item in scan(config).items] == ["train", "train", "val"]
 
 
 def test_own_data_may_be_linked(own_data: Path, tmp_path: Path) -> None:
@@ -124,7 +216,7 @@ def test_own_data_may_be_linked(own_data: Path, tmp_path: Path) -> None:
 
 
 def test_own_labels_may_be_colours(own_data: Path) -> None:
-    colours = np.array([[[128, 64, 128], [70, 70, 70], [0, 0, 0]]], np.uint8)
+    colours = StoredLabel(np.array([[[128, 64, 128], [70, 70, 70], [0, 0, 0]]], np.uint8))
     assert scan(folder_config(own_data)).labels.to_train_ids(colours).tolist() == [[0, 1, 255]]
 
 
@@ -138,10 +230,9 @@ def _remove(folder: Path) -> None:
     [
         (lambda images: images.rename(images.with_name("moved")), "there is no such folder"),
         (_remove, "holds no images"),
-        (lambda images: (images / "notes.txt").write_text("x"), "is not named like an image"),
     ],
 )
-def test_a_folder_that_is_missing_empty_or_mixed_is_an_error(
+def test_a_folder_that_is_missing_or_empty_is_an_error(
     own_data: Path, spoil: Callable[[Path], object], message: str
 ) -> None:
     spoil(own_data / "train" / "images")
@@ -160,11 +251,19 @@ def test_the_drawn_world_is_drawn_once(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")} == written
 
 
+def test_without_what_draws_a_line_says_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "examples.drawn", None)
+    with pytest.raises(ConfigError, match=r"no package examples\.drawn.* from a checkout"):
+        scan(drawn_config(tmp_path))
+
+
 def test_a_drawn_image_is_the_scene_of_its_seed_and_place(tmp_path: Path) -> None:
     items = scan(drawn_config(tmp_path)).items
     image, label = world.draw(seed=1, index=2, style="day", size_px=(64, 96))
     assert np.array_equal(read_image(tmp_path / items[2].image), image)
-    assert np.array_equal(read_label(tmp_path / str(items[2].label)), label)
+    assert np.array_equal(read_label(tmp_path / str(items[2].label)).values, label)
     contents = {(tmp_path / item.image).read_bytes() for item in items}
     assert len(contents) == 5  # no scene of val is one of train
 

@@ -98,7 +98,14 @@ def test_the_manifest_notes_the_datasets_but_not_where_they_lie(
 ) -> None:
     config = folder_config(own_data)
     noted = Manifest.read(prepare(config).path).sources["source"]
-    assert noted == {"exclude": []} | {key: config[key] for key in config if key != "root"}
+    given = {key: config[key] for key in config if key != "root"}
+    unset: dict[str, object] = {
+        "exclude": [],
+        "val_share": None,
+        "image_suffix": "",
+        "label_suffix": "",
+    }
+    assert noted == unset | given
 
 
 def test_progress_counts_to_the_total(prepare: Prepare, own_data: Path) -> None:
@@ -183,18 +190,62 @@ def test_bad_files_are_named_in_one_line_and_the_old_manifest_stays(
     assert first.path.read_bytes() == manifest
 
 
-def test_of_several_bad_files_the_first_is_named_and_the_rest_counted(
+def test_all_problems_are_told_at_once_in_a_line_for_each_kind(
     prepare: Prepare, own_data: Path
 ) -> None:
+    for bad in (IMAGE, "train/images/a/2.jpg"):
+        _truncate(own_data / bad)
+    save(own_data / "train" / "images" / "b" / "2.jpg", photo(9))  # no label
+    save(own_data / "train" / "labels" / "b" / "1.png", ids(0, 9, 200))
+    for name, label in (("c", ids(7, 11)), ("d", photo(3))):
+        save(own_data / "train" / "images" / f"{name}.jpg", photo(10))
+        save(own_data / "train" / "labels" / f"{name}.png", label)
+    target = folder_config(own_data / "nowhere", train_labels=None)
+    with pytest.raises(DataError) as info:
+        prepare(folder_config(own_data), target)
+    heading, *lines = str(info.value).split("\n  ")
+    assert heading == "6 kinds of problems with the data:"
+    place, remedy = f"{own_data}/train", "there is no such folder: put the data there or correct"
+    assert lines.pop().startswith(
+        f"prepare.source.train_labels: {place}/labels/d.png: label colours ("
+    )
+    damaged = lines.pop(2)
+    assert damaged.startswith(f"prepare.source.train_images: {place}/images/a/1.jpg: is damaged")
+    assert damaged.endswith("fetch the file again or remove it (1 more: 2.jpg)")
+    assert lines == [
+        f"prepare.target: {own_data}/nowhere/train/images: {remedy} the path train_images",
+        f"prepare.target: {own_data}/nowhere/val/images: {remedy} the path val_images",
+        f"prepare.source.train_labels: {place}/labels/b/1.png: label ids 9, 11, 200 are not in the "
+        "class table: correct the label or, of kind `folder`, the class table (`ssr classes DIR` "
+        "prints one) (1 more: c.jpg)",
+        f"prepare.source.train_labels: {place}/images/b/2.jpg: has no label at "
+        f"{place}/labels/b/2.png: add it or exclude the image",
+    ]
+
+
+def test_labels_that_have_a_suffix_are_told_with_the_key_to_set(
+    prepare: Prepare, own_data: Path
+) -> None:
+    for label in (own_data / "train" / "labels").rglob("*.png"):
+        label.rename(label.with_name(f"{label.stem}_L.png"))
+    with pytest.raises(DataError) as info:
+        prepare(folder_config(own_data))
+    assert str(info.value).endswith(
+        "add it or exclude the image (2 more: 2.jpg, 1.jpg); label names in train/labels end with "
+        "_L: set label_suffix: _L"
+    )
+
+
+def test_files_that_were_good_are_remembered(prepare: Prepare, own_data: Path) -> None:
     for bad in (IMAGE, "train/labels/b/1.png"):
         _truncate(own_data / bad)
-    with pytest.raises(DataError, match=r"images/a/1\.jpg: .*\(1 more bad files\)"):
+    with pytest.raises(DataError, match=r"(?s)images/a/1\.jpg: .*labels/b/1\.png: "):
         prepare(folder_config(own_data))
     save(own_data / IMAGE, photo(0))
     seen: list[int] = []
     with pytest.raises(DataError, match=r"labels/b/1\.png"):
         prepare(folder_config(own_data), progress=lambda done, total, what: seen.append(total))
-    assert seen == [2, 2]  # what was good is remembered
+    assert seen == [2, 2]
 
 
 @pytest.mark.parametrize("bad", [IMAGE, "train/labels/a/1.png"])

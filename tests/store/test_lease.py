@@ -1,25 +1,34 @@
 """Who may write what, and when: parts of a store, locally and in a bucket."""
 
+import errno
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store import lease_s3
+from store import lease_local, lease_s3
 from store.errors import StoreBusyError, StoreError, StoreIncompleteError
-from store.lease import Part, lease_name, overlap, owns
+from store.lease import WHOLE, Part, lease_name, overlap, owns, require_held, writer_lease
+from store.local import LocalFiles
+from store.lock import writer_lock
+from store.s3 import S3Files
+from store.shard_writer import ShardTask, ShardWriter
+from store.spec import ImageEntry
 from store.url import Url, files_at, join
 from store.write import StoreWriter
-from tests.store.worlds import LEVELS, SPEC, features_of, files, images, write
+from tests.store.worlds import LEVELS, SPEC, changed, features_of, files, images, write
 
 REPOSITORY = Path(__file__).parents[2]
 IMAGES = images(14)
@@ -188,21 +197,166 @@ def test_in_a_bucket_a_heartbeat_keeps_the_lease(
     prepare(place)
 
 
+def orphan(place: Path, wanted: Sequence[ImageEntry], part: Part) -> tuple[ShardWriter, ShardTask]:
+    """A process that writes for a killed one: the kernel freed the lock, the holder's name stayed.
+
+    Returns:
+        What it writes with, and a shard that is to be written.
+    """
+    writer = StoreWriter(place, SPEC, wanted, LEVELS, part=part)
+    name = f"ledger/leases/{lease_name(part)}"
+    with writer:
+        task, left = writer.pending()[0], writer.shards
+        held = files_at(writer.path).read(f"{name}.json")
+    files_at(writer.path).write(f"{name}.json", held)
+    files_at(writer.path).write(f"{name}.lock", b"")
+    return left, task
+
+
 @pytest.mark.parametrize(("dead", "next_one"), [((1, 1), (1, 2)), ((1, 2), (1, 1))])
 def test_who_wrote_for_a_killed_writer_writes_no_more_once_another_came(
     tmp_path: Path, dead: Part, next_one: Part
 ) -> None:
     prepare(tmp_path)
-    writer = StoreWriter(tmp_path, SPEC, IMAGES, LEVELS, part=dead)
-    with writer:
-        task, orphan = writer.pending()[0], writer.shards
-        held = files_at(writer.path).read(f"ledger/leases/{lease_name(dead)}.json")
-    # As after `kill -9`: the kernel freed the lock, the name of the holder stayed.
-    files_at(writer.path).write(f"ledger/leases/{lease_name(dead)}.json", held)
-    files_at(writer.path).write(f"ledger/leases/{lease_name(dead)}.lock", b"")
-    orphan.write(task, features_of(task))  # nobody else came yet
-    with StoreWriter(tmp_path, SPEC, IMAGES, LEVELS, part=next_one):
+    left, task = orphan(tmp_path, IMAGES, dead)
+    left.write(task, features_of(task))  # nobody else came yet
+    with StoreWriter(tmp_path, SPEC, IMAGES, LEVELS, part=next_one) as writer:
         before = files(writer.path)
         with pytest.raises(StoreBusyError, match="has ended"):
-            orphan.write(task, features_of(task))
+            left.write(task, features_of(task))
         assert files(writer.path) == before
+
+
+def test_who_pauses_while_another_takes_over_changes_nothing_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = write(tmp_path, IMAGES)
+    before = files(tmp_path / first.path)
+    left, task = orphan(tmp_path, [changed(IMAGES[0]), *IMAGES[1:]], WHOLE)
+    write_file = LocalFiles.write
+
+    def take_over_before_the_first(self: LocalFiles, name: str, data: bytes) -> None:
+        monkeypatch.setattr(LocalFiles, "write", write_file)
+        write(tmp_path, IMAGES)
+        self.write(name, data)
+
+    monkeypatch.setattr(LocalFiles, "write", take_over_before_the_first)
+    with pytest.raises(StoreBusyError, match="has ended") as caught:
+        left.write(task, features_of(task))
+    assert "\n" not in str(caught.value)
+    assert files(tmp_path / first.path) == before
+
+
+def test_in_a_folder_nobody_takes_over_between_a_look_at_the_lease_and_the_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = write(tmp_path, IMAGES)
+    before = files(tmp_path / first.path)
+    left, task = orphan(tmp_path, [changed(IMAGES[0]), *IMAGES[1:]], WHOLE)
+    monkeypatch.setattr(lease_local, "GATE_S", 0.1)
+
+    def pause_after(*lease: Any) -> None:  # noqa: ANN401
+        require_held(*lease)
+        with pytest.raises(StoreBusyError, match=r"gate\.lock has been held .* let it continue"):
+            write(tmp_path, IMAGES)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("store.lease_local.require_held", pause_after)
+        left.write(task, features_of(task))
+    assert [task.shard for task in write(tmp_path, IMAGES)[1]] == [0]
+    assert files(tmp_path / first.path) == before
+
+
+@pytest.mark.parametrize("copies", range(3))
+def test_in_a_bucket_who_pauses_between_look_and_write_changes_nothing_after_a_take_over(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, copies: int
+) -> None:
+    place = f"{bucket}/paused-{copies}"
+    first, _ = write(place, IMAGES)
+    before = files(join(place, first.path))
+    monkeypatch.setattr(lease_s3, "HEARTBEAT_S", 600.0)
+    copy, left = S3Files.copy, copies
+
+    def take_over_before(self: S3Files, name: str, new_name: str) -> None:
+        nonlocal left
+        left -= 1
+        if left == -1:
+            monkeypatch.setattr(lease_s3, "EXPIRY_S", 1.0)
+            time.sleep(2.1)  # the server's clock counts whole seconds
+            assert len(write(place, IMAGES)[1]) == min(copies, 1)  # nothing is withdrawn before
+        copy(self, name, new_name)
+
+    with StoreWriter(place, SPEC, [changed(IMAGES[0]), *IMAGES[1:]], LEVELS) as paused:
+        (task,) = paused.pending()
+        monkeypatch.setattr(S3Files, "copy", take_over_before)
+        with pytest.raises(StoreBusyError, match="another took over") as caught:
+            paused.write_shard(task, features_of(task))
+    assert "\n" not in str(caught.value)
+    assert files(join(place, first.path)) == before
+    assert files_at(paused.path).names("ledger/leases") == ["1-of-1.json"]
+
+
+def test_the_lost_answer_to_a_put_of_a_lease_is_no_other_writer(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_s3, "HEARTBEAT_S", 0.2)
+    put, puts = S3Files._put, 0
+
+    def put_twice(self: S3Files, name: str, data: bytes, **condition: str) -> str:
+        nonlocal puts
+        puts += name.endswith("1-of-1.json")
+        put(self, name, data, **condition)
+        return put(self, name, data, **condition)  # as after an answer that never came
+
+    with monkeypatch.context() as patch:
+        patch.setattr(S3Files, "_put", put_twice)
+        with StoreWriter(f"{bucket}/lost", SPEC, IMAGES, LEVELS) as writer:
+            time.sleep(1.0)
+            writer.write_shard(task := writer.pending()[0], features_of(task))
+    assert puts > 5
+    write(f"{bucket}/lost", IMAGES)  # at once, as the lease was ended
+
+
+def test_a_slow_look_at_other_leases_does_not_cost_the_own(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_s3, "HEARTBEAT_S", 0.2)
+    names, ages_s = S3Files.names, []
+
+    def slow_names(self: S3Files, folder: str) -> list[str]:
+        if folder == "ledger/leases":
+            time.sleep(4.0)
+            ages_s.append(self.state("ledger/leases/1-of-1.json").age.total_seconds())
+        return names(self, folder)
+
+    monkeypatch.setattr(S3Files, "names", slow_names)
+    prepare(f"{bucket}/slow")
+    assert ages_s
+    assert max(ages_s) <= 2.0, "the server's clock counts whole seconds"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_not_another_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    first, _ = write(tmp_path, IMAGES)
+
+    def no_locks(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    for hold in (writer_lease(LocalFiles(tmp_path), WHOLE), writer_lock(tmp_path, "the run")):
+        with pytest.raises(StoreError, match=r"cannot lock .* knows no locks") as caught, hold:
+            pass
+        assert not isinstance(caught.value, StoreBusyError)
+    assert write(tmp_path, IMAGES) == (first, [])  # nothing to write, nothing to lock
+
+
+def test_a_complete_store_is_looked_at_and_neither_locked_nor_written(place: Url) -> None:
+    entry, _ = write(place, IMAGES)
+    with writer_lease(files_at(join(place, entry.path)), WHOLE):
+        assert write(place, IMAGES) == (entry, [])
+        with ExitStack() as stack:
+            assert [work(place, (i, 2), stack) for i in (1, 2)] == [0, 0]
+        with pytest.raises(StoreBusyError):
+            write(place, images(15))

@@ -99,7 +99,7 @@ def test_credentials_stay_in_the_environment(bucket: str) -> None:
     reader = FeatureReader(join(place, entry.path))
     reader.window(IMAGES[0].image_id, "stride8", 0, 0, 2, 2)
     assert b"key-of-tests" not in pickle.dumps(reader)
-    with StoreWriter(place, SPEC, IMAGES, LEVELS) as writer:
+    with StoreWriter(place, SPEC, images(8), LEVELS) as writer:
         assert b"key-of-tests" not in pickle.dumps(writer.shards)
 
 

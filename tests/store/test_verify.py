@@ -134,7 +134,7 @@ def test_removed_images_are_no_damage(tmp_path: Path) -> None:
 
 def test_a_store_that_is_being_written_is_not_changed(tmp_path: Path) -> None:
     write(tmp_path, IMAGES)
-    with StoreWriter(tmp_path, SPEC, IMAGES, LEVELS), pytest.raises(StoreBusyError):
+    with StoreWriter(tmp_path, SPEC, images(8), LEVELS), pytest.raises(StoreBusyError):
         withdraw(tmp_path / SPEC.relative_path, [])
 
 

@@ -10,7 +10,8 @@ import xarray as xr
 from store.errors import StoreMissingError
 from store.spec import LEVELS as ALL_LEVELS
 from store.view import open_dataset
-from tests.store.worlds import SIZES_PX, SPEC, features, images, write
+from store.write import StoreWriter
+from tests.store.worlds import LEVELS, SIZES_PX, SPEC, features, features_of, images, write
 
 IMAGES = images(7)
 
@@ -80,6 +81,25 @@ def test_a_lazy_mean_over_images_equals_numpy(store: Path) -> None:
     assert mean.chunks is not None
     reference = np.nanmean(expected("stride8").astype(np.float64), axis=0)
     np.testing.assert_allclose(mean.values, reference, rtol=1e-5)
+
+
+def test_an_incomplete_store_says_how_many_images_it_lacks(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path, SPEC, IMAGES, LEVELS) as writer:
+        for task in writer.pending()[:2]:
+            writer.write_shard(task, features_of(task))
+    store = tmp_path / SPEC.relative_path
+    with pytest.warns(UserWarning, match="1 of 7 images are not embedded yet") as told:
+        open_dataset(store)
+    assert [str(one.filename) for one in told] == [__file__]
+    (store / "ledger/stride8/000000.json").unlink()
+    with pytest.warns(UserWarning, match="4 of 7 images are not embedded yet"):
+        open_dataset(store)
+
+
+def test_skipped_and_removed_images_are_not_waited_for(tmp_path: Path) -> None:
+    write(tmp_path, IMAGES, skipped={IMAGES[1].image_id: "cannot be read"})
+    write(tmp_path, IMAGES[:6], skipped={IMAGES[1].image_id: "cannot be read"})
+    open_dataset(tmp_path / SPEC.relative_path)
 
 
 def test_opening_reads_no_shard(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from store.errors import (
     StoreIncompleteError,
     StoreMismatchError,
 )
-from store.ledger import Ledger
+from store.ledger import Ledger, entry_file, entry_json
 from store.local import LocalFiles
 from store.read import FeatureReader
 from store.shard_writer import ShardTask
@@ -242,6 +242,7 @@ def test_leftovers_of_a_killed_writer_are_swept_up(tmp_path: Path, store: Path) 
     before = files(store)
     for folder in (store, store / "stride8", store / "ledger" / "stride8"):
         (folder / "c.0.0.0.0.0123.partial").write_bytes(b"half")
+    (store / "stride8" / "c.1.0.0.0").unlink()
     write(tmp_path, images(7))
     assert files(store) == before
 
@@ -353,7 +354,7 @@ def test_a_full_disk_gives_one_line_and_keeps_the_shards_that_are_done(tmp_path:
 
 def test_a_place_that_cannot_be_written_gives_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreError, match="cannot write"):
+    with pytest.raises(StoreError, match=r"cannot read .*\.zarr.*Not a directory"):
         write(tmp_path / "file", images(1))
 
 
@@ -372,7 +373,9 @@ def test_looking_for_work_in_thousands_of_shards_takes_well_under_a_second(tmp_p
     with StoreWriter(tmp_path, spec, many, ("stride32",)) as writer:
         for shard, image in enumerate(many, start=1):  # the first image became a tombstone
             os.link(path / "stride32" / "c.0.0.0.0", path / "stride32" / f"c.{shard}.0.0.0")
-            ledger.write(entry.model_copy(update={"shard": shard, "images": (image,)}), statistics)
+            moved = entry.model_copy(update={"shard": shard, "images": (image,)})
+            data = entry_json(moved, statistics)
+            LocalFiles(path).write(entry_file("stride32", shard), data)
         start = perf_counter()
         assert writer.pending() == []
         assert perf_counter() - start < 1.0  # 0.1 s, and more where others use the machine

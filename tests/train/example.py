@@ -27,7 +27,6 @@ EXAMPLE: dict[str, Any] = {
         "kind": "ssr",
         "on": ["source", "mixed"],
         "levels": ["stride8"] * 4,
-        "student_drop": 0.0,
     },
     "self_training": {
         "start": 0,
@@ -64,6 +63,7 @@ EXAMPLE: dict[str, Any] = {
     "workers": 0,
     "prefetch": 2,
     "log_every": 2,
+    "log_to": [],
     "checkpoint_every": 1,
     "validate_every": 0,
 }

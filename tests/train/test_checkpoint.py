@@ -1,6 +1,8 @@
+import errno
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -10,11 +12,14 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
-from stages.train.checkpoint import TrainingState
+from stages.train.checkpoint import FORMAT, TrainingState
+from stages.train.model.student import Student
+from stages.train.validation import Validation
 from store.errors import CheckpointError
 from tests.train.example import train_config
 from tests.train.world import World, assert_same, results, training_state
@@ -27,7 +32,8 @@ FINGERPRINT = "f" * 64
 
 SETTINGS: dict[str, Any] = {
     "iterations": 6,
-    "checkpoint_every": 2,
+    "checkpoint_every": 4,
+    "validate_every": 2,
     "log_every": 3,
     "self_training": {"start": 1},
     "student": {"drop_path": 0.3, "dropout": 0.3},
@@ -40,8 +46,10 @@ KILLS: dict[str, tuple[str, int, int | None]] = {
     "in the middle of a checkpoint": ("save", 2, 2),
     LOADING: ("save", 2, 2),
     "before the first checkpoint takes its place": ("before checkpoint.pt", 1, None),
-    "between curves and checkpoint": ("after curves.csv", 2, 4),
-    "between the student's weights and its card": ("after model.safetensors", 1, 6),
+    "between curves and checkpoint": ("after curves.csv", 3, 2),
+    "between a checkpoint and the best student that it knows": ("after checkpoint.pt", 2, 4),
+    "between the best student's weights and its card": ("after model.safetensors", 2, 4),
+    "between the student's weights and its card": ("after model.safetensors", 5, 6),
 }
 """Name -> event and its count at which the process kills itself, and where the next one resumes."""
 
@@ -78,19 +86,20 @@ def test_a_saved_state_comes_back_bit_for_bit(tmp_path: Path, changes: dict[str,
     assert_same(contents(loaded), contents(saved))
 
 
+@pytest.mark.parametrize("room", [0, 10**3, 10**5, 10**6], ids=lambda room: f"{room} bytes")
 def test_a_disk_that_fills_up_is_named_and_keeps_the_old_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, room: int
 ) -> None:
     path = tmp_path / "checkpoint.pt"
     updated(1).save(path, iteration=7, fingerprint=FINGERPRINT)
     before = path.read_bytes()
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space") as caught:
-        updated(2).save(path, iteration=8, fingerprint=FINGERPRINT)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))  # the kernel's own error, any user's
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            updated(2).save(path, iteration=8, fingerprint=FINGERPRINT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.filename == str(path)
     assert [each.name for each in tmp_path.iterdir()] == ["checkpoint.pt"]
     assert path.read_bytes() == before
@@ -116,19 +125,15 @@ def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path: Path) -> None
     assert state.load(tmp_path / "none.pt", fingerprint=FINGERPRINT, device=CPU) is None
 
 
-def test_a_checkpoint_of_another_run_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("version", "fingerprint"), [(FORMAT, "e" * 64), (99, FINGERPRINT)])
+def test_a_checkpoint_of_another_run_or_format_is_refused(
+    tmp_path: Path, version: int, fingerprint: str
+) -> None:
     path, state = tmp_path / "checkpoint.pt", updated(2)
-    updated(1).save(path, iteration=7, fingerprint="e" * 64)
-    before, file = contents(updated(2)), path.read_bytes()
-    assert state.load(path, fingerprint=FINGERPRINT, device=CPU) is None
-    assert_same(contents(state), before)
-    assert path.read_bytes() == file
-
-
-def test_a_checkpoint_of_another_format_is_not_resumed(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.pt"
-    torch.save({"format": 99, "fingerprint": FINGERPRINT}, path)
-    assert updated(1).load(path, fingerprint=FINGERPRINT, device=CPU) is None
+    torch.save({"format": version, "fingerprint": fingerprint}, path)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt is of another run; give another"):
+        state.load(path, fingerprint=FINGERPRINT, device=CPU)
+    assert_same(contents(state), contents(updated(2)))
 
 
 def cut_short(path: Path) -> None:
@@ -172,8 +177,33 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(
     damage(path)
     with pytest.raises(CheckpointError, match=r"damaged .*; delete it to train anew") as caught:
         updated(2).load(path, fingerprint=FINGERPRINT, device=CPU)
-    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).startswith(f"{path} is a damaged checkpoint (")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (MemoryError(), "out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "CUDA out of memory"),
+        (RuntimeError("CUDA error: an illegal memory access"), "CUDA error"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "can't allocate"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("reads", ["zipfile.ZipFile.testzip", "torch.load"])
+def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: str, error: Exception, says: str
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    updated(1).save(path, iteration=7, fingerprint=FINGERPRINT)
+    monkeypatch.setattr(reads, mock.Mock(side_effect=error))
+    with pytest.raises(CheckpointError, match="may well be sound") as caught:
+        updated(2).load(path, fingerprint=FINGERPRINT, device=CPU)
+    assert says in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "damaged" not in str(caught.value)
 
 
 def test_a_save_that_fails_leaves_the_old_checkpoint(
@@ -291,8 +321,14 @@ def settle() -> None:
 
 
 def train(world: str, out: Path, workers: int = 0) -> None:
-    result = World(Path(world)).run(out, **SETTINGS, workers=workers)
+    config = train_config(**SETTINGS, workers=workers)
+    result = World(Path(world)).train(config, out, validation=Validation(steps_of, "", True))
     (out / "resumed").write_text(str(result.fit.resumed_from))
+
+
+def steps_of(student: Student) -> float:
+    """Measure each student as better than the one before."""
+    return max(float(value) for name, value in student.named_buffers() if "num_batches" in name)
 
 
 def fork(work: Callable[[], None], seconds: float | None = None) -> int:

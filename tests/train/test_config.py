@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from stages.fields import Section
 from stages.train import config
 from stages.train.config import TrainConfig
 from tests.train.example import EXAMPLE, train_config
@@ -14,7 +15,7 @@ RARE = {"temperature": 0.01, "min_pixels": 3000, "min_crop_ratio": 0.5}
 
 def sections() -> list[type[BaseModel]]:
     found = [value for value in vars(config).values() if isinstance(value, type)]
-    return [value for value in found if issubclass(value, config.Section)]
+    return [value for value in found if issubclass(value, Section)]
 
 
 @pytest.mark.parametrize(
@@ -36,10 +37,10 @@ def sections() -> list[type[BaseModel]]:
         ({"student": {"norm_eps": 1e-4}}, "is 1e-6"),
         ({"student": {"head": "fcn"}}, "student.head"),
         ({"student": {"dropout": 1.1}}, "student.dropout"),
-        ({"regularizer": {"on": ["target"]}}, "regularizer.on"),
+        ({"regularizer": {"on": ["target"]}}, "regularizer.ssr.on"),
         ({"regularizer": {"on": ["source", "source"]}}, "names a part twice"),
-        ({"regularizer": {"levels": ["stride8"] * 3}}, "regularizer.levels"),
-        ({"regularizer": {"levels": ["stride4"] * 4}}, "regularizer.levels"),
+        ({"regularizer": {"levels": ["stride8"] * 3}}, "regularizer.ssr.levels"),
+        ({"regularizer": {"levels": ["stride4"] * 4}}, "regularizer.ssr.levels"),
         ({"regularizer": {"levels": [None] * 4}}, "set regularizer.on: [] instead"),
         ({"self_training": {"ema_decay": 1.1}}, "self_training.ema_decay"),
         ({"self_training": {"class_pool": "all"}}, "self_training.class_pool"),

@@ -1,3 +1,5 @@
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cache
@@ -10,11 +12,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.utils.data import Dataset
 
 from stages.prepare.manifest import Domain, ImageRecord
 from stages.train.config import TrainConfig
-from stages.train.dataset import TrainingCrops, batches
-from store.errors import ConfigError, DataError, StoreIncompleteError
+from stages.train.dataset import Sample, batches
+from store.errors import ConfigError, DataError, StoreIncompleteError, TrainingError
 from tests.train.example import train_config
 from tests.train.world import World, assert_same, features
 
@@ -86,7 +89,7 @@ def all_places(record: ImageRecord, align_px: int) -> Iterator[Place]:
                 yield Place(record, y, x, mirrored)
 
 
-def loaded(crops: TrainingCrops, config: TrainConfig, start: int = 0) -> list[dict[str, Any]]:
+def loaded(crops: Dataset[Sample], config: TrainConfig, start: int = 0) -> list[dict[str, Any]]:
     found = batches(crops, config, start=start, device=torch.device("cpu"))
     return [{part.name: getattr(batch, part.name) for part in fields(batch)} for batch in found]
 
@@ -312,6 +315,42 @@ def test_an_image_that_changed_is_refused_in_one_line(
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith(str(swapped.folder))
+
+
+@dataclass(frozen=True)
+class Failing(Dataset[Sample]):
+    """Samples whose loader process is killed, or fails with an error."""
+
+    error: Exception | None
+
+    def __getitem__(self, index: int) -> Sample:
+        if self.error is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise self.error or AssertionError
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (None, "exited unexpectedly"),
+        (MemoryError("8 GB"), "MemoryError: 8 GB"),
+        (
+            RuntimeError("unable to write to file </torch_1>: No space left on device (28)"),
+            "torch_1",
+        ),
+        (OSError(28, "No space left on device"), "No space left"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_loader_process_without_memory_is_one_line(error: Exception | None, says: str) -> None:
+    few = config(iterations=2, workers=1)
+    with pytest.raises(
+        TrainingError, match=r"a loader process failed \(.*train\.workers"
+    ) as caught:
+        loaded(Failing(error), few)
+    assert says in str(caught.value)
+    assert "/dev/shm" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_crop_larger_than_the_prepared_images_names_the_cure(world: World) -> None:

@@ -13,6 +13,7 @@ from stages.train.dataset import Batch, Sample
 from stages.train.feed import STORED, Feed
 from stages.train.model.saved import load_student
 from stages.train.step import Mixed, mix_stored
+from store.errors import ConfigError
 from tests.train.example import train_config
 from tests.train.world import World
 
@@ -62,4 +63,5 @@ def test_samples_and_mixtures_are_those_of_the_feed(world: World, tmp_path: Path
 def test_a_run_is_not_resumed_with_another_feed(world: World, tmp_path: Path) -> None:
     trained(world, tmp_path, STORED)
     assert trained(world, tmp_path, STORED)[1] is not None
-    assert trained(world, tmp_path, FEEDS["silent samples"])[1] is None
+    with pytest.raises(ConfigError, match=r"another run \(other feed\)"):
+        trained(world, tmp_path, FEEDS["silent samples"])

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from stages.train.draws import draw_step
 from stages.train.health import health_row, watched
-from stages.train.model.guide import AlignedFusion, Guide, StudentDrop
 from stages.train.model.student import build_student
 from stages.train.networks import without_noise
 from stages.train.optimizer import build_optimizer
+from stages.train.regularizers.aligned_fusion import AlignedBranch, AlignedFusion, StudentDrop
 from stages.train.step import train_step
 from tests.train.example import train_config
 from tests.train.test_fit import TWENTY, interrupt
@@ -25,10 +25,10 @@ PLAIN = train_config(regularizer={"on": []})
 LEVELS = ("stride8", None, "stride8", "stride8")
 
 
-def example() -> tuple[Guide, list[Tensor], dict[str, Tensor]]:
+def example() -> tuple[AlignedBranch, list[Tensor], dict[str, Tensor]]:
     """A guide, maps of two 64 px crops and features of stride 8; stage 1 reads nothing."""
     student = build_student(CONFIG.student, num_classes=3, seed=0)
-    guide = Guide(student.channels, 4, LEVELS, 0.5, student.head)
+    guide = AlignedBranch(student.channels, 4, LEVELS, 0.5, student.head)
     maps = [torch.randn(2, c, 16 >> i, 16 >> i) for i, c in enumerate(student.channels)]
     return guide, maps, {"stride8": torch.randn(2, 4, 8, 8)}
 
@@ -92,20 +92,20 @@ def test_the_guide_sends_no_gradient_to_the_student() -> None:
 def test_the_averaged_guide_makes_the_labels_and_follows_the_guide() -> None:
     models = models_for(CONFIG)
     assert models.ema is not None
-    assert models.ema_guide is not None
+    assert models.ema_branch is not None
     with torch.no_grad():
-        for parameter in models.ema_guide.parameters():
+        for parameter in models.ema_branch.parameters():
             parameter.add_(1.0)
-    before = weights(models.ema_guide)
+    before = weights(models.ema_branch)
     batch = batch_of()
     result = step(CONFIG, models, batch)
-    assert moved(models.ema_guide, before)  # at iteration 0 it becomes a copy
-    assert_same(weights(models.ema_guide), weights(models.regularizer))
+    assert moved(models.ema_branch, before)  # at iteration 0 it becomes a copy
+    assert_same(weights(models.ema_branch), weights(models.regularizer))
     with torch.no_grad():
         features = models.ema.features(batch.target_image)
-        logits = models.ema_guide.logits(models.ema, features, batch.target_features)
+        logits = models.ema_branch.logits(models.ema, features, batch.target_features)
         others = {"stride8": batch.target_features["stride8"].flip(0)}
-        elsewhere = models.ema_guide.logits(models.ema, features, others)
+        elsewhere = models.ema_branch.logits(models.ema, features, others)
     enlarged = torch.nn.functional.interpolate(logits, (32, 32), mode="bilinear")
     assert result.pseudo is not None
     assert torch.equal(result.pseudo.label, enlarged.argmax(dim=1))
@@ -115,8 +115,8 @@ def test_the_averaged_guide_makes_the_labels_and_follows_the_guide() -> None:
 def test_an_untouched_guide_labels_as_the_ema_model_would() -> None:
     """With the teacher's share at zero the branch is the student with a copy of its head."""
     models, plain = models_for(CONFIG), models_for(PLAIN)
-    for guide in (models.regularizer, models.ema_guide):
-        assert isinstance(guide, Guide)
+    for guide in (models.regularizer, models.ema_branch):
+        assert isinstance(guide, AlignedBranch)
         guide.head.load_state_dict(models.student.head.state_dict())
         for parameter in guide.fusion.parameters():
             torch.nn.init.zeros_(parameter)
@@ -135,7 +135,7 @@ def test_its_head_learns_at_the_rate_of_heads() -> None:
     assert rates["its head"] == 7.0
     assert rates["regularizer"] == 1.0
     held = [id(parameter) for group in groups for parameter in group["params"]]
-    assert isinstance(models.regularizer, Guide)
+    assert isinstance(models.regularizer, AlignedBranch)
     wanted = [*models.student.parameters(), *models.regularizer.parameters()]
     assert sorted(held) == sorted(id(parameter) for parameter in wanted)
 
@@ -152,7 +152,7 @@ def test_health_says_how_much_it_adds_and_whether_it_reads() -> None:
         assert row[f"swap_{stage}"] > 0
         assert row[f"gradient_{stage}"] > 0
         assert f"entropy_{stage}" not in row
-    assert isinstance(models.regularizer, Guide)
+    assert isinstance(models.regularizer, AlignedBranch)
     for parameter in models.regularizer.fusion.parameters():
         torch.nn.init.constant_(parameter, 0.0 if parameter.ndim > 1 else 1.0)
     with watched(models.regularizer) as seen:
@@ -167,16 +167,16 @@ def test_a_guided_run_resumes_bit_for_bit(world: World, tmp_path: Path) -> None:
         world.run(tmp_path / "resumed", interrupt, **changes)
     assert world.run(tmp_path / "resumed", **changes).fit.resumed_from == 10
     straight = results(tmp_path / "straight")
-    assert "ema_guide" in straight["checkpoint"]
+    assert "ema_branch" in straight["checkpoint"]
     assert_same(results(tmp_path / "resumed"), straight)
 
 
 @pytest.mark.parametrize(
     ("regularizer", "said"),
     [
-        ({"kind": "ssr", "student_drop": 0.5}, "student_drop is of kind guided"),
-        ({"kind": "guided", "on": ["source"]}, "learns from both"),
-        ({"kind": "guided", "on": ["mixed"]}, "learns from both"),
+        ({"kind": "ssr", "student_drop": 0.5}, "student_drop"),
+        ({**GUIDED, "on": ["source"]}, "learns from both"),
+        ({**GUIDED, "on": ["mixed"]}, "learns from both"),
     ],
 )
 def test_what_does_not_go_together_is_refused(regularizer: dict[str, Any], said: str) -> None:

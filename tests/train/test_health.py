@@ -8,31 +8,31 @@ import torch
 from torch import Tensor
 
 from stages.train.health import HEALTH_COLUMNS, health_row, watched
-from stages.train.model.regularizer import CrossAttention, Regularizer
 from stages.train.networks import Models
+from stages.train.regularizers.cross_attention import CrossAttention, CrossAttentionBranch
 from tests.train.example import train_config
 from tests.train.world import World, results, training_state
 
 LEVELS = ("stride8", None, "stride8", "stride16")
 
 
-def example(batch: int = 2) -> tuple[Regularizer, list[Tensor], dict[str, Tensor]]:
+def example(batch: int = 2) -> tuple[CrossAttentionBranch, list[Tensor], dict[str, Tensor]]:
     """A regulariser of three stages, student maps and teacher features."""
     torch.manual_seed(0)
     maps = [torch.randn(batch, c, side, side) for c, side in ((4, 16), (4, 8), (8, 4), (8, 2))]
     teacher = {"stride8": torch.randn(batch, 6, 8, 8), "stride16": torch.randn(batch, 6, 4, 4)}
-    return Regularizer((4, 4, 8, 8), 6, (1, 2, 2, 4), LEVELS), maps, teacher
+    return CrossAttentionBranch((4, 4, 8, 8), 6, (1, 2, 2, 4), LEVELS), maps, teacher
 
 
 def seen_of(
-    regularizer: Regularizer, maps: list[Tensor], teacher: dict[str, Tensor]
+    regularizer: CrossAttentionBranch, maps: list[Tensor], teacher: dict[str, Tensor]
 ) -> dict[str, float]:
     with watched(regularizer) as seen:
         regularizer(maps, teacher)
     return {name: float(torch.stack(values).mean()) for name, values in seen.items()}
 
 
-def fusion(regularizer: Regularizer, stage: int) -> CrossAttention:
+def fusion(regularizer: CrossAttentionBranch, stage: int) -> CrossAttention:
     module = regularizer.fusion.get_submodule(str(stage))
     assert isinstance(module, CrossAttention)
     return module

@@ -5,9 +5,9 @@ import torch
 
 from stages.train.config import OptimizerConfig, StudentConfig
 from stages.train.model.backbone import BACKBONES
-from stages.train.model.regularizer import Regularizer
 from stages.train.model.student import Student, build_student
 from stages.train.optimizer import build_optimizer, learning_rate, set_learning_rate
+from stages.train.regularizers.cross_attention import CrossAttentionBranch
 
 CONFIG = OptimizerConfig(
     lr=6e-5,
@@ -35,9 +35,9 @@ def student(request: pytest.FixtureRequest) -> Student:
     return build_student(config, num_classes=2, seed=0)
 
 
-def regularizer() -> Regularizer:
+def regularizer() -> CrossAttentionBranch:
     mit = BACKBONES["mit_tiny"]
-    return Regularizer(mit.widths, 64, mit.heads, [None, "stride8", "stride8", "stride8"])
+    return CrossAttentionBranch(mit.widths, 64, mit.heads, [None, "stride8", "stride8", "stride8"])
 
 
 def test_groups_hold_every_parameter_once_and_nothing_else(student: Student) -> None:

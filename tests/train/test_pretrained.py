@@ -6,23 +6,36 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import SegformerConfig, SegformerForImageClassification, SegformerModel
+from transformers import (
+    SegformerConfig,
+    SegformerForImageClassification,
+    SegformerForSemanticSegmentation,
+    SegformerModel,
+)
 
 from stages.train.model.backbone import BACKBONES, MiT, build_backbone
 from stages.train.model.head import DAFormerHead
 from stages.train.model.official import export_official, official_to_ours, ours_to_official
 from stages.train.model.pretrained import (
+    fill_official,
+    is_of_segmenter,
     load_backbone,
-    load_official_regularizer,
-    load_official_student,
 )
-from stages.train.model.regularizer import Regularizer
 from stages.train.model.student import Student, seeded
+from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from store.errors import CheckpointError
 
 pytestmark = pytest.mark.costly
 
 TINY = BACKBONES["mit_tiny"]
+STUDENT = ("backbone.", "decode_head.")
+"""How the names of a student's tensors begin in official files."""
+
+
+def fill_regularizer(branch: CrossAttentionBranch, path: Path) -> None:
+    """Fill the stages that a branch has from an official SSR training."""
+    parts = ("embedding_layer", "fusion_layer")
+    fill_official(branch, path, [f"{part}.{stage}." for part in parts for stage in branch.embed])
 
 
 def backbone(seed: int, mit: MiT = TINY, eps: float = 1e-6) -> SegformerModel:
@@ -38,9 +51,9 @@ def student(seed: int, num_classes: int = 3) -> Student:
         )
 
 
-def regularizer(seed: int, levels: list[str | None]) -> Regularizer:
+def regularizer(seed: int, levels: list[str | None]) -> CrossAttentionBranch:
     with seeded(seed):
-        return Regularizer(TINY.widths, 16, TINY.heads, levels)
+        return CrossAttentionBranch(TINY.widths, 16, TINY.heads, levels)
 
 
 def official_mit(seed: int) -> dict[str, Tensor]:
@@ -125,8 +138,8 @@ def test_student_and_regulariser_are_taken_from_an_official_training(tmp_path: P
     path = tmp_path / "latest.pth"
     torch.save(official_training(seed=1), path)
     ours, fusion = student(seed=5), regularizer(5, ["stride8"] * 4)
-    load_official_student(ours, path)
-    load_official_regularizer(fusion, path)
+    fill_official(ours, path, STUDENT)
+    fill_regularizer(fusion, path)
     assert_equal(ours, student(seed=1))
     assert_equal(fusion, regularizer(1, ["stride8"] * 4))
 
@@ -135,7 +148,7 @@ def test_regulariser_of_some_stages_takes_only_those(tmp_path: Path) -> None:
     path = tmp_path / "latest.pth"
     torch.save(official_training(seed=1), path)
     fusion = regularizer(5, [None, "stride8", None, None])
-    load_official_regularizer(fusion, path)
+    fill_regularizer(fusion, path)
     whole = regularizer(1, ["stride8"] * 4).state_dict()
     assert all(torch.equal(tensor, whole[name]) for name, tensor in fusion.state_dict().items())
 
@@ -144,7 +157,7 @@ def test_file_of_a_student_alone_is_read_as_well(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     torch.save({"state_dict": export_official(student(seed=1).state_dict())}, path)
     ours = student(seed=5)
-    load_official_student(ours, path)
+    fill_official(ours, path, STUDENT)
     assert_equal(ours, student(seed=1))
 
 
@@ -176,7 +189,7 @@ def test_head_of_another_number_of_classes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "latest.pth"
     torch.save(official_training(seed=1), path)
     with pytest.raises(CheckpointError, match="another architecture") as error:
-        load_official_student(student(2, num_classes=4), path)
+        fill_official(student(2, num_classes=4), path, STUDENT)
     assert "decode_head.conv_seg.weight (3, 8, 1, 1), not (4, 8, 1, 1)" in one_line(error)
 
 
@@ -184,7 +197,7 @@ def test_file_without_a_regulariser_says_so(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     torch.save(export_official(student(seed=1).state_dict()), path)
     with pytest.raises(CheckpointError, match=r"missing: embedding_layer\.0\.proj\.weight"):
-        load_official_regularizer(regularizer(5, ["stride8"] * 4), path)
+        fill_regularizer(regularizer(5, ["stride8"] * 4), path)
 
 
 def test_truncated_file_is_refused(tmp_path: Path) -> None:
@@ -193,7 +206,7 @@ def test_truncated_file_is_refused(tmp_path: Path) -> None:
     for share in (0.999, 0.5, 0.0):
         data = path.read_bytes()
         path.write_bytes(data[: int(len(data) * share)])
-        with pytest.raises(CheckpointError, match="is damaged or no PyTorch weight file") as error:
+        with pytest.raises(CheckpointError, match="is damaged or not a weight file") as error:
             load_backbone(backbone(2), str(path))
         one_line(error)
 
@@ -254,6 +267,22 @@ def test_hugging_face_folder_fills_the_backbone_and_keeps_the_epsilon(
     assert stage.layer_norm.eps == stage.blocks[0].layernorm_before.eps == 1e-6
     assert stage.patch_embeddings.layer_norm.eps == 1e-5
     assert ours.stages[3].blocks[0].drop_path.drop_prob == pytest.approx(0.1)
+
+
+def test_what_comes_with_a_decode_head_is_not_imagenets(folder: Path, tmp_path: Path) -> None:
+    assert not is_of_segmenter(str(folder))
+    config = SegformerConfig.from_pretrained(folder)
+    SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "segmenter")
+    assert is_of_segmenter(str(tmp_path / "segmenter"))
+    whole = export_official(student(1).state_dict())
+    for name, tensors in {
+        "mit.pth": {n.removeprefix("backbone."): t for n, t in whole.items() if "decode" not in n},
+        "mmseg.pth": whole,
+        "daformer.pth": {f"model.{n}": t for n, t in whole.items()},
+    }.items():
+        torch.save({"state_dict": tensors}, tmp_path / name)
+        load_backbone(backbone(2), str(tmp_path / name))
+        assert is_of_segmenter(str(tmp_path / name)) == (name != "mit.pth")
 
 
 def test_hugging_face_tensors_that_are_missing_are_not_made_up(folder: Path) -> None:

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from stages.train.model.backbone import BACKBONES
-from stages.train.model.regularizer import CrossAttention, Regularizer
+from stages.train.regularizers.cross_attention import CrossAttention, CrossAttentionBranch
 
 WIDTHS, HEADS = (16, 32, 80, 128), (1, 2, 5, 8)
 
@@ -20,12 +20,12 @@ def student_maps(batch: int = 2) -> list[Tensor]:
 def test_the_papers_regulariser_has_its_number_of_parameters() -> None:
     mit = BACKBONES["mit_b5"]
     with torch.device("meta"):
-        regularizer = Regularizer(mit.widths, 256, mit.heads, ["stride8"] * 4)
+        regularizer = CrossAttentionBranch(mit.widths, 256, mit.heads, ["stride8"] * 4)
     assert sum(parameter.numel() for parameter in regularizer.parameters()) == 1_804_288
 
 
 def test_stages_without_a_level_pass_unchanged_and_have_no_weights() -> None:
-    regularizer = Regularizer(WIDTHS, 64, HEADS, [None, "stride8", None, "stride8"])
+    regularizer = CrossAttentionBranch(WIDTHS, 64, HEADS, [None, "stride8", None, "stride8"])
     student = student_maps()
     enhanced = regularizer(student, {"stride8": torch.randn(2, 64, 5, 7)})
     assert enhanced[0] is student[0]
@@ -37,7 +37,9 @@ def test_stages_without_a_level_pass_unchanged_and_have_no_weights() -> None:
 
 
 def test_each_stage_reads_its_own_level_on_a_grid_of_any_size() -> None:
-    regularizer = Regularizer(WIDTHS, 64, HEADS, ["stride8", "stride16", "stride32", "stride8"])
+    regularizer = CrossAttentionBranch(
+        WIDTHS, 64, HEADS, ["stride8", "stride16", "stride32", "stride8"]
+    )
     teacher = {
         "stride8": torch.randn(2, 64, 4, 6),
         "stride16": torch.randn(2, 64, 2, 3),
@@ -50,7 +52,7 @@ def test_each_stage_reads_its_own_level_on_a_grid_of_any_size() -> None:
 
 
 def test_enhanced_feature_does_not_depend_on_where_teacher_tokens_lie() -> None:
-    regularizer = Regularizer(WIDTHS, 64, HEADS, ["stride8"] * 4)
+    regularizer = CrossAttentionBranch(WIDTHS, 64, HEADS, ["stride8"] * 4)
     teacher = torch.randn(2, 64, 4, 6)
     mirrored = regularizer(student_maps(), {"stride8": teacher.flip(3)})
     for one, other in zip(regularizer(student_maps(), {"stride8": teacher}), mirrored, strict=True):
@@ -58,7 +60,7 @@ def test_enhanced_feature_does_not_depend_on_where_teacher_tokens_lie() -> None:
 
 
 def test_gradients_reach_student_and_regulariser_whole() -> None:
-    regularizer = Regularizer(WIDTHS, 64, HEADS, ["stride8"] * 4)
+    regularizer = CrossAttentionBranch(WIDTHS, 64, HEADS, ["stride8"] * 4)
     student = [map_.requires_grad_() for map_ in student_maps()]
     enhanced = regularizer(student, {"stride8": torch.randn(2, 64, 4, 6)})
     objective = torch.stack([map_.square().sum() for map_ in enhanced]).sum()

@@ -54,6 +54,10 @@ def official_backbone(path: Path, seed: int) -> str:
     return str(path)
 
 
+def files_of(run: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+
+
 def without(world: World, *patterns: str) -> None:
     """Remove files or folders."""
     for pattern in patterns:
@@ -140,6 +144,7 @@ def test_the_saved_student_is_the_trained_one_without_any_trace_of_the_regularis
         "curves.csv",
         "ema",
         "health.csv",
+        "run.json",
         "student",
         "validation.csv",
         "writer.lock",
@@ -207,6 +212,21 @@ def test_features_are_compared_with_imagenet_and_not_with_the_student_to_start_f
         feature_distance=FEATURE_DISTANCE,
     )
     assert result.fit.last_row["feature_distance"] > 0.01
+
+
+def test_a_start_that_learned_labels_is_noted_and_no_reference(
+    world: World, tmp_path: Path
+) -> None:
+    whole = export_official(build_student(STUDENT, num_classes=2, seed=5).state_dict())
+    torch.save(whole, tmp_path / "mmseg.pth")
+    trained: dict[str, Any] = {"student": {"weights": str(tmp_path / "mmseg.pth")}}
+    result = world.run(tmp_path / "run", iterations=1, **trained)
+    (note,) = result.notes
+    assert note.endswith(
+        "mmseg.pth comes with a decode head, so it learned labels, perhaps those of the target"
+    )
+    with pytest.raises(ConfigError, match="compares with ImageNet's features; start from"):
+        world.run(tmp_path / "other", **trained, feature_distance=FEATURE_DISTANCE)
 
 
 def test_a_thing_class_that_there_is_not_is_named(world: World, tmp_path: Path) -> None:
@@ -292,32 +312,23 @@ def other_weights(world: World) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("change", "resumes"),
+    ("change", "other"),
     [
-        (lambda world: {}, True),
-        (lambda world: {"checkpoint_every": 9, "device": "auto"}, True),
-        (lambda world: {"optimizer": {"lr": 2e-3}}, False),
-        (lambda world: {"seed": 1}, False),
-        (lambda world: {"iterations": 3}, False),
-        (other_teacher, False),
-        (other_manifest, False),
-        (other_start, False),
-        (other_weights, False),
+        (lambda world: {}, None),
+        (lambda world: dict.fromkeys(("workers", "validate_every", "checkpoint_every"), 1), None),
+        (lambda world: {"log_every": 1, "log_to": ["tensorboard"], "threads": 2}, None),
+        (lambda world: {"device": "auto", "prefetch": 1}, None),
+        (lambda world: {"optimizer": {"lr": 2e-3}}, "train.optimizer.lr"),
+        (lambda world: {"seed": 1, "iterations": 3}, "train.iterations, train.seed"),
+        (other_teacher, "features"),
+        (other_manifest, "manifest"),
+        (other_start, "start.*"),
+        (other_weights, "start.*"),
     ],
-    ids=[
-        "nothing",
-        "what changes no weight",
-        "rate",
-        "seed",
-        "length",
-        "teacher",
-        "manifest",
-        "init",
-        "weights",
-    ],
+    ids=["nothing", "often", "log", "device", "rate", "seed", "teacher", "data", "init", "weights"],
 )
-def test_only_a_checkpoint_of_the_same_run_is_resumed(
-    world: World, tmp_path: Path, change: Callable[[World], dict[str, Any]], resumes: bool
+def test_only_the_same_run_goes_on_in_its_folder(
+    world: World, tmp_path: Path, change: Callable[[World], dict[str, Any]], other: str | None
 ) -> None:
     copy = world.copy(tmp_path / "copy")
     save_student(
@@ -332,20 +343,16 @@ def test_only_a_checkpoint_of_the_same_run_is_resumed(
         "student": {"weights": official_backbone(copy.folder / "mit_tiny.pth", seed=7)},
         "device": "cpu",
     }
-    copy.run(tmp_path / "run", **settings)
-    again = copy.run(tmp_path / "run", **{**settings, **change(copy)})
-    assert again.fit.resumed_from == (1 if resumes else None)
-
-
-def test_a_run_that_starts_anew_leaves_nothing_of_the_old_one(world: World, tmp_path: Path) -> None:
-    world.run(tmp_path / "used", iterations=3, seed=1)
-    for out in ("used", "new"):
-        world.run(tmp_path / out, iterations=2)
-    assert results(tmp_path / "used")["curves.csv"] == results(tmp_path / "new")["curves.csv"]
-    assert (
-        results(tmp_path / "used")["student/model.safetensors"]
-        == results(tmp_path / "new")["student/model.safetensors"]
-    )
+    run = tmp_path / "run"
+    copy.run(run, **settings)
+    before = files_of(run)
+    changed = {**settings, **change(copy)}
+    if other is None:
+        assert copy.run(run, **changed).fit.resumed_from == 1
+    else:
+        with pytest.raises(ConfigError, match=rf"run holds another run \(other {other}\); give"):
+            copy.run(run, **changed)
+    assert files_of(run) == before
 
 
 def test_a_damaged_checkpoint_is_not_trained_over(world: World, tmp_path: Path) -> None:
@@ -433,8 +440,8 @@ def test_the_averaged_model_is_kept_once_it_has_followed_the_student(
     world.run(tmp_path, iterations=2, self_training={"start": 1})
     averaged, last = (load_student(tmp_path / name)[1] for name in ("ema", "student"))
     assert averaged == {**last, "network": "ema"}
-    world.run(tmp_path, iterations=2, self_training={"start": 2})  # another run, which never began
-    assert not (tmp_path / "ema").exists()
+    world.run(tmp_path / "never", iterations=2, self_training={"start": 2})
+    assert not (tmp_path / "never" / "ema").exists()
 
 
 def test_metrics_beside_a_start_do_not_make_it_another_one(tmp_path: Path) -> None:

@@ -7,15 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stages.train.build import build_regularizer
 from stages.train.config import TrainConfig
 from stages.train.dataset import Batch
 from stages.train.draws import Draws, draw_step
-from stages.train.model.guide import Guide
-from stages.train.model.regularizer import Regularizer
 from stages.train.model.student import Student, build_student, seeded
 from stages.train.networks import ImageNetReference, Models, without_noise
 from stages.train.optimizer import build_optimizer
+from stages.train.regularizers.branch import Branch
 from stages.train.step import Mixed, StepResult, mix_stored, train_step
 from tests.train.example import train_config
 
@@ -28,19 +26,19 @@ MASKING = {"block_px": 8, "ratio": 0.5, "weight": 1.0}
 
 def models_for(config: TrainConfig, *, imagenet: bool = False) -> Models:
     student = student_of(config, seed=1)
-    regularizer: Regularizer | Guide | None = None
-    ema_guide: Guide | None = None
+    regularizer: Branch | None = None
+    ema_branch: Branch | None = None
     if config.regularizer.on:
         with seeded(2):
-            regularizer = build_regularizer(config, student, 4)
+            regularizer = config.regularizer.build(student, 4)
     ema = without_noise(student_of(config, seed=3)) if config.self_training else None
-    if isinstance(regularizer, Guide):
-        ema_guide = without_noise(deepcopy(regularizer))
+    if regularizer is not None and regularizer.labels_target:
+        ema_branch = without_noise(deepcopy(regularizer))
     reference = None
     if imagenet:
         backbone = student_of(config, seed=4).backbone.eval().requires_grad_(False)
         reference = ImageNetReference(backbone, range(CLASSES))
-    return Models(student, ema, regularizer, reference, ema_guide)
+    return Models(student, ema, regularizer, reference, ema_branch)
 
 
 def student_of(config: TrainConfig, seed: int) -> Student:

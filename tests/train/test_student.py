@@ -1,4 +1,6 @@
 import copy
+import errno
+import random
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from torch import nn
 from stages.train.config import StudentConfig
 from stages.train.model.backbone import BACKBONES, build_backbone
 from stages.train.model.official import export_official
-from stages.train.model.saved import load_student, save_student
+from stages.train.model.saved import Layout, load_student, read_card, save_student
 from stages.train.model.student import Student, build_student, seeded
 from store.errors import CheckpointError
 
@@ -225,9 +227,15 @@ def damage_weights_of_a_later_save(folder: Path) -> None:
     (folder / "new" / "model.safetensors").replace(folder / "model.safetensors")
 
 
+def damage_config(folder: Path, *dropped: str) -> None:
+    path = folder / "config.json"
+    lines = [line for line in path.read_text().splitlines() if not any(d in line for d in dropped)]
+    text = "\n".join(lines).replace('"head_channels": 8', '"head_channels": 9')
+    path.write_text(text.replace("{},\n}", "{}\n}"))
+
+
 def damage_config_of_another_student(folder: Path) -> None:
-    config = (folder / "config.json").read_text()
-    (folder / "config.json").write_text(config.replace('"head_channels": 8', '"head_channels": 9'))
+    damage_config(folder, '"sha256"')
 
 
 @pytest.mark.parametrize(
@@ -239,6 +247,7 @@ def damage_config_of_another_student(folder: Path) -> None:
         (damage_foreign_config, "no student of this project"),
         (damage_no_json, "no student of this project"),
         (damage_weights_of_a_later_save, "sha256 differs"),
+        (damage_config, "is not as it was written"),
         (damage_config_of_another_student, "another architecture"),
     ],
 )
@@ -251,3 +260,38 @@ def test_broken_folder_is_refused_in_one_line(tmp_path: Path, damage: object, sa
     assert says in str(error.value)
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("layout", ["ssr", "segformer"])
+def test_a_flipped_bit_anywhere_in_the_card_is_refused(tmp_path: Path, layout: Layout) -> None:
+    config = CONFIG.model_copy(update={"norm_eps": 1e-5, "head": "mlp"})
+    student = build_student(config, num_classes=2, seed=1)
+    meta = {**META, "lr": 1e-6, "name": "\u00e9"}
+    save_student(student, tmp_path, config=config, meta=meta, layout=layout)
+    path, rng = tmp_path / "config.json", random.Random(0)
+    written = path.read_bytes()
+    for place in range(len(written)):
+        flipped = bytearray(written)
+        flipped[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(flipped)
+        with pytest.raises(CheckpointError, match=r"config\.json"):
+            read_card(tmp_path)
+    path.write_bytes(written)
+    assert read_card(tmp_path).meta == meta
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_student_that_cannot_be_read_now_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    save_student(tiny(), tmp_path, config=CONFIG, meta={})
+    read = Path.read_bytes
+
+    def failing(self: Path) -> bytes:
+        if self.name == name:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", failing)
+    with pytest.raises(CheckpointError, match=rf"{name} cannot be read now .*Input/output error"):
+        load_student(tmp_path)

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from stages.train.model.saved import load_student, save_student
+from stages.train.checkpoint import TrainingState
+from stages.train.model.saved import load_student
 from stages.train.model.student import Student
 from stages.train.validation import Validation, evaluating
 from tests.train.example import train_config
-from tests.train.world import World, assert_same, results, silent, training_state
+from tests.train.world import World, assert_same, results, training_state
 
 SETTINGS: dict[str, Any] = {"iterations": 5, "validate_every": 2, "checkpoint_every": 2}
 
@@ -97,34 +98,23 @@ def test_a_resumed_run_remembers_its_best(world: World, tmp_path: Path) -> None:
     assert load_student(tmp_path / "best")[1]["chosen"]["iteration"] == 2
 
 
-def test_the_best_student_of_another_run_goes_with_its_checkpoint(
-    world: World, tmp_path: Path
+def test_the_best_student_waits_for_the_checkpoint_that_knows_it(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.train(train_config(**SETTINGS), tmp_path, validation=scripted(1, 2, 3))
-    other = train_config(**{**SETTINGS, "validate_every": 0, "seed": 1})
-    at_start = []
-    world.train(other, tmp_path, lambda *_: at_start.append((tmp_path / "best").exists()))
-    assert at_start == [True, False, False, False, False]
+    save, best = TrainingState.save, tmp_path / "best"
 
+    def full(self: TrainingState, path: Path, *, iteration: int, fingerprint: str) -> None:
+        if iteration == 4:
+            raise OSError(28, "No space left on device", str(path))
+        save(self, path, iteration=iteration, fingerprint=fingerprint)
 
-def test_a_student_that_no_row_knows_is_not_the_best(world: World, tmp_path: Path) -> None:
-    def die(done: int, total: int, what: str) -> None:
-        if done == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        world.train(train_config(**SETTINGS), tmp_path, die, validation=scripted(7))
-    student, meta = load_student(tmp_path / "best")
-    meta["chosen"]["iteration"] = 1  # as if the machine had died before its checkpoint
-    save_student(student, tmp_path / "best", config=train_config().student, meta=meta)
-    at_start = []
-    world.train(
-        train_config(**SETTINGS),
-        tmp_path,
-        lambda *_: at_start.append((tmp_path / "best").exists()),
-        validation=scripted(5, 6),
-    )
-    assert at_start == [False] * 3
+    monkeypatch.setattr(TrainingState, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        world.train(train_config(**SETTINGS), tmp_path, validation=scripted(7, 8))
+    assert load_student(best)[1]["chosen"]["iteration"] == 2
+    monkeypatch.undo()
+    world.train(train_config(**SETTINGS), tmp_path, validation=scripted(5, 6))
+    assert load_student(best)[1]["chosen"]["iteration"] == 2
 
 
 def test_the_row_of_a_new_best_is_in_a_checkpoint_at_once(world: World, tmp_path: Path) -> None:
@@ -148,16 +138,3 @@ def test_every_module_gets_its_own_mode_back() -> None:
     with evaluating(student):
         assert not any(module.training for module in student.modules())
     assert {module for module in student.modules() if not module.training} == set(frozen)
-
-
-def test_fresh_starts_over_where_there_is_a_checkpoint(world: World, tmp_path: Path) -> None:
-    config = train_config(iterations=3)
-    world.train(config, tmp_path)
-    before = results(tmp_path)
-    calls: list[int] = []
-    again = world.train(config, tmp_path, lambda done, *_: calls.append(done), fresh=True)
-    assert again.fit.resumed_from is None
-    assert calls == [1, 2, 3]
-    assert_same(results(tmp_path), before)
-    assert world.train(config, tmp_path, silent).fit.resumed_from == 3
-    assert world.train(config, tmp_path / "new", fresh=True).fit.resumed_from is None

@@ -24,11 +24,11 @@ from stages.train.config import TrainConfig
 from stages.train.dataset import TrainingCrops
 from stages.train.feed import STORED, Feed
 from stages.train.fit import Progress
-from stages.train.model.regularizer import Regularizer
 from stages.train.model.student import build_student, seeded
 from stages.train.networks import ImageNetReference, Models, without_noise
 from stages.train.optimizer import build_optimizer
 from stages.train.ranks import ALONE, Ranks
+from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from stages.train.stage import TrainResult
 from stages.train.tracking import Curves
 from stages.train.validation import Validation
@@ -144,6 +144,7 @@ class World:
         *,
         validation: Validation | None = None,
         fresh: bool = False,
+        move_aside: bool = False,
         feed: Feed = STORED,
         ranks: Ranks = ALONE,
     ) -> TrainResult:
@@ -157,6 +158,7 @@ class World:
             progress=progress,
             validation=validation,
             fresh=fresh,
+            move_aside=move_aside,
             feed=feed,
             ranks=ranks,
         )
@@ -197,7 +199,9 @@ def training_state(config: TrainConfig, *, seed: int, imagenet: bool = False) ->
     regularizer = None
     if config.regularizer.on:
         with seeded(seed):
-            regularizer = Regularizer(student.channels, 4, (1, 2, 5, 8), config.regularizer.levels)
+            regularizer = CrossAttentionBranch(
+                student.channels, 4, (1, 2, 5, 8), config.regularizer.levels
+            )
     reference = None
     if imagenet:
         reference = ImageNetReference(deepcopy(student.backbone).eval().requires_grad_(False), [0])
@@ -207,13 +211,14 @@ def training_state(config: TrainConfig, *, seed: int, imagenet: bool = False) ->
 
 def results(out: Path) -> dict[str, Any]:
     """All that a run leaves behind, for `assert_same`."""
-    names = (
+    names = [
         "curves.csv",
         "health.csv",
         "validation.csv",
         "student/model.safetensors",
         "student/config.json",
-    )
+        *(name for name in ("best/model.safetensors", "best/config.json") if (out / name).exists()),
+    ]
     files: dict[str, Any] = {name: (out / name).read_bytes() for name in names}
     return files | {"checkpoint": torch.load(out / "checkpoint.pt", weights_only=True)}
 

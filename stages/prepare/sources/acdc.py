@@ -24,16 +24,15 @@ def scan(config: AcdcConfig) -> Listing:
     """
     root = root_of(config)
     kind, table = label_code(root, "gt/*/*/*/*_gt_")
-    items = [
-        item
-        for split in get_args(Split)
-        for condition in config.conditions
-        for item in frames(
+    parts = [
+        frames(
             split,
             root,
-            (f"rgb_anon/{condition}/{split}", "_rgb_anon.png"),
+            (f"rgb_anon/{condition}/{split}", "_rgb_anon"),
             (f"gt/{condition}/{split}", f"_gt_{kind}"),
             remedy=_REMEDY,
         )
+        for split in get_args(Split)
+        for condition in config.conditions
     ]
-    return Listing(CITYSCAPES_19, table, tuple(items))
+    return Listing.of(CITYSCAPES_19, table, parts)

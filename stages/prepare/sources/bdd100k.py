@@ -15,15 +15,14 @@ _REMEDY: Final = (
 def scan(config: Bdd100kConfig) -> Listing:
     """List `images/10k/{train,val}/*.jpg` with `labels/sem_seg/masks/{train,val}/*.png`."""
     root = root_of(config)
-    items = [
-        item
-        for split in get_args(Split)
-        for item in labelled_like(
+    parts = [
+        labelled_like(
             split,
             root,
             f"images/10k/{split}",
             f"labels/sem_seg/masks/{split}",
             remedy=_REMEDY,
         )
+        for split in get_args(Split)
     ]
-    return Listing(CITYSCAPES_19, train_id_table(CITYSCAPES_19), tuple(items))
+    return Listing.of(CITYSCAPES_19, train_id_table(CITYSCAPES_19), parts)

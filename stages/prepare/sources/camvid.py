@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from stages.prepare.config import CamvidConfig, root_of
+from stages.prepare.config import CamvidConfig, Split, root_of
 from stages.prepare.labels import CAMVID_11, train_id_table
-from stages.prepare.sources.listing import Item, Listing, labelled_like
+from stages.prepare.sources.listing import Listing, labelled_like
 
 _VOID: Final = 11
 _REMEDY: Final = (
@@ -16,10 +16,10 @@ _REMEDY: Final = (
 def scan(config: CamvidConfig) -> Listing:
     """List `<split folder>/images/*.jpg` with `<split folder>/labels/*.png`."""
     root = root_of(config)
-    train, val = config.splits.train, config.splits.val
-    items: tuple[Item, ...] = labelled_like(
-        "train", root, f"{train}/images", f"{train}/labels", remedy=_REMEDY
-    )
-    if val is not None:
-        items += labelled_like("val", root, f"{val}/images", f"{val}/labels", remedy=_REMEDY)
-    return Listing(CAMVID_11, train_id_table(CAMVID_11, void=(_VOID,)), items)
+    folders: dict[Split, str | None] = {"train": config.splits.train, "val": config.splits.val}
+    parts = [
+        labelled_like(split, root, f"{folder}/images", f"{folder}/labels", remedy=_REMEDY)
+        for split, folder in folders.items()
+        if folder is not None
+    ]
+    return Listing.of(CAMVID_11, train_id_table(CAMVID_11, void=(_VOID,)), parts)

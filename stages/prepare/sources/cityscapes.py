@@ -21,15 +21,14 @@ def scan(config: CityscapesConfig) -> Listing:
     """
     root = root_of(config)
     kind, table = label_code(root, "gtFine/*/*/*_gtFine_")
-    items = [
-        item
-        for split in get_args(Split)
-        for item in frames(
+    parts = [
+        frames(
             split,
             root,
-            (f"leftImg8bit/{split}", "_leftImg8bit.png"),
+            (f"leftImg8bit/{split}", "_leftImg8bit"),
             (f"gtFine/{split}", f"_gtFine_{kind}"),
             remedy=_REMEDY,
         )
+        for split in get_args(Split)
     ]
-    return Listing(CITYSCAPES_19, table, tuple(items))
+    return Listing.of(CITYSCAPES_19, table, parts)

@@ -10,7 +10,7 @@ from stages.prepare.labels import CITYSCAPES_19
 from stages.prepare.sources.frames import frames, label_code
 from stages.prepare.sources.listing import Listing
 
-_IMAGE: Final = "_rgb_anon.png"
+_IMAGE: Final = "_rgb_anon"
 _REMEDY: Final = (
     "unpack Dark_Zurich_train_anon.zip and Dark_Zurich_val_anon.zip "
     "(trace.ethz.ch/publications/2019/GCMA_UIoU) into root"
@@ -25,9 +25,8 @@ def scan(config: DarkZurichConfig) -> Listing:
     root = root_of(config)
     kind, table = label_code(root, "gt/val/night/*/*_gt_")
     train = [
-        item
+        frames("train", root, (f"rgb_anon/train/{time}", _IMAGE), None, remedy=_REMEDY)
         for time in config.train_times
-        for item in frames("train", root, (f"rgb_anon/train/{time}", _IMAGE), None, remedy=_REMEDY)
     ]
     val = frames(
         "val",
@@ -36,4 +35,4 @@ def scan(config: DarkZurichConfig) -> Listing:
         ("gt/val/night", f"_gt_{kind}"),
         remedy=_REMEDY,
     )
-    return Listing(CITYSCAPES_19, table, (*train, *val))
+    return Listing.of(CITYSCAPES_19, table, [*train, val])

@@ -8,11 +8,10 @@ from typing import Final
 
 from stages.prepare.config import Split
 from stages.prepare.labels import CITYSCAPES_19, CITYSCAPES_IDS, LabelTable, train_id_table
-from stages.prepare.sources.listing import Item, require_folder
-from store.errors import DataError
+from stages.prepare.sources.listing import Part, labelled_like
 
-LABEL_IDS: Final = "labelIds.png"
-TRAIN_IDS: Final = "labelTrainIds.png"
+LABEL_IDS: Final = "labelIds"
+TRAIN_IDS: Final = "labelTrainIds"
 
 
 def label_code(root: Path, pattern: str) -> tuple[str, LabelTable]:
@@ -23,9 +22,14 @@ def label_code(root: Path, pattern: str) -> tuple[str, LabelTable]:
         pattern: Of the label files below it, up to what tells their kind.
 
     Returns:
-        How the files' names end, and the meaning of their values.
+        How the stems of the files end, and the meaning of their values.
     """
-    if not any(root.glob(pattern + LABEL_IDS)) and any(root.glob(pattern + TRAIN_IDS)):
+
+    def there_are(kind: str) -> bool:
+        files = root.glob(f"{pattern}{kind}.png")
+        return any(not file.name.startswith(".") for file in files)
+
+    if not there_are(LABEL_IDS) and there_are(TRAIN_IDS):
         return TRAIN_IDS, train_id_table(CITYSCAPES_19)
     return LABEL_IDS, CITYSCAPES_IDS
 
@@ -37,31 +41,20 @@ def frames(
     labels: tuple[str, str] | None,
     *,
     remedy: str,
-) -> list[Item]:
+) -> Part:
     """List the frames of all drives of a folder.
 
     Args:
         split: Of the items.
         root: The dataset's folder.
-        images: Folder of the images below it, and how their names end.
+        images: Folder of the images below it, and how their stems end.
         labels: The same of the labels; None where there are none.
         remedy: What to download, and where it goes.
 
     Raises:
-        DataError: The folder is missing, or holds no frames.
+        DataError: A folder cannot be listed.
     """
-    place, ending = root / images[0], images[1]
-    require_folder(place, remedy)
-    found = sorted(place.glob(f"*/*{ending}"))
-    if not found:
-        raise DataError(f"{place}: holds no */*{ending}: {remedy}")
-    return [
-        Item(
-            split=split,
-            image=frame.relative_to(root).as_posix(),
-            label=None
-            if labels is None
-            else f"{labels[0]}/{frame.parent.name}/{frame.name.removesuffix(ending)}{labels[1]}",
-        )
-        for frame in found
-    ]
+    place, suffix = (None, "") if labels is None else labels
+    return labelled_like(
+        split, root, images[0], place, image_suffix=images[1], label_suffix=suffix, remedy=remedy
+    )

@@ -22,10 +22,10 @@ _REMEDY: Final = (
 def scan(config: Gta5Config) -> Listing:
     """List `images/*.png` with `labels/*.png`; all for training but those of `val_list`."""
     root = root_of(config)
-    items = labelled_like("train", root, "images", "labels", remedy=_REMEDY)
-    if config.val_list is not None:
-        items = _hold_out(items, root / config.val_list)
-    return Listing(CITYSCAPES_19, CITYSCAPES_IDS, items)
+    part = labelled_like("train", root, "images", "labels", remedy=_REMEDY)
+    if config.val_list is not None and part.items:
+        part = replace(part, items=_hold_out(part.items, root / config.val_list))
+    return Listing.of(CITYSCAPES_19, CITYSCAPES_IDS, [part])
 
 
 def _hold_out(items: tuple[Item, ...], val_list: Path) -> tuple[Item, ...]:

@@ -8,7 +8,7 @@ from typing import Final
 
 from stages.prepare.config import MapillaryConfig, Split, root_of
 from stages.prepare.labels import CITYSCAPES_19, IGNORE, LabelTable
-from stages.prepare.sources.listing import Item, Listing, labelled_like
+from stages.prepare.sources.listing import Listing, labelled_like
 
 _REMEDY: Final = "unpack Mapillary Vistas (mapillary.com/dataset/vistas) into root"
 
@@ -151,11 +151,11 @@ def scan(config: MapillaryConfig) -> Listing:
     The archive of v2.0 has the labels of v1.2 in `v1.2/labels` instead.
     """
     root = root_of(config)
-    items: list[Item] = []
-    for split, folder in _FOLDERS:
-        labels = _labels_of(root, folder)
-        items += labelled_like(split, root, f"{folder}/images", labels, remedy=_REMEDY)
-    return Listing(CITYSCAPES_19, MAPILLARY_IDS, tuple(items))
+    parts = [
+        labelled_like(split, root, f"{folder}/images", _labels_of(root, folder), remedy=_REMEDY)
+        for split, folder in _FOLDERS
+    ]
+    return Listing.of(CITYSCAPES_19, MAPILLARY_IDS, parts)
 
 
 def _labels_of(root: Path, folder: str) -> str:

@@ -3,17 +3,17 @@
 Their red channel is the class, the others tell instances apart. `pixels.decode_label` reads that.
 """
 
-from pathlib import Path
 from typing import Final
 
 from stages.prepare.config import SynthiaConfig, root_of
 from stages.prepare.labels import CITYSCAPES_19, IGNORE, LabelTable, train_id_table
-from stages.prepare.sources.listing import Item, Listing, images_under, require_folder
+from stages.prepare.sources.listing import Listing, files_under, labelled_like
 
 _REMEDY: Final = (
     "unpack SYNTHIA-RAND-CITYSCAPES (synthia-dataset.net) so that root holds RGB and GT/LABELS"
 )
-_TRAIN_IDS: Final = "_labelTrainIds.png"
+_LABELS: Final = "GT/LABELS"
+_TRAIN_IDS: Final = "_labelTrainIds"
 
 # Classes in the order of their ids, from the README of the dataset, and what DAFormer's conversion
 # makes of them. Terrain, truck and train have an id, but no image shows them. Lane markings have no
@@ -60,20 +60,11 @@ def scan(config: SynthiaConfig) -> Listing:
     MMSegmentation's conversions write beside them.
     """
     root = root_of(config)
-    labels = root / "GT" / "LABELS"
-    images = images_under(root, "RGB", _REMEDY)
-    require_folder(labels, _REMEDY)
-    converted = _only_converted(labels)
-    ending, table = (
-        (_TRAIN_IDS, train_id_table(CITYSCAPES_19)) if converted else (".png", SYNTHIA_IDS)
-    )
-    items = [
-        Item("train", image, f"GT/LABELS/{image.removeprefix('RGB/').rpartition('.')[0]}{ending}")
-        for image in images
-    ]
-    return Listing(CITYSCAPES_19, table, tuple(items))
-
-
-def _only_converted(labels: Path) -> bool:
-    names = [path.name for path in labels.glob("*.png")]
-    return bool(names) and all(name.endswith(_TRAIN_IDS) for name in names)
+    if not (root / _LABELS).is_dir():
+        problem = f"{root / _LABELS}: there is no such folder: {_REMEDY}"
+        return Listing(CITYSCAPES_19, SYNTHIA_IDS, (), problems=(problem,))
+    names, _ = files_under(root, _LABELS, (".png",))
+    converted = bool(names) and all(name.endswith(f"{_TRAIN_IDS}.png") for name in names)
+    suffix, table = (_TRAIN_IDS, train_id_table(CITYSCAPES_19)) if converted else ("", SYNTHIA_IDS)
+    part = labelled_like("train", root, "RGB", _LABELS, label_suffix=suffix, remedy=_REMEDY)
+    return Listing.of(CITYSCAPES_19, table, [part])

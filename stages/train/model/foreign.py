@@ -17,10 +17,11 @@ from stages.prepare.labels import CLASS_TABLES, ClassTable
 from stages.train.config import StudentConfig
 from stages.train.model.architectures import BACKBONES, BackboneName
 from stages.train.model.official import import_official, ours_to_official
-from stages.train.model.pretrained import read_tensors
+from stages.train.model.pretrained import SEGFORMER, prefix_of_backbone
 from stages.train.model.saved import demand_free, save_student
 from stages.train.model.student import Student, build_student
 from stages.train.provenance import describe_classes
+from stages.weight_files import prefixes_of, read_tensors
 from store.errors import CheckpointError
 from store.fingerprint import sha256_of_file
 
@@ -29,6 +30,7 @@ Network = Literal["student", "ema"]
 
 # Prefixes of an mmcv file of self-training (spec appendix B).
 _PREFIXES: Mapping[Network, str] = {"student": "model.", "ema": "ema_model."}
+_OURS = "stages.0.patch_embeddings.proj.weight"  # in the files of this project's students
 _PAPER_CHANNELS = 256  # of the head that a bare backbone is given
 _IMAGENET_HEAD = "head."  # classifier of MiT's ImageNet files, which SegFormer drops as well
 
@@ -174,8 +176,20 @@ def _choose(
     content: Mapping[str, Tensor], network: Network, path: Path
 ) -> tuple[Kind, dict[str, Tensor], dict[str, tuple[str, ...]]]:
     """Pick the network out of a file; the tensors of the others are named by their prefix."""
-    if any(name.startswith("model.backbone.") for name in content):
-        prefix = _PREFIXES[network]
+    if prefixes_of(content, SEGFORMER):
+        raise CheckpointError(
+            f"{path} holds a Segformer of transformers; set train.student.weights to it, which "
+            "takes its backbone"
+        )
+    if prefixes_of(content, _OURS):
+        raise CheckpointError(
+            f"{path} holds a student of this project, which needs no import; give its folder "
+            f"{path.parent} to the other commands, or set train.init to it"
+        )
+    stem = prefix_of_backbone(content, path)
+    outer = stem.removesuffix("backbone.")
+    if f".{outer}".endswith(".model."):
+        prefix = outer.removesuffix(_PREFIXES["student"]) + _PREFIXES[network]
         tensors = {n.removeprefix(prefix): t for n, t in content.items() if n.startswith(prefix)}
         if not tensors:
             raise CheckpointError(
@@ -190,10 +204,11 @@ def _choose(
         raise CheckpointError(
             f"{path} is no self-training checkpoint and holds one network only; leave --weights out"
         )
-    if any(name.startswith("backbone.") for name in content):
-        return "student", dict(content), {}
+    inner = {name.removeprefix(outer): tensor for name, tensor in content.items()}
+    if stem.endswith("backbone."):
+        return "student", inner, {}
     # the ImageNet classifier keeps its name, so that it is reported and not taken for a backbone's
-    bare = {n if _is_imagenet(n) else f"backbone.{n}": t for n, t in content.items()}
+    bare = {n if _is_imagenet(n) else f"backbone.{n}": t for n, t in inner.items()}
     return "backbone", bare, {}
 
 

@@ -1,25 +1,29 @@
 """Load weights made elsewhere: official files (`mit_b*.pth`, whole trainings), Hugging Face."""
 
-import zipfile
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Final
 
-import torch
 from torch import Tensor, nn
-from transformers import SegformerModel
+from transformers import SegformerConfig, SegformerModel
 from transformers.utils import logging as transformers_logging
 
 from stages.train.model.hub import demand_on_hub
 from stages.train.model.official import import_official, ours_to_official
-from stages.train.model.regularizer import Regularizer
+from stages.train.model.segformer import from_segformer
+from stages.weight_files import misfits, prefixes_of, read_tensors
 from store.errors import CheckpointError
 
 _FILE_SUFFIXES = {".pth", ".pt", ".bin", ".ckpt", ".safetensors"}
-_SHOWN = 1  # names in a message; a B5 has a thousand
 _LONGEST = 100  # characters of somebody else's message
+
+SEGFORMER: Final = "encoder.patch_embeddings.0.proj.weight"
+"""A tensor of transformers' files, and of no other."""
+
+_STEM: Final = "patch_embed1.proj.weight"
 
 
 def load_backbone(backbone: SegformerModel, weights: str) -> None:
@@ -41,114 +45,76 @@ def load_backbone(backbone: SegformerModel, weights: str) -> None:
             "github.com/NVlabs/SegFormer), correct the path, or take nvidia/mit-b5"
         )
     if path.is_file():
-        _fill(nn.ModuleDict({"backbone": backbone}), path, ("backbone.",))
+        fill_official(nn.ModuleDict({"backbone": backbone}), path, ("backbone.",))
     else:
         _load_huggingface(backbone, weights)
 
 
-def load_official_student(student: nn.Module, path: Path) -> None:
-    """Fill a student with DAFormer head from an official checkpoint, in place.
-
-    Args:
-        student: Of the checkpoint's architecture and number of classes.
-        path: File of an mmseg model or of a whole DAFormer, MIC or SSR training; of the latter the
-            trained student is taken, neither its EMA nor its ImageNet model.
-
-    Raises:
-        CheckpointError: If the file is missing, damaged or of another architecture.
-    """
-    _fill(student, path, ("backbone.", "decode_head."))
+def is_of_segmenter(weights: str) -> bool:
+    """Tell whether weights that `load_backbone` took come with a decode head, unlike ImageNet's."""
+    path = Path(weights).expanduser()
+    if path.is_file():
+        return any("decode_head." in name for name in read_tensors(path)[0])
+    config = SegformerConfig.from_pretrained(weights, local_files_only=True)
+    return "SegformerForSemanticSegmentation" in (config.architectures or ())
 
 
-def load_official_regularizer(regularizer: Regularizer, path: Path) -> None:
-    """Fill the stages that a regulariser has from an official SSR training, in place.
+def fill_official(module: nn.Module, path: Path, prefixes: Collection[str]) -> None:
+    """Fill a module, in place, with the tensors of an official file that begin with the prefixes.
+
+    Of a whole DAFormer, MIC or SSR training these are the student's, not its EMA's or ImageNet's.
 
     Raises:
         CheckpointError: If the file is missing, damaged or of another architecture.
     """
-    stages = list(regularizer.embed)
-    _fill(
-        regularizer,
-        path,
-        [f"{part}.{stage}." for part in ("embedding_layer", "fusion_layer") for stage in stages],
-    )
-
-
-def _fill(module: nn.Module, path: Path, prefixes: Collection[str]) -> None:
-    official = _read_official(path)
-    chosen = {n: t for n, t in official.items() if n.startswith(tuple(prefixes))}
-    tensors, unknown = import_official(chosen)
+    content, _ = read_tensors(path)
+    if theirs := prefixes_of(content, SEGFORMER):
+        named = {f"segformer.{n.removeprefix(theirs[0])}": t for n, t in content.items()}
+        ours, unknown = from_segformer(named), list[str]()
+        tensors = {n: t for n, t in ours.items() if n.startswith("backbone.")}
+    else:
+        official = _officially(content, path)
+        chosen = {n: t for n, t in official.items() if n.startswith(tuple(prefixes))}
+        tensors, unknown = import_official(chosen)
     _demand_fit(module.state_dict(), tensors, unknown, origin=str(path))
     module.load_state_dict(tensors)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    """Read a PyTorch weight file; one that could run code is refused.
+def prefix_of_backbone(tensors: Mapping[str, Tensor], path: Path) -> str:
+    """Find the student of a file: what stands before the names of its backbone.
 
     Args:
-        path: A table of tensors, or an mmcv checkpoint, which has one as its `state_dict`.
+        tensors: Under official names, in whatever wrappers.
+        path: Their file, for the message.
 
     Returns:
-        The tensors on the CPU under their names in the file, and mmcv's `meta`, empty without.
+        `model.backbone.` of a training, `backbone.` of an mmseg model, nothing of ImageNet's
+        weights; all perhaps behind others, as `module.`.
 
     Raises:
-        CheckpointError: If the file is missing, damaged or holds something else.
+        CheckpointError: If there are several, and none is that of a training.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; download it or correct the path")
-    try:
-        if zipfile.is_zipfile(path):  # older files carry no checksums
-            demand_checksums(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can trip the reader in any way
+    found = prefixes_of(tensors, _STEM)
+    trained = [p for p in found if f".{p}".endswith(".model.backbone.")]
+    single = trained or [p for p in found if not re.search(r"\b(ema|imnet)_model\.", p)]
+    if len(single) > 1:
         raise CheckpointError(
-            f"{path} is damaged or no PyTorch weight file; get it again ({type(error).__name__})"
-        ) from error
-    meta: Any = {}
-    if isinstance(content, dict):
-        meta = content.get("meta", {})
-        content = content.get("state_dict", content)
-    if not isinstance(content, dict) or not all(_is_weight(*item) for item in content.items()):
-        raise CheckpointError(f"{path} holds no table of tensors; give a file of network weights")
-    broken = [name for name, tensor in content.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise CheckpointError(
-            f"{path}: {_few(broken)} holds values that are not finite; get the file again"
+            f"{path} holds several backbones ({', '.join(single)}); save the tensors of one alone"
         )
-    return content, meta if isinstance(meta, dict) else {}
+    if single:
+        return single[0]
+    known = ("model.backbone.", "backbone.")  # the stem may be what is missing
+    return next((p for p in known if any(name.startswith(p) for name in tensors)), "")
 
 
-def demand_checksums(path: Path) -> None:
-    """Read a whole weight file: `torch.load` looks at no checksum.
-
-    Raises:
-        zipfile.BadZipFile: If a part of it is not what was written.
-    """
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise zipfile.BadZipFile(damaged)
-
-
-def _is_weight(name: object, tensor: object) -> bool:
-    return (
-        isinstance(name, str)
-        and torch.is_tensor(tensor)
-        and tensor.layout == torch.strided
-        and not tensor.is_complex()
-        and (tensor.ndim > 0 or not name.endswith((".weight", ".bias")))
-    )
-
-
-def _read_official(path: Path) -> dict[str, Tensor]:
-    """Read a file's student and regulariser under their official names, `backbone.*` and so on."""
-    content, _ = read_tensors(path)
-    if any(name.startswith("model.backbone.") for name in content):  # a whole training
-        return {name.removeprefix("model."): tensor for name, tensor in content.items()}
-    if any(name.startswith("backbone.") for name in content):  # an mmseg model
-        return content
-    # ImageNet weights: a bare backbone, perhaps with the classifier that the official loader drops
-    return {f"backbone.{n}": t for n, t in content.items() if not n.startswith("head.")}
+def _officially(content: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Free the names of student and regulariser of wrappers: `backbone.*` and so on."""
+    prefix = prefix_of_backbone(content, path)
+    outer = prefix.removesuffix("backbone.")
+    added = "" if prefix.endswith("backbone.") else "backbone."  # ImageNet weights have none
+    inner = {added + name.removeprefix(outer): tensor for name, tensor in content.items()}
+    # the official loader drops ImageNet's classifier, too
+    return {name: t for name, t in inner.items() if not name.startswith("backbone.head.")}
 
 
 def _load_huggingface(backbone: SegformerModel, weights: str) -> None:
@@ -176,21 +142,10 @@ def _load_huggingface(backbone: SegformerModel, weights: str) -> None:
 def _demand_fit(
     wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], unknown: list[str], *, origin: str
 ) -> None:
-    """Compare names and shapes; every difference counts, the first few are named officially."""
-    faults = []
-    if missing := _official([name for name in wanted if name not in given]):
-        faults.append(f"{len(missing)} missing: {_few(missing)}")
-    if extra := [*unknown, *_official([name for name in given if name not in wanted])]:
-        faults.append(f"{len(extra)} unexpected: {_few(extra)}")
-    shapes = {
-        name: f"{tuple(given[name].shape)}, not {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in given and given[name].shape != tensor.shape
-    }
-    if shapes:
-        shown = [f"{ours_to_official(name) or name} {text}" for name, text in shapes.items()]
-        faults.append(f"{len(shapes)} of other shape: {_few(shown)}")
-    if faults:
+    def shown(name: str) -> str:
+        return ours_to_official(name) or name
+
+    if faults := misfits(wanted, given, unknown=unknown, shown=shown):
         raise _other_architecture(origin, faults)
 
 
@@ -199,16 +154,6 @@ def _other_architecture(origin: str, faults: list[str]) -> CheckpointError:
         f"{origin} is a checkpoint of another architecture ({'; '.join(faults)}); "
         "choose the student that it was made for"
     )
-
-
-def _official(names: list[str]) -> list[str]:
-    """Official names, each once; names that have none stay as they are."""
-    return list(dict.fromkeys(ours_to_official(name) or name for name in names))
-
-
-def _few(names: list[str]) -> str:
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _first_line(error: Exception) -> str:

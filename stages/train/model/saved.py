@@ -14,17 +14,18 @@ from typing import Any, Literal
 
 import safetensors.torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
 
 from stages.train.config import StudentConfig
 from stages.train.model.segformer import from_segformer, segformer_config, to_segformer
 from stages.train.model.student import Student, build_student
 from stages.train.start import STUDENT_FILES
+from stages.weight_files import reading
 from store.atomic import TEMPORARY_SUFFIX, write_bytes, write_text
 from store.errors import CheckpointError, ConfigError
 
 _CONFIG, _WEIGHTS = STUDENT_FILES
 _OURS = "ssr"  # our key in the configuration of a plain transformers folder
+_DIGEST = "sha256"  # our key for the digest of the file, of which its own digits are no part
 
 Layout = Literal["ssr", "segformer"]
 
@@ -59,8 +60,8 @@ def save_student(
 ) -> None:
     """Write a student so that `load_student` brings it back.
 
-    Each file is replaced atomically, `config.json` last; it carries the digest of the weights, so
-    that a crash between the two is noticed when loading.
+    Each file is replaced atomically, `config.json` last; it carries digests of the weights and of
+    itself, so that a crash between the two, and any flipped bit, is noticed when loading.
 
     Args:
         student: Parameters and buffers are written as they are, from any device.
@@ -83,10 +84,12 @@ def save_student(
         meta=meta,
     )
     write_bytes(folder / _WEIGHTS, weights)
-    tree = card.model_dump(mode="json")
+    tree = {**card.model_dump(mode="json"), _DIGEST: ""}
     if layout == "segformer":
         tree = {**segformer_config(config, meta["classes"]), _OURS: tree}
-    write_text(folder / _CONFIG, json.dumps(tree, indent=2) + "\n")
+    text = json.dumps(tree, indent=2) + "\n"
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    write_text(folder / _CONFIG, text.replace(f'"{_DIGEST}": ""', f'"{_DIGEST}": "{digest}"'))
 
 
 def load_student(folder: Path) -> tuple[Student, dict[str, Any]]:
@@ -96,21 +99,6 @@ def load_student(folder: Path) -> tuple[Student, dict[str, Any]]:
     """
     student, card = open_student(folder)
     return student, card.meta
-
-
-def remove_student(folder: Path) -> None:
-    """Remove what `save_student` wrote, and the folder if it held nothing else.
-
-    A folder without a readable student is left alone: it is not known to be ours.
-    """
-    try:
-        read_card(folder)
-    except CheckpointError:
-        return
-    for name in (_CONFIG, _WEIGHTS):
-        (folder / name).unlink(missing_ok=True)
-    if not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def open_student(folder: Path) -> tuple[Student, Card]:
@@ -129,22 +117,18 @@ def open_student(folder: Path) -> tuple[Student, Card]:
     path = folder / _WEIGHTS
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; train the student again")
-    weights = path.read_bytes()
+    with reading(path, "is no file", "restore it or train the student again"):
+        weights = path.read_bytes()
     if hashlib.sha256(weights).hexdigest() != card.weights_sha256:
         raise CheckpointError(
             f"{path} is not the file that {_CONFIG} beside it was written for (its sha256 differs);"
             " restore it or train the student again"
         )
-    student = build_student(card.student, num_classes=card.num_classes, seed=0)
-    try:
+    fault = f"holds weights of another architecture than {_CONFIG} beside it says"
+    with reading(path, fault, "train the student again"):
+        student = build_student(card.student, num_classes=card.num_classes, seed=0)
         tensors = safetensors.torch.load(weights)
         student.load_state_dict(from_segformer(tensors) if layout == "segformer" else tensors)
-    except (SafetensorError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(
-            f"{path} is a checkpoint of another architecture than {_CONFIG} beside it says; train "
-            f"the student again ({reason})"
-        ) from error
     return student.eval(), card
 
 
@@ -214,17 +198,32 @@ def _read(path: Path) -> tuple[Card, Layout]:
         raise CheckpointError(
             f"{path} is missing; run `ssr train`, or give another student's folder"
         )
+    with reading(path, "is no file", "restore it or train the student again"):
+        written = path.read_bytes()
     try:
-        tree = json.loads(path.read_bytes())
+        tree = json.loads(written)
         plain = isinstance(tree, dict) and _OURS in tree
-        return Card.model_validate(tree[_OURS] if plain else tree), "segformer" if plain else "ssr"
+        ours = tree[_OURS] if plain else tree
+        digest = ours.pop(_DIGEST, None) if isinstance(ours, dict) else None
+        card = Card.model_validate(ours)
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"])) or "file"
         reason = f"{where}: {fault['msg']}"
-    except ValueError as error:  # JSON's own, and bytes that are no text
+    except (ValueError, RecursionError) as error:  # JSON's own, and bytes that are no text
         reason = f"no JSON: {error}".partition("\n")[0]
+    else:
+        if digest is None or _is_as_written(written, digest):  # earlier versions wrote none
+            return card, "segformer" if plain else "ssr"
+        raise CheckpointError(
+            f"{path} is not as it was written: restore it or train the student again; if you "
+            f"edited it on purpose, remove its line {_DIGEST}"
+        )
     raise CheckpointError(
         f"{path} describes no student of this project ({reason}); "
         "give the folder of a student that was trained, imported or exported"
     )
+
+
+def _is_as_written(data: bytes, digest: object) -> bool:
+    return hashlib.sha256(data.replace(str(digest).encode(), b"")).hexdigest() == digest

@@ -18,6 +18,7 @@ from pipeline.report.chart import (
     read_columns,
     ticks,
 )
+from store.errors import DataError
 
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: round(value, 6))
 
@@ -39,8 +40,8 @@ def test_every_point_lies_inside_the_axes(column: dict[int, float]) -> None:
     ordered = {float(x): column[x] for x in sorted(column)}
     chart = chart_of("loss", {"clean": ordered})
     assert chart is not None
-    for place in chart.lines[0].points.split():
-        x, y = map(float, place.split(","))
+    ((_, points, _),) = chart.lines
+    for x, y in points:
         assert LEFT - 0.2 <= x <= WIDTH - RIGHT + 0.2
         assert TOP - 0.2 <= y <= HEIGHT - BOTTOM + 0.2
 
@@ -48,19 +49,19 @@ def test_every_point_lies_inside_the_axes(column: dict[int, float]) -> None:
 def test_a_larger_value_is_drawn_higher_and_a_later_one_further_right() -> None:
     chart = chart_of("loss", {"clean": {1.0: 4.0, 2.0: 1.0}})
     assert chart is not None
-    (x_first, y_first), (x_last, y_last) = chart.lines[0].dots
+    ((_, ((x_first, y_first), (x_last, y_last)), last),) = chart.lines
     assert x_first < x_last
     assert y_first < y_last  # the y axis of an SVG points down
-    assert chart.lines[0].last == "1"
+    assert last == "1"
 
 
 def test_a_long_curve_is_averaged_and_keeps_its_mean() -> None:
     chart = chart_of("loss", {"clean": {float(x): float(x % 2) for x in range(40_000)}})
     assert chart is not None
-    places = chart.lines[0].points.split()
-    assert len(places) <= MOST_POINTS
-    assert chart.lines[0].last == "1"  # of the rows, not of the average
-    assert len({place.split(",")[1] for place in places}) == 1
+    ((_, points, last),) = chart.lines
+    assert len(points) <= MOST_POINTS
+    assert last == "1"  # of the rows, not of the average
+    assert len({y for _, y in points}) == 1
 
 
 def test_columns_that_were_not_computed_are_no_lines(tmp_path: Path) -> None:
@@ -70,21 +71,16 @@ def test_columns_that_were_not_computed_are_no_lines(tmp_path: Path) -> None:
     assert columns == {"clean": {2.0: 1.5, 4.0: 1.25}}
     chart = chart_of("losses", {**columns, "mix": {}})
     assert chart is not None
-    assert [line.name for line in chart.lines] == ["clean"]
+    assert [name for name, _, _ in chart.lines] == ["clean"]
     assert chart_of("losses", {"mix": {}}) is None
     assert read_columns(tmp_path / "absent.csv") == {}
 
 
-def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", ["2,oops", "2,1e300", "nan,1\ninf,1\n4,-inf"])
+def test_a_damaged_file_is_an_error(tmp_path: Path, rows: str) -> None:
     path = tmp_path / "curves.csv"
-    path.write_text("iteration,clean\n2,oops\n")
-    with pytest.raises(ValueError, match="oops"):
-        read_columns(path)
-    path.write_text("iteration,clean\n2,1e300\n")
-    with pytest.raises(ValueError, match="1e300"):
-        read_columns(path)
-    path.write_text("iteration,clean\nnan,1\ninf,1\n4,-inf\n")
-    with pytest.raises(ValueError, match="inf"):
+    path.write_text(f"iteration,clean\n{rows}\n")
+    with pytest.raises(DataError, match=r"curves.csv: is damaged; run `ssr train` again"):
         read_columns(path)
 
 

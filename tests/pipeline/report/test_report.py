@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from pipeline.report import REPORT
+from tests.conftest import HOSTILE
 from tests.pipeline.workplace import SMALLEST, change_params, demand, ssr, the_store, write_params
 
 pytestmark = pytest.mark.costly
@@ -129,7 +130,7 @@ def test_parts_that_are_not_made_yet_say_what_makes_them(place: Path) -> None:
     text = again(place).text
     assert "run `ssr embed`" in text
     assert "run `ssr train`" in text
-    assert "there is no evaluation yet; run `dvc repro` or `ssr evaluate`" in text
+    assert "there is no evaluation yet; run `dvc repro`, or `ssr evaluate --out runs`" in text
     assert "source train 6 6" in text  # what is there is shown
 
 
@@ -225,6 +226,18 @@ def test_scores_of_another_shape_are_refused_in_a_line(
     assert told in ssr("metrics").err
 
 
+def test_names_of_classes_are_no_html(place: Path) -> None:
+    path = place / "runs" / "metrics.json"
+    scores = json.loads(path.read_text())
+    path.write_text(json.dumps(scores | {"iou": dict.fromkeys(HOSTILE, 1.0)}))
+    page = again(place)
+    assert "script" not in page.tags
+    said = ssr("metrics").out
+    for name in HOSTILE:
+        assert name in page.text
+        assert f"\n {name} " in said
+
+
 def test_notes_of_cost_that_make_no_sense_are_passed_over(place: Path) -> None:
     path = place / "data" / "costs.jsonl"
     good = path.read_text()
@@ -243,6 +256,7 @@ def test_an_imported_student_has_no_recipe_to_compare(place: Path) -> None:
     card = json.loads(path.read_text())
     for key in ("recipe", "run", "teacher_trained"):
         del card["meta"][key]
+    del card["sha256"]
     path.write_text(json.dumps(card))
     text = again(place).text
     assert "its recipe is not noted" in text

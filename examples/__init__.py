@@ -1,0 +1,1 @@
+"""Examples of using the pipeline; the product works without them, but for the drawn world."""

@@ -1,0 +1,49 @@
+"""Types of the values in params.yaml; their bounds keep out what no run can mean, nan included."""
+
+import re
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A part of `params.yaml`: strict keys, finite numbers, no change after loading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _is_printable(text: str) -> str:
+    if re.search(r"[\x00-\x1f\x7f-\x9f]", text):
+        raise ValueError(f"{text!r} holds a control character; leave it out")
+    return text
+
+
+def _is_path(text: str) -> str:
+    from store.url import local_path  # numpy
+
+    local_path(text)
+    return text
+
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+Level = Literal["stride8", "stride16", "stride32"]
+Name = Annotated[str, Field(min_length=1), AfterValidator(_is_printable)]
+PathText = Annotated[Name, AfterValidator(_is_path)]
+"""A path, `~` not yet expanded; names beside paths, as `random`, are texts of this kind, too."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+PositiveInt = Annotated[int, Field(ge=1, le=10_000_000)]
+NaturalInt = Annotated[int, Field(ge=0, le=10_000_000)]
+BatchSize = Annotated[int, Field(ge=1, le=4096)]
+Cores = Annotated[int, Field(ge=1, le=1024)]
+"""Threads or processes."""
+
+LARGEST_PX: Final = 32_768
+SidePx = Annotated[int, Field(ge=1, le=LARGEST_PX)]
+WindowPx = Annotated[int, Field(ge=32, le=LARGEST_PX, multiple_of=32)]
+"""Side of what the student is given; its coarsest stage has a stride of 32."""
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Factor = Annotated[float, Field(gt=0, le=1000)]
+Weight = Annotated[float, Field(ge=0, le=1000)]
+"""Of a loss; 0 switches it off."""

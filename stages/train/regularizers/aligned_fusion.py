@@ -1,0 +1,137 @@
+"""Teacher features laid onto the student's, where they lie: no attention has to learn where.
+
+Features are embedded, resized to the grid of each stage and added; the student's own are dropped
+for a share of the samples, so that the branch must read the teacher. It has a head of its own and
+sends no gradient to the student.
+
+# B batch, C teacher channels, C_i student channels of stage i, h w teacher tokens, K classes
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils.hooks import RemovableHandle
+
+from stages.train.model.student import Student
+from stages.train.regularizers.branch import Branch, Seen, norm
+
+
+class AlignedFusion(nn.Module):
+    """Projects teacher features to a stage's channels (1x1) and resizes them to its grid.
+
+    Args:
+        teacher_channels: C.
+        channels: C_i.
+    """
+
+    def __init__(self, teacher_channels: int, channels: int) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(teacher_channels, channels, 1)
+
+    def forward(self, teacher: Tensor, size: tuple[int, int]) -> Tensor:
+        """Map (B, C, h, w) to (B, C_i, *size): bilinear onto finer grids, means onto coarser."""
+        if size[0] > teacher.shape[2]:
+            return F.interpolate(self.embed(teacher), size, mode="bilinear", align_corners=False)
+        aligned: Tensor = self.embed(F.adaptive_avg_pool2d(teacher, size))
+        return aligned
+
+
+class StudentDrop(_DropoutNd):
+    """Drops all of the student's features of a sample, while training.
+
+    Unlike dropout it does not scale up the others: the teacher's features are added to them.
+
+    Args:
+        p: Share of the samples.
+    """
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Zero the maps (B, C_i, H_i, W_i) of some samples, the same ones at every stage."""
+        if not self.training or self.p == 0:
+            return list(maps)
+        kept = (torch.rand(len(maps[0]), 1, 1, 1, device=maps[0].device) >= self.p).to(
+            maps[0].dtype
+        )
+        return [map_ * kept for map_ in maps]
+
+
+class AlignedBranch(Branch):
+    """Fusion of each stage that reads a level, and a head.
+
+    Args:
+        in_channels: Channels of the student's stages, finest first.
+        teacher_channels: Channels of the teacher's features.
+        levels: The teacher level that each stage reads; None leaves a stage as it is.
+        student_drop: Share of samples that see the teacher alone while training.
+        head: Of the branch alone; a copy of the student's, to begin with.
+    """
+
+    labels_target = True
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        teacher_channels: int,
+        levels: Sequence[str | None],
+        student_drop: float,
+        head: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.levels = tuple(levels)
+        self.fusion = nn.ModuleDict(
+            {
+                str(stage): AlignedFusion(teacher_channels, channels)
+                for stage, (channels, level) in enumerate(zip(in_channels, levels, strict=True))
+                if level is not None
+            }
+        )
+        self.drop = StudentDrop(student_drop)
+        self.head = head
+
+    def forward(self, student: Sequence[Tensor], teacher: Mapping[str, Tensor]) -> list[Tensor]:
+        """Enhance the student's maps, to which no gradient goes back.
+
+        Args:
+            student: Maps (B, C_i, H_i, W_i), finest first.
+            teacher: Level -> (B, C, h, w) of the same places.
+
+        Returns:
+            Maps of the student's shapes: student (or nothing, where it is dropped) + teacher.
+        """
+        enhanced: list[Tensor] = self.drop([map_.detach() for map_ in student])
+        for stage, level in enumerate(self.levels):
+            if level is not None:
+                map_ = enhanced[stage]
+                size = (map_.shape[2], map_.shape[3])
+                enhanced[stage] = map_ + self.fusion[str(stage)](teacher[level], size)
+        return enhanced
+
+    def logits(
+        self, student: Student, features: Sequence[Tensor], teacher: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Classify the enhanced maps by the branch's own head: (B, K, H/4, W/4)."""
+        logits: Tensor = self.head(self(features, teacher))
+        return logits
+
+    def observe(self, seen: Seen) -> list[RemovableHandle]:
+        """Note residual and swap of each stage; there is no attention."""
+
+        @torch.no_grad()
+        def note(branch: nn.Module, maps: tuple[Any, ...], enhanced: object) -> None:
+            student, teacher = maps
+            for stage, level in enumerate(self.levels):
+                if level is None:
+                    continue
+                map_ = student[stage]  # (B, C_i, H_i, W_i), before some are dropped
+                added = self.fusion[str(stage)](teacher[level], tuple(map_.shape[2:]))
+                values = {"residual": norm(added) / norm(map_)}
+                if len(added) > 1:
+                    values["swap"] = norm(added.roll(1, dims=0) - added) / norm(added)
+                for name, value in values.items():
+                    seen.setdefault(f"{name}_{stage}", []).append(value)
+
+        return [self.register_forward_hook(note)]

@@ -1,0 +1,61 @@
+"""What the training step asks of a regulariser's network.
+
+# B batch, C teacher channels, C_i student channels of stage i, K classes
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from stages.train.model.student import Student
+
+Seen = dict[str, list[Tensor]]
+"""Column of `runs/health.csv` -> its value in each enhanced pass, 0-d tensors on the device."""
+
+
+class Branch(nn.Module):
+    """Reads the teacher while training; nothing of it is there at inference.
+
+    The layers that read for stage i are `embed.i` and `fusion.i`. Parameters below `head` learn as
+    the student's head does, all others as `optimizer.regularizer_lr_factor` says.
+
+    Attributes:
+        labels_target: Whether the branch's average makes the pseudo-labels, instead of the EMA
+            model alone.
+        fusion: The layers, by the number of their stage.
+    """
+
+    labels_target: ClassVar[bool] = False
+    fusion: nn.ModuleDict
+
+    @abstractmethod
+    def forward(self, student: Sequence[Tensor], teacher: Mapping[str, Tensor]) -> list[Tensor]:
+        """Enhance the student's maps.
+
+        Args:
+            student: Maps (B, C_i, H_i, W_i), finest first.
+            teacher: Level -> (B, C, h, w) of the same places, in the student's dtype.
+
+        Returns:
+            Maps of the student's shapes.
+        """
+
+    def logits(
+        self, student: Student, features: Sequence[Tensor], teacher: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Classify the enhanced maps by the student's own head: (B, K, H/4, W/4)."""
+        return student.classify(self(features, teacher))
+
+    @abstractmethod
+    def observe(self, seen: Seen) -> list[RemovableHandle]:
+        """Hook up what notes columns of `stages.train.health` in each forward pass."""
+
+
+def norm(values: Tensor) -> Tensor:
+    """Return the Euclidean norm in float32, 0-d."""
+    total: Tensor = torch.linalg.vector_norm(values.float())
+    return total

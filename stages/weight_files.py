@@ -1,0 +1,195 @@
+"""Weight files made elsewhere: tensors freed of their wrappers, or one line on what is there."""
+
+import errno
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from store.errors import CheckpointError, SSRError, is_out_of_memory
+
+_TABLES: Final = ("state_dict", "model_state_dict", "model_state", "model", "module", "net")
+"""Keys below which trainers keep the table of tensors."""
+
+_SHOWN: Final = 1  # names in a message; a B5 has a thousand
+_FOUND: Final = 4  # keys of a file that holds something else
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """Read a file of PyTorch or safetensors; one that could run code is refused.
+
+    Args:
+        path: A table of tensors, or a checkpoint that has one as its `state_dict`, `model`, ...
+
+    Returns:
+        The tensors on the CPU under their names in the table, and mmcv's `meta`, empty without.
+
+    Raises:
+        CheckpointError: If the file is missing, unreadable or damaged, holds something else than
+            tensors, or values that are not finite.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, not a weight file; give the file in it")
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; download it or correct the path")
+    content = _load(path)
+    meta: Any = content.get("meta") if isinstance(content, dict) else None
+    table = content
+    while isinstance(table, dict) and (below := _table_in(table)) is not None:
+        table = below
+    tensors = {}
+    if isinstance(table, dict):  # a trainer's counters may lie beside the tensors
+        tensors = {name: value for name, value in table.items() if torch.is_tensor(value)}
+    if not tensors or not all(_is_weight(*item) for item in tensors.items()):
+        found = f" ({_few(list(map(str, table)), _FOUND)})" if isinstance(table, dict) else ""
+        raise CheckpointError(
+            f"{path} holds no table of tensors{found}; give a file of network weights"
+        )
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise CheckpointError(
+            f"{path}: {_few(broken)} holds values that are not finite; get the file again"
+        )
+    return tensors, meta if isinstance(meta, dict) else {}
+
+
+def prefixes_of(names: Iterable[str], anchor: str) -> list[str]:
+    """Return what stands before a name, shortest first: `module.` for `module.norm1.weight`."""
+    before = {name.removesuffix(anchor) for name in names if name.endswith(anchor)}
+    return sorted((p for p in before if not p or p.endswith(".")), key=lambda p: (len(p), p))
+
+
+def misfits(
+    wanted: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    *,
+    unknown: Sequence[str] = (),
+    shown: Callable[[str], str] = str,
+) -> list[str]:
+    """Compare names and shapes; every difference counts, the first of each kind is named.
+
+    Args:
+        wanted: State of the network.
+        given: What a file has for it.
+        unknown: Further names of the file, which no rule translates.
+        shown: Our name -> that of the file; several of ours may be one there.
+    """
+    shapes = {
+        name: f" {tuple(given[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in given and given[name].shape != tensor.shape
+    }
+    kinds = {
+        "missing": [shown(name) for name in wanted if name not in given],
+        "unexpected": [*unknown, *(shown(name) for name in given if name not in wanted)],
+        "of other shape": [shown(name) + text for name, text in shapes.items()],
+    }
+    each = {kind: list(dict.fromkeys(names)) for kind, names in kinds.items() if names}
+    return [f"{len(names)} {kind}: {_few(names)}" for kind, names in each.items()]
+
+
+def check_checksums(path: Path) -> None:
+    """Read a whole weight file: `torch.load` looks at no checksum.
+
+    Raises:
+        zipfile.BadZipFile: If a part of it is not what was written.
+    """
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(damaged)
+
+
+@contextmanager
+def reading(path: Path, fault: str, cure: str) -> Iterator[None]:
+    """Say in one line why the block failed to read a file; our own errors pass.
+
+    Args:
+        path: The file.
+        fault: What is wrong where its content fails.
+        cure: What to do then.
+
+    Raises:
+        CheckpointError: From whatever ended the block.
+    """
+    try:
+        yield
+    except SSRError:
+        raise
+    except Exception as error:  # a damaged pickle can trip the reader in any way
+        if _unreadable(error):
+            raise CheckpointError(f"{path} {_not_now(error)}") from error
+        raise CheckpointError(f"{path} {fault} ({type(error).__name__}); {cure}") from error
+
+
+def _load(path: Path) -> object:
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load(path.read_bytes())
+        zipped = zipfile.is_zipfile(path)
+        if zipped:  # older files carry no checksums
+            check_checksums(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except Exception as error:  # a damaged pickle can trip the reader in any way
+        raise CheckpointError(f"{path} {_reason(path, error)}") from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Say what a file is that could not be loaded, and what to do."""
+    if _unreadable(error):
+        return _not_now(error)
+    if other := re.search(r"GLOBAL (\S+) was not|Unsupported class (\S+)", str(error)):
+        return (
+            f"holds other Python objects ({other[1] or other[2]}), which can run code when they "
+            "are read; where you trust it, load it and save its state_dict alone"
+        )
+    if "TorchScript" in str(error):
+        return "is a TorchScript program; save the state_dict of its model instead"
+    with path.open("rb") as file:
+        start = file.read(64).lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS; fetch the file itself with `git lfs pull`"
+    if start.startswith((b"<!doctype", b"<html")):
+        return "is a web page, not weights; download the file that it links to"
+    return f"is damaged or not a weight file; download it again ({type(error).__name__})"
+
+
+def _unreadable(error: Exception) -> bool:
+    if is_out_of_memory(error):
+        return True
+    if isinstance(error, OSError):
+        return error.errno != errno.EINVAL  # where a damaged index of the archive points
+    return isinstance(error, RuntimeError) and ("CUDA" in f"{error}" or "read failed" in f"{error}")
+
+
+def _not_now(error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or f"{error}".partition("\n")[0] or "out of memory"
+    return (
+        f"cannot be read now and may well be sound ({reason}); look at permissions, disk and "
+        "free memory, then run the command again"
+    )
+
+
+def _table_in(content: Mapping[Any, Any]) -> dict[Any, Any] | None:
+    below = (content.get(key) for key in _TABLES)
+    return next((table for table in below if isinstance(table, dict)), None)
+
+
+def _is_weight(name: object, tensor: Tensor) -> bool:
+    return (
+        isinstance(name, str)
+        and tensor.layout == torch.strided
+        and not tensor.is_complex()
+        and (tensor.ndim > 0 or not name.endswith((".weight", ".bias")))
+    )
+
+
+def _few(names: list[str], shown: int = _SHOWN) -> str:
+    rest = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")

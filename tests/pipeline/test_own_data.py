@@ -1,0 +1,118 @@
+"""A new user's own folders, from `ssr init` on, with nothing edited."""
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pytest
+from PIL import Image
+from ruamel.yaml import YAML
+
+from pipeline.params import load_params
+from stages.prepare.config import FolderConfig
+from stages.prepare.labels import CITYSCAPES_19, DRAWN
+from stages.prepare.manifest import Manifest
+from tests.pipeline.messy import PALETTE, drawn_scene, write_messy
+from tests.pipeline.workplace import change_params, demand, ssr
+
+INIT: Final = ("init", "--preset", "folders-small", "--source", "mine", "--target", "theirs")
+
+
+@pytest.fixture(autouse=True)
+def messy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_messy(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def source() -> FolderConfig:
+    config = load_params(Path("params.yaml")).prepare.source
+    assert isinstance(config, FolderConfig)
+    return config
+
+
+def test_a_messy_folder_needs_no_edit_before_it_is_prepared() -> None:
+    said = demand(*INIT)
+    assert "source: 6 images in photos, 6 with a label in labels (*_L.png) to train on" in said
+    assert "looked at 6 of 6 label files" in said
+    assert "the colours are those of Cityscapes" in said
+    assert "the last 10% of the source's are held out (val_share)" in said
+    said = demand("prepare")
+    for domain in ("source", "target"):
+        assert (
+            f"{domain}: photos: passed over 4 entries that are no images: ._0000.jpg, "
+            "notes [draft].txt, @eaDir/, ..."
+        ) in said
+    manifest = Manifest.read(Path("data/manifest.parquet"))
+    records = manifest.select(domain="source")
+    for record in records:  # whatever the order of a palette
+        colors = PALETTE[drawn_scene(int(Path(record.image).stem), "day")[1]]
+        shown = ((colors == color).all(-1).sum() for color in manifest.classes.palette)
+        assert record.class_pixels == tuple(shown)
+    assert [record.split for record in records].count("val") == 1
+
+
+def test_classes_of_a_known_palette_have_their_names() -> None:
+    demand(*INIT)
+    of = dict(zip(CITYSCAPES_19.palette, CITYSCAPES_19.names, strict=True))
+    entries = source().classes
+    assert {entry.color for entry in entries} <= set(DRAWN.palette)
+    assert all(entry.name == of[entry.color] and entry.ids == () for entry in entries)
+    assert source().label_suffix == "_L"
+    assert load_params(Path("params.yaml")).evaluate.domain == "source"
+
+
+def test_a_class_table_is_printed_as_it_is_pasted() -> None:
+    demand(*INIT)
+    printed = YAML(typ="safe").load(demand("classes", "mine"))
+    entries = [{"name": e.name, "color": list(e.color)} for e in source().classes]
+    assert printed == {"classes": entries, "ignore_ids": [255], "ignore_colors": [[0, 0, 0]]}
+    assert "% of the pixels" in demand("classes", "mine/labels")
+
+
+def test_paletted_ids_keep_both_their_values_and_their_colours() -> None:
+    for path in Path("mine/labels").rglob("*_L.*"):
+        ids = np.full((96, 160), 3, np.uint8)
+        ids[:10], ids[10:20] = 7, 255
+        label = Image.fromarray(ids)
+        label.putpalette([0] * 9 + [1, 2, 3] + [0] * 9 + [4, 5, 6] + [0] * 735 + [224, 224, 192])
+        label.save(path)
+    demand(*INIT)
+    assert [(e.name, e.color, e.ids) for e in source().classes] == [
+        ("class_3", (1, 2, 3), (3,)),
+        ("class_7", (4, 5, 6), (7,)),
+    ]
+
+
+def test_a_folder_that_is_not_there_yet_keeps_the_usual_names() -> None:
+    said = demand("init", "--preset", "folders-small", "--source", "nowhere", "--target", "theirs")
+    assert "source: nowhere is no folder yet; params.yaml has the usual names of folders" in said
+    assert source().train_images == "train/images"
+
+
+def test_a_folder_whose_name_cannot_be_written_is_refused() -> None:
+    Path("mine/labels").rename("mine/labels\n")
+    outcome = ssr(*INIT)
+    assert outcome.code == 2
+    assert outcome.err == (
+        "ssr: prepare.source: the name 'labels\\n' cannot be written: rename it\n"
+    )
+    assert not Path("params.yaml").exists()
+
+
+def test_a_proposal_that_nobody_edited_is_replaced_and_an_edited_one_is_kept() -> None:
+    demand(*INIT)
+    demand("init", "--preset", "folders", *INIT[3:])
+    assert source().label_suffix == "_L"
+    change_params(Path(), {"train.seed": 3})
+    assert ssr(*INIT).code == 2
+
+
+@pytest.mark.slow
+def test_a_messy_folder_goes_to_a_report_without_an_edit() -> None:
+    demand(*INIT)
+    quick = ("-S", "train.iterations=4", "-S", "train.validate_every=2")
+    for command in ("prepare", "embed", "train", "evaluate"):
+        demand(command, *quick)
+    demand("report")
+    assert Path("runs/report.html").is_file()

@@ -1,0 +1,101 @@
+"""Class tables from label files: what is counted, named, ignored and refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from stages.prepare.labels import CITYSCAPES_19, Color
+from stages.prepare.palettes import PALETTES, voc_color
+from stages.prepare.proposed_classes import MOST_LABELS, ProposedClasses, propose_classes
+from tests.prepare.conftest import ids, photo, save
+
+
+def proposed(folder: Path, *labels: NDArray[np.uint8], suffix: str = "") -> ProposedClasses:
+    files = [folder / f"{place}.png" for place in range(len(labels))]
+    for file, label in zip(files, labels, strict=True):
+        save(file, label)
+    return propose_classes(files, suffix=suffix)
+
+
+def painted(*colors: Color) -> NDArray[np.uint8]:
+    return np.array(colors, np.uint8)[ids(*range(len(colors)))]
+
+
+def test_ids_are_counted_and_void_is_left_out(tmp_path: Path) -> None:
+    found = proposed(tmp_path, ids(0, 4, 255), ids(0, 4, 4))
+    assert [(c.name, c.ids) for c in found.classes] == [("class_0", (0,)), ("class_4", (4,))]
+    assert [c.share for c in found.classes] == pytest.approx([1 / 3, 1 / 2])
+    assert (found.ignore_ids, found.ignore_colors) == ((255,), ())
+    assert len({c.color for c in found.classes}) == 2
+
+
+def test_a_mask_of_two_values_has_two_classes(tmp_path: Path) -> None:
+    assert [c.ids for c in proposed(tmp_path, ids(0, 255)).classes] == [(0,), (255,)]
+    black_and_white = proposed(tmp_path, painted((0, 0, 0), (255, 255, 255)))
+    assert [c.color for c in black_and_white.classes] == [(0, 0, 0), (255, 255, 255)]
+
+
+def test_ids_are_named_after_cityscapes_where_the_file_says_so(tmp_path: Path) -> None:
+    found = proposed(tmp_path, ids(3, 7, 26), suffix="_gtFine_labelIds")
+    assert [c.name for c in found.classes] == ["road", "car"]
+    assert found.ignore_ids == (3,)
+
+
+@pytest.mark.parametrize(
+    ("colors", "names", "ignored"),
+    [
+        (((128, 64, 128), (244, 35, 232), (0, 0, 0)), ["road", "sidewalk"], ((0, 0, 0),)),
+        (((128, 64, 128), (60, 40, 222), (64, 0, 128)), ["car", "road", "pavement"], ()),
+        (
+            ((0, 0, 0), (192, 128, 128), (0, 0, 128), (224, 224, 192)),
+            ["background", "boat", "person"],
+            ((224, 224, 192),),
+        ),
+        (((1, 2, 3), (4, 5, 6), (0, 0, 0)), ["class_0", "class_1"], ((0, 0, 0),)),
+    ],
+    ids=["Cityscapes", "CamVid", "Pascal VOC", "of no dataset"],
+)
+def test_colours_are_named_after_a_palette(
+    tmp_path: Path, colors: tuple[Color, ...], names: list[str], ignored: tuple[Color, ...]
+) -> None:
+    found = proposed(tmp_path, painted(*colors))
+    assert [c.name for c in found.classes] == names
+    assert found.ignore_colors == ignored
+    assert all(c.ids == () for c in found.classes)
+
+
+def test_colours_of_voc_are_those_of_its_development_kit() -> None:
+    known = {0: (0, 0, 0), 1: (128, 0, 0), 8: (64, 0, 0), 15: (192, 128, 128), 255: (224, 224, 192)}
+    assert {index: voc_color(index) for index in known} == known
+    assert len({voc_color(index) for index in range(256)}) == 256
+    assert list(PALETTES["Cityscapes"].values())[:19] == list(CITYSCAPES_19.names)
+    assert len(PALETTES["CamVid"]) == 33  # 32 classes and SegNet's pavement
+
+
+def test_a_palette_with_one_colour_for_two_ids_says_nothing(tmp_path: Path) -> None:
+    label = Image.fromarray(ids(1, 2, 3))
+    label.putpalette([0] * 6 + [9, 8, 7] * 2)
+    label.save(tmp_path / "a.png")
+    found = propose_classes([tmp_path / "a.png"])
+    assert [c.ids for c in found.classes] == [(1,), (2,), (3,)]
+
+
+@pytest.mark.parametrize(
+    ("label", "reason"), [(photo(1), "blended or compressed"), (ids(3), "too few values")]
+)
+def test_what_makes_no_table_is_said(tmp_path: Path, label: NDArray[np.uint8], reason: str) -> None:
+    found = proposed(tmp_path, label)
+    assert found.classes == ()
+    assert reason in found.said[-1]
+
+
+def test_not_all_of_many_files_are_looked_at(tmp_path: Path) -> None:
+    save(tmp_path / "0.png", ids(0, 1))
+    found = propose_classes([tmp_path / "0.png"] * (3 * MOST_LABELS) + [tmp_path / "gone.png"])
+    assert found.said == (
+        f"looked at {MOST_LABELS - 1} of {3 * MOST_LABELS + 1} label files",
+        "1 more cannot be read: `ssr prepare` says why",
+    )

@@ -1,0 +1,371 @@
+"""Nothing that a store says is believed before it was checked: names, links, sizes, numbers."""
+
+import json
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from store.checksum import with_crc32c
+from store.decode import DamageError, decode_chunk
+from store.errors import StoreError, StoreUnreadableError
+from store.fingerprint import canonical_json, sha256
+from store.grid import LevelGrid
+from store.header import METADATA, METADATA_FILE, read_header
+from store.index import Index
+from store.layout import skeleton
+from store.ledger import Slot
+from store.local import LocalFiles
+from store.read import FeatureReader
+from store.spec import LEVELS as ALL_LEVELS
+from store.summary import inspect
+from store.url import Files, Url, files_at, join
+from store.verify import verify, withdraw
+from store.view import open_dataset
+from tests.store.worlds import SPEC, files, images, write
+
+IMAGES = images(7)
+BIT8 = replace(SPEC, codec="int8-zstd")
+ENTRY = "ledger/stride8/000000.json"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    write(tmp_path / "features", IMAGES)
+    return tmp_path / "features" / SPEC.relative_path
+
+
+def craft(store: Path, name: str, change: Callable[[Any], object]) -> None:
+    """Change a JSON file of a store, and every digest that would tell."""
+    path = store / name
+    content = json.loads(path.read_bytes())
+    change(content)
+    content.pop("check", None)
+    if name == ENTRY:
+        content["check"] = sha256(canonical_json(content))
+    path.write_bytes(canonical_json(content))
+    seal(store)
+
+
+def failing(sound: Callable[..., object], name: str, error: Exception) -> Callable[..., object]:
+    """Return an operation of `Files` that fails for one file."""
+
+    def fail(held: LocalFiles, wanted: str) -> object:
+        if wanted == name:
+            raise error
+        return sound(held, wanted)
+
+    return fail
+
+
+def seal(store: Path) -> None:
+    """Make the digests of the metadata those of the files that are there."""
+    digests = json.loads((store / METADATA_FILE).read_bytes())["files"]
+    for name in digests:
+        if name in METADATA and (store / name).is_file():
+            digests[name] = sha256((store / name).read_bytes())
+    content: dict[str, Any] = {"format": 1, "files": digests}
+    check = sha256(canonical_json(content))
+    (store / METADATA_FILE).write_bytes(canonical_json(content | {"check": check}))
+
+
+OPERATIONS: tuple[Callable[[Files, str], object], ...] = (
+    lambda held, name: held.read(name),
+    lambda held, name: held.open(name).__enter__(),
+    lambda held, name: held.write(name, b"written"),
+    lambda held, name: held.size(name),
+    lambda held, name: held.names(name),
+    lambda held, name: held.delete(name),
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../victim",
+        "/etc/passwd",
+        "a/../../victim",
+        "a//b",
+        "a/",
+        "./a",
+        "a\\b",
+        "C:/a",
+        "a\0b",
+        "a\n",
+    ],
+)
+def test_names_that_lead_elsewhere_are_refused_by_every_operation(place: Url, name: str) -> None:
+    files_at(place).write("victim", b"precious")
+    for operation in OPERATIONS:
+        with pytest.raises(OSError, match="no file of a store has such a name"):
+            operation(files_at(join(place, "store")), name)
+    assert files_at(place).read("victim") == b"precious"
+
+
+def test_links_that_lead_out_are_refused_by_every_operation(tmp_path: Path) -> None:
+    outside, place = tmp_path / "outside", tmp_path / "place"
+    for folder in (outside, place / "inside"):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text("precious")
+    (place / "out").symlink_to(outside)
+    (place / "in").symlink_to("inside")
+    (place / "file").symlink_to(outside / "file")
+    (tmp_path / "root").symlink_to(place)  # a store may lie on another disk
+    held = LocalFiles(tmp_path / "root")
+    for operation in OPERATIONS:
+        for name in ("out", "out/file", "file"):
+            with pytest.raises(OSError, match="leads out of the store"):
+                operation(held, name)
+    assert held.read("in/file") == b"precious"
+    assert held.names("in") == ["file"]
+    assert [path.name for path in outside.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_refused_and_never_waited_for(store: Path, kind: str) -> None:
+    path = store / "zarr.json"
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(StoreUnreadableError, match=r"cannot read .*zarr\.json"):
+        read_header(files_at(store))
+    assert [one.file for one in verify(store).unread] == ["zarr.json"]
+
+
+def test_metadata_larger_than_any_is_not_read(store: Path) -> None:
+    os.truncate(store / "ledger" / "images.json", 2**40)
+    with pytest.raises(StoreUnreadableError, match=r"images\.json \(larger than any metadata\)"):
+        read_header(files_at(store))
+
+
+@pytest.mark.parametrize("name", ["../../../victim", "{}/victim", "stride8/c.0.0.0.0"])
+def test_a_crafted_ledger_makes_repair_delete_nothing_that_is_no_metadata(
+    store: Path, tmp_path: Path, name: str
+) -> None:
+    victims = [tmp_path / "victim", store / "stride8" / "c.0.0.0.0"]
+    victims[0].write_text("precious")
+    named = {name.format(tmp_path): ""}
+    craft(store, METADATA_FILE, lambda content: content["files"].update(named))
+    with pytest.raises(StoreError, match=r"metadata\.json .* is missing, damaged"):
+        read_header(files_at(store))
+    report = verify(store)
+    assert [one.file for one in report.damage] == [METADATA_FILE]
+    withdraw(store, report.damage)
+    assert all(victim.exists() for victim in victims)
+    assert write(tmp_path / "features", IMAGES)[1] == []
+    assert verify(store).sound
+
+
+def test_the_metadata_that_a_store_can_have_is_what_its_writer_writes() -> None:
+    scales = dict.fromkeys(ALL_LEVELS, np.ones(4, np.float32))
+    written = skeleton(BIT8, ALL_LEVELS, [Slot(image, live=True) for image in IMAGES], scales)
+    assert written.keys() - {METADATA_FILE} == METADATA
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (
+            "ledger/images.json",
+            lambda c: c["slots"][0]["image"].update(working_size_px=[32, 10**9]),
+        ),
+        ("ledger/images.json", lambda c: c["slots"][0]["image"].update(working_size_px=[-32, 32])),
+        ("ledger/images.json", lambda c: c["slots"].append(c["slots"][0])),
+        ("ledger/images.json", lambda c: c["slots"].clear()),
+        ("ledger/metadata.json", lambda c: c["files"].pop("ledger/images.json")),
+    ],
+)
+def test_slots_that_no_store_has_are_refused(
+    store: Path, name: str, change: Callable[[Any], object]
+) -> None:
+    craft(store, name, change)
+    with pytest.raises(StoreError, match=rf"{name} .* is missing, damaged"):
+        read_header(files_at(store))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.update(shape=[10**9, 4, 20, 24]),
+        lambda c: c["chunk_grid"]["configuration"].update(chunk_shape=[10**6, 4, 32, 32]),
+        lambda c: c.update(codecs=[{"name": "bytes"}, {"name": "gzip"}]),
+        lambda c: c.update(data_type="float64"),
+        lambda c: c.update(attributes=[]),
+        lambda c: c["attributes"].update(coordinates="elsewhere"),
+        lambda c: c.clear(),
+    ],
+)
+def test_an_array_that_is_not_that_of_the_level_is_not_opened(
+    store: Path, change: Callable[[Any], object]
+) -> None:
+    craft(store, "stride8/zarr.json", change)
+    with pytest.raises(StoreError, match=r"stride8/zarr\.json .* is missing, damaged"):
+        open_dataset(store)
+
+
+def test_coordinates_that_claim_more_than_there_is_are_not_opened(store: Path) -> None:
+    (store / "image" / "c.0").write_bytes(with_crc32c(struct.pack("<I", 2**32 - 1)))
+    seal(store)
+    with pytest.raises(StoreError, match=r"image/c\.0 .* is missing, damaged"):
+        open_dataset(store)
+
+
+@pytest.mark.parametrize(
+    "beyond",
+    [
+        {"channels": 2**14 + 1},
+        {"shard_images": 2**10 + 1},
+        {"grid_px": (32, 2**16 + 32)},
+        {"domain": "../source"},
+    ],
+)
+def test_a_specification_is_bounded(beyond: dict[str, Any]) -> None:
+    with pytest.raises(StoreError):
+        replace(SPEC, **beyond)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s.update(count=0),
+        lambda s: s.update(sum=[1e308] * 4),
+        lambda s: s.update(min=[1.0]),
+        lambda s: [s.update({key: [1.0]}) for key in ("sum", "sumsq", "min", "max")],
+    ],
+)
+def test_statistics_that_cannot_be_are_refused(
+    store: Path, change: Callable[[Any], object]
+) -> None:
+    craft(store, ENTRY, lambda content: change(content["statistics"]))
+    with pytest.raises(StoreError, match=rf"{ENTRY} is damaged: `ssr verify"):
+        inspect(store)
+
+
+def test_a_flipped_bit_of_an_entry_makes_its_shard_pending(store: Path, tmp_path: Path) -> None:
+    before, sound = files(store), (store / ENTRY).read_bytes()
+    for place in range(0, len(sound), len(sound) // 12):
+        data = bytearray(sound)
+        data[place] ^= 1
+        (store / ENTRY).write_bytes(data)
+        assert not inspect(store).complete
+    assert [task.shard for task in write(tmp_path / "features", IMAGES)[1]] == [0]
+    assert files(store) == before
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0, -1, 1e38])
+def test_a_scale_that_cannot_be_is_damage(tmp_path: Path, value: float) -> None:
+    entry, _ = write(tmp_path, IMAGES, spec=BIT8)
+    store = tmp_path / entry.path
+    scale = np.array([1, 1, value, 1], "<f4")
+    (store / "scale_stride8" / "c.0").write_bytes(with_crc32c(scale.tobytes()))
+    seal(store)
+    with pytest.raises(StoreError, match=r"scale_stride8/c\.0 .* is missing, damaged"):
+        read_header(files_at(store))
+
+
+@pytest.mark.parametrize("place", [2**31, 2**40, 2**63, 2**64 - 2])
+def test_an_index_that_points_beyond_the_file_is_damage(store: Path, place: int) -> None:
+    path = store / "stride8" / "c.0.0.0.0"
+    data, size = path.read_bytes(), LevelGrid.of(SPEC, "stride8").index_bytes
+    for offset, length in ((place, 2052), (0, place)):
+        index = np.frombuffer(data[-size:-4], "<u8").copy()
+        index[:2] = offset, length
+        path.write_bytes(data[:-size] + with_crc32c(index.tobytes()))
+        with pytest.raises(StoreError, match="lies in a damaged shard"):
+            FeatureReader(store).window(IMAGES[0].image_id, "stride8", 0, 0, 2, 2)
+        assert [one.images[0] for one in verify(store).damage] == [IMAGES[0].image_id]
+
+
+@pytest.mark.parametrize("claim", [0, 2047, 2049, 2**33, 2**50])
+def test_a_frame_that_claims_another_size_is_damage(claim: int) -> None:
+    frame = b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", claim) + b"\1\0\0"
+    chunk = np.frombuffer(with_crc32c(frame), np.uint8)
+    with pytest.raises(DamageError, match=f"claims {claim} bytes instead of 1024"):
+        decode_chunk(chunk, LevelGrid.of(BIT8, "stride8"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(5, "Input/output error"),
+        PermissionError(13, "Forbidden"),
+        OSError(16, "Please reduce your request rate"),
+        TimeoutError("timed out"),
+        ConnectionResetError(104, "reset"),
+        MemoryError(),
+    ],
+    ids=lambda error: str(error) or "memory",
+)
+@pytest.mark.parametrize("name", ["stride8/c.1.0.0.0", "ledger/stride8/000001.json", "zarr.json"])
+def test_what_could_not_be_looked_at_is_not_called_damaged_by_any_reader(
+    store: Path, error: Exception, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for operation in ("read", "open"):
+        sound = getattr(LocalFiles, operation)
+
+        monkeypatch.setattr(LocalFiles, operation, failing(sound, name, error))
+    report = verify(store) if name != "zarr.json" else None
+    if report is not None:
+        assert report.damage == ()
+        assert [(one.level, one.shard) for one in report.unread] == [("stride8", 1)]
+        assert not report.sound
+    with pytest.raises(StoreUnreadableError):
+        FeatureReader(store).window(IMAGES[3].image_id, "stride8", 0, 0, 2, 2)
+    if name != "stride8/c.1.0.0.0":
+        for look in (inspect, open_dataset):
+            with pytest.raises(StoreUnreadableError):
+                look(store)
+        with pytest.raises(StoreError, match=r"cannot (read|write)"):
+            write(store.parents[1], IMAGES)
+
+
+def test_a_shard_that_arrives_cut_off_is_not_called_damaged(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = LocalFiles.read
+    monkeypatch.setattr(LocalFiles, "read", lambda held, name: read(held, name)[: 2**13])
+    report = verify(store)
+    assert report.damage == ()
+    assert {one.file.partition("/")[0] for one in report.unread} == {"stride8"}
+
+
+def test_foreign_files_are_passed_over(store: Path, tmp_path: Path) -> None:
+    folders = [store, *(path for path in store.rglob("*") if path.is_dir())]
+    foreign = ("._zarr.json", ".DS_Store", "Thumbs.db", "._1-of-1.lock", "._1-of-2.json")
+    for folder in folders:
+        for name in (*foreign, "._000000.json", "0000001.json", "c.01.0.0.0", "c.\u0661.0.0.0"):
+            (folder / name).write_bytes(b"\0\5\x16\7")
+    assert verify(store).sound
+    assert inspect(store, recompute=True).complete
+    assert set(open_dataset(store).data_vars) == {"stride8", "stride16"}
+    assert write(tmp_path / "features", IMAGES)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("domain", "path"),
+    [
+        ("source", "../elsewhere/{}.zarr"),
+        ("source", "/tmp/{}.zarr"),
+        ("source", "target/{}.zarr"),
+        ("..", "../{}.zarr"),
+        ("a/b", "a/b/{}.zarr"),
+        ("source", "source/00000000.zarr"),
+    ],
+)
+def test_an_index_names_stores_where_they_can_be(tmp_path: Path, domain: str, path: str) -> None:
+    entry, _ = write(tmp_path, IMAGES[:1])
+    index, good = tmp_path / "index.json", Index(stores={"source": entry})
+    good.write(index)
+    assert Index.read(index) == good
+    content = json.loads(index.read_bytes())
+    changed = content["stores"]["source"] | {"path": path.format(entry.fingerprint[:8])}
+    index.write_text(json.dumps(content | {"stores": {domain: changed}}))
+    with pytest.raises(StoreError, match="is no index of features"):
+        Index.read(index)
