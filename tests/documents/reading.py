@@ -10,7 +10,10 @@ from tests.pipeline.workplace import REPOSITORY
 
 DOCUMENTS = (
     "README.md",
-    "docs/params.md",
+    "docs/using.md",
+    "docs/scaling.md",
+    "docs/results.md",
+    "docs/contributing.md",
     "benchmarks/README.md",
     "store/README.md",
 )

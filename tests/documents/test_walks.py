@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from examples.drawn.world import draw
 from examples.drawn.world.style import Style
-from tests.documents.reading import commands_in, fenced, path_of, shell_blocks
+from tests.documents.reading import DOCUMENTS, commands_in, fenced, path_of, shell_blocks
 from tests.pipeline.repository import demand_repro, environment, make_repository
 from tests.pipeline.test_handover import official_checkpoint
 from tests.pipeline.test_help import COMMANDS, example
@@ -84,8 +84,13 @@ def typed(block: str, **places: Path) -> None:
 
 
 def block_with(beginning: str) -> str:
-    (block,) = (block for block in shell_blocks("README.md") if block.startswith(beginning))
-    return block
+    """The first block of the documents that begins so: the README's, if it has one."""
+    return next(
+        block
+        for document in DOCUMENTS
+        for block in shell_blocks(document)
+        if block.startswith(beginning)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +199,7 @@ def test_the_model_is_handed_over(after: Path) -> None:
 
 def test_a_plain_model_is_handed_over_and_opened(after: Path) -> None:
     typed(block_with("ssr train -S train.student.head=mlp"))
-    plain, ours = fenced("README.md", "python")[1:]
+    plain, ours = fenced("docs/using.md", "python")[1:]
     opened: dict[str, Any] = {"images": torch.zeros(1, 3, *SIZE)}
     exec(plain, opened)
     assert opened["model"](opened["images"]).logits.shape[1] == 11
@@ -204,7 +209,7 @@ def test_a_plain_model_is_handed_over_and_opened(after: Path) -> None:
 
 def test_features_are_opened_with_xarray(after: Path) -> None:
     opened: dict[str, Any] = {}
-    exec(fenced("README.md", "python")[0], opened)
+    exec(fenced("docs/using.md", "python")[0], opened)
     assert np.isfinite(opened["mean"]).all()
     assert opened["mean"].shape == (64,)
 
