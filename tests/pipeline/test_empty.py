@@ -21,6 +21,7 @@ NO_STORE = (f"no feature store at {STORE}", "run `ssr embed`")
 NO_STUDENT = ("runs: there is no such folder", "`ssr train`")
 
 EMPTY = {
+    "classes photos": ("photos: there is no such folder",),
     "prepare": NO_PARAMS,
     "plan": NO_PARAMS,
     "embed": NO_PARAMS,
