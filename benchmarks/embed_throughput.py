@@ -25,11 +25,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stages.device import cpu_threads, pick_device
-from stages.embed.architectures import ARCHITECTURES
 from stages.embed.config import Precision
 from stages.embed.executor import run_serial
 from stages.embed.task import embed_shards
-from stages.embed.teacher import Teacher, draw_encoder
+from stages.embed.teachers.sam import ARCHITECTURES
+from stages.embed.teachers.sam_encoder import Teacher, draw_encoder
 from stages.prepare.manifest import ImageRecord
 from store.spec import ImageEntry, StoreSpec
 from store.write import StoreWriter

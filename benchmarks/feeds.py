@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from pipeline.params import Params
-from stages.embed.teacher import Teacher, load_teacher
-from stages.train.dataset import Batch, Sample
+from stages.embed.teachers.sam_encoder import Teacher, load_teacher
+from stages.train.crops import Batch, Sample
 from stages.train.feed import STORED, Feed
 from stages.train.step import Mixed, mix_stored
 

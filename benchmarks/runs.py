@@ -22,7 +22,7 @@ from stages.evaluate import stage as evaluate
 from stages.prepare import stage as prepare
 from stages.prepare.manifest import Manifest
 from stages.train import stage as train
-from stages.train.dataset import end_with_parent
+from stages.train.crops import end_with_parent
 from store.atomic import write_bytes
 from store.errors import ConfigError
 from store.fingerprint import fingerprint_of

@@ -147,7 +147,7 @@ def import_checkpoint(
     fit_px = None if fit is None else _parse_fit(fit)
     table = None if classes is None else CLASS_TABLES[classes]
     with activity("reading the checkpoint"):
-        from stages.train.model.foreign import read_foreign, save_foreign
+        from stages.student.foreign import read_foreign, save_foreign
 
         foreign = read_foreign(checkpoint, network=weights.value, classes=table)
     print_foreign(foreign)

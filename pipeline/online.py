@@ -22,7 +22,7 @@ from stages.prepare.manifest import Domain, Manifest
 from stages.train.adaptation.augment import augment
 from stages.train.adaptation.mixing import class_mask, mix, mix_features
 from stages.train.config import TrainConfig
-from stages.train.dataset import Sample, TrainingCrops
+from stages.train.crops import Sample, TrainingCrops
 from stages.train.draws import draw_step
 from store.errors import ConfigError, SSRError
 from store.index import Index

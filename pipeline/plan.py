@@ -14,8 +14,8 @@ from pipeline.console import console, print_table, size
 from pipeline.devices import flops_per_second
 from pipeline.params import Params
 from pipeline.stores import planned
-from stages.embed.architectures import ARCHITECTURES
 from stages.embed.config import EmbedConfig
+from stages.embed.teachers.sam import ARCHITECTURES
 from stages.embed.tiling import plan_tiles
 from stages.prepare.geometry import Size
 from stages.prepare.manifest import Domain, Manifest

@@ -12,6 +12,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
+from stages.prepare.datasets.listing import LABEL_SUFFIXES, files_under, is_within
 from stages.prepare.geometry import Size, fit_size
 from stages.prepare.labels import IGNORE
 from stages.prepare.palettes import THINGS
@@ -23,7 +24,6 @@ from stages.prepare.proposed_folders import (
     find_splits,
     is_in_labels,
 )
-from stages.prepare.sources.listing import LABEL_SUFFIXES, files_under, is_within
 from store.errors import DataError
 
 MOST_IMAGES: Final = 8

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # torch, which most tables do without
     from pipeline.online import OnlineReport
     from pipeline.probe import ProbeReport
     from stages.embed.stage import EmbedResult, Step
-    from stages.train.model.foreign import ForeignStudent
+    from stages.student.foreign import ForeignStudent
     from stages.train.stage import TrainResult
     from stages.train.validation import Validation
     from store.verify import Report

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from pipeline.params import Params
-from stages.evaluate.validation import validation_of
-from stages.evaluate.wrong_teacher import WrongTeacherTest, wrong_teacher_test
 from stages.prepare.manifest import Manifest
+from stages.train.validate import validation_of
 from stages.train.validation import Validation
+from stages.train.wrong_teacher import WrongTeacherTest, wrong_teacher_test
 from store.errors import StoreError
 from store.index import Index
 

@@ -36,8 +36,8 @@ from benchmarks.step_time.parts import measure_parts
 from benchmarks.step_time.setting import ARMS, Setting
 from benchmarks.step_time.table import show_arms, show_parts, show_ratios
 from stages.device import cpu_threads
-from stages.embed.architectures import ARCHITECTURES
-from stages.train.model.backbone import BACKBONES
+from stages.embed.teachers.sam import ARCHITECTURES
+from stages.student.mit import BACKBONES
 
 
 def parse() -> argparse.Namespace:

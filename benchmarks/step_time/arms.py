@@ -18,14 +18,14 @@ from benchmarks.step_time.data import crops_of, read_manifest
 from benchmarks.step_time.ported_step import ported_step, prepare_port
 from benchmarks.step_time.setting import LEVEL, Setting, configure
 from stages.device import pick_device
-from stages.embed.architectures import ARCHITECTURES
-from stages.embed.teacher import Teacher, draw_encoder
+from stages.embed.teachers.sam import ARCHITECTURES
+from stages.embed.teachers.sam_encoder import Teacher, draw_encoder
 from stages.fields import DeviceName
+from stages.student.mit import BACKBONES
+from stages.student.student import build_student, seeded
 from stages.train.config import TrainConfig
-from stages.train.dataset import Batch, batches
+from stages.train.crops import Batch, batches
 from stages.train.draws import Draws, draw_step
-from stages.train.model.backbone import BACKBONES
-from stages.train.model.student import build_student, seeded
 from stages.train.networks import ImageNetReference, Models, without_noise
 from stages.train.optimizer import build_optimizer
 from stages.train.regularizers.cross_attention import CrossAttentionBranch

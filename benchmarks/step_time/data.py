@@ -13,7 +13,7 @@ from benchmarks.step_time.setting import LEVEL, Setting, configure, reads_featur
 from stages.prepare import stage as prepare
 from stages.prepare.config import PrepareConfig
 from stages.prepare.manifest import Domain, Manifest
-from stages.train.dataset import TrainingCrops
+from stages.train.crops import TrainingCrops
 from store.read import FeatureReader
 from store.spec import ImageEntry, StoreSpec, stride_of
 from store.write import StoreWriter

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
 from torch import Tensor, nn
 
+from stages.student.mit import stage_features
 from stages.train.adaptation.augment import (
     StrongDraw,
     blur_side,
@@ -24,9 +25,8 @@ from stages.train.adaptation.augment import (
 )
 from stages.train.adaptation.losses import feature_distance, segmentation_loss
 from stages.train.config import TrainConfig
-from stages.train.dataset import Batch
+from stages.train.crops import Batch
 from stages.train.draws import Draws
-from stages.train.model.backbone import stage_features
 from stages.train.networks import Models
 from stages.train.optimizer import build_optimizer
 

@@ -6,9 +6,9 @@ from typing import Any, Final
 from ruamel.yaml import YAML
 
 from pipeline.presets import render
-from stages.embed.architectures import ARCHITECTURES, ArchitectureName
+from stages.embed.teachers.sam import ARCHITECTURES, ArchitectureName
+from stages.student.mit import BackboneName
 from stages.train.config import TrainConfig
-from stages.train.model.backbone import BackboneName
 
 ARMS: Final = {
     "a": "DAFormer",

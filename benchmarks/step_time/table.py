@@ -13,8 +13,8 @@ from benchmarks.step_time.arms import Arm
 from benchmarks.step_time.parts import PARTS
 from benchmarks.step_time.setting import ARMS, Setting
 from stages.embed.cost import macs_per_tile
+from stages.student.student import build_student
 from stages.train.config import TrainConfig
-from stages.train.model.student import build_student
 from store.spec import stride_of
 
 T = TypeVar("T")

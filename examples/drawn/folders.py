@@ -14,7 +14,7 @@ from PIL import Image
 
 from examples.drawn import world
 from stages.prepare.config import DrawnConfig, Split, root_of
-from stages.prepare.sources.listing import Item, Progress
+from stages.prepare.datasets.listing import Item, Progress
 from store.atomic import write_bytes
 
 # Scenes of val are counted from here, so that a longer train split never runs into them.

@@ -25,10 +25,10 @@ from examples.drawn.muon import Muon
 from examples.drawn.objectives import Heads, Losses, targets_of
 from examples.drawn.scenes import Progress, Scenes
 from stages.device import cpu_threads
-from stages.embed.architectures import ARCHITECTURES, Architecture
 from stages.embed.task import teacher_input
-from stages.embed.teacher import draw_encoder
-from stages.embed.weights import PREFIX, hash_weights
+from stages.embed.teachers.sam import ARCHITECTURES, Architecture
+from stages.embed.teachers.sam_encoder import draw_encoder
+from stages.embed.teachers.sam_weights import PREFIX, hash_weights
 from stages.prepare.geometry import Size
 from store.atomic import write_bytes
 from store.errors import ConfigError, SSRError

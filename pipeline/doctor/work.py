@@ -15,7 +15,7 @@ from pipeline.params import Params, load_params
 from pipeline.plan import free_bytes, plan_stores
 from stages.prepare.config import DrawnConfig, root_of
 from stages.prepare.manifest import Domain, Manifest
-from stages.train.start import is_hub_id
+from stages.student.config import is_hub_id
 from store.index import Index
 from store.read import open_features
 

@@ -24,14 +24,14 @@ from pipeline.params import Params
 from pipeline.pictures import Painter, read_photo
 from pipeline.report.chart import Chart, charts
 from pipeline.tables import UNTRAINED, sizes_text, statistics_text
-from stages.evaluate.config import ONCE
 from stages.evaluate.model import measured_card, student_folder
 from stages.evaluate.pictures import read_triptych
 from stages.evaluate.scores import read_confusion, read_scores
 from stages.prepare.findings import findings
 from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.stage import summarise
-from stages.train.model.saved import read_card
+from stages.student.config import ONCE
+from stages.student.saved import read_card
 from stages.train.provenance import INCIDENTAL, differences
 from store.atomic import write_text
 from store.errors import (

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.embed.task import teacher_input
-from stages.embed.teacher import Teacher
+from stages.embed.teachers.sam_encoder import Teacher
 from stages.embed.tiling import Tile, blend, plan_tiles
 
 

@@ -5,7 +5,7 @@ from time import perf_counter
 import torch
 
 from stages.embed.config import EmbedConfig
-from stages.embed.teacher import load_teacher
+from stages.embed.teachers.sam_encoder import load_teacher
 
 LEAST_S = 1.0
 """Tiles are timed for at least so long, after one batch that warms up."""

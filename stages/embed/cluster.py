@@ -22,7 +22,7 @@ from stages.device import cpu_threads
 from stages.embed.config import EmbedConfig
 from stages.embed.lazy_teacher import LazyTeacher
 from stages.embed.task import embed_shards
-from stages.embed.teacher import Teacher, load_teacher
+from stages.embed.teachers.sam_encoder import Teacher, load_teacher
 from stages.prepare.manifest import ImageRecord
 from store.errors import CheckpointError, ConfigError, SSRError
 from store.shard_writer import ShardTask, ShardWriter

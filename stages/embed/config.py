@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
-from stages.embed.architectures import ArchitectureName
+from stages.embed.teachers.sam import ArchitectureName
 from stages.fields import BatchSize, Cores, DeviceName, Level, PathText, Section, Seed
 from stages.prepare.manifest import Domain, Split
 

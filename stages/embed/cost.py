@@ -5,9 +5,9 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from stages.embed.architectures import ARCHITECTURES, ArchitectureName
-from stages.embed.attention import BIAS_VALUES
-from stages.embed.teacher import build_encoder
+from stages.embed.teachers.attention import BIAS_VALUES
+from stages.embed.teachers.sam import ARCHITECTURES, ArchitectureName
+from stages.embed.teachers.sam_encoder import build_encoder
 
 
 @cache

@@ -12,7 +12,7 @@ from store.atomic import write_bytes
 from store.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from stages.embed.teacher import Teacher
+    from stages.embed.teachers.sam_encoder import Teacher
 
 
 class LazyTeacher:
@@ -42,7 +42,7 @@ class LazyTeacher:
         Raises:
             CheckpointError: for bad weights, or weights that are not those of the remembered hash.
         """
-        from stages.embed.teacher import load_teacher
+        from stages.embed.teachers.sam_encoder import load_teacher
 
         teacher = load_teacher(self._config)
         if self.remembered_sha256 not in (None, teacher.weights_sha256):

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from stages.embed.architectures import ARCHITECTURES
 from stages.embed.config import EmbedConfig
+from stages.embed.teachers.sam import ARCHITECTURES
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.prepare.pixels import MEAN, STD
 from store.errors import DataError

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.embed.lookahead import ahead, batches
-from stages.embed.teacher import Teacher
+from stages.embed.teachers.sam_encoder import Teacher
 from stages.embed.tiling import Tile, add_tile, plan_tiles
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import normalised_window, resize_image

@@ -39,7 +39,7 @@ size = image.size[::-1]
 labels = processor.post_process_semantic_segmentation(outputs, target_sizes=[size])[0]"""
 
 _OUR_USE: Final = """\
-from stages.train.model.student import Student  # of the SSR offline project
+from stages.student.student import Student  # of the SSR offline project
 
 student = Student.from_pretrained(".")
 logits = student(images)  # (B, 3, H, W) normalised -> (B, classes, H/4, W/4)"""

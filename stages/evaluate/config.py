@@ -5,38 +5,18 @@ params file, has its values from the command line.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
 from stages.fields import BatchSize, DeviceName, Section, SidePx, WindowPx
 from stages.prepare.config import Domain, SourceConfig, Split
+from stages.student.config import Inference
 
 Weights = Literal["student", "ema"]
 
-Scale = Annotated[float, Field(ge=0.25, le=4)]
 SubsetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$")]
 FolderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-
-
-class Inference(Section):
-    """How an image is predicted; the paper sees it once, whole, at its training size."""
-
-    window_px: WindowPx | None = Field(
-        description="Side of windows that slide over the scaled image; null sees all of it at once."
-    )
-    scales: tuple[Scale, ...] = Field(
-        min_length=1,
-        description="Sizes that every image is seen at, times that of training; the probabilities "
-        "of several are averaged (usual: 0.5 to 1.75 in steps of 0.25).",
-    )
-    flip: bool = Field(description="See it mirrored too, and average the probabilities.")
-    precision: Literal["float32", "bfloat16"] = Field(
-        description="bfloat16: matrix products of the student; its logits are float32."
-    )
-
-
-ONCE: Final = Inference(window_px=None, scales=(1.0,), flip=False, precision="float32")
 
 
 class EvaluateConfig(Inference):

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from stages.evaluate.config import EvaluateConfig
 from stages.prepare.config import SourceConfig, root_of
+from stages.prepare.datasets.listing import Progress
+from stages.prepare.datasets.scan import scan
 from stages.prepare.labels import ClassTable, LabelTable
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.prepare.measure import MeasurementCache
 from stages.prepare.records import demand_classes, describe, select
-from stages.prepare.sources.listing import Progress
-from stages.prepare.sources.scan import scan
 from store.errors import DataError
 
 

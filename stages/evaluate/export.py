@@ -14,8 +14,8 @@ from stages.evaluate.scores import Evaluation
 from stages.evaluate.twin import Agreement, compare_twins, demand_packages, export_onnx
 from stages.prepare.labels import ClassTable
 from stages.prepare.pixels import MEAN, STD
-from stages.train.model.saved import demand_free, save_student
-from stages.train.model.segformer import why_not_plain
+from stages.student.saved import demand_free, save_student
+from stages.student.segformer import why_not_plain
 from store.atomic import write_bytes, write_text
 from store.errors import ConfigError
 

@@ -8,9 +8,9 @@ from typing import Any, Final
 from stages.evaluate.config import Weights
 from stages.evaluate.scores import Evaluation
 from stages.prepare.labels import ClassTable
-from stages.train.config import StudentConfig
-from stages.train.model.saved import Card, open_student, read_card
-from stages.train.model.student import Student
+from stages.student.config import StudentConfig
+from stages.student.saved import Card, open_student, read_card
+from stages.student.student import Student
 from store.errors import CheckpointError
 
 STUDENT: Final[Weights] = "student"

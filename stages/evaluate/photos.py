@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from stages.prepare.sources.listing import IMAGE_SUFFIXES, files_under
+from stages.prepare.datasets.listing import IMAGE_SUFFIXES, files_under
 from store.errors import ConfigError, DataError
 from store.url import local_path
 

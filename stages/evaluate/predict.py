@@ -15,13 +15,13 @@ from PIL import Image
 
 from stages.device import pick_device
 from stages.evaluate.config import PredictConfig
-from stages.evaluate.inference import predict
 from stages.evaluate.model import Model, open_model
 from stages.evaluate.photos import Photo, list_photos
 from stages.evaluate.pictures import colorize
 from stages.prepare.geometry import WORKING_MULTIPLE_PX, Size, fit_size, working_size
 from stages.prepare.labels import ClassTable
 from stages.prepare.pixels import normalised_window, read_image, resize_image
+from stages.student.inference import predict
 from store.atomic import write_bytes
 from store.errors import DataError
 

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.evaluate.metrics import ConfusionMatrix
 from stages.prepare.labels import IGNORE
+from stages.student.metrics import ConfusionMatrix
 from store.errors import DataError
 
 Labelled = tuple[NDArray[Any], NDArray[np.uint8]]

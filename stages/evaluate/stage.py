@@ -13,15 +13,16 @@ import torch
 from torch import nn
 
 from stages.device import pick_device
-from stages.evaluate.config import ONCE, EvaluateConfig, Inference
+from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.datasets import Dataset, of_manifest, of_source
-from stages.evaluate.inference import predict_image
-from stages.evaluate.metrics import ConfusionMatrix, Metrics
 from stages.evaluate.pictures import confusion_picture, triptych_png
 from stages.prepare.labels import ClassTable
 from stages.prepare.manifest import Domain, Manifest
 from stages.prepare.reading import read_raw, read_train_ids
-from stages.train.model.saved import demand_classes, open_student
+from stages.student.config import ONCE, Inference
+from stages.student.inference import predict_image
+from stages.student.metrics import ConfusionMatrix, Metrics
+from stages.student.saved import demand_classes, open_student
 from store.atomic import write_bytes
 from store.errors import ConfigError
 from store.fingerprint import fingerprint_of

@@ -8,10 +8,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Final
 
+from stages.prepare.datasets.listing import Item
 from stages.prepare.labels import ClassTable
 from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.measure import Measurement
-from stages.prepare.sources.listing import Item
 
 _OTHER_AREA: Final = 16
 """How many times more or fewer pixels another kind of picture has."""

@@ -11,10 +11,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.prepare.datasets.listing import Progress
 from stages.prepare.geometry import Size
 from stages.prepare.labels import LabelTable, class_pixels
 from stages.prepare.pixels import decode_image, decode_label, read_bytes
-from stages.prepare.sources.listing import Progress
 from store.atomic import write_bytes
 from store.errors import DataError
 

@@ -11,8 +11,8 @@ from stages.prepare.config import (
     Split,
     root_of,
 )
+from stages.prepare.datasets.listing import Item, first_names
 from stages.prepare.labels import UnknownValuesError
-from stages.prepare.sources.listing import Item, first_names
 from store.errors import DataError
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from stages.prepare.sources.listing import (
+from stages.prepare.datasets.listing import (
     IMAGE_SUFFIXES,
     files_under,
     pairing_key,

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from stages.prepare.config import Domain, FileSource, SourceConfig, root_of
+from stages.prepare.datasets.listing import Item, Listing, Progress
 from stages.prepare.geometry import fit_size, working_size
 from stages.prepare.labels import ClassTable
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.measure import Measurement, MeasurementCache, Pair, measure_all
-from stages.prepare.sources.listing import Item, Listing, Progress
 from store.errors import DataError
 
 

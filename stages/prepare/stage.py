@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stages.prepare.config import Domain, PrepareConfig, Split, keys_of
+from stages.prepare.datasets.listing import Item, Listing, Progress
+from stages.prepare.datasets.scan import scan
 from stages.prepare.findings import count_labels, findings, odd_files
 from stages.prepare.geometry import Size
 from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.measure import Measurement, MeasurementCache
 from stages.prepare.problems import block_of, lines_of
 from stages.prepare.records import demand_classes, describe, image_id_of, select
-from stages.prepare.sources.listing import Item, Listing, Progress
-from stages.prepare.sources.scan import scan
 from store.errors import DataError
 
 

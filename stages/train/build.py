@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from stages.prepare.manifest import Domain, Manifest
-from stages.train.config import StudentConfig, TrainConfig
-from stages.train.model.pretrained import is_of_segmenter
-from stages.train.model.saved import demand_classes, load_student
-from stages.train.model.student import Student, build_student, seeded
+from stages.student.config import StudentConfig
+from stages.student.saved import demand_classes, load_student
+from stages.student.student import Student, build_student, seeded
+from stages.student.weights import is_of_segmenter
+from stages.train.config import TrainConfig
 from stages.train.networks import ImageNetReference, Models, without_noise
 from stages.train.ranks import Ranks
 from store.errors import CheckpointError, ConfigError, StoreMismatchError

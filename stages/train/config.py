@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from stages.fields import (
     BatchSize,
@@ -19,39 +19,11 @@ from stages.fields import (
     Weight,
     WindowPx,
 )
+from stages.student.config import StudentConfig
 from stages.train.regularizers import RegularizerConfig
 from store.spec import stride_of
 
 _BelowOne = Annotated[float, Field(ge=0, lt=1)]
-
-
-def _official_or_hf(eps: float) -> float:
-    if eps not in (1e-6, 1e-5):
-        raise ValueError("is 1e-6 (official) or 1e-5 (Hugging Face)")
-    return eps
-
-
-class StudentConfig(Section):
-    """The network that is trained and handed over."""
-
-    backbone: Literal["mit_tiny", "mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"] = (
-        Field(description="Mix Transformer of this size; `mit_tiny` is for demos and tests.")
-    )
-    weights: PathText = Field(
-        description="`random`, an official `mit_b*.pth` file, or a Hugging Face id or folder."
-    )
-    norm_eps: Annotated[float, AfterValidator(_official_or_hf)] = Field(
-        description="LayerNorm epsilon of blocks and stages: 1e-6 as official, 1e-5 as HF, which "
-        "with the `mlp` head exports as a plain transformers model."
-    )
-    drop_path: _BelowOne = Field(description="Stochastic depth of the last block, rising from 0.")
-    head: Literal["daformer", "mlp"] = Field(
-        description="`daformer`: separable ASPP, the paper's; `mlp`: Segformer's own."
-    )
-    head_channels: Annotated[int, Field(ge=1, le=4096)] = Field(
-        description="Width of the head (paper: 256)."
-    )
-    dropout: Fraction = Field(description="Channel dropout before the last convolution.")
 
 
 class SelfTrainingConfig(Section):

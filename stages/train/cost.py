@@ -7,8 +7,8 @@ from typing import Final, TypeVar
 import torch
 from torch import Tensor, nn
 
+from stages.student.student import build_student
 from stages.train.config import TrainConfig
-from stages.train.model.student import build_student
 from store.spec import stride_of
 
 _FLOAT_BYTES: Final = 4

@@ -9,7 +9,7 @@ from stages.train.adaptation.augment import StrongDraw, draw_strong
 from stages.train.adaptation.masking import draw_blocks
 from stages.train.adaptation.mixing import draw_classes
 from stages.train.config import SelfTrainingConfig, TrainConfig
-from stages.train.dataset import STEP_STREAM
+from stages.train.crops import STEP_STREAM
 
 
 class Draws(NamedTuple):

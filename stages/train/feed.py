@@ -6,7 +6,7 @@ from typing import Final
 
 from torch.utils.data import Dataset
 
-from stages.train.dataset import Sample
+from stages.train.crops import Sample
 from stages.train.step import FeatureMixer, mix_stored
 
 

@@ -10,8 +10,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from transformers import SegformerModel
 from transformers.models.segformer.modeling_segformer import SegformerDropPath
 
+from stages.student.student import Student
 from stages.train.config import TrainConfig
-from stages.train.model.student import Student
 from stages.train.regularizers.branch import Branch
 
 Network = TypeVar("Network", bound=nn.Module)

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
+from stages.student.student import Student
 from stages.train.config import OptimizerConfig
-from stages.train.model.student import Student
 
 
 def build_optimizer(

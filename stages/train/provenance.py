@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from stages.prepare.config import SourceConfig
-from stages.prepare.labels import ClassTable
 from stages.prepare.manifest import Domain, Manifest
+from stages.student.saved import describe_classes
 from stages.train.config import TrainConfig
 
 TRAINING_VERSION: Final = 1
@@ -70,11 +70,6 @@ def differences(
             yield from differences(value, other, f"{at}{key}.")
         elif value != other:
             yield f"{at}{key}", value, other
-
-
-def describe_classes(classes: ClassTable) -> dict[str, Any]:
-    """Return names and colours in the order of the train ids."""
-    return {"classes": list(classes.names), "palette": [list(color) for color in classes.palette]}
 
 
 def without_folder(weights: str) -> str:

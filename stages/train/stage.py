@@ -10,14 +10,14 @@ from typing import Any
 from stages.device import cpu_threads
 from stages.prepare.config import SourceConfig
 from stages.prepare.manifest import Domain, Manifest
+from stages.student.saved import save_student
 from stages.train.build import build_models, teacher_of
 from stages.train.checkpoint import TrainingState
 from stages.train.config import TrainConfig
-from stages.train.dataset import TrainingCrops
+from stages.train.crops import TrainingCrops
 from stages.train.feed import STORED, Feed
-from stages.train.fit import FitResult, Progress, ShowRows, Watching, fit
 from stages.train.folder import STUDENTS, claim
-from stages.train.model.saved import save_student
+from stages.train.loop import FitResult, Progress, ShowRows, Watching, fit
 from stages.train.networks import Models
 from stages.train.optimizer import build_optimizer
 from stages.train.provenance import INCIDENTAL, TRAINING_VERSION, describe_student

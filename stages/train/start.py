@@ -1,13 +1,10 @@
 """What training starts from: the weight files that parameters only name."""
 
-import re
 from pathlib import Path
 
+from stages.student.config import STUDENT_FILES
 from stages.train.config import TrainConfig
 from store.fingerprint import sha256_of_file
-
-STUDENT_FILES = ("config.json", "model.safetensors")
-"""What the folder of a student consists of."""
 
 
 def digests_of_start(config: TrainConfig) -> dict[str, str]:
@@ -27,12 +24,6 @@ def digests_of_start(config: TrainConfig) -> dict[str, str]:
     paths = [Path(name).expanduser() for name in named]
     files = [file for path in paths for file in _files_of(path)]
     return {str(file): sha256_of_file(file) for file in sorted(files) if file.is_file()}
-
-
-def is_hub_id(name: str) -> bool:
-    """Tell whether a name can be a model's on Hugging Face, which is owner/name."""
-    word = r"\w+(?:[.-]\w+)*"  # the hub's own rule: no two dots or dashes, none at an end
-    return re.fullmatch(rf"{word}/{word}", name, flags=re.ASCII) is not None
 
 
 def _files_of(path: Path) -> list[Path]:

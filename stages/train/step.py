@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from stages.student.mit import COARSEST_PX, stage_features
 from stages.train.adaptation.augment import augment
 from stages.train.adaptation.ema import update_ema
 from stages.train.adaptation.losses import cells_of, feature_distance, segmentation_loss
@@ -18,9 +19,8 @@ from stages.train.adaptation.masking import mask_images
 from stages.train.adaptation.mixing import class_mask, mix, mix_features
 from stages.train.adaptation.pseudo_labels import PseudoLabels, pseudo_labels, pseudo_weight
 from stages.train.config import TrainConfig
-from stages.train.dataset import Batch
+from stages.train.crops import Batch
 from stages.train.draws import Draws
-from stages.train.model.backbone import COARSEST_PX, stage_features
 from stages.train.networks import Models
 
 LOSSES = ("clean", "enhanced_source", "feature_distance", "mix", "enhanced_mix", "masked")

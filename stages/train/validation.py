@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from stages.train.model.student import Student
+from stages.student.student import Student
 from stages.train.networks import Network
 from stages.train.regularizers.branch import Branch
 

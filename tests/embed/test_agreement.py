@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from stages.embed.agreement import Agreement, encode_crop, token_errors
 from stages.embed.config import EmbedConfig
-from stages.embed.teacher import Teacher, load_teacher
+from stages.embed.teachers.sam_encoder import Teacher, load_teacher
 from stages.prepare.geometry import Size
 from stages.prepare.pixels import normalised_window
 from store.read import FeatureReader

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stages.embed import attention
-from stages.embed.architectures import ARCHITECTURES, Architecture
-from stages.embed.attention import FusedAttention, fuse_attention
 from stages.embed.config import Precision
-from stages.embed.teacher import Teacher, draw_encoder
+from stages.embed.teachers import attention
+from stages.embed.teachers.attention import FusedAttention, fuse_attention
+from stages.embed.teachers.sam import ARCHITECTURES, Architecture
+from stages.embed.teachers.sam_encoder import Teacher, draw_encoder
 
 TINY = ARCHITECTURES["tiny"]
 ODD = replace(TINY, name="odd", side_px=176, width=80, heads=5, window_tok=3, global_blocks=(2,))

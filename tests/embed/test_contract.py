@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from stages.embed.architectures import ARCHITECTURES
 from stages.embed.config import EmbedConfig
-from stages.embed.teacher import draw_encoder
-from stages.embed.weights import PREFIX
+from stages.embed.teachers.sam import ARCHITECTURES
+from stages.embed.teachers.sam_encoder import draw_encoder
+from stages.embed.teachers.sam_weights import PREFIX
 from stages.fields import Level
 from store.read import FeatureReader
 from tests.embed.world import World

@@ -2,8 +2,8 @@
 
 import pytest
 
-from stages.embed.architectures import ArchitectureName
 from stages.embed.cost import macs_per_tile, memory_bytes
+from stages.embed.teachers.sam import ArchitectureName
 
 
 @pytest.mark.parametrize(

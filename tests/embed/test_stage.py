@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stages.embed import teacher as teacher_module
-from stages.embed.architectures import ARCHITECTURES
 from stages.embed.config import EmbedConfig
 from stages.embed.planned import provenance
-from stages.embed.teacher import Teacher, draw_encoder
-from stages.embed.weights import PREFIX
+from stages.embed.teachers import sam_encoder as teacher_module
+from stages.embed.teachers.sam import ARCHITECTURES
+from stages.embed.teachers.sam_encoder import Teacher, draw_encoder
+from stages.embed.teachers.sam_weights import PREFIX
 from store.errors import CheckpointError, DataError, StoreError
 from store.index import Index
 from store.read import FeatureReader

@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.embed.architectures import ARCHITECTURES, ArchitectureName
 from stages.embed.config import EmbedConfig
-from stages.embed.teacher import (
+from stages.embed.teachers.sam import ARCHITECTURES, ArchitectureName
+from stages.embed.teachers.sam_encoder import (
     Teacher,
     build_encoder,
     draw_encoder,
     load_encoder,
     load_teacher,
 )
-from stages.embed.weights import PREFIX
+from stages.embed.teachers.sam_weights import PREFIX
 from store.errors import CheckpointError, ConfigError
 
 TINY = ARCHITECTURES["tiny"]

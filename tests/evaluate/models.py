@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from stages.train.config import StudentConfig
-from stages.train.model.saved import save_student
-from stages.train.model.student import Student, build_student, seeded
+from stages.student.config import StudentConfig
+from stages.student.saved import save_student
+from stages.student.student import Student, build_student, seeded
 
 NAMES = ("road", "sky", "car", "tree")
 PALETTE = ((128, 64, 128), (70, 130, 180), (0, 0, 142), (107, 142, 35))

@@ -19,8 +19,8 @@ from stages.evaluate.export import run
 from stages.evaluate.model import open_model
 from stages.prepare.config import SourceConfig
 from stages.prepare.pixels import normalised_window, read_image
-from stages.train.model.saved import load_student
-from stages.train.model.student import Student
+from stages.student.saved import load_student
+from stages.student.student import Student
 from store.errors import CheckpointError, ConfigError
 from tests.conftest import HOSTILE
 from tests.evaluate.models import META, NAMES, PALETTE, save_model

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stages.evaluate.config import ONCE, Inference
-from stages.evaluate.inference import predict, predict_image, predict_logits
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import normalised_window, resize_image
+from stages.student.config import ONCE, Inference
+from stages.student.inference import predict, predict_image, predict_logits
 from tests.evaluate.models import NAMES, lively_student, student_config
 
 

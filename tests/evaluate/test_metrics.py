@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from stages.evaluate.metrics import ConfusionMatrix, Metrics
+from stages.student.metrics import ConfusionMatrix, Metrics
 from store.errors import DataError
 
 # Four classes: 0 and 1 mixed up, 2 predicted but never labelled, 3 absent from both.

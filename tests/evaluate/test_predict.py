@@ -13,11 +13,11 @@ from torch import nn
 
 from stages.evaluate import predict as module
 from stages.evaluate.config import PredictConfig
-from stages.evaluate.inference import predict, predict_logits, window_origins
 from stages.evaluate.model import open_model
 from stages.evaluate.predict import PredictResult, run
 from stages.prepare.geometry import fit_size
 from stages.prepare.pixels import normalised_window, read_image, resize_image
+from stages.student.inference import predict, predict_logits, window_origins
 from store.atomic import write_bytes
 from store.errors import DataError
 from tests.evaluate.models import META, PALETTE, save_model

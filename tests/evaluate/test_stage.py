@@ -15,15 +15,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stages.evaluate import stage
-from stages.evaluate.config import ONCE, EvaluateConfig
+from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.pictures import GAP_PX
 from stages.evaluate.stage import EvaluateResult, Progress, run
 from stages.prepare.config import CamvidConfig, CamvidSplits
 from stages.prepare.labels import CAMVID_11, ClassTable, LabelTable
 from stages.prepare.manifest import Domain, ImageRecord, Manifest, Split
-from stages.train.config import StudentConfig
-from stages.train.model.saved import read_card, save_student
-from stages.train.model.student import build_student
+from stages.student.config import ONCE, StudentConfig
+from stages.student.saved import read_card, save_student
+from stages.student.student import build_student
 from store.errors import CheckpointError, ConfigError, DataError
 from store.fingerprint import fingerprint_of, sha256_of_file
 

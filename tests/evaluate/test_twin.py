@@ -12,7 +12,7 @@ import torch
 
 from stages.evaluate.export import run
 from stages.evaluate.twin import SIZES, TOLERANCE, compare_twins, export_onnx
-from stages.train.model.student import Student
+from stages.student.student import Student
 from store.errors import CheckpointError
 from tests.evaluate.models import NAMES, lively_student, save_model, student_config
 

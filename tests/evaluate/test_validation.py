@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from stages.evaluate import stage
-from stages.evaluate.validation import validation_of
 from stages.prepare.manifest import Domain, Manifest
-from stages.train.model.saved import load_student, save_student
-from stages.train.model.student import build_student
+from stages.student.saved import load_student, save_student
+from stages.student.student import build_student
+from stages.train.validate import validation_of
 from tests.evaluate.test_stage import CONFIG
 from tests.train.example import train_config
 from tests.train.world import World, build_world

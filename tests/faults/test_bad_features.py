@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.embed.architectures import ARCHITECTURES
-from stages.embed.teacher import draw_encoder
+from stages.embed.teachers.sam import ARCHITECTURES
+from stages.embed.teachers.sam_encoder import draw_encoder
 from store.errors import StoreError
 from tests.embed.world import World
 
@@ -19,7 +19,7 @@ def give_teacher(monkeypatch: pytest.MonkeyPatch, path: Path, bias: float) -> No
     path.write_text(f"{bias}")
     encoder = draw_encoder(ARCHITECTURES["tiny"], seed=1)
     encoder.get_parameter("neck.3.bias").data[5] = bias
-    monkeypatch.setattr("stages.embed.teacher.load_encoder", lambda *_: encoder)
+    monkeypatch.setattr("stages.embed.teachers.sam_encoder.load_encoder", lambda *_: encoder)
 
 
 @pytest.mark.parametrize(

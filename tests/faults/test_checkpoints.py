@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import SamVisionConfig, SamVisionModel
 
-from stages.embed.architectures import ARCHITECTURES
-from stages.embed.teacher import Teacher, draw_encoder, load_encoder
-from stages.embed.weights import PREFIX, read_weights
-from stages.train.model.pretrained import load_backbone
-from stages.train.model.segformer import to_segformer
+from stages.embed.teachers.sam import ARCHITECTURES
+from stages.embed.teachers.sam_encoder import Teacher, draw_encoder, load_encoder
+from stages.embed.teachers.sam_weights import PREFIX, read_weights
+from stages.student.segformer import to_segformer
+from stages.student.weights import load_backbone
 from store.errors import CheckpointError
 from tests.pipeline.workplace import REPOSITORY
 from tests.train.test_pretrained import assert_equal, backbone, official_mit

@@ -16,7 +16,7 @@ from pipeline.params import load_params
 from pipeline.plan import plan_stores
 from pipeline.stores import run_embed
 from stages.embed.config import EmbedConfig
-from stages.embed.teacher import load_teacher
+from stages.embed.teachers.sam_encoder import load_teacher
 from stages.prepare.manifest import Manifest
 from tests.conftest import Tell
 from tests.pipeline.workplace import SMALLEST, demand, write_params

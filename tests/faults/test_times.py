@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.embed.architectures import ARCHITECTURES
-from stages.embed.teacher import draw_encoder
-from stages.embed.weights import PREFIX
+from stages.embed.teachers.sam import ARCHITECTURES
+from stages.embed.teachers.sam_encoder import draw_encoder
+from stages.embed.teachers.sam_weights import PREFIX
 from store.verify import verify
 from tests.embed.world import World, draw
 from tests.faults.conftest import Undisturbed

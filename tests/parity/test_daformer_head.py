@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from stages.student.heads import DAFormerHead
+from stages.student.names import export_official, import_official
 from stages.train.adaptation.losses import pixel_accuracy, segmentation_loss
-from stages.train.model.head import DAFormerHead
-from stages.train.model.official import export_official, import_official
 from tests.parity.cases import Case, Reference, assert_close
 
 TOL = 1e-5

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from transformers import SegformerModel
 
-from stages.evaluate.inference import predict, predict_logits
-from stages.train.model.backbone import MiT, build_backbone
-from stages.train.model.head import DAFormerHead
-from stages.train.model.pretrained import fill_official
-from stages.train.model.student import Student
+from stages.student.heads import DAFormerHead
+from stages.student.inference import predict, predict_logits
+from stages.student.mit import MiT, build_backbone
+from stages.student.student import Student
+from stages.student.weights import fill_official
 from tests.parity.cases import Case, Reference, assert_close
 
 TOL = 1e-5

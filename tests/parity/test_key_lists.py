@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from stages.prepare.labels import CITYSCAPES_19
-from stages.train.model.backbone import BACKBONES, build_backbone
-from stages.train.model.foreign import read_foreign
-from stages.train.model.head import DAFormerHead
-from stages.train.model.official import export_official, import_official
+from stages.student.foreign import read_foreign
+from stages.student.heads import DAFormerHead
+from stages.student.mit import BACKBONES, build_backbone
+from stages.student.names import export_official, import_official
 from tests.parity.cases import Reference
 
 pytestmark = pytest.mark.costly

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stages.evaluate.metrics import ConfusionMatrix, Metrics
+from stages.student.metrics import ConfusionMatrix, Metrics
 from tests.parity.cases import Case, Reference, assert_close
 
 TOL = 1e-9

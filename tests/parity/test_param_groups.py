@@ -4,11 +4,11 @@ import re
 
 import torch
 
+from stages.student.heads import DAFormerHead
+from stages.student.mit import MiT, build_backbone
+from stages.student.names import official_to_ours
+from stages.student.student import Student
 from stages.train.config import OptimizerConfig
-from stages.train.model.backbone import MiT, build_backbone
-from stages.train.model.head import DAFormerHead
-from stages.train.model.official import official_to_ours
-from stages.train.model.student import Student
 from stages.train.optimizer import build_optimizer
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from tests.parity.cases import Reference

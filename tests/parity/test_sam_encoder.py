@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stages.embed.architectures import ARCHITECTURES, NORM_EPS, Architecture, ArchitectureName
 from stages.embed.task import tile_input
-from stages.embed.teacher import Teacher, build_encoder, load_encoder
+from stages.embed.teachers.sam import ARCHITECTURES, NORM_EPS, Architecture, ArchitectureName
+from stages.embed.teachers.sam_encoder import Teacher, build_encoder, load_encoder
+from stages.embed.teachers.sam_weights import PREFIX
 from stages.embed.tiling import plan_tiles
-from stages.embed.weights import PREFIX
 from stages.prepare.geometry import fit_size, working_size
 from stages.prepare.pixels import MEAN, STD
 from tests.parity.cases import Case, Reference, assert_close

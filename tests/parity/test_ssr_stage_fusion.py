@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from stages.train.model.official import export_official, import_official
+from stages.student.names import export_official, import_official
 from stages.train.regularizers.cross_attention import CrossAttention, CrossAttentionBranch
 from tests.parity.cases import Case, Reference, assert_close
 

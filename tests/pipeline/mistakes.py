@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from stages.embed.architectures import ARCHITECTURES
-from stages.embed.teacher import draw_encoder
-from stages.embed.weights import PREFIX
-from stages.train.model.official import export_official
-from stages.train.model.saved import load_student
+from stages.embed.teachers.sam import ARCHITECTURES
+from stages.embed.teachers.sam_encoder import draw_encoder
+from stages.embed.teachers.sam_weights import PREFIX
+from stages.student.names import export_official
+from stages.student.saved import load_student
 from tests.pipeline.workplace import change_params, demand, shard, ssr, stored, the_store
 
 LONGEST = 280

@@ -11,7 +11,7 @@ from PIL import Image
 
 from stages.evaluate.pictures import triptych_png
 from stages.prepare.labels import DRAWN
-from stages.train.model.saved import Card
+from stages.student.saved import Card
 from tests.pipeline.workplace import demand, ssr
 from tests.train.example import train_config
 

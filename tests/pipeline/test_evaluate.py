@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from stages.train.model.saved import read_card
+from stages.student.saved import read_card
 from tests.pipeline.mistakes import assert_refused
 from tests.pipeline.workplace import change_params, demand
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.train.model.foreign import read_foreign
-from stages.train.model.official import export_official
-from stages.train.model.saved import load_student, read_card
+from stages.student.foreign import read_foreign
+from stages.student.names import export_official
+from stages.student.saved import load_student, read_card
 from tests.pipeline.workplace import change_params, demand, ssr
 
 RUNS = ("runs", "runs/theirs")

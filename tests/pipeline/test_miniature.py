@@ -23,12 +23,12 @@ from benchmarks.runs import Result, result_of
 from benchmarks.tables import Interval, arm_table, class_table
 from examples.drawn import TEACHER
 from pipeline.presets import write_preset
-from stages.embed.architectures import ARCHITECTURES
-from stages.embed.teacher import Teacher, draw_encoder
+from stages.embed.teachers.sam import ARCHITECTURES
+from stages.embed.teachers.sam_encoder import Teacher, draw_encoder
 from stages.prepare.config import DrawnConfig
-from stages.train.dataset import Batch, Sample
+from stages.student.saved import load_student
+from stages.train.crops import Batch, Sample
 from stages.train.feed import STORED
-from stages.train.model.saved import load_student
 from stages.train.step import Mixed
 from store.errors import ConfigError
 from store.fingerprint import fingerprint_of

@@ -81,7 +81,7 @@ def test_a_crop_of_a_larger_image_lacks_its_surroundings() -> None:
 
 @pytest.mark.usefixtures("there")
 def test_features_of_the_wrong_image_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from stages.train.dataset import TrainingCrops
+    from stages.train.crops import TrainingCrops
 
     features = TrainingCrops._features
 

@@ -95,7 +95,7 @@ def test_tiles_are_counted_as_they_are_encoded(monkeypatch: pytest.MonkeyPatch) 
 
     from torch import Tensor
 
-    from stages.embed.teacher import Teacher
+    from stages.embed.teachers.sam_encoder import Teacher
 
     encoded = 0
     start = Teacher.start

@@ -11,12 +11,12 @@ import torch
 from pipeline.files import INDEX, MANIFEST
 from pipeline.params import Params, load_params
 from pipeline.watching import watched_validation
-from stages.evaluate.wrong_teacher import WrongTeacherTest
 from stages.prepare.manifest import Manifest
-from stages.train.model.saved import load_student
-from stages.train.model.student import Student
+from stages.student.saved import load_student
+from stages.student.student import Student
 from stages.train.regularizers.aligned_fusion import AlignedBranch
 from stages.train.validation import Validation
+from stages.train.wrong_teacher import WrongTeacherTest
 from tests.pipeline.workplace import SMALLEST, change_params, demand, write_params
 
 pytestmark = pytest.mark.costly

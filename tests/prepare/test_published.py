@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from stages.prepare.config import SourceConfig
+from stages.prepare.datasets.listing import Item, Listing
+from stages.prepare.datasets.mapillary import MAPILLARY_IDS, NAMES
+from stages.prepare.datasets.scan import scan as scan_config
 from stages.prepare.labels import CITYSCAPES_19, IGNORE
 from stages.prepare.pixels import read_label
-from stages.prepare.sources.listing import Item, Listing
-from stages.prepare.sources.mapillary import MAPILLARY_IDS, NAMES
-from stages.prepare.sources.scan import scan as scan_config
 from store.errors import DataError
 from tests.prepare.conftest import Prepare, cityscapes_config, ids, photo, save, save_paletted
 

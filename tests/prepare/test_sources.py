@@ -10,10 +10,10 @@ from pydantic import TypeAdapter
 
 from examples.drawn import world
 from stages.prepare.config import SourceConfig
+from stages.prepare.datasets.listing import Item, Listing
+from stages.prepare.datasets.scan import scan as scan_config
 from stages.prepare.labels import CAMVID_11, CITYSCAPES_19, DRAWN, StoredLabel
 from stages.prepare.pixels import read_image, read_label
-from stages.prepare.sources.listing import Item, Listing
-from stages.prepare.sources.scan import scan as scan_config
 from store.errors import ConfigError, DataError
 from tests.prepare.conftest import (
     cityscapes_config,

@@ -17,8 +17,8 @@ from unittest import mock
 import pytest
 import torch
 
+from stages.student.student import Student
 from stages.train.checkpoint import FORMAT, TrainingState
-from stages.train.model.student import Student
 from stages.train.validation import Validation
 from store.errors import CheckpointError
 from tests.train.example import train_config

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from stages.prepare.manifest import Domain, ImageRecord
 from stages.train.config import TrainConfig
-from stages.train.dataset import Sample, batches
+from stages.train.crops import Sample, batches
 from store.errors import ConfigError, DataError, StoreIncompleteError, TrainingError
 from tests.train.example import train_config
 from tests.train.world import World, assert_same, features

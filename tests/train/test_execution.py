@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from stages.student.student import still_averages
 from stages.train import step as step_module
 from stages.train.config import TrainConfig
-from stages.train.dataset import Batch
-from stages.train.model.student import still_averages
+from stages.train.crops import Batch
 from stages.train.networks import Models
 from tests.train.example import train_config
 from tests.train.test_step import FEATURE_DISTANCE, MASKING, batch_of, gradients, models_for, step

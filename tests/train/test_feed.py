@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stages.train.dataset import Batch, Sample
+from stages.student.saved import load_student
+from stages.train.crops import Batch, Sample
 from stages.train.feed import STORED, Feed
-from stages.train.model.saved import load_student
 from stages.train.step import Mixed, mix_stored
 from store.errors import ConfigError
 from tests.train.example import train_config

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stages.train.config import TrainConfig
-from stages.train.fit import Watching, fit
+from stages.train.loop import Watching, fit
 from stages.train.optimizer import learning_rate
 from store.errors import TrainingError
 from tests.train.example import train_config

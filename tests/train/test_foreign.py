@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from stages.prepare.labels import CAMVID_11, CITYSCAPES_19, ClassTable
-from stages.train.model.foreign import Network, read_foreign, save_foreign
-from stages.train.model.official import export_official
-from stages.train.model.saved import load_student, save_student
-from stages.train.model.student import Student, build_student
+from stages.student.foreign import Network, read_foreign, save_foreign
+from stages.student.names import export_official
+from stages.student.saved import load_student, save_student
+from stages.student.student import Student, build_student
 from store.errors import CheckpointError, ConfigError
 from tests.train.example import train_config
 from tests.train.test_pretrained import assert_equal, official_mit, regularizer

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from stages.student.student import build_student
 from stages.train.draws import draw_step
 from stages.train.health import health_row, watched
-from stages.train.model.student import build_student
 from stages.train.networks import without_noise
 from stages.train.optimizer import build_optimizer
 from stages.train.regularizers.aligned_fusion import AlignedBranch, AlignedFusion, StudentDrop

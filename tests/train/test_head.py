@@ -3,9 +3,9 @@ import torch
 from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from stages.train.model.backbone import BACKBONES
-from stages.train.model.head import ConvNormAct, DAFormerHead, mlp_head
-from stages.train.model.student import seeded
+from stages.student.heads import ConvNormAct, DAFormerHead, mlp_head
+from stages.student.mit import BACKBONES
+from stages.student.student import seeded
 
 WIDTHS = BACKBONES["mit_b5"].widths
 

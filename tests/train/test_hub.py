@@ -14,9 +14,9 @@ import pytest
 import torch
 from transformers import SegformerConfig, SegformerForImageClassification, SegformerModel
 
-from stages.train.model.backbone import BACKBONES, build_backbone
-from stages.train.model.pretrained import load_backbone
-from stages.train.model.student import seeded
+from stages.student.mit import BACKBONES, build_backbone
+from stages.student.student import seeded
+from stages.student.weights import load_backbone
 from store.errors import CheckpointError
 
 TINY = BACKBONES["mit_tiny"]

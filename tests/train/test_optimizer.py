@@ -3,9 +3,10 @@ from copy import deepcopy
 import pytest
 import torch
 
-from stages.train.config import OptimizerConfig, StudentConfig
-from stages.train.model.backbone import BACKBONES
-from stages.train.model.student import Student, build_student
+from stages.student.config import StudentConfig
+from stages.student.mit import BACKBONES
+from stages.student.student import Student, build_student
+from stages.train.config import OptimizerConfig
 from stages.train.optimizer import build_optimizer, learning_rate, set_learning_rate
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
 

@@ -13,15 +13,11 @@ from transformers import (
     SegformerModel,
 )
 
-from stages.train.model.backbone import BACKBONES, MiT, build_backbone
-from stages.train.model.head import DAFormerHead
-from stages.train.model.official import export_official, official_to_ours, ours_to_official
-from stages.train.model.pretrained import (
-    fill_official,
-    is_of_segmenter,
-    load_backbone,
-)
-from stages.train.model.student import Student, seeded
+from stages.student.heads import DAFormerHead
+from stages.student.mit import BACKBONES, MiT, build_backbone
+from stages.student.names import export_official, official_to_ours, ours_to_official
+from stages.student.student import Student, seeded
+from stages.student.weights import fill_official, is_of_segmenter, load_backbone
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from store.errors import CheckpointError
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from stages.prepare.config import PrepareConfig
+from stages.student.saved import load_student
 from stages.train import stage
-from stages.train.model.saved import load_student
 from stages.train.provenance import without_folder
 from tests.train.example import train_config
 from tests.train.world import World, silent

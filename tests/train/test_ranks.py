@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from stages.train.fit import Watching, fit
+from stages.train.loop import Watching, fit
 from stages.train.ranks import ALONE, Ranks
 from store.errors import ConfigError, SSRError
 from tests.train.example import train_config

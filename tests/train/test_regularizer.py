@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.train.model.backbone import BACKBONES
+from stages.student.mit import BACKBONES
 from stages.train.regularizers.cross_attention import CrossAttention, CrossAttentionBranch
 
 WIDTHS, HEADS = (16, 32, 80, 128), (1, 2, 5, 8)

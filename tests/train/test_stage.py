@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from stages.prepare.labels import DRAWN
 from stages.prepare.manifest import Manifest
-from stages.train.model.official import export_official
-from stages.train.model.saved import load_student, save_student
-from stages.train.model.student import build_student
+from stages.student.names import export_official
+from stages.student.saved import load_student, save_student
+from stages.student.student import build_student
 from stages.train.start import digests_of_start
 from store.errors import CheckpointError, ConfigError, StoreBusyError
 from store.lock import writer_lock
@@ -399,7 +399,7 @@ def test_training_loads_neither_sam_nor_the_embedding_nor_dask(
     )
     loaded = json.loads(finished.stdout)
     assert (tmp_path / "student" / "model.safetensors").is_file()
-    assert "stages.train.fit" in loaded
+    assert "stages.train.loop" in loaded
     unwanted = ("segment_anything", "stages.embed", "stages.evaluate", "dask", "torchvision")
     assert [name for name in loaded if name.startswith(unwanted)] == []
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from stages.student.student import Student, build_student, seeded
 from stages.train.config import TrainConfig
-from stages.train.dataset import Batch
+from stages.train.crops import Batch
 from stages.train.draws import Draws, draw_step
-from stages.train.model.student import Student, build_student, seeded
 from stages.train.networks import ImageNetReference, Models, without_noise
 from stages.train.optimizer import build_optimizer
 from stages.train.regularizers.branch import Branch

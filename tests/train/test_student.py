@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from stages.train.config import StudentConfig
-from stages.train.model.backbone import BACKBONES, build_backbone
-from stages.train.model.official import export_official
-from stages.train.model.saved import Layout, load_student, read_card, save_student
-from stages.train.model.student import Student, build_student, seeded
+from stages.student.config import StudentConfig
+from stages.student.mit import BACKBONES, build_backbone
+from stages.student.names import export_official
+from stages.student.saved import Layout, load_student, read_card, save_student
+from stages.student.student import Student, build_student, seeded
 from store.errors import CheckpointError
 
 pytestmark = pytest.mark.costly

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from stages.student.saved import load_student
+from stages.student.student import Student
 from stages.train.checkpoint import TrainingState
-from stages.train.model.saved import load_student
-from stages.train.model.student import Student
 from stages.train.validation import Validation, evaluating
 from tests.train.example import train_config
 from tests.train.world import World, assert_same, results, training_state

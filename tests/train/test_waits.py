@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.train.draws import draw_step
-from stages.train.fit import _values
+from stages.train.loop import _values
 from stages.train.optimizer import build_optimizer
 from stages.train.step import train_step
 from stages.train.tracking import Curves

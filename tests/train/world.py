@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from stages.prepare import stage as prepare
 from stages.prepare.config import PrepareConfig
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
+from stages.student.student import build_student, seeded
 from stages.train import stage
 from stages.train.checkpoint import TrainingState
 from stages.train.config import TrainConfig
-from stages.train.dataset import TrainingCrops
+from stages.train.crops import TrainingCrops
 from stages.train.feed import STORED, Feed
-from stages.train.fit import Progress
-from stages.train.model.student import build_student, seeded
+from stages.train.loop import Progress
 from stages.train.networks import ImageNetReference, Models, without_noise
 from stages.train.optimizer import build_optimizer
 from stages.train.ranks import ALONE, Ranks

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.hooks import RemovableHandle
 
-from stages.train.model.student import Student
+from stages.student.student import Student
 from stages.train.regularizers.branch import Branch, Seen, norm
 
 

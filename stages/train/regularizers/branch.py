@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from stages.train.model.student import Student
+from stages.student.student import Student
 
 Seen = dict[str, list[Tensor]]
 """Column of `runs/health.csv` -> its value in each enhanced pass, 0-d tensors on the device."""

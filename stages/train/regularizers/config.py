@@ -9,7 +9,7 @@ from stages.fields import Level, Section
 from store.spec import LEVELS
 
 if TYPE_CHECKING:  # torch
-    from stages.train.model.student import Student
+    from stages.student.student import Student
     from stages.train.regularizers.branch import Branch
 
 Part = Literal["source", "mixed"]

@@ -15,7 +15,7 @@ from stages.fields import Fraction
 from stages.train.regularizers.config import Regularization
 
 if TYPE_CHECKING:  # torch
-    from stages.train.model.student import Student
+    from stages.student.student import Student
     from stages.train.regularizers.branch import Branch
 
 

@@ -19,10 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from stages.device import pick_device
-from stages.embed.architectures import ARCHITECTURES, NORM_EPS, Architecture
-from stages.embed.attention import fuse_attention
 from stages.embed.config import EmbedConfig, Precision
-from stages.embed.weights import check_architecture, check_shapes, hash_weights, read_weights
+from stages.embed.teachers.attention import fuse_attention
+from stages.embed.teachers.sam import ARCHITECTURES, NORM_EPS, Architecture
+from stages.embed.teachers.sam_weights import (
+    check_architecture,
+    check_shapes,
+    hash_weights,
+    read_weights,
+)
 from store.errors import ConfigError
 
 

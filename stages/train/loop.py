@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from stages.train.checkpoint import TrainingState
 from stages.train.config import TrainConfig
-from stages.train.dataset import STEP_STREAM, Sample, batches
+from stages.train.crops import STEP_STREAM, Sample, batches
 from stages.train.draws import Draws, draw_step
 from stages.train.folder import CHECKPOINT
 from stages.train.health import health_row, watched

@@ -3,9 +3,9 @@
 from typing import Final, get_args
 
 from stages.prepare.config import CityscapesConfig, Split, root_of
+from stages.prepare.datasets.frames import frames, label_code
+from stages.prepare.datasets.listing import Listing
 from stages.prepare.labels import CITYSCAPES_19
-from stages.prepare.sources.frames import frames, label_code
-from stages.prepare.sources.listing import Listing
 
 _REMEDY: Final = (
     "unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip (cityscapes-dataset.com) "

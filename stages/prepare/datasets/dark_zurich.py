@@ -6,9 +6,9 @@ Without its test split, whose labels are not public. Label ids are those of City
 from typing import Final
 
 from stages.prepare.config import DarkZurichConfig, root_of
+from stages.prepare.datasets.frames import frames, label_code
+from stages.prepare.datasets.listing import Listing
 from stages.prepare.labels import CITYSCAPES_19
-from stages.prepare.sources.frames import frames, label_code
-from stages.prepare.sources.listing import Listing
 
 _IMAGE: Final = "_rgb_anon"
 _REMEDY: Final = (

@@ -13,12 +13,12 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from stages.evaluate.inference import predict_image
-from stages.evaluate.metrics import ConfusionMatrix, Metrics
 from stages.prepare.geometry import Size
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.prepare.reading import read_raw, read_train_ids
-from stages.train.model.student import Student
+from stages.student.inference import predict_image
+from stages.student.metrics import ConfusionMatrix, Metrics
+from stages.student.student import Student
 from stages.train.regularizers.branch import Branch
 from store.errors import StoreIncompleteError
 from store.index import Index

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stages.evaluate.config import ONCE, Inference
 from stages.prepare.geometry import WORKING_MULTIPLE_PX, Size, working_size
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import normalised_window, resize_image
+from stages.student.config import ONCE, Inference
 
 UINT8_CLASSES = 255  # 255 itself means "ignore" in labels, and predictions are compared to labels
 

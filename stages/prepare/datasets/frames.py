@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from stages.prepare.config import Split
+from stages.prepare.datasets.listing import Part, labelled_like
 from stages.prepare.labels import CITYSCAPES_19, CITYSCAPES_IDS, LabelTable, train_id_table
-from stages.prepare.sources.listing import Part, labelled_like
 
 LABEL_IDS: Final = "labelIds"
 TRAIN_IDS: Final = "labelTrainIds"

@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from stages.prepare.config import Gta5Config, root_of
+from stages.prepare.datasets.listing import Item, Listing, labelled_like
 from stages.prepare.labels import CITYSCAPES_19, CITYSCAPES_IDS
-from stages.prepare.sources.listing import Item, Listing, labelled_like
 from store.errors import DataError
 
 _REMEDY: Final = (

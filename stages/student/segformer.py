@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import SegformerConfig
 
 from stages.prepare.labels import IGNORE
-from stages.train.config import StudentConfig
-from stages.train.model.architectures import BACKBONES
-from stages.train.model.official import indices_in
+from stages.student.architectures import BACKBONES
+from stages.student.config import StudentConfig
+from stages.student.names import indices_in
 
 PLAIN_EPS = 1e-5
 """LayerNorm epsilon that transformers' SegFormer hard-codes, whatever its configuration says."""

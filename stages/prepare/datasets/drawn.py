@@ -1,8 +1,8 @@
 """The drawn world: images that the package `examples.drawn` draws when they are first listed."""
 
 from stages.prepare.config import DrawnConfig
+from stages.prepare.datasets.listing import Listing, Progress
 from stages.prepare.labels import DRAWN, train_id_table
-from stages.prepare.sources.listing import Listing, Progress
 from store.errors import ConfigError
 
 

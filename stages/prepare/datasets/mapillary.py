@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from stages.prepare.config import MapillaryConfig, Split, root_of
+from stages.prepare.datasets.listing import Listing, labelled_like
 from stages.prepare.labels import CITYSCAPES_19, IGNORE, LabelTable
-from stages.prepare.sources.listing import Listing, labelled_like
 
 _REMEDY: Final = "unpack Mapillary Vistas (mapillary.com/dataset/vistas) into root"
 

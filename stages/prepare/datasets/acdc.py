@@ -7,9 +7,9 @@ Label ids are those of Cityscapes, by the authors' own statement.
 from typing import Final, get_args
 
 from stages.prepare.config import AcdcConfig, Split, root_of
+from stages.prepare.datasets.frames import frames, label_code
+from stages.prepare.datasets.listing import Listing
 from stages.prepare.labels import CITYSCAPES_19
-from stages.prepare.sources.frames import frames, label_code
-from stages.prepare.sources.listing import Listing
 
 _REMEDY: Final = (
     "unpack rgb_anon_trainvaltest.zip and gt_trainval.zip (acdc.vision.ee.ethz.ch) into root, and "

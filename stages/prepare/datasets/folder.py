@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from stages.prepare.config import FolderConfig, Split, root_of
+from stages.prepare.datasets.listing import Listing, Part, labelled_like
 from stages.prepare.labels import IGNORE, ClassTable, LabelTable
-from stages.prepare.sources.listing import Listing, Part, labelled_like
 
 
 def scan(config: FolderConfig) -> Listing:

@@ -9,7 +9,7 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_c
 from huggingface_hub.constants import CONFIG_NAME
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-from stages.train.start import is_hub_id
+from stages.student.config import is_hub_id
 from store.errors import CheckpointError
 
 PATIENCE_S = 10.0

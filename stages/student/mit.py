@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerModel
 
-from stages.train.model.architectures import BACKBONES, BackboneName, MiT
+from stages.student.architectures import BACKBONES, BackboneName, MiT
 
 __all__ = ["BACKBONES", "BackboneName", "MiT", "build_backbone", "stage_features"]
 

@@ -3,8 +3,8 @@
 from typing import Final, get_args
 
 from stages.prepare.config import Bdd100kConfig, Split, root_of
+from stages.prepare.datasets.listing import Listing, labelled_like
 from stages.prepare.labels import CITYSCAPES_19, train_id_table
-from stages.prepare.sources.listing import Listing, labelled_like
 
 _REMEDY: Final = (
     "unpack `10K Images` and `Semantic Segmentation` of BDD100K (bdd-data.berkeley.edu) so that "

@@ -13,7 +13,7 @@ from stages.prepare.config import (
     SourceConfig,
     SynthiaConfig,
 )
-from stages.prepare.sources import (
+from stages.prepare.datasets import (
     acdc,
     bdd100k,
     camvid,
@@ -25,7 +25,7 @@ from stages.prepare.sources import (
     mapillary,
     synthia,
 )
-from stages.prepare.sources.listing import Listing, Progress
+from stages.prepare.datasets.listing import Listing, Progress
 
 
 def scan(config: SourceConfig, *, progress: Progress) -> Listing:

@@ -3,8 +3,8 @@
 from typing import Final
 
 from stages.prepare.config import CamvidConfig, Split, root_of
+from stages.prepare.datasets.listing import Listing, labelled_like
 from stages.prepare.labels import CAMVID_11, train_id_table
-from stages.prepare.sources.listing import Listing, labelled_like
 
 _VOID: Final = 11
 _REMEDY: Final = (

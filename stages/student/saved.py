@@ -15,10 +15,10 @@ from typing import Any, Literal
 import safetensors.torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stages.train.config import StudentConfig
-from stages.train.model.segformer import from_segformer, segformer_config, to_segformer
-from stages.train.model.student import Student, build_student
-from stages.train.start import STUDENT_FILES
+from stages.prepare.labels import ClassTable
+from stages.student.config import STUDENT_FILES, StudentConfig
+from stages.student.segformer import from_segformer, segformer_config, to_segformer
+from stages.student.student import Student, build_student
 from stages.weight_files import reading
 from store.atomic import TEMPORARY_SUFFIX, write_bytes, write_text
 from store.errors import CheckpointError, ConfigError
@@ -90,6 +90,11 @@ def save_student(
     text = json.dumps(tree, indent=2) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()
     write_text(folder / _CONFIG, text.replace(f'"{_DIGEST}": ""', f'"{_DIGEST}": "{digest}"'))
+
+
+def describe_classes(classes: ClassTable) -> dict[str, Any]:
+    """Return names and colours in the order of the train ids."""
+    return {"classes": list(classes.names), "palette": [list(color) for color in classes.palette]}
 
 
 def load_student(folder: Path) -> tuple[Student, dict[str, Any]]:

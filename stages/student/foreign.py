@@ -14,13 +14,12 @@ from torch import Tensor
 
 from stages.prepare.config import RGB
 from stages.prepare.labels import CLASS_TABLES, ClassTable
-from stages.train.config import StudentConfig
-from stages.train.model.architectures import BACKBONES, BackboneName
-from stages.train.model.official import import_official, ours_to_official
-from stages.train.model.pretrained import SEGFORMER, prefix_of_backbone
-from stages.train.model.saved import demand_free, save_student
-from stages.train.model.student import Student, build_student
-from stages.train.provenance import describe_classes
+from stages.student.architectures import BACKBONES, BackboneName
+from stages.student.config import StudentConfig
+from stages.student.names import import_official, ours_to_official
+from stages.student.saved import demand_free, describe_classes, save_student
+from stages.student.student import Student, build_student
+from stages.student.weights import SEGFORMER, prefix_of_backbone
 from stages.weight_files import prefixes_of, read_tensors
 from store.errors import CheckpointError
 from store.fingerprint import sha256_of_file

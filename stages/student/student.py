@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import SegformerModel
 
-from stages.train.config import StudentConfig
-from stages.train.model.backbone import BACKBONES, build_backbone, stage_features
-from stages.train.model.head import DAFormerHead, mlp_head
-from stages.train.model.pretrained import load_backbone
+from stages.student.config import StudentConfig
+from stages.student.heads import DAFormerHead, mlp_head
+from stages.student.mit import BACKBONES, build_backbone, stage_features
+from stages.student.weights import load_backbone
 
 
 class Student(nn.Module):
@@ -43,7 +43,7 @@ class Student(nn.Module):
         Raises:
             CheckpointError: If the folder holds no student, or a damaged one.
         """
-        from stages.train.model.saved import load_student  # which builds what this module defines
+        from stages.student.saved import load_student
 
         return load_student(Path(folder))[0]
 

@@ -6,8 +6,8 @@ Their red channel is the class, the others tell instances apart. `pixels.decode_
 from typing import Final
 
 from stages.prepare.config import SynthiaConfig, root_of
+from stages.prepare.datasets.listing import Listing, files_under, labelled_like
 from stages.prepare.labels import CITYSCAPES_19, IGNORE, LabelTable, train_id_table
-from stages.prepare.sources.listing import Listing, files_under, labelled_like
 
 _REMEDY: Final = (
     "unpack SYNTHIA-RAND-CITYSCAPES (synthia-dataset.net) so that root holds RGB and GT/LABELS"

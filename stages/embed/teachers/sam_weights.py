@@ -8,7 +8,7 @@ from typing import Final
 
 from torch import Tensor
 
-from stages.embed.architectures import ARCHITECTURES, Architecture
+from stages.embed.teachers.sam import ARCHITECTURES, Architecture
 from stages.weight_files import misfits, prefixes_of, read_tensors
 from store.errors import CheckpointError
 

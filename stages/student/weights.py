@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerModel
 from transformers.utils import logging as transformers_logging
 
-from stages.train.model.hub import demand_on_hub
-from stages.train.model.official import import_official, ours_to_official
-from stages.train.model.segformer import from_segformer
+from stages.student.hub import demand_on_hub
+from stages.student.names import import_official, ours_to_official
+from stages.student.segformer import from_segformer
 from stages.weight_files import misfits, prefixes_of, read_tensors
 from store.errors import CheckpointError
 

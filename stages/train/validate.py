@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from stages.evaluate.inference import predict_image
-from stages.evaluate.metrics import ConfusionMatrix, Metrics
-from stages.evaluate.wrong_teacher import WrongTeacherTest
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.prepare.reading import read_raw, read_train_ids
-from stages.train.model.student import Student
+from stages.student.inference import predict_image
+from stages.student.metrics import ConfusionMatrix, Metrics
+from stages.student.student import Student
 from stages.train.validation import Validation
+from stages.train.wrong_teacher import WrongTeacherTest
 
 
 def validation_of(

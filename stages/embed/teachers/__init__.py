@@ -1,0 +1,1 @@
+"""The frozen networks whose features are stored."""

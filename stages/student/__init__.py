@@ -1,0 +1,1 @@
+"""What is left after training: the student, its weights, how it predicts and is measured."""

@@ -1,0 +1,70 @@
+"""What a student is and how it predicts, as params.yaml says it; no torch."""
+
+import re
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, Field
+
+from stages.fields import Fraction, PathText, Section, WindowPx
+
+Scale = Annotated[float, Field(ge=0.25, le=4)]
+
+STUDENT_FILES = ("config.json", "model.safetensors")
+"""What the folder of a student consists of."""
+
+
+def _official_or_hf(eps: float) -> float:
+    if eps not in (1e-6, 1e-5):
+        raise ValueError("is 1e-6 (official) or 1e-5 (Hugging Face)")
+    return eps
+
+
+class StudentConfig(Section):
+    """The network that is trained and handed over."""
+
+    backbone: Literal["mit_tiny", "mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"] = (
+        Field(description="Mix Transformer of this size; `mit_tiny` is for demos and tests.")
+    )
+    weights: PathText = Field(
+        description="`random`, an official `mit_b*.pth` file, or a Hugging Face id or folder."
+    )
+    norm_eps: Annotated[float, AfterValidator(_official_or_hf)] = Field(
+        description="LayerNorm epsilon of blocks and stages: 1e-6 as official, 1e-5 as HF, which "
+        "with the `mlp` head exports as a plain transformers model."
+    )
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="Stochastic depth of the last block, rising from 0."
+    )
+    head: Literal["daformer", "mlp"] = Field(
+        description="`daformer`: separable ASPP, the paper's; `mlp`: Segformer's own."
+    )
+    head_channels: Annotated[int, Field(ge=1, le=4096)] = Field(
+        description="Width of the head (paper: 256)."
+    )
+    dropout: Fraction = Field(description="Channel dropout before the last convolution.")
+
+
+class Inference(Section):
+    """How an image is predicted; the paper sees it once, whole, at its training size."""
+
+    window_px: WindowPx | None = Field(
+        description="Side of windows that slide over the scaled image; null sees all of it at once."
+    )
+    scales: tuple[Scale, ...] = Field(
+        min_length=1,
+        description="Sizes that every image is seen at, times that of training; the probabilities "
+        "of several are averaged (usual: 0.5 to 1.75 in steps of 0.25).",
+    )
+    flip: bool = Field(description="See it mirrored too, and average the probabilities.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        description="bfloat16: matrix products of the student; its logits are float32."
+    )
+
+
+ONCE: Final = Inference(window_px=None, scales=(1.0,), flip=False, precision="float32")
+
+
+def is_hub_id(name: str) -> bool:
+    """Tell whether a name can be a model's on Hugging Face, which is owner/name."""
+    word = r"\w+(?:[.-]\w+)*"  # the hub's own rule: no two dots or dashes, none at an end
+    return re.fullmatch(rf"{word}/{word}", name, flags=re.ASCII) is not None

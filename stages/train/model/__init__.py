@@ -1,1 +1,0 @@
-"""The networks: student (backbone and head), regulariser, and their official weights."""
