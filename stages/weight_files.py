@@ -130,7 +130,11 @@ def reading(path: Path, fault: str, cure: str) -> Iterator[None]:
 
 def _load(path: Path) -> object:
     try:
-        if path.suffix == ".safetensors":
+        with path.open("rb") as file:
+            is_safetensors = (
+                file.read(9)[8:] == b"{"
+            )  # whatever its name: a JSON header of 8+ bytes
+        if is_safetensors:
             return safetensors.torch.load(path.read_bytes())
         zipped = zipfile.is_zipfile(path)
         if zipped:  # older files carry no checksums
@@ -144,7 +148,7 @@ def _reason(path: Path, error: Exception) -> str:
     """Say what a file is that could not be loaded, and what to do."""
     if _unreadable(error):
         return _not_now(error)
-    if other := re.search(r"GLOBAL (\S+) was not|Unsupported class (\S+)", str(error)):
+    if other := re.search(r"GLOBAL (\S+)|Unsupported class (\S+)", str(error)):
         return (
             f"holds other Python objects ({other[1] or other[2]}), which can run code when they "
             "are read; where you trust it, load it and save its state_dict alone"
