@@ -25,6 +25,7 @@ from stages.prepare.proposed_folders import (
     is_in_labels,
 )
 from store.errors import DataError
+from store.url import local_path
 
 MOST_IMAGES: Final = 8
 """Images of a domain whose size is looked at."""
@@ -40,7 +41,7 @@ class Proposal:
 
     Attributes:
         keys: Domain -> values of its section of `prepare`, but for the next two.
-        sizes: Domain -> (height, width) of most of its images, None where these differ.
+        sizes: Domain -> (height, width) of most of its images, and whether all have it.
         classes: From the labels of the source.
         evaluate: Domain that has labels to measure on; None where neither has any.
         said: Sentences for the user.
@@ -81,7 +82,7 @@ def look(roots: Mapping[str, str | None]) -> Proposal:
         given = roots.get(domain)
         if given is None:
             continue
-        root = Path(given).expanduser()
+        root = local_path(given)
         splits = find_splits(root) if root.is_dir() else {}
         if "train" not in splits:
             what = "holds no images to train on" if root.is_dir() else "is no folder yet"

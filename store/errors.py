@@ -13,6 +13,10 @@ class DataError(SSRError):
     """An image, a label or a manifest is missing, unreadable or inconsistent."""
 
 
+class DataUnreadableError(DataError):
+    """A file of the dataset could not be looked at; it may well be sound."""
+
+
 class CheckpointError(SSRError):
     """A weight file is missing, damaged or of another architecture."""
 

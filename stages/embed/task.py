@@ -31,7 +31,7 @@ from stages.embed.tiling import Tile, add_tile, plan_tiles
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import normalised_window, resize_image
 from stages.prepare.reading import read_raw
-from store.errors import DataError
+from store.errors import DataError, DataUnreadableError
 from store.shard_writer import ShardTask
 from store.spec import stride_of
 
@@ -231,7 +231,8 @@ def _cut(
         return pixels.pin_memory() if teacher.device.type == "cuda" else pixels
 
     for task, record, resized in images:
-        if skip_bad and isinstance(error := resized.exception(), DataError):
+        error = resized.exception() if skip_bad else None
+        if isinstance(error, DataError) and not isinstance(error, DataUnreadableError):
             if not root.is_dir() or not any(root.iterdir()):
                 raise DataError(f"{root}: holds nothing (any more): mount or correct it") from error
             yield _Skipped(task, record.image_id, str(error))

@@ -139,16 +139,20 @@ class LabelTable:
         named, by_color = self._classes_of(colors)
         if all_grey and not named.all():  # then the greys are ids, whatever their index
             named, by_color = (lookup[greys] for lookup in self._id_lookup)
-        two_classes = known & named & (by_id != IGNORE) & (by_color != IGNORE)
-        at_odds = np.flatnonzero(two_classes & (by_id != by_color))
-        # One colour alone that is also another class's is chance, as in palettes of VOC.
-        if at_odds.size and (named.all() or 2 * at_odds.size > used.size):
-            first = at_odds[0]
+        both, classes = known & named, (by_id != IGNORE) & (by_color != IGNORE)
+        at_odds = both & (by_id != by_color)
+        swapped, agreeing = at_odds & classes, both & (by_id == by_color) & classes
+        # A class on one side alone may be meant: GTA5 paints some ids without a class as car and
+        # pole. One colour that is also another class's is chance, as in palettes of VOC.
+        if np.count_nonzero(swapped) > (0 if named.all() else 1) or (
+            self._has_ids and named.all() and np.count_nonzero(at_odds) > np.count_nonzero(agreeing)
+        ):
+            odd = np.flatnonzero(swapped if swapped.any() else at_odds)
             raise DataError(
-                f"the palette is at odds with the ids, as after a PNG optimiser: {used[first]} is "
-                f"class {by_id[first]} by its id and class {by_color[first]} by its colour (so are "
-                f"{at_odds.size} of {used.size} ids): convert it to RGB or greyscale, or give the "
-                "classes no ids"
+                f"the palette is at odds with the ids, as after a PNG optimiser: {used[odd[0]]} is "
+                f"{_class_of(by_id[odd[0]])} by its id and {_class_of(by_color[odd[0]])} by its "
+                f"colour (so are {odd.size} of {used.size} ids): convert it to "
+                "RGB or greyscale, or give the classes no ids"
             )
         if self._has_ids and (known.all() or not (named.all() and (by_color != IGNORE).any())):
             return self._from_ids(ids)
@@ -188,6 +192,10 @@ def class_pixels(train_ids: NDArray[np.uint8], classes: int) -> tuple[int, ...]:
     """Count the pixels of each class; ignored ones are not counted (spec §1.3)."""
     counts = np.bincount(train_ids.ravel(), minlength=256)[:classes]
     return tuple(counts.tolist())
+
+
+def _class_of(train_id: int) -> str:
+    return "no class" if train_id == IGNORE else f"class {train_id}"
 
 
 def _pack(colors: NDArray[np.uint8]) -> NDArray[np.int32]:

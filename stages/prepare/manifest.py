@@ -170,6 +170,8 @@ class Manifest:
                 odd=tuple(tables.get("odd", ())),
             )
         except _BROKEN as error:
+            if isinstance(error, MemoryError):  # pyarrow has its own; says nothing of the file
+                raise
             raise DataError(
                 f"{path}: is damaged or not a manifest of this version: delete it and run "
                 "`ssr prepare` again"
@@ -198,7 +200,6 @@ _BROKEN: Final = (
     LookupError,
     TypeError,
     AttributeError,
-    MemoryError,
     RecursionError,
 )
 

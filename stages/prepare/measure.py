@@ -22,8 +22,9 @@ from store.errors import DataError
 _FORMAT: Final = 4
 
 # Pixels that hold an id in between, for each at an edge of two ids: up to 4 in 100 in CamVid's
-# labels, up to 8 where nearest has shrunk them to 192x144; 10 to 20 after OpenCV's bilinear
-# shrinking, more after its enlarging, after Pillow's and after JPEG.
+# labels, up to 8 where nearest has shrunk them to 192x144; 7 to 15 after OpenCV's bilinear
+# shrinking, of which those below 10 are missed, more after its enlarging, after Pillow's and after
+# JPEG. Ids that differ by 1 have none in between.
 _RESAMPLED_SHARE: Final = 0.1
 _EDGE_PIXELS: Final = 50  # fewer tell nothing
 _EVERY: Final = 4  # row that is looked at

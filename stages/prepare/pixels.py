@@ -35,7 +35,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from stages.prepare.geometry import Size
 from stages.prepare.labels import IGNORE, StoredLabel
-from store.errors import DataError
+from store.errors import DataError, DataUnreadableError
 
 MEAN: Final = (123.675, 116.28, 103.53)
 STD: Final = (58.395, 57.12, 57.375)
@@ -135,7 +135,7 @@ def decode_label(data: bytes, path: Path, *, orientation: int = 1) -> StoredLabe
             "labels as PNG from before they were compressed"
         )
     if file.format == "PNG" and file.bits > 8 and label.mode in {"RGB", "RGBA"}:
-        label = _turn(Image.fromarray(_red_ids(data, path)), file.orientation)
+        label = _turn(_red_ids(data, path), file.orientation)
     elif label.mode != "P" and (file.bits != 8 or label.mode not in {"L", "LA", "RGB", "RGBA"}):
         raise DataError(
             f"{path}: pixel mode {label.mode} of {file.bits} bits per channel is no label: save "
@@ -207,12 +207,17 @@ def read_bytes(path: Path) -> bytes:
     """Read a file of the dataset; DataError where that fails or it is a pipe or a device."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise DataError(f"{path}: is no regular file: remove it")
+            raise DataError(f"{path}: is not a regular file: exclude or move it")
         return path.read_bytes()
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}): put the file there, or run `ssr prepare` "
-            "again if the dataset has changed"
+        if isinstance(error, FileNotFoundError):
+            raise DataError(
+                f"{path}: cannot be read ({error.strerror}): put the file there, or run `ssr "
+                "prepare` again if the dataset has changed"
+            ) from error
+        raise DataUnreadableError(
+            f"{path}: cannot be read now and may well be sound ({error.strerror}): look at "
+            "permissions and disk, then run the command again"
         ) from error
 
 
@@ -272,11 +277,21 @@ def _bits(image: ImageFile, data: bytes) -> int:
 def _is_lossy(file: _File, data: bytes) -> bool:
     match file.format:
         case "WEBP":
-            return b"VP8L" not in data  # the chunk of lossless pixels
+            return "VP8L" not in _webp_chunks(data)  # the chunk of lossless pixels
         case "TIFF":
             return file.image.info.get("compression") in {"jpeg", "tiff_jpeg", "webp"}
         case kind:
             return kind in {"JPEG", "MPO"}
+
+
+def _webp_chunks(data: bytes) -> set[str]:
+    """Return the names of the chunks of a WebP file."""
+    names, place = set(), 12
+    while place + 8 <= len(data):
+        names.add(data[place : place + 4].decode("latin-1"))
+        size = int.from_bytes(data[place + 4 : place + 8], "little")
+        place += 8 + size + size % 2
+    return names
 
 
 def _opaque(label: Image.Image, path: Path) -> NDArray[np.bool_] | None:
@@ -293,8 +308,8 @@ def _opaque(label: Image.Image, path: Path) -> NDArray[np.bool_] | None:
     return None if alpha.all() else alpha > 0
 
 
-def _red_ids(data: bytes, path: Path) -> NDArray[np.uint8]:
-    """Decode the red channel of a PNG of 16-bit colours, which Pillow has found undamaged."""
+def _red_ids(data: bytes, path: Path) -> Image.Image:
+    """Decode red, and alpha if there is one, of a PNG of 16-bit colours that Pillow has read."""
     colours = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if colours is None:  # OpenCV is stricter than Pillow, which read it
         raise DataError(f"{path}: is damaged: fetch the file again or remove it")
@@ -304,7 +319,10 @@ def _red_ids(data: bytes, path: Path) -> NDArray[np.uint8]:
             f"{path}: holds {red.max()} in the red of 16-bit colours, which is no class id: save "
             "class ids as an 8-bit greyscale or paletted PNG"
         )
-    return red.astype(np.uint8)
+    ids = Image.fromarray(red.astype(np.uint8))
+    if colours.shape[2] == 3:
+        return ids
+    return Image.merge("LA", (ids, Image.fromarray((colours[..., 3] >> 8).astype(np.uint8))))
 
 
 @contextmanager

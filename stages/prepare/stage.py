@@ -15,7 +15,7 @@ from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.measure import Measurement, MeasurementCache
 from stages.prepare.problems import block_of, lines_of
 from stages.prepare.records import demand_classes, describe, image_id_of, select
-from store.errors import DataError
+from store.errors import DataError, DataUnreadableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +116,13 @@ def run(
                 progress=progress,
             )
             bad |= faults
-            if faults and not skip_bad:
-                by_id = {image_id_of(domain, item): item for item in chosen}
-                named = [(by_id[image_id], error) for image_id, error in faults.items()]
+            by_id = {image_id_of(domain, item): item for item in chosen}
+            named = [
+                (by_id[image_id], error)
+                for image_id, error in faults.items()
+                if not skip_bad or isinstance(error, DataUnreadableError)  # which may be sound
+            ]
+            if named:
                 problems += lines_of(domain, source, named, listings[domain].hints)
         complete = not problems
     finally:

@@ -44,7 +44,8 @@ def claim(out: Path, identity: Mapping[str, Any], *, fresh: bool, move_aside: bo
     if (fresh or noted != asked) and any(_weights(out)):
         if not (fresh or move_aside):
             names = [name for name, *_ in differences(asked, noted or {})]
-            other = f"other {', '.join(names[:3])}" if names else "it does not say which"
+            unknown = "other keys" if noted else "of an earlier version, without run.json"
+            other = f"other {', '.join(names[:3])}" if names else unknown
             raise ConfigError(
                 f"{out} holds another run ({other}); give another --out, or --fresh, which moves "
                 f"that run to {out / _REPLACED}"
@@ -54,7 +55,7 @@ def claim(out: Path, identity: Mapping[str, Any], *, fresh: bool, move_aside: bo
 
 
 def _weights(out: Path) -> Iterator[Path]:
-    """List what took a run its time; a folder without a student is somebody else's."""
+    """Yield the checkpoint and the students; a folder without config.json is not a student."""
     if (out / CHECKPOINT).is_file():
         yield out / CHECKPOINT
     yield from (out / name for name in STUDENTS if (out / name / "config.json").is_file())

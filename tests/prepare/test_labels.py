@@ -122,6 +122,16 @@ def test_the_palette_of_gta5_changes_nothing() -> None:
         CITYSCAPES_IDS.to_train_ids(paletted(sorted_anew))
 
 
+@pytest.mark.parametrize("count", [3, 5, 7, 8, 12])
+def test_a_reordered_palette_of_gta5_is_refused_however_few_classes_it_shows(count: int) -> None:
+    rng = np.random.default_rng(count)
+    for _ in range(20):  # whose first ids mean "no class" to Cityscapes
+        classes = rng.choice(len(CITYSCAPES_19), count, replace=False)
+        reordered = {index: CITYSCAPES_19.palette[c] for index, c in enumerate(classes)}
+        with pytest.raises(DataError, match="the palette is at odds with the ids"):
+            CITYSCAPES_IDS.to_train_ids(paletted(reordered))
+
+
 @pytest.mark.parametrize(
     ("palette", "message"),
     [

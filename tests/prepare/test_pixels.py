@@ -132,6 +132,7 @@ def lossy(kind: str, **options: object) -> bytes:
     [
         (lossy("JPEG", quality=100), "JPEG"),
         (lossy("WEBP", quality=100), "WEBP"),
+        (lossy("WEBP", quality=90, exif=b"Exif\0\0VP8L"), "WEBP"),
         (lossy("TIFF", compression="jpeg"), "TIFF"),
     ],
 )
@@ -146,7 +147,7 @@ def test_a_pipe_a_device_and_a_program_are_no_images(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.png")
     (tmp_path / "device.png").symlink_to("/dev/zero")
     for name in ("x.png", "device.png"):
-        with pytest.raises(DataError, match="is no regular file: remove it"):
+        with pytest.raises(DataError, match="is not a regular file: exclude or move it"):
             read_image(tmp_path / name)
     Image.fromarray(photo(1)).save(tmp_path / "x.eps")  # Pillow would start Ghostscript
     for read in (read_image, read_label):
@@ -221,7 +222,9 @@ def deep(red: NDArray[np.uint8], path: Path, *, alpha: bool = False) -> None:
 @pytest.mark.parametrize("alpha", [False, True])
 def test_ids_in_the_red_of_sixteen_bits_are_read(tmp_path: Path, alpha: bool) -> None:
     deep(ids(3, 22), tmp_path / "x.png", alpha=alpha)
-    assert np.array_equal(read_label(tmp_path / "x.png").values, ids(3, 22))
+    label = read_label(tmp_path / "x.png")
+    assert np.array_equal(label.values, ids(3, 22))
+    assert (label.opaque is None) == (not alpha)  # where there is alpha, it is 0 here
 
 
 def test_sixteen_bits_that_are_no_ids_are_refused(tmp_path: Path) -> None:
