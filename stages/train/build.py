@@ -10,8 +10,8 @@ from torch import nn
 
 from stages.prepare.manifest import Domain, Manifest
 from stages.student.config import StudentConfig
-from stages.student.saved import demand_classes, load_student
-from stages.student.student import Student, build_student, seeded
+from stages.student.saved import require_classes
+from stages.student.student import Student, build_student, load_student, seeded
 from stages.student.weights import is_of_segmenter
 from stages.train.config import TrainConfig
 from stages.train.networks import ImageNetReference, Models, without_noise
@@ -108,7 +108,7 @@ def _start_from(
     """
     with _naming("train.init"):
         start, meta = load_student(folder)
-        demand_classes(meta, classes, origin=str(folder))
+        require_classes(meta, classes, origin=str(folder))
     try:
         student.load_state_dict(start.state_dict())
     except RuntimeError as error:

@@ -7,8 +7,8 @@ import pytest
 
 from stages.evaluate import stage
 from stages.prepare.manifest import Domain, Manifest
-from stages.student.saved import load_student, save_student
-from stages.student.student import build_student
+from stages.student.saved import save_student
+from stages.student.student import build_student, load_student
 from stages.train.validate import validation_of
 from tests.evaluate.test_stage import CONFIG
 from tests.train.example import train_config

@@ -17,7 +17,7 @@ from transformers import SegformerModel
 
 from stages.student.heads import DAFormerHead
 from stages.student.mit import MiT, build_backbone
-from stages.student.names import export_official, import_official
+from stages.student.names import import_official
 from stages.student.student import Student
 from stages.train.adaptation.augment import StrongDraw
 from stages.train.adaptation.losses import pixel_accuracy
@@ -30,6 +30,7 @@ from stages.train.networks import ImageNetReference, Models, without_noise
 from stages.train.optimizer import build_optimizer
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from stages.train.step import StepResult, train_step
+from tests.official import export_official
 from tests.parity.cases import Case, Reference, assert_close
 from tests.train.example import train_config
 

@@ -12,8 +12,7 @@ from pipeline.files import INDEX, MANIFEST
 from pipeline.params import Params, load_params
 from pipeline.watching import watched_validation
 from stages.prepare.manifest import Manifest
-from stages.student.saved import load_student
-from stages.student.student import Student
+from stages.student.student import Student, load_student
 from stages.train.regularizers.aligned_fusion import AlignedBranch
 from stages.train.validation import Validation
 from stages.train.wrong_teacher import WrongTeacherTest

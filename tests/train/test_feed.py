@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stages.student.saved import load_student
+from stages.student.student import load_student
 from stages.train.crops import Batch, Sample
 from stages.train.feed import STORED, Feed
 from stages.train.step import Mixed, mix_stored

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from stages.student.saved import load_student
+from stages.student.student import load_student
 from stages.train.folder import claim
 from store.errors import ConfigError
 from tests.train.example import train_config

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from stages.prepare.labels import CAMVID_11, CITYSCAPES_19, ClassTable
 from stages.student.foreign import Network, read_foreign, save_foreign
-from stages.student.names import export_official
-from stages.student.saved import load_student, save_student
-from stages.student.student import Student, build_student
+from stages.student.saved import save_student
+from stages.student.student import Student, build_student, load_student
 from store.errors import CheckpointError, ConfigError
+from tests.official import export_official
 from tests.train.example import train_config
 from tests.train.test_pretrained import assert_equal, official_mit, regularizer
 

@@ -152,5 +152,5 @@ def test_a_hub_that_does_not_answer_is_told_at_once() -> None:
 @pytest.mark.parametrize("name", ["rndom", "mit_b5", "weights/b5/best", "a..b/c", "-/b", "a/b.c-"])
 def test_what_cannot_be_an_id_is_told_without_asking(name: str) -> None:
     said = refusal(name)
-    assert f"{name}: there is no such file or folder, and it is no Hugging Face id" in said
+    assert f"{name}: there is no such file or folder, and it is not a Hugging Face id" in said
     assert "correct it, or say random" in said

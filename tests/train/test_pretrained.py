@@ -15,11 +15,12 @@ from transformers import (
 
 from stages.student.heads import DAFormerHead
 from stages.student.mit import BACKBONES, MiT, build_backbone
-from stages.student.names import export_official, official_to_ours, ours_to_official
+from stages.student.names import official_to_ours, ours_to_official
 from stages.student.student import Student, seeded
 from stages.student.weights import fill_official, is_of_segmenter, load_backbone
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from store.errors import CheckpointError
+from tests.official import export_official
 
 pytestmark = pytest.mark.costly
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stages.prepare.config import PrepareConfig
-from stages.student.saved import load_student
+from stages.student.student import load_student
 from stages.train import stage
 from stages.train.provenance import without_folder
 from tests.train.example import train_config

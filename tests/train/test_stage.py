@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from stages.prepare.labels import DRAWN
 from stages.prepare.manifest import Manifest
-from stages.student.names import export_official
-from stages.student.saved import load_student, save_student
-from stages.student.student import build_student
+from stages.student.saved import save_student
+from stages.student.student import build_student, load_student
 from stages.train.start import digests_of_start
 from store.errors import CheckpointError, ConfigError, StoreBusyError
 from store.lock import writer_lock
+from tests.official import export_official
 from tests.train.example import train_config
 from tests.train.world import TEACHER, World, results
 

@@ -10,10 +10,10 @@ from torch import nn
 
 from stages.student.config import StudentConfig
 from stages.student.mit import BACKBONES, build_backbone
-from stages.student.names import export_official
-from stages.student.saved import Layout, load_student, read_card, save_student
-from stages.student.student import Student, build_student, seeded
+from stages.student.saved import Layout, read_card, save_student
+from stages.student.student import Student, build_student, load_student, seeded
 from store.errors import CheckpointError
+from tests.official import export_official
 
 pytestmark = pytest.mark.costly
 

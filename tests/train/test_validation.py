@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from stages.student.saved import load_student
-from stages.student.student import Student
+from stages.student.student import Student, load_student
 from stages.train.checkpoint import TrainingState
 from stages.train.validation import Validation, evaluating
 from tests.train.example import train_config
