@@ -1,4 +1,4 @@
-"""Networks of ours under the names and in the layout of the official code."""
+"""What only the official code computes or names so, from our networks."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from stages.student.names import official_to_ours, ours_to_official
+from stages.train.adaptation.losses import upsample_logits
 
 
 def export_official(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -29,3 +30,13 @@ def export_official(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
         tensors = [found[name] for name in names]
         exported[official] = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
     return exported
+
+
+@torch.no_grad()
+def pixel_accuracy(logits: Tensor, label: Tensor) -> Tensor:
+    """Give the percentage of all pixels that are right; ignored ones count as wrong.
+
+    The official `acc_seg`, for logging. Shapes as for `segmentation_loss`.
+    """
+    prediction = upsample_logits(logits, label.shape[-2:]).argmax(dim=1)
+    return (prediction == label).float().mean() * 100

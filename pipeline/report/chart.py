@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from stages.train.health import STAGES
+from stages.train.monitor import STAGES
 from stages.train.step import LOSSES
 from store.errors import DataError
 

@@ -30,7 +30,7 @@ def predict_logits(
 ) -> Tensor:
     """Compute the logits of every original pixel.
 
-    Two successive bilinear resizes, as officially (spec section 1.7; mmseg
+    Two successive bilinear resizes, as officially (mmseg
     `encoder_decoder.py:98-109,353-369`): stride 4 to the input, then to the original size. One
     direct resize gives other labels along the borders of classes.
 

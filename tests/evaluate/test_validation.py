@@ -9,7 +9,7 @@ from stages.evaluate import stage
 from stages.prepare.manifest import Domain, Manifest
 from stages.student.saved import save_student
 from stages.student.student import build_student, load_student
-from stages.train.validate import validation_of
+from stages.train.validate import Validation, choose_validation
 from tests.evaluate.test_stage import CONFIG
 from tests.train.example import train_config
 from tests.train.world import World, build_world
@@ -33,22 +33,26 @@ def unlabelled(manifest: Manifest, *domains: Domain) -> Manifest:
     return replace(manifest, records=records)
 
 
+def chosen(world: World, manifest: Manifest) -> Validation | None:
+    return choose_validation(train_config(regularizer={"on": []}), manifest, world.workspace)[0]
+
+
 def test_labels_of_the_target_are_preferred_and_named(world: World) -> None:
-    validation = validation_of(world.manifest, world.roots)
+    validation = chosen(world, world.manifest)
     assert validation is not None
     assert validation.on == "1 images of target/val"
     assert validation.sees_target_labels
 
 
 def test_without_them_the_source_is_measured(world: World) -> None:
-    validation = validation_of(unlabelled(world.manifest, "target"), world.roots)
+    validation = chosen(world, unlabelled(world.manifest, "target"))
     assert validation is not None
     assert validation.on == "1 images of source/val"
     assert not validation.sees_target_labels
 
 
 def test_without_any_there_is_no_validation(world: World) -> None:
-    assert validation_of(unlabelled(world.manifest, "target", "source"), world.roots) is None
+    assert chosen(world, unlabelled(world.manifest, "target", "source")) is None
 
 
 @pytest.mark.parametrize("domain", ["target", "source"])
@@ -65,6 +69,8 @@ def test_the_figure_is_that_of_evaluation(world: World, tmp_path: Path, domain: 
         progress=lambda *_: None,
     )
     manifest = world.manifest if domain == "target" else unlabelled(world.manifest, "target")
-    validation = validation_of(manifest, world.roots)
+    validation = chosen(world, manifest)
     assert validation is not None
-    assert validation.measure(load_student(tmp_path / "student")[0]) == evaluated.metrics.miou
+    assert validation.measure(load_student(tmp_path / "student")[0], None) == {
+        "miou": evaluated.metrics.miou
+    }

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from stages.student.heads import DAFormerHead
 from stages.student.names import import_official
-from stages.train.adaptation.losses import pixel_accuracy, segmentation_loss
-from tests.official import export_official
+from stages.train.adaptation.losses import segmentation_loss
+from tests.official import export_official, pixel_accuracy
 from tests.parity.cases import Case, Reference, assert_close
 
 TOL = 1e-5

@@ -19,7 +19,6 @@ import torch
 
 from stages.student.student import Student
 from stages.train.checkpoint import FORMAT, TrainingState
-from stages.train.validation import Validation
 from store.errors import CheckpointError
 from tests.train.example import train_config
 from tests.train.world import World, assert_same, results, training_state
@@ -322,7 +321,8 @@ def settle() -> None:
 
 def train(world: str, out: Path, workers: int = 0) -> None:
     config = train_config(**SETTINGS, workers=workers)
-    result = World(Path(world)).train(config, out, validation=Validation(steps_of, "", True))
+    inputs = World(Path(world))
+    result = inputs.train(config, out, validation=inputs.scripted(steps_of))
     (out / "resumed").write_text(str(result.fit.resumed_from))
 
 

@@ -1,4 +1,4 @@
-from stages.train.draws import draw_step
+from stages.train.step import draw_step
 from tests.train.example import train_config
 from tests.train.test_step import MASKING, SOURCE_ONLY, batch_of
 

@@ -11,7 +11,7 @@ from stages.student.student import still_averages
 from stages.train import step as step_module
 from stages.train.config import TrainConfig
 from stages.train.crops import Batch
-from stages.train.networks import Models
+from stages.train.models import Models
 from tests.train.example import train_config
 from tests.train.test_step import FEATURE_DISTANCE, MASKING, batch_of, gradients, models_for, step
 
@@ -38,7 +38,7 @@ def run(
     """One step with all losses; its networks, losses, and gradients of all that learns."""
     config = train_config(**ALL | changes)
     models = models_for(config, imagenet=True)
-    models.settle(config, CPU)
+    models.set_up(config, CPU)
     prepare(models)
     torch.manual_seed(0)
     losses = step(config, models).losses

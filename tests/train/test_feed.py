@@ -11,8 +11,7 @@ from torch.utils.data import Dataset
 
 from stages.student.student import load_student
 from stages.train.crops import Batch, Sample
-from stages.train.feed import STORED, Feed
-from stages.train.step import Mixed, mix_stored
+from stages.train.step import STORED, Feed, Mixed, mix_stored
 from store.errors import ConfigError
 from tests.train.example import train_config
 from tests.train.world import World

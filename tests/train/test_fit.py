@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stages.train.config import TrainConfig
-from stages.train.loop import Watching, fit
+from stages.train.loop import Callbacks, fit
 from stages.train.optimizer import learning_rate
 from store.errors import TrainingError
 from tests.train.example import train_config
@@ -156,7 +156,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(world: World, tmp_pat
             device=cpu,
             folder=tmp_path,
             fingerprint="f",
-            watching=Watching(remember),
+            callbacks=Callbacks(remember),
         )
     message = str(caught.value)
     assert message.startswith("iteration 1: a loss is not finite (clean ")

@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.student.student import load_student
-from stages.train.folder import claim
+from stages.train.workspace import claim
 from store.errors import ConfigError
 from tests.train.example import train_config
 from tests.train.test_stage import REPOSITORY, files_of

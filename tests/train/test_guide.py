@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from stages.student.student import build_student
-from stages.train.draws import draw_step
-from stages.train.health import health_row, watched
-from stages.train.networks import without_noise
+from stages.train.models import without_noise
+from stages.train.monitor import health_row, observed
 from stages.train.optimizer import build_optimizer
 from stages.train.regularizers.aligned_fusion import AlignedBranch, AlignedFusion, StudentDrop
-from stages.train.step import train_step
+from stages.train.step import draw_step, train_step
 from tests.train.example import train_config
 from tests.train.test_fit import TWENTY, interrupt
 from tests.train.test_step import batch_of, gradients, models_for, moved, step, weights
@@ -142,7 +141,7 @@ def test_its_head_learns_at_the_rate_of_heads() -> None:
 
 def test_health_says_how_much_it_adds_and_whether_it_reads() -> None:
     models, batch = models_for(CONFIG), batch_of()
-    with watched(models.regularizer) as seen:
+    with observed(models.regularizer) as seen:
         train_step(
             models, batch, draw_step(CONFIG, batch.source_label, 0), config=CONFIG, iteration=0
         )
@@ -155,7 +154,7 @@ def test_health_says_how_much_it_adds_and_whether_it_reads() -> None:
     assert isinstance(models.regularizer, AlignedBranch)
     for parameter in models.regularizer.fusion.parameters():
         torch.nn.init.constant_(parameter, 0.0 if parameter.ndim > 1 else 1.0)
-    with watched(models.regularizer) as seen:
+    with observed(models.regularizer) as seen:
         train_step(models, batch, None, config=CONFIG, iteration=0)
     assert health_row(seen, models)["swap_0"] == 0  # a bias alone ignores the teacher
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.train.health import HEALTH_COLUMNS, health_row, watched
-from stages.train.networks import Models
+from stages.train.models import Models
+from stages.train.monitor import HEALTH_COLUMNS, health_row, observed
 from stages.train.regularizers.cross_attention import CrossAttention, CrossAttentionBranch
 from tests.train.example import train_config
 from tests.train.world import World, results, training_state
@@ -27,7 +27,7 @@ def example(batch: int = 2) -> tuple[CrossAttentionBranch, list[Tensor], dict[st
 def seen_of(
     regularizer: CrossAttentionBranch, maps: list[Tensor], teacher: dict[str, Tensor]
 ) -> dict[str, float]:
-    with watched(regularizer) as seen:
+    with observed(regularizer) as seen:
         regularizer(maps, teacher)
     return {name: float(torch.stack(values).mean()) for name, values in seen.items()}
 
@@ -99,11 +99,11 @@ def test_a_batch_of_one_has_no_other_image_to_swap_with() -> None:
 
 def test_nothing_is_watched_outside_of_the_block() -> None:
     regularizer, maps, teacher = example()
-    with watched(regularizer) as seen:
+    with observed(regularizer) as seen:
         pass
     regularizer(maps, teacher)
     assert seen == {}
-    with watched(None) as seen:
+    with observed(None) as seen:
         assert seen == {}
 
 

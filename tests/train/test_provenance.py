@@ -6,39 +6,22 @@ from typing import Any
 
 import pytest
 
-from stages.prepare.config import PrepareConfig
 from stages.student.student import load_student
-from stages.train import stage
-from stages.train.provenance import without_folder
-from tests.train.example import train_config
-from tests.train.world import World, silent
+from stages.train.stage import _without_folder
+from tests.train.world import World
 
 OFF = {"on": [], "levels": [None] * 4}
 
 
 def train(world: World, out: Path, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
-    domain = {"kind": "camvid", "root": "photos", "splits": {"train": "a", "val": None}}
-    sources = PrepareConfig.model_validate(
-        {"source": {**domain, "fit_px": None}, "target": {**domain, "fit_px": [1024, 512]}}
-    )
-    stage.run(
-        train_config(iterations=1, regularizer=OFF, **changes),
-        manifest_path=world.manifest_path,
-        roots=world.roots,
-        store_url=world.store_url,
-        index_path=world.index_path,
-        out=out,
-        progress=silent,
-        sources=sources.domains,
-    )
-    return load_student(out / "student")[1]
+    return load_student(world.run(out, iterations=1, regularizer=OFF, **changes).student)[1]
 
 
 def test_data_and_recipe_travel_with_the_student(world: World, tmp_path: Path) -> None:
     meta = train(world, tmp_path, seed=3)
     assert meta["data"] == {
-        "source": {"train_images": 6, "kind": "camvid", "fit_px": None},
-        "target": {"train_images": 6, "kind": "camvid", "fit_px": [1024, 512]},
+        "source": {"train_images": 6, "kind": "drawn", "fit_px": [120, 60]},
+        "target": {"train_images": 6, "kind": "drawn", "fit_px": None},
     }
     assert meta["recipe"]["seed"] == 3
     assert meta["recipe"]["crop_px"] == 64
@@ -71,4 +54,4 @@ def test_first_weights_are_remembered_over_generations_and_folders_are_not(
     ],
 )
 def test_only_absolute_paths_are_shortened(weights: str, noted: str) -> None:
-    assert without_folder(weights) == noted
+    assert _without_folder(weights) == noted

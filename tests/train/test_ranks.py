@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from stages.train.loop import Watching, fit
+from stages.train.loop import Callbacks, fit
 from stages.train.ranks import ALONE, Ranks
 from store.errors import ConfigError, SSRError
 from tests.train.example import train_config
@@ -277,7 +277,7 @@ def record(world: World, path: Path, config: Any, ranks: Ranks) -> None:  # noqa
         device=device,
         folder=folder,
         fingerprint="f",
-        watching=Watching(silent),
+        callbacks=Callbacks(silent),
         ranks=ranks,
     )
     torch.save({"gradients": gradients, "rows": state.curves.rows}, path)
@@ -286,7 +286,7 @@ def record(world: World, path: Path, config: Any, ranks: Ranks) -> None:  # noqa
 def usual(world: World, out: Path, ranks: Ranks) -> None:
     """Train as users do, and write down what each rank ends with."""
     from stages.train import stage
-    from stages.train.build import build_models
+    from stages.train.models import build_models
 
     wrote, seeds, kept = [False], [], {}
     replace, build = Path.replace, build_models

@@ -1,19 +1,15 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from stages.prepare.geometry import Box
 from stages.prepare.labels import IGNORE
 from stages.train.config import RareClassConfig
-from stages.train.ranks import Ranks
-from stages.train.sampling import (
+from stages.train.crops import (
     RareClassSampler,
     class_probabilities,
     draw_crop,
     redraw_until_enough,
-    sample_indices,
     varied,
 )
 from store.errors import ConfigError, DataError
@@ -25,22 +21,6 @@ COUNTS = np.array([[900, 0, 100, 0], [500, 40, 0, 0], [400, 10, 50, 0]], np.int6
 def sampler(min_pixels: int, counts: NDArray[np.int64] = COUNTS) -> RareClassSampler:
     config = RareClassConfig(temperature=0.5, min_pixels=min_pixels, min_crop_ratio=0.5)
     return RareClassSampler(counts, NAMES, config)
-
-
-@given(count=st.integers(1, 4), share=st.integers(1, 3), done=st.integers(0, 5))
-def test_ranks_share_the_samples_of_one_process_wherever_they_resume(
-    count: int, share: int, done: int
-) -> None:
-    size = count * share
-    of_ranks = [
-        sample_indices(
-            batch_size=size, rows=Ranks(rank, count, rank).rows(size), start=done, iterations=5
-        )
-        for rank in range(count)
-    ]
-    together = [[i for part in parts for i in part] for parts in zip(*of_ranks, strict=True)]
-    samples = list(range(5 * size))
-    assert together == [samples[i * size : (i + 1) * size] for i in range(done, 5)]
 
 
 def test_rare_classes_come_first_and_absent_ones_never() -> None:

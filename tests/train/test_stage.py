@@ -18,7 +18,7 @@ from stages.prepare.labels import DRAWN
 from stages.prepare.manifest import Manifest
 from stages.student.saved import save_student
 from stages.student.student import build_student, load_student
-from stages.train.start import digests_of_start
+from stages.train.workspace import digests_of_start
 from store.errors import CheckpointError, ConfigError, StoreBusyError
 from store.lock import writer_lock
 from tests.official import export_official
@@ -238,7 +238,7 @@ def test_a_thing_class_that_there_is_not_is_named(world: World, tmp_path: Path) 
             feature_distance={**FEATURE_DISTANCE, "classes": ["car", "rider", "train"]},
         )
     assert str(caught.value) == (
-        "train.feature_distance.classes: rider, train is no class of this data set; its classes "
+        "train.feature_distance.classes: rider, train is not a class of this data set; its classes "
         f"are {', '.join(world.manifest.classes.names)}"
     )
 
@@ -352,7 +352,7 @@ def test_only_the_same_run_goes_on_in_its_folder(
     else:
         with pytest.raises(ConfigError, match=rf"run holds another run \(other {other}\); give"):
             copy.run(run, **changed)
-    assert files_of(run) == before
+    assert {name: files_of(run)[name] for name in before} == before
 
 
 def test_a_damaged_checkpoint_is_not_trained_over(world: World, tmp_path: Path) -> None:
@@ -369,14 +369,17 @@ import json, sys
 from pathlib import Path
 from stages.train import stage
 from stages.train.config import TrainConfig
+from stages.train.workspace import Workspace
 
 folder, out = map(Path, sys.argv[1:3])
 stage.run(
     TrainConfig.model_validate_json(sys.argv[3]),
-    manifest_path=folder / "manifest.parquet",
-    roots={"source": folder / "drawn", "target": folder / "drawn"},
-    store_url=folder / "features",
-    index_path=folder / "index.json",
+    workspace=Workspace(
+        folder / "manifest.parquet",
+        folder / "index.json",
+        folder / "features",
+        {"source": folder / "drawn", "target": folder / "drawn"},
+    ),
     out=out,
     progress=lambda done, total, what: None,
 )

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from stages.student.student import Student, build_student, seeded
 from stages.train.config import TrainConfig
 from stages.train.crops import Batch
-from stages.train.draws import Draws, draw_step
-from stages.train.networks import ImageNetReference, Models, without_noise
+from stages.train.models import ImageNetReference, Models, without_noise
 from stages.train.optimizer import build_optimizer
 from stages.train.regularizers.branch import Branch
-from stages.train.step import Mixed, StepResult, mix_stored, train_step
+from stages.train.step import Draws, Mixed, StepResult, draw_step, mix_stored, train_step
 from tests.train.example import train_config
 
 pytestmark = pytest.mark.costly

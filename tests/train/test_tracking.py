@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.train.tracking import Curves
+from stages.train.monitor import Curves
 
 
 def filled() -> Curves:

@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -6,24 +5,18 @@ import pytest
 import torch
 from torch import nn
 
-from stages.student.student import Student, load_student
+from stages.student.student import load_student
 from stages.train.checkpoint import TrainingState
-from stages.train.validation import Validation, evaluating
+from stages.train.validate import Validation, evaluating
 from tests.train.example import train_config
 from tests.train.world import World, assert_same, results, training_state
 
 SETTINGS: dict[str, Any] = {"iterations": 5, "validate_every": 2, "checkpoint_every": 2}
 
 
-def scripted(*scores: float, sees_target_labels: bool = True) -> Validation:
-    """A measurement whose outcome is known beforehand."""
-    left: Iterator[float] = iter(scores)
-
-    def measure(student: Student) -> float:
-        assert not any(module.training for module in student.modules())
-        return next(left)
-
-    return Validation(measure, "2 images of somewhere", sees_target_labels)
+def scripted(world: World, *scores: float) -> Validation:
+    left = iter(scores)
+    return world.scripted(lambda student: next(left))
 
 
 def validations(out: Path) -> list[str]:
@@ -39,19 +32,19 @@ def test_the_student_is_measured_in_turn_and_at_the_end(world: World, tmp_path: 
         train_config(**SETTINGS),
         tmp_path,
         lambda done, total, what: said.append(what),
-        validation=scripted(1.5, 3, 2),
+        validation=scripted(world, 1.5, 3, 2),
     )
     assert validations(tmp_path) == ["iteration,miou", "2,1.5", "4,3", "5,2"]
     assert "mIoU 3 " in said[3]
 
 
 def test_the_best_student_is_kept_beside_the_last(world: World, tmp_path: Path) -> None:
-    world.train(train_config(**SETTINGS), tmp_path / "run", validation=scripted(1, 3, 3))
+    world.train(train_config(**SETTINGS), tmp_path / "run", validation=scripted(world, 1, 3, 3))
     best, meta = load_student(tmp_path / "run" / "best")
     assert meta["chosen"] == {
         "iteration": 4,  # the first of equals
         "miou": 3,
-        "on": "2 images of somewhere",
+        "on": "1 images of target/val",
         "by_target_labels": True,
     }
     until_four = {"iterations": 5, "checkpoint_every": 4}
@@ -72,7 +65,7 @@ def test_the_best_student_is_kept_beside_the_last(world: World, tmp_path: Path) 
 
 def test_validation_changes_no_weight(world: World, tmp_path: Path) -> None:
     world.run(tmp_path / "without", **{**SETTINGS, "validate_every": 0})
-    world.train(train_config(**SETTINGS), tmp_path / "with", validation=scripted(1, 2, 3))
+    world.train(train_config(**SETTINGS), tmp_path / "with", validation=scripted(world, 1, 2, 3))
     without, with_ = (results(tmp_path / name) for name in ("without", "with"))
     assert without["student/model.safetensors"] == with_["student/model.safetensors"]
     assert without["curves.csv"] == with_["curves.csv"]
@@ -80,7 +73,7 @@ def test_validation_changes_no_weight(world: World, tmp_path: Path) -> None:
 
 def test_zero_never_validates(world: World, tmp_path: Path) -> None:
     config = train_config(**{**SETTINGS, "validate_every": 0})
-    world.train(config, tmp_path, validation=scripted())
+    world.train(config, tmp_path, validation=scripted(world))
     assert validations(tmp_path) == ["iteration,miou"]
     assert not (tmp_path / "best").exists()
 
@@ -91,8 +84,8 @@ def test_a_resumed_run_remembers_its_best(world: World, tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        world.train(train_config(**SETTINGS), tmp_path, stop, validation=scripted(7))
-    world.train(train_config(**SETTINGS), tmp_path, validation=scripted(5, 6))
+        world.train(train_config(**SETTINGS), tmp_path, stop, validation=scripted(world, 7))
+    world.train(train_config(**SETTINGS), tmp_path, validation=scripted(world, 5, 6))
     assert validations(tmp_path) == ["iteration,miou", "2,7", "4,5", "5,6"]
     assert load_student(tmp_path / "best")[1]["chosen"]["iteration"] == 2
 
@@ -109,10 +102,10 @@ def test_the_best_student_waits_for_the_checkpoint_that_knows_it(
 
     monkeypatch.setattr(TrainingState, "save", full)
     with pytest.raises(OSError, match="No space left"):
-        world.train(train_config(**SETTINGS), tmp_path, validation=scripted(7, 8))
+        world.train(train_config(**SETTINGS), tmp_path, validation=scripted(world, 7, 8))
     assert load_student(best)[1]["chosen"]["iteration"] == 2
     monkeypatch.undo()
-    world.train(train_config(**SETTINGS), tmp_path, validation=scripted(5, 6))
+    world.train(train_config(**SETTINGS), tmp_path, validation=scripted(world, 5, 6))
     assert load_student(best)[1]["chosen"]["iteration"] == 2
 
 
@@ -123,8 +116,8 @@ def test_the_row_of_a_new_best_is_in_a_checkpoint_at_once(world: World, tmp_path
 
     every = {**SETTINGS, "validate_every": 3, "checkpoint_every": 100}
     with pytest.raises(KeyboardInterrupt):
-        world.train(train_config(**every), tmp_path, die, validation=scripted(7))
-    result = world.train(train_config(**every), tmp_path, validation=scripted(5))
+        world.train(train_config(**every), tmp_path, die, validation=scripted(world, 7))
+    result = world.train(train_config(**every), tmp_path, validation=scripted(world, 5))
     assert result.fit.resumed_from == 3
     assert validations(tmp_path) == ["iteration,miou", "3,7", "5,5"]
 

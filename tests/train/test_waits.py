@@ -8,12 +8,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stages.train.draws import draw_step
 from stages.train.loop import _values
+from stages.train.monitor import Curves, FiniteCheck
 from stages.train.optimizer import build_optimizer
-from stages.train.step import train_step
-from stages.train.tracking import Curves
-from stages.train.watch import LossWatch
+from stages.train.step import draw_step, train_step
 from tests.train.example import train_config
 from tests.train.test_step import FEATURE_DISTANCE, MASKING, batch_of, models_for
 
@@ -47,9 +45,9 @@ class NoAsking(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def run_step(device: torch.device, **changes: Any) -> None:  # noqa: ANN401
     config = train_config(**ALL | changes)
     models = models_for(config, imagenet=True)
-    models.settle(config, device)
+    models.set_up(config, device)
     optimizer = build_optimizer(models.student, models.regularizer, config.optimizer)
-    watch, curves = LossWatch(device), Curves()
+    watch, curves = FiniteCheck(device), Curves()
     batch = batch_of()
     draws = draw_step(config, batch.source_label, 0)
     there = batch.to(device)
