@@ -72,6 +72,11 @@ class Differences(NamedTuple):
     unexpected: tuple[str, ...]
     misshapen: tuple[str, ...]
 
+    def summary(self) -> str:
+        """Count the names of each kind and show the first; empty where nothing differs."""
+        kinds = zip(("missing", "unexpected", "of other shape"), self, strict=True)
+        return "; ".join(f"{len(names)} {kind}: {_few(names)}" for kind, names in kinds if names)
+
 
 def differences(
     wanted: Mapping[str, Tensor],
@@ -98,19 +103,6 @@ def differences(
         ],
     )
     return Differences(*(tuple(dict.fromkeys(names)) for names in kinds))
-
-
-def misfits(
-    wanted: Mapping[str, Tensor],
-    given: Mapping[str, Tensor],
-    *,
-    unknown: Sequence[str] = (),
-    shown: Callable[[str], str] = str,
-) -> list[str]:
-    """Count the `differences` of each kind; the first of it is named."""
-    found = differences(wanted, given, unknown=unknown, shown=shown)
-    kinds = zip(("missing", "unexpected", "of other shape"), found, strict=True)
-    return [f"{len(names)} {kind}: {_few(names)}" for kind, names in kinds if names]
 
 
 def check_checksums(path: Path) -> None:

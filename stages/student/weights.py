@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from stages.student.config import is_hub_id
 from stages.student.names import from_segformer, import_official, ours_to_official
-from stages.weight_files import misfits, prefixes_of, read_tensors
+from stages.weight_files import differences, prefixes_of, read_tensors
 from store.errors import CheckpointError
 
 _FILE_SUFFIXES = {".pth", ".pt", ".bin", ".ckpt", ".safetensors"}
@@ -140,7 +140,7 @@ def _load_huggingface(backbone: SegformerModel, weights: str) -> None:
     _require_fit(backbone.state_dict(), tensors, [], origin=weights)
     heads, wanted = loaded.config.num_attention_heads, backbone.config.num_attention_heads
     if list(heads) != list(wanted):
-        raise _other_architecture(weights, [f"{list(heads)} attention heads, not {list(wanted)}"])
+        raise _other_architecture(weights, f"{list(heads)} attention heads, not {list(wanted)}")
     backbone.load_state_dict(tensors)
 
 
@@ -191,13 +191,14 @@ def _require_fit(
     def shown(name: str) -> str:
         return ours_to_official(name) or name
 
-    if faults := misfits(wanted, given, unknown=unknown, shown=shown):
+    found = differences(wanted, given, unknown=unknown, shown=shown)
+    if faults := found.summary():
         raise _other_architecture(origin, faults)
 
 
-def _other_architecture(origin: str, faults: list[str]) -> CheckpointError:
+def _other_architecture(origin: str, faults: str) -> CheckpointError:
     return CheckpointError(
-        f"{origin} is a checkpoint of another architecture ({'; '.join(faults)}); "
+        f"{origin} is a checkpoint of another architecture ({faults}); "
         "choose the student that it was made for"
     )
 
