@@ -86,7 +86,7 @@ def charts(run: Path) -> tuple[Chart, ...]:
 
 
 def read_columns(path: Path) -> Mapping[str, Column]:
-    """Read a CSV file of `stages.train.tracking`; none where it is not there.
+    """Read a CSV file of `stages.train.monitor`; none where it is not there.
 
     Raises:
         DataError: A cell is not a number or absurdly large, or there is no column of iterations.

@@ -194,7 +194,7 @@ def _choose(
         return "training", tensors, {prefix: tuple(names) for prefix, names in others.items()}
     if network == "ema":
         raise CheckpointError(
-            f"{path} is no self-training checkpoint and holds one network only; leave --weights out"
+            f"{path} is not of a self-training and holds one network only; leave --weights out"
         )
     inner = {name.removeprefix(outer): tensor for name, tensor in content.items()}
     if stem.endswith("backbone."):

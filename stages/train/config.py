@@ -191,7 +191,7 @@ class TrainConfig(Section):
         for level in reversed(self.regularizer.used_levels):
             if self.crop_align_px % stride_of(level):
                 raise ValueError(
-                    f"crop_align_px {self.crop_align_px} is no multiple of {level}, which "
+                    f"crop_align_px {self.crop_align_px} is not a multiple of {level}, which "
                     f"regularizer.levels reads; set it to {stride_of(level)}"
                 )
         if self.self_training is None and "mixed" in self.regularizer.on:
@@ -207,7 +207,7 @@ class TrainConfig(Section):
             )
         if self.batch_size % (self.micro_batch_size or 1):
             raise ValueError(
-                f"micro_batch_size {self.micro_batch_size} is no divisor of batch_size "
+                f"micro_batch_size {self.micro_batch_size} is not a divisor of batch_size "
                 f"{self.batch_size}"
             )
         return self

@@ -1,4 +1,4 @@
-"""What is seen of a run while it trains: losses, the regulariser's health, validations.
+"""Losses, health of the regulariser and validations of a run while it trains.
 
 Rows go to CSV for `dvc plots`, and to other tools. A loss or a gradient that is not finite is
 detected without synchronising with the device.

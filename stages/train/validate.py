@@ -1,4 +1,4 @@
-"""Measure the student while it trains, and whether its branch reads its teacher.
+"""Scores of the student while it trains, and of how much its branch reads the teacher.
 
 The wrong-teacher test measures the enhanced branch with the features of each image and with those
 of another image. What it loses by that is what it reads; a branch that ignores its teacher loses

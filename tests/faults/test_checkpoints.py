@@ -22,7 +22,7 @@ from stages.student.names import to_segformer
 from stages.student.weights import load_backbone
 from store.errors import CheckpointError
 from tests.pipeline.workplace import REPOSITORY
-from tests.train.test_pretrained import assert_equal, backbone, official_mit
+from tests.student.test_weights import assert_equal, backbone, official_mit
 
 GENERATOR = REPOSITORY.parent / "shared" / "faults" / "checkpoints_sam.py"
 TINY = ARCHITECTURES["tiny"]

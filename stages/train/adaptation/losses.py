@@ -109,7 +109,7 @@ def feature_distance(
     cell_px = width // distance.shape[-1]
     if (height, width) != tuple(side * cell_px for side in distance.shape[-2:]):
         raise ValueError(
-            f"a label of {height}x{width} px is no multiple of features {tuple(student.shape)}"
+            f"a label of {height}x{width} px is not a multiple of features {tuple(student.shape)}"
         )
     chosen = cells_of(label, cell_px, num_classes=num_classes, classes=classes, min_share=min_share)
     count = chosen.sum() if among is None else among
