@@ -1,8 +1,7 @@
 """Weights made elsewhere: official files (`mit_b*.pth`, whole trainings), Hugging Face."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from textwrap import shorten
 from typing import Final
@@ -125,10 +124,11 @@ def _officially(content: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 def _load_huggingface(backbone: SegformerModel, weights: str) -> None:
     newest = _is_reachable_on_hub(weights)
     try:
-        with _quiet_transformers():
-            loaded, info = SegformerModel.from_pretrained(
-                weights, output_loading_info=True, local_files_only=not newest
-            )
+        transformers_logging.set_verbosity_error()  # its bar and its report: both are checked here
+        transformers_logging.disable_progress_bar()
+        loaded, info = SegformerModel.from_pretrained(
+            weights, output_loading_info=True, local_files_only=not newest
+        )
     except Exception as error:  # hub, network, JSON and safetensors errors share no base
         raise CheckpointError(
             f"cannot load {weights} from Hugging Face; give a file, a folder with config.json and "
@@ -205,20 +205,3 @@ def _other_architecture(origin: str, faults: str) -> CheckpointError:
 
 def _first_line(error: Exception) -> str:
     return shorten(str(error).strip().partition("\n")[0], _LONGEST)
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Silence transformers' progress bar and loading report; both are checked here."""
-    verbosity, bar = (
-        transformers_logging.get_verbosity(),
-        transformers_logging.is_progress_bar_enabled(),
-    )
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bar:
-            transformers_logging.enable_progress_bar()
