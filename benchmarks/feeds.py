@@ -13,8 +13,7 @@ from torch.utils.data import Dataset
 from pipeline.params import Params
 from stages.embed.teachers.sam_encoder import Teacher, load_teacher
 from stages.train.crops import Batch, Sample
-from stages.train.feed import STORED, Feed
-from stages.train.step import Mixed, mix_stored
+from stages.train.step import STORED, Feed, Mixed, mix_stored
 
 FeedName = Literal["stored", "shuffled", "online"]
 """`stored` is the pipeline's; `shuffled`: each crop gets the stored features of another;

@@ -23,6 +23,7 @@ from stages.prepare import stage as prepare
 from stages.prepare.manifest import Manifest
 from stages.train import stage as train
 from stages.train.crops import end_with_parent
+from stages.train.workspace import Workspace
 from store.atomic import write_bytes
 from store.errors import ConfigError
 from store.fingerprint import fingerprint_of
@@ -223,13 +224,14 @@ def train_run(run: Run, progress: Callable[[int, int, str], None]) -> None:
     """Train, or go on from the checkpoint in the run's folder."""
     train.run(
         run.params.train,
-        manifest_path=run.data / "manifest.parquet",
-        roots=run.params.prepare.roots,
-        store_url=run.params.store.location,
-        index_path=run.data / "index.json",
+        workspace=Workspace(
+            run.data / "manifest.parquet",
+            run.data / "index.json",
+            run.params.store.location,
+            run.params.prepare.roots,
+        ),
         out=run.folder,
         progress=progress,
-        sources=run.params.prepare.domains,
         feed=feed_of(run.feed, run.params),
     )
 

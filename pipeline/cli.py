@@ -1,6 +1,7 @@
 """The `ssr` command: one subcommand per stage. Everything heavy is imported when it is used."""
 
 import logging
+import os
 import sys
 from inspect import getdoc
 from pathlib import Path
@@ -162,7 +163,7 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
     from pipeline.params import load_params
     from pipeline.tables import print_manifest
     from stages.prepare import stage
-    from stages.train.start import digests_of_start
+    from stages.train.workspace import digests_of_start
     from store.atomic import update_bytes
     from store.fingerprint import canonical_json
 
@@ -279,39 +280,37 @@ def train(
 
     Example: ssr train -S 'train.regularizer.on=[]' --out runs/daformer
     """
-    from pipeline.console import activity, progress
+    from pipeline.console import activity, console, progress
     from pipeline.costs import noted
     from pipeline.current import current_manifest, demand_current_stores
-    from pipeline.live import rows_for
     from pipeline.params import load_params
-    from pipeline.ranks import joined
     from pipeline.tables import print_trained, print_validation
 
+    console.quiet = os.environ.get("RANK", "0") != "0"  # of `torchrun`: the first one speaks
+    with activity("loading PyTorch"):
+        from stages.train.ranks import joined
     with joined() as ranks:
         config = load_params(params, overrides)
         manifest = current_manifest(config, MANIFEST)
         demand_current_stores(config, INDEX)
         with activity("loading PyTorch and transformers"):
-            from pipeline.watching import watched_validation
             from stages.train import stage
-        validation, without = watched_validation(config, manifest, INDEX)
+            from stages.train.validate import choose_validation
+            from stages.train.workspace import Workspace
+        workspace = Workspace(MANIFEST, INDEX, config.store.location, config.prepare.roots)
+        validation, without = choose_validation(config.train, manifest, workspace)
         print_validation(validation, config.train.validate_every, out, without)
         noting = out if ranks.first else None
         with progress("train", "steps") as show, noted("train", noting, show) as report:
             result = stage.run(
                 config.train,
-                manifest_path=MANIFEST,
-                roots=config.prepare.roots,
-                store_url=config.store.location,
-                index_path=INDEX,
+                workspace=workspace,
                 out=out,
                 progress=report,
                 validation=validation,
-                show_rows=rows_for(config.train.log_to if ranks.first else (), out),
                 fresh=fresh,
                 move_aside=move_aside,
                 ranks=ranks,
-                sources=config.prepare.domains,
             )
         print_trained(result, config.train.iterations)
 

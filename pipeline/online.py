@@ -23,7 +23,7 @@ from stages.train.adaptation.augment import augment
 from stages.train.adaptation.mixing import class_mask, mix, mix_features
 from stages.train.config import TrainConfig
 from stages.train.crops import Sample, TrainingCrops
-from stages.train.draws import draw_step
+from stages.train.step import draw_step
 from store.errors import ConfigError, SSRError
 from store.index import Index
 from store.read import FeatureReader

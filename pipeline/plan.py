@@ -162,7 +162,7 @@ def print_plan(
         device: Where it was looked up.
     """
     from stages.embed.cost import macs_per_tile, memory_bytes
-    from stages.train.cost import train_memory
+    from stages.train.models import train_memory
 
     architecture = ARCHITECTURES[params.embed.architecture]
     macs = macs_per_tile(params.embed.architecture)

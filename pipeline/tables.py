@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # torch, which most tables do without
     from stages.embed.stage import EmbedResult, Step
     from stages.student.foreign import ForeignStudent
     from stages.train.stage import TrainResult
-    from stages.train.validation import Validation
+    from stages.train.validate import Validation
     from store.verify import Report
 
 MOST_IMAGES = 20

@@ -1,4 +1,4 @@
-"""Weight files made elsewhere: tensors freed of their wrappers, or one line on what is there."""
+"""Weight files made elsewhere: their tensors freed of wrappers, or one line on what is wrong."""
 
 import errno
 import re
@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import safetensors.torch
 import torch
@@ -65,14 +65,27 @@ def prefixes_of(names: Iterable[str], anchor: str) -> list[str]:
     return sorted((p for p in before if not p or p.endswith(".")), key=lambda p: (len(p), p))
 
 
-def misfits(
+class Differences(NamedTuple):
+    """Names by which a file differs from a network, each once; shapes stand behind theirs."""
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshapen: tuple[str, ...]
+
+    def summary(self) -> str:
+        """Count the names of each kind and show the first; empty where nothing differs."""
+        kinds = zip(("missing", "unexpected", "of other shape"), self, strict=True)
+        return "; ".join(f"{len(names)} {kind}: {_few(names)}" for kind, names in kinds if names)
+
+
+def differences(
     wanted: Mapping[str, Tensor],
     given: Mapping[str, Tensor],
     *,
     unknown: Sequence[str] = (),
     shown: Callable[[str], str] = str,
-) -> list[str]:
-    """Compare names and shapes; every difference counts, the first of each kind is named.
+) -> Differences:
+    """Compare the names and shapes of two state dicts.
 
     Args:
         wanted: State of the network.
@@ -80,18 +93,16 @@ def misfits(
         unknown: Further names of the file, which no rule translates.
         shown: Our name -> that of the file; several of ours may be one there.
     """
-    shapes = {
-        name: f" {tuple(given[name].shape)}, not {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in given and given[name].shape != tensor.shape
-    }
-    kinds = {
-        "missing": [shown(name) for name in wanted if name not in given],
-        "unexpected": [*unknown, *(shown(name) for name in given if name not in wanted)],
-        "of other shape": [shown(name) + text for name, text in shapes.items()],
-    }
-    each = {kind: list(dict.fromkeys(names)) for kind, names in kinds.items() if names}
-    return [f"{len(names)} {kind}: {_few(names)}" for kind, names in each.items()]
+    kinds = (
+        [shown(name) for name in wanted if name not in given],
+        [*unknown, *(shown(name) for name in given if name not in wanted)],
+        [
+            f"{shown(name)} {tuple(given[name].shape)}, not {tuple(tensor.shape)}"
+            for name, tensor in wanted.items()
+            if name in given and given[name].shape != tensor.shape
+        ],
+    )
+    return Differences(*(tuple(dict.fromkeys(names)) for names in kinds))
 
 
 def check_checksums(path: Path) -> None:
@@ -194,6 +205,6 @@ def _is_weight(name: object, tensor: Tensor) -> bool:
     )
 
 
-def _few(names: list[str], shown: int = _SHOWN) -> str:
+def _few(names: Sequence[str], shown: int = _SHOWN) -> str:
     rest = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")

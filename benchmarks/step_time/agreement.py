@@ -9,7 +9,7 @@ from transformers.models.segformer.modeling_segformer import SegformerDropPath
 
 from benchmarks.step_time.arms import build_arm
 from benchmarks.step_time.setting import Setting
-from stages.train.draws import draw_step
+from stages.train.step import draw_step
 
 
 def port_error(folder: Path, setting: Setting) -> float:

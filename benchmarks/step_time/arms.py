@@ -25,11 +25,10 @@ from stages.student.mit import BACKBONES
 from stages.student.student import build_student, seeded
 from stages.train.config import TrainConfig
 from stages.train.crops import Batch, batches
-from stages.train.draws import Draws, draw_step
-from stages.train.networks import ImageNetReference, Models, without_noise
+from stages.train.models import ImageNetReference, Models, without_noise
 from stages.train.optimizer import build_optimizer
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
-from stages.train.step import Mixed, mix_stored, train_step
+from stages.train.step import Draws, Mixed, draw_step, mix_stored, train_step
 
 Encode = Callable[[Tensor], Tensor]
 """(B, 3, H, W) normalised -> SAM's features (B, C, h, w)."""
@@ -124,7 +123,7 @@ def _build_models(
     backbone = deepcopy(student.backbone).eval().requires_grad_(False)
     reference = ImageNetReference(backbone, range(classes // 2, classes))
     models = Models(student, without_noise(deepcopy(student)), regularizer, reference)
-    models.settle(config, device)
+    models.set_up(config, device)
     return models
 
 

@@ -26,9 +26,9 @@ from stages.train.adaptation.augment import (
 from stages.train.adaptation.losses import feature_distance, segmentation_loss
 from stages.train.config import TrainConfig
 from stages.train.crops import Batch
-from stages.train.draws import Draws
-from stages.train.networks import Models
+from stages.train.models import Models
 from stages.train.optimizer import build_optimizer
+from stages.train.step import Draws
 
 
 def prepare_port(models: Models, config: TrainConfig) -> torch.optim.Optimizer:

@@ -7,7 +7,7 @@ from ruamel.yaml import YAML
 
 from pipeline.presets import render
 from stages.embed.teachers.sam import ARCHITECTURES, ArchitectureName
-from stages.student.mit import BackboneName
+from stages.student.config import BackboneName
 from stages.train.config import TrainConfig
 
 ARMS: Final = {

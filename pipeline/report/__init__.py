@@ -32,7 +32,7 @@ from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.stage import summarise
 from stages.student.config import ONCE
 from stages.student.saved import read_card
-from stages.train.provenance import INCIDENTAL, differences
+from stages.train.workspace import INCIDENTAL, differences
 from store.atomic import write_text
 from store.errors import (
     DataError,

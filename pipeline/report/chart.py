@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from stages.train.health import STAGES
+from stages.train.monitor import STAGES
 from stages.train.step import LOSSES
 from store.errors import DataError
 
@@ -86,7 +86,7 @@ def charts(run: Path) -> tuple[Chart, ...]:
 
 
 def read_columns(path: Path) -> Mapping[str, Column]:
-    """Read a CSV file of `stages.train.tracking`; none where it is not there.
+    """Read a CSV file of `stages.train.monitor`; none where it is not there.
 
     Raises:
         DataError: A cell is not a number or absurdly large, or there is no column of iterations.

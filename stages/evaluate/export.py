@@ -14,8 +14,7 @@ from stages.evaluate.scores import Evaluation
 from stages.evaluate.twin import Agreement, compare_twins, demand_packages, export_onnx
 from stages.prepare.labels import ClassTable
 from stages.prepare.pixels import MEAN, STD
-from stages.student.saved import demand_free, save_student
-from stages.student.segformer import why_not_plain
+from stages.student.saved import require_free, save_student, why_not_plain
 from store.atomic import write_bytes, write_text
 from store.errors import ConfigError
 
@@ -73,7 +72,7 @@ def run(
     student = open_model(model)
     if out.resolve() == student.folder.resolve():
         raise ConfigError(f"--out {out} is the student itself; give another folder")
-    demand_free(out, files=(CARD, PROCESSOR, CLASSES, ONNX))
+    require_free(out, files=(CARD, PROCESSOR, CLASSES, ONNX))
     reason = why_not_plain(student.config)
     metrics, why_no_metrics = _metrics(student)
     agreement = None

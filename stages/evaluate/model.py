@@ -9,8 +9,8 @@ from stages.evaluate.config import Weights
 from stages.evaluate.scores import Evaluation
 from stages.prepare.labels import ClassTable
 from stages.student.config import StudentConfig
-from stages.student.saved import Card, open_student, read_card
-from stages.student.student import Student
+from stages.student.saved import Card, read_card
+from stages.student.student import Student, open_student
 from store.errors import CheckpointError
 
 STUDENT: Final[Weights] = "student"

@@ -22,7 +22,8 @@ from stages.prepare.reading import read_raw, read_train_ids
 from stages.student.config import ONCE, Inference
 from stages.student.inference import predict_image
 from stages.student.metrics import ConfusionMatrix, Metrics
-from stages.student.saved import demand_classes, open_student
+from stages.student.saved import require_classes
+from stages.student.student import open_student
 from store.atomic import write_bytes
 from store.errors import ConfigError
 from store.fingerprint import fingerprint_of
@@ -104,7 +105,7 @@ def run(
     device = pick_device(config.device, "evaluate.device")
     network, card = open_student(student)
     meta = card.meta
-    demand_classes(meta, manifest.classes.names, origin=str(student))
+    require_classes(meta, manifest.classes.names, origin=str(student))
     network.to(device)
     datasets += [
         of_source(

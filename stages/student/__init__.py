@@ -1,1 +1,1 @@
-"""What is left after training: the student, its weights, how it predicts and is measured."""
+"""The student, all that is left after training: its networks, weights, predictions, scores."""

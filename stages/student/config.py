@@ -1,4 +1,4 @@
-"""What a student is and how it predicts, as params.yaml says it; no torch."""
+"""The parameters of a student and of how it predicts; no torch."""
 
 import re
 from typing import Annotated, Final, Literal
@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field
 
 from stages.fields import Fraction, PathText, Section, WindowPx
 
+BackboneName = Literal["mit_tiny", "mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"]
 Scale = Annotated[float, Field(ge=0.25, le=4)]
 
 STUDENT_FILES = ("config.json", "model.safetensors")
@@ -22,8 +23,8 @@ def _official_or_hf(eps: float) -> float:
 class StudentConfig(Section):
     """The network that is trained and handed over."""
 
-    backbone: Literal["mit_tiny", "mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"] = (
-        Field(description="Mix Transformer of this size; `mit_tiny` is for demos and tests.")
+    backbone: BackboneName = Field(
+        description="Mix Transformer of this size; `mit_tiny` is for demos and tests."
     )
     weights: PathText = Field(
         description="`random`, an official `mit_b*.pth` file, or a Hugging Face id or folder."

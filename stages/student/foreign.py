@@ -4,7 +4,7 @@ All names here are those of the file, below the network: `backbone.*`, `decode_h
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,20 +14,20 @@ from torch import Tensor
 
 from stages.prepare.config import RGB
 from stages.prepare.labels import CLASS_TABLES, ClassTable
-from stages.student.architectures import BACKBONES, BackboneName
-from stages.student.config import StudentConfig
+from stages.student.config import BackboneName, StudentConfig
+from stages.student.mit import BACKBONES
 from stages.student.names import import_official, ours_to_official
-from stages.student.saved import demand_free, describe_classes, save_student
+from stages.student.saved import describe_classes, require_free, save_student
 from stages.student.student import Student, build_student
 from stages.student.weights import SEGFORMER, prefix_of_backbone
-from stages.weight_files import prefixes_of, read_tensors
+from stages.weight_files import differences, prefixes_of, read_tensors
 from store.errors import CheckpointError
 from store.fingerprint import sha256_of_file
 
 Kind = Literal["training", "student", "backbone"]
 Network = Literal["student", "ema"]
 
-# Prefixes of an mmcv file of self-training (spec appendix B).
+# Prefixes of an mmcv file of self-training.
 _PREFIXES: Mapping[Network, str] = {"student": "model.", "ema": "ema_model."}
 _OURS = "stages.0.patch_embeddings.proj.weight"  # in the files of this project's students
 _PAPER_CHANNELS = 256  # of the head that a bare backbone is given
@@ -94,18 +94,13 @@ def read_foreign(
     """
     content, meta = read_tensors(path)
     kind, tensors, others = _choose(content, network, path)
-    ours, unexpected = import_official(tensors)
+    ours, unknown = import_official(tensors)
     config = _architecture(tensors, path)
     table = _classes(tensors, meta, classes, path)
     student = build_student(config, num_classes=len(table), seed=0)
     wanted = student.state_dict()
     fitting = {n: t for n, t in ours.items() if n in wanted and t.shape == wanted[n].shape}
     student.load_state_dict(fitting, strict=False)
-    misshapen = [
-        f"{_official(name)} {tuple(ours[name].shape)}, not {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in ours and name not in fitting
-    ]
     iteration = meta.get("iter")
     return ForeignStudent(
         path=path,
@@ -114,9 +109,7 @@ def read_foreign(
         config=config,
         classes=table,
         loaded=len({_official(name) for name in fitting}),
-        missing=_each_once(_official(name) for name in wanted if name not in ours),
-        unexpected=(*unexpected, *_each_once(_official(n) for n in ours if n not in wanted)),
-        misshapen=tuple(misshapen),
+        **differences(wanted, ours, unknown=unknown, shown=_official)._asdict(),
         others=others,
         iteration=iteration if isinstance(iteration, int) else None,
     )
@@ -143,7 +136,7 @@ def save_foreign(
         CheckpointError: Some tensors did not fit and `partial` is not set.
         ConfigError: `out` holds something else than a student.
     """
-    demand_free(out)
+    require_free(out)
     if foreign.faults and not partial:
         first, rest = foreign.faults[0], len(foreign.faults) - 1
         raise CheckpointError(
@@ -201,7 +194,7 @@ def _choose(
         return "training", tensors, {prefix: tuple(names) for prefix, names in others.items()}
     if network == "ema":
         raise CheckpointError(
-            f"{path} is no self-training checkpoint and holds one network only; leave --weights out"
+            f"{path} is not of a self-training and holds one network only; leave --weights out"
         )
     inner = {name.removeprefix(outer): tensor for name, tensor in content.items()}
     if stem.endswith("backbone."):
@@ -298,7 +291,3 @@ def _is_imagenet(name: str) -> bool:
 
 def _official(name: str) -> str:
     return ours_to_official(name) or name
-
-
-def _each_once(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(names))

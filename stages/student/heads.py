@@ -138,7 +138,7 @@ def _resize(map_: Tensor, size: torch.Size) -> Tensor:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Convolutions as mmcv's ConvModule; linear layers keep PyTorch's own (spec section 2.3)."""
+    """Convolutions as mmcv's ConvModule; linear layers keep PyTorch's own."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 

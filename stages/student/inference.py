@@ -30,7 +30,7 @@ def predict_logits(
 ) -> Tensor:
     """Compute the logits of every original pixel.
 
-    Two successive bilinear resizes, as officially (spec section 1.7; mmseg
+    Two successive bilinear resizes, as officially (mmseg
     `encoder_decoder.py:98-109,353-369`): stride 4 to the input, then to the original size. One
     direct resize gives other labels along the borders of classes.
 
@@ -79,13 +79,8 @@ def predict(
 
     The argmax is taken of the logits: the official softmax before it is monotonic.
 
-    Args:
-        student: As in `predict_logits`.
-        image: As in `predict_logits`.
-        resized_size_px: As in `predict_logits`.
-        original_size_px: As in `predict_logits`.
-        window_px: As in `predict_logits`.
-        flip: The input shows the image mirrored left to right; the prediction is mirrored back.
+    With `flip` the input shows the image mirrored left to right, and the prediction is mirrored
+    back. The other arguments are those of `predict_logits`.
 
     Returns:
         Class ids, uint8 (B, H0, W0).

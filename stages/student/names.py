@@ -1,20 +1,18 @@
-"""Tensor names of the official code and ours: one table of rules, read in both directions.
+"""Tensor names of the official code and of transformers: tables of rules, read both ways.
 
 Official students have `backbone.*` and `decode_head.*`, official regularisers `embedding_layer.*`
 and `fusion_layer.*`. Ours are the names in the state dicts of `Student` and `Regularizer`.
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 
-import torch
 from torch import Tensor
 
 # {s}: stage from 0, {n}: the same from 1, {b}: block or branch. An official tensor with two rows is
 # the concatenation of two of ours, in the order of the rows (keys before values).
-_RULES = (
+_OFFICIAL = (
     ("backbone.patch_embed{n}.proj", "backbone.stages.{s}.patch_embeddings.proj"),
     ("backbone.patch_embed{n}.norm", "backbone.stages.{s}.patch_embeddings.layer_norm"),
     ("backbone.block{n}.{b}.norm1", "backbone.stages.{s}.blocks.{b}.layernorm_before"),
@@ -57,24 +55,49 @@ _RULES = (
     ("fusion_layer.{s}.proj", "fusion.{s}.proj"),
 )
 
+# The names of SegFormer's published checkpoints, which transformers reads in every version (its own
+# modules were renamed between 4 and 5, and it translates on loading).
+_SEGFORMER = (
+    ("segformer.encoder.patch_embeddings.{s}.proj", "backbone.stages.{s}.patch_embeddings.proj"),
+    (
+        "segformer.encoder.patch_embeddings.{s}.layer_norm",
+        "backbone.stages.{s}.patch_embeddings.layer_norm",
+    ),
+    *(
+        (
+            f"segformer.encoder.block.{{s}}.{{b}}.{theirs}",
+            f"backbone.stages.{{s}}.blocks.{{b}}.{ours}",
+        )
+        for theirs, ours in (
+            ("layer_norm_1", "layernorm_before"),
+            ("attention.self.query", "attention.q_proj"),
+            ("attention.self.key", "attention.k_proj"),
+            ("attention.self.value", "attention.v_proj"),
+            ("attention.self.sr", "attention.sequence_reduction.sequence_reduction"),
+            ("attention.self.layer_norm", "attention.sequence_reduction.layer_norm"),
+            ("attention.output.dense", "attention.o_proj"),
+            ("layer_norm_2", "layernorm_after"),
+            ("mlp.dense1", "mlp.fc1"),
+            ("mlp.dwconv.dwconv", "mlp.dwconv.dwconv"),
+            ("mlp.dense2", "mlp.fc2"),
+        )
+    ),
+    ("segformer.encoder.layer_norm.{s}", "backbone.stages.{s}.layer_norm"),
+    ("decode_head.linear_c.{s}.proj", "head.linear_projections.{s}.proj"),
+    ("decode_head.linear_fuse", "head.linear_fuse"),
+    ("decode_head.batch_norm", "head.batch_norm"),
+    ("decode_head.classifier", "head.classifier"),
+)
+
 
 def official_to_ours(name: str) -> tuple[str, ...]:
     """Translate a tensor name; two names where ours are two parts of it, none where unknown."""
-    stem, _, leaf = name.rpartition(".")
-    return tuple(
-        f"{ours.format(**indices)}.{leaf}"
-        for official, ours in _RULES
-        if (indices := indices_in(official, stem)) is not None
-    )
+    return tuple(_translations(name, _OFFICIAL))
 
 
 def ours_to_official(name: str) -> str | None:
     """Translate a tensor name of ours; None where the official code has no such tensor."""
-    stem, _, leaf = name.rpartition(".")
-    for official, ours in _RULES:
-        if (indices := indices_in(ours, stem)) is not None:
-            return f"{official.format(**indices)}.{leaf}"
-    return None
+    return next(_translations(name, _swapped(_OFFICIAL)), None)
 
 
 def import_official(official: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -96,39 +119,33 @@ def import_official(official: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
     return ours, unknown
 
 
-def export_official(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Translate back: parameters, buffers or gradients of ours to the official layout.
-
-    Raises:
-        ValueError: If a tensor has no official name, or a part of a fused one is missing.
-    """
-    parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    for name, tensor in ours.items():
-        official = ours_to_official(name)
-        if official is None:
-            raise ValueError(f"{name} has no official name")
-        parts[official][name] = tensor
-    exported = {}
-    for official, found in parts.items():
-        names = official_to_ours(official)
-        if len(found) != len(names):
-            raise ValueError(f"{official} needs all of {', '.join(names)}")
-        tensors = [found[name] for name in names]
-        exported[official] = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
-    return exported
+def to_segformer(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the tensors of a student with MLP head."""
+    rules = _swapped(_SEGFORMER)
+    return {next(_translations(name, rules), name): tensor for name, tensor in ours.items()}
 
 
-def indices_in(template: str, stem: str) -> dict[str, int] | None:
-    """Read stage and block numbers out of a name that follows the template; None of another."""
-    found = _pattern(template).fullmatch(stem)
-    if found is None:
-        return None
-    indices = {key: int(value) for key, value in found.groupdict().items()}
-    if "n" in indices:
-        indices["s"] = indices["n"] - 1
-    elif "s" in indices:
-        indices["n"] = indices["s"] + 1
-    return indices
+def from_segformer(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename back; a name that no rule knows stays, for the reader to complain about."""
+    return {next(_translations(name, _SEGFORMER), name): t for name, t in theirs.items()}
+
+
+def _swapped(rules: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(right, left) for left, right in rules]
+
+
+def _translations(name: str, rules: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Yield what each rule whose left side the name follows makes of it."""
+    stem, _, leaf = name.rpartition(".")
+    for template, other in rules:
+        found = _pattern(template).fullmatch(stem)
+        if found is not None:
+            indices = {key: int(value) for key, value in found.groupdict().items()}
+            if "n" in indices:
+                indices["s"] = indices["n"] - 1
+            elif "s" in indices:
+                indices["n"] = indices["s"] + 1
+            yield f"{other.format(**indices)}.{leaf}"
 
 
 @cache

@@ -14,11 +14,13 @@ from typing import Any, Literal
 
 import safetensors.torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+from transformers import SegformerConfig
 
-from stages.prepare.labels import ClassTable
+from stages.prepare.labels import IGNORE, ClassTable
 from stages.student.config import STUDENT_FILES, StudentConfig
-from stages.student.segformer import from_segformer, segformer_config, to_segformer
-from stages.student.student import Student, build_student
+from stages.student.mit import BACKBONES
+from stages.student.names import from_segformer, to_segformer
 from stages.weight_files import reading
 from store.atomic import TEMPORARY_SUFFIX, write_bytes, write_text
 from store.errors import CheckpointError, ConfigError
@@ -26,6 +28,9 @@ from store.errors import CheckpointError, ConfigError
 _CONFIG, _WEIGHTS = STUDENT_FILES
 _OURS = "ssr"  # our key in the configuration of a plain transformers folder
 _DIGEST = "sha256"  # our key for the digest of the file, of which its own digits are no part
+
+PLAIN_EPS = 1e-5
+"""LayerNorm epsilon that transformers' SegFormer hard-codes, whatever its configuration says."""
 
 Layout = Literal["ssr", "segformer"]
 
@@ -51,7 +56,7 @@ class Card(BaseModel):
 
 
 def save_student(
-    student: Student,
+    student: nn.Module,
     folder: Path,
     *,
     config: StudentConfig,
@@ -64,7 +69,7 @@ def save_student(
     itself, so that a crash between the two, and any flipped bit, is noticed when loading.
 
     Args:
-        student: Parameters and buffers are written as they are, from any device.
+        student: A `Student`; parameters and buffers are written as they are, from any device.
         folder: Made where it does not exist; a student in it is replaced.
         config: What the student was built from.
         meta: JSON values to keep beside it: class names, palette, provenance.
@@ -72,6 +77,7 @@ def save_student(
             `why_not_plain` has nothing against, and `meta["classes"]`.
     """
     tensors = {name: tensor.contiguous().cpu() for name, tensor in student.state_dict().items()}
+    num_classes = len(tensors["head.classifier.weight"])
     if layout == "segformer":
         tensors = to_segformer(tensors)
     weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
@@ -79,14 +85,14 @@ def save_student(
         format="ssr-student/1",
         # the weights are here now: what they started from is no part of the architecture
         student=config.model_copy(update={"weights": "random"}),
-        num_classes=student.num_classes,
+        num_classes=num_classes,
         weights_sha256=hashlib.sha256(weights).hexdigest(),
         meta=meta,
     )
     write_bytes(folder / _WEIGHTS, weights)
     tree = {**card.model_dump(mode="json"), _DIGEST: ""}
     if layout == "segformer":
-        tree = {**segformer_config(config, meta["classes"]), _OURS: tree}
+        tree = {**_segformer_config(config, meta["classes"]), _OURS: tree}
     text = json.dumps(tree, indent=2) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()
     write_text(folder / _CONFIG, text.replace(f'"{_DIGEST}": ""', f'"{_DIGEST}": "{digest}"'))
@@ -97,23 +103,8 @@ def describe_classes(classes: ClassTable) -> dict[str, Any]:
     return {"classes": list(classes.names), "palette": [list(color) for color in classes.palette]}
 
 
-def load_student(folder: Path) -> tuple[Student, dict[str, Any]]:
-    """Load a student that `save_student` wrote, and the `meta` that was saved with it.
-
-    As `open_student` otherwise.
-    """
-    student, card = open_student(folder)
-    return student, card.meta
-
-
-def open_student(folder: Path) -> tuple[Student, Card]:
-    """Load a student that `save_student` wrote.
-
-    Args:
-        folder: Of `config.json` and `model.safetensors`.
-
-    Returns:
-        The student in eval mode on the CPU, and the card that its weights were checked against.
+def read_student(folder: Path) -> tuple[Card, dict[str, Tensor]]:
+    """Read a student that `save_student` wrote: its card, and tensors by the names of `Student`.
 
     Raises:
         CheckpointError: If the folder holds no student, or a damaged one.
@@ -122,22 +113,19 @@ def open_student(folder: Path) -> tuple[Student, Card]:
     path = folder / _WEIGHTS
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; train the student again")
-    with reading(path, "is no file", "restore it or train the student again"):
+    with reading(path, "is not a file", "restore it or train the student again"):
         weights = path.read_bytes()
     if hashlib.sha256(weights).hexdigest() != card.weights_sha256:
         raise CheckpointError(
             f"{path} is not the file that {_CONFIG} beside it was written for (its sha256 differs);"
             " restore it or train the student again"
         )
-    fault = f"holds weights of another architecture than {_CONFIG} beside it says"
-    with reading(path, fault, "train the student again"):
-        student = build_student(card.student, num_classes=card.num_classes, seed=0)
+    with reading(path, "does not hold tensors", "train the student again"):
         tensors = safetensors.torch.load(weights)
-        student.load_state_dict(from_segformer(tensors) if layout == "segformer" else tensors)
-    return student.eval(), card
+    return card, from_segformer(tensors) if layout == "segformer" else tensors
 
 
-def demand_free(folder: Path, *, files: Collection[str] = ()) -> None:
+def require_free(folder: Path, *, files: Collection[str] = ()) -> None:
     """Refuse to write a student among other files; one that was not trained here may be replaced.
 
     Args:
@@ -170,7 +158,7 @@ def demand_free(folder: Path, *, files: Collection[str] = ()) -> None:
             raise ConfigError(f"{folder} holds other files ({others[0]}); give a folder of its own")
 
 
-def demand_classes(meta: Mapping[str, Any], wanted: Sequence[str], *, origin: str) -> None:
+def require_classes(meta: Mapping[str, Any], wanted: Sequence[str], *, origin: str) -> None:
     """Refuse a student of other classes, or of another order: equal counts say little.
 
     Args:
@@ -198,12 +186,50 @@ def read_card(folder: Path) -> Card:
     return _read(folder / _CONFIG)[0]
 
 
+def why_not_plain(config: StudentConfig) -> str | None:
+    """Say why a student is not a plain transformers model, and the cure; None if it is one."""
+    if config.head != "mlp":
+        return (
+            f"its head is {config.head}, which transformers does not have (train.student.head: mlp)"
+        )
+    if config.norm_eps != PLAIN_EPS:
+        return (
+            f"it was trained with norm_eps {config.norm_eps:g}, which transformers would silently "
+            f"replace by {PLAIN_EPS:g} (train.student.norm_eps: {PLAIN_EPS:g})"
+        )
+    return None
+
+
+def _segformer_config(config: StudentConfig, classes: Sequence[str]) -> dict[str, Any]:
+    """Return the `config.json` of `SegformerForSemanticSegmentation`."""
+    mit = BACKBONES[config.backbone]
+    tree: dict[str, Any] = SegformerConfig(
+        architectures=["SegformerForSemanticSegmentation"],
+        hidden_sizes=list(mit.widths),
+        depths=list(mit.depths),
+        num_attention_heads=list(mit.heads),
+        sr_ratios=list(mit.reductions),
+        mlp_ratios=[mit.mlp_ratio] * len(mit.widths),
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        classifier_dropout_prob=config.dropout,
+        drop_path_rate=config.drop_path,
+        layer_norm_eps=config.norm_eps,
+        decoder_hidden_size=config.head_channels,
+        semantic_loss_ignore_index=IGNORE,
+        id2label=dict(enumerate(classes)),
+        label2id={name: train_id for train_id, name in enumerate(classes)},
+        dtype="float32",
+    ).to_dict()
+    return tree
+
+
 def _read(path: Path) -> tuple[Card, Layout]:
     if not path.is_file():
         raise CheckpointError(
             f"{path} is missing; run `ssr train`, or give another student's folder"
         )
-    with reading(path, "is no file", "restore it or train the student again"):
+    with reading(path, "is not a file", "restore it or train the student again"):
         written = path.read_bytes()
     try:
         tree = json.loads(written)

@@ -6,16 +6,19 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import SegformerModel
 
-from stages.student.config import StudentConfig
+from stages.student.config import STUDENT_FILES, StudentConfig
 from stages.student.heads import DAFormerHead, mlp_head
 from stages.student.mit import BACKBONES, build_backbone, stage_features
+from stages.student.saved import Card, read_student
 from stages.student.weights import load_backbone
+from stages.weight_files import reading
 
 
 class Student(nn.Module):
@@ -43,8 +46,6 @@ class Student(nn.Module):
         Raises:
             CheckpointError: If the folder holds no student, or a damaged one.
         """
-        from stages.student.saved import load_student
-
         return load_student(Path(folder))[0]
 
     @property
@@ -161,6 +162,32 @@ def build_student(config: StudentConfig, *, num_classes: int, seed: int) -> Stud
     if config.weights != "random":
         load_backbone(backbone, config.weights)
     return Student(backbone, head).train()
+
+
+def open_student(folder: Path) -> tuple[Student, Card]:
+    """Load a student that `save_student` wrote.
+
+    Args:
+        folder: Of `config.json` and `model.safetensors`.
+
+    Returns:
+        The student in eval mode on the CPU, and the card that its weights were checked against.
+
+    Raises:
+        CheckpointError: If the folder holds no student, or a damaged one.
+    """
+    card, tensors = read_student(folder)
+    fault = "holds weights of another architecture than config.json beside it says"
+    with reading(folder / STUDENT_FILES[1], fault, "train the student again"):
+        student = build_student(card.student, num_classes=card.num_classes, seed=0)
+        student.load_state_dict(tensors)
+    return student.eval(), card
+
+
+def load_student(folder: Path) -> tuple[Student, dict[str, Any]]:
+    """Load a student as `open_student` does, and the `meta` that was saved with it."""
+    student, card = open_student(folder)
+    return student, card.meta
 
 
 @contextmanager

@@ -1,24 +1,28 @@
-"""Load weights made elsewhere: official files (`mit_b*.pth`, whole trainings), Hugging Face."""
+"""Weights made elsewhere: official files (`mit_b*.pth`, whole trainings), Hugging Face."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from textwrap import shorten
 from typing import Final
 
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.constants import CONFIG_NAME
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerModel
 from transformers.utils import logging as transformers_logging
 
-from stages.student.hub import demand_on_hub
-from stages.student.names import import_official, ours_to_official
-from stages.student.segformer import from_segformer
-from stages.weight_files import misfits, prefixes_of, read_tensors
+from stages.student.config import is_hub_id
+from stages.student.names import from_segformer, import_official, ours_to_official
+from stages.weight_files import differences, prefixes_of, read_tensors
 from store.errors import CheckpointError
 
 _FILE_SUFFIXES = {".pth", ".pt", ".bin", ".ckpt", ".safetensors"}
 _LONGEST = 100  # characters of somebody else's message
+
+PATIENCE_S: Final = 10.0
+"""For an answer of the hub."""
 
 SEGFORMER: Final = "encoder.patch_embeddings.0.proj.weight"
 """A tensor of transformers' files, and of no other."""
@@ -76,7 +80,7 @@ def fill_official(module: nn.Module, path: Path, prefixes: Collection[str]) -> N
         official = _officially(content, path)
         chosen = {n: t for n, t in official.items() if n.startswith(tuple(prefixes))}
         tensors, unknown = import_official(chosen)
-    _demand_fit(module.state_dict(), tensors, unknown, origin=str(path))
+    _require_fit(module.state_dict(), tensors, unknown, origin=str(path))
     module.load_state_dict(tensors)
 
 
@@ -118,12 +122,13 @@ def _officially(content: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def _load_huggingface(backbone: SegformerModel, weights: str) -> None:
-    newest = demand_on_hub(weights)
+    newest = _is_reachable_on_hub(weights)
     try:
-        with _quiet_transformers():
-            loaded, info = SegformerModel.from_pretrained(
-                weights, output_loading_info=True, local_files_only=not newest
-            )
+        transformers_logging.set_verbosity_error()  # its bar and its report: both are checked here
+        transformers_logging.disable_progress_bar()
+        loaded, info = SegformerModel.from_pretrained(
+            weights, output_loading_info=True, local_files_only=not newest
+        )
     except Exception as error:  # hub, network, JSON and safetensors errors share no base
         raise CheckpointError(
             f"cannot load {weights} from Hugging Face; give a file, a folder with config.json and "
@@ -132,46 +137,71 @@ def _load_huggingface(backbone: SegformerModel, weights: str) -> None:
     tensors = loaded.state_dict()
     for name in info["missing_keys"]:  # transformers has filled them with random numbers
         del tensors[name]
-    _demand_fit(backbone.state_dict(), tensors, [], origin=weights)
+    _require_fit(backbone.state_dict(), tensors, [], origin=weights)
     heads, wanted = loaded.config.num_attention_heads, backbone.config.num_attention_heads
     if list(heads) != list(wanted):
-        raise _other_architecture(weights, [f"{list(heads)} attention heads, not {list(wanted)}"])
+        raise _other_architecture(weights, f"{list(heads)} attention heads, not {list(wanted)}")
     backbone.load_state_dict(tensors)
 
 
-def _demand_fit(
+def _is_reachable_on_hub(weights: str) -> bool:
+    """Tell whether to load from the hub; where it is out of reach, the cache may have the model.
+
+    The hub is asked once: transformers asks five times with growing pauses, half a minute without
+    a network or for a typo.
+
+    Raises:
+        CheckpointError: There is no such name, or no network and nothing in the cache.
+    """
+    if Path(weights).expanduser().is_dir():
+        return True
+    if not is_hub_id(weights):
+        raise CheckpointError(
+            f"{weights}: there is no such file or folder, and it is not a Hugging Face id, "
+            "which is owner/name as nvidia/mit-b5; correct it, or say random"
+        )
+    try:
+        get_hf_file_metadata(hf_hub_url(weights, CONFIG_NAME), timeout=PATIENCE_S)
+    except GatedRepoError as error:
+        raise CheckpointError(
+            f"cannot load {weights} from Hugging Face: its owner grants access; ask for it there "
+            "and log in with `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"cannot load {weights}: there is no such file or folder, and no such model on Hugging "
+            "Face; correct the name (a private model needs `hf auth login`)"
+        ) from error
+    except HfHubHTTPError:  # what it means is said by the loading itself
+        return True
+    except Exception as error:  # of the network; names, timeouts and proxies share no base
+        if isinstance(try_to_load_from_cache(weights, CONFIG_NAME), str):
+            return False
+        raise CheckpointError(
+            f"cannot load {weights} from Hugging Face, which does not answer "
+            f"({type(error).__name__}), and there is no such file or folder; give a file, a "
+            "folder with config.json and weights, or an id that this machine can reach"
+        ) from error
+    return True
+
+
+def _require_fit(
     wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], unknown: list[str], *, origin: str
 ) -> None:
     def shown(name: str) -> str:
         return ours_to_official(name) or name
 
-    if faults := misfits(wanted, given, unknown=unknown, shown=shown):
+    found = differences(wanted, given, unknown=unknown, shown=shown)
+    if faults := found.summary():
         raise _other_architecture(origin, faults)
 
 
-def _other_architecture(origin: str, faults: list[str]) -> CheckpointError:
+def _other_architecture(origin: str, faults: str) -> CheckpointError:
     return CheckpointError(
-        f"{origin} is a checkpoint of another architecture ({'; '.join(faults)}); "
+        f"{origin} is a checkpoint of another architecture ({faults}); "
         "choose the student that it was made for"
     )
 
 
 def _first_line(error: Exception) -> str:
     return shorten(str(error).strip().partition("\n")[0], _LONGEST)
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Silence transformers' progress bar and loading report; what they tell is checked here."""
-    verbosity, bar = (
-        transformers_logging.get_verbosity(),
-        transformers_logging.is_progress_bar_enabled(),
-    )
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bar:
-            transformers_logging.enable_progress_bar()

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from stages.train.networks import Models
-from stages.train.tracking import Curves
+from stages.train.models import Models
+from stages.train.monitor import Curves
 from stages.weight_files import check_checksums, reading
 from store.atomic import TEMPORARY_SUFFIX, replacing
 from store.errors import CheckpointError

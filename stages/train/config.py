@@ -1,4 +1,4 @@
-"""Parameters of stage two; `params.yaml` gives every value (section `train`)."""
+"""The parameters of training; `params.yaml` gives every value (section `train`)."""
 
 from typing import Annotated, Literal, Self
 
@@ -27,7 +27,7 @@ _BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
 class SelfTrainingConfig(Section):
-    """DACS self-training on the target domain (spec sections 3.1 to 3.3)."""
+    """DACS self-training on the target domain (arXiv 2007.08702)."""
 
     start: NaturalInt = Field(
         description="Iteration at which it begins; before, only the source is trained on (paper 0)."
@@ -51,7 +51,7 @@ class SelfTrainingConfig(Section):
 
 
 class MaskingConfig(Section):
-    """Masked image consistency, MIC (spec section 5.1)."""
+    """Masked image consistency, MIC (arXiv 2212.01322)."""
 
     block_px: SidePx = Field(description="Side of a hidden block (paper 32 at 512 px crops).")
     ratio: Fraction = Field(description="Share of hidden blocks (paper 0.7).")
@@ -59,7 +59,7 @@ class MaskingConfig(Section):
 
 
 class RareClassConfig(Section):
-    """Rare class sampling of source images (spec section 1.4)."""
+    """Rare class sampling of source images (DAFormer, arXiv 2111.14887)."""
 
     temperature: Factor = Field(
         description="Softmax temperature; small favours rare classes (paper 0.01)."
@@ -73,7 +73,7 @@ class RareClassConfig(Section):
 
 
 class FeatureDistanceConfig(Section):
-    """Distance to ImageNet features on thing classes (spec section 3.4)."""
+    """Distance to ImageNet features on thing classes (DAFormer)."""
 
     weight: Factor = Field(description="Weight of its loss (paper 0.005).")
     classes: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
@@ -85,7 +85,7 @@ class FeatureDistanceConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW with linear warm-up and polynomial decay (spec section 6)."""
+    """AdamW with linear warm-up and polynomial decay."""
 
     lr: Annotated[float, Field(gt=0, le=1)] = Field(description="Base learning rate (paper 6e-5).")
     head_lr_factor: Factor = Field(description="Multiplies it for the head (paper 10).")
@@ -191,7 +191,7 @@ class TrainConfig(Section):
         for level in reversed(self.regularizer.used_levels):
             if self.crop_align_px % stride_of(level):
                 raise ValueError(
-                    f"crop_align_px {self.crop_align_px} is no multiple of {level}, which "
+                    f"crop_align_px {self.crop_align_px} is not a multiple of {level}, which "
                     f"regularizer.levels reads; set it to {stride_of(level)}"
                 )
         if self.self_training is None and "mixed" in self.regularizer.on:
@@ -207,7 +207,7 @@ class TrainConfig(Section):
             )
         if self.batch_size % (self.micro_batch_size or 1):
             raise ValueError(
-                f"micro_batch_size {self.micro_batch_size} is no divisor of batch_size "
+                f"micro_batch_size {self.micro_batch_size} is not a divisor of batch_size "
                 f"{self.batch_size}"
             )
         return self

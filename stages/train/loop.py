@@ -13,24 +13,15 @@ from torch.utils.data import Dataset
 from stages.train.checkpoint import TrainingState
 from stages.train.config import TrainConfig
 from stages.train.crops import STEP_STREAM, Sample, batches
-from stages.train.draws import Draws, draw_step
-from stages.train.folder import CHECKPOINT
-from stages.train.health import health_row, watched
+from stages.train.monitor import Curves, FiniteCheck, Row, health_row, observed
 from stages.train.optimizer import learning_rate, set_learning_rate
 from stages.train.ranks import ALONE, Ranks
-from stages.train.step import FeatureMixer, StepResult, mix_stored, train_step
-from stages.train.tracking import Curves, Row
-from stages.train.validation import Validation, evaluating
-from stages.train.watch import LossWatch
+from stages.train.step import Draws, FeatureMixer, StepResult, draw_step, mix_stored, train_step
+from stages.train.validate import Validation
+from stages.train.workspace import CHECKPOINT
 
 Progress = Callable[[int, int, str], None]
 """(iterations done, iterations in all, what the losses are) -> None."""
-
-ShowRows = Callable[[Curves], None]
-"""Shows the rows that are new, elsewhere than in the files."""
-
-KeepBest = Callable[[int, float], None]
-"""(iterations done, mean IoU in percent) -> None; keeps the student as it is now."""
 
 
 @dataclass(frozen=True)
@@ -53,21 +44,20 @@ class FitResult:
 
 
 @dataclass(frozen=True)
-class Watching:
-    """What is done beside training; nothing of it changes a weight.
+class Callbacks:
+    """What is called beside training; nothing of it changes a weight.
 
     Attributes:
         progress: Called after every iteration.
-        validation: Measured every `train.validate_every` iterations and after the last.
         show_rows: Called by the first rank when the files of the curves were written.
-        keep_best: Called by the first rank when the checkpoint has a measurement that is the best
-            so far, and again where a run resumes there: it may have been killed between the two.
+        keep_best: (iterations done, mean IoU in percent); called by the first rank when the
+            checkpoint has a measurement that is the best so far, and again where a run resumes
+            there: it may have been killed between the two.
     """
 
     progress: Progress
-    validation: Validation | None = None
-    show_rows: ShowRows = lambda curves: None
-    keep_best: KeepBest = lambda iteration, miou: None
+    show_rows: Callable[[Curves], None] = lambda curves: None
+    keep_best: Callable[[int, float], None] = lambda iteration, miou: None
 
 
 def fit(
@@ -78,7 +68,8 @@ def fit(
     device: torch.device,
     folder: Path,
     fingerprint: str,
-    watching: Watching,
+    callbacks: Callbacks,
+    validation: Validation | None = None,
     mixer: FeatureMixer = mix_stored,
     ranks: Ranks = ALONE,
 ) -> FitResult:
@@ -91,9 +82,10 @@ def fit(
         device: Where to compute.
         folder: Receives `checkpoint.pt`, `curves.csv`, `health.csv` and `validation.csv`.
         fingerprint: Hash of all that determines the run.
-        watching: What is done beside it.
+        callbacks: What is called beside it.
+        validation: Measured every `train.validate_every` iterations and after the last.
         mixer: Makes the teacher features of the mixed images.
-        ranks: Processes that share the run; the first one writes.
+        ranks: Ranks that share the run; the first one writes.
 
     Raises:
         CheckpointError: If the checkpoint is of another run, damaged, or cannot be read now.
@@ -101,16 +93,16 @@ def fit(
             weights are not updated with it nor after it. Or if ranks disagree or one is gone.
     """
     checkpoint, started = folder / CHECKPOINT, time.perf_counter()
-    ranks.demand_equal(fingerprint, "parameters, data or code")  # and the first one is ready
+    ranks.require_equal(fingerprint, "parameters, data or code")  # and the first one is ready
     resumed_from = state.load(checkpoint, fingerprint=fingerprint, device=device)
-    ranks.demand_equal(resumed_from, f"the checkpoint in {folder}")
+    ranks.require_equal(resumed_from, f"the checkpoint in {folder}")
     start = resumed_from or 0
     best = _best(state.curves)
     if ranks.first and best is not None and best["iteration"] == resumed_from:
-        watching.keep_best(start, best["miou"])
+        callbacks.keep_best(start, best["miou"])
     loader = batches(crops, config, start=start, device=device, ranks=ranks)
-    watch = LossWatch(device)
-    told, waited, row_began = _describe(state.curves.rows), 0.0, time.perf_counter()
+    check = FiniteCheck(device)
+    shown, waited, row_began = _describe(state.curves.rows), 0.0, time.perf_counter()
 
     for iteration in range(start, config.iterations):
         done = iteration + 1
@@ -122,7 +114,7 @@ def fit(
         waited += time.perf_counter() - asked
         draws = _draws(config, samples.source_label, iteration, ranks)
         _seed_noise(config.seed, iteration, ranks)  # after the loader, which draws from it too
-        with watched(state.models.regularizer if ends_row and ranks.first else None) as seen:
+        with observed(state.models.regularizer if ends_row and ranks.first else None) as seen:
             result = train_step(
                 state.models,
                 samples.to(device),
@@ -134,39 +126,42 @@ def fit(
         values = _values(result)
         gradients = _gradients(state.optimizer)
         ranks.average([*gradients, *values.values()])
-        watch.add(result.losses, iteration, gradients)  # means of all ranks: all notice alike
+        check.add(result.losses, iteration, gradients)  # means of all ranks: all notice alike
         state.curves.add(values)
         if ends_row and ranks.first:
             state.curves.health.append({"iteration": done, **health_row(seen, state.models)})
-        state.optimizer.found_inf = watch.failed  # type: ignore[attr-defined]  # skips the update
+        state.optimizer.found_inf = check.failed  # type: ignore[attr-defined]  # skips the update
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
 
         saves = done % config.checkpoint_every == 0 or done == config.iterations
-        validates = _validates(config, watching, done)
+        validates = validation is not None and _is_due(config, done)
         if ends_row or saves or validates:  # nothing else in the loop waits for the device
-            watch.demand_finite(checkpoint)
+            check.require_finite(checkpoint)
         if ends_row:
             state.curves.close_row(iteration=done, lr=lr)
         if ranks.first:
-            is_best = validates and _validate(state, watching, done)
+            is_best = False
+            if validation is not None and validates:
+                row = validation.measure(state.models.student, state.models.regularizer)
+                is_best = state.curves.add_validation({"iteration": done, **row})
             if ends_row or validates:
                 state.curves.write(folder)
-                watching.show_rows(state.curves)
+                callbacks.show_rows(state.curves)
             if saves or is_best:  # a killed run remembers the row of the student that it keeps
                 state.save(checkpoint, iteration=done, fingerprint=fingerprint)
             if is_best:
-                watching.keep_best(done, state.curves.validation[-1]["miou"])
+                callbacks.keep_best(done, state.curves.validation[-1]["miou"])
         if ends_row:
             now = time.perf_counter()
-            told = _describe(state.curves.rows, state.curves.validation)
-            told += f"  data wait {waited / (now - row_began):.0%}"
+            shown = _describe(state.curves.rows, state.curves.validation)
+            shown += f"  data wait {waited / (now - row_began):.0%}"
             waited, row_began = 0.0, now
-        watching.progress(done, config.iterations, told)
+        callbacks.progress(done, config.iterations, shown)
 
     if ranks.first:
         state.curves.write(folder)  # a finished run may have lost its files
-        watching.show_rows(state.curves)
+        callbacks.show_rows(state.curves)
     curves = state.curves
     return FitResult(
         resumed_from=resumed_from,
@@ -196,21 +191,9 @@ def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [each.grad for each in parameters if each.grad is not None]
 
 
-def _validates(config: TrainConfig, watching: Watching, done: int) -> bool:
+def _is_due(config: TrainConfig, done: int) -> bool:
     every = config.validate_every
-    return bool(every and watching.validation) and (done % every == 0 or done == config.iterations)
-
-
-def _validate(state: TrainingState, watching: Watching, done: int) -> bool:
-    """Measure the student; tell whether it is the best so far."""
-    assert watching.validation is not None
-    validation, branch = watching.validation, state.models.regularizer
-    with evaluating(state.models.student) as student:
-        row = {"miou": validation.measure(student)}
-        if branch is not None and validation.measure_branch is not None:
-            with evaluating(branch):
-                row |= validation.measure_branch(student, branch)
-    return state.curves.add_validation({"iteration": done, **row})
+    return every > 0 and (done % every == 0 or done == config.iterations)
 
 
 def _best(curves: Curves) -> Row | None:

@@ -1,4 +1,4 @@
-"""AdamW with DAFormer's parameter groups and learning-rate schedule (spec section 6)."""
+"""AdamW with DAFormer's parameter groups and learning-rate schedule."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""The processes of one run, one per GPU: which samples each takes, and the mean of their gradients.
+"""The ranks of a run, one process per GPU: which samples each takes, the mean of their gradients.
 
 R ranks share a global batch of B samples; each takes B/R consecutive ones of every batch. Random
 choices are those of the global batch, so that a run may be resumed with another R.
@@ -13,17 +13,23 @@ a rank's share alone, as to a GPU's batch in official code:
 - dropout and stochastic depth, drawn per rank.
 """
 
+import logging
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
 
 from stages.device import pick_device
 from stages.fields import DeviceName
-from store.errors import ConfigError, TrainingError
+from store.errors import ConfigError, SSRError, TrainingError
 
 
 class RankLostError(TrainingError):
@@ -112,8 +118,8 @@ class Ranks:
             dist.all_gather(shares, share.contiguous())
         return torch.cat(shares)
 
-    def demand_equal(self, value: object, what: str) -> None:
-        """Wait for all ranks and refuse to go on where one has another value.
+    def require_equal(self, value: object, what: str) -> None:
+        """Wait for all ranks, and stop where one has another value.
 
         Raises:
             TrainingError: If values differ.
@@ -134,6 +140,48 @@ class Ranks:
 ALONE = Ranks(0, 1, 0)
 """A run of one process, which needs no process group."""
 
+PATIENCE = timedelta(minutes=30)
+"""How long a rank waits for the others, also while the first one validates."""
+
+_ECHO = timedelta(seconds=3)
+"""How long a mistake waits for the first rank to report the same one."""
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """Join the run that the environment variables of `torchrun` describe; alone without them.
+
+    Only the first rank warns. An error of all is said once, by the first; one of a single rank is
+    said by that one.
+
+    Raises:
+        ConfigError: If the other processes cannot be reached.
+        SSRError: From the block.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        yield ALONE
+        return
+    try:
+        store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"the processes of this run do not find each other ({reason}); start them with "
+            "`torchrun --nproc-per-node N -m pipeline.cli train`"
+        ) from error
+    ranks = Ranks(rank, count, int(os.environ.get("LOCAL_RANK", rank)))
+    if not ranks.first:
+        logging.disable(logging.WARNING)
+    try:
+        yield ranks
+    except SSRError as error:
+        if _said_by_first(store, ranks, error):
+            sys.exit(2)
+        raise
+    dist.destroy_process_group()
+
 
 @contextmanager
 def _together() -> Iterator[None]:
@@ -145,3 +193,15 @@ def _together() -> Iterator[None]:
             "another process of this run ended or does not answer; its own message says why. "
             "Started again, the run goes on at its last checkpoint"
         ) from error
+
+
+def _said_by_first(store: Store, ranks: Ranks, error: SSRError) -> bool:
+    """Tell whether the first rank reports this error, or a better one, too."""
+    try:
+        if ranks.first:
+            store.set("ssr/error", str(error))
+            return False
+        store.wait(["ssr/error"], _ECHO)
+        return isinstance(error, RankLostError) or store.get("ssr/error").decode() == str(error)
+    except RuntimeError:  # it has said nothing, or its store went with it
+        return False

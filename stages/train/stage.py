@@ -8,29 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from stages.device import cpu_threads
-from stages.prepare.config import SourceConfig
 from stages.prepare.manifest import Domain, Manifest
-from stages.student.saved import save_student
-from stages.train.build import build_models, teacher_of
+from stages.student.saved import describe_classes, save_student
 from stages.train.checkpoint import TrainingState
 from stages.train.config import TrainConfig
 from stages.train.crops import TrainingCrops
-from stages.train.feed import STORED, Feed
-from stages.train.folder import STUDENTS, claim
-from stages.train.loop import FitResult, Progress, ShowRows, Watching, fit
-from stages.train.networks import Models
+from stages.train.loop import Callbacks, FitResult, Progress, fit
+from stages.train.models import Models, build_models, teacher_of
+from stages.train.monitor import Curves, rows_for
 from stages.train.optimizer import build_optimizer
-from stages.train.provenance import INCIDENTAL, TRAINING_VERSION, describe_student
 from stages.train.ranks import ALONE, Ranks
-from stages.train.start import digests_of_start
-from stages.train.tracking import Curves
-from stages.train.validation import Validation
+from stages.train.step import STORED, Feed
+from stages.train.validate import Validation
+from stages.train.workspace import (
+    INCIDENTAL,
+    STUDENTS,
+    TRAINING_VERSION,
+    Workspace,
+    claim,
+    digests_of_start,
+)
 from store.errors import ConfigError
 from store.fingerprint import fingerprint_of, sha256_of_file
 from store.index import Index, StoreEntry
 from store.lock import writer_lock
 from store.read import FeatureReader, open_features
-from store.url import Url
 
 log = logging.getLogger(__name__)
 
@@ -55,15 +57,10 @@ class TrainResult:
 def run(
     config: TrainConfig,
     *,
-    manifest_path: Path,
-    roots: Mapping[Domain, Path],
-    store_url: Url,
-    index_path: Path,
+    workspace: Workspace,
     out: Path,
     progress: Progress,
-    sources: Mapping[Domain, SourceConfig] | None = None,
     validation: Validation | None = None,
-    show_rows: ShowRows = lambda curves: None,
     fresh: bool = False,
     move_aside: bool = False,
     feed: Feed = STORED,
@@ -76,25 +73,21 @@ def run(
 
     Args:
         config: Section `train`.
-        manifest_path: The manifest.
-        roots: Folder of each domain.
-        store_url: Folder of the feature stores.
-        index_path: The index that names the current ones; unread where the regulariser is off.
+        workspace: Where manifest, stores and images are.
         out: Receives `run.json`, `checkpoint.pt`, `curves.csv`, `health.csv`, `validation.csv` and
-            the folders `student`, `ema` and `best`. It belongs to one run; see `folder.claim`.
+            the folders `student`, `ema` and `best`, and those of `train.log_to`. It belongs to one
+            run; see `workspace.claim`.
         progress: Called after every iteration.
-        sources: The datasets behind the manifest, to be noted beside the student; training itself
-            reads none of it.
         validation: What `train.validate_every` measures.
-        show_rows: Called when there are new rows of curves, health or validation.
         fresh: Start over; the run that is in `out` is moved to a folder in it.
         move_aside: Do so where it is another run, which is a mistake otherwise.
         feed: Where the teacher's features come from.
-        ranks: This process among those that share the run. The first one writes; `out` is a folder
+        ranks: This rank among those that share the run. The first one writes; `out` is a folder
             that all of them see.
 
     Raises:
-        ConfigError: If parameters do not fit the data, or `out` holds another run.
+        ConfigError: If parameters do not fit the data, `out` holds another run, or a tool of
+            `train.log_to` is not installed.
         DataError: If manifest or images are missing or damaged.
         StoreError: If the stores lack what training reads, or hold another teacher's features; or
             if another process trains in this folder.
@@ -103,19 +96,20 @@ def run(
         TrainingError: If a loss is not finite, or another rank is gone.
     """
     ranks.rows(config.batch_size)  # refuses a batch that they cannot share
-    _demand_other_start(config.init, out)
+    _require_other_start(config.init, out)
     device = ranks.device(config.device)
     if config.sync_batch_norm and ranks.count > 1 and device.type == "cpu":
         raise ConfigError(
             "train.sync_batch_norm needs GPUs: PyTorch's layer refuses the CPU; set it to false"
         )
-    manifest = Manifest.read(manifest_path)
-    stores, readers = _open(config, index_path, manifest, store_url)
+    show_rows = rows_for(config.log_to if ranks.first else (), out)
+    manifest = Manifest.read(workspace.manifest)
+    stores, readers = _open(config, workspace, manifest)
     skipped = {i: reason for entry in stores.values() for i, reason in entry.skipped.items()}
     manifest = manifest.without(skipped)
-    crops = TrainingCrops(config=config, manifest=manifest, roots=roots, readers=readers)
+    crops = TrainingCrops(config=config, manifest=manifest, roots=workspace.roots, readers=readers)
     models, notes, weights = build_models(config, manifest, stores, ranks)
-    models.settle(config, device)
+    models.set_up(config, device)
     if skipped:
         first, reason = next(iter(skipped.items()))
         why = f"{len(skipped)} images have no features and are not trained on, first {first}"
@@ -127,11 +121,9 @@ def run(
 
     out.mkdir(parents=True, exist_ok=True)
     trained = _teacher_trained(stores)
-    identity = _identity(config, manifest_path, stores, feed)
+    identity = _identity(config, workspace, stores, feed)
     fingerprint = fingerprint_of(identity)
-    meta = describe_student(
-        config, manifest, sources or {}, weights=weights, teacher_trained=trained
-    )
+    meta = describe_student(config, manifest, weights=weights, teacher_trained=trained)
     meta["run"] = fingerprint[:12]
 
     def keep_best(iteration: int, miou: float) -> None:
@@ -158,7 +150,8 @@ def run(
             device=device,
             folder=out,
             fingerprint=fingerprint,
-            watching=Watching(progress, validation, show_rows, keep_best),
+            callbacks=Callbacks(progress, show_rows, keep_best),
+            validation=validation,
             mixer=feed.mixer,
             ranks=ranks,
         )
@@ -168,11 +161,38 @@ def run(
                 averaged = {**meta, "network": "ema"}
                 save_student(models.ema, out / "ema", config=config.student, meta=averaged)
             save_student(models.student, out / "student", config=config.student, meta=meta)
-        ranks.demand_equal("done", "what is done")  # nobody leaves before the student is there
+        ranks.require_equal("done", "what is done")  # nobody leaves before the student is there
     return TrainResult(out / "student", result, trained, notes)
 
 
-def _demand_other_start(init: str | None, out: Path) -> None:
+def describe_student(
+    config: TrainConfig,
+    manifest: Manifest,
+    *,
+    weights: str | None,
+    teacher_trained: bool | None,
+) -> dict[str, Any]:
+    """Describe a student for `save_student`; equal inputs give equal values.
+
+    Args:
+        config: What it was trained with.
+        manifest: The images.
+        weights: What the backbone held at the very beginning; None where nobody knows.
+        teacher_trained: False for an UNTRAINED TEACHER, None where no features were read.
+    """
+    recipe = config.model_dump(mode="json", exclude=INCIDENTAL)
+    recipe["init"] = config.init and _without_folder(config.init)
+    recipe["student"]["weights"] = _without_folder(config.student.weights)
+    return {
+        **describe_classes(manifest.classes),
+        "teacher_trained": teacher_trained,
+        "weights": weights and _without_folder(weights),
+        "data": {domain: _describe_data(manifest, domain) for domain in manifest.labels},
+        "recipe": recipe,
+    }
+
+
+def _require_other_start(init: str | None, out: Path) -> None:
     """Refuse to start from a student that this run will overwrite or remove."""
     if init is None:
         return
@@ -193,20 +213,20 @@ def _has_followed(models: Models, config: TrainConfig) -> bool:
 
 
 def _open(
-    config: TrainConfig, index_path: Path, manifest: Manifest, url: Url
+    config: TrainConfig, workspace: Workspace, manifest: Manifest
 ) -> tuple[dict[Domain, StoreEntry], dict[Domain, FeatureReader]]:
-    """Open the stores that training reads, if any; demand every level of every training image.
+    """Open the stores that training reads, if any, with every level of every training image.
 
-    Images that were skipped are not demanded.
+    Images that were skipped may be absent.
     """
     parts = config.regularizer.on
     if not parts:
         return {}, {}
     domains: tuple[Domain, ...] = ("source", "target") if "mixed" in parts else ("source",)
-    index = Index.read(index_path)
+    index = Index.read(workspace.index)
     readers = {
         domain: open_features(
-            url,
+            workspace.stores,
             index,
             domain,
             levels=config.regularizer.used_levels,
@@ -222,13 +242,13 @@ def _open(
 
 
 def _identity(
-    config: TrainConfig, manifest_path: Path, stores: Mapping[Domain, StoreEntry], feed: Feed
+    config: TrainConfig, workspace: Workspace, stores: Mapping[Domain, StoreEntry], feed: Feed
 ) -> dict[str, Any]:
     """Collect all that determines the weights, so that only the same run goes on in its folder."""
     return {
         "version": TRAINING_VERSION,
         "train": config.model_dump(mode="json", exclude=INCIDENTAL),
-        "manifest": sha256_of_file(manifest_path),
+        "manifest": sha256_of_file(workspace.manifest),
         "features": [
             entry.levels[level].model_dump(mode="json")
             for entry in stores.values()
@@ -241,3 +261,17 @@ def _identity(
 
 def _teacher_trained(stores: Mapping[Domain, StoreEntry]) -> bool | None:
     return all(teacher_of(entry)["trained"] for entry in stores.values()) if stores else None
+
+
+def _describe_data(manifest: Manifest, domain: Domain) -> dict[str, Any]:
+    source = manifest.sources.get(domain, {})
+    return {
+        "train_images": len(manifest.select(domain=domain, split="train")),
+        **{key: source[key] for key in ("fit_px", "kind") if key in source},
+    }
+
+
+def _without_folder(weights: str) -> str:
+    """Shorten an absolute path to its name: folders of this machine are nobody else's business."""
+    path = Path(weights)
+    return path.name if path.is_absolute() or weights.startswith("~") else weights

@@ -1,4 +1,4 @@
-"""One training step: every forward and backward pass of SSR in the official order (spec section 0).
+"""One training step: its random choices, and all passes of SSR in the order of its code.
 
     objective = clean + enhanced_source + feature_distance + mix + enhanced_mix + masked
 
@@ -6,24 +6,69 @@ Gradients are added up, the caller updates. B batch, C channels, H W pixels, h w
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from stages.student.mit import COARSEST_PX, stage_features
-from stages.train.adaptation.augment import augment
+from stages.train.adaptation.augment import StrongDraw, augment, draw_strong
 from stages.train.adaptation.ema import update_ema
 from stages.train.adaptation.losses import cells_of, feature_distance, segmentation_loss
-from stages.train.adaptation.masking import mask_images
-from stages.train.adaptation.mixing import class_mask, mix, mix_features
+from stages.train.adaptation.masking import draw_blocks, mask_images
+from stages.train.adaptation.mixing import class_mask, draw_classes, mix, mix_features
 from stages.train.adaptation.pseudo_labels import PseudoLabels, pseudo_labels, pseudo_weight
-from stages.train.config import TrainConfig
-from stages.train.crops import Batch
-from stages.train.draws import Draws
-from stages.train.networks import Models
+from stages.train.config import SelfTrainingConfig, TrainConfig
+from stages.train.crops import STEP_STREAM, Batch, Sample
+from stages.train.models import Models
 
 LOSSES = ("clean", "enhanced_source", "feature_distance", "mix", "enhanced_mix", "masked")
+
+
+class Draws(NamedTuple):
+    """The random choices of one step; `masked` and `blocks` are for masked image consistency."""
+
+    classes: list[list[int]]
+    mixed: list[StrongDraw]
+    masked: list[StrongDraw]
+    blocks: Tensor | None
+
+    def of(self, rows: slice) -> "Draws":
+        """Choices of some images of the batch, for a rank that has only these."""
+        return Draws(
+            self.classes[rows],
+            self.mixed[rows],
+            [draw.of(rows) for draw in self.masked],
+            None if self.blocks is None else self.blocks[rows],
+        )
+
+
+def draw_step(config: TrainConfig, source_label: Tensor, iteration: int) -> Draws | None:
+    """Draw the choices of an iteration from the seed and its number alone.
+
+    Args:
+        config: Section `train`.
+        source_label: (B, H, W), on the CPU: its classes decide what is drawn.
+        iteration: 0-based.
+
+    Returns:
+        None where the iteration trains on the source only.
+    """
+    self_training = config.self_training
+    if self_training is None or iteration < self_training.start:
+        return None
+    rng = np.random.default_rng((config.seed, STEP_STREAM, iteration))
+    batch, height, width = source_label.shape
+    classes = draw_classes(rng, source_label, self_training.class_pool)
+    mixed = _draw_strong(rng, batch, self_training, per_image=True)
+    if config.masking is None:
+        return Draws(classes, mixed, [], None)
+    masked = _draw_strong(rng, batch, self_training, per_image=False)
+    blocks = draw_blocks(rng, batch, (height, width), config.masking.block_px)
+    return Draws(classes, mixed, masked, blocks)
 
 
 class Mixed(NamedTuple):
@@ -49,6 +94,25 @@ FeatureMixer = Callable[[Mixed, Batch], Mapping[str, Tensor]]
 def mix_stored(mixed: Mixed, batch: Batch) -> Mapping[str, Tensor]:
     """Mix the stored features of source and target as their pixels are; see `mix_features`."""
     return mix_features(mixed.mask, batch.source_features, batch.target_features)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Source of the teacher's features.
+
+    Attributes:
+        name: Part of the run's fingerprint: a checkpoint is not resumed with other features.
+        samples: Crops with stored features -> crops with those of this feed.
+        mixer: Makes the teacher features of the mixed images.
+    """
+
+    name: str
+    samples: Callable[[Dataset[Sample]], Dataset[Sample]]
+    mixer: FeatureMixer
+
+
+STORED: Final = Feed("stored", lambda crops: crops, mix_stored)
+"""What the store holds, mixed as the pixels are: the pipeline's way, and the only one of `ssr`."""
 
 
 class StepResult(NamedTuple):
@@ -245,3 +309,16 @@ def _scaled(losses: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
 
 def _part(features: Mapping[str, Tensor], part: slice) -> dict[str, Tensor]:
     return {level: maps[part] for level, maps in features.items()}
+
+
+def _draw_strong(
+    rng: np.random.Generator, batch: int, config: SelfTrainingConfig, *, per_image: bool
+) -> list[StrongDraw]:
+    return draw_strong(
+        rng,
+        batch,
+        jitter_probability=config.jitter_probability,
+        jitter_strength=config.jitter_strength,
+        blur_probability=config.blur_probability,
+        per_image=per_image,
+    )

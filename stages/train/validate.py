@@ -1,63 +1,215 @@
-"""Measuring the student while it trains: on labels of the target, or else of the source."""
+"""Scores of the student while it trains, and of how much its branch reads the teacher.
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+The wrong-teacher test measures the enhanced branch with the features of each image and with those
+of another image. What it loses by that is what it reads; a branch that ignores its teacher loses
+nothing.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
+from typing import Final
 
+import torch
+from torch import Tensor, nn
+
+from stages.prepare.geometry import Size
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.prepare.reading import read_raw, read_train_ids
 from stages.student.inference import predict_image
 from stages.student.metrics import ConfusionMatrix, Metrics
 from stages.student.student import Student
-from stages.train.validation import Validation
-from stages.train.wrong_teacher import WrongTeacherTest
+from stages.train.config import TrainConfig
+from stages.train.models import Network
+from stages.train.regularizers.branch import Branch
+from stages.train.workspace import Workspace
+from store.errors import StoreError, StoreIncompleteError
+from store.index import Index
+from store.read import FeatureReader, open_features
+from store.spec import stride_of
+
+MOST_IMAGES: Final = 50
+"""Of the split that the branch is measured on, spread over it."""
 
 
-def validation_of(
-    manifest: Manifest,
-    roots: Mapping[Domain, Path],
-    measure_branch: WrongTeacherTest | None = None,
-) -> Validation | None:
-    """Choose what the student is validated on: the labelled `val` images of one domain.
+@dataclass(frozen=True)
+class WrongTeacherTest:
+    """Images and features of the wrong-teacher test.
+
+    Attributes:
+        pairs: Image, and the image of equal size whose features it gets in the second pass.
+        levels: Levels that the branch reads.
+        reader: Features of these images.
+    """
+
+    pairs: tuple[tuple[ImageRecord, ImageRecord], ...]
+    levels: tuple[str, ...]
+    reader: FeatureReader
+
+    def features(self, record: ImageRecord, device: torch.device) -> dict[str, Tensor]:
+        """Read all tokens of a working image, level -> float32 (1, C, h, w)."""
+        features = {}
+        for level in self.levels:
+            h, w = (side // stride_of(level) for side in record.working_size_px)
+            window = self.reader.window(record.image_id, level, 0, 0, h, w)
+            features[level] = torch.from_numpy(window).float()[None].to(device)
+        return features
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What is measured of a student while it trains; its class table must be the manifest's.
+
+    Attributes:
+        records: Labelled `val` images of one domain.
+        manifest: Says how labels are read.
+        roots: Folder of each domain.
+        wrong_teacher: What the branch is measured on; None leaves that out.
+    """
+
+    records: tuple[ImageRecord, ...]
+    manifest: Manifest
+    roots: Mapping[Domain, Path]
+    wrong_teacher: WrongTeacherTest | None = None
+
+    @property
+    def on(self) -> str:
+        """What is measured on, for instance "31 images of target/val"."""
+        return f"{len(self.records)} images of {self.records[0].domain}/val"
+
+    @property
+    def sees_target_labels(self) -> bool:
+        """Whether the best student is chosen by labels that unsupervised adaptation lacks."""
+        return self.records[0].domain == "target"
+
+    def measure(self, student: Student, branch: Branch | None) -> dict[str, float]:
+        """Score a student, and its branch where there is one; both keep their modes and weights.
+
+        Returns:
+            Mean IoU in percent, as of `ssr evaluate`: `miou`; of the branch `enhanced` with an
+            image's own features, and `wrong_teacher` with another's.
+
+        Raises:
+            DataError: No image has a labelled pixel, or a file does not fit the manifest.
+        """
+        test, device = self.wrong_teacher, next(student.parameters()).device
+        with evaluating(student):
+            scores = {"miou": self._mean_iou(repeat(student), self.records, device)}
+            if branch is not None and test is not None:
+                images, others = zip(*test.pairs, strict=True)
+                with evaluating(branch):
+                    for name, seen in (("enhanced", images), ("wrong_teacher", others)):
+                        features = (test.features(record, device) for record in seen)
+                        networks = (_Enhanced(student, branch, each).eval() for each in features)
+                        scores[name] = self._mean_iou(networks, images, device)
+        return scores
+
+    def _mean_iou(
+        self, networks: Iterable[nn.Module], records: Sequence[ImageRecord], device: torch.device
+    ) -> float:
+        """Score one network for each image, in percent."""
+        matrix = ConfusionMatrix(len(self.manifest.classes))
+        for network, record in zip(networks, records, strict=False):
+            root, labels = self.roots[record.domain], self.manifest.labels[record.domain]
+            image = read_raw(record, root)
+            prediction = predict_image(network, image, record, device=device)
+            matrix.update(prediction, read_train_ids(record, root, labels))
+        return Metrics.of(matrix, self.manifest.classes.names, images=len(records)).miou
+
+
+def choose_validation(
+    config: TrainConfig, manifest: Manifest, workspace: Workspace
+) -> tuple[Validation | None, str | None]:
+    """Choose what is measured: labelled `val` images of the target if there are any, else source.
 
     Args:
-        manifest: Its class table must be the student's.
-        roots: Folder of each domain.
-        measure_branch: What else is measured, of the enhanced branch.
+        config: Section `train`.
+        manifest: Of both domains.
+        workspace: Where images and stores are.
 
     Returns:
-        The target's if there are any, else the source's; None if neither has labelled ones.
+        The measurement, None where no image has a label; and why the wrong-teacher test is not part
+        of it, None where it is or where no branch reads a teacher.
     """
     domains: tuple[Domain, ...] = ("target", "source")
-    for domain in domains:
-        split = manifest.select(domain=domain, split="val")
-        records = [record for record in split if record.label is not None]
-        if records:
-            return Validation(
-                measure=partial(mean_iou, records=records, manifest=manifest, roots=roots),
-                on=f"{len(records)} images of {domain}/val",
-                sees_target_labels=domain == "target",
-                measure_branch=measure_branch,
-            )
-    return None
+    labelled = {
+        domain: tuple(record for record in split if record.label is not None)
+        for domain in domains
+        if (split := manifest.select(domain=domain, split="val"))
+    }
+    records = next((records for records in labelled.values() if records), None)
+    test, without = None, None
+    if config.regularizer.on:
+        try:
+            test = _wrong_teacher_test(config.regularizer.used_levels, labelled, workspace)
+        except StoreError as error:
+            without = f"no wrong-teacher test (does the branch read its teacher?): {error}"
+    if records is None:
+        return None, without
+    return Validation(records, manifest, workspace.roots, test), without
 
 
-def mean_iou(
-    student: Student,
-    *,
-    records: Sequence[ImageRecord],
-    manifest: Manifest,
-    roots: Mapping[Domain, Path],
-) -> float:
-    """Score a student in eval mode, in percent, as `ssr evaluate` does.
+class _Enhanced(nn.Module):
+    """The enhanced branch on the features of one image, as a network of images alone."""
+
+    def __init__(self, student: Student, branch: Branch, features: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._parts = (student, branch)  # no submodules: their modes are not ours to change
+        self._features = features
+
+    def forward(self, image: Tensor) -> Tensor:
+        student, branch = self._parts
+        return branch.logits(student, student.features(image), self._features)
+
+
+@contextmanager
+def evaluating(network: Network) -> Iterator[Network]:
+    """Put a network in eval mode; each of its modules gets its own mode back."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield network
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _wrong_teacher_test(
+    levels: Sequence[str], labelled: Mapping[Domain, Sequence[ImageRecord]], workspace: Workspace
+) -> WrongTeacherTest:
+    """Choose images of the first domain that has two of equal size.
 
     Raises:
-        DataError: No image has a labelled pixel, or a file does not fit the manifest.
+        StoreError: No two labelled val images of equal size are embedded.
     """
-    device = next(student.parameters()).device
-    matrix = ConfusionMatrix(len(manifest.classes))
+    for domain, records in labelled.items():
+        every = -(-len(records) // MOST_IMAGES)
+        if pairs := _pairs(records[:: every or 1]):
+            images = {record.image_id: record.content for record, _ in pairs}
+            index = Index.read(workspace.index)
+            try:
+                reader = open_features(
+                    workspace.stores, index, domain, levels=levels, images=images
+                )
+            except StoreIncompleteError as error:
+                raise StoreIncompleteError(
+                    f"add val to embed.splits and run `ssr embed` ({error})"
+                ) from error
+            return WrongTeacherTest(pairs, tuple(levels), reader)
+    raise StoreIncompleteError("there are no two labelled val images of equal size")
+
+
+def _pairs(records: Sequence[ImageRecord]) -> tuple[tuple[ImageRecord, ImageRecord], ...]:
+    """Pair each image with one half a group away, among those of its working size."""
+    groups: dict[Size, list[ImageRecord]] = defaultdict(list)
     for record in records:
-        root = roots[record.domain]
-        prediction = predict_image(student, read_raw(record, root), record, device=device)
-        matrix.update(prediction, read_train_ids(record, root, manifest.labels[record.domain]))
-    return Metrics.of(matrix, manifest.classes.names, images=len(records)).miou
+        groups[record.working_size_px].append(record)
+    return tuple(
+        (record, group[(position + len(group) // 2) % len(group)])
+        for group in groups.values()
+        if len(group) > 1
+        for position, record in enumerate(group)
+    )

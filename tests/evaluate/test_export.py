@@ -19,8 +19,7 @@ from stages.evaluate.export import run
 from stages.evaluate.model import open_model
 from stages.prepare.config import SourceConfig
 from stages.prepare.pixels import normalised_window, read_image
-from stages.student.saved import load_student
-from stages.student.student import Student
+from stages.student.student import Student, load_student
 from store.errors import CheckpointError, ConfigError
 from tests.conftest import HOSTILE
 from tests.evaluate.models import META, NAMES, PALETTE, save_model

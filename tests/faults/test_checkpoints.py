@@ -18,11 +18,11 @@ from transformers import SamVisionConfig, SamVisionModel
 from stages.embed.teachers.sam import ARCHITECTURES
 from stages.embed.teachers.sam_encoder import Teacher, draw_encoder, load_encoder
 from stages.embed.teachers.sam_weights import PREFIX, read_weights
-from stages.student.segformer import to_segformer
+from stages.student.names import to_segformer
 from stages.student.weights import load_backbone
 from store.errors import CheckpointError
 from tests.pipeline.workplace import REPOSITORY
-from tests.train.test_pretrained import assert_equal, backbone, official_mit
+from tests.student.test_weights import assert_equal, backbone, official_mit
 
 GENERATOR = REPOSITORY.parent / "shared" / "faults" / "checkpoints_sam.py"
 TINY = ARCHITECTURES["tiny"]

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from stages.student.heads import DAFormerHead
-from stages.student.names import export_official, import_official
-from stages.train.adaptation.losses import pixel_accuracy, segmentation_loss
+from stages.student.names import import_official
+from stages.train.adaptation.losses import segmentation_loss
+from tests.official import export_official, pixel_accuracy
 from tests.parity.cases import Case, Reference, assert_close
 
 TOL = 1e-5

@@ -10,7 +10,8 @@ from stages.prepare.labels import CITYSCAPES_19
 from stages.student.foreign import read_foreign
 from stages.student.heads import DAFormerHead
 from stages.student.mit import BACKBONES, build_backbone
-from stages.student.names import export_official, import_official
+from stages.student.names import import_official
+from tests.official import export_official
 from tests.parity.cases import Reference
 
 pytestmark = pytest.mark.costly

@@ -4,12 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.train.config import RareClassConfig
-from stages.train.sampling import (
-    RareClassSampler,
-    class_probabilities,
-    eligible,
-    redraw_until_enough,
-)
+from stages.train.crops import RareClassSampler, class_probabilities, eligible, redraw_until_enough
 from tests.parity.cases import Case, Reference, assert_close
 
 STUB_PIXELS = [0, 1500, 1501, 3000]

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from stages.student.names import export_official, import_official
+from stages.student.names import import_official
 from stages.train.regularizers.cross_attention import CrossAttention, CrossAttentionBranch
+from tests.official import export_official
 from tests.parity.cases import Case, Reference, assert_close
 
 TOL = 1e-5

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.runs import Result
 from benchmarks.tables import arm_table, class_table
-from stages.student.saved import load_student
+from stages.student.student import load_student
 from tests.pipeline.workplace import REPOSITORY, add_photo, times
 
 TINY = (

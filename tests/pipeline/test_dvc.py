@@ -10,8 +10,7 @@ from ruamel.yaml import YAML
 from pipeline.files import INDEX, MANIFEST, RUN, START
 from pipeline.params import Params
 from pipeline.report import REPORT
-from stages.train.health import HEALTH_COLUMNS
-from stages.train.tracking import COLUMNS, VALIDATION_COLUMNS
+from stages.train.monitor import COLUMNS, HEALTH_COLUMNS, VALIDATION_COLUMNS
 from store.index import Index
 from tests.pipeline.repository import Repro, demand_repro, make_repository, repro
 from tests.pipeline.workplace import (

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from stages.student.foreign import read_foreign
-from stages.student.names import export_official
-from stages.student.saved import load_student, read_card
+from stages.student.saved import read_card
+from stages.student.student import load_student
+from tests.official import export_official
 from tests.pipeline.workplace import change_params, demand, ssr
 
 RUNS = ("runs", "runs/theirs")

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pipeline.live import rows_for
-from stages.train.tracking import Curves
+from stages.train.monitor import Curves, rows_for
 from store.errors import ConfigError
 from tests.pipeline.workplace import demand
 

@@ -26,10 +26,9 @@ from pipeline.presets import write_preset
 from stages.embed.teachers.sam import ARCHITECTURES
 from stages.embed.teachers.sam_encoder import Teacher, draw_encoder
 from stages.prepare.config import DrawnConfig
-from stages.student.saved import load_student
+from stages.student.student import load_student
 from stages.train.crops import Batch, Sample
-from stages.train.feed import STORED
-from stages.train.step import Mixed
+from stages.train.step import STORED, Mixed
 from store.errors import ConfigError
 from store.fingerprint import fingerprint_of
 from tests.pipeline.workplace import REPOSITORY, times

@@ -56,7 +56,7 @@ def test_where_crop_and_tile_coincide_the_crop_is_the_same_to_float16(domain: st
 def test_a_mix_that_takes_nothing_and_is_not_jittered_is_the_target_crop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("stages.train.draws.draw_classes", lambda rng, labels, pool: [[]])
+    monkeypatch.setattr("stages.train.step.draw_classes", lambda rng, labels, pool: [[]])
     still = ("train.self_training.jitter_probability=0", "train.self_training.blur_probability=0")
     rows = online("source", *(word for change in still for word in ("-S", change)))
     assert rows["mix", "stride8"]["cosine"] > 0.999999
@@ -66,7 +66,7 @@ def test_a_mix_that_takes_nothing_and_is_not_jittered_is_the_target_crop(
 def test_jitter_and_blur_of_the_mixed_image_are_part_of_the_difference(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("stages.train.draws.draw_classes", lambda rng, labels, pool: [[]])
+    monkeypatch.setattr("stages.train.step.draw_classes", lambda rng, labels, pool: [[]])
     always = ("train.self_training.jitter_probability=1", "train.self_training.blur_probability=1")
     rows = online("source", *(word for change in always for word in ("-S", change)))
     assert rows["mix", "stride8"]["cosine"] < 0.999

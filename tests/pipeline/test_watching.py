@@ -9,14 +9,12 @@ import pytest
 import torch
 
 from pipeline.files import INDEX, MANIFEST
-from pipeline.params import Params, load_params
-from pipeline.watching import watched_validation
+from pipeline.params import load_params
 from stages.prepare.manifest import Manifest
-from stages.student.saved import load_student
-from stages.student.student import Student
+from stages.student.student import Student, load_student
 from stages.train.regularizers.aligned_fusion import AlignedBranch
-from stages.train.validation import Validation
-from stages.train.wrong_teacher import WrongTeacherTest
+from stages.train.validate import Validation, choose_validation
+from stages.train.workspace import Workspace
 from tests.pipeline.workplace import SMALLEST, change_params, demand, write_params
 
 pytestmark = pytest.mark.costly
@@ -35,12 +33,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def chosen(folder: Path) -> tuple[Params, Validation]:
+def chosen(folder: Path) -> Validation:
     params = load_params(folder / "params.yaml")
-    validation, without = watched_validation(params, Manifest.read(MANIFEST), INDEX)
+    workspace = Workspace(MANIFEST, INDEX, params.store.location, params.prepare.roots)
+    validation, without = choose_validation(params.train, Manifest.read(MANIFEST), workspace)
     assert validation is not None
     assert without is None
-    return params, validation
+    return validation
 
 
 def branch_of(student: Student, *, reads: bool) -> AlignedBranch:
@@ -64,12 +63,11 @@ def test_a_branch_that_reads_nothing_loses_nothing_and_is_the_student(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(trained)
-    _, validation = chosen(trained)
+    validation = chosen(trained)
     student = load_student(Path("runs/student"))[0].eval()
-    assert validation.measure_branch is not None
-    deaf = validation.measure_branch(student, branch_of(student, reads=False))
-    assert deaf["enhanced"] == deaf["wrong_teacher"] == validation.measure(student)
-    attentive = validation.measure_branch(student, branch_of(student, reads=True))
+    deaf = validation.measure(student, branch_of(student, reads=False))
+    assert deaf["enhanced"] == deaf["wrong_teacher"] == deaf["miou"]
+    attentive = validation.measure(student, branch_of(student, reads=True))
     assert attentive["enhanced"] != attentive["wrong_teacher"]
 
 
@@ -77,9 +75,9 @@ def test_each_image_gets_the_features_of_another(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(trained)
-    _, validation = chosen(trained)
-    test = validation.measure_branch
-    assert isinstance(test, WrongTeacherTest)
+    validation = chosen(trained)
+    test = validation.wrong_teacher
+    assert test is not None
     images, others = (
         [record.image_id for record in side] for side in zip(*test.pairs, strict=True)
     )

@@ -19,7 +19,6 @@ import torch
 
 from stages.student.student import Student
 from stages.train.checkpoint import FORMAT, TrainingState
-from stages.train.validation import Validation
 from store.errors import CheckpointError
 from tests.train.example import train_config
 from tests.train.world import World, assert_same, results, training_state
@@ -27,7 +26,9 @@ from tests.train.world import World, assert_same, results, training_state
 pytestmark = pytest.mark.costly
 
 REPOSITORY = Path(__file__).parents[2]
+
 CPU = torch.device("cpu")
+
 FINGERPRINT = "f" * 64
 
 SETTINGS: dict[str, Any] = {
@@ -41,6 +42,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 LOADING = "in the middle of a checkpoint, with loader processes"
+
 KILLS: dict[str, tuple[str, int, int | None]] = {
     "between an update and its checkpoint": ("update", 4, 2),
     "in the middle of a checkpoint": ("save", 2, 2),
@@ -51,6 +53,7 @@ KILLS: dict[str, tuple[str, int, int | None]] = {
     "between the best student's weights and its card": ("after model.safetensors", 2, 4),
     "between the student's weights and its card": ("after model.safetensors", 5, 6),
 }
+
 """Name -> event and its count at which the process kills itself, and where the next one resumes."""
 
 
@@ -118,11 +121,6 @@ def test_neither_teacher_nor_imagenet_model_is_saved(tmp_path: Path) -> None:
         "regularizer",
         "student",
     ]
-
-
-def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path: Path) -> None:
-    state = updated(1)
-    assert state.load(tmp_path / "none.pt", fingerprint=FINGERPRINT, device=CPU) is None
 
 
 @pytest.mark.parametrize(("version", "fingerprint"), [(FORMAT, "e" * 64), (99, FINGERPRINT)])
@@ -322,7 +320,8 @@ def settle() -> None:
 
 def train(world: str, out: Path, workers: int = 0) -> None:
     config = train_config(**SETTINGS, workers=workers)
-    result = World(Path(world)).train(config, out, validation=Validation(steps_of, "", True))
+    inputs = World(Path(world))
+    result = inputs.train(config, out, validation=inputs.scripted(steps_of))
     (out / "resumed").write_text(str(result.fit.resumed_from))
 
 

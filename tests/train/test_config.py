@@ -5,12 +5,11 @@ from pydantic import BaseModel, ValidationError
 
 from stages.fields import Section
 from stages.train import config
-from stages.train.config import TrainConfig
-from tests.train.example import EXAMPLE, train_config
+from tests.train.example import train_config
 
 FEATURE_DISTANCE = {"weight": 0.005, "classes": ["car"], "min_share": 0.75}
+
 MASKING = {"block_px": 8, "ratio": 0.7, "weight": 1.0}
-RARE = {"temperature": 0.01, "min_pixels": 3000, "min_crop_ratio": 0.5}
 
 
 def sections() -> list[type[BaseModel]]:
@@ -22,40 +21,20 @@ def sections() -> list[type[BaseModel]]:
     ("changes", "says"),
     [
         ({"crop_px": 48}, "crop_px"),
-        ({"crop_px": 0}, "crop_px"),
         ({"crop_align_px": 4}, "crop_align_px"),
-        ({"iterations": 0}, "iterations"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"seed": -1}, "seed"),
-        ({"workers": -1}, "workers"),
-        ({"log_every": 0}, "log_every"),
-        ({"checkpoint_every": 0}, "checkpoint_every"),
         ({"crop_max_class_share": 0.0}, "crop_max_class_share"),
         ({"flip_probability": 1.5}, "flip_probability"),
-        ({"device": "tpu"}, "device"),
-        ({"student": {"backbone": "mit_b6"}}, "student.backbone"),
         ({"student": {"norm_eps": 1e-4}}, "is 1e-6"),
-        ({"student": {"head": "fcn"}}, "student.head"),
-        ({"student": {"dropout": 1.1}}, "student.dropout"),
         ({"regularizer": {"on": ["target"]}}, "regularizer.ssr.on"),
         ({"regularizer": {"on": ["source", "source"]}}, "names a part twice"),
         ({"regularizer": {"levels": ["stride8"] * 3}}, "regularizer.ssr.levels"),
         ({"regularizer": {"levels": ["stride4"] * 4}}, "regularizer.ssr.levels"),
         ({"regularizer": {"levels": [None] * 4}}, "set regularizer.on: [] instead"),
-        ({"self_training": {"ema_decay": 1.1}}, "self_training.ema_decay"),
-        ({"self_training": {"class_pool": "all"}}, "self_training.class_pool"),
         ({"self_training": {"ignore_top_px": -1}}, "self_training.ignore_top_px"),
-        ({"masking": {**MASKING, "ratio": 2.0}}, "masking.ratio"),
-        ({"rare_class_sampling": {**RARE, "temperature": 0.0}}, "temperature"),
         ({"feature_distance": {**FEATURE_DISTANCE, "classes": []}}, "feature_distance.classes"),
-        ({"optimizer": {"lr": 0.0}}, "optimizer.lr"),
         ({"optimizer": {"warmup_ratio": 0.0}}, "optimizer.warmup_ratio"),
-        ({"precision": "float16"}, "precision"),
-        ({"micro_batch_size": 0}, "micro_batch_size"),
-        ({"batch_size": 4, "micro_batch_size": 3}, "is no divisor of batch_size 4"),
+        ({"batch_size": 4, "micro_batch_size": 3}, "is not a divisor of batch_size 4"),
         ({"compile": True, "activation_checkpointing": True}, "chooses itself"),
-        ({"threads": 0}, "threads"),
-        ({"prefetch": 0}, "prefetch"),
         ({"self_training": None}, "there are no mixed images"),
         (
             {"self_training": None, "regularizer": {"on": []}, "masking": MASKING},
@@ -87,30 +66,12 @@ def test_every_value_comes_from_the_params_file_and_is_explained(model: type[Bas
         assert field.description, name
 
 
-@pytest.mark.parametrize("key", EXAMPLE)
-def test_no_key_may_be_left_out(key: str) -> None:
-    with pytest.raises(ValidationError, match=key):
-        TrainConfig.model_validate({k: v for k, v in EXAMPLE.items() if k != key})
-
-
-def test_a_configuration_does_not_change_after_loading() -> None:
-    loaded = train_config()
-    with pytest.raises(ValidationError, match="frozen"):
-        loaded.seed = 1
-
-
 def test_levels_in_use_are_named_once_and_finest_first() -> None:
     levels = ["stride32", None, "stride8", "stride8"]
     assert train_config(regularizer={"levels": levels}).regularizer.used_levels == (
         "stride8",
         "stride32",
     )
-
-
-def test_without_enhanced_passes_no_level_is_in_use() -> None:
-    for levels in (["stride8"] * 4, [None] * 4):
-        regularizer = {"on": [], "levels": levels}
-        assert train_config(regularizer=regularizer).regularizer.used_levels == ()
 
 
 @pytest.mark.parametrize(
@@ -134,9 +95,3 @@ def test_crops_are_aligned_to_the_coarsest_level_in_use(
         with pytest.raises(ValidationError, match=f"set it to {level[6:]} "):
             train_config(crop_align_px=align_px, regularizer={"levels": levels})
     train_config(crop_align_px=align_px, regularizer={"on": [], "levels": levels})
-
-
-def test_the_cure_for_alignment_serves_all_levels() -> None:
-    levels = ["stride8", "stride16", "stride16", "stride32"]
-    with pytest.raises(ValidationError, match="set it to 32 "):
-        train_config(crop_align_px=8, regularizer={"levels": levels})

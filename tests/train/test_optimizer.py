@@ -7,7 +7,7 @@ from stages.student.config import StudentConfig
 from stages.student.mit import BACKBONES
 from stages.student.student import Student, build_student
 from stages.train.config import OptimizerConfig
-from stages.train.optimizer import build_optimizer, learning_rate, set_learning_rate
+from stages.train.optimizer import build_optimizer, learning_rate
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
 
 CONFIG = OptimizerConfig(
@@ -71,18 +71,6 @@ def test_rates_and_decay_follow_the_part(student: Student) -> None:
     assert {id(p) for p in by_name["backbone norms"]} == norms
 
 
-def test_without_a_regulariser_there_is_no_group_for_it(student: Student) -> None:
-    groups = build_optimizer(student, None, CONFIG).param_groups
-    assert [group["name"] for group in groups] == ["backbone", "backbone norms", "head"]
-
-
-def test_official_name_rules_could_not_catch_a_wrong_part(student: Student) -> None:
-    names = [name for name, _ in student.backbone.named_parameters()]
-    names += [name for name, _ in regularizer().named_parameters()]
-    assert not any("head" in name or "pos_block" in name for name in names)
-    assert not any("norm" in name for name, _ in regularizer().named_parameters())
-
-
 @pytest.mark.parametrize(
     ("iteration", "expected", "rounding"),
     [(49, 1.9577e-6, 1e-10), (99, 3.9503e-6, 1e-10), (1500, 5.775e-5, 0), (16549, 3.5177e-5, 1e-9)],
@@ -92,32 +80,6 @@ def test_rates_are_those_of_public_training_logs(
 ) -> None:
     rate = learning_rate(iteration, CONFIG, 40_000)
     assert rate == pytest.approx(expected, rel=1e-12, abs=rounding)
-
-
-def test_schedule_starts_at_the_warm_up_ratio_and_ends_near_zero() -> None:
-    assert learning_rate(0, CONFIG, 40_000) == pytest.approx(6e-5 * 1e-6, rel=1e-9)
-    assert learning_rate(39_999, CONFIG, 40_000) == pytest.approx(6e-5 / 40_000, rel=1e-9)
-
-
-def test_without_warm_up_the_first_rate_is_the_base() -> None:
-    config = CONFIG.model_copy(update={"warmup_iterations": 0, "power": 0.9})
-    assert learning_rate(0, config, 100) == 6e-5
-    assert learning_rate(50, config, 100) == pytest.approx(6e-5 * 0.5**0.9)
-
-
-def test_set_learning_rate_keeps_the_factors(student: Student) -> None:
-    optimizer = build_optimizer(student, regularizer(), CONFIG)
-    set_learning_rate(optimizer, 2.0)
-    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
-    assert rates == {"backbone": 2.0, "backbone norms": 2.0, "head": 20.0, "regularizer": 6.0}
-
-
-def test_state_survives_saving_with_names_and_factors(student: Student) -> None:
-    optimizer = build_optimizer(student, None, CONFIG)
-    other = build_optimizer(student, None, CONFIG)
-    other.load_state_dict(optimizer.state_dict())
-    set_learning_rate(other, 1.0)
-    assert [group["lr"] for group in other.param_groups] == [1.0, 1.0, 10.0]
 
 
 def test_the_fused_update_is_that_of_the_plain_one(student: Student) -> None:

@@ -1,26 +1,29 @@
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from stages.student.student import Student, build_student, seeded
+from stages.student.student import Student, build_student, seeded, still_averages
+from stages.train import step as step_module
 from stages.train.config import TrainConfig
 from stages.train.crops import Batch
-from stages.train.draws import Draws, draw_step
-from stages.train.networks import ImageNetReference, Models, without_noise
+from stages.train.loop import _values
+from stages.train.models import ImageNetReference, Models, without_noise
+from stages.train.monitor import Curves, FiniteCheck
 from stages.train.optimizer import build_optimizer
 from stages.train.regularizers.branch import Branch
-from stages.train.step import Mixed, StepResult, mix_stored, train_step
+from stages.train.step import Draws, Mixed, StepResult, draw_step, mix_stored, train_step
 from tests.train.example import train_config
 
-pytestmark = pytest.mark.costly
-
 CLASSES, SIDE = 5, 32
+
 FEATURE_DISTANCE = {"weight": 0.1, "classes": ["by id"], "min_share": 0.1}
+
 MASKING = {"block_px": 8, "ratio": 0.5, "weight": 1.0}
 
 
@@ -92,9 +95,11 @@ def gradients(module: nn.Module | None) -> dict[str, Tensor]:
 
 
 SOURCE_ONLY: dict[str, Any] = {"regularizer": {"on": []}, "self_training": None}
+
 PLAIN: dict[str, Any] = {"regularizer": {"on": []}}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("changes", "imagenet", "expected"),
     [
@@ -123,25 +128,7 @@ def test_an_arm_computes_its_losses_and_no_other(
     assert all(torch.isfinite(loss) for loss in result.losses.values())
 
 
-def test_plain_training_needs_no_features() -> None:
-    config = train_config(regularizer={"on": []})
-    step(config, models_for(config), batch_of(source=False, target=False))
-
-
-def test_the_source_part_alone_needs_no_features_of_the_target() -> None:
-    config = train_config(regularizer={"on": ["source"]})
-    step(config, models_for(config), batch_of(target=False))
-
-
-def test_every_part_of_student_and_regulariser_gets_a_gradient() -> None:
-    config = train_config(student={"drop_path": 0.0, "dropout": 0.0})
-    models = models_for(config)
-    step(config, models)
-    for module in (models.student, models.regularizer):
-        assert module is not None
-        assert gradients(module).keys() == dict(module.named_parameters()).keys()
-
-
+@pytest.mark.costly
 def test_gradients_of_the_enhanced_pass_reach_the_student() -> None:
     found = []
     for parts in ([], ["source"]):
@@ -157,14 +144,7 @@ def test_gradients_of_the_enhanced_pass_reach_the_student() -> None:
     assert (plain - enhanced).norm() > 0.1 * plain.norm()
 
 
-def test_stages_without_a_level_have_no_regulariser() -> None:
-    levels = [None, "stride8", None, "stride8"]
-    config = train_config(regularizer={"on": ["source", "mixed"], "levels": levels})
-    models = models_for(config)
-    step(config, models)
-    assert {name.split(".")[1] for name in gradients(models.regularizer)} == {"1", "3"}
-
-
+@pytest.mark.costly
 def test_the_optimiser_changes_student_and_regulariser_alone() -> None:
     config = train_config(
         student={"drop_path": 0.0, "dropout": 0.0}, feature_distance=FEATURE_DISTANCE
@@ -186,6 +166,7 @@ def test_the_optimiser_changes_student_and_regulariser_alone() -> None:
     assert gradients(models.ema) == gradients(models.imagenet.backbone) == {}
 
 
+@pytest.mark.costly
 def test_the_ema_model_waits_for_self_training_then_copies_and_then_follows() -> None:
     config = train_config(self_training={"start": 2, "ema_decay": 0.6})
     models = models_for(config)
@@ -213,6 +194,7 @@ def test_the_ema_model_waits_for_self_training_then_copies_and_then_follows() ->
             torch.testing.assert_close(value, keep * before[name] + (1 - keep) * student[name])
 
 
+@pytest.mark.costly
 def test_the_ema_model_moves_before_it_labels() -> None:
     config = train_config()
     models = models_for(config)
@@ -224,6 +206,7 @@ def test_the_ema_model_moves_before_it_labels() -> None:
     assert torch.equal(result.pseudo.label, expected)
 
 
+@pytest.mark.costly
 def test_pseudo_labels_are_without_dropout_and_stochastic_depth() -> None:
     config = train_config(student={"drop_path": 0.9, "dropout": 0.9})
     labels = []
@@ -235,27 +218,6 @@ def test_pseudo_labels_are_without_dropout_and_stochastic_depth() -> None:
     assert torch.equal(*labels)
 
 
-def test_batch_norms_of_the_ema_model_use_the_batch() -> None:
-    config = train_config()
-    models = models_for(config)
-    assert models.ema is not None
-    norms = [m for m in models.ema.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert norms
-    before = [norm.running_mean.clone() for norm in norms if norm.running_mean is not None]
-    step(config, models)
-    after = [norm.running_mean for norm in norms if norm.running_mean is not None]
-    assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-
-
-def test_dropout_is_on_in_the_student() -> None:
-    config = train_config(student={"drop_path": 0.5, "dropout": 0.5}, **SOURCE_ONLY)
-    losses = []
-    for noise in (1, 2):
-        torch.manual_seed(noise)
-        losses.append(float(step(config, models_for(config)).losses["clean"]))
-    assert losses[0] != losses[1]
-
-
 def plain_draws() -> Draws:
     """Classes 0 and 1, unaugmented."""
     config = train_config(self_training={"jitter_probability": 0.0, "blur_probability": 0.0})
@@ -264,6 +226,7 @@ def plain_draws() -> Draws:
     return draws._replace(classes=[[0, 1], [0, 1]])
 
 
+@pytest.mark.costly
 def test_mixed_images_show_the_source_where_its_classes_were_drawn() -> None:
     config = train_config(self_training={"threshold": 0.0})
     batch = batch_of()
@@ -283,18 +246,7 @@ def test_mixed_images_show_the_source_where_its_classes_were_drawn() -> None:
     assert torch.equal(mixed.weight, (pasted | batch.target_valid).float())
 
 
-def test_confidence_weighs_what_is_not_pasted() -> None:
-    config = train_config(self_training={"threshold": 0.5})
-    result = train_step(models_for(config), batch_of(), plain_draws(), config=config, iteration=0)
-    mixed, pseudo = result.mixed, result.pseudo
-    assert mixed is not None
-    assert pseudo is not None
-    assert 0 < float(pseudo.confidence) < 1
-    elsewhere = ~mixed.mask.squeeze(1)
-    assert set(mixed.weight[elsewhere].tolist()) == {0.0, float(pseudo.confidence)}
-    assert set(mixed.weight[~elsewhere].tolist()) == {1.0}
-
-
+@pytest.mark.costly
 def test_teacher_features_are_mixed_by_the_mask_of_the_images() -> None:
     config = train_config()
     batch, seen = batch_of(), []
@@ -316,14 +268,7 @@ def test_teacher_features_are_mixed_by_the_mask_of_the_images() -> None:
     )
 
 
-def test_features_of_the_target_matter_to_the_enhanced_mixed_pass_alone() -> None:
-    config = train_config(student={"drop_path": 0.0, "dropout": 0.0})
-    batch = batch_of()
-    other = replace(batch, target_features={"stride8": 9 * batch.target_features["stride8"]})
-    losses, changed = (step(config, models_for(config), b).losses for b in (batch, other))
-    assert {name for name in losses if losses[name] != changed[name]} == {"enhanced_mix"}
-
-
+@pytest.mark.costly
 def test_loss_weights_scale_their_losses() -> None:
     found = []
     for factor in (1.0, 3.0):
@@ -339,3 +284,308 @@ def test_loss_weights_scale_their_losses() -> None:
         assert float(three[name]) == pytest.approx(3 * float(one[name]), rel=1e-5)
         assert float(one[name]) > 0
     assert three["clean"] == one["clean"]
+
+
+def test_draws_depend_on_seed_and_iteration_alone() -> None:
+    config, label = train_config(masking=MASKING), batch_of().source_label
+    first, again = draw_step(config, label, 7), draw_step(config, label, 7)
+    assert str(first) == str(again)
+    assert str(first) != str(draw_step(config, label, 8))
+    assert str(first) != str(draw_step(train_config(masking=MASKING, seed=1), label, 7))
+
+
+def test_nothing_is_drawn_where_only_the_source_is_trained_on() -> None:
+    label = batch_of().source_label
+    assert draw_step(train_config(**SOURCE_ONLY), label, 9) is None
+    waiting = train_config(self_training={"start": 3})
+    assert [draw_step(waiting, label, i) is None for i in range(5)] == [True] * 3 + [False] * 2
+
+
+ASKING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "is_nonzero", "equal"}
+
+"""Operators whose result the host must know before it can go on."""
+
+ALL: dict[str, Any] = {
+    "masking": MASKING,
+    "feature_distance": FEATURE_DISTANCE,
+    "self_training": {"jitter_probability": 1.0, "blur_probability": 1.0},
+    "student": {"drop_path": 0.3, "dropout": 0.3},
+}
+
+
+class NoAsking(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuse operators that a GPU would have to be waited for."""
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401
+        types: Any,  # noqa: ANN401
+        args: Any = (),  # noqa: ANN401
+        kwargs: Any = None,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        assert func.overloadpacket.__name__ not in ASKING, func
+        return func(*args, **(kwargs or {}))
+
+
+def run_step(device: torch.device, **changes: Any) -> None:  # noqa: ANN401
+    config = train_config(**ALL | changes)
+    models = models_for(config, imagenet=True)
+    models.set_up(config, device)
+    optimizer = build_optimizer(models.student, models.regularizer, config.optimizer)
+    watch, curves = FiniteCheck(device), Curves()
+    batch = batch_of()
+    draws = draw_step(config, batch.source_label, 0)
+    there = batch.to(device)
+    with waiting_is_an_error(device):
+        for iteration in (0, 1):
+            result = train_step(models, there, draws, config=config, iteration=iteration)
+            watch.add(result.losses, iteration)
+            optimizer.found_inf = watch.failed  # type: ignore[attr-defined]
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            curves.add(_values(result))
+    assert curves.close_row(iteration=1, lr=0.0)["clean"] > 0
+
+
+@contextmanager
+def waiting_is_an_error(device: torch.device) -> Iterator[None]:
+    if device.type == "cpu":
+        with NoAsking():  # type: ignore[no-untyped-call]
+            yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.costly
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"precision": "bfloat16"}, {"micro_batch_size": 1}],
+    ids=["float32", "bfloat16", "micro-batches"],
+)
+def test_a_step_its_update_and_its_curves_ask_for_no_value(changes: dict[str, Any]) -> None:
+    run_step(torch.device("cpu"), **changes)
+
+
+@pytest.mark.costly
+def test_asking_is_noticed() -> None:
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoAsking():  # type: ignore[no-untyped-call]
+        float(torch.ones(()))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_step_on_a_gpu_never_waits_for_it(precision: str) -> None:
+    run_step(torch.device("cuda"), precision=precision)
+
+
+QUIET: dict[str, Any] = {"drop_path": 0.0, "dropout": 0.0}
+
+NOISY: dict[str, Any] = {"drop_path": 0.5, "dropout": 0.5}
+
+EVERYTHING: dict[str, Any] = {
+    "masking": MASKING,
+    "feature_distance": FEATURE_DISTANCE,
+    "self_training": {"threshold": 0.3},
+    "student": QUIET,
+}
+
+CPU = torch.device("cpu")
+
+Found = dict[str, Tensor]
+
+
+def run(
+    *,
+    prepare: Callable[[Models], object] = lambda models: None,
+    **changes: Any,  # noqa: ANN401
+) -> tuple[Models, Found, Found]:
+    """One step with all losses; its networks, losses, and gradients of all that learns."""
+    config = train_config(**EVERYTHING | changes)
+    models = models_for(config, imagenet=True)
+    models.set_up(config, CPU)
+    prepare(models)
+    torch.manual_seed(0)
+    losses = step(config, models).losses
+    assert len(losses) == 6
+    found = gradients(models.student) | gradients(models.regularizer)
+    return models, losses, found
+
+
+def relative_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """Of all gradients as one vector."""
+    assert found.keys() == expected.keys()
+    one, other = (torch.cat([g[name].flatten() for name in expected]) for g in (found, expected))
+    return float((one - other).norm() / other.norm())
+
+
+@pytest.mark.costly
+def test_one_way_back_for_losses_of_one_forward_pass_has_the_gradients_of_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, _, expected = run()
+
+    def one_by_one(
+        losses_of: Callable[[slice], dict[str, Tensor]], batch: Batch, config: TrainConfig
+    ) -> dict[str, Tensor]:
+        losses = losses_of(slice(None))
+        for loss in losses.values():
+            loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    monkeypatch.setattr(step_module, "_accumulate", one_by_one)
+    _, _, found = run()
+    assert relative_error(found, expected) < 1e-6
+
+
+def still_norms(models: Models) -> None:
+    """Batch norms by their running averages, which see no batch."""
+    for network in (models.student, models.ema):
+        assert network is not None
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+
+
+@pytest.mark.costly
+def test_micro_batches_add_up_to_the_batch_but_for_batch_norms() -> None:
+    _, expected_losses, expected = run(prepare=still_norms)
+    _, losses, found = run(prepare=still_norms, micro_batch_size=1)
+    for name, loss in expected_losses.items():
+        assert float(losses[name]) == pytest.approx(float(loss), rel=1e-5), name
+    assert relative_error(found, expected) < 1e-5
+
+    _, whole, _ = run()
+    models, parts, _ = run(micro_batch_size=1)
+    assert float(parts["clean"]) != pytest.approx(float(whole["clean"]), rel=1e-5)
+    assert {int(n) for k, n in models.student.state_dict().items() if "num_batches" in k} == {10}
+
+
+@pytest.mark.costly
+@pytest.mark.parametrize("head", ["daformer", "mlp"])
+def test_recomputed_activations_change_no_bit(head: str) -> None:
+    """Of gradients, losses and averages of batch norms, with noise."""
+    student = NOISY | {"head": head}
+    results = []
+    for recompute in (False, True):
+        models, losses, found = run(student=student, activation_checkpointing=recompute)
+        results.append({**losses, **found, **models.student.state_dict()})
+    kept, recomputed = results
+    assert kept.keys() == recomputed.keys()
+    assert all(torch.equal(recomputed[name], value) for name, value in kept.items())
+
+
+@pytest.mark.costly
+def test_recomputing_moves_shared_batch_norms_once_too() -> None:
+    """Of several GPUs; the layer itself refuses the CPU, its averages need none."""
+    head = nn.Sequential(nn.SyncBatchNorm(4))
+    before = {name: buffer.clone() for name, buffer in head.named_buffers()}
+    with still_averages(head):
+        for buffer in head.buffers():
+            buffer.add_(1)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in head.named_buffers())
+
+
+@pytest.mark.costly
+def test_recomputed_activations_are_not_kept() -> None:
+    sizes = []
+    for recompute in (False, True):
+        models = models_for(train_config())
+        if recompute:
+            models.student.recompute_activations()
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            if not isinstance(tensor, nn.Parameter):
+                kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            logits = models.student(batch_of().source_image)
+        assert logits.requires_grad
+        sizes.append(sum(kept.values()))
+    assert sizes[1] < sizes[0] / 5
+
+
+@pytest.mark.costly
+def test_bfloat16_leaves_weights_gradients_and_losses_in_float32() -> None:
+    """And changes them by its rounding. Source only: pseudo-labels of random weights flip."""
+    results = []
+    for precision in ("float32", "bfloat16"):
+        config = train_config(
+            precision=precision,
+            student=QUIET,
+            self_training=None,
+            regularizer={"on": ["source"]},
+            feature_distance=FEATURE_DISTANCE,
+        )
+        models = models_for(config, imagenet=True)
+        with torch.no_grad():  # as sure of itself as a new student is
+            models.student.head.get_parameter("classifier.weight").div_(100)
+        losses = step(config, models).losses
+        results.append((losses, gradients(models.student) | gradients(models.regularizer)))
+    (expected_losses, expected), (losses, found) = results
+    assert {value.dtype for value in [*losses.values(), *found.values()]} == {torch.float32}
+    for name, loss in expected_losses.items():
+        assert float(losses[name]) == pytest.approx(float(loss), rel=2e-3), name
+    assert 1e-3 < relative_error(found, expected) < 0.05
+
+
+@pytest.mark.costly
+def test_bfloat16_keeps_softmax_threshold_cross_entropy_and_distance_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: dict[str, set[torch.dtype]] = {}
+
+    def spy(owner: object, name: str) -> None:
+        original = getattr(owner, name)
+
+        def spied(first: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            result = original(first, *args, **kwargs)
+            seen.setdefault(name, set()).update({first.dtype, result.dtype})
+            return result
+
+        monkeypatch.setattr(owner, name, spied)
+
+    spy(Tensor, "softmax")
+    spy(torch.nn.functional, "cross_entropy")
+    spy(torch.linalg, "vector_norm")
+    logits: set[torch.dtype] = set()
+
+    def note(_: nn.Module, __: object, output: Tensor) -> None:
+        logits.add(output.dtype)
+
+    run(
+        precision="bfloat16",
+        prepare=lambda models: models.student.head.register_forward_hook(note),
+    )
+    assert logits == {torch.bfloat16}
+    names = ("softmax", "cross_entropy", "vector_norm")
+    assert seen == {name: {torch.float32} for name in names}
+
+
+@pytest.mark.costly
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # the tracer looks at it
+def test_compiled_students_compute_the_same_up_to_rounding() -> None:
+    """With the tracing of torch.compile, not its code generator, which takes minutes."""
+
+    def compile_student(models: Models) -> None:
+        models.student.compile_parts("eager")
+
+    before, expected_losses, expected = run()
+    models, losses, found = run(prepare=compile_student)
+    assert models.student.state_dict().keys() == before.student.state_dict().keys()
+    for name, loss in expected_losses.items():
+        assert float(losses[name]) == pytest.approx(float(loss), rel=1e-5), name
+    assert relative_error(found, expected) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit, in the compiler's imports
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # of its own tracing
+def test_generated_code_computes_the_same_up_to_rounding() -> None:
+    (_, _, expected), (_, _, found) = run(), run(compile=True)
+    assert relative_error(found, expected) < 1e-4

@@ -9,7 +9,7 @@ from typing import Final
 from torch import Tensor
 
 from stages.embed.teachers.sam import ARCHITECTURES, Architecture
-from stages.weight_files import misfits, prefixes_of, read_tensors
+from stages.weight_files import differences, prefixes_of, read_tensors
 from store.errors import CheckpointError
 
 PREFIX: Final = "image_encoder."
@@ -96,10 +96,9 @@ def check_shapes(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path
     Raises:
         CheckpointError: for weights that do not fit.
     """
-    if faults := misfits(wanted, given):
+    if faults := differences(wanted, given).summary():
         raise CheckpointError(
-            f"{path}: does not fit the encoder of SAM ({'; '.join(faults)}); give the official "
-            "checkpoint"
+            f"{path}: does not fit the encoder of SAM ({faults}); give the official checkpoint"
         )
 
 

@@ -1,4 +1,4 @@
-"""Colour jitter and blur of mixed and masked images (spec section 3.3).
+"""Colour jitter and blur of mixed and masked images (DACS, arXiv 2007.08702).
 
 The formulas are those of kornia 0.5.8, which official SSR pins: kornia's `adjust_*` functions still
 compute its jitter, `ColorJitter` no longer does. B batch, H W pixels.

@@ -14,7 +14,7 @@ def update_ema(ema: nn.Module, student: nn.Module, iteration: int, alpha_max: fl
     """Move the parameters of `ema` towards those of `student`, in place.
 
     At iteration 0 alpha is 0: the student is copied. Buffers are never touched: the EMA model
-    keeps its own batch-norm statistics (spec section 3.1, reference case 9).
+    keeps its own batch-norm statistics (parity case `ema`).
 
     Args:
         ema: The EMA model, of the student's architecture.

@@ -1,4 +1,4 @@
-"""Losses of the segmentation branches and of the feature distance (spec sections 2.4 and 3.4).
+"""Losses of the segmentation branches and of the feature distance (DAFormer, arXiv 2111.14887).
 
 B batch, K classes, C channels, H W pixels, h w cells. Nothing here waits for the device.
 """
@@ -34,16 +34,6 @@ def segmentation_loss(logits: Tensor, label: Tensor, weight: Tensor | None = Non
     logits = upsample_logits(logits, label.shape[-2:])
     loss = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="none")  # (B, H, W)
     return loss.mean() if weight is None else (loss * weight).mean()
-
-
-@torch.no_grad()
-def pixel_accuracy(logits: Tensor, label: Tensor) -> Tensor:
-    """Give the percentage of all pixels that are right; ignored ones count as wrong.
-
-    The official `acc_seg`, for logging. Shapes as for `segmentation_loss`.
-    """
-    prediction = upsample_logits(logits, label.shape[-2:]).argmax(dim=1)
-    return (prediction == label).float().mean() * 100
 
 
 def downscale_label(label: Tensor, cell_px: int, num_classes: int, min_share: float) -> Tensor:
@@ -119,7 +109,7 @@ def feature_distance(
     cell_px = width // distance.shape[-1]
     if (height, width) != tuple(side * cell_px for side in distance.shape[-2:]):
         raise ValueError(
-            f"a label of {height}x{width} px is no multiple of features {tuple(student.shape)}"
+            f"a label of {height}x{width} px is not a multiple of features {tuple(student.shape)}"
         )
     chosen = cells_of(label, cell_px, num_classes=num_classes, classes=classes, min_share=min_share)
     count = chosen.sum() if among is None else among

@@ -1,4 +1,4 @@
-"""Masked image consistency: hide random blocks of the target image (MIC; spec section 5.1).
+"""Masked image consistency: hide random blocks of the target image (MIC, arXiv 2212.01322).
 
 B batch, C channels, H W pixels, g blocks along a side.
 """

@@ -1,4 +1,4 @@
-"""ClassMix: paste the pixels of some source classes onto target images (spec section 3.3).
+"""ClassMix: paste the pixels of some source classes onto target images (arXiv 2007.07936).
 
 B batch, C channels, H W pixels, h w tokens. Masks are bool (B, 1, H, W), true for source.
 """
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.train.sampling import Rng
+from stages.train.crops import Rng
 
 ClassPool = Literal["batch", "image"]
 LABEL_VALUES = 256

@@ -1,4 +1,4 @@
-"""Pseudo-labels of the EMA model and how far to trust them (spec section 3.2).
+"""Pseudo-labels of the EMA model and how far to trust them (DACS, arXiv 2007.08702).
 
 B batch, K classes, H W pixels, h w cells of the network's output.
 """

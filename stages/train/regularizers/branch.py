@@ -1,4 +1,4 @@
-"""What the training step asks of a regulariser's network.
+"""The network of a regulariser, as the training step uses it.
 
 # B batch, C teacher channels, C_i student channels of stage i, K classes
 """
@@ -52,7 +52,7 @@ class Branch(nn.Module):
 
     @abstractmethod
     def observe(self, seen: Seen) -> list[RemovableHandle]:
-        """Hook up what notes columns of `stages.train.health` in each forward pass."""
+        """Hook up what notes columns of `stages.train.monitor` in each forward pass."""
 
 
 def norm(values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the configurations of all regularisers have in common."""
+"""The part of a configuration that all regularisers share."""
 
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Literal, Self

@@ -62,7 +62,7 @@ class CrossAttention(nn.Module):
 
 
 class CrossAttentionBranch(Branch):
-    """Enhance student feature maps by teacher features (SSR, arXiv 2401.14686; spec section 4.2).
+    """Enhance student feature maps by teacher features (SSR, arXiv 2401.14686).
 
     Student and teacher grids need not match: nothing is resized and no position is coded.
 

@@ -1,5 +1,3 @@
-"""The guide reads the teacher where it lies, teaches the student by labels alone, and resumes."""
-
 from pathlib import Path
 from typing import Any
 
@@ -7,17 +5,63 @@ import pytest
 import torch
 from torch import Tensor
 
+from stages.student.mit import BACKBONES
 from stages.student.student import build_student
-from stages.train.draws import draw_step
-from stages.train.health import health_row, watched
-from stages.train.networks import without_noise
+from stages.train.monitor import health_row, observed
 from stages.train.optimizer import build_optimizer
 from stages.train.regularizers.aligned_fusion import AlignedBranch, AlignedFusion, StudentDrop
-from stages.train.step import train_step
+from stages.train.regularizers.cross_attention import CrossAttentionBranch
+from stages.train.step import draw_step, train_step
 from tests.train.example import train_config
-from tests.train.test_fit import TWENTY, interrupt
+from tests.train.test_loop import TWENTY, interrupt
 from tests.train.test_step import batch_of, gradients, models_for, moved, step, weights
 from tests.train.world import World, assert_same, results
+
+WIDTHS, HEADS = (16, 32, 80, 128), (1, 2, 5, 8)
+
+
+def student_maps(batch: int = 2) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(8, 12), (4, 6), (2, 3), (1, 2)]
+    return [
+        torch.randn(batch, width, *size, generator=generator)
+        for width, size in zip(WIDTHS, sizes, strict=True)
+    ]
+
+
+def test_the_papers_regulariser_has_its_number_of_parameters() -> None:
+    mit = BACKBONES["mit_b5"]
+    with torch.device("meta"):
+        regularizer = CrossAttentionBranch(mit.widths, 256, mit.heads, ["stride8"] * 4)
+    assert sum(parameter.numel() for parameter in regularizer.parameters()) == 1_804_288
+
+
+def test_stages_without_a_level_pass_unchanged_and_have_no_weights() -> None:
+    regularizer = CrossAttentionBranch(WIDTHS, 64, HEADS, [None, "stride8", None, "stride8"])
+    student = student_maps()
+    enhanced = regularizer(student, {"stride8": torch.randn(2, 64, 5, 7)})
+    assert enhanced[0] is student[0]
+    assert enhanced[2] is student[2]
+    for stage in (1, 3):
+        assert enhanced[stage].shape == student[stage].shape
+        assert not torch.equal(enhanced[stage], student[stage])
+    assert {name.split(".")[1] for name, _ in regularizer.named_parameters()} == {"1", "3"}
+
+
+def test_each_stage_reads_its_own_level_on_a_grid_of_any_size() -> None:
+    regularizer = CrossAttentionBranch(
+        WIDTHS, 64, HEADS, ["stride8", "stride16", "stride32", "stride8"]
+    )
+    teacher = {
+        "stride8": torch.randn(2, 64, 4, 6),
+        "stride16": torch.randn(2, 64, 2, 3),
+        "stride32": torch.randn(2, 64, 1, 2),
+    }
+    before = regularizer(student_maps(), teacher)
+    after = regularizer(student_maps(), teacher | {"stride16": torch.randn(2, 64, 2, 3)})
+    changed = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+    assert changed == [False, True, False, False]
+
 
 GUIDED: dict[str, Any] = {"kind": "guided", "student_drop": 0.5}
 CONFIG = train_config(regularizer=GUIDED)
@@ -69,14 +113,6 @@ def test_dropped_samples_see_the_teacher_alone_at_every_stage() -> None:
     assert all(torch.equal(a, b) for a, b in zip(drop.eval()(maps), maps, strict=True))
 
 
-def test_the_average_drops_nothing_and_is_as_the_ema_model_else() -> None:
-    guide, maps, teacher = example()
-    average = without_noise(guide)
-    assert average.training
-    assert torch.equal(average(maps, teacher)[1], maps[1])
-    assert not any(parameter.requires_grad for parameter in average.parameters())
-
-
 def test_the_guide_sends_no_gradient_to_the_student() -> None:
     guided, plain = models_for(CONFIG), models_for(PLAIN)
     batch = batch_of()
@@ -112,21 +148,6 @@ def test_the_averaged_guide_makes_the_labels_and_follows_the_guide() -> None:
     assert not torch.equal(logits, elsewhere)
 
 
-def test_an_untouched_guide_labels_as_the_ema_model_would() -> None:
-    """With the teacher's share at zero the branch is the student with a copy of its head."""
-    models, plain = models_for(CONFIG), models_for(PLAIN)
-    for guide in (models.regularizer, models.ema_branch):
-        assert isinstance(guide, AlignedBranch)
-        guide.head.load_state_dict(models.student.head.state_dict())
-        for parameter in guide.fusion.parameters():
-            torch.nn.init.zeros_(parameter)
-    pseudo = [step(c, m).pseudo for c, m in ((CONFIG, models), (PLAIN, plain))]
-    assert pseudo[0] is not None
-    assert pseudo[1] is not None
-    assert torch.equal(pseudo[0].label, pseudo[1].label)
-    assert torch.equal(pseudo[0].confidence, pseudo[1].confidence)
-
-
 def test_its_head_learns_at_the_rate_of_heads() -> None:
     models = models_for(CONFIG)
     config = CONFIG.optimizer.model_copy(update={"head_lr_factor": 7.0})
@@ -142,7 +163,7 @@ def test_its_head_learns_at_the_rate_of_heads() -> None:
 
 def test_health_says_how_much_it_adds_and_whether_it_reads() -> None:
     models, batch = models_for(CONFIG), batch_of()
-    with watched(models.regularizer) as seen:
+    with observed(models.regularizer) as seen:
         train_step(
             models, batch, draw_step(CONFIG, batch.source_label, 0), config=CONFIG, iteration=0
         )
@@ -155,7 +176,7 @@ def test_health_says_how_much_it_adds_and_whether_it_reads() -> None:
     assert isinstance(models.regularizer, AlignedBranch)
     for parameter in models.regularizer.fusion.parameters():
         torch.nn.init.constant_(parameter, 0.0 if parameter.ndim > 1 else 1.0)
-    with watched(models.regularizer) as seen:
+    with observed(models.regularizer) as seen:
         train_step(models, batch, None, config=CONFIG, iteration=0)
     assert health_row(seen, models)["swap_0"] == 0  # a bias alone ignores the teacher
 

@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,25 +6,22 @@ import pytest
 import torch
 from torch import nn
 
-from stages.student.saved import load_student
-from stages.student.student import Student
+from stages.evaluate import stage
+from stages.prepare.manifest import Domain, Manifest
+from stages.student.saved import save_student
+from stages.student.student import build_student, load_student
 from stages.train.checkpoint import TrainingState
-from stages.train.validation import Validation, evaluating
+from stages.train.validate import Validation, choose_validation, evaluating
+from tests.evaluate.test_stage import CONFIG
 from tests.train.example import train_config
 from tests.train.world import World, assert_same, results, training_state
 
 SETTINGS: dict[str, Any] = {"iterations": 5, "validate_every": 2, "checkpoint_every": 2}
 
 
-def scripted(*scores: float, sees_target_labels: bool = True) -> Validation:
-    """A measurement whose outcome is known beforehand."""
-    left: Iterator[float] = iter(scores)
-
-    def measure(student: Student) -> float:
-        assert not any(module.training for module in student.modules())
-        return next(left)
-
-    return Validation(measure, "2 images of somewhere", sees_target_labels)
+def scripted(world: World, *scores: float) -> Validation:
+    left = iter(scores)
+    return world.scripted(lambda student: next(left))
 
 
 def validations(out: Path) -> list[str]:
@@ -40,19 +37,19 @@ def test_the_student_is_measured_in_turn_and_at_the_end(world: World, tmp_path: 
         train_config(**SETTINGS),
         tmp_path,
         lambda done, total, what: said.append(what),
-        validation=scripted(1.5, 3, 2),
+        validation=scripted(world, 1.5, 3, 2),
     )
     assert validations(tmp_path) == ["iteration,miou", "2,1.5", "4,3", "5,2"]
     assert "mIoU 3 " in said[3]
 
 
 def test_the_best_student_is_kept_beside_the_last(world: World, tmp_path: Path) -> None:
-    world.train(train_config(**SETTINGS), tmp_path / "run", validation=scripted(1, 3, 3))
+    world.train(train_config(**SETTINGS), tmp_path / "run", validation=scripted(world, 1, 3, 3))
     best, meta = load_student(tmp_path / "run" / "best")
     assert meta["chosen"] == {
         "iteration": 4,  # the first of equals
         "miou": 3,
-        "on": "2 images of somewhere",
+        "on": "1 images of target/val",
         "by_target_labels": True,
     }
     until_four = {"iterations": 5, "checkpoint_every": 4}
@@ -73,7 +70,7 @@ def test_the_best_student_is_kept_beside_the_last(world: World, tmp_path: Path) 
 
 def test_validation_changes_no_weight(world: World, tmp_path: Path) -> None:
     world.run(tmp_path / "without", **{**SETTINGS, "validate_every": 0})
-    world.train(train_config(**SETTINGS), tmp_path / "with", validation=scripted(1, 2, 3))
+    world.train(train_config(**SETTINGS), tmp_path / "with", validation=scripted(world, 1, 2, 3))
     without, with_ = (results(tmp_path / name) for name in ("without", "with"))
     assert without["student/model.safetensors"] == with_["student/model.safetensors"]
     assert without["curves.csv"] == with_["curves.csv"]
@@ -81,7 +78,7 @@ def test_validation_changes_no_weight(world: World, tmp_path: Path) -> None:
 
 def test_zero_never_validates(world: World, tmp_path: Path) -> None:
     config = train_config(**{**SETTINGS, "validate_every": 0})
-    world.train(config, tmp_path, validation=scripted())
+    world.train(config, tmp_path, validation=scripted(world))
     assert validations(tmp_path) == ["iteration,miou"]
     assert not (tmp_path / "best").exists()
 
@@ -92,8 +89,8 @@ def test_a_resumed_run_remembers_its_best(world: World, tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        world.train(train_config(**SETTINGS), tmp_path, stop, validation=scripted(7))
-    world.train(train_config(**SETTINGS), tmp_path, validation=scripted(5, 6))
+        world.train(train_config(**SETTINGS), tmp_path, stop, validation=scripted(world, 7))
+    world.train(train_config(**SETTINGS), tmp_path, validation=scripted(world, 5, 6))
     assert validations(tmp_path) == ["iteration,miou", "2,7", "4,5", "5,6"]
     assert load_student(tmp_path / "best")[1]["chosen"]["iteration"] == 2
 
@@ -110,10 +107,10 @@ def test_the_best_student_waits_for_the_checkpoint_that_knows_it(
 
     monkeypatch.setattr(TrainingState, "save", full)
     with pytest.raises(OSError, match="No space left"):
-        world.train(train_config(**SETTINGS), tmp_path, validation=scripted(7, 8))
+        world.train(train_config(**SETTINGS), tmp_path, validation=scripted(world, 7, 8))
     assert load_student(best)[1]["chosen"]["iteration"] == 2
     monkeypatch.undo()
-    world.train(train_config(**SETTINGS), tmp_path, validation=scripted(5, 6))
+    world.train(train_config(**SETTINGS), tmp_path, validation=scripted(world, 5, 6))
     assert load_student(best)[1]["chosen"]["iteration"] == 2
 
 
@@ -124,8 +121,8 @@ def test_the_row_of_a_new_best_is_in_a_checkpoint_at_once(world: World, tmp_path
 
     every = {**SETTINGS, "validate_every": 3, "checkpoint_every": 100}
     with pytest.raises(KeyboardInterrupt):
-        world.train(train_config(**every), tmp_path, die, validation=scripted(7))
-    result = world.train(train_config(**every), tmp_path, validation=scripted(5))
+        world.train(train_config(**every), tmp_path, die, validation=scripted(world, 7))
+    result = world.train(train_config(**every), tmp_path, validation=scripted(world, 5))
     assert result.fit.resumed_from == 3
     assert validations(tmp_path) == ["iteration,miou", "3,7", "5,5"]
 
@@ -138,3 +135,60 @@ def test_every_module_gets_its_own_mode_back() -> None:
     with evaluating(student):
         assert not any(module.training for module in student.modules())
     assert {module for module in student.modules() if not module.training} == set(frozen)
+
+
+STUDENT = train_config().student
+
+
+def unlabelled(manifest: Manifest, *domains: Domain) -> Manifest:
+    """The manifest without the labels of these domains' val images."""
+    records = tuple(
+        replace(record, label=None)
+        if record.domain in domains and record.split == "val"
+        else record
+        for record in manifest.records
+    )
+    return replace(manifest, records=records)
+
+
+def chosen(world: World, manifest: Manifest) -> Validation | None:
+    return choose_validation(train_config(regularizer={"on": []}), manifest, world.workspace)[0]
+
+
+def test_labels_of_the_target_are_preferred_and_named(world: World) -> None:
+    validation = chosen(world, world.manifest)
+    assert validation is not None
+    assert validation.on == "1 images of target/val"
+    assert validation.sees_target_labels
+
+
+def test_without_them_the_source_is_measured(world: World) -> None:
+    validation = chosen(world, unlabelled(world.manifest, "target"))
+    assert validation is not None
+    assert validation.on == "1 images of source/val"
+    assert not validation.sees_target_labels
+
+
+def test_without_any_there_is_no_validation(world: World) -> None:
+    assert chosen(world, unlabelled(world.manifest, "target", "source")) is None
+
+
+@pytest.mark.parametrize("domain", ["target", "source"])
+def test_the_figure_is_that_of_evaluation(world: World, tmp_path: Path, domain: Domain) -> None:
+    meta = {"classes": list(world.manifest.classes.names)}
+    student = build_student(STUDENT, num_classes=11, seed=3)
+    save_student(student, tmp_path / "student", config=STUDENT, meta=meta)
+    evaluated = stage.run(
+        CONFIG.model_copy(update={"domain": domain, "pictures": 0}),
+        manifest=world.manifest,
+        roots=world.roots,
+        student=tmp_path / "student",
+        out=tmp_path,
+        progress=lambda *_: None,
+    )
+    manifest = world.manifest if domain == "target" else unlabelled(world.manifest, "target")
+    validation = chosen(world, manifest)
+    assert validation is not None
+    assert validation.measure(load_student(tmp_path / "student")[0], None) == {
+        "miou": evaluated.metrics.miou
+    }

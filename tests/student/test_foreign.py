@@ -9,12 +9,12 @@ from torch import Tensor
 
 from stages.prepare.labels import CAMVID_11, CITYSCAPES_19, ClassTable
 from stages.student.foreign import Network, read_foreign, save_foreign
-from stages.student.names import export_official
-from stages.student.saved import load_student, save_student
-from stages.student.student import Student, build_student
+from stages.student.saved import save_student
+from stages.student.student import Student, build_student, load_student
 from store.errors import CheckpointError, ConfigError
+from tests.official import export_official
+from tests.student.test_weights import assert_equal, official_mit, regularizer
 from tests.train.example import train_config
-from tests.train.test_pretrained import assert_equal, official_mit, regularizer
 
 pytestmark = pytest.mark.costly
 
@@ -125,15 +125,6 @@ def test_an_imagenet_file_fills_the_backbone_and_its_classifier_is_reported(
     assert_equal(foreign.student.backbone, network(3).backbone)
     save_foreign(foreign, tmp_path / "student", network="student", fit_px=None)
     assert load_student(tmp_path / "student")[0].num_classes == 11
-
-
-def test_a_model_without_its_training_is_read_as_well(tmp_path: Path) -> None:
-    torch.save(
-        {"meta": META, "state_dict": export_official(network(1).state_dict())}, tmp_path / "m.pth"
-    )
-    assert_equal(read_foreign(tmp_path / "m.pth").student, network(1))
-    with pytest.raises(CheckpointError, match="holds one network only"):
-        read_foreign(tmp_path / "m.pth", network="ema")
 
 
 def test_classes_come_from_the_file_or_from_the_caller(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.step_time.table import step_macs
-from stages.train.cost import train_memory
+from stages.train.models import train_memory
 from tests.train.example import train_config
 
 pytestmark = pytest.mark.costly

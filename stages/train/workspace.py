@@ -1,17 +1,40 @@
-"""The folder of a run: it belongs to one run, and `run.json` in it says to which."""
+"""The files of a run: what it reads, the folder that it owns, and all that determines it.
+
+The folder belongs to one run, and `run.json` in it says to which.
+"""
 
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from stages.train.provenance import differences
+from stages.prepare.manifest import Domain
+from stages.student.config import STUDENT_FILES
+from stages.train.config import TrainConfig
 from store.atomic import TEMPORARY_SUFFIX, update_bytes
 from store.errors import ConfigError
-from store.fingerprint import canonical_json
+from store.fingerprint import canonical_json, sha256_of_file
+from store.url import Url
 
 log = logging.getLogger(__name__)
+
+TRAINING_VERSION: Final = 1
+"""Raise it when a change of code changes the weights of the same parameters and data."""
+
+INCIDENTAL: Final = {
+    "device",
+    "threads",
+    "workers",
+    "prefetch",
+    "activation_checkpointing",
+    "log_every",
+    "log_to",
+    "checkpoint_every",
+    "validate_every",
+}
+"""Keys that change no weight, or its rounding alone: a run goes on with others."""
 
 CHECKPOINT: Final = "checkpoint.pt"
 STUDENTS: Final = ("student", "ema", "best")
@@ -23,6 +46,23 @@ _OTHERS: Final = (
     *("metrics.json", "per_class.csv", "confusion.csv", "confusion.png", "pictures", "datasets"),
     "report.html",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Where the inputs of training are.
+
+    Attributes:
+        manifest: The file of the manifest.
+        index: The index that names the current stores; unread where the regulariser is off.
+        stores: Folder of the feature stores.
+        roots: Folder of each domain's images.
+    """
+
+    manifest: Path
+    index: Path
+    stores: Url
+    roots: Mapping[Domain, Path]
 
 
 def claim(out: Path, identity: Mapping[str, Any], *, fresh: bool, move_aside: bool) -> None:
@@ -52,6 +92,47 @@ def claim(out: Path, identity: Mapping[str, Any], *, fresh: bool, move_aside: bo
             )
         log.warning("%s: the run that was there is now in %s", out, _move(out))
     update_bytes(out / _NOTE, canonical_json(identity))
+
+
+def differences(
+    asked: Mapping[str, Any], noted: Mapping[str, Any], at: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield dotted keys that two nested tables share with different values, and both values."""
+    for key in asked:
+        if key not in noted:
+            continue
+        value, other = asked[key], noted[key]
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            yield from differences(value, other, f"{at}{key}.")
+        elif value != other:
+            yield f"{at}{key}", value, other
+
+
+def digests_of_start(config: TrainConfig) -> dict[str, str]:
+    """Hash the files of `train.init` and `train.student.weights`.
+
+    The names in the parameters stay when a file behind them changes; so this goes into the
+    fingerprint of a run, and by `ssr prepare` into a file that DVC compares.
+
+    Args:
+        config: Section `train`.
+
+    Returns:
+        Path -> SHA-256; empty for `random`. A Hugging Face id has no file here either: pin it by
+        downloading it.
+    """
+    named = [config.student.weights, *([config.init] if config.init else [])]
+    paths = [Path(name).expanduser() for name in named]
+    files = [file for path in paths for file in _files_of(path)]
+    return {str(file): sha256_of_file(file) for file in sorted(files) if file.is_file()}
+
+
+def _files_of(path: Path) -> list[Path]:
+    """List what a start is read from: a student's folder may hold metrics and pictures besides."""
+    if path.is_file():
+        return [path]
+    student = [path / name for name in STUDENT_FILES]
+    return student if all(file.is_file() for file in student) else list(path.glob("*"))
 
 
 def _weights(out: Path) -> Iterator[Path]:

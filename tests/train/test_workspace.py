@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from stages.student.saved import load_student
-from stages.train.folder import claim
+from stages.student.student import load_student
+from stages.train.stage import _without_folder
+from stages.train.workspace import claim
 from store.errors import ConfigError
 from tests.train.example import train_config
 from tests.train.test_stage import REPOSITORY, files_of
 from tests.train.world import World, assert_same, results
 
 ONE: dict[str, Any] = {"version": 1, "train": {"seed": 1, "optimizer": {"lr": 1.0}}}
+
 OTHER: dict[str, Any] = {"version": 1, "train": {"seed": 2, "optimizer": {"lr": 1.0}}}
 
 
@@ -37,13 +39,6 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_its_own_run_finds_all_as_it_was(tmp_path: Path) -> None:
-    occupy(tmp_path)
-    before = files_of(tmp_path)
-    claim(tmp_path, ONE, fresh=False, move_aside=True)
-    assert files_of(tmp_path) == before
-
-
 @pytest.mark.parametrize("held", ["checkpoint.pt", "student/config.json", "best/config.json"])
 @pytest.mark.parametrize("note", [json.dumps(OTHER), None, "no JSON"])
 def test_weights_that_are_not_known_to_be_of_this_run_are_a_mistake(
@@ -57,12 +52,6 @@ def test_weights_that_are_not_known_to_be_of_this_run_are_a_mistake(
     with pytest.raises(ConfigError, match=r"holds another run .*; give another --out, or --fresh"):
         claim(tmp_path, ONE, fresh=False, move_aside=False)
     assert files_of(tmp_path) == before
-
-
-def test_a_run_that_saved_nothing_is_in_nobodys_way(tmp_path: Path) -> None:
-    claim(tmp_path, OTHER, fresh=False, move_aside=False)
-    claim(tmp_path, ONE, fresh=False, move_aside=False)
-    assert json.loads((tmp_path / "run.json").read_text()) == ONE
 
 
 @pytest.mark.parametrize(("identity", "fresh"), [(OTHER, False), (OTHER, True), (ONE, True)])
@@ -158,3 +147,50 @@ def test_a_run_beside_a_replaced_one_is_as_in_a_new_folder(world: World, tmp_pat
     assert_same(results(used), results(new))
     assert world.train(config, used).fit.resumed_from == 2
     assert load_student(used / "replaced" / "2" / "student")[1]["recipe"]["seed"] == 0
+
+
+OFF = {"on": [], "levels": [None] * 4}
+
+
+def train(world: World, out: Path, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
+    return load_student(world.run(out, iterations=1, regularizer=OFF, **changes).student)[1]
+
+
+def test_data_and_recipe_travel_with_the_student(world: World, tmp_path: Path) -> None:
+    meta = train(world, tmp_path, seed=3)
+    assert meta["data"] == {
+        "source": {"train_images": 6, "kind": "drawn", "fit_px": [120, 60]},
+        "target": {"train_images": 6, "kind": "drawn", "fit_px": None},
+    }
+    assert meta["recipe"]["seed"] == 3
+    assert meta["recipe"]["crop_px"] == 64
+    assert "workers" not in meta["recipe"]
+    assert meta["weights"] == "random"
+
+
+def test_first_weights_are_remembered_over_generations_and_folders_are_not(
+    world: World, tmp_path: Path
+) -> None:
+    train(world, tmp_path / "first")
+    config = tmp_path / "first/student/config.json"
+    tree = json.loads(config.read_text())
+    tree["meta"]["weights"] = "nvidia/mit-b5"
+    del tree["sha256"]  # as the message tells who edits it
+    config.write_text(json.dumps(tree))
+    meta = train(world, tmp_path / "second", init=str(tmp_path / "first/student"))
+    assert meta["weights"] == "nvidia/mit-b5"
+    assert meta["recipe"]["init"] == "student"
+    assert str(tmp_path) not in (tmp_path / "second/student/config.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("weights", "noted"),
+    [
+        ("nvidia/mit-b5", "nvidia/mit-b5"),
+        ("pretrained/mit_b5.pth", "pretrained/mit_b5.pth"),
+        ("/home/me/mit_b5.pth", "mit_b5.pth"),
+        ("~/mit_b5.pth", "mit_b5.pth"),
+    ],
+)
+def test_only_absolute_paths_are_shortened(weights: str, noted: str) -> None:
+    assert _without_folder(weights) == noted

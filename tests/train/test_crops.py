@@ -14,9 +14,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
+from stages.prepare.geometry import Box
+from stages.prepare.labels import IGNORE
 from stages.prepare.manifest import Domain, ImageRecord
-from stages.train.config import TrainConfig
-from stages.train.crops import Sample, batches
+from stages.train.config import RareClassConfig, TrainConfig
+from stages.train.crops import (
+    RareClassSampler,
+    Sample,
+    batches,
+    class_probabilities,
+    draw_crop,
+    redraw_until_enough,
+    varied,
+)
 from store.errors import ConfigError, DataError, StoreIncompleteError, TrainingError
 from tests.train.example import train_config
 from tests.train.world import World, assert_same, features
@@ -147,17 +157,6 @@ def test_target_mask_and_features_are_those_under_the_image(world: World) -> Non
     assert len({place.record.image_id for place in seen}) > 3
 
 
-@pytest.mark.parametrize(("probability", "expected"), [(0.0, {False}), (1.0, {True})])
-def test_flip_probability_is_the_share_of_mirrored_crops(
-    world: World, probability: float, expected: set[bool]
-) -> None:
-    crops = world.crops(config(flip_probability=probability))
-    source = [locate(world, "source", crops[index]["source_image"], 16) for index in range(4)]
-    target = [locate(world, "target", crops[index]["target_image"], 16) for index in range(4)]
-    for places in (source, target):
-        assert {place.mirrored for place in places} == expected
-
-
 def test_a_sample_depends_on_seed_and_index_alone(world: World) -> None:
     forwards, backwards = world.crops(config()), world.crops(config())
     first = [forwards[index] for index in range(8)]
@@ -257,19 +256,6 @@ def test_rare_class_sampling_brings_rare_classes_into_the_crops(world: World) ->
     assert first_crop < 0.95 < share(rare_class_sampling=cold)  # and their crops are drawn again
 
 
-def test_images_are_drawn_alike_without_rare_class_sampling(world: World) -> None:
-    crops = world.crops(config(flip_probability=0.0))
-    drawn: dict[str, list[str]] = {"source": [], "target": []}
-    for index in range(60):
-        sample = crops[index]
-        drawn["source"].append(locate(world, "source", sample["source_image"], 16).record.image_id)
-        drawn["target"].append(locate(world, "target", sample["target_image"], 16).record.image_id)
-    for images in drawn.values():
-        counts = np.unique(images, return_counts=True)[1]
-        assert len(counts) == 6
-        assert counts.max() <= 20
-
-
 def test_crops_of_one_prevailing_class_are_drawn_again(world: World) -> None:
     def prevailing(max_share: float) -> float:
         crops = world.crops(config(crop_max_class_share=max_share))
@@ -280,14 +266,6 @@ def test_crops_of_one_prevailing_class_are_drawn_again(world: World) -> None:
     assert prevailing(1.0) > prevailing(0.35) + 0.2
 
 
-def test_features_are_read_only_of_the_domains_that_have_a_store(world: World) -> None:
-    only = config(regularizer={"on": ["source"]})
-    sample = world.crops(only, domains=["source"])[0]
-    assert list(sample["source_features"]) == ["stride8", "stride16"]
-    assert sample["target_features"] == {}
-    assert sample["target_image"].any()
-
-
 def test_a_target_is_demanded_by_self_training(tmp_path: Path) -> None:
     lonely = World(tmp_path / "lonely")
     lonely.prepare(images=1, target=False)
@@ -295,12 +273,6 @@ def test_a_target_is_demanded_by_self_training(tmp_path: Path) -> None:
         lonely.crops(config(regularizer={"on": []}), domains=[])
     crops = lonely.crops(config(self_training=None, regularizer={"on": []}), domains=[])
     assert crops[0]["source_image"].any()
-
-
-def test_a_class_that_no_image_shows_enough_of_is_named(world: World) -> None:
-    rare = {"temperature": 0.1, "min_pixels": 1000, "min_crop_ratio": 0.5}
-    with pytest.raises(ConfigError, match=r"1000 pixels of .* \(at most"):
-        world.crops(config(rare_class_sampling=rare))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -367,3 +339,98 @@ def test_a_shard_that_vanishes_while_training_names_the_cure(world: World, tmp_p
         shard.unlink()
     with pytest.raises(StoreIncompleteError, match="run `ssr embed`"):
         [crops[index] for index in range(20)]
+
+
+NAMES = ["road", "pole", "car", "train"]
+COUNTS = np.array([[900, 0, 100, 0], [500, 40, 0, 0], [400, 10, 50, 0]], np.int64)
+
+
+def sampler(min_pixels: int, counts: NDArray[np.int64] = COUNTS) -> RareClassSampler:
+    config = RareClassConfig(temperature=0.5, min_pixels=min_pixels, min_crop_ratio=0.5)
+    return RareClassSampler(counts, NAMES, config)
+
+
+def test_rare_classes_come_first_and_absent_ones_never() -> None:
+    classes, probabilities = class_probabilities(COUNTS, 0.5)
+    assert classes.tolist() == [1, 2, 0]
+    share = np.array([50, 150, 1800]) / 2000
+    odds = np.exp((1 - share) / 0.5)
+    assert np.allclose(probabilities, odds / odds.sum(), atol=1e-6)
+
+
+def test_classes_and_images_are_drawn_as_often_as_they_should() -> None:
+    rare, rng = sampler(9), np.random.default_rng(0)
+    drawn = [rare.draw(rng) for _ in range(6000)]
+    for class_id, probability in zip(*class_probabilities(COUNTS, 0.5), strict=True):
+        images = [image for c, image in drawn if c == class_id]
+        assert len(images) / len(drawn) == pytest.approx(probability, abs=0.02)
+        allowed = np.flatnonzero(COUNTS[:, class_id] > 9)
+        assert set(images) == set(allowed)
+        for image in allowed.tolist():
+            assert images.count(image) / len(images) == pytest.approx(1 / len(allowed), abs=0.04)
+
+
+def test_a_class_that_no_image_shows_enough_of_is_named_with_the_cure() -> None:
+    with pytest.raises(ConfigError) as caught:
+        sampler(40)
+    assert str(caught.value) == (
+        "rare class sampling: no image has more than 40 pixels of pole (at most 40); "
+        "set train.rare_class_sampling.min_pixels to 39 or less"
+    )
+    sampler(39)
+
+
+def test_labels_without_any_labelled_pixel_are_refused() -> None:
+    with pytest.raises(DataError, match="no labelled pixel"):
+        sampler(0, np.zeros((3, 4), np.int64))
+
+
+def test_a_crop_needs_more_than_its_share_of_the_threshold() -> None:
+    rare = sampler(9)  # 4.5 pixels
+    label = np.zeros((4, 4), np.uint8)
+    label[0] = 1
+    assert not rare.enough(label, 1)
+    label[1, 0] = 1
+    assert rare.enough(label, 1)
+
+
+@pytest.mark.parametrize(("good", "draws"), [(1, 1), (3, 3), (10, 10), (11, 11), (99, 11)])
+def test_draws_end_with_a_good_one_or_the_eleventh(good: int, draws: int) -> None:
+    numbers = iter(range(1, 100))
+    assert redraw_until_enough(lambda: next(numbers), lambda number: number >= good) == draws
+    assert next(numbers) == draws + 1
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        ([0, 0, 1, 1], True),
+        ([0, 0, 0, 1], False),  # exactly 0.75
+        ([0, 0, 0, 0], False),
+        ([0, 1, IGNORE, IGNORE], True),  # ignored pixels count for nothing
+        ([0, 0, IGNORE, IGNORE], False),
+        ([IGNORE, IGNORE, IGNORE, IGNORE], False),
+    ],
+)
+def test_a_crop_is_varied_where_no_class_prevails(pixels: list[int], expected: bool) -> None:
+    assert varied(np.array([pixels], np.uint8), 0.75) == expected
+
+
+def crops(label: NDArray[np.uint8], max_class_share: float, number: int) -> list[Box]:
+    rng = np.random.default_rng(0)
+    return [
+        draw_crop(
+            rng,
+            working_px=(label.shape[0], label.shape[1]),
+            crop_px=32,
+            align_px=8,
+            max_class_share=max_class_share,
+            label_in=lambda box: label[box.slices],
+        )
+        for _ in range(number)
+    ]
+
+
+def test_a_label_without_variety_still_gives_a_crop() -> None:
+    [box] = crops(np.zeros((64, 64), np.uint8), 0.75, 1)
+    assert (box.height, box.width) == (32, 32)

@@ -1,14 +1,21 @@
 import csv
+from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils.data import Dataset
 
+from stages.student.student import load_student
 from stages.train.config import TrainConfig
-from stages.train.loop import Watching, fit
+from stages.train.crops import Batch, Sample
+from stages.train.loop import Callbacks, fit
 from stages.train.optimizer import learning_rate
-from store.errors import TrainingError
+from stages.train.step import STORED, Feed, Mixed, mix_stored
+from store.errors import ConfigError, TrainingError
 from tests.train.example import train_config
 from tests.train.world import World, assert_same, results, silent, training_state
 
@@ -48,17 +55,6 @@ def test_ten_steps_and_ten_more_are_twenty_steps_bit_for_bit(
     assert_same(results(tmp_path / "resumed"), straight)
 
 
-def test_noise_of_the_caller_changes_nothing(world: World, tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"iterations": 2, "student": NOISE}
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        world.run(tmp_path / str(seed), **changes)
-    assert_same(results(tmp_path / "1"), results(tmp_path / "2"))
-    world.run(tmp_path / "other", **changes, seed=1)
-    other = (tmp_path / "other" / "student" / "model.safetensors").read_bytes()
-    assert other != results(tmp_path / "1")["student/model.safetensors"]
-
-
 def test_noise_is_another_in_every_iteration_and_for_every_seed(
     world: World, tmp_path: Path
 ) -> None:
@@ -84,15 +80,6 @@ def test_a_finished_run_is_not_trained_again(world: World, tmp_path: Path) -> No
     assert again.last_row == first.last_row
     assert not calls
     assert_same(results(tmp_path), before)  # with the curves that were lost
-
-
-def test_progress_is_told_after_every_iteration(world: World, tmp_path: Path) -> None:
-    calls: list[tuple[int, int, str]] = []
-    world.run(tmp_path, lambda *call: calls.append(call), iterations=3, log_every=2)
-    assert [call[:2] for call in calls] == [(1, 3), (2, 3), (3, 3)]
-    assert calls[0][2] == ""
-    assert "clean" in calls[1][2]
-    assert "lr" not in calls[1][2]
 
 
 def test_curves_have_a_row_for_each_interval_and_the_last_iteration(
@@ -156,7 +143,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(world: World, tmp_pat
             device=cpu,
             folder=tmp_path,
             fingerprint="f",
-            watching=Watching(remember),
+            callbacks=Callbacks(remember),
         )
     message = str(caught.value)
     assert message.startswith("iteration 1: a loss is not finite (clean ")
@@ -191,7 +178,50 @@ def test_training_computes_with_the_threads_that_it_is_given(world: World, tmp_p
     assert torch.get_num_threads() == 1
 
 
-def test_no_student_is_saved_where_training_failed(world: World, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError):
-        world.train(exploding(), tmp_path, silent)
-    assert not (tmp_path / "student").exists()
+class Silenced(Dataset[Sample]):
+    """Samples of which the teacher says nothing."""
+
+    def __init__(self, crops: Dataset[Sample]) -> None:
+        self._crops = crops
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self._crops[index]
+        for features in (sample["source_features"], sample["target_features"]):
+            for tokens in features.values():
+                tokens[:] = 0
+        return sample
+
+
+def mute(mixed: Mixed, batch: Batch) -> Mapping[str, Tensor]:
+    return {level: torch.zeros_like(each) for level, each in batch.source_features.items()}
+
+
+FEEDS = {
+    "stored": STORED,
+    "silent samples": Feed("silent samples", Silenced, mix_stored),
+    "silent mixtures": Feed("silent mixtures", lambda crops: crops, mute),
+}
+
+
+def trained(world: World, out: Path, feed: Feed) -> tuple[Tensor, int | None]:
+    result = world.train(train_config(), out, feed=feed)
+    student, _ = load_student(result.student)
+    weights = torch.cat([each.detach().flatten() for each in student.parameters()])
+    return weights, result.fit.resumed_from
+
+
+@pytest.mark.costly
+def test_samples_and_mixtures_are_those_of_the_feed(world: World, tmp_path: Path) -> None:
+    weights = {name: trained(world, tmp_path / name, feed)[0] for name, feed in FEEDS.items()}
+    student, _ = load_student(world.run(tmp_path / "plain").student)
+    plain = torch.cat([each.detach().flatten() for each in student.parameters()])
+    assert torch.equal(plain, weights["stored"])
+    assert not any(torch.equal(one, other) for one, other in combinations(weights.values(), 2))
+
+
+@pytest.mark.costly
+def test_a_run_is_not_resumed_with_another_feed(world: World, tmp_path: Path) -> None:
+    trained(world, tmp_path, STORED)
+    assert trained(world, tmp_path, STORED)[1] is not None
+    with pytest.raises(ConfigError, match=r"another run \(other feed\)"):
+        trained(world, tmp_path, FEEDS["silent samples"])

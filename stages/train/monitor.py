@@ -1,0 +1,283 @@
+"""Losses, health of the regulariser and validations of a run while it trains.
+
+Rows go to CSV for `dvc plots`, and to other tools. A loss or a gradient that is not finite is
+detected without synchronising with the device.
+
+Differs from SSR: the official code logs nothing of its branch. Losses do not show whether fusion
+reads its teacher at all; the health of the regulariser does.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stages.train.models import Models
+from stages.train.regularizers.branch import Branch, Seen, norm
+from stages.train.step import LOSSES
+from store.atomic import write_bytes
+from store.errors import ConfigError, TrainingError
+
+COLUMNS = ("iteration", "lr", *LOSSES, "confidence")
+
+STAGES = 4
+MEASURES = ("residual", "entropy", "swap", "gradient")
+HEALTH_COLUMNS = (
+    "iteration",
+    "gradient_student",
+    *(f"{measure}_{stage}" for measure in MEASURES for stage in range(STAGES)),
+)
+"""By stage, from fine to coarse; a stage without teacher stays empty.
+
+residual: norm of what fusion adds over the norm of the student's features; 0 is a dead branch,
+much above 1 a dominating one.
+entropy: of the attention over the teacher's tokens, over its maximum; 1 is uniform, it looks
+nowhere. Empty for a branch without attention.
+swap: change of the residual, relative to its norm, with the tokens of another image of the batch
+in place of the image's own; 0 is a branch that ignores its teacher. Empty for a batch of one.
+gradient: norm of the gradient of the stage's fusion; `gradient_student` that of the student.
+"""
+
+VALIDATION_COLUMNS = ("iteration", "miou", "enhanced", "wrong_teacher")
+"""Mean IoU in percent of the student, and of the branch with the image's own features and with
+another image's: as much lower as it reads its teacher."""
+
+Row = dict[str, float]
+
+_Show = Callable[[str, float, int], object]
+"""(kind/name, value, iteration) -> None."""
+
+_ABSENT = -1.0
+"""Stands for a loss that an iteration does not compute; a loss is never negative."""
+
+
+class Curves:
+    """Rows of all three files; what a run does not compute stays empty.
+
+    The state goes into the checkpoint, so that a resumed run writes the same files.
+
+    Attributes:
+        rows: Averages since the row before, `COLUMNS`.
+        health: The regulariser at the iterations of `rows`, `HEALTH_COLUMNS`.
+        validation: Mean IoU in percent, `VALIDATION_COLUMNS`.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.health: list[Row] = []
+        self.validation: list[Row] = []
+        self._sums: dict[str, float | Tensor] = {}  # tensors stay on their device until read
+        self._counts: dict[str, int] = {}
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Add the values of one iteration, 0-d tensors, without waiting for their device."""
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.double()
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def close_row(self, *, iteration: int, lr: float) -> Row:
+        """Average what was added since the last row and append it as the row of `iteration`."""
+        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        self.rows.append({"iteration": iteration, "lr": lr, **means})
+        self._sums, self._counts = {}, {}
+        return self.rows[-1]
+
+    def add_validation(self, measured: Row) -> bool:
+        """Append a row; tell whether its student is the best so far, the first of equals."""
+        best = all(measured["miou"] > row["miou"] for row in self.validation)
+        self.validation.append(measured)
+        return best
+
+    def write(self, folder: Path) -> None:
+        """Write `curves.csv`, `health.csv` and `validation.csv`, each atomically."""
+        _write(folder / "curves.csv", COLUMNS, self.rows)
+        _write(folder / "health.csv", HEALTH_COLUMNS, self.health)
+        _write(folder / "validation.csv", VALIDATION_COLUMNS, self.validation)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows and the sums of the unfinished one."""
+        return {
+            "rows": self.rows,
+            "health": self.health,
+            "validation": self.validation,
+            "sums": {name: float(total) for name, total in self._sums.items()},
+            "counts": self._counts,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of `state_dict`."""
+        self.rows, self.health = list(state["rows"]), list(state["health"])
+        self.validation = list(state["validation"])
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
+
+
+def rows_for(names: Iterable[str], folder: Path) -> Callable[[Curves], None]:
+    """Return what passes new rows on to the tools of `train.log_to`.
+
+    Their files, in the folders `live` and `tensorboard` of the run, are written anew from the first
+    row on, also by a resumed run: both tools only append, and a killed run may have appended rows
+    that its checkpoint does not know. Nothing is written before the first call.
+
+    Raises:
+        ConfigError: If a tool is not installed.
+    """
+    tools = [_tool(name) for name in dict.fromkeys(names)]
+    opened: list[tuple[_Show, Callable[[], object]]] = []
+    passed = {"train": 0, "health": 0, "validation": 0}
+
+    def pass_on(curves: Curves) -> None:
+        if not opened:
+            opened.extend(open_tool(folder) for open_tool in tools)
+        kinds = {"train": curves.rows, "health": curves.health, "validation": curves.validation}
+        for kind, rows in kinds.items():
+            for row in rows[passed[kind] :]:
+                for name, value in row.items():
+                    if name != "iteration":
+                        for show, _ in opened:
+                            show(f"{kind}/{name}", value, int(row["iteration"]))
+            passed[kind] = len(rows)
+        for _, flush in opened:
+            flush()
+
+    return pass_on
+
+
+@contextmanager
+def observed(regularizer: Branch | None) -> Iterator[Seen]:
+    """Collect what fusion does in the block; forward passes outside of it cost nothing."""
+    seen: Seen = {}
+    if regularizer is None:
+        yield seen
+        return
+    hooks = regularizer.observe(seen)
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def health_row(seen: Seen, models: Models) -> dict[str, float]:
+    """Average what was seen, and add the norms of the gradients; this waits for the device.
+
+    Returns:
+        Value by column, without the iteration.
+    """
+    row = {"gradient_student": _gradient_norm(models.student.parameters())}
+    row |= {name: float(torch.stack(values).mean()) for name, values in seen.items()}
+    if models.regularizer is not None:
+        named = list(models.regularizer.named_parameters())
+        for stage in models.regularizer.fusion:
+            parts = (f"embed.{stage}.", f"fusion.{stage}.")
+            learned = [weight for name, weight in named if name.startswith(parts)]
+            row[f"gradient_{stage}"] = _gradient_norm(learned)
+    return row
+
+
+class FiniteCheck:
+    """The first iteration with a loss or a gradient that is not finite.
+
+    Reading a value makes the host wait until the device has caught up; so nothing is read until
+    `require_finite`, and `failed` keeps the weights as they were in the meantime.
+
+    Args:
+        device: Where the losses are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.failed = torch.zeros((), device=device)
+        """0-d float32, 1 from the first such iteration on: AdamW's `found_inf`."""
+        self._iteration = torch.zeros((), dtype=torch.int64, device=device)
+        self._values = torch.zeros(len(LOSSES), device=device)
+        self._absent = torch.full((), _ABSENT, device=device)
+
+    def add(
+        self, losses: Mapping[str, Tensor], iteration: int, gradients: Sequence[Tensor] = ()
+    ) -> None:
+        """Note the losses of an iteration, 0-d float32 each, and its gradients.
+
+        Finite losses can have gradients that are not: a division, a root, an overflow on the way.
+        """
+        values = torch.stack([losses.get(name, self._absent) for name in LOSSES])
+        finite = values.isfinite().all()
+        if gradients:
+            norms = torch._foreach_norm(list(gradients))
+            finite = finite & torch.stack(norms).isfinite().all()
+        unfinished = self.failed == 0
+        self._values = values.where(unfinished, self._values)
+        self._iteration = torch.where(unfinished, iteration, self._iteration)
+        self.failed = torch.maximum(self.failed, (~finite).float())
+
+    def require_finite(self, checkpoint: Path) -> None:
+        """Wait for the device, and stop if a loss or a gradient was not finite.
+
+        Args:
+            checkpoint: The file that is as it was, for the message.
+
+        Raises:
+            TrainingError: Since then no weights were updated.
+        """
+        if not self.failed.item():
+            return
+        values = zip(LOSSES, self._values.tolist(), strict=True)
+        found = ", ".join(f"{name} {value:g}" for name, value in values if value != _ABSENT)
+        what = "a gradient" if self._values.isfinite().all() else "a loss"
+        raise TrainingError(
+            f"iteration {self._iteration.item()}: {what} is not finite ({found}); the weights were "
+            "not updated. Lower train.optimizer.lr, or look at the images and labels; "
+            f"{checkpoint} is as it was"
+        )
+
+
+def _write(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    """Write rows as CSV; an empty cell is a value that was not computed."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(row | {name: f"{row[name]:.6g}" for name in row if name != "iteration"})
+    write_bytes(path, text.getvalue().encode())
+
+
+def _gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
+    norms = [norm(parameter.grad) for parameter in parameters if parameter.grad is not None]
+    return float(torch.linalg.vector_norm(torch.stack(norms)))
+
+
+def _tool(name: str) -> Callable[[Path], tuple[_Show, Callable[[], object]]]:
+    try:
+        if name == "dvclive":
+            from dvclive import Live
+
+            return lambda folder: _dvclive(Live, folder / "live")
+        from torch.utils.tensorboard import SummaryWriter
+
+        return lambda folder: _tensorboard(SummaryWriter, folder / "tensorboard")
+    except ImportError as error:
+        raise ConfigError(
+            f"train.log_to: {name} is not installed: `pip install -e '.[{name}]'`, or set it to [];"
+            " curves.csv, health.csv and validation.csv hold the same numbers"
+        ) from error
+
+
+def _dvclive(live_class: Any, folder: Path) -> tuple[_Show, Callable[[], object]]:  # noqa: ANN401
+    live = live_class(str(folder), dvcyaml=None, save_dvc_exp=False)  # dvc.yaml is ours
+
+    def show(name: str, value: float, iteration: int) -> None:
+        live.step = iteration
+        live.log_metric(name, value)
+
+    return show, live.make_summary
+
+
+def _tensorboard(
+    writer_class: Any,  # noqa: ANN401 - an optional package
+    folder: Path,
+) -> tuple[_Show, Callable[[], object]]:
+    writer = writer_class(str(folder), purge_step=0)  # hides what is there of another attempt
+    return writer.add_scalar, writer.flush

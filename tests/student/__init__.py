@@ -1,0 +1,1 @@
+"""The student: its networks, weights, predictions and scores."""

@@ -1,0 +1,250 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from stages.prepare.labels import IGNORE
+from stages.train.adaptation.ema import update_ema
+from stages.train.adaptation.losses import downscale_label, feature_distance, segmentation_loss
+from stages.train.adaptation.masking import block_mask, draw_blocks, mask_images
+from stages.train.adaptation.mixing import draw_classes, mix_features
+from stages.train.adaptation.pseudo_labels import pseudo_labels, valid_pixels
+from store.errors import ConfigError
+from tests.official import pixel_accuracy
+from tests.parity.cases import Reference, assert_close
+
+
+def backward(loss: Tensor) -> None:
+    loss.backward()  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_loss_and_accuracy_are_those_of_the_official_head(reference: Reference, mode: str) -> None:
+    case = reference("daformer_head")
+    logits, label = case.tensor(f"out/{mode}/logits"), case.tensor("in/label").squeeze(1)
+    weight = case.tensor("in/seg_weight")
+    assert_close(segmentation_loss(logits, label), case[f"out/{mode}/loss"], 1e-6)
+    weighted = case[f"out/{mode}/loss_weighted"]
+    assert_close(segmentation_loss(logits, label, weight), weighted, 1e-6)
+    assert_close(pixel_accuracy(logits, label), case[f"out/{mode}/acc_seg"].reshape(()), 1e-6)
+
+
+def test_a_batch_without_labelled_pixels_has_zero_loss_and_gradient() -> None:
+    logits = torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    loss = segmentation_loss(logits, torch.full((1, 8, 8), IGNORE))
+    backward(loss)
+    assert logits.grad is not None
+    assert loss.item() == 0
+    assert not logits.grad.any()
+
+
+def cell(pixels: dict[int, int]) -> Tensor:
+    """A label (1, 4, 4) with so many pixels of each class."""
+    values = [c for c, number in pixels.items() for _ in range(number)]
+    return torch.tensor(values).view(1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        ({2: 16}, 2),
+        ({2: 12, 0: 4}, 2),  # exactly the share of 0.75
+        ({2: 11, 0: 5}, IGNORE),
+        ({0: 12, IGNORE: 4}, 0),
+        ({IGNORE: 12, 0: 4}, IGNORE),
+        ({IGNORE: 16}, IGNORE),
+    ],
+)
+def test_a_cell_has_the_class_that_fills_enough_of_it(
+    pixels: dict[int, int], expected: int
+) -> None:
+    assert downscale_label(cell(pixels), 4, 3, 0.75).tolist() == [[[expected]]]
+
+
+def distance(student: Tensor, imagenet: Tensor, label: Tensor, *classes: int) -> Tensor:
+    return feature_distance(
+        student, imagenet, label, num_classes=5, classes=classes, min_share=0.75
+    )
+
+
+def test_distance_is_averaged_over_the_cells_of_the_whole_batch() -> None:
+    label = torch.tensor([[[1, 1, 1, 0]], [[0, 0, 0, 2]]]).repeat_interleave(2, 1)
+    label = label.repeat_interleave(2, 2)  # (2, 2, 8): cells of 2 px
+    student, imagenet = torch.zeros(2, 2, 1, 4), torch.zeros(2, 2, 1, 4)
+    student[0, :, 0, 0] = torch.tensor([3.0, 4.0])  # distance 5 in a cell of class 1
+    student[1, :, 0, 3] = torch.tensor([0.0, -3.0])  # distance 3 in a cell of class 2
+    student[0, :, 0, 3] = 100.0  # not asked for
+    assert distance(student, imagenet, label, 1, 2).item() == pytest.approx((5 + 3) / 4)
+
+
+def test_equal_features_and_missing_classes_have_zero_loss_and_zero_gradient() -> None:
+    imagenet = torch.randn(1, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    label = torch.zeros(1, 8, 8, dtype=torch.int64)
+    for student, wanted in [(imagenet.clone(), 0), (imagenet + 1, 3)]:
+        student.requires_grad_()
+        loss = distance(student, imagenet, label, wanted)
+        backward(loss)
+        assert student.grad is not None
+        assert loss.item() == 0
+        assert torch.equal(student.grad, torch.zeros_like(imagenet))
+
+
+def test_labels_that_do_not_fit_the_features_are_refused() -> None:
+    features = torch.zeros(1, 4, 2, 2)
+    with pytest.raises(ValueError, match=r"9x8 px is not a multiple of features \(1, 4, 2, 2\)"):
+        distance(features, features, torch.zeros(1, 9, 8, dtype=torch.int64), 0)
+
+
+def networks() -> tuple[nn.Module, nn.Module]:
+    student = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3))
+    student(torch.randn(4, 2, 5, 5))
+    ema = copy.deepcopy(student).requires_grad_(False)
+    for parameter in ema.parameters():
+        parameter.fill_(1.0)
+    for buffer in ema.buffers():
+        buffer.zero_()
+    return ema, student
+
+
+def test_first_update_copies_parameters_but_no_buffers() -> None:
+    ema, student = networks()
+    update_ema(ema, student, 0, 0.999)
+    for old, new in zip(ema.parameters(), student.parameters(), strict=True):
+        assert torch.equal(old, new)
+        assert old is not new
+    assert not any(buffer.any() for buffer in ema.buffers())
+
+
+def test_the_ratio_is_the_share_that_is_hidden() -> None:
+    blocks = draw_blocks(np.random.default_rng(0), 100, (512, 512), 32)
+    assert block_mask(blocks, (64, 64), 0.7).mean().item() == pytest.approx(0.3, abs=0.01)
+
+
+def test_pixels_are_whole_or_the_mean_colour_block_by_block() -> None:
+    images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    masked = mask_images(images, draw_blocks(np.random.default_rng(0), 2, (64, 96), 16), 0.5)
+    hidden = (masked == 0).all(dim=1)  # (B, H, W)
+    assert torch.equal(masked, images.where(~hidden.unsqueeze(1), 0))
+    share = hidden.view(2, 4, 16, 6, 16).float().mean(dim=(2, 4))
+    assert set(share.flatten().tolist()) == {0, 1}
+
+
+def test_a_block_larger_than_the_crop_is_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"set train\.masking\.block_px to 32 or less") as caught:
+        draw_blocks(np.random.default_rng(0), 1, (32, 64), 96)
+    assert "\n" not in str(caught.value)
+
+
+def labels_with(*classes: list[int]) -> Tensor:
+    """One image for each list, with these classes in equal columns."""
+    return torch.stack([torch.tensor(ids).repeat_interleave(60 // len(ids)) for ids in classes])[
+        :, None, :
+    ]
+
+
+def test_official_pool_offers_the_classes_of_the_other_images_and_ignore() -> None:
+    labels = labels_with([0, 1], [2, IGNORE])
+    rng = np.random.default_rng(0)
+    drawn = [draw_classes(rng, labels, "batch") for _ in range(200)]
+    for image in range(2):
+        assert {c for classes in drawn for c in classes[image]} == {0, 1, 2, IGNORE}
+
+
+def test_images_draw_independently_and_classes_equally_often() -> None:
+    labels = labels_with([0, 1, 2, 3], [0, 1, 2, 3])
+    rng = np.random.default_rng(0)
+    chosen = np.zeros((4000, 2, 4))
+    for row in chosen:
+        for image, classes in enumerate(draw_classes(rng, labels, "batch")):
+            row[image, classes] = 1
+    assert np.allclose(chosen.mean(axis=0), 0.5, atol=0.03)
+    together = np.einsum("nc,nd->cd", chosen[:, 0], chosen[:, 1]) / len(chosen)
+    assert np.allclose(together, 0.25, atol=0.03)
+
+
+def test_each_token_is_mixed_by_its_share_of_source_pixels() -> None:
+    mask = torch.zeros(1, 1, 32, 64, dtype=torch.bool)
+    mask[..., :32, :32] = True  # four tokens of stride 16, one of stride 32
+    mask[..., :4, 48:56] = True  # 32 of the 256 pixels of a token of stride 16
+    source = {"stride16": torch.full((1, 5, 2, 4), 8.0), "stride32": torch.full((1, 2, 1, 2), 64.0)}
+    target = {level: torch.zeros_like(features) for level, features in source.items()}
+    mixed = mix_features(mask, source, target)
+    expected = torch.tensor([[8.0, 8.0, 0.0, 1.0], [8.0, 8.0, 0.0, 0.0]])
+    assert torch.equal(mixed["stride16"], expected.expand(1, 5, 2, 4))
+    assert torch.equal(mixed["stride32"], torch.tensor([64.0, 2.0]).expand(1, 2, 1, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_tokens_of_one_side_keep_their_features_to_the_bit(dtype: torch.dtype) -> None:
+    random = torch.Generator().manual_seed(0)
+    source = {"stride8": torch.randn(2, 4, 2, 2, generator=random).to(dtype)}
+    target = {"stride8": torch.randn(2, 4, 2, 2, generator=random).to(dtype)}
+    mask = torch.zeros(2, 1, 16, 16, dtype=torch.bool)
+    mask[0] = True
+    mixed = mix_features(mask, source, target)["stride8"]
+    assert mixed.dtype == dtype
+    assert torch.equal(mixed[0], source["stride8"][0])
+    assert torch.equal(mixed[1], target["stride8"][1])
+
+
+def test_features_that_do_not_divide_the_mask_are_refused() -> None:
+    features = {"stride8": torch.zeros(1, 1, 3, 4)}
+    with pytest.raises(ValueError, match="32x32 px has no whole cells on 3x4 tokens"):
+        mix_features(torch.zeros(1, 1, 32, 32, dtype=torch.bool), features, features)
+
+
+def logits_of(*probabilities: float) -> torch.Tensor:
+    """Logits (1, 2, 1, W) whose class 0 has these probabilities."""
+    p = torch.tensor(probabilities, dtype=torch.float64)
+    return torch.stack([p, 1 - p]).log().float().view(1, 2, 1, -1)
+
+
+def test_confidence_is_shared_by_the_images_of_a_batch() -> None:
+    sure, unsure = logits_of(0.99, 0.99), logits_of(0.6, 0.6)
+    assert pseudo_labels(torch.cat([sure, unsure]), (1, 2), 0.9).confidence.item() == 0.5
+
+
+def test_logits_are_enlarged_before_the_softmax() -> None:
+    # Bilinear from +2 and -2 at positions (i + 0.5) / 4 - 0.5: +2, +2, +1.5, +0.5 and the mirror.
+    logits = torch.tensor([[[[2.0, -2.0]], [[0.0, 0.0]]]])
+    result = pseudo_labels(logits, (1, 8), 0.0)
+    assert result.label.tolist() == [[[0, 0, 0, 0, 1, 1, 1, 1]]]
+    sigmoid = torch.sigmoid(torch.tensor([2.0, 2.0, 1.5, 0.5]))
+    for threshold, expected in [(0.6, 1.0), (0.7, 0.75), (0.85, 0.5), (0.9, 0.0)]:
+        assert (sigmoid >= threshold).float().mean().item() == expected
+        assert pseudo_labels(logits, (1, 8), threshold).confidence.item() == expected
+
+
+def test_half_precision_logits_are_judged_in_float32() -> None:
+    logits = torch.tensor([3.5, 0.0]).view(1, 2, 1, 1)
+    exact = torch.softmax(logits, dim=1).max().item()
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        assert pseudo_labels(logits.to(dtype), (1, 1), exact).confidence.item() == 1
+
+
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    y=st.integers(0, 40),
+    x=st.integers(0, 40),
+    crop=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    top=st.integers(0, 20),
+    bottom=st.integers(0, 20),
+)
+def test_validity_of_a_crop_is_a_crop_of_the_validity_of_the_image(
+    height: int, width: int, y: int, x: int, crop: tuple[int, int], top: int, bottom: int
+) -> None:
+    padded = torch.zeros(100, 100, dtype=torch.bool)
+    padded[top : max(height - bottom, 0), :width] = True
+    got = valid_pixels(
+        origin_px=(y, x),
+        crop_px=crop,
+        image_px=(height, width),
+        ignore_top_px=top,
+        ignore_bottom_px=bottom,
+    )
+    assert torch.equal(got, padded[y : y + crop[0], x : x + crop[1]])
