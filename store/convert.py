@@ -4,16 +4,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from numpy.typing import NDArray
 
 from store.errors import StoreError
+from store.fingerprint import sha256
+from store.grid import place_of, shard_file
 from store.index import StoreEntry
 from store.read import FeatureReader
 from store.scale import estimate_scale, scale_sample
 from store.spec import ImageEntry
-from store.url import Url, absolute, join, stores_of
+from store.url import Url, absolute, join, one_line_for_reads, stores_of
 from store.write import StoreWriter
 
 Progress = Callable[[int, int], None]
@@ -59,8 +62,27 @@ def convert(path: Url, codec: str, *, progress: Progress = lambda done, todo: No
         fingerprint=header.spec.fingerprint,
     )
 
+    place = {slot.image.image_id: n for n, slot in enumerate(header.slots) if slot.live}
+    with one_line_for_reads(header.files.url):
+        digests = {
+            shard_file(level, entry.shard): entry.digest
+            for level in header.levels
+            for _, entry in header.recorded(level)
+        }
+
+    @cache
+    def require_sound(name: str) -> None:
+        with one_line_for_reads(f"{header.files.url}/{name}"):
+            if sha256(header.files.read(name)) != digests[name]:
+                raise StoreError(
+                    f"{header.files.url}/{name} is damaged: `ssr verify {header.files.url} "
+                    "--repair` embeds it again"
+                )
+
     def read(level: str, wanted: Sequence[ImageEntry | None]) -> dict[str, NDArray[Any]]:
         there = [i.image_id for i in wanted if i is not None and i.image_id not in skipped]
+        for image_id in there:
+            require_sound(shard_file(level, place_of(place[image_id], spec.shard_images)[0]))
         sizes = {image_id: reader.size_tok(image_id, level) for image_id in there}
         return {name: reader.window(name, level, 0, 0, *size) for name, size in sizes.items()}
 

@@ -41,6 +41,10 @@ class StoreMismatchError(StoreError):
     """The store holds features of another teacher, image content or format."""
 
 
+class StoreFormatError(StoreMismatchError):
+    """The store has another format, so it is not this version's to repair."""
+
+
 class StoreUnreadableError(StoreError):
     """A file of a store could not be looked at, so nothing is known about it."""
 

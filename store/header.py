@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from store.checks import check_images
 from store.codec import Codec, CodecName
-from store.errors import StoreError, StoreMismatchError, StoreMissingError
+from store.errors import StoreError, StoreFormatError, StoreMismatchError, StoreMissingError
 from store.fingerprint import canonical_json, fingerprint_of, sha256
 from store.grid import shard_count
 from store.ledger import LEDGER, SLOTS_FILE, Ledger, ShardEntry, Slot, wanted_images
@@ -145,7 +145,8 @@ def read_spec(files: Files) -> StoreSpec:
 
     Raises:
         StoreMissingError: There is no store.
-        StoreMismatchError: The store has another format, or its attributes were changed.
+        StoreFormatError: The store has another format.
+        StoreMismatchError: Its attributes were changed.
         StoreError: The file of the attributes is damaged.
     """
     data = _read_file(files, ROOT_FILE)
@@ -154,7 +155,7 @@ def read_spec(files: Files) -> StoreSpec:
     except ValidationError as error:
         raise damaged(files, ROOT_FILE) from error
     if found != FORMAT:
-        raise StoreMismatchError(
+        raise StoreFormatError(
             f"the store {files.url} has format {found}, this version reads format {FORMAT}: move "
             "it away and run `ssr embed`, or use the version that wrote it"
         )

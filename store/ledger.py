@@ -170,8 +170,9 @@ class Ledger:
     def read_slots(self) -> tuple[Slot, ...]:
         """Read the slots, none where the file is absent or damaged.
 
-        Nothing wrong comes of starting anew: entries of shards name their images, and a shard
-        whose images lie in other slots now is not done.
+        They may be of a damaged list all the same: readers compare its digest before. Nothing
+        wrong comes of starting anew: entries of shards name their images, and a shard whose images
+        lie in other slots now is not done.
         """
         try:
             return SlotTable.model_validate_json(self._files.read(SLOTS_FILE)).slots

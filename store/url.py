@@ -149,8 +149,8 @@ def one_line_for_os_errors(url: Url) -> Iterator[None]:
         if str(url).startswith(S3):
             cure = "wait, or check the bucket, your permissions and the network,"
         raise StoreError(
-            f"cannot write {url}: {error.strerror or error}; {cure} and run the command again, "
-            "it continues after the shards that are done"
+            f"cannot write {_file_of(url, error)}: {error.strerror or error}; {cure} and run the "
+            "command again, it continues after the shards that are done"
         ) from error
 
 
@@ -165,10 +165,16 @@ def one_line_for_reads(url: Url) -> Iterator[None]:
 
 def unreadable(url: Url, error: OSError | MemoryError) -> StoreUnreadableError:
     """Return the error of a file that could not be looked at."""
-    return StoreUnreadableError(
-        f"cannot read {url} ({reason_of(error)}): correct the path or its permissions, or run the "
-        "command again once it can be read"
-    )
+    cure = "correct the path or its permissions, or run the command again once it can be read"
+    if isinstance(error, OSError) and error.errno == errno.EINVAL:  # a folder, a pipe, a device
+        cure = "remove it and run `ssr embed`"
+    return StoreUnreadableError(f"cannot read {_file_of(url, error)} ({reason_of(error)}): {cure}")
+
+
+def _file_of(url: Url, error: OSError | MemoryError) -> str:
+    """Return the file that an error is about, where it names one below the url."""
+    file = str(getattr(error, "filename", None))
+    return file if file.startswith(f"{url}/") else str(url)
 
 
 def reason_of(error: OSError | MemoryError) -> str:

@@ -10,11 +10,19 @@ from typing import Final, TypeVar
 import numpy as np
 
 from store.decode import ABSENT, DamageError, decode_chunk, decode_index
+from store.errors import StoreError, StoreFormatError
 from store.fingerprint import sha256
 from store.grid import LevelGrid, shard_count, shard_file, shard_of
-from store.header import METADATA_FILE, Header, parse_digests, read_header, read_metadata
+from store.header import (
+    METADATA_FILE,
+    Header,
+    parse_digests,
+    read_header,
+    read_metadata,
+    read_spec,
+)
 from store.lease import WHOLE, commit, writer_lease
-from store.ledger import LEDGER, ShardEntry, entry_file, parse_entry, wanted_images
+from store.ledger import LEDGER, Ledger, ShardEntry, entry_file, parse_entry, wanted_images
 from store.spec import LEVELS, ImageEntry
 from store.url import (
     Files,
@@ -96,12 +104,19 @@ def verify(path: Url, *, progress: Progress = lambda done, todo: None) -> Report
 
     Raises:
         StoreMissingError: There is no store.
-        StoreMismatchError: The store has another format, or its attributes were changed.
+        StoreFormatError: The store has another format.
+        StoreMismatchError: Its attributes and their digest were changed.
         StoreUnreadableError: Not even the list of its files can be read.
     """
     files = files_at(path)
     damage: list[Damage] = []
     unread: list[Damage] = []
+    try:
+        read_spec(files)
+    except StoreFormatError:
+        raise
+    except StoreError:
+        pass  # is found below, with whatever else is wrong
     with one_line_for_reads(files.url):
         _look_at_metadata(files, damage, unread)
         header = None if damage or unread else read_header(files)
@@ -200,7 +215,7 @@ def _shard_damage(
         where = (name, MISSING if found_bytes is None else UNVOUCHED)
         return ([damaged(*where)] if any(wanted) or header is None else []), size_bytes
     entry = parse_entry(entry_data, level, shard)
-    if entry is None:
+    if entry is None or not _can_be(files, header, entry):
         return [damaged(ledger_name, "is damaged")], size_bytes
     if header is not None and (
         entry.fingerprint != header.level_fingerprint(level) or not entry.holds(wanted)
@@ -219,6 +234,18 @@ def _shard_damage(
         return [], size_bytes
     suffering = entry.images if header is None else _suffering(data, header, entry)
     return [damaged(name, "is damaged", suffering)], size_bytes
+
+
+def _can_be(files: Files, header: Header | None, entry: ShardEntry) -> bool:
+    """Tell whether a store can hold a shard of this size, with such statistics."""
+    if header and entry.bytes > LevelGrid.of(header.spec, entry.level).most_shard_bytes:
+        return False
+    channels = header.spec.channels if header else None
+    try:
+        Ledger(files).statistics(entry.level, entry.shard, channels)
+    except StoreError:
+        return False
+    return True
 
 
 def _suffering(data: bytes, header: Header, entry: ShardEntry) -> tuple[ImageEntry | None, ...]:

@@ -19,12 +19,13 @@ from store.errors import (
     StoreMissingError,
     StoreUnreadableError,
 )
-from store.fingerprint import fingerprint_of
-from store.grid import shard_count
+from store.fingerprint import fingerprint_of, sha256
+from store.grid import shard_count, shard_of
 from store.header import (
     METADATA_FILE,
     ROOT_FILE,
     RootAttributes,
+    parse_digests,
     read_metadata,
     read_scales,
     read_spec,
@@ -32,7 +33,16 @@ from store.header import (
 from store.index import LevelEntry, StoreEntry
 from store.layout import skeleton
 from store.lease import WHOLE, Change, Lease, Part, check_part, commit, owns, writer_lease
-from store.ledger import Ledger, ShardEntry, Slot, assign_slots, wanted_images
+from store.ledger import (
+    LEDGER,
+    SLOTS_FILE,
+    Ledger,
+    ShardEntry,
+    Slot,
+    assign_slots,
+    slots_json,
+    wanted_images,
+)
 from store.scale import Scales, check_scale, level_fingerprint
 from store.shard_writer import NOTHING, Features, ShardTask, ShardWriter
 from store.spec import LEVELS, ImageEntry, StoreSpec, stride_of
@@ -112,8 +122,40 @@ class StoreWriter:
 
     def _look(self) -> None:
         self._check_identity()
-        self._slots = assign_slots(self._ledger.read_slots(), self._images)
         self._scales = dict(read_scales(self._files, self.spec, LEVELS))
+        self._slots = assign_slots(self._known_slots(), self._images)
+
+    def _known_slots(self) -> tuple[Slot, ...]:
+        """Read the slots; none where the store does not say, or says what no store can hold.
+
+        A list that is not the one of the metadata is damaged, or its write was interrupted: what
+        the entries of the shards say goes before it.
+        """
+        slots = self._ledger.read_slots()
+        try:
+            digests = parse_digests(read_metadata(self._files) or b"") or {}
+            if digests.get(SLOTS_FILE) != sha256(slots_json(slots)):
+                slots = self._slots_by_entries(slots)
+            check_images(self.spec, [slot.image for slot in slots])
+        except StoreUnreadableError:
+            raise
+        except StoreError:
+            return ()
+        return slots
+
+    def _slots_by_entries(self, listed: Sequence[Slot]) -> tuple[Slot, ...]:
+        held, shard_images = dict(enumerate(listed)), self.spec.shard_images
+        for level in reversed(LEVELS):
+            fingerprint = level_fingerprint(self.spec, level, self._scales)
+            for shard in map(shard_of, self._files.names(f"{LEDGER}/{level}")):
+                if shard is None:
+                    continue
+                entry = self._ledger.recorded(level, shard, fingerprint=fingerprint, images=())
+                images = entry.images[:shard_images] if entry is not None else ()
+                for slot, image in enumerate(images, start=shard * shard_images):
+                    if image is not None:
+                        held[slot] = Slot(image, live=False)
+        return tuple(held[n] for n in sorted(held)) if max(held, default=-1) < len(held) else ()
 
     def _take_lease(self) -> None:
         with one_line_for_os_errors(self.path), ExitStack() as stack:

@@ -33,7 +33,7 @@ def test_a_read_only_disk_is_one_line_changes_nothing_and_can_be_read(
         store = embed_some(world, 4)
         before = world.features()
         disk.change("ro")
-        with pytest.raises(StoreError, match=rf"cannot write {store}: Read-only file system"):
+        with pytest.raises(StoreError, match=rf"cannot write {store}/.*: Read-only file system"):
             world.run()
         assert world.features() == before
         assert verify(store).sound

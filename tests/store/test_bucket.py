@@ -155,7 +155,8 @@ def test_what_stays_wrong_is_one_line_with_url_and_code_and_costs_nothing(
         FeatureReader(store).window(IMAGES[3].image_id, "stride8", 0, 0, 8, 8)
     assert "\n" not in str(read.value)
     server.fault = lambda method, path: fault if "/leases/1-of-1." in path else None
-    with pytest.raises(StoreError, match=rf"(?i)cannot write {store}: .*({says})") as written:
+    line = rf"(?i)cannot write {store}/ledger/leases/1-of-1.*: .*({says})"
+    with pytest.raises(StoreError, match=line) as written:
         write(place, wanted)
     assert "\n" not in str(written.value)
     server.fault = BadServer.fault

@@ -7,7 +7,7 @@ from store.convert import convert
 from store.errors import StoreError, StoreIncompleteError
 from store.verify import verify
 from store.write import StoreWriter
-from tests.store.worlds import SPEC, features_of, files, images, modified, write
+from tests.store.worlds import SPEC, changed, features_of, files, images, modified, write
 
 IMAGES = images(7)
 
@@ -54,6 +54,16 @@ def test_what_is_not_all_there_is_not_converted(tmp_path: Path) -> None:
     with StoreWriter(tmp_path, SPEC, IMAGES, ("stride8",)) as writer:
         writer.write_shard(task := writer.pending()[0], features_of(task))
     with pytest.raises(StoreIncompleteError, match="shard 1 of stride8"):
+        convert(tmp_path / SPEC.relative_path, "int8")
+
+
+@pytest.mark.parametrize("shard", [0, 1])
+def test_a_whole_shard_of_other_features_is_not_converted(tmp_path: Path, shard: int) -> None:
+    write(tmp_path / "other", [changed(image) for image in IMAGES])
+    write(tmp_path, IMAGES)
+    name = f"{SPEC.relative_path}/stride8/c.{shard}.0.0.0"
+    (tmp_path / "other" / name).replace(tmp_path / name)
+    with pytest.raises(StoreError, match=rf"{name} is damaged: `ssr verify .* --repair`"):
         convert(tmp_path / SPEC.relative_path, "int8")
 
 

@@ -24,7 +24,7 @@ from store.local import LocalFiles
 from store.read import FeatureReader
 from store.spec import LEVELS as ALL_LEVELS
 from store.summary import inspect
-from store.url import Files, Url, files_at, join
+from store.url import Files, Url, files_at, join, one_line_for_os_errors
 from store.verify import verify, withdraw
 from store.view import open_dataset
 from tests.store.worlds import SPEC, files, images, write
@@ -139,6 +139,20 @@ def test_what_is_no_file_is_refused_and_never_waited_for(store: Path, kind: str)
     assert [one.file for one in verify(store).unread] == ["zarr.json"]
 
 
+def test_a_line_names_the_file_and_not_only_its_store(store: Path) -> None:
+    (store / ENTRY).unlink()
+    (store / ENTRY).mkdir()
+    with pytest.raises(
+        StoreUnreadableError, match=rf"cannot read {store}/{ENTRY} .*: remove it and"
+    ):
+        inspect(store)
+    with (
+        pytest.raises(StoreError, match=f"cannot write {store}/{ENTRY}: no"),
+        one_line_for_os_errors(store),
+    ):
+        raise OSError(28, "no space", str(store / ENTRY))
+
+
 def test_metadata_larger_than_any_is_not_read(store: Path) -> None:
     os.truncate(store / "ledger" / "images.json", 2**40)
     with pytest.raises(StoreUnreadableError, match=r"images\.json \(larger than any metadata\)"):
@@ -188,6 +202,8 @@ def test_slots_that_no_store_has_are_refused(
     craft(store, name, change)
     with pytest.raises(StoreError, match=rf"{name} .* is missing, damaged"):
         read_header(files_at(store))
+    assert write(store.parents[1], IMAGES)[1] == []
+    assert verify(store).sound
 
 
 @pytest.mark.parametrize(
@@ -246,6 +262,14 @@ def test_statistics_that_cannot_be_are_refused(
     craft(store, ENTRY, lambda content: change(content["statistics"]))
     with pytest.raises(StoreError, match=rf"{ENTRY} is damaged: `ssr verify"):
         inspect(store)
+    assert [one.file for one in verify(store).damage] == [ENTRY]
+
+
+def test_a_shard_larger_than_any_of_its_level_is_not_read(store: Path) -> None:
+    size_bytes = LevelGrid.of(SPEC, "stride8").most_shard_bytes + 1
+    os.truncate(store / "stride8" / "c.0.0.0.0", size_bytes)
+    craft(store, ENTRY, lambda content: content.update(bytes=size_bytes))
+    assert [one.file for one in verify(store).damage] == [ENTRY]
 
 
 def test_a_flipped_bit_of_an_entry_makes_its_shard_pending(store: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from store.local import LocalFiles
 from store.read import FeatureReader
 from store.shard_writer import ShardTask
 from store.spec import ImageEntry
+from store.verify import verify
 from store.write import StoreWriter
 from tests.store.worlds import (
     LEVELS,
@@ -190,8 +191,9 @@ def test_a_folder_with_features_of_something_else_is_refused(tmp_path: Path, sto
 def test_a_store_of_another_format_is_refused(tmp_path: Path, store: Path) -> None:
     root = store / "zarr.json"
     root.write_text(root.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(StoreMismatchError, match="has format 2"):
-        write(tmp_path, images(7))
+    for look in (lambda: verify(store), lambda: write(tmp_path, images(7))):
+        with pytest.raises(StoreMismatchError, match="has format 2"):
+            look()
 
 
 @pytest.mark.parametrize(
@@ -213,6 +215,44 @@ def test_damaged_metadata_is_mended_and_costs_no_feature(
     _, tasks = write(tmp_path, images(7))
     assert tasks == []
     assert files(store) == before
+
+
+@pytest.mark.parametrize(
+    ("found", "damage"),
+    [
+        (b"train/001", b"train/000"),
+        (b"train/001", b"train/0x1"),
+        (b"train/004", b"train/0x4"),
+        *((b"[96,192]},", size) for size in (b"[65,192]},", b"[0,0]},", b"[-96,192]},")),
+        *((b"[96,192]},", size) for size in (b"[960,192]},", b"[1000000000000,8]},")),
+        (b"slots", b"slits"),
+    ],
+)
+def test_damaged_slots_are_restored_from_the_entries_of_the_shards(
+    tmp_path: Path, store: Path, found: bytes, damage: bytes
+) -> None:
+    wanted = [image for image in images(7) if image != images(7)[4]]
+    write(tmp_path, wanted)
+    before = files(store)
+    path = store / "ledger" / "images.json"
+    head, middle, tail = path.read_bytes().rpartition(found)  # the last size is of the tombstone
+    path.write_bytes(head + middle.replace(found, damage) + tail)
+    assert write(tmp_path, wanted)[1] == []
+    assert files(store) == before
+
+
+def test_damaged_slots_that_no_entry_names_cost_no_more_than_their_shards(
+    tmp_path: Path, store: Path
+) -> None:
+    wanted = [image for image in images(7) if image != images(7)[4]]
+    for level in LEVELS:
+        (store / level / "c.1.0.0.0").unlink()
+    write(tmp_path, wanted)
+    path = store / "ledger" / "images.json"
+    head, _, tail = path.read_bytes().rpartition(b"[96,192]},")
+    path.write_bytes(head + b"[65,192]}," + tail)
+    assert 0 not in [task.shard for task in write(tmp_path, wanted)[1]]
+    assert verify(store).sound
 
 
 def test_losing_the_slots_never_mixes_features_up(tmp_path: Path, store: Path) -> None:
