@@ -14,8 +14,7 @@ from markdown_it import MarkdownIt
 from PIL import Image
 from safetensors.torch import load_file
 
-from stages.evaluate.card import DATA_TERMS
-from stages.evaluate.export import run
+from stages.evaluate.export import DATA_TERMS, run
 from stages.evaluate.model import open_model
 from stages.prepare.config import SourceConfig
 from stages.prepare.pixels import normalised_window, read_image

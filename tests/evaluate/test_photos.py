@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.evaluate.photos import list_photos
+from stages.evaluate.predict import list_photos
 from store.errors import ConfigError, DataError
 
 OUT = Path("predicted")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from stages.evaluate.export import run
-from stages.evaluate.twin import SIZES, TOLERANCE, compare_twins, export_onnx
+from stages.evaluate.onnx import SIZES, TOLERANCE, compare_twins, export_onnx
 from stages.student.student import Student
 from store.errors import CheckpointError
 from tests.evaluate.models import NAMES, lively_student, save_model, student_config
