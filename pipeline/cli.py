@@ -14,7 +14,6 @@ from pipeline import (
     handover,
     result_commands,
     store_commands,
-    teacher_commands,
 )
 from pipeline.arms import ARMS
 from pipeline.files import EVALUATE_CACHE, INDEX, MANIFEST, PARAMS, RUN, SCAN_CACHE, START
@@ -398,7 +397,7 @@ app.command("import")(handover.import_checkpoint)
 app.command()(store_commands.inspect)
 app.command()(store_commands.verify)
 app.command()(store_commands.convert)
-app.command()(teacher_commands.probe)
+app.command()(result_commands.probe)
 
 for command in app.registered_commands:  # typer cuts sentences in the list, and wraps examples
     text = getdoc(command.callback) or ""
