@@ -96,8 +96,8 @@ def probe(
 
     Example: ssr probe --student runs --json probe.json
     """
+    from pipeline.checks import current_manifest
     from pipeline.console import progress
-    from pipeline.current import current_manifest
     from pipeline.params import load_params
     from pipeline.tables import print_probe
     from stages.evaluate.probe import run

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from pipeline.checks import current_manifest, demand_current_stores
 from pipeline.console import size
-from pipeline.current import current_manifest, demand_current_stores
 from pipeline.doctor.finding import Finding, attempt, findings_of, ok, problem, warning
 from pipeline.files import INDEX, MANIFEST, RUN
 from pipeline.params import Params, load_params

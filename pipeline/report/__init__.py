@@ -16,9 +16,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from pipeline.checks import demand_current_manifest, demand_current_stores
 from pipeline.console import Report, size
 from pipeline.costs import Cost, cost_of, versions
-from pipeline.current import demand_current_manifest, demand_current_stores
 from pipeline.files import RUN
 from pipeline.params import Params
 from pipeline.pictures import Painter, read_photo

@@ -14,7 +14,7 @@ from unittest import mock
 import pytest
 from typer.core import TyperGroup
 
-from pipeline.interrupt import CODE
+from pipeline.messages import INTERRUPTED
 from tests.pipeline.test_help import COMMANDS
 from tests.pipeline.workplace import change_params, demand, ssr, times
 
@@ -56,7 +56,7 @@ def interrupt(words: str, when: Callable[[], bool]) -> str:
         finally:
             if started.poll() is None:
                 os.killpg(started.pid, signal.SIGKILL)
-    assert started.returncode == CODE, said
+    assert started.returncode == INTERRUPTED, said
     return said
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.console import activity, console, print_table, progress
-from pipeline.lines import wrapped
+from pipeline.messages import wrapped
 from tests.conftest import HOSTILE
 from tests.pipeline.test_empty import EMPTY
 from tests.pipeline.workplace import demand, ssr, the_store
