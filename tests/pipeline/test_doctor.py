@@ -226,7 +226,7 @@ def test_a_gpu_that_there_is_not_is_said_of_every_key() -> None:
 
 @pytest.mark.usefixtures("photos")
 def test_a_bucket_without_its_package_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.doctor.work.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.doctor.find_spec", lambda name: None)
     (line,) = doctor("-S", "store.url=s3://bucket/features").problem
     assert line == "store.url: s3://bucket/features needs s3fs: `pip install -e '.[s3]'`"
 
@@ -235,7 +235,7 @@ def test_a_bucket_without_its_package_is_a_problem(monkeypatch: pytest.MonkeyPat
 def test_a_disk_without_room_is_a_problem_unless_all_is_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipeline.doctor.work.free_bytes", lambda url: 1000)
+    monkeypatch.setattr("pipeline.plan.free_bytes", lambda url: 1000)
     assert doctor().problem == []
     remove("data/index.json")()
     said = doctor()

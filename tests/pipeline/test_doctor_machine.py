@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.doctor import machine
-from pipeline.doctor.finding import Finding, attempt
+from pipeline import doctor as examiner
+from pipeline.doctor import Finding, attempt
 from tests.pipeline.test_doctor import doctor
 from tests.pipeline.workplace import REPOSITORY
 
 
 @pytest.mark.usefixtures("workplace", "no_gpu")
 def test_a_gpu_that_pytorch_does_not_see_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "device_here", lambda: "Some GPU")
+    monkeypatch.setattr(examiner, "device_here", lambda: "Some GPU")
     assert any("sees no GPU, but there is Some GPU: install" in line for line in doctor().warning)
 
 
@@ -58,7 +58,7 @@ def dvc_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[
     (folder / ".git").mkdir()
 
     def find() -> tuple[str, str]:
-        (found,) = machine.dvc()
+        (found,) = examiner.dvc()
         return found.mark, found.text
 
     return find
@@ -122,7 +122,7 @@ def test_a_check_that_fails_itself_is_a_finding() -> None:
 
 @pytest.mark.usefixtures("workplace")
 def test_a_package_that_cannot_be_imported_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pipeline.doctor.work", None)
+    monkeypatch.setitem(sys.modules, "pipeline.checks", None)
     (line,) = doctor().problem
     assert line.startswith("a package cannot be imported (ModuleNotFoundError: ")
     assert line.endswith("run `pip install -e .` again")
