@@ -293,7 +293,7 @@ def train(
 
     Example: ssr train -S 'train.regularizer.on=[]' --out runs/daformer
     """
-    from pipeline.checks import current_manifest, demand_current_stores
+    from pipeline.checks import current_manifest, require_current_stores
     from pipeline.console import activity, progress
     from pipeline.costs import noted
     from pipeline.live import rows_for
@@ -304,7 +304,7 @@ def train(
     with joined() as ranks:
         config = load_params(params, overrides)
         manifest = current_manifest(config, MANIFEST)
-        demand_current_stores(config, INDEX)
+        require_current_stores(config, INDEX)
         with activity("loading PyTorch and transformers"):
             from pipeline.watching import watched_validation
             from stages.train import stage

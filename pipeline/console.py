@@ -1,4 +1,4 @@
-"""What a person sees: progress and tables. Only this layer prints."""
+"""Console output: progress and tables. Only this layer prints."""
 
 import sys
 import time

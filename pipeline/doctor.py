@@ -301,7 +301,7 @@ def _weights(config: "Params") -> Iterator[Finding]:
             )
         elif not is_hub_id(student):
             yield problem(
-                f"train.student.weights: {student} is no file or folder, and no Hugging Face id, "
+                f"train.student.weights: {student} is not a file, a folder or a Hugging Face id, "
                 "which is owner/name as nvidia/mit-b5: correct it, or set it to random"
             )
     if start is not None and not (Path(start).expanduser() / "config.json").is_file():
@@ -313,7 +313,7 @@ def _weights(config: "Params") -> Iterator[Finding]:
 
 def _stores(config: "Params", images: "Manifest | None") -> Iterator[Finding]:
     """Check that the stores are of the teacher that the params name, and complete."""
-    from pipeline.checks import demand_current_stores
+    from pipeline.checks import require_current_stores
     from store.index import Index
     from store.read import open_features
 
@@ -328,7 +328,7 @@ def _stores(config: "Params", images: "Manifest | None") -> Iterator[Finding]:
         yield warning(f"{INDEX}: nothing is embedded yet: run `ssr embed`")
         return
     index = Index.read(INDEX)
-    demand_current_stores(config, INDEX)
+    require_current_stores(config, INDEX)
     if images is None:
         return
     domains: tuple[Domain, ...] = ("source", "target") if "mixed" in regularizer.on else ("source",)
@@ -353,7 +353,7 @@ def _disk(config: "Params", images: "Manifest | None") -> Iterator[Finding]:
 
     free, place = free_bytes(config.store.url), config.store.location
     if free is None or not isinstance(place, Path):
-        yield ok(f"room: {config.store.url} is no disk")
+        yield ok(f"room: {config.store.url} is not on a disk")
         return
     line = f"room: {size(free)} free at {config.store.url}"
     if images is None or not config.embed.domains:

@@ -16,7 +16,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from pipeline.checks import demand_current_manifest, demand_current_stores
+from pipeline.checks import require_current_manifest, require_current_stores
 from pipeline.console import Report, size
 from pipeline.costs import Cost, cost_of, versions
 from pipeline.files import RUN
@@ -251,14 +251,14 @@ class _Run:
         if self._manifest_path.is_file():
             found.append(
                 Part.of(
-                    lambda: demand_current_manifest(
+                    lambda: require_current_manifest(
                         self._params, self._manifest, self._manifest_path
                     )
                 ).missing
             )
         if self._index_path.is_file():
             found.append(
-                Part.of(lambda: demand_current_stores(self._params, self._index_path)).missing
+                Part.of(lambda: require_current_stores(self._params, self._index_path)).missing
             )
         measured = Part.of(lambda: measured_card(self._run, read_scores(self._run)))
         if measured == Part(None):

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader
 from pydantic import ValidationError
 
 from stages.evaluate.model import Model, open_model
-from stages.evaluate.onnx import Agreement, compare_twins, demand_packages, export_onnx
+from stages.evaluate.onnx import Agreement, compare_twins, export_onnx, require_packages
 from stages.evaluate.scores import Evaluation
 from stages.prepare.geometry import WORKING_MULTIPLE_PX
 from stages.prepare.labels import ClassTable
@@ -86,7 +86,7 @@ def run(
         OSError: `out` cannot be written.
     """
     if onnx:
-        demand_packages()
+        require_packages()
     student = open_model(model)
     if out.resolve() == student.folder.resolve():
         raise ConfigError(f"--out {out} is the student itself; give another folder")

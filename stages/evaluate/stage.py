@@ -120,7 +120,7 @@ def run(
         ConfigError: A CUDA device is asked for and there is none, or a subset has unknown classes.
         DataError: No image of a dataset has a label, or a file does not fit the manifest.
     """
-    _demand_known(config.subsets, manifest.classes)
+    _require_known(config.subsets, manifest.classes)
     datasets = []
     if config.domain is not None:
         datasets.append(of_manifest(manifest, config.domain, config, roots))
@@ -272,13 +272,13 @@ def _measure(
     return _Measured(content, metrics, matrix, drawn)
 
 
-def _demand_known(subsets: Mapping[str, Sequence[str]], classes: ClassTable) -> None:
+def _require_known(subsets: Mapping[str, Sequence[str]], classes: ClassTable) -> None:
     """Refuse further means over classes that there are not."""
     for subset, names in subsets.items():
         unknown = [name for name in names if name not in classes.names]
         if unknown:
             raise ConfigError(
-                f"evaluate.subsets.{subset} names {unknown[0]}, which is no class of the data; "
+                f"evaluate.subsets.{subset} names {unknown[0]}, which is not a class of the data; "
                 f"these are {', '.join(classes.names)}"
             )
 

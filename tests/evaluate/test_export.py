@@ -24,8 +24,6 @@ from store.errors import CheckpointError, ConfigError
 from tests.conftest import HOSTILE
 from tests.evaluate.models import META, NAMES, PALETTE, save_model
 
-pytestmark = pytest.mark.costly
-
 PLAIN: dict[str, Any] = {"head": "mlp", "norm_eps": 1e-5}
 METRICS: dict[str, Any] = {
     "miou": 26.38,

@@ -33,8 +33,6 @@ from stages.train.step import StepResult, train_step
 from tests.parity.cases import Case, Reference, assert_close
 from tests.train.example import train_config
 
-pytestmark = pytest.mark.costly
-
 LEVEL = "stride8"
 LOSS_LOGS = {
     "clean": "decode.loss_seg",

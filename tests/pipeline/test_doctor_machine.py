@@ -25,7 +25,6 @@ def test_pytorch_that_cannot_be_imported_is_a_problem(monkeypatch: pytest.Monkey
     assert doctor().problem[0].startswith("PyTorch cannot be imported (ModuleNotFoundError: ")
 
 
-@pytest.mark.costly
 @pytest.mark.usefixtures("workplace")
 @pytest.mark.parametrize(
     ("content", "says"),

@@ -12,8 +12,6 @@ from tests.pipeline.mistakes import assert_refused
 from tests.pipeline.test_help import COMMANDS
 from tests.pipeline.workplace import demand, ssr
 
-pytestmark = pytest.mark.costly
-
 STORE = "data/features/source/1a2b3c4d.zarr"
 NO_PARAMS = ("params.yaml: there is no such file", "`ssr init --preset drawn` writes one")
 NO_IMAGES = ("data/manifest.parquet", "run `ssr prepare`")

@@ -83,7 +83,7 @@ def test_what_goes_on_does_not_start_over() -> None:
         assert "embedded again are kept" in ssr("verify", "a.zarr", "--repair").err
 
 
-@pytest.mark.costly
+@pytest.mark.slow
 @pytest.mark.parametrize("options", ["", " -S embed.executor=dask -S embed.workers=1"])
 def test_an_interrupted_embed_goes_on_with_what_it_lacks(workplace: Path, options: str) -> None:
     change_params(workplace, {"prepare.source.train": MANY, "store.shard_images": 1})
@@ -102,7 +102,7 @@ def test_an_interrupted_embed_goes_on_with_what_it_lacks(workplace: Path, option
     assert demand("embed").count(" 0 embedded now") == 2
 
 
-@pytest.mark.costly
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_from_its_checkpoint(workplace: Path) -> None:
     changes = {"iterations": MANY, "checkpoint_every": 1, "validate_every": 0, "workers": 1}
     change_params(workplace, {f"train.{key}": value for key, value in changes.items()})

@@ -88,7 +88,7 @@ def test_a_message_is_broken_at_words_and_a_command_is_not(
     ]
 
 
-@pytest.mark.costly
+@pytest.mark.slow
 def test_in_a_pipe_a_line_stays_whole_unless_columns_says_how_wide_it_may_be(
     workplace: Path,
 ) -> None:

@@ -13,8 +13,6 @@ from stages.train.tracking import Curves
 from store.errors import ConfigError
 from tests.pipeline.workplace import demand
 
-pytestmark = pytest.mark.costly
-
 TOOLS = ("dvclive", "tensorboard")
 
 

@@ -19,8 +19,6 @@ from stages.train.validation import Validation
 from stages.train.wrong_teacher import WrongTeacherTest
 from tests.pipeline.workplace import SMALLEST, change_params, demand, write_params
 
-pytestmark = pytest.mark.costly
-
 GUIDED = {"train.regularizer.kind": "guided", "train.regularizer.student_drop": 0.5}
 WITH_VAL = {**SMALLEST, "embed.splits": ["train", "val"], "prepare.target.val": 5}
 

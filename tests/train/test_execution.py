@@ -15,8 +15,6 @@ from stages.train.networks import Models
 from tests.train.example import train_config
 from tests.train.test_step import FEATURE_DISTANCE, MASKING, batch_of, gradients, models_for, step
 
-pytestmark = pytest.mark.costly
-
 QUIET: dict[str, Any] = {"drop_path": 0.0, "dropout": 0.0}
 NOISY: dict[str, Any] = {"drop_path": 0.5, "dropout": 0.5}
 ALL: dict[str, Any] = {

@@ -17,8 +17,6 @@ from store.errors import ConfigError
 from tests.train.example import train_config
 from tests.train.world import World
 
-pytestmark = pytest.mark.costly
-
 
 class Silenced(Dataset[Sample]):
     """Samples of which the teacher says nothing."""

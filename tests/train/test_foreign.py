@@ -16,8 +16,6 @@ from store.errors import CheckpointError, ConfigError
 from tests.train.example import train_config
 from tests.train.test_pretrained import assert_equal, official_mit, regularizer
 
-pytestmark = pytest.mark.costly
-
 TWO = ClassTable(("road", "sky"), ((128, 64, 128), (70, 130, 180)))
 META = {"iter": 40000, "CLASSES": TWO.names, "PALETTE": [list(color) for color in TWO.palette]}
 

@@ -21,8 +21,6 @@ from stages.student.weights import fill_official, is_of_segmenter, load_backbone
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from store.errors import CheckpointError
 
-pytestmark = pytest.mark.costly
-
 TINY = BACKBONES["mit_tiny"]
 STUDENT = ("backbone.", "decode_head.")
 """How the names of a student's tensors begin in official files."""

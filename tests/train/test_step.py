@@ -17,8 +17,6 @@ from stages.train.regularizers.branch import Branch
 from stages.train.step import Mixed, StepResult, mix_stored, train_step
 from tests.train.example import train_config
 
-pytestmark = pytest.mark.costly
-
 CLASSES, SIDE = 5, 32
 FEATURE_DISTANCE = {"weight": 0.1, "classes": ["by id"], "min_share": 0.1}
 MASKING = {"block_px": 8, "ratio": 0.5, "weight": 1.0}

@@ -15,8 +15,6 @@ from stages.student.saved import Layout, load_student, read_card, save_student
 from stages.student.student import Student, build_student, seeded
 from store.errors import CheckpointError
 
-pytestmark = pytest.mark.costly
-
 CONFIG = StudentConfig(
     backbone="mit_tiny",
     weights="random",

@@ -17,8 +17,6 @@ from stages.train.watch import LossWatch
 from tests.train.example import train_config
 from tests.train.test_step import FEATURE_DISTANCE, MASKING, batch_of, models_for
 
-pytestmark = pytest.mark.costly
-
 ASKING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "is_nonzero", "equal"}
 """Operators whose result the host must know before it can go on."""
 

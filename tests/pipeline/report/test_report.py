@@ -14,8 +14,6 @@ from pipeline.report import REPORT
 from tests.conftest import HOSTILE
 from tests.pipeline.workplace import SMALLEST, change_params, demand, ssr, the_store, write_params
 
-pytestmark = pytest.mark.costly
-
 PICTURES = 2
 
 
@@ -324,7 +322,7 @@ def test_a_target_that_is_no_longer_asked_for_costs_no_page(place: Path) -> None
 def test_a_damaged_picture_costs_the_pictures_alone(place: Path) -> None:
     next((place / "runs" / "pictures").glob("*.png")).write_bytes(b"no picture")
     text = again(place).text
-    assert "is no picture of this version; run `ssr evaluate`" in text
+    assert "is not a picture of this version; run `ssr evaluate`" in text
     assert "What is taken for what" in text
 
 
