@@ -312,8 +312,8 @@ def _read(
         with torch.inference_mode():
             maps = student.features(torch.from_numpy(window)[None])
         size_tok = (finest.shape[0], finest.shape[1])
-        for stage, features in enumerate(maps, 1):
-            image[f"student stage {stage}"] = (on_grid(features[0], size_tok), finest)
+        for stage, own in enumerate(maps, 1):
+            image[f"student stage {stage}"] = (on_grid(own[0], size_tok), finest)
     return image
 
 
