@@ -53,7 +53,9 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         _give_up(f"{where}{error.strerror or error}; check the path, permissions and disk space")
     except Exception as error:
-        _give_up(*explained(error))
+        from pipeline.costs import versions
+
+        _give_up(*explained(error, versions()))
 
 
 def _choices() -> str:

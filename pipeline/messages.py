@@ -80,20 +80,19 @@ def say_interrupted(words: Sequence[str]) -> None:
     print(wrapped(line), file=sys.stderr)  # noqa: T201 - the shell's own line
 
 
-def explained(error: Exception) -> tuple[str, int]:
+def explained(error: Exception, versions: Mapping[str, str]) -> tuple[str, int]:
     """Return one line about an error, and the exit code: 2 where the user can help it.
 
-    The traceback is written to a new file for temporary ones; to stderr where that fails.
+    The traceback is written to a new file for temporary ones, with the versions of packages; to
+    stderr where that fails.
     """
-    from pipeline.costs import versions  # pydantic
-
     what = f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(": ")
     if is_out_of_memory(error):
         return (
             f"{what}; close other programs, or take less at a time: train.micro_batch_size, "
             "train.activation_checkpointing, train.workers, embed.batch_tiles, evaluate.window_px"
         ), 2
-    lines = (f"{sys.argv}\n", f"{versions()}\n", *traceback.format_exception(error))
+    lines = (f"{sys.argv}\n", f"{versions}\n", *traceback.format_exception(error))
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="ssr-", suffix=".txt", delete=False, encoding="utf-8", errors="replace"
