@@ -21,7 +21,7 @@ HOSTILE = (
 
 SLOW_FIXTURES = {
     "bucket",  # a server that speaks S3
-    "repository",  # after `dvc repro`
+    "first",  # a repository after its first `dvc repro`
     "done",  # what several ranks have trained
     "killed",  # runs of training that were killed and went on
 }
