@@ -74,7 +74,7 @@ def test_bad_images_are_left_out_of_the_whole_walk_and_said(
         "target/train/dusk/images/00007"
     ]
     assert "SKIPPED target/train/dusk/images/00007" in demand("inspect", str(the_store("target")))
-    assert ssr("train").code == 0
+    assert ssr("train", "--fresh").code == 0
     assert "1 images have no features and are not trained on" in caplog.text
     assert "crop stride8" in demand("verify", str(the_store("target")), "--online", "9")
 
