@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # as many processes as there are processors, up to four, of one thread each; a file's tests share one
 IN_PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test test-fast test-slow lint install
+.PHONY: demo test test-all lint install
 
 demo: $(INSTALLED)
 	dvc repro  # SSR, and its report
@@ -19,16 +19,13 @@ demo: $(INSTALLED)
 	ssr evaluate --out runs/guided
 	ssr compare runs/daformer runs runs/guided
 
+# what a change is likely to break, in minutes
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 pytest $(IN_PARALLEL)
 
-# under a minute, while you work: leaves out what embeds, trains, exports, needs a bucket, builds
-# networks of real size or starts Python (`costly`, see tests/cost.py); run `make test` before a merge
-test-fast: $(INSTALLED)
-	OMP_NUM_THREADS=1 pytest $(IN_PARALLEL) -m 'not costly and not slow and not gpu'
-
-test-slow: $(INSTALLED)
-	pytest -m slow
+# and everything else but what needs a GPU or a browser
+test-all: test
+	OMP_NUM_THREADS=1 pytest $(IN_PARALLEL) -m 'slow and not gpu and not browser'
 
 lint: $(INSTALLED)
 	ruff format --check

@@ -2,25 +2,23 @@
 
 import logging
 import os
+import re
 import sys
 from inspect import getdoc
 from pathlib import Path
 from textwrap import fill
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from pipeline import (
-    completion,
-    handover,
-    result_commands,
-    store_commands,
-    teacher_commands,
-)
+from pipeline import completion, result_commands, store_commands, student_commands
 from pipeline.arms import ARMS
 from pipeline.files import EVALUATE_CACHE, INDEX, MANIFEST, PARAMS, RUN, SCAN_CACHE, START
-from pipeline.lines import Wrapping, wrapped
+from pipeline.messages import INTERRUPTED, Wrapping, explained, say_interrupted, wrapped
 from pipeline.options import Overrides, ParamsFile, RunFolder, WeightsName
+
+if TYPE_CHECKING:
+    from stages.embed.stage import Step
 
 app = typer.Typer(
     name="ssr",
@@ -36,10 +34,9 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line.
 
-    A mistake that the user can mend is one line and exit code 2, an interrupt one line and 130;
+    A mistake that the user can correct is one line and exit code 2, an interrupt one line and 130;
     anything unforeseen is one line that names the file of its traceback, and 1.
     """
-    from pipeline import interrupt
     from store.errors import SSRError
 
     remarks = logging.StreamHandler()
@@ -48,8 +45,8 @@ def main() -> None:
     try:
         app(prog_name="ssr")  # also for `python -m pipeline.cli`
     except SystemExit as end:
-        if end.code == interrupt.CODE:  # what typer makes of KeyboardInterrupt
-            interrupt.say_interrupted(sys.argv[1:])
+        if end.code == INTERRUPTED:  # what typer makes of KeyboardInterrupt
+            say_interrupted(sys.argv[1:])
         raise
     except SSRError as error:
         _give_up(str(error))
@@ -57,9 +54,9 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         _give_up(f"{where}{error.strerror or error}; check the path, permissions and disk space")
     except Exception as error:
-        from pipeline.unforeseen import explained
+        from pipeline.costs import versions
 
-        _give_up(*explained(error))
+        _give_up(*explained(error, versions()))
 
 
 def _choices() -> str:
@@ -199,8 +196,8 @@ def plan(
 
     Example: ssr plan --device a100 -S embed.architecture=vit_h -S embed.precision=bfloat16
     """
+    from pipeline.checks import current_manifest
     from pipeline.console import activity
-    from pipeline.current import current_manifest
     from pipeline.devices import CPU, device_here
     from pipeline.params import load_params
     from store.errors import ConfigError
@@ -243,20 +240,39 @@ def embed(
 
     Example: ssr embed -S embed.architecture=vit_b -S embed.weights=sam_vit_b_01ec64.pth
     """
+    from pipeline.checks import current_manifest
     from pipeline.console import progress
     from pipeline.costs import noted
-    from pipeline.current import current_manifest
     from pipeline.params import load_params
-    from pipeline.step import step_of
     from pipeline.stores import run_embed
     from pipeline.tables import print_embedded
 
-    step = step_of(part, init=init_only, finalise=finalise)
+    step = _step_of(part, init=init_only, finalise=finalise)
     config = load_params(params, overrides)
     manifest = current_manifest(config, MANIFEST)
     with progress("embed", "images") as show, noted("embed", INDEX.parent, show) as report:
         result = run_embed(config, manifest, index_path=INDEX, progress=report, step=step)
     print_embedded(result, step)
+
+
+def _step_of(part: str | None, *, init: bool, finalise: bool) -> "Step":
+    """Read the flags of `ssr embed`, of which one at most is given.
+
+    Raises:
+        ConfigError: Several are given, or the part is not I/N.
+    """
+    from store.errors import ConfigError
+
+    if (part is not None) + init + finalise > 1:
+        raise ConfigError("--init, --part and --finalise are three steps; give one at a time")
+    if part is not None:
+        match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", part)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise ConfigError(f"--part {part[:60]}: write it as I/N, from 1/N to N/N")
+        return int(match[1]), int(match[2])
+    if init:
+        return "init"
+    return "finalise" if finalise else "all"
 
 
 @app.command()
@@ -280,9 +296,9 @@ def train(
 
     Example: ssr train -S 'train.regularizer.on=[]' --out runs/daformer
     """
+    from pipeline.checks import current_manifest, require_current_stores
     from pipeline.console import activity, console, progress
     from pipeline.costs import noted
-    from pipeline.current import current_manifest, demand_current_stores
     from pipeline.params import load_params
     from pipeline.tables import print_trained, print_validation
 
@@ -292,7 +308,7 @@ def train(
     with joined() as ranks:
         config = load_params(params, overrides)
         manifest = current_manifest(config, MANIFEST)
-        demand_current_stores(config, INDEX)
+        require_current_stores(config, INDEX)
         with activity("loading PyTorch and transformers"):
             from stages.train import stage
             from stages.train.validate import choose_validation
@@ -335,9 +351,9 @@ def evaluate(
 
     Example: ssr evaluate -S evaluate.flip=true -S 'evaluate.scales=[0.75,1.0,1.25]'
     """
+    from pipeline.checks import current_manifest
     from pipeline.console import activity, progress
     from pipeline.costs import noted
-    from pipeline.current import current_manifest
     from pipeline.params import load_params
     from pipeline.tables import print_metrics
     from store.errors import ConfigError
@@ -391,13 +407,13 @@ def doctor(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # n
         print_findings(examine(params, overrides, lambda what: say(f"looking at {what}")))
 
 
-app.command()(handover.export)
-app.command()(handover.predict)
-app.command("import")(handover.import_checkpoint)
+app.command()(student_commands.export)
+app.command()(student_commands.predict)
+app.command("import")(student_commands.import_checkpoint)
 app.command()(store_commands.inspect)
 app.command()(store_commands.verify)
 app.command()(store_commands.convert)
-app.command()(teacher_commands.probe)
+app.command()(result_commands.probe)
 
 for command in app.registered_commands:  # typer cuts sentences in the list, and wraps examples
     text = getdoc(command.callback) or ""

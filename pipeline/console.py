@@ -1,4 +1,4 @@
-"""What a person sees: progress and tables. Only this layer prints."""
+"""Console output: progress and tables. Only this layer prints."""
 
 import sys
 import time
@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.lines import is_wrapped
+from pipeline.messages import is_wrapped
 
 Report = Callable[[int, int, str], None]
 """(done, in all, what is being done) -> None; what every stage calls."""

@@ -1,4 +1,4 @@
-"""What stages cost: time and memory of each run, noted as a line beside what it made."""
+"""Costs of stages: time and memory of each run, noted as a line beside what it made."""
 
 import re
 import sys
@@ -29,7 +29,7 @@ class Cost(BaseModel):
         peak_bytes: Most memory that the main process held, its workers' left out; None where the
             system does not tell.
         gpu_peak_bytes: Most memory allocated on the current GPU; None without one.
-        units: Steps or images that its progress told of, also those of pieces of work before the
+        units: Steps or images that its progress reported, also those of pieces of work before the
             last one.
         first: How many were done before; above 0 a training was resumed.
         finished: False where it was interrupted or failed.

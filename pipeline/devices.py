@@ -1,4 +1,4 @@
-"""How fast the encoder runs on devices that are not at hand: a small table with its sources."""
+"""Speed of the encoder on devices that are not at hand: a small table with its sources."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Where the pipeline's files lie; `dvc.yaml` names the same paths."""
+"""Paths of the pipeline's files; `dvc.yaml` names the same."""
 
 from pathlib import Path
 

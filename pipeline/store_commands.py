@@ -77,8 +77,8 @@ def verify(
     """
     from dataclasses import asdict
 
+    from pipeline.checks import current_manifest
     from pipeline.console import activity, console, progress, size
-    from pipeline.current import current_manifest
     from pipeline.params import load_params
     from pipeline.tables import print_damage, print_online
     from pipeline.verify import demand_sound, find_damage

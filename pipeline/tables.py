@@ -11,8 +11,8 @@ from store.summary import LevelSummary, StoreSummary
 
 if TYPE_CHECKING:  # torch, which most tables do without
     from pipeline.online import OnlineReport
-    from pipeline.probe import ProbeReport
     from stages.embed.stage import EmbedResult, Step
+    from stages.evaluate.probe import ProbeReport
     from stages.student.foreign import ForeignStudent
     from stages.train.stage import TrainResult
     from stages.train.validate import Validation

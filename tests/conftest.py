@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.cost import COSTLY, is_costly_as_a_whole, needs_costly, watching_starts
 from tests.parity.cases import Reference
 
 # Commands write into a pipe here; xdist tells its processes the width of the terminal, which the
@@ -19,6 +18,14 @@ HOSTILE = (
     "a|b", "`c`", ":car:", "*d*", "~~e~~", "&amp;", "\\f"
 )  # fmt: skip
 """Names that mean something in rich's markup, Markdown or HTML."""
+
+SLOW_FIXTURES = {
+    "bucket",  # a server that speaks S3
+    "first",  # a repository after its first `dvc repro`
+    "done",  # what several ranks have trained
+    "killed",  # runs of training that were killed and went on
+}
+"""Whoever uses one is run by `make test-all`, not by `make test`."""
 
 Tell = Callable[[str], None]
 
@@ -34,26 +41,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Do not even import what is costly as a whole where nothing costly is asked for."""
-    asked = "not costly" not in config.option.markexpr
-    return None if asked or not is_costly_as_a_whole(collection_path) else True
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as costly what embeds, trains, or needs a bucket; see `tests.cost`."""
+    """Mark as slow what needs a slow fixture; a test may take `bucket` by its `place`."""
     for item in items:
-        if needs_costly(item):
-            item.add_marker("costly")
-
-
-@pytest.fixture(autouse=True)
-def only_costly_tests_start_python(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that starts Python and is not marked as costly: `make test-fast` would wait."""
-    with watching_starts() as started:
-        yield
-    if started and not (COSTLY & {mark.name for mark in request.node.iter_markers()}):
-        pytest.fail(f"starts Python, so mark it as costly: {started[0]}")
+        if isinstance(item, pytest.Function):
+            in_bucket = "callspec" in vars(item) and item.callspec.params.get("place") == "s3"
+            if in_bucket or not SLOW_FIXTURES.isdisjoint(item.fixturenames):
+                item.add_marker("slow")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -7,7 +7,7 @@ or damaged, leaves a line that says what makes it.
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
@@ -16,9 +16,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from pipeline.checks import require_current_manifest, require_current_stores
 from pipeline.console import Report, size
 from pipeline.costs import Cost, cost_of, versions
-from pipeline.current import demand_current_manifest, demand_current_stores
 from pipeline.files import RUN
 from pipeline.params import Params
 from pipeline.pictures import Painter, read_photo
@@ -146,7 +146,6 @@ class _Run:
     def __init__(self, params: Params, run: Path, manifest_path: Path, index_path: Path) -> None:
         self._params, self._run = params, run
         self._manifest_path, self._index_path = manifest_path, index_path
-        self._painters: dict[str, Painter] = {}
 
     @cached_property
     def _manifest(self) -> Manifest:
@@ -251,14 +250,14 @@ class _Run:
         if self._manifest_path.is_file():
             found.append(
                 Part.of(
-                    lambda: demand_current_manifest(
+                    lambda: require_current_manifest(
                         self._params, self._manifest, self._manifest_path
                     )
                 ).missing
             )
         if self._index_path.is_file():
             found.append(
-                Part.of(lambda: demand_current_stores(self._params, self._index_path)).missing
+                Part.of(lambda: require_current_stores(self._params, self._index_path)).missing
             )
         measured = Part.of(lambda: measured_card(self._run, read_scores(self._run)))
         if measured == Part(None):
@@ -270,8 +269,15 @@ class _Run:
 
     def _store(self, domain: str) -> Part[dict[str, Any]]:
         def read() -> dict[str, Any]:
-            painter = self._painter(domain)
-            teacher = self._index.stores[domain].provenance.get("teacher")
+            if domain not in self._index.stores:
+                raise StoreMissingError(
+                    f"there are no features of {domain}: add it to embed.domains and run "
+                    "`ssr embed`"
+                )
+            entry = self._index.stores[domain]
+            url = join(self._params.store.location, entry.path)
+            reader = FeatureReader(url)
+            teacher = entry.provenance.get("teacher")
             if not isinstance(teacher, dict) or not teacher.keys() >= {
                 "architecture", "weights_sha256", "trained"
             }:  # fmt: skip
@@ -280,30 +286,20 @@ class _Run:
                     "`ssr embed`"
                 )
             return {
-                "summary": inspect(painter.reader.header.files.url),
+                "summary": inspect(url),
                 "teacher": str(teacher["architecture"]),
                 "weights": str(teacher["weights_sha256"])[:12],
                 "trained": bool(teacher["trained"]),
-                "pictures": Part.of(lambda: self._feature_pictures(painter)),
+                "pictures": Part.of(lambda: self._feature_pictures(reader)),
             }
 
         return Part.of(read)
 
-    def _painter(self, domain: str) -> Painter:
-        """Open the store of a domain, once."""
-        if domain not in self._index.stores:
-            raise StoreMissingError(
-                f"there are no features of {domain}: add it to embed.domains and run `ssr embed`"
-            )
-        if domain not in self._painters:
-            url = join(self._params.store.location, self._index.stores[domain].path)
-            sizes_px = {name: record.resized_size_px for name, record in self._records.items()}
-            self._painters[domain] = Painter(FeatureReader(url), sizes_px)
-        return self._painters[domain]
-
-    def _feature_pictures(self, painter: Painter) -> list[dict[str, Any]]:
+    def _feature_pictures(self, reader: FeatureReader) -> list[dict[str, Any]]:
         """Draw some images beside all levels of their features."""
-        reader, roots = painter.reader, self._params.prepare.roots
+        roots = self._params.prepare.roots
+        sizes_px = {name: record.resized_size_px for name, record in self._records.items()}
+        painter = Painter(reader, sizes_px)
         known = [
             record
             for name, record in self._records.items()
@@ -322,25 +318,13 @@ class _Run:
             {
                 "image_id": record.image_id,
                 "photo": _photo(Image.fromarray(read_photo(record, roots[record.domain]))),
-                "levels": [self._painted(record.image_id, lv) for lv in reader.header.levels],
+                "levels": [
+                    _drawing(Image.fromarray(painter.paint(record.image_id, level)))
+                    for level in reader.header.levels
+                ],
             }
             for record in known[:: max(1, len(known) // PICTURES)][:PICTURES]
         ]
-
-    def _painted(self, image_id: str, level: str | None = None) -> str:
-        """Draw the features of an image at a level, by default the finest, as a data URI."""
-        if image_id not in self._records:
-            raise DataError("only images of section prepare have features")
-        record = self._records[image_id]
-        painter = self._painter(record.domain)
-        if image_id not in painter.images:
-            raise StoreIncompleteError(
-                f"not embedded: add {record.split} to embed.splits and run `ssr embed`"
-            )
-        if painter.images[image_id].content != record.content:
-            raise StoreMismatchError("has changed since it was embedded: run `ssr embed`")
-        level = level or painter.reader.header.levels[0]
-        return _drawing(Image.fromarray(painter.paint(image_id, level)))
 
     def _confusion(self) -> dict[str, Any]:
         """What is taken for what: a row per label that occurs, shares of its pixels in percent."""
@@ -359,7 +343,6 @@ class _Run:
                     "image": _photo(image),
                     "label": _drawing(label),
                     "prediction": _drawing(prediction),
-                    "features": Part.of(partial(self._painted, image_id)),
                 }
             )
         if not rows:

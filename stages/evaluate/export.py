@@ -1,25 +1,42 @@
 """Hand a student over: one folder that others load without this project, where that is possible."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from jinja2 import Environment, PackageLoader
 from pydantic import ValidationError
 
-from stages.evaluate.card import model_card
 from stages.evaluate.model import Model, open_model
+from stages.evaluate.onnx import Agreement, compare_twins, export_onnx, require_packages
 from stages.evaluate.scores import Evaluation
-from stages.evaluate.twin import Agreement, compare_twins, demand_packages, export_onnx
+from stages.prepare.geometry import WORKING_MULTIPLE_PX
 from stages.prepare.labels import ClassTable
 from stages.prepare.pixels import MEAN, STD
 from stages.student.saved import require_free, save_student, why_not_plain
+from stages.train.regularizers import summary_of
 from store.atomic import write_bytes, write_text
 from store.errors import ConfigError
 
 CARD, PROCESSOR, CLASSES = "README.md", "preprocessor_config.json", "classes.json"
 ONNX = "model.onnx"
+
+DATA_TERMS: Final[Mapping[str, str]] = {
+    "drawn": "drawn by this project, Apache-2.0",
+    "camvid": "CamVid, for research",
+    "gta5": "GTA5 (Playing for Data), for research and education",
+    "synthia": "SYNTHIA, for non-commercial use by its own terms",
+    "cityscapes": "Cityscapes, for non-commercial research by its own terms",
+    "acdc": "ACDC, for non-commercial research by its own terms",
+    "dark_zurich": "Dark Zurich, for non-commercial research by its own terms",
+    "bdd100k": "BDD100K, for education and research by its own terms",
+    "mapillary": "Mapillary Vistas, for non-commercial research by its own terms",
+    "folder": "a dataset of the trainer's own, whose terms apply",
+}
+"""Terms of the data, by the kind of dataset."""
 
 Progress = Callable[[int, int, str], None]
 
@@ -68,7 +85,7 @@ def run(
         OSError: `out` cannot be written.
     """
     if onnx:
-        demand_packages()
+        require_packages()
     student = open_model(model)
     if out.resolve() == student.folder.resolve():
         raise ConfigError(f"--out {out} is the student itself; give another folder")
@@ -139,3 +156,63 @@ def _class_list(classes: ClassTable) -> list[dict[str, Any]]:
 
 def _as_json(content: object) -> str:
     return json.dumps(content, indent=2) + "\n"
+
+
+def model_card(
+    model: Model,
+    *,
+    why_not_plain: str | None,
+    metrics: Evaluation | None,
+    agreement: Agreement | None,
+) -> str:
+    """Write the `README.md` of an exported student from `card.md.jinja`.
+
+    Args:
+        model: The student.
+        why_not_plain: Why transformers alone cannot load it; None where it can.
+        metrics: From `metrics.json` of its run; None where it was not evaluated.
+        agreement: Of its ONNX twin; None where there is none.
+    """
+    environment = Environment(
+        loader=PackageLoader("stages.evaluate", ""),
+        autoescape=False,  # Markdown; the filter `text` escapes names
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"text": _text, "percent": _percent, "flat": _flat}
+    datasets = model.meta.get("data", {})
+    recipe = model.meta.get("recipe")
+    regularizer = {} if recipe is None else recipe["regularizer"]
+    kinds = dict.fromkeys(data.get("kind") for data in datasets.values())
+    return environment.get_template("card.md.jinja").render(
+        model=model,
+        meta=model.meta,
+        recipe=recipe,
+        regularizer=summary_of(regularizer.get("kind", "ssr")) if regularizer.get("on") else "",
+        datasets=datasets,
+        data_terms=[DATA_TERMS[kind] for kind in kinds if kind in DATA_TERMS],
+        multiple_px=WORKING_MULTIPLE_PX,
+        why_not_plain=why_not_plain,
+        metrics=metrics,
+        agreement=agreement,
+    )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            pairs += _flat(value, f"{prefix}{key}.")
+        else:
+            pairs.append((f"{prefix}{key}", "null" if value is None else value))
+    return pairs
+
+
+def _text(name: str) -> str:
+    """Write a name so that Markdown shows it as it is, without HTML and in one line."""
+    return re.sub(r"([\\`*_{}\[\]<>|#!~&])", r"\\\1", " ".join(name.split()))
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

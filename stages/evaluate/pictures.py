@@ -93,7 +93,7 @@ def read_triptych(path: Path) -> tuple[str, tuple[Image.Image, ...]]:
             panels = tuple(picture.crop((x, 0, x + width, height)) for x in lefts)
             return str(about[_IMAGE_ID]), panels
     except (OSError, KeyError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: is no picture of this version; run `ssr evaluate`") from error
+        raise DataError(f"{path}: is not a picture of this version; run `ssr evaluate`") from error
 
 
 def colorize(ids: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.uint8]:

@@ -1,14 +1,16 @@
 """Domain invariance of features: a linear classifier learns on the source, is scored on both.
 
-It is trained on labelled tokens of the source. Features that mean the same in both domains lose
-little on the target.
+It is trained on labelled tokens of the source, of the teacher's features in the stores and of a
+student's own. Features that mean the same in both domains lose little on the target.
+
+Legend: C channels, h w tokens, H W pixels, N tokens, K classes.
 """
 
-# C channels, h w tokens, H W pixels, N tokens, K classes
-
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -17,9 +19,23 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stages.evaluate.model import open_model
 from stages.prepare.labels import IGNORE
+from stages.prepare.manifest import Domain, ImageRecord, Manifest
+from stages.prepare.pixels import label_window, normalised_window, resize_image, resize_label
+from stages.prepare.reading import read_raw, read_train_ids
 from stages.student.metrics import ConfusionMatrix
-from store.errors import DataError
+from stages.student.student import Student
+from store.errors import CheckpointError, DataError, StoreIncompleteError
+from store.index import Index
+from store.read import FeatureReader
+from store.spec import stride_of
+from store.url import Url, join
+
+Progress = Callable[[int, int, str], None]
+
+LEARN: Final[tuple[Domain, str]] = ("source", "train")
+TESTS: Final[tuple[tuple[Domain, str], ...]] = (("source", "val"), ("target", "val"))
 
 Labelled = tuple[NDArray[Any], NDArray[np.uint8]]
 """Features (C, h, w) of one image, and the labels (h, w) of its tokens."""
@@ -48,6 +64,101 @@ class Score:
     miou: float
     accuracy: float
     iou: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class ProbeReport:
+    """Scores of classifiers that learnt on labels of the source.
+
+    Attributes:
+        teacher: Provenance of the features, as in the store.
+        classes: Their names.
+        learnt_on: Number of images of source/train.
+        scores: (features, split) -> score, e.g. of ("teacher stride8", "target/val").
+    """
+
+    teacher: Mapping[str, Any]
+    classes: tuple[str, ...]
+    learnt_on: int
+    scores: Mapping[tuple[str, str], Score]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+        rows = [
+            {
+                "features": features,
+                "on": on,
+                **asdict(score),
+                "iou": dict(zip(self.classes, score.iou, strict=True)),
+            }
+            for (features, on), score in self.scores.items()
+        ]
+        return {"teacher": dict(self.teacher), "learnt_on": self.learnt_on, "rows": rows}
+
+
+def run(
+    manifest: Manifest,
+    *,
+    roots: Mapping[Domain, Path],
+    stores: Url,
+    index: Index,
+    images: int,
+    student: Path | None,
+    progress: Progress,
+) -> ProbeReport:
+    """Probe the stores that the index names, and a student.
+
+    Args:
+        manifest: The images.
+        roots: Folder of each domain.
+        stores: Where the paths of the index begin.
+        index: The stores.
+        images: Most images of each split, evenly spread over it.
+        student: Folder of a student or run, whose features are probed too.
+        progress: Called after each image.
+
+    Raises:
+        StoreError: There are no stores, they are damaged, or no labelled image of the target is
+            in them.
+        CheckpointError: There is no such student, or it is of other classes.
+        DataError: An image changed since `ssr prepare`.
+    """
+    readers = {
+        domain: FeatureReader(join(stores, entry.path)) for domain, entry in index.stores.items()
+    }
+    network = None
+    if student is not None:
+        model = open_model(student)
+        if model.classes.names != manifest.classes.names:
+            raise CheckpointError(
+                f"{model.folder}: is of {len(model.classes)} other classes than the manifest's; "
+                "give a student that was trained on these datasets"
+            )
+        network = model.network
+    splits = {
+        (domain, split): _spread(_embedded(manifest, readers, domain, split), images)
+        for domain, split in (LEARN, *TESTS)
+    }
+    for (domain, split), records in splits.items():
+        if not records and (domain, split) != ("source", "val"):
+            raise StoreIncompleteError(
+                f"no labelled image of {domain}/{split} has features: name both domains in "
+                "embed.domains and [train, val] in embed.splits, and run `ssr embed`"
+            )
+    counted, total = count(1), sum(map(len, splits.values()))
+
+    def images_of(part: tuple[Domain, str]) -> Iterator[Image]:
+        for record in splits[part]:
+            domain, levels = record.domain, tuple(index.stores[record.domain].levels)
+            image = _read(record, roots[domain], readers[domain], manifest, levels, network)
+            progress(next(counted), total, "/".join(part))
+            yield image
+
+    tests = {"/".join(part): images_of(part) for part in TESTS if splits[part]}
+    scores = probe(images_of(LEARN), tests, len(manifest.classes))
+    provenance = index.stores["source"].provenance["teacher"]
+    assert isinstance(provenance, dict)
+    return ProbeReport(provenance, tuple(manifest.classes.names), len(splits[LEARN]), scores)
 
 
 class LinearProbe:
@@ -153,6 +264,57 @@ def on_grid(features: Tensor, size_tok: tuple[int, int]) -> NDArray[np.float32]:
     )
     on: NDArray[np.float32] = resized[0].cpu().numpy()
     return on
+
+
+def _embedded(
+    manifest: Manifest, readers: Mapping[str, FeatureReader], domain: Domain, split: str
+) -> list[ImageRecord]:
+    """List the labelled images of a split whose present content is in the store."""
+    if domain not in readers:
+        return []
+    held = {s.image.image_id: s.image.content for s in readers[domain].header.slots if s.live}
+    skipped = readers[domain].skipped()
+    return [
+        record
+        for record in manifest.select(domain=domain, split="val" if split == "val" else "train")
+        if record.label is not None
+        and held.get(record.image_id) == record.content
+        and record.image_id not in skipped
+    ]
+
+
+def _spread(records: Sequence[ImageRecord], most: int) -> Sequence[ImageRecord]:
+    return records[:: max(1, -(-len(records) // most))]
+
+
+def _read(
+    record: ImageRecord,
+    root: Path,
+    reader: FeatureReader,
+    manifest: Manifest,
+    levels: Sequence[str],
+    student: Student | None,
+) -> Image:
+    """Read an image's features at each level, a student's too, and the labels of their tokens."""
+    label = read_train_ids(record, root, manifest.labels[record.domain])
+    label = resize_label(label, record.resized_size_px)
+    label = label_window(label, 0, 0, *record.working_size_px)
+    image: dict[str, Labelled] = {}
+    for level in levels:
+        height, width = reader.size_tok(record.image_id, level)
+        features = reader.window(record.image_id, level, 0, 0, height, width)
+        ids = token_labels(label, stride_of(level), len(manifest.classes))
+        image[f"teacher {level}"] = (features, ids)
+    if student is not None:
+        _, finest = image[f"teacher {levels[0]}"]
+        resized = resize_image(read_raw(record, root), record.resized_size_px)
+        window = normalised_window(resized, 0, 0, *record.working_size_px)
+        with torch.inference_mode():
+            maps = student.features(torch.from_numpy(window)[None])
+        size_tok = (finest.shape[0], finest.shape[1])
+        for stage, own in enumerate(maps, 1):
+            image[f"student stage {stage}"] = (on_grid(own[0], size_tok), finest)
+    return image
 
 
 def _rows(

@@ -1,4 +1,4 @@
-"""What an evaluation wrote, as it is read by the card of a student, the terminal, the report."""
+"""Results of an evaluation, as the card of a student, the terminal and the report read them."""
 
 import csv
 from collections.abc import Mapping

@@ -14,18 +14,22 @@ from torch import nn
 
 from stages.device import pick_device
 from stages.evaluate.config import EvaluateConfig
-from stages.evaluate.datasets import Dataset, of_manifest, of_source
 from stages.evaluate.pictures import confusion_picture, triptych_png
-from stages.prepare.labels import ClassTable
-from stages.prepare.manifest import Domain, Manifest
+from stages.prepare.config import SourceConfig, root_of
+from stages.prepare.datasets.scan import scan
+from stages.prepare.labels import ClassTable, LabelTable
+from stages.prepare.manifest import Domain, ImageRecord, Manifest
+from stages.prepare.measure import MeasurementCache
 from stages.prepare.reading import read_raw, read_train_ids
+from stages.prepare.records import demand_classes as demand_same_classes
+from stages.prepare.records import describe, select
 from stages.student.config import ONCE, Inference
 from stages.student.inference import predict_image
 from stages.student.metrics import ConfusionMatrix, Metrics
 from stages.student.saved import require_classes
 from stages.student.student import open_student
 from store.atomic import write_bytes
-from store.errors import ConfigError
+from store.errors import ConfigError, DataError
 from store.fingerprint import fingerprint_of
 
 Progress = Callable[[int, int, str], None]
@@ -53,6 +57,25 @@ class EvaluateResult:
     metrics_file: Path
     per_class_file: Path
     pictures: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images under one root.
+
+    Attributes:
+        name: "target/val" for a split of the manifest, else its name in the params.
+        records: The images, at least one.
+        root: Where their paths begin.
+        labels: How their labels are read.
+        unlabelled: Images that were left out because they have no label.
+    """
+
+    name: str
+    records: tuple[ImageRecord, ...]
+    root: Path
+    labels: LabelTable
+    unlabelled: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,7 +121,7 @@ def run(
         ConfigError: A CUDA device is asked for and there is none, or a subset has unknown classes.
         DataError: No image of a dataset has a label, or a file does not fit the manifest.
     """
-    _demand_known(config.subsets, manifest.classes)
+    _require_known(config.subsets, manifest.classes)
     datasets = []
     if config.domain is not None:
         datasets.append(of_manifest(manifest, config.domain, config, roots))
@@ -148,6 +171,80 @@ def run(
     )
 
 
+def of_manifest(
+    manifest: Manifest, domain: Domain, config: EvaluateConfig, roots: Mapping[Domain, Path]
+) -> Dataset:
+    """Take the labelled images of a domain's split.
+
+    Raises:
+        DataError: There are none.
+    """
+    split = manifest.select(domain=domain, split=config.split)
+    records = tuple(record for record in split if record.label is not None)
+    if not records:
+        raise DataError(
+            f"none of the {len(split)} images of {domain}/{config.split} in the manifest "
+            "has a label to measure against: add labels there, or set evaluate.domain and "
+            "evaluate.split to images that have some"
+        )
+    unlabelled = len(split) - len(records)
+    name = f"{domain}/{config.split}"
+    return Dataset(name, records, roots[domain], manifest.labels[domain], unlabelled)
+
+
+def of_source(
+    source: SourceConfig,
+    name: str,
+    *,
+    classes: ClassTable,
+    at_least_px: int,
+    cache: Path,
+    progress: Progress,
+) -> Dataset:
+    """List and check the val split of a dataset of `evaluate.datasets`.
+
+    Args:
+        source: The dataset.
+        name: Its key there.
+        classes: Those that it must have.
+        at_least_px: Side of the crop, to which smaller images are padded.
+        cache: File that remembers what was measured; may be deleted at any time.
+        progress: Called with (done, total, what).
+
+    Raises:
+        DataError: Data is missing, damaged or inconsistent, or of other classes.
+    """
+    key = f"evaluate.datasets.{name}"
+    listing = scan(source, progress=progress).sound()
+    demand_same_classes(listing, classes, key)
+    items = [item for item in listing.items if item.split == "val" and item.label is not None]
+    if not items:
+        raise DataError(f"{key} has no labelled val split: name its folders, or remove the dataset")
+    bad: dict[str, DataError] = {}
+    measurements = MeasurementCache(cache)
+    try:
+        records = describe(
+            "target",
+            select(key, items, source, also_known=listing.items),
+            source,
+            listing,
+            what=name,
+            at_least_px=at_least_px,
+            cache=measurements,
+            bad=bad,
+            measured={},
+            progress=progress,
+        )
+    finally:
+        measurements.save(forget_others=False)
+    for error in bad.values():
+        raise error
+    if not records:
+        raise DataError(f"{key}.exclude leaves no image to measure on: exclude fewer")
+    ordered = tuple(sorted(records, key=lambda record: record.image_id))
+    return Dataset(name, ordered, root_of(source), listing.labels)
+
+
 def _measure(
     network: nn.Module,
     dataset: Dataset,
@@ -176,13 +273,13 @@ def _measure(
     return _Measured(content, metrics, matrix, drawn)
 
 
-def _demand_known(subsets: Mapping[str, Sequence[str]], classes: ClassTable) -> None:
+def _require_known(subsets: Mapping[str, Sequence[str]], classes: ClassTable) -> None:
     """Refuse further means over classes that there are not."""
     for subset, names in subsets.items():
         unknown = [name for name in names if name not in classes.names]
         if unknown:
             raise ConfigError(
-                f"evaluate.subsets.{subset} names {unknown[0]}, which is no class of the data; "
+                f"evaluate.subsets.{subset} names {unknown[0]}, which is not a class of the data; "
                 f"these are {', '.join(classes.names)}"
             )
 

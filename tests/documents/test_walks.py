@@ -19,11 +19,8 @@ from examples.drawn.world.style import Style
 from tests.documents.reading import DOCUMENTS, commands_in, fenced, path_of, shell_blocks
 from tests.pipeline.repository import demand_repro, environment, make_repository
 from tests.pipeline.test_handover import official_checkpoint
-from tests.pipeline.test_help import COMMANDS, example
-from tests.pipeline.workplace import SMALLEST, change_params, demand, ssr, the_store, write_params
+from tests.pipeline.workplace import SMALLEST, change_params, demand, write_params
 from tests.prepare.conftest import ids, save, save_paletted
-
-pytestmark = pytest.mark.costly
 
 SIZE = (64, 128)
 STAGES = [
@@ -212,32 +209,3 @@ def test_features_are_opened_with_xarray(after: Path) -> None:
     exec(fenced("docs/using.md", "python")[0], opened)
     assert np.isfinite(opened["mean"]).all()
     assert opened["mean"].shape == (64,)
-
-
-REFUSED = {
-    "embed": "sam_vit_b_01ec64.pth: no such weight file",  # it must be downloaded
-    "doctor": "train.device is cuda",
-}
-"""Examples that need what is not here: they say what."""
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_examples_of_the_help(after: Path, command: str) -> None:
-    words = tuple(
-        word.replace("data/features/source/1a2b3c4d.zarr", str(the_store("source")))
-        .replace("/data/gta5", "data/drawn")
-        .replace("--onnx", "--help")
-        for word in example(command)
-    )
-    if words[0] in ("metrics", "compare", "report"):
-        shutil.copytree("runs", "daformer")
-        shutil.copytree("daformer", "runs/daformer")
-        shutil.move("daformer", "runs/ssr")
-    if words[0] == "init":
-        Path("params.yaml").unlink()
-    outcome = ssr(*words)
-    if words[0] in REFUSED and outcome.code:
-        assert outcome.code == 2
-        assert REFUSED[words[0]] in outcome.out + outcome.err
-    else:
-        assert (outcome.code, outcome.err) == (0, "")

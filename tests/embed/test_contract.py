@@ -22,8 +22,6 @@ from stages.fields import Level
 from store.read import FeatureReader
 from tests.embed.world import World
 
-pytestmark = pytest.mark.costly
-
 SIDE_PX, TILE_TOK = 256, 16  # of the tiny teacher
 RAW_PX, WORKING_PX = (500, 630), (512, 640)
 IMAGE = "source/train/street"

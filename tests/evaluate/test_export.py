@@ -14,8 +14,7 @@ from markdown_it import MarkdownIt
 from PIL import Image
 from safetensors.torch import load_file
 
-from stages.evaluate.card import DATA_TERMS
-from stages.evaluate.export import run
+from stages.evaluate.export import DATA_TERMS, run
 from stages.evaluate.model import open_model
 from stages.prepare.config import SourceConfig
 from stages.prepare.pixels import normalised_window, read_image
@@ -23,8 +22,6 @@ from stages.student.student import Student, load_student
 from store.errors import CheckpointError, ConfigError
 from tests.conftest import HOSTILE
 from tests.evaluate.models import META, NAMES, PALETTE, save_model
-
-pytestmark = pytest.mark.costly
 
 PLAIN: dict[str, Any] = {"head": "mlp", "norm_eps": 1e-5}
 METRICS: dict[str, Any] = {

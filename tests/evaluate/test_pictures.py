@@ -123,5 +123,5 @@ def test_another_picture_is_no_triptych(tmp_path: Path) -> None:
     triptych(*drawn_panels(), CLASSES).save(tmp_path / "plain.png")
     (tmp_path / "text.png").write_text("no picture")
     for name in ("plain.png", "text.png", "absent.png"):
-        with pytest.raises(DataError, match=f"{name}: is no picture of this version"):
+        with pytest.raises(DataError, match=f"{name}: is not a picture of this version"):
             read_triptych(tmp_path / name)

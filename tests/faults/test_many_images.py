@@ -22,8 +22,6 @@ from tests.conftest import Tell
 from tests.pipeline.workplace import SMALLEST, demand, write_params
 from tests.prepare.conftest import folder_config
 
-pytestmark = pytest.mark.costly
-
 SIDE_PX = 64
 SHARD_IMAGES = 100
 

@@ -12,8 +12,6 @@ import pytest
 
 from tests.goldens.record import ARMS, GOLDENS, machine, record
 
-pytestmark = pytest.mark.costly
-
 RECORDED = json.loads(GOLDENS.read_text())
 
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 from torch import nn
 
@@ -13,8 +12,6 @@ from stages.student.mit import BACKBONES, build_backbone
 from stages.student.names import import_official
 from tests.official import export_official
 from tests.parity.cases import Reference
-
-pytestmark = pytest.mark.costly
 
 
 def assert_same_layout(network: nn.Module, official: dict[str, list[int]]) -> None:

@@ -32,8 +32,6 @@ from tests.official import export_official, pixel_accuracy
 from tests.parity.cases import Case, Reference, assert_close
 from tests.train.example import train_config
 
-pytestmark = pytest.mark.costly
-
 LEVEL = "stride8"
 LOSS_LOGS = {
     "clean": "decode.loss_seg",

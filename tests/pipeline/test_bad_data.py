@@ -125,7 +125,7 @@ CASES = [
     ),
     Case(
         "image changed after embed, then train",
-        "train -S train.seed=1 --out runs/other",
+        "train -S train.seed=1 --out elsewhere",
         ("photos/d", "has changed", "ssr prepare"),
         lambda: [
             shutil.copy(path.with_name("00007.png"), path)
@@ -135,7 +135,7 @@ CASES = [
     ),
     Case(
         "image removed after embed, then train",
-        "train -S train.seed=1 --out runs/other",
+        "train -S train.seed=1 --out elsewhere",
         ("photos/dusk/images", "No such file", "ssr prepare"),
         remove("photos/dusk/images"),
     ),

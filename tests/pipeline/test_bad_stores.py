@@ -71,7 +71,7 @@ CASES = [
     ),
     Case(
         "crop larger than prepare knew",
-        "train -S train.crop_px=96 --out runs/other",
+        "train -S train.crop_px=96 --out elsewhere",
         ("crop of 96x96", "working image of 64x128", "ssr prepare"),
     ),
     # teacher and stores
@@ -156,7 +156,7 @@ CASES = [
     ),
     Case(
         "bits of a shard flipped",
-        "train -S train.seed=1 --out runs/other",
+        "train -S train.seed=1 --out elsewhere",
         ("data/features/target/", "damaged", "ssr verify", "--repair"),
         flip_bits_of_the_target,
     ),

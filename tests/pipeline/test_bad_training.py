@@ -181,9 +181,9 @@ CASES = [
     ),
     Case(
         "dataset whose folder is missing",
-        "evaluate -S 'evaluate.datasets={night: {kind: camvid, root: nowhere, fit_px: null, "
-        "splits: {train: a, val: null}}}'",
-        ("nowhere/a/images", "no such folder"),
+        "evaluate -S 'evaluate.datasets={night: {kind: camvid, root: photos, fit_px: null, "
+        "splits: {train: dusk, val: b}}}'",
+        ("photos/b/images", "no such folder"),
     ),
     Case(
         "metrics before evaluate",

@@ -84,7 +84,6 @@ def test_the_keys_are_those_of_the_params_file(
     assert "train.self_training=" in keys()
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_script_for_a_shell_is_shown(shell: str, tmp_path: Path) -> None:
     command = Path(sys.executable).with_name("ssr")

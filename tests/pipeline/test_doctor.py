@@ -1,22 +1,19 @@
-"""`ssr doctor` finds each fault of params, data and stores, and names its cure."""
+"""`ssr doctor` finds each fault of installation, params, data and stores, and names its cure."""
 
 import json
 import os
 import shutil
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from pipeline.doctor import examine
-from tests.pipeline.mistakes import (
-    Case,
-    cut_in_half,
-    identifier,
-    remove,
-    write,
-)
-from tests.pipeline.workplace import shard, ssr, stored, the_store
+from pipeline import doctor as examiner
+from pipeline.doctor import Finding, attempt, examine
+from tests.pipeline.mistakes import Case, identifier, remove
+from tests.pipeline.workplace import REPOSITORY, shard, ssr, stored, the_store
 
 
 @dataclass(frozen=True)
@@ -55,8 +52,6 @@ def put_a_file_in_place_of_the_results() -> None:
 
 
 CASES = [
-    Case("no params", "", ("params.yaml", "no such file", "ssr init"), remove("params.yaml")),
-    Case("damaged params", "", ("params.yaml", "YAML", "mend"), write("prepare: [\n")),
     Case(
         "no data folder",
         "-S prepare.source.root=nowhere",
@@ -67,12 +62,6 @@ CASES = [
         "",
         ("photos/day/images/00000.png", "put the data back", "ssr prepare"),
         remove("photos/day/images"),
-    ),
-    Case(
-        "damaged manifest",
-        "",
-        ("data/manifest.parquet", "damaged", "ssr prepare"),
-        cut_in_half("data/manifest.parquet"),
     ),
     Case(
         "manifest of other datasets",
@@ -98,7 +87,11 @@ CASES = [
     Case(
         "student weights by a name that is none",
         "-S train.student.weights=mit_b0",
-        ("train.student.weights: mit_b0", "no file or folder", "no Hugging Face id", "correct it"),
+        (
+            "train.student.weights: mit_b0",
+            "is not a file, a folder or a Hugging Face id",
+            "correct it",
+        ),
     ),
     Case(
         "no student to start from",
@@ -106,21 +99,9 @@ CASES = [
         ("train.init: runs/warm/student/config.json", "missing", "train that student"),
     ),
     Case(
-        "damaged index",
-        "",
-        ("data/index.json", "no index of features", "ssr embed"),
-        cut_in_half("data/index.json"),
-    ),
-    Case(
         "store of another teacher",
         "-S embed.precision=bfloat16",
         ("data/index.json", "another precision", "ssr embed"),
-    ),
-    Case(
-        "store moved away",
-        "",
-        ("data/features/source/", "no feature store", "ssr embed"),
-        remove("data/features/source"),
     ),
     Case(
         "shard deleted",
@@ -226,7 +207,7 @@ def test_a_gpu_that_there_is_not_is_said_of_every_key() -> None:
 
 @pytest.mark.usefixtures("photos")
 def test_a_bucket_without_its_package_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.doctor.work.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.doctor.find_spec", lambda name: None)
     (line,) = doctor("-S", "store.url=s3://bucket/features").problem
     assert line == "store.url: s3://bucket/features needs s3fs: `pip install -e '.[s3]'`"
 
@@ -235,7 +216,7 @@ def test_a_bucket_without_its_package_is_a_problem(monkeypatch: pytest.MonkeyPat
 def test_a_disk_without_room_is_a_problem_unless_all_is_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipeline.doctor.work.free_bytes", lambda url: 1000)
+    monkeypatch.setattr("pipeline.plan.free_bytes", lambda url: 1000)
     assert doctor().problem == []
     remove("data/index.json")()
     said = doctor()
@@ -255,3 +236,117 @@ def test_a_folder_without_permission_is_a_problem(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "runs")
     (line,) = doctor().problem
     assert "runs: cannot be written to: set its permissions" in line
+
+
+@pytest.mark.usefixtures("workplace", "no_gpu")
+def test_a_gpu_that_pytorch_does_not_see_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examiner, "device_here", lambda: "Some GPU")
+    assert any("sees no GPU, but there is Some GPU: install" in line for line in doctor().warning)
+
+
+@pytest.mark.usefixtures("workplace")
+def test_pytorch_that_cannot_be_imported_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert doctor().problem[0].startswith("PyTorch cannot be imported (ModuleNotFoundError: ")
+
+
+@pytest.mark.usefixtures("workplace")
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "torchvision can be imported"),
+        ("raise RuntimeError('operator torchvision::nms does not exist')", "::nms does not exist)"),
+        ("import os; os.abort()", "pip uninstall torchvision"),
+    ],
+)
+def test_a_broken_torchvision_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, says: str
+) -> None:
+    packages = tmp_path / "packages"
+    (packages / "torchvision").mkdir(parents=True)
+    (packages / "torchvision" / "__init__.py").write_text(content)
+    monkeypatch.syspath_prepend(packages)
+    monkeypatch.setenv("PYTHONPATH", str(packages))
+    said = doctor()
+    (line,) = [line for line in said.ok + said.problem if "torchvision" in line]
+    assert says in line
+    assert (line in said.problem) == bool(content)
+    assert "torchvision" not in sys.modules
+
+
+def dvc_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[str, str]]:
+    """Make a git and DVC repository; return what the doctor says of it: mark and line."""
+    monkeypatch.chdir(folder)
+    shutil.copy(REPOSITORY / "dvc.yaml", folder)
+    (folder / ".dvc" / "tmp").mkdir(parents=True)
+    (folder / ".git").mkdir()
+
+    def find() -> tuple[str, str]:
+        (found,) = examiner.dvc()
+        return found.mark, found.text
+
+    return find
+
+
+def test_what_dvc_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = dvc_of(tmp_path, monkeypatch)
+    assert find() == ("ok", "DVC: dvc.yaml, .dvc and git are there")
+    (tmp_path / ".git").rmdir()
+    assert find()[0] == "warning"
+    assert "not a git repository: run `git init`" in find()[1]
+    (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = True\n")
+    assert find()[0] == "ok"
+    shutil.rmtree(tmp_path / ".dvc")
+    assert "run `dvc init`" in find()[1]
+    (tmp_path / "dvc.yaml").unlink()
+    assert find()[1].startswith("no dvc.yaml in this folder")
+
+
+@pytest.mark.parametrize(
+    ("noted", "mark"), [("", "problem"), ("[]", "problem"), ("{}", "ok"), ('{"read": {}}', "ok")]
+)
+def test_a_damaged_lock_of_dvc_is_to_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: str, mark: str
+) -> None:
+    find = dvc_of(tmp_path, monkeypatch)
+    (tmp_path / ".dvc" / "tmp" / "rwlock").write_text(noted)
+    assert find()[0] == mark
+    assert ("delete it" in find()[1]) == (mark == "problem")
+
+
+@pytest.mark.parametrize(
+    ("lock", "says"),
+    [
+        (
+            "stages:\n<<<<<<< HEAD\n  a: 1\n=======\n  a: 2\n>>>>>>> other\n",
+            "a conflict of git: take",
+        ),
+        ("schema: '2.0'\nstages: [\n", "is damaged: restore it"),
+        ("", "is damaged: restore it"),
+        ("[" * 2000, "is damaged: restore it"),
+    ],
+)
+def test_a_lock_that_dvc_cannot_read_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str, says: str
+) -> None:
+    find = dvc_of(tmp_path, monkeypatch)
+    (tmp_path / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    assert find()[0] == "ok"
+    (tmp_path / "dvc.lock").write_text(lock)
+    assert find()[0] == "problem"
+    assert f"dvc.lock {'holds ' if 'git' in says else ''}{says}" in find()[1]
+
+
+def test_a_check_that_fails_itself_is_a_finding() -> None:
+    assert attempt(lambda: 1 // 0) == Finding(
+        "problem",
+        "a check failed, please report it (ZeroDivisionError: integer division or modulo by zero)",
+    )
+
+
+@pytest.mark.usefixtures("workplace")
+def test_a_package_that_cannot_be_imported_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pipeline.checks", None)
+    (line,) = doctor().problem
+    assert line.startswith("a package cannot be imported (ModuleNotFoundError: ")
+    assert line.endswith("run `pip install -e .` again")

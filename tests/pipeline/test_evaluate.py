@@ -39,7 +39,7 @@ def test_the_averaged_model_is_exported_with_its_own_metrics(photos: Path) -> No
 def test_source_only_training_leaves_no_averaged_model_behind(photos: Path) -> None:
     change_params(photos, {"train.self_training": None, "train.regularizer.on": ["source"]})
     assert Path("runs/ema").is_dir()
-    demand("train", "--move-aside")
+    demand("train", "--fresh")
     assert not Path("runs/ema").exists()
 
 

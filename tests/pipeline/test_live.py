@@ -12,8 +12,6 @@ from stages.train.monitor import Curves, rows_for
 from store.errors import ConfigError
 from tests.pipeline.workplace import demand
 
-pytestmark = pytest.mark.costly
-
 TOOLS = ("dvclive", "tensorboard")
 
 

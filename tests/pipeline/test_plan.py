@@ -24,8 +24,6 @@ from tests.pipeline.workplace import (
     write_params,
 )
 
-pytestmark = pytest.mark.costly
-
 LEVELS = "embed.levels=[stride8, stride16]"
 
 

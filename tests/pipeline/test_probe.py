@@ -8,8 +8,6 @@ import pytest
 from examples.drawn import TEACHER
 from tests.pipeline.workplace import demand, ssr
 
-pytestmark = pytest.mark.costly
-
 BOTH = ("-S", "embed.splits=[train,val]")
 
 

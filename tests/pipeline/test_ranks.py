@@ -44,6 +44,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_torchrun_trains_by_two_processes_with_one_voice(
     embedded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,6 +68,7 @@ def test_torchrun_trains_by_two_processes_with_one_voice(
 WEIGHTS = ("config.json", "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_mistake_is_said_once_by_two_processes(
     embedded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,8 +17,6 @@ from stages.train.validate import Validation, choose_validation
 from stages.train.workspace import Workspace
 from tests.pipeline.workplace import SMALLEST, change_params, demand, write_params
 
-pytestmark = pytest.mark.costly
-
 GUIDED = {"train.regularizer.kind": "guided", "train.regularizer.student_drop": 0.5}
 WITH_VAL = {**SMALLEST, "embed.splits": ["train", "val"], "prepare.target.val": 5}
 

@@ -145,12 +145,12 @@ def stored(folder: Path) -> dict[str, str]:
     Left out are two caches, which only save time, the notes of what it cost, and the files that
     name a writer.
     """
-    spared = {"scan-cache.parquet", ".weights.json", "writer.json", "costs.jsonl"}
+    ignored = {"scan-cache.parquet", ".weights.json", "writer.json", "costs.jsonl"}
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for place in ("data", "runs")
         for path in sorted((folder / place).rglob("*"))
-        if path.is_file() and path.name not in spared and path.parent.name != "leases"
+        if path.is_file() and path.name not in ignored and path.parent.name != "leases"
     }
 
 

@@ -171,13 +171,11 @@ def test_a_manifest_names_images_inside_their_folder(
         Manifest.read(tmp_path / "m.parquet")
 
 
-@pytest.mark.costly
 def test_prepare_imports_no_torch() -> None:
     code = "import stages.prepare.stage, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.costly
 def test_the_config_is_cheap_to_import() -> None:
     code = "import stages.prepare.config, sys; sys.exit(bool({'numpy','cv2'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

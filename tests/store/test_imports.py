@@ -2,10 +2,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-pytestmark = pytest.mark.costly
-
 REPOSITORY = Path(__file__).parents[2]
 MODULES = sorted(path.stem for path in (REPOSITORY / "store").glob("*.py"))
 

@@ -14,8 +14,6 @@ from store.read import FeatureReader
 from store.spec import ImageEntry
 from tests.store.worlds import SPEC, changed, features, files, images, write
 
-pytestmark = pytest.mark.costly
-
 REPOSITORY = Path(__file__).parents[2]
 
 BEFORE = images(5)

@@ -138,7 +138,6 @@ def killed_part(place: Url) -> None:
         child.send_signal(signal.SIGKILL)
 
 
-@pytest.mark.costly
 def test_a_killed_part_is_continued_at_once(tmp_path: Path) -> None:
     prepare(tmp_path)
     killed_part(tmp_path)

@@ -16,8 +16,6 @@ from tests.official import export_official
 from tests.student.test_weights import assert_equal, official_mit, regularizer
 from tests.train.example import train_config
 
-pytestmark = pytest.mark.costly
-
 TWO = ClassTable(("road", "sky"), ((128, 64, 128), (70, 130, 180)))
 META = {"iter": 40000, "CLASSES": TWO.names, "PALETTE": [list(color) for color in TWO.palette]}
 

@@ -35,7 +35,6 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@pytest.mark.costly
 def test_official_backbones_have_the_published_sizes() -> None:
     # SegFormer's official classes; B5 is in the method's specification, section 2.1
     with torch.device("meta"):
@@ -46,7 +45,6 @@ def test_official_backbones_have_the_published_sizes() -> None:
     assert len([m for m in b5.modules() if isinstance(m, nn.LayerNorm)]) == 161
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("eps", [1e-6, 1e-5])
 def test_epsilon_reaches_block_and_stage_norms_only(eps: float) -> None:
     with torch.device("meta"):
@@ -58,7 +56,6 @@ def test_epsilon_reaches_block_and_stage_norms_only(eps: float) -> None:
     assert {norms[name] for name in norms.keys() - fixed} == {eps}
 
 
-@pytest.mark.costly
 def test_drop_path_grows_linearly_from_zero_to_its_rate() -> None:
     with torch.device("meta"):
         b5 = build_backbone(BACKBONES["mit_b5"], drop_path=0.1, norm_eps=1e-6)
@@ -67,7 +64,6 @@ def test_drop_path_grows_linearly_from_zero_to_its_rate() -> None:
     np.testing.assert_allclose(rates, np.linspace(0, 0.1, 52), atol=1e-12)
 
 
-@pytest.mark.costly
 def test_backbone_starts_as_the_official_one() -> None:
     with seeded(0):
         backbone = build_backbone(BACKBONES["mit_b0"], drop_path=0.1, norm_eps=1e-6)
@@ -80,7 +76,6 @@ def test_backbone_starts_as_the_official_one() -> None:
     assert not any(p.any() for n, p in backbone.named_parameters() if n.endswith("bias"))
 
 
-@pytest.mark.costly
 def test_attention_is_fused_and_equals_the_plain_one() -> None:
     student = tiny(drop_path=0.0).eval()
     assert student.backbone.config._attn_implementation == "sdpa"
@@ -92,7 +87,6 @@ def test_attention_is_fused_and_equals_the_plain_one() -> None:
             torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("head", ["daformer", "mlp"])
 def test_features_halve_from_stride_four_and_logits_stay_there(head: str) -> None:
     student = tiny(head=head).eval()
@@ -107,7 +101,6 @@ def test_features_halve_from_stride_four_and_logits_stay_there(head: str) -> Non
     assert student.num_classes == 2
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("head", ["daformer", "mlp"])
 def test_configured_rates_reach_backbone_and_head(head: str) -> None:
     student = tiny(head=head, drop_path=0.3, dropout=0.4, head_channels=12)
@@ -121,7 +114,6 @@ def test_configured_rates_reach_backbone_and_head(head: str) -> None:
     assert student.training
 
 
-@pytest.mark.costly
 def test_seed_decides_all_weights_and_leaves_the_global_generator_alone() -> None:
     torch.rand(1)  # somewhere else than after a build
     state = torch.get_rng_state()
@@ -132,7 +124,6 @@ def test_seed_decides_all_weights_and_leaves_the_global_generator_alone() -> Non
     assert not torch.equal(first["head.classifier.weight"], other["head.classifier.weight"])
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("head", ["daformer", "mlp"])
 def test_saved_student_comes_back_bit_for_bit(tmp_path: Path, head: str) -> None:
     config = CONFIG.model_copy(update={"head": head, "norm_eps": 1e-5})
@@ -149,7 +140,6 @@ def test_saved_student_comes_back_bit_for_bit(tmp_path: Path, head: str) -> None
     assert loaded.backbone.stages[0].layer_norm.eps == 1e-5
 
 
-@pytest.mark.costly
 def test_saving_twice_writes_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         save_student(tiny(), tmp_path / name, config=CONFIG, meta=META)
@@ -199,7 +189,6 @@ def damage_config_of_another_student(folder: Path) -> None:
     damage_config(folder, '"sha256"')
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
@@ -224,7 +213,6 @@ def test_broken_folder_is_refused_in_one_line(tmp_path: Path, damage: object, sa
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("layout", ["ssr", "segformer"])
 def test_a_flipped_bit_anywhere_in_the_card_is_refused(tmp_path: Path, layout: Layout) -> None:
     config = CONFIG.model_copy(update={"norm_eps": 1e-5, "head": "mlp"})
@@ -243,7 +231,6 @@ def test_a_flipped_bit_anywhere_in_the_card_is_refused(tmp_path: Path, layout: L
     assert read_card(tmp_path).meta == meta
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_student_that_cannot_be_read_now_is_not_called_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -85,7 +85,6 @@ def one_line(error: pytest.ExceptionInfo[CheckpointError]) -> str:
     return str(error.value)
 
 
-@pytest.mark.costly
 def test_names_go_both_ways() -> None:
     assert official_to_ours("backbone.block3.17.attn.kv.bias") == (
         "backbone.stages.2.blocks.17.attention.k_proj.bias",
@@ -98,7 +97,6 @@ def test_names_go_both_ways() -> None:
     assert ours_to_official("head.batch_norm.weight") is None
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("wrap", [False, True])
 def test_official_imagenet_file_fills_the_backbone(tmp_path: Path, wrap: bool) -> None:
     path, tensors = tmp_path / "mit_tiny.pth", official_mit(seed=1)
@@ -108,7 +106,6 @@ def test_official_imagenet_file_fills_the_backbone(tmp_path: Path, wrap: bool) -
     assert_equal(ours, backbone(seed=1))
 
 
-@pytest.mark.costly
 def test_backbone_is_taken_from_an_official_training(tmp_path: Path) -> None:
     torch.save(official_training(seed=1), tmp_path / "latest.pth")
     ours = backbone(seed=5)
@@ -116,7 +113,6 @@ def test_backbone_is_taken_from_an_official_training(tmp_path: Path) -> None:
     assert_equal(ours, student(seed=1).backbone)
 
 
-@pytest.mark.costly
 def test_missing_and_unexpected_tensors_are_reported(tmp_path: Path) -> None:
     path, tensors = tmp_path / "mit.pth", official_mit(seed=1)
     del tensors["block2.0.attn.kv.weight"], tensors["norm4.bias"]
@@ -131,7 +127,6 @@ def test_missing_and_unexpected_tensors_are_reported(tmp_path: Path) -> None:
     assert_equal(ours, untouched)
 
 
-@pytest.mark.costly
 def test_checkpoint_of_another_width_is_of_another_architecture(tmp_path: Path) -> None:
     path = tmp_path / "mit.pth"
     torch.save(official_mit(seed=1), path)
@@ -142,7 +137,6 @@ def test_checkpoint_of_another_width_is_of_another_architecture(tmp_path: Path) 
     assert len(one_line(error)) < 700  # hundreds of tensors differ
 
 
-@pytest.mark.costly
 def test_truncated_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mit.pth"
     torch.save(official_mit(seed=1), path)
@@ -161,7 +155,6 @@ class Surprise:
         return (print, ("the file ran code",))
 
 
-@pytest.mark.costly
 def test_pickles_that_could_run_code_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,7 +165,6 @@ def test_pickles_that_could_run_code_are_refused(
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"state_dict": 4}])
 def test_file_of_something_else_is_refused(tmp_path: Path, content: object) -> None:
     path = tmp_path / "mit.pth"
@@ -194,7 +186,6 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.costly
 def test_hugging_face_folder_fills_the_backbone_and_keeps_the_epsilon(
     folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -210,7 +201,6 @@ def test_hugging_face_folder_fills_the_backbone_and_keeps_the_epsilon(
     assert ours.stages[3].blocks[0].drop_path.drop_prob == pytest.approx(0.1)
 
 
-@pytest.mark.costly
 def test_what_comes_with_a_decode_head_is_not_imagenets(folder: Path, tmp_path: Path) -> None:
     assert not is_of_segmenter(str(folder))
     config = SegformerConfig.from_pretrained(folder)
@@ -227,7 +217,6 @@ def test_what_comes_with_a_decode_head_is_not_imagenets(folder: Path, tmp_path: 
         assert is_of_segmenter(str(tmp_path / name)) == (name != "mit.pth")
 
 
-@pytest.mark.costly
 def test_hugging_face_tensors_that_are_missing_are_not_made_up(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     gone = next(name for name in tensors if name.endswith("layer_norm.3.bias"))
@@ -238,7 +227,6 @@ def test_hugging_face_tensors_that_are_missing_are_not_made_up(folder: Path) -> 
     one_line(error)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize(
     "mit",
     [
@@ -253,7 +241,6 @@ def test_hugging_face_folder_of_another_architecture_is_refused(folder: Path, mi
     one_line(error)
 
 
-@pytest.mark.costly
 def test_damaged_hugging_face_folder_is_refused(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
@@ -266,7 +253,6 @@ def test_damaged_hugging_face_folder_is_refused(folder: Path) -> None:
     one_line(error)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize(
     ("tensors", "says"),
     [
@@ -285,7 +271,6 @@ def test_a_table_of_something_else_is_no_weight_file(
         load_backbone(backbone(seed=2), str(tmp_path / "odd.pth"))
 
 
-@pytest.mark.costly
 def test_a_flipped_bit_in_a_weight_file_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "mit_tiny.pth"
     torch.save(official_mit(seed=1), path)

@@ -23,8 +23,6 @@ from store.errors import CheckpointError
 from tests.train.example import train_config
 from tests.train.world import World, assert_same, results, training_state
 
-pytestmark = pytest.mark.costly
-
 REPOSITORY = Path(__file__).parents[2]
 
 CPU = torch.device("cpu")

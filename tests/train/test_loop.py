@@ -210,7 +210,6 @@ def trained(world: World, out: Path, feed: Feed) -> tuple[Tensor, int | None]:
     return weights, result.fit.resumed_from
 
 
-@pytest.mark.costly
 def test_samples_and_mixtures_are_those_of_the_feed(world: World, tmp_path: Path) -> None:
     weights = {name: trained(world, tmp_path / name, feed)[0] for name, feed in FEEDS.items()}
     student, _ = load_student(world.run(tmp_path / "plain").student)
@@ -219,7 +218,6 @@ def test_samples_and_mixtures_are_those_of_the_feed(world: World, tmp_path: Path
     assert not any(torch.equal(one, other) for one, other in combinations(weights.values(), 2))
 
 
-@pytest.mark.costly
 def test_a_run_is_not_resumed_with_another_feed(world: World, tmp_path: Path) -> None:
     trained(world, tmp_path, STORED)
     assert trained(world, tmp_path, STORED)[1] is not None

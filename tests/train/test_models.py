@@ -6,8 +6,6 @@ from benchmarks.step_time.table import step_macs
 from stages.train.models import train_memory
 from tests.train.example import train_config
 
-pytestmark = pytest.mark.costly
-
 CLASSES, CHANNELS = 19, 256
 
 

@@ -99,7 +99,6 @@ SOURCE_ONLY: dict[str, Any] = {"regularizer": {"on": []}, "self_training": None}
 PLAIN: dict[str, Any] = {"regularizer": {"on": []}}
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize(
     ("changes", "imagenet", "expected"),
     [
@@ -128,7 +127,6 @@ def test_an_arm_computes_its_losses_and_no_other(
     assert all(torch.isfinite(loss) for loss in result.losses.values())
 
 
-@pytest.mark.costly
 def test_gradients_of_the_enhanced_pass_reach_the_student() -> None:
     found = []
     for parts in ([], ["source"]):
@@ -144,7 +142,6 @@ def test_gradients_of_the_enhanced_pass_reach_the_student() -> None:
     assert (plain - enhanced).norm() > 0.1 * plain.norm()
 
 
-@pytest.mark.costly
 def test_the_optimiser_changes_student_and_regulariser_alone() -> None:
     config = train_config(
         student={"drop_path": 0.0, "dropout": 0.0}, feature_distance=FEATURE_DISTANCE
@@ -166,7 +163,6 @@ def test_the_optimiser_changes_student_and_regulariser_alone() -> None:
     assert gradients(models.ema) == gradients(models.imagenet.backbone) == {}
 
 
-@pytest.mark.costly
 def test_the_ema_model_waits_for_self_training_then_copies_and_then_follows() -> None:
     config = train_config(self_training={"start": 2, "ema_decay": 0.6})
     models = models_for(config)
@@ -194,7 +190,6 @@ def test_the_ema_model_waits_for_self_training_then_copies_and_then_follows() ->
             torch.testing.assert_close(value, keep * before[name] + (1 - keep) * student[name])
 
 
-@pytest.mark.costly
 def test_the_ema_model_moves_before_it_labels() -> None:
     config = train_config()
     models = models_for(config)
@@ -206,7 +201,6 @@ def test_the_ema_model_moves_before_it_labels() -> None:
     assert torch.equal(result.pseudo.label, expected)
 
 
-@pytest.mark.costly
 def test_pseudo_labels_are_without_dropout_and_stochastic_depth() -> None:
     config = train_config(student={"drop_path": 0.9, "dropout": 0.9})
     labels = []
@@ -226,7 +220,6 @@ def plain_draws() -> Draws:
     return draws._replace(classes=[[0, 1], [0, 1]])
 
 
-@pytest.mark.costly
 def test_mixed_images_show_the_source_where_its_classes_were_drawn() -> None:
     config = train_config(self_training={"threshold": 0.0})
     batch = batch_of()
@@ -246,7 +239,6 @@ def test_mixed_images_show_the_source_where_its_classes_were_drawn() -> None:
     assert torch.equal(mixed.weight, (pasted | batch.target_valid).float())
 
 
-@pytest.mark.costly
 def test_teacher_features_are_mixed_by_the_mask_of_the_images() -> None:
     config = train_config()
     batch, seen = batch_of(), []
@@ -268,7 +260,6 @@ def test_teacher_features_are_mixed_by_the_mask_of_the_images() -> None:
     )
 
 
-@pytest.mark.costly
 def test_loss_weights_scale_their_losses() -> None:
     found = []
     for factor in (1.0, 3.0):
@@ -360,7 +351,6 @@ def waiting_is_an_error(device: torch.device) -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize(
     "changes",
     [{}, {"precision": "bfloat16"}, {"micro_batch_size": 1}],
@@ -370,7 +360,6 @@ def test_a_step_its_update_and_its_curves_ask_for_no_value(changes: dict[str, An
     run_step(torch.device("cpu"), **changes)
 
 
-@pytest.mark.costly
 def test_asking_is_noticed() -> None:
     with pytest.raises(AssertionError, match="_local_scalar_dense"), NoAsking():  # type: ignore[no-untyped-call]
         float(torch.ones(()))
@@ -422,7 +411,6 @@ def relative_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
     return float((one - other).norm() / other.norm())
 
 
-@pytest.mark.costly
 def test_one_way_back_for_losses_of_one_forward_pass_has_the_gradients_of_several(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -450,7 +438,6 @@ def still_norms(models: Models) -> None:
                 module.eval()
 
 
-@pytest.mark.costly
 def test_micro_batches_add_up_to_the_batch_but_for_batch_norms() -> None:
     _, expected_losses, expected = run(prepare=still_norms)
     _, losses, found = run(prepare=still_norms, micro_batch_size=1)
@@ -464,7 +451,6 @@ def test_micro_batches_add_up_to_the_batch_but_for_batch_norms() -> None:
     assert {int(n) for k, n in models.student.state_dict().items() if "num_batches" in k} == {10}
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("head", ["daformer", "mlp"])
 def test_recomputed_activations_change_no_bit(head: str) -> None:
     """Of gradients, losses and averages of batch norms, with noise."""
@@ -478,7 +464,6 @@ def test_recomputed_activations_change_no_bit(head: str) -> None:
     assert all(torch.equal(recomputed[name], value) for name, value in kept.items())
 
 
-@pytest.mark.costly
 def test_recomputing_moves_shared_batch_norms_once_too() -> None:
     """Of several GPUs; the layer itself refuses the CPU, its averages need none."""
     head = nn.Sequential(nn.SyncBatchNorm(4))
@@ -489,7 +474,6 @@ def test_recomputing_moves_shared_batch_norms_once_too() -> None:
     assert all(torch.equal(buffer, before[name]) for name, buffer in head.named_buffers())
 
 
-@pytest.mark.costly
 def test_recomputed_activations_are_not_kept() -> None:
     sizes = []
     for recompute in (False, True):
@@ -510,7 +494,6 @@ def test_recomputed_activations_are_not_kept() -> None:
     assert sizes[1] < sizes[0] / 5
 
 
-@pytest.mark.costly
 def test_bfloat16_leaves_weights_gradients_and_losses_in_float32() -> None:
     """And changes them by its rounding. Source only: pseudo-labels of random weights flip."""
     results = []
@@ -534,7 +517,6 @@ def test_bfloat16_leaves_weights_gradients_and_losses_in_float32() -> None:
     assert 1e-3 < relative_error(found, expected) < 0.05
 
 
-@pytest.mark.costly
 def test_bfloat16_keeps_softmax_threshold_cross_entropy_and_distance_in_float32(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -567,7 +549,6 @@ def test_bfloat16_keeps_softmax_threshold_cross_entropy_and_distance_in_float32(
     assert seen == {name: {torch.float32} for name in names}
 
 
-@pytest.mark.costly
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # the tracer looks at it
 def test_compiled_students_compute_the_same_up_to_rounding() -> None:
     """With the tracing of torch.compile, not its code generator, which takes minutes."""

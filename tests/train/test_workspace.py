@@ -132,7 +132,6 @@ def test_all_that_dvc_expects_of_a_run_moves_with_it(tmp_path: Path) -> None:
     assert {*declared} <= names(tmp_path / "replaced" / "1")
 
 
-@pytest.mark.costly
 def test_a_run_beside_a_replaced_one_is_as_in_a_new_folder(world: World, tmp_path: Path) -> None:
     used, new, config = tmp_path / "used", tmp_path / "new", train_config(iterations=2)
     world.run(used, iterations=3, seed=1)

@@ -12,8 +12,6 @@ from examples.drawn.pretrain import RECIPE, Recipe, main, run, save_encoder
 from stages.embed.teachers.sam_encoder import draw_encoder, load_encoder
 from stages.embed.teachers.sam_weights import hash_weights
 
-pytestmark = pytest.mark.costly
-
 SHORT = replace(RECIPE, scenes=3, views=1, iterations=3, batch=2)
 
 

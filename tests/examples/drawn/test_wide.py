@@ -11,8 +11,6 @@ from examples.drawn.world.paint import Field, photograph
 from examples.drawn.world.style import DAY, DUSK, Look
 from examples.drawn.world.wide import HELD_OUT, draw_wide, is_held_out, optics
 
-pytestmark = pytest.mark.costly
-
 LIGHT, DARK = 0.55, 0.25  # of the chart: what is taken off or added stays between 0 and 1
 
 

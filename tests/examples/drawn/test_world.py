@@ -14,8 +14,6 @@ from examples.drawn.world.looks import LOOKS
 from examples.drawn.world.shapes import Label
 from examples.drawn.world.style import Style
 
-pytestmark = pytest.mark.costly
-
 SIZE_PX = (128, 256)
 STYLES: tuple[Style, ...] = get_args(Style)
 Drawn = tuple[NDArray[np.uint8], NDArray[np.uint8]]

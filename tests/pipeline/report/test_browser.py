@@ -17,7 +17,7 @@ BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 DARK = "--blink-settings=preferredColorScheme=0"
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.browser,
     pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(BROWSERS)} is installed"),
 ]
 

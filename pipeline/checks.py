@@ -1,4 +1,4 @@
-"""Whether what is on the disk is what params.yaml asks for."""
+"""Requirements on the manifest and the stores: they are what params.yaml asks for."""
 
 from pathlib import Path
 
@@ -11,17 +11,17 @@ from store.index import Index
 
 
 def current_manifest(params: Params, path: Path) -> Manifest:
-    """Read the manifest; refuse it as `demand_current_manifest` does.
+    """Read the manifest; refuse it as `require_current_manifest` does.
 
     Raises:
         DataError: If there is no manifest, or it is of other domains or datasets.
     """
     manifest = Manifest.read(path)
-    demand_current_manifest(params, manifest, path)
+    require_current_manifest(params, manifest, path)
     return manifest
 
 
-def demand_current_manifest(params: Params, manifest: Manifest, path: Path) -> None:
+def require_current_manifest(params: Params, manifest: Manifest, path: Path) -> None:
     """Refuse a manifest of other datasets than section `prepare` names.
 
     Where their folders lie does not matter.
@@ -45,7 +45,7 @@ def demand_current_manifest(params: Params, manifest: Manifest, path: Path) -> N
             )
 
 
-def demand_current_stores(params: Params, index_path: Path) -> None:
+def require_current_stores(params: Params, index_path: Path) -> None:
     """Refuse to train from features of another teacher than section `embed` names.
 
     The teacher is not loaded. Where its weight file is absent, as on a machine that only trains,

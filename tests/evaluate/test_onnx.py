@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from stages.evaluate.export import run
-from stages.evaluate.twin import SIZES, TOLERANCE, compare_twins, export_onnx
+from stages.evaluate.onnx import SIZES, TOLERANCE, compare_twins, export_onnx
 from stages.student.student import Student
 from store.errors import CheckpointError
 from tests.evaluate.models import NAMES, lively_student, save_model, student_config
 
-pytestmark = pytest.mark.costly
+pytestmark = pytest.mark.slow  # the exporter takes its time
 
 # batch, height, width
 SHAPES = ((1, 32, 32), (3, 64, 64), (1, 128, 224), (2, 90, 61), (1, 360, 480))

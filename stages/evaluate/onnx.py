@@ -23,7 +23,7 @@ TOLERANCE: Final = 1e-4
 """Largest difference of logits that makes a twin; labels may differ only below it."""
 
 SIZES: Final[tuple[Size, ...]] = ((64, 64), (96, 160), (160, 128), (75, 110))
-"""Inputs on which twins are compared; the last is no multiple of 32."""
+"""Inputs on which twins are compared; the last is not a multiple of 32."""
 
 _TRACED: Final[Size] = (96, 160)  # two unequal sides, so that neither is taken for the other
 _PACKAGES: Final = ("onnx", "onnxruntime", "onnxscript")
@@ -42,7 +42,7 @@ class Agreement:
     sizes_px: tuple[Size, ...]
 
 
-def demand_packages() -> None:
+def require_packages() -> None:
     """Raise ConfigError unless everything that a twin needs is installed."""
     for package in _PACKAGES:
         try:
