@@ -140,3 +140,15 @@ def test_the_cure_for_alignment_serves_all_levels() -> None:
     levels = ["stride8", "stride16", "stride16", "stride32"]
     with pytest.raises(ValidationError, match="set it to 32 "):
         train_config(crop_align_px=8, regularizer={"levels": levels})
+
+
+@pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)
+def test_a_boolean_is_no_number_in_any_section(section: type[BaseModel]) -> None:
+    for name, field in section.model_fields.items():
+        if field.annotation is bool:
+            continue
+        with pytest.raises(ValidationError) as caught:
+            section.model_validate({name: True})
+        assert name in [
+            error["loc"][0] for error in caught.value.errors() if error["type"] != "missing"
+        ]
