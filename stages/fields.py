@@ -3,13 +3,39 @@
 import re
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+class _Boolean:
+    """A boolean where none belongs: whatever the type of the key, it is refused."""
+
+    def __init__(self, value: bool) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return repr(self._value)
+
+
+def _no_number(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return [_no_number(one) for one in value]
+    return _Boolean(value) if isinstance(value, bool) else value
 
 
 class Section(BaseModel):
     """A part of `params.yaml`: strict keys, finite numbers, no change after loading."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _booleans_are_no_numbers(cls, data: object) -> object:
+        """Let booleans, which pydantic takes for 0 and 1, fail but where one belongs."""
+        if not isinstance(data, dict):
+            return data
+        fields = cls.model_fields
+        belongs = {name for name, field in fields.items() if field.annotation is bool}
+        return {k: v if k in belongs else _no_number(v) for k, v in data.items()}
 
 
 def _is_printable(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +16,35 @@ TEMPORARY_SUFFIX = ".partial"
 """Ending of a file that is being written; one that is left over was interrupted."""
 
 
+def open_regular(path: Path, flags: int) -> int:
+    """Open a regular file; a pipe is refused instead of waited for.
+
+    Returns:
+        The descriptor, to be closed by the caller.
+
+    Raises:
+        OSError: The file cannot be opened, or is no regular file.
+    """
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "is no regular file", str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a regular file; see `open_regular`."""
+    with open(open_regular(path, os.O_RDONLY), "rb") as file:
+        return file.read()
+
+
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a file by way of a temporary one beside it, creating its folder where needed.
 
     Raises:
         OSError: The disk is full or not writable; it names the file, which is as it was.
     """
-    _make_folder(path.parent)
+    make_folder(path.parent)
     # a name may have 255 bytes: of a long one the beginning is enough
     with replacing(path, f"{path.name[:60]}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}") as file:
         file.write(data)
@@ -58,10 +81,12 @@ def move(temporary: Path, path: Path) -> None:
     _flush_folder(path.parent)  # a power cut must not undo the rename
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Create a folder and those above it, so that a power cut leaves them there."""
     if not folder.is_dir():
-        _make_folder(folder.parent)
+        make_folder(folder.parent)
+        if folder.is_symlink() and not folder.exists():
+            raise OSError(errno.ENOENT, "is a link to nothing", str(folder))
         folder.mkdir(exist_ok=True)
         _flush_folder(folder.parent)
 
@@ -89,7 +114,7 @@ def update_bytes(path: Path, data: bytes) -> bool:
     An unchanged file keeps its modification time, which DVC and make look at.
     """
     try:
-        if path.read_bytes() == data:
+        if read_bytes(path) == data:
             return False
     except FileNotFoundError:
         pass

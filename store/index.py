@@ -92,7 +92,7 @@ class Index(BaseModel):
             StoreError: The file is no index of this format.
         """
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(atomic.read_bytes(path))
         except FileNotFoundError as error:
             raise StoreMissingError(f"no index of features at {path}: run `ssr embed`") from error
         except (OSError, MemoryError) as error:

@@ -17,6 +17,7 @@ from store.errors import StoreBusyError, StoreError
 from store.fingerprint import canonical_json
 from store.ledger import LEDGER
 from store.local import LocalFiles
+from store.lock import name_of
 from store.url import Files
 
 Part: TypeAlias = tuple[int, int]
@@ -130,7 +131,7 @@ def token_of(lease: bytes) -> str | None:
     """Return the token in the content of a lease; None of one that ended or is damaged."""
     try:
         return str(json.loads(lease)["token"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -152,13 +153,8 @@ def holder_json(**more: str) -> bytes:
 
 def busy(files: Files, part: Part, holder: bytes, hint: str = "") -> StoreBusyError:
     """Return the error that names who holds an overlapping part."""
-    try:
-        found = json.loads(holder)
-        who = f"process {found['pid']} on host {found['host']}"
-    except (ValueError, KeyError, TypeError):
-        who = "another process"
     what = "" if part == WHOLE else f"part {part[0]}/{part[1]} of "
     return StoreBusyError(
-        f"{what}the store {files.url} is being written by {who}: wait for it or stop it, then run "
-        f"the command again{hint}"
+        f"{what}the store {files.url} is being written by {name_of(holder)}: wait for it or "
+        f"stop it, then run the command again{hint}"
     )

@@ -34,16 +34,16 @@ def hold(files: LocalFiles, part: Part) -> Iterator[Lease]:
     `<part>.lock` carries the lock and stays, empty, until the next writer of the whole;
     `<part>.json` names its holder and the token that every write checks.
     """
-    folder = Path(files.path(LEASES))
-    folder.mkdir(parents=True, exist_ok=True)
-    name = lease_name(part)
-    holder, token = folder / f"{name}.json", uuid.uuid4().hex
+    atomic.make_folder(Path(files.path(LEASES)))
+    name = f"{LEASES}/{lease_name(part)}"
+    holder, token = Path(files.path(f"{name}.json")), uuid.uuid4().hex
     with ExitStack() as held:
         with _gate(files):
-            for other in sorted(folder.glob("*-of-*.lock")):
-                theirs = part_of(other.name)
+            for found in files.names(LEASES):
+                theirs = part_of(found) if found.endswith(".lock") else None
                 if theirs is None or theirs == part or not overlap(part, theirs):
                     continue
+                other = Path(files.path(f"{LEASES}/{found}"))
                 try:
                     with file_lock(other):
                         # Its writer is gone; processes that wrote for it learn that by this.
@@ -53,7 +53,7 @@ def hold(files: LocalFiles, part: Part) -> Iterator[Lease]:
                 except HeldError as error:
                     raise busy(files, theirs, _holder(files, theirs)) from error
             try:
-                held.enter_context(file_lock(folder / f"{name}.lock"))
+                held.enter_context(file_lock(Path(files.path(f"{name}.lock"))))
             except HeldError as error:
                 raise busy(files, part, _holder(files, part)) from error
             atomic.write_bytes(holder, holder_json(token=token))

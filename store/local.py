@@ -71,7 +71,8 @@ class LocalFiles:
     def sweep(self) -> None:
         """Remove temporary files of writers that were killed."""
         for leftover in self.folder.rglob(f"*{atomic.TEMPORARY_SUFFIX}"):
-            leftover.unlink(missing_ok=True)  # its writer may live, and be done with it
+            if leftover.is_file() and not leftover.is_symlink():
+                leftover.unlink(missing_ok=True)  # its writer may live, and be done with it
 
     def path(self, name: str) -> str:
         """Return where a file or folder is; the place may be a link, and links may lead inside it.

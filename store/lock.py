@@ -19,6 +19,7 @@ _NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What file systems say that know no locks: NFS without its lock service, Lustre without flock."""
 
 _POLL_S: Final = 0.05
+_LONGEST_HOST: Final = 255
 
 
 class HeldError(Exception):
@@ -35,7 +36,7 @@ def file_lock(path: Path, timeout_s: float = 0.0) -> Iterator[None]:
         OSError: The file cannot be written.
     """
     end = monotonic() + timeout_s
-    with path.open("ab") as file:
+    with os.fdopen(atomic.open_regular(path, os.O_RDWR | os.O_CREAT), "rb") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -91,7 +92,17 @@ def writer_lock(folder: Path, what: str) -> Iterator[None]:
 
 def _name(holder: Path) -> str:
     try:
-        found = json.loads(holder.read_bytes())
-        return f"process {found['pid']} on host {found['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
+        return name_of(atomic.read_bytes(holder))
+    except OSError:
+        return name_of(b"")
+
+
+def name_of(holder: bytes) -> str:
+    """Name the process that a lock's or lease's content tells of, which anybody may have made."""
+    try:
+        found = json.loads(holder)
+        pid, host = int(found["pid"]), str(found["host"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return "another process"
+    known = host.isprintable() and len(host) <= _LONGEST_HOST
+    return f"process {pid} on host {host}" if known else "another process"

@@ -5,10 +5,12 @@ Credentials, region and endpoint come from where AWS' own tools look for them (`
 what was put is seen by every later read and listing.
 
 Requests that a server is too busy for, answers that are cut and connections that break are tried
-again with growing pauses, by botocore (5 times; `AWS_MAX_ATTEMPTS`) and s3fs (5 times that).
+again with growing pauses, by botocore (3 times; `AWS_MAX_ATTEMPTS`) and s3fs (twice that):
+a server that never answers is given up within a minute.
 """
 
 import errno
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -62,7 +64,7 @@ class S3Files:
 
     def size(self, name: str) -> int:
         """Return the size of an object in bytes."""
-        return int(self._call("head_object", name)["ContentLength"])
+        return int(self._told(self._call("head_object", name), name, "ContentLength"))
 
     def names(self, folder: str) -> list[str]:
         """List the objects directly below a prefix, sorted."""
@@ -103,8 +105,15 @@ class S3Files:
         Where others write meanwhile the tag is of this content, or of an earlier one.
         """
         head = self._call("head_object", name)
-        now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
-        return State(self.read(name), str(head["ETag"]), now - head["LastModified"])
+        date = self._told(head, name, "ResponseMetadata", "HTTPHeaders", "date")
+        tag, written = self._told(head, name, "ETag"), self._told(head, name, "LastModified")
+        try:
+            age = parsedate_to_datetime(date) - written
+        except (ValueError, TypeError) as error:
+            raise OSError(
+                errno.EIO, "the server's answer holds no date", f"{self.url}/{name}"
+            ) from error
+        return State(self.read(name), str(tag), age)
 
     def copy(self, name: str, new_name: str) -> None:
         """Write an object with the content of another, on the server, in one step.
@@ -123,7 +132,15 @@ class S3Files:
             self._fs.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": keys})
 
     def _put(self, name: str, data: bytes, **condition: str) -> str:
-        return str(self._call("put_object", name, Body=data, **condition)["ETag"])
+        return str(self._told(self._call("put_object", name, Body=data, **condition), name, "ETag"))
+
+    def _told(self, answer: Any, name: str, *keys: str) -> Any:  # noqa: ANN401
+        """Return a part of an answer; OSError where the server left it out."""
+        for key in keys:
+            if key not in answer:
+                raise OSError(errno.EIO, f"the server's answer lacks {key}", f"{self.url}/{name}")
+            answer = answer[key]
+        return answer
 
     def _call(self, method: str, name: str, **arguments: object) -> Any:  # noqa: ANN401
         bucket, key = self._place(name)
@@ -141,7 +158,16 @@ class S3Files:
     def _fs(self) -> Any:  # noqa: ANN401 - s3fs has no types
         from s3fs import S3FileSystem
 
-        return S3FileSystem(use_listings_cache=False)  # others write, too
+        limits: dict[str, Any] = {"connect_timeout": 5, "read_timeout": 8}
+        if "AWS_MAX_ATTEMPTS" not in os.environ:
+            limits["retries"] = {"total_max_attempts": 3}
+        fs = S3FileSystem(use_listings_cache=False, config_kwargs=limits)  # others write, too
+        fs.retries = 2
+        try:
+            fs.connect()  # asks no server yet
+        except ValueError as error:
+            raise StoreError(f"{self.url}: {error}: correct AWS_ENDPOINT_URL") from error
+        return fs
 
     @contextmanager
     def _os_errors(self, name: str) -> Iterator[None]:

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from zarr.errors import ZarrUserWarning
-from zarr.storage import FsspecStore
+from zarr.storage import FsspecStore, LocalStore
 
 from store.codec import MISSING_CODE
 from store.grid import LevelGrid
@@ -55,7 +55,11 @@ def open_dataset_of(header: Header) -> xr.Dataset:
     url = header.files.url
     with one_line_for_reads(url):
         check_layout(header)
-    store = FsspecStore.from_url(url, read_only=True) if url.startswith(S3) else url
+    store = (
+        FsspecStore.from_url(url, read_only=True)
+        if url.startswith(S3)
+        else LocalStore(url, read_only=True)  # zarr splits a text at `::`
+    )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Object at .* is not recognized", ZarrUserWarning)
         dataset: xr.Dataset = xr.open_zarr(store, consolidated=False, chunks=None)  # lazy, not dask

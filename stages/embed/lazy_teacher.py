@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.embed.config import EmbedConfig
-from store.atomic import write_bytes
+from store.atomic import read_bytes, write_bytes
 from store.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class LazyTeacher:
 
     def _remembered(self) -> dict[str, str]:
         try:
-            known = json.loads(self._cache.read_bytes())
-        except (FileNotFoundError, ValueError, RecursionError):
+            known = json.loads(read_bytes(self._cache))
+        except (OSError, ValueError, RecursionError):
             return {}
         return known if isinstance(known, dict) else {}

@@ -74,6 +74,11 @@ def measure(pair: Pair, *, labels: LabelTable, classes: int) -> Measurement:
     turn_open = False
     if pair.label is not None:
         if not pair.label.is_file():
+            if pair.label.is_symlink() or pair.label.exists():
+                raise DataError(
+                    f"{pair.label}: is no regular file, or a link to none: replace it or exclude "
+                    "the image"
+                )
             raise DataError(
                 f"{pair.image}: has no label at {pair.label}: add it or exclude the image"
             )

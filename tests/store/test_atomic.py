@@ -76,3 +76,9 @@ def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / ("x" * 255)
     atomic.write_bytes(path, b"data")
     assert path.read_bytes() == b"data"
+
+
+def test_a_link_to_nothing_in_place_of_a_folder_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OSError, match="is a link to nothing"):
+        atomic.write_bytes(tmp_path / "link" / "file", b"")

@@ -199,3 +199,34 @@ def test_requests_are_few(server: BadServer, bucket: str, monkeypatch: pytest.Mo
     write(place, IMAGES)
     assert set(seen) == {"GET", "HEAD"}
     assert len(seen) < 60, seen
+
+
+@pytest.mark.parametrize("endpoint", ["garbage", "http://[::1"])
+def test_an_endpoint_that_is_no_url_is_one_line(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    S3FileSystem.clear_instance_cache()
+    with pytest.raises(StoreError, match="correct AWS_ENDPOINT_URL"):
+        S3Files(f"{bucket}/a").read("a")
+    S3FileSystem.clear_instance_cache()
+
+
+def test_an_answer_without_its_headers_is_an_os_error(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(S3Files, "_call", lambda *_, **__: {})
+    here = S3Files(f"{bucket}/a")
+    for look in (here.size, here.state, lambda name: here.create(name, b"")):
+        with pytest.raises(OSError, match="the server's answer lacks"):
+            look("a")
+
+
+def test_a_server_that_never_answers_is_given_up_within_a_minute(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_MAX_ATTEMPTS", raising=False)
+    S3FileSystem.clear_instance_cache()
+    fs = S3Files(bucket)._fs
+    limits = fs.config_kwargs
+    assert fs.retries * limits["retries"]["total_max_attempts"] * limits["read_timeout"] < 60

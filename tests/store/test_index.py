@@ -58,3 +58,11 @@ def test_an_index_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match="cannot write the index"):
         Index(stores={}).write(tmp_path / "file" / "index.json")
+
+
+def test_a_pipe_in_place_of_an_index_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "index.json")
+    with pytest.raises(StoreError, match="is no regular file"):
+        Index.read(tmp_path / "index.json")
+    with pytest.raises(StoreError, match="is no regular file"):
+        Index(stores={}).write(tmp_path / "index.json")

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,19 @@ from hypothesis import strategies as st
 
 from store import lease_local, lease_s3
 from store.errors import StoreBusyError, StoreError, StoreIncompleteError
-from store.lease import WHOLE, Part, lease_name, overlap, owns, require_held, writer_lease
+from store.lease import (
+    LEASES,
+    WHOLE,
+    Part,
+    lease_name,
+    overlap,
+    owns,
+    require_held,
+    token_of,
+    writer_lease,
+)
 from store.local import LocalFiles
-from store.lock import writer_lock
+from store.lock import name_of, writer_lock
 from store.s3 import S3Files
 from store.shard_writer import ShardTask, ShardWriter
 from store.spec import ImageEntry
@@ -359,3 +370,48 @@ def test_a_complete_store_is_looked_at_and_neither_locked_nor_written(place: Url
             assert [work(place, (i, 2), stack) for i in (1, 2)] == [0, 0]
         with pytest.raises(StoreBusyError):
             write(place, images(15))
+
+
+def test_a_pipe_in_place_of_a_lock_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "writer.lock")
+    with pytest.raises(OSError, match="is no regular file"), writer_lock(tmp_path, "it"):
+        pass
+
+
+def test_a_lock_that_is_a_link_out_of_the_store_creates_nothing_there(tmp_path: Path) -> None:
+    (tmp_path / "store/ledger/leases").mkdir(parents=True)
+    (tmp_path / "store/ledger/leases/1-of-1.lock").symlink_to(tmp_path / "made")
+    with (
+        pytest.raises(OSError, match="leads out of the store"),
+        writer_lease(LocalFiles(tmp_path / "store"), WHOLE),
+    ):
+        pass
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    "holder",
+    [b"[" * 200_000, b'{"pid": 1, "host": "a\\n\\u001b[2J"}', b'{"pid": "x\\n", "host": ""}'],
+)
+def test_a_crafted_holder_is_another_process(holder: bytes) -> None:
+    assert name_of(holder) == "another process"
+    assert token_of(holder) is None
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_lease_of_the_future_expires_unless_its_writer_lives(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, lives: bool
+) -> None:
+    here = S3Files(f"{bucket}/future-{lives}")
+    name = f"{LEASES}/1-of-1.json"
+    here.write(name, b'{"pid": 1, "host": "h", "token": "t"}')
+    state = S3Files.state
+    monkeypatch.setattr(
+        S3Files, "state", lambda held, of: state(held, of)._replace(age=timedelta(days=-300))
+    )
+    beat = (lambda _: here.write(name, b'{"pid": 2, "host": "h"}')) if lives else (lambda _: None)
+    monkeypatch.setattr(lease_s3, "sleep", beat)
+    with ExitStack() as held:
+        if lives:
+            held.enter_context(pytest.raises(StoreBusyError, match="process 2 on host h"))
+        held.enter_context(writer_lease(here, WHOLE))

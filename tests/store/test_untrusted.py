@@ -393,3 +393,11 @@ def test_an_index_names_stores_where_they_can_be(tmp_path: Path, domain: str, pa
     index.write_text(json.dumps(content | {"stores": {domain: changed}}))
     with pytest.raises(StoreError, match="is no index of features"):
         Index.read(index)
+
+
+def test_a_folder_named_like_a_leftover_blocks_no_sweep(store: Path) -> None:
+    (store / "x.partial").mkdir()
+    (store / "y.partial").touch()
+    LocalFiles(store).sweep()
+    assert (store / "x.partial").is_dir()
+    assert not (store / "y.partial").exists()

@@ -120,3 +120,8 @@ def test_tombstones_are_visible(tmp_path: Path) -> None:
 def test_no_store_is_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(StoreMissingError, match="run `ssr embed`"):
         open_dataset(tmp_path / "nothing")
+
+
+def test_a_folder_with_colons_in_its_path_is_opened(tmp_path: Path) -> None:
+    entry, _ = write(tmp_path / "a::b", images(2))
+    assert set(open_dataset(tmp_path / "a::b" / entry.path).data_vars) == set(LEVELS)

@@ -95,3 +95,15 @@ def test_crops_are_aligned_to_the_coarsest_level_in_use(
         with pytest.raises(ValidationError, match=f"set it to {level[6:]} "):
             train_config(crop_align_px=align_px, regularizer={"levels": levels})
     train_config(crop_align_px=align_px, regularizer={"on": [], "levels": levels})
+
+
+@pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)
+def test_a_boolean_is_no_number_in_any_section(section: type[BaseModel]) -> None:
+    for name, field in section.model_fields.items():
+        if field.annotation is bool:
+            continue
+        with pytest.raises(ValidationError) as caught:
+            section.model_validate({name: True})
+        assert name in [
+            error["loc"][0] for error in caught.value.errors() if error["type"] != "missing"
+        ]

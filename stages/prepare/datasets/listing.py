@@ -1,5 +1,6 @@
 """What every source returns, and the walk through folders of images and labels."""
 
+import errno
 import os
 import unicodedata
 from bisect import bisect_left
@@ -254,18 +255,29 @@ def _walk(root: Path, folder: str, suffixes: tuple[str, ...]) -> Iterator[tuple[
             for entry in entries:
                 name = folder + entry.name
                 hidden = entry.name.startswith(".")
-                if entry.is_dir():
+                if not (endless := _is_endless(entry)) and entry.is_dir():
                     if hidden or entry.name.lower() in _LEFTOVERS or _is_loop(root / name):
                         yield f"{name}/", False
                     else:
                         yield from _walk(root, f"{name}/", suffixes)
                 else:
                     named = entry.name.lower().endswith(suffixes) and not hidden
-                    yield name, named and entry.is_file()
+                    yield name, named and not endless and entry.is_file()
     except OSError as error:
         raise DataError(
             f"{error.filename}: cannot be listed ({error.strerror}): correct its permissions"
         ) from error
+
+
+def _is_endless(entry: os.DirEntry[str]) -> bool:
+    """Tell a link that leads to itself."""
+    try:
+        entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return True
+    return False
 
 
 def _is_loop(folder: Path) -> bool:
