@@ -18,8 +18,14 @@ from pipeline.params import Params
 from stages.evaluate.model import open_model
 from stages.evaluate.probe import Image, Score, on_grid, probe, token_labels
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
-from stages.prepare.pixels import label_window, normalised_window, resize_image, resize_label
-from stages.prepare.reading import read_raw, read_train_ids
+from stages.prepare.pixels import (
+    label_window,
+    normalised_window,
+    read_raw,
+    read_train_ids,
+    resize_image,
+    resize_label,
+)
 from stages.student.student import Student
 from store.errors import CheckpointError, StoreIncompleteError
 from store.index import Index

@@ -13,7 +13,7 @@ from pipeline.doctor.finding import Finding, attempt, findings_of, ok, problem, 
 from pipeline.files import INDEX, MANIFEST, RUN
 from pipeline.params import Params, load_params
 from pipeline.plan import free_bytes, plan_stores
-from stages.prepare.config import DrawnConfig, root_of
+from stages.prepare.datasets import drawn
 from stages.prepare.manifest import Domain, Manifest
 from stages.student.config import is_hub_id
 from store.index import Index
@@ -71,8 +71,8 @@ def devices(config: Params) -> Iterator[Finding]:
 def roots(config: Params) -> Iterator[Finding]:
     """Check that the folders of the datasets are there."""
     for domain, source in config.prepare.domains.items():
-        root = root_of(source)
-        if isinstance(source, DrawnConfig):
+        root = source.folder
+        if isinstance(source, drawn.Config):
             yield ok(f"{domain}: drawn into {root} on first use")
         elif root.is_dir():
             yield ok(f"{domain}: {source.kind} in {root}")

@@ -7,22 +7,9 @@ from typing import Any, Final
 from stages.evaluate.model import Model
 from stages.evaluate.scores import Evaluation
 from stages.evaluate.twin import Agreement
+from stages.prepare.datasets import DATASETS
 from stages.prepare.geometry import WORKING_MULTIPLE_PX
 from stages.train.regularizers import summary_of
-
-DATA_TERMS: Final[Mapping[str, str]] = {
-    "drawn": "drawn by this project, Apache-2.0",
-    "camvid": "CamVid, for research",
-    "gta5": "GTA5 (Playing for Data), for research and education",
-    "synthia": "SYNTHIA, for non-commercial use by its own terms",
-    "cityscapes": "Cityscapes, for non-commercial research by its own terms",
-    "acdc": "ACDC, for non-commercial research by its own terms",
-    "dark_zurich": "Dark Zurich, for non-commercial research by its own terms",
-    "bdd100k": "BDD100K, for education and research by its own terms",
-    "mapillary": "Mapillary Vistas, for non-commercial research by its own terms",
-    "folder": "a dataset of the trainer's own, whose terms apply",
-}
-"""Terms of the data, by the kind of dataset."""
 
 _PLAIN_USE: Final = """\
 import torch
@@ -222,7 +209,7 @@ def _licences(model: Model) -> str:
     if model.meta.get("teacher_trained"):
         lines.append("- Segment Anything, whose features were learnt from: Apache-2.0.")
     kinds = dict.fromkeys(data.get("kind") for data in model.meta.get("data", {}).values())
-    lines += [f"- Data: {DATA_TERMS[kind]}." for kind in kinds if kind in DATA_TERMS]
+    lines += [f"- Data: {DATASETS[kind].terms}." for kind in kinds if kind in DATASETS]
     return "## Licences\n\n" + "\n".join(lines)
 
 

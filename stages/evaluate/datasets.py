@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.evaluate.config import EvaluateConfig
-from stages.prepare.config import SourceConfig, root_of
+from stages.prepare.datasets import SourceConfig
 from stages.prepare.datasets.listing import Progress
-from stages.prepare.datasets.scan import scan
 from stages.prepare.labels import ClassTable, LabelTable
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
-from stages.prepare.measure import MeasurementCache
-from stages.prepare.records import demand_classes, describe, select
+from stages.prepare.scan import MeasurementCache, require_classes, scan, select
 from store.errors import DataError
 
 
@@ -78,15 +76,14 @@ def of_source(
         DataError: Data is missing, damaged or inconsistent, or of other classes.
     """
     key = f"evaluate.datasets.{name}"
-    listing = scan(source, progress=progress).sound()
-    demand_classes(listing, classes, key)
+    listing = source.scan(progress).sound()
+    require_classes(listing, classes, key)
     items = [item for item in listing.items if item.split == "val" and item.label is not None]
     if not items:
         raise DataError(f"{key} has no labelled val split: name its folders, or remove the dataset")
-    bad: dict[str, DataError] = {}
     measurements = MeasurementCache(cache)
     try:
-        records = describe(
+        found = scan(
             "target",
             select(key, items, source, also_known=listing.items),
             source,
@@ -94,15 +91,13 @@ def of_source(
             what=name,
             at_least_px=at_least_px,
             cache=measurements,
-            bad=bad,
-            measured={},
             progress=progress,
         )
     finally:
         measurements.save(forget_others=False)
-    for error in bad.values():
+    for error in found.bad.values():
         raise error
-    if not records:
+    if not found.records:
         raise DataError(f"{key}.exclude leaves no image to measure on: exclude fewer")
-    ordered = tuple(sorted(records, key=lambda record: record.image_id))
-    return Dataset(name, ordered, root_of(source), listing.labels)
+    ordered = tuple(sorted(found.records, key=lambda record: record.image_id))
+    return Dataset(name, ordered, source.folder, listing.labels)

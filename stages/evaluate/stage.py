@@ -18,7 +18,7 @@ from stages.evaluate.datasets import Dataset, of_manifest, of_source
 from stages.evaluate.pictures import confusion_picture, triptych_png
 from stages.prepare.labels import ClassTable
 from stages.prepare.manifest import Domain, Manifest
-from stages.prepare.reading import read_raw, read_train_ids
+from stages.prepare.pixels import read_raw, read_train_ids
 from stages.student.config import ONCE, Inference
 from stages.student.inference import predict_image
 from stages.student.metrics import ConfusionMatrix, Metrics

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from stages.prepare.config import SourceConfig
+from stages.prepare.datasets import SourceConfig
 from stages.prepare.manifest import Domain, Manifest
 from stages.student.saved import describe_classes
 from stages.train.config import TrainConfig

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.device import cpu_threads
-from stages.prepare.config import SourceConfig
+from stages.prepare.datasets import SourceConfig
 from stages.prepare.manifest import Domain, Manifest
 from stages.student.saved import save_student
 from stages.train.build import build_models, teacher_of

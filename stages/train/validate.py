@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
-from stages.prepare.reading import read_raw, read_train_ids
+from stages.prepare.pixels import read_raw, read_train_ids
 from stages.student.inference import predict_image
 from stages.student.metrics import ConfusionMatrix, Metrics
 from stages.student.student import Student

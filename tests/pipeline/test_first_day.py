@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.prepare.labels import CAMVID_11
+from stages.prepare.datasets.camvid import CAMVID_11
 from tests.faults.disk import obeying_permissions
 from tests.pipeline.mistakes import (
     Case,

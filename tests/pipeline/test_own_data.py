@@ -9,8 +9,9 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from pipeline.params import load_params
-from stages.prepare.config import FolderConfig
-from stages.prepare.labels import CITYSCAPES_19, DRAWN
+from stages.prepare.datasets import folder
+from stages.prepare.datasets.drawn import DRAWN
+from stages.prepare.labels import CITYSCAPES_19
 from stages.prepare.manifest import Manifest
 from tests.pipeline.messy import PALETTE, drawn_scene, write_messy
 from tests.pipeline.workplace import change_params, demand, ssr
@@ -25,9 +26,9 @@ def messy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def source() -> FolderConfig:
+def source() -> folder.Config:
     config = load_params(Path("params.yaml")).prepare.source
-    assert isinstance(config, FolderConfig)
+    assert isinstance(config, folder.Config)
     return config
 
 

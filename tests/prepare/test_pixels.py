@@ -22,6 +22,7 @@ from stages.prepare.pixels import (
     resize_image,
     resize_label,
 )
+from stages.prepare.train_ids import to_train_ids
 from store.errors import DataError
 from tests.prepare.conftest import ids, photo, save, save_paletted
 
@@ -170,7 +171,7 @@ def test_transparent_pixels_have_no_class(tmp_path: Path) -> None:
     paletted.save(tmp_path / "x.png", transparency=3)
     stored = read_label(tmp_path / "x.png")
     assert np.array_equal(stored.values, ids(3, 7))
-    assert LabelTable({3: 0, 7: 1}).to_train_ids(stored).tolist() == ids(255, 1).tolist()
+    assert to_train_ids(stored, LabelTable({3: 0, 7: 1})).tolist() == ids(255, 1).tolist()
     paletted.save(tmp_path / "x.png", transparency=bytes([255] * 7 + [90]))
     with pytest.raises(DataError, match="300 pixels are half transparent"):
         read_label(tmp_path / "x.png")

@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from stages.prepare.config import SourceConfig
+from stages.prepare.datasets import SourceConfig
 from stages.prepare.datasets.listing import Item, Listing
 from stages.prepare.datasets.mapillary import MAPILLARY_IDS, NAMES
-from stages.prepare.datasets.scan import scan as scan_config
 from stages.prepare.labels import CITYSCAPES_19, IGNORE
 from stages.prepare.pixels import read_label
+from stages.prepare.train_ids import to_train_ids
 from store.errors import DataError
 from tests.prepare.conftest import Prepare, cityscapes_config, ids, photo, save, save_paletted
 
@@ -33,11 +33,11 @@ def config(kind: str, root: Path, **keys: object) -> dict[str, Any]:
 
 def scan(values: dict[str, Any]) -> Listing:
     source: SourceConfig = TypeAdapter(SourceConfig).validate_python(values)
-    return scan_config(source, progress=lambda done, total, what: None).sound()
+    return source.scan(lambda done, total, what: None).sound()
 
 
 def train_ids(listing: Listing, root: Path, item: Item) -> NDArray[np.uint8]:
-    return listing.labels.to_train_ids(read_label(root / str(item.label)))
+    return to_train_ids(read_label(root / str(item.label)), listing.labels)
 
 
 @pytest.fixture

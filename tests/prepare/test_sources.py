@@ -9,11 +9,13 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from examples.drawn import world
-from stages.prepare.config import SourceConfig
+from stages.prepare.datasets import SourceConfig
+from stages.prepare.datasets.camvid import CAMVID_11
+from stages.prepare.datasets.drawn import DRAWN
 from stages.prepare.datasets.listing import Item, Listing
-from stages.prepare.datasets.scan import scan as scan_config
-from stages.prepare.labels import CAMVID_11, CITYSCAPES_19, DRAWN, StoredLabel
+from stages.prepare.labels import CITYSCAPES_19
 from stages.prepare.pixels import read_image, read_label
+from stages.prepare.train_ids import StoredLabel, to_train_ids
 from store.errors import ConfigError, DataError
 from tests.prepare.conftest import (
     cityscapes_config,
@@ -28,7 +30,7 @@ from tests.prepare.conftest import (
 
 def scan(config: dict[str, object]) -> Listing:
     source: SourceConfig = TypeAdapter(SourceConfig).validate_python(config)
-    return scan_config(source, progress=lambda done, total, what: None).sound()
+    return source.scan(lambda done, total, what: None).sound()
 
 
 def camvid_config(root: Path, train: str, val: str | None) -> dict[str, object]:
@@ -48,9 +50,9 @@ def test_gta5_pairs_images_with_labels_and_ignores_converted_copies(gta5: Path) 
 def test_gta5_labels_convert_from_ids_and_from_colours(gta5: Path) -> None:
     save(gta5 / "labels" / "00002.png", np.array([(0, 0, 142), (0, 0, 0)], np.uint8)[None])
     table = scan(gta5_config(gta5)).labels
-    by_id = table.to_train_ids(read_label(gta5 / "labels" / "00001.png"))
+    by_id = to_train_ids(read_label(gta5 / "labels" / "00001.png"), table)
     assert np.array_equal(by_id, ids(0, 13, 255))  # 34 is the licence plate: no class
-    by_colour = table.to_train_ids(read_label(gta5 / "labels" / "00002.png"))
+    by_colour = to_train_ids(read_label(gta5 / "labels" / "00002.png"), table)
     assert by_colour.tolist() == [[13, 255]]
 
 
@@ -117,7 +119,7 @@ def test_own_data_may_lie_in_subfolders(own_data: Path) -> None:
     )
     assert listing.classes.names == ("lane", "rest")
     stored = StoredLabel(ids(0, 7, 8, 255))
-    assert listing.labels.to_train_ids(stored).tolist() == ids(0, 1, 1, 255).tolist()
+    assert to_train_ids(stored, listing.labels).tolist() == ids(0, 1, 1, 255).tolist()
 
 
 @pytest.mark.parametrize(
@@ -217,7 +219,7 @@ def test_own_data_may_be_linked(own_data: Path, tmp_path: Path) -> None:
 
 def test_own_labels_may_be_colours(own_data: Path) -> None:
     colours = StoredLabel(np.array([[[128, 64, 128], [70, 70, 70], [0, 0, 0]]], np.uint8))
-    assert scan(folder_config(own_data)).labels.to_train_ids(colours).tolist() == [[0, 1, 255]]
+    assert to_train_ids(colours, scan(folder_config(own_data)).labels).tolist() == [[0, 1, 255]]
 
 
 def _remove(folder: Path) -> None:

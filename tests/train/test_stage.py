@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from stages.prepare.labels import DRAWN
+from stages.prepare.datasets.drawn import DRAWN
 from stages.prepare.manifest import Manifest
 from stages.student.names import export_official
 from stages.student.saved import load_student, save_student

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from stages.prepare.config import Split
+from stages.fields import Split
 from stages.prepare.labels import ClassTable, LabelTable
 from store.errors import DataError
 
