@@ -16,10 +16,10 @@ from pipeline import (
     store_commands,
     teacher_commands,
 )
-from pipeline.arms import ARMS
 from pipeline.files import EVALUATE_CACHE, INDEX, MANIFEST, PARAMS, RUN, SCAN_CACHE, START
 from pipeline.lines import Wrapping, wrapped
 from pipeline.options import Overrides, ParamsFile, RunFolder, WeightsName
+from pipeline.presets import ARMS, PRESETS
 
 app = typer.Typer(
     name="ssr",
@@ -62,9 +62,8 @@ def main() -> None:
 
 
 def _choices() -> str:
-    """List the values of `ssr init`, unbroken, without an import of what reads presets."""
-    presets = (path.stem for path in (Path(__file__).parent / "presets").glob("*.yaml"))
-    texts = (f"Presets: {', '.join(sorted(presets))}", f"Arms: {', '.join(ARMS)}")
+    """List the values of `ssr init`, unbroken."""
+    texts = (f"Presets: {', '.join(sorted(PRESETS))}", f"Arms: {', '.join(ARMS)}")
     return "\b\n" + "\n".join(
         fill(text, 78, subsequent_indent="  ", break_on_hyphens=False) for text in texts
     )
@@ -99,7 +98,7 @@ def init(
         str,
         typer.Option(
             help="A task, see below.",
-            autocompletion=completion.of(completion.table("pipeline.presets", "PRESETS")),
+            autocompletion=completion.of(lambda: PRESETS),
         ),
     ],
     source: Annotated[str | None, typer.Option(help="Folder of the labelled dataset.")] = None,
@@ -108,7 +107,7 @@ def init(
         str,
         typer.Option(
             help="How it trains, see below.",
-            autocompletion=completion.of(completion.table("pipeline.arms", "ARMS")),
+            autocompletion=completion.of(lambda: ARMS),
         ),
     ] = "ssr",
     params: ParamsFile = PARAMS,
@@ -122,7 +121,7 @@ def init(
     Example: ssr init --preset gta5-to-cityscapes --source /data/gta5 --target /data/cityscapes
     """
     from pipeline.console import activity, console
-    from pipeline.presets import write_preset
+    from pipeline.init import write_preset
 
     roots = {"source": source, "target": target}
     with activity("looking at the folders"):
@@ -142,7 +141,8 @@ def classes(
     Example: ssr classes /data/gta5
     """
     from pipeline.console import activity, console
-    from pipeline.proposal import classes_under, classes_yaml
+    from pipeline.init import classes_yaml
+    from stages.prepare.proposal import classes_under
 
     with activity("looking at labels"):
         proposed = classes_under(folder)

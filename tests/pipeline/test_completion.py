@@ -8,10 +8,9 @@ from unittest import mock
 
 import pytest
 
-from pipeline.arms import ARMS
 from pipeline.cli import app
 from pipeline.completion import keys
-from pipeline.presets import PRESETS
+from pipeline.presets import ARMS, PRESETS
 from stages.prepare.datasets import CLASS_TABLES
 from tests.pipeline.workplace import SMALLEST, change_params, write_params
 

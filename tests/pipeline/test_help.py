@@ -14,10 +14,9 @@ import pytest
 import typer
 import typer.core
 
-from pipeline.arms import ARMS
 from pipeline.cli import app
 from pipeline.params import load_params
-from pipeline.presets import PRESETS
+from pipeline.presets import ARMS, PRESETS
 from tests.conftest import Tell
 from tests.pipeline.workplace import REPOSITORY, SMALLEST, ssr, write_params
 

@@ -22,7 +22,7 @@ from benchmarks.miniature.tables import difference_table
 from benchmarks.runs import Result, result_of
 from benchmarks.tables import Interval, arm_table, class_table
 from examples.drawn import TEACHER
-from pipeline.presets import write_preset
+from pipeline.init import write_preset
 from stages.embed.teachers.sam import ARCHITECTURES
 from stages.embed.teachers.sam_encoder import Teacher, draw_encoder
 from stages.prepare.datasets.drawn import Config

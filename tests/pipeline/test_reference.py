@@ -7,8 +7,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from ruamel.yaml import YAML
 
-from pipeline.arms import ARMS
-from pipeline.presets import PRESETS, render
+from pipeline.presets import ARMS, PRESETS, render
 from pipeline.reference import COMMAND, params_schema, references
 from stages.prepare.datasets.dataset import FileDataset
 from tests.pipeline.workplace import REPOSITORY
