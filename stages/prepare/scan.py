@@ -7,8 +7,8 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import astuple, dataclass
-from hashlib import sha256
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +27,10 @@ from stages.prepare.pixels import decode_image, decode_label, read_bytes
 from stages.prepare.train_ids import class_pixels, to_train_ids
 from store.atomic import write_bytes
 from store.errors import DataError
+from store.fingerprint import sha256
+
+Files = tuple[Path, Path | None]
+"""An image and, where it counts, its label."""
 
 # Raise when a measurement of unchanged files may come out differently.
 _FORMAT: Final = 4
@@ -164,16 +168,12 @@ def scan(
         progress: Called with (done, total, what).
     """
     labels, classes = listing.labels, len(listing.classes)
-    table = sha256(json.dumps([classes, labels.to_json()]).encode()).hexdigest()
-    files = [
-        (source.folder / item.image, source.folder / item.label if item.label else None)
-        for item in items
-    ]
+    table = sha256(json.dumps([classes, labels.to_json()]).encode())
+    root = source.folder
+    files = [(root / item.image, root / item.label if item.label else None) for item in items]
     # Taken before the files are read: one that changes meanwhile is measured again next time.
     states = [f"{_stat(image)} {_stat(label)} {table}" for image, label in files]
-    found: list[Measurement | DataError | None] = [
-        cache.get(pair, state) for pair, state in zip(files, states, strict=True)
-    ]
+    found: list[Measurement | DataError | None] = [*map(cache.get, files, states)]
     unknown = [place for place, measurement in enumerate(found) if measurement is None]
 
     def attempt(place: int) -> Measurement | DataError:
@@ -198,34 +198,25 @@ def scan(
         image_id = image_id_of(what, item)
         if isinstance(outcome, Measurement):
             measured[image_id] = outcome
-            records.append(_record(image_id, domain, item, outcome, source.fit_px, at_least_px))
+            resized = fit_size(outcome.raw_size_px, source.fit_px)
+            records.append(
+                ImageRecord(
+                    image_id=image_id,
+                    domain=domain,
+                    split=item.split,
+                    image=item.image,
+                    label=item.label,
+                    raw_size_px=outcome.raw_size_px,
+                    resized_size_px=resized,
+                    working_size_px=working_size(resized, at_least_px),
+                    sha256=outcome.sha256,
+                    class_pixels=outcome.class_pixels,
+                    label_sha256=outcome.label_sha256,
+                )
+            )
         elif outcome is not None:
             bad[image_id] = outcome
     return Scan(tuple(records), measured, bad)
-
-
-def _record(
-    image_id: str,
-    domain: Domain,
-    item: Item,
-    measured: Measurement,
-    fit_px: tuple[int, int] | None,
-    at_least_px: int,
-) -> ImageRecord:
-    resized = fit_size(measured.raw_size_px, fit_px)
-    return ImageRecord(
-        image_id=image_id,
-        domain=domain,
-        split=item.split,
-        image=item.image,
-        label=item.label,
-        raw_size_px=measured.raw_size_px,
-        resized_size_px=resized,
-        working_size_px=working_size(resized, at_least_px),
-        sha256=measured.sha256,
-        class_pixels=measured.class_pixels,
-        label_sha256=measured.label_sha256,
-    )
 
 
 def _measure(path: Path, label_path: Path | None, labels: LabelTable, classes: int) -> Measurement:
@@ -239,7 +230,7 @@ def _measure(path: Path, label_path: Path | None, labels: LabelTable, classes: i
         if not label_path.is_file():
             raise DataError(f"{path}: has no label at {label_path}: add it or exclude the image")
         label_data = read_bytes(label_path)
-        label_sha256 = sha256(label_data).hexdigest()
+        label_sha256 = sha256(label_data)
         label = decode_label(label_data, label_path)
         if label.values.shape[:2] == (width, height) != (height, width):
             label = decode_label(label_data, label_path, orientation=image.orientation)
@@ -263,7 +254,7 @@ def _measure(path: Path, label_path: Path | None, labels: LabelTable, classes: i
             rim_pixels = rims(label.values, train_ids, classes)
     return Measurement(
         raw_size_px=(height, width),
-        sha256=sha256(data).hexdigest(),
+        sha256=sha256(data),
         class_pixels=counts,
         label_sha256=label_sha256,
         one_channel=image.one_channel,
@@ -313,44 +304,34 @@ class MeasurementCache:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._entries = _load(path)
+        self._entries: dict[str, Any] = {}
         self._used: dict[str, Any] = {}
+        with suppress(OSError):
+            digest, _, body = path.read_bytes().partition(b"\n")
+            if digest == sha256(body).encode():
+                content = json.loads(body)
+                self._entries = content["entries"] if content["format"] == _FORMAT else {}
 
-    def get(self, pair: tuple[Path, Path | None], state: str) -> Measurement | None:
-        """Return what was measured when the pair was in this state."""
-        entry = self._entries.get(_key(*pair))
+    def get(self, files: Files, state: str) -> Measurement | None:
+        """Return what was measured when the files were in this state."""
+        key = "{}|{}".format(*files)
+        entry = self._entries.get(key)
         if entry is None or entry[0] != state:
             return None
-        self._used[_key(*pair)] = entry
+        self._used[key] = entry
         values: list[Any] = [tuple(v) if isinstance(v, list) else v for v in entry[1:]]
         return Measurement(*values)
 
-    def put(self, pair: tuple[Path, Path | None], state: str, measurement: Measurement) -> None:
+    def put(self, files: Files, state: str, measurement: Measurement) -> None:
         """Remember what was measured in this state."""
-        self._used[_key(*pair)] = [state, *astuple(measurement)]
+        self._used["{}|{}".format(*files)] = [state, *astuple(measurement)]
 
     def save(self, *, forget_others: bool) -> None:
         """Write the cache, if it changed, with or without the entries that nobody asked for."""
         entries = self._used if forget_others else {**self._entries, **self._used}
         if entries != self._entries:
             body = json.dumps({"format": _FORMAT, "entries": entries}).encode()
-            write_bytes(self._path, sha256(body).hexdigest().encode() + b"\n" + body)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        digest, _, body = path.read_bytes().partition(b"\n")
-    except OSError:
-        return {}
-    if digest.decode("ascii", errors="replace") != sha256(body).hexdigest():
-        return {}
-    content = json.loads(body)
-    entries: dict[str, Any] = content["entries"] if content["format"] == _FORMAT else {}
-    return entries
-
-
-def _key(image: Path, label: Path | None) -> str:
-    return f"{image}|{label}"
+            write_bytes(self._path, sha256(body).encode() + b"\n" + body)
 
 
 def _stat(path: Path | None) -> str:

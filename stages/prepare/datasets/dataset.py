@@ -78,22 +78,6 @@ class FileDataset(Dataset):
         description="Images to leave out, as paths in root without suffix, e.g. images/15188.",
     )
 
-    def pair(
-        self,
-        split: Split,
-        images: str,
-        labels: str | None,
-        *,
-        image_suffix: str = "",
-        label_suffix: str = "",
-    ) -> Part:
+    def pair(self, split: Split, images: str, labels: str | None, **suffixes: str) -> Part:
         """List a folder of images with a folder of labels; as `labelled_like`."""
-        return labelled_like(
-            split,
-            self.folder,
-            images,
-            labels,
-            image_suffix=image_suffix,
-            label_suffix=label_suffix,
-            remedy=self.remedy,
-        )
+        return labelled_like(split, self.folder, images, labels, remedy=self.remedy, **suffixes)
