@@ -123,7 +123,7 @@ def import_checkpoint(
     classes: Annotated[
         str | None,
         typer.Option(
-            help="Kind of dataset whose classes it has, where the file names none.",
+            help="cityscapes, camvid or drawn, where the file names no classes.",
             autocompletion=completion.of(
                 completion.table("stages.prepare.datasets", "CLASS_TABLES")
             ),

@@ -25,11 +25,11 @@ from stages.prepare.datasets.dataset import Dataset
 from stages.prepare.labels import ClassTable
 
 SourceConfig = Annotated[
-    drawn.Config
+    cityscapes.Config
     | camvid.Config
+    | drawn.Config
     | gta5.Config
     | synthia.Config
-    | cityscapes.Config
     | acdc.Config
     | dark_zurich.Config
     | bdd100k.Config
@@ -45,7 +45,11 @@ DATASETS: Final[Mapping[str, type[Dataset]]] = {
 }
 """Kind -> what it is."""
 
+_TABLES: Final = [config.class_table for config in DATASETS.values()]
+
 CLASS_TABLES: Final[Mapping[str, ClassTable]] = {
-    kind: config.class_table for kind, config in DATASETS.items() if config.class_table
+    kind: table
+    for place, (kind, table) in enumerate(zip(DATASETS, _TABLES, strict=True))
+    if table is not None and _TABLES.index(table) == place
 }
-"""Kind -> its classes, where they are always the same."""
+"""Tables of classes by the first kind that has them."""
