@@ -89,14 +89,14 @@ def _odd_kinds(
         yield (
             one_channel,
             "images have one channel, as class ids have, and the others have colours: exclude what "
-            "is no image",
+            "is not an image",
         )
     usual = statistics.median_high(math.prod(r.raw_size_px) for r in records)
     areas = [(r, math.prod(r.raw_size_px) / usual) for r in records]
     yield (
         [r.image for r, area in areas if not 1 / _OTHER_AREA < area < _OTHER_AREA],
         f"images have {_OTHER_AREA} times more or fewer pixels than is usual, as thumbnails have: "
-        "exclude what is no image",
+        "exclude what is not an image",
     )
     yield (
         [r.image for r in records if measured[r.image_id].turn_open],

@@ -190,7 +190,7 @@ def decode_label(data: bytes, path: Path, *, orientation: int = 1) -> StoredLabe
         label = _turn(Image.fromarray(_red_ids(data, path)), file.orientation)
     elif label.mode != "P" and (file.bits != 8 or label.mode not in {"L", "LA", "RGB", "RGBA"}):
         raise DataError(
-            f"{path}: pixel mode {label.mode} of {file.bits} bits per channel is no label: save "
+            f"{path}: pixel mode {label.mode} of {file.bits} bits per channel is not a label: save "
             "class ids as an 8-bit greyscale or paletted PNG"
         )
     if file.orientation == 1:
@@ -259,7 +259,7 @@ def read_bytes(path: Path) -> bytes:
     """Read a file of the dataset; DataError where that fails or it is a pipe or a device."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise DataError(f"{path}: is no regular file: remove it")
+            raise DataError(f"{path}: is not a regular file: remove it")
         return path.read_bytes()
     except OSError as error:
         raise DataError(
@@ -362,8 +362,8 @@ def _red_ids(data: bytes, path: Path) -> NDArray[np.uint8]:
     red: NDArray[np.uint16] = colours[..., 2]  # OpenCV's order is blue, green, red
     if red.max() > 255:
         raise DataError(
-            f"{path}: holds {red.max()} in the red of 16-bit colours, which is no class id: save "
-            "class ids as an 8-bit greyscale or paletted PNG"
+            f"{path}: holds {red.max()} in the red of 16-bit colours, which is not a class id: "
+            "save class ids as an 8-bit greyscale or paletted PNG"
         )
     return red.astype(np.uint8)
 

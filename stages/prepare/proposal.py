@@ -1,6 +1,6 @@
 """Proposal of the folders and classes of a user's own dataset, for a person to edit.
 
-Folders are told by their names and by how labels pair with images, classes by what labels hold.
+Folders are known by their names and by how labels pair with images, classes by what labels hold.
 """
 
 import os

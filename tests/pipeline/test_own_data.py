@@ -41,7 +41,7 @@ def test_a_messy_folder_needs_no_edit_before_it_is_prepared() -> None:
     said = demand("prepare")
     for domain in ("source", "target"):
         assert (
-            f"{domain}: photos: passed over 4 entries that are no images: ._0000.jpg, "
+            f"{domain}: photos: passed over 4 entries that are not images: ._0000.jpg, "
             "notes [draft].txt, @eaDir/, ..."
         ) in said
     manifest = Manifest.read(Path("data/manifest.parquet"))

@@ -211,7 +211,7 @@ def test_pipes_and_other_leftovers_are_never_images(own_data: Path) -> None:
     listing = scan(folder_config(own_data))
     assert listing.items == before
     assert listing.findings == (
-        "train/images: passed over 10 entries that are no images: #recycle/, "
+        "train/images: passed over 10 entries that are not images: #recycle/, "
         ".AppleDouble/, ._1.jpg, ...",
     )
 

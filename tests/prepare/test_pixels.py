@@ -100,7 +100,7 @@ def test_more_than_eight_bits_are_refused(
 def test_a_label_of_fewer_bits_is_refused_for_its_ids_would_be_scaled(tmp_path: Path) -> None:
     (tmp_path / "x.ppm").write_bytes(b"P5\n2 1\n5\n\0\5")
     assert read_image(tmp_path / "x.ppm").max() == 255
-    with pytest.raises(DataError, match="pixel mode L of 2 bits per channel is no label"):
+    with pytest.raises(DataError, match="pixel mode L of 2 bits per channel is not a label"):
         read_label(tmp_path / "x.ppm")
 
 
@@ -147,7 +147,7 @@ def test_a_pipe_a_device_and_a_program_are_no_images(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.png")
     (tmp_path / "device.png").symlink_to("/dev/zero")
     for name in ("x.png", "device.png"):
-        with pytest.raises(DataError, match="is no regular file: remove it"):
+        with pytest.raises(DataError, match="is not a regular file: remove it"):
             read_image(tmp_path / name)
     Image.fromarray(photo(1)).save(tmp_path / "x.eps")  # Pillow would start Ghostscript
     for read in (read_image, read_label):
