@@ -93,7 +93,7 @@ def test_more_than_eight_bits_are_refused(
     if name == "x.png" and len(shape) == 3:  # ids, as SYNTHIA stores them
         assert (read_label(tmp_path / name).values == 3).all()
     else:
-        with pytest.raises(DataError, match="is no label"):
+        with pytest.raises(DataError, match="is not a label"):
             read_label(tmp_path / name)
 
 
