@@ -56,7 +56,7 @@ def put_a_file_in_place_of_the_results() -> None:
 
 CASES = [
     Case("no params", "", ("params.yaml", "no such file", "ssr init"), remove("params.yaml")),
-    Case("damaged params", "", ("params.yaml", "YAML", "mend"), write("prepare: [\n")),
+    Case("damaged params", "", ("params.yaml", "YAML", "correct it there"), write("prepare: [\n")),
     Case(
         "no data folder",
         "-S prepare.source.root=nowhere",
