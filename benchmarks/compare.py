@@ -32,9 +32,9 @@ from benchmarks.runs import (
     workers,
 )
 from benchmarks.tables import MOST_SEEDS, arm_table, class_table
-from pipeline.arms import ARMS, overrides_of
+from pipeline.init import write_preset
 from pipeline.params import Params, load_params
-from pipeline.presets import write_preset
+from pipeline.presets import ARMS, overrides_of
 from pipeline.tables import UNTRAINED
 from store.atomic import write_bytes
 from store.errors import SSRError

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from pipeline.params import Params
 from pipeline.stores import demand_provenance, remembered_teacher
-from stages.prepare.config import keys_of
 from stages.prepare.manifest import Manifest
 from store.errors import DataError, StoreMismatchError
 from store.index import Index
@@ -36,7 +35,7 @@ def require_current_manifest(params: Params, manifest: Manifest, path: Path) -> 
             f"{' and '.join(sorted(named))}; run `ssr prepare`"
         )
     for domain, source in params.prepare.domains.items():
-        listed, wanted = manifest.sources.get(domain, {}), keys_of(source)
+        listed, wanted = manifest.sources.get(domain, {}), source.identity
         changed = [key for key in wanted if key in listed and listed[key] != wanted[key]]
         if changed:
             raise DataError(

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from pipeline import completion, result_commands, store_commands, student_commands
-from pipeline.arms import ARMS
 from pipeline.files import EVALUATE_CACHE, INDEX, MANIFEST, PARAMS, RUN, SCAN_CACHE, START
 from pipeline.messages import INTERRUPTED, Wrapping, explained, say_interrupted, wrapped
 from pipeline.options import Overrides, ParamsFile, RunFolder, WeightsName
+from pipeline.presets import ARMS, PRESETS
 
 if TYPE_CHECKING:
     from stages.embed.stage import Step
@@ -60,9 +60,8 @@ def main() -> None:
 
 
 def _choices() -> str:
-    """List the values of `ssr init`, unbroken, without an import of what reads presets."""
-    presets = (path.stem for path in (Path(__file__).parent / "presets").glob("*.yaml"))
-    texts = (f"Presets: {', '.join(sorted(presets))}", f"Arms: {', '.join(ARMS)}")
+    """List the values of `ssr init`, unbroken."""
+    texts = (f"Presets: {', '.join(sorted(PRESETS))}", f"Arms: {', '.join(ARMS)}")
     return "\b\n" + "\n".join(
         fill(text, 78, subsequent_indent="  ", break_on_hyphens=False) for text in texts
     )
@@ -97,7 +96,7 @@ def init(
         str,
         typer.Option(
             help="A task, see below.",
-            autocompletion=completion.of(completion.table("pipeline.presets", "PRESETS")),
+            autocompletion=completion.of(lambda: PRESETS),
         ),
     ],
     source: Annotated[str | None, typer.Option(help="Folder of the labelled dataset.")] = None,
@@ -106,7 +105,7 @@ def init(
         str,
         typer.Option(
             help="How it trains, see below.",
-            autocompletion=completion.of(completion.table("pipeline.arms", "ARMS")),
+            autocompletion=completion.of(lambda: ARMS),
         ),
     ] = "ssr",
     params: ParamsFile = PARAMS,
@@ -120,7 +119,7 @@ def init(
     Example: ssr init --preset gta5-to-cityscapes --source /data/gta5 --target /data/cityscapes
     """
     from pipeline.console import activity, console
-    from pipeline.presets import write_preset
+    from pipeline.init import write_preset
 
     roots = {"source": source, "target": target}
     with activity("looking at the folders"):
@@ -140,7 +139,8 @@ def classes(
     Example: ssr classes /data/gta5
     """
     from pipeline.console import activity, console
-    from pipeline.proposal import classes_under, classes_yaml
+    from pipeline.init import classes_yaml
+    from stages.prepare.proposal import classes_under
 
     with activity("looking at labels"):
         proposed = classes_under(folder)

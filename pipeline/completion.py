@@ -1,4 +1,4 @@
-"""What the shell offers for values of options, where `ssr --install-completion` was run.
+"""Completion of values of options, where `ssr --install-completion` was run.
 
 Each function names all that there is; the shell shows what begins with what was typed.
 """

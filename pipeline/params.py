@@ -124,7 +124,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         where, problem = (getattr(error, name, None) for name in ("problem_mark", "problem"))
         line = f" at line {where.line + 1}" if where else ""
         reason = shorten(str(problem or error).partition("\n")[0], LONGEST_VALUE)
-        raise ConfigError(f"{path}: is no valid YAML{line} ({reason}); mend it there") from error
+        raise ConfigError(
+            f"{path}: is not valid YAML{line} ({reason}); correct it there"
+        ) from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: holds no sections; `ssr init --preset drawn` writes a full one")
     return tree
@@ -143,14 +145,14 @@ def _set(tree: dict[str, Any], override: str) -> None:
     try:
         tree[last] = YAML(typ="safe").load(text)
     except YAML_FAULTS as error:
-        raise ConfigError(f"--set {shown}: the value is no valid YAML") from error
+        raise ConfigError(f"--set {shown}: the value is not valid YAML") from error
 
 
 def _explain(error: ValidationError, path: Path, overrides: Sequence[str]) -> str:
     """Name the first fault and count the rest; a mistyped key comes before the missing one."""
     faults = sorted(error.errors(), key=lambda fault: fault["type"] not in _NO_KEY)
     fault = faults[0]
-    key = _key(fault["loc"])
+    key = ".".join(_walk(fault["loc"])[0])
     if fault["type"].startswith("union_tag"):
         key += ".kind"
     where = str(path)
@@ -164,17 +166,15 @@ def _explain(error: ValidationError, path: Path, overrides: Sequence[str]) -> st
 
 def _describe(key: str, fault: ErrorDetails) -> str:
     location, given = fault["loc"], fault["input"]
-    kinds = ", ".join(_members(_models_at(location)))
     match fault["type"]:
         case kind if kind in _NO_KEY:
-            return f"{key} is no known key{_did_you_mean(location)}"
+            return f"{key} is not a known key{_did_you_mean(location)}"
         case "missing" if isinstance(location[-1], int):
-            return f"{_key(location[:-1])} has {location[-1]} values and needs more"
-        case "missing":
+            return f"{key.rpartition('.')[0]} has {location[-1]} values and needs more"
+        case "missing" | "union_tag_not_found":
             return f"{key} is missing; `ssr init` writes every key"
-        case "union_tag_not_found":
-            return f"{key} is missing; it is one of {kinds}"
         case "union_tag_invalid":
+            kinds = fault["ctx"]["expected_tags"].replace("'", "")
             return f"{key} is {_brief(given['kind'])}; it is one of {kinds}"
         case "model_type" | "model_attributes_type":
             return f"{key} is {_brief(given)}, but should be a section with keys of its own"
@@ -195,54 +195,37 @@ def _cut(text: str) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
-def _key(location: Sequence[int | str]) -> str:
-    """Join a location as it is written in the file, without the tags of unions."""
-    return ".".join(
-        str(part) for part, is_tag in zip(location, _tags(location), strict=True) if not is_tag
-    )
-
-
-def _tags(location: Sequence[int | str]) -> list[bool]:
-    """Say which parts are names of union members, which pydantic puts between the keys."""
-    return [
-        isinstance(part, str) and part in _members(_models_at(location[:position]))
-        for position, part in enumerate(location)
-    ]
-
-
-def _did_you_mean(location: tuple[int | str, ...]) -> str:
-    *parents, wrong = location
-    known = [name for model in _models_at(parents) for name in model.model_fields]
-    near = difflib.get_close_matches(str(wrong), known, n=1, cutoff=0.5)
+def _did_you_mean(location: Sequence[int | str]) -> str:
+    parents, models = _walk(location[:-1])
+    known = [name for model in models for name in model.model_fields]
+    near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
     if near:
-        return f"; did you mean {_key([*parents, near[0]])}?"
+        return f"; did you mean {'.'.join([*parents, near[0]])}?"
     more = f" and {len(known) - MOST_KEYS} more" if len(known) > MOST_KEYS else ""
     return f"; known here: {', '.join(known[:MOST_KEYS])}{more}" if known else ""
 
 
-def _models_at(location: Sequence[int | str]) -> list[type[BaseModel]]:
-    """Return the models that may lie at a location: several for a union that is not yet decided."""
+def _walk(location: Sequence[int | str]) -> tuple[list[str], list[type[BaseModel]]]:
+    """Return a location's keys, without the kinds that pydantic puts between, and its models.
+
+    Several models may lie there where the kind of a union is not decided yet.
+    """
+    keys: list[str] = []
     models: list[type[BaseModel]] = [Params]
     for part in location:
-        if isinstance(part, int):
+        fields = [m.model_fields[part] for m in models if part in m.model_fields]
+        of_kind = [m for m in models if "kind" in m.model_fields and part in _kinds_of(m)]
+        if of_kind and not fields:
+            models = of_kind
             continue
-        members = _members(models)
-        if part in members:
-            models = [members[part]]
-        elif fields := [m.model_fields[part] for m in models if part in m.model_fields]:
-            models = [m for field in fields for m in _models_in(field.annotation)]
-        # else it is a name that the user chose, as in `evaluate.datasets`
-    return models
+        keys.append(str(part))
+        if fields:  # else it is an index, or a name that the user chose, as in `evaluate.datasets`
+            models = [model for field in fields for model in _models_in(field.annotation)]
+    return keys, models
 
 
-def _members(models: list[type[BaseModel]]) -> dict[str, type[BaseModel]]:
-    """Map the `kind` of each model of a union to it."""
-    return {
-        kind: model
-        for model in models
-        if "kind" in model.model_fields
-        for kind in get_args(model.model_fields["kind"].annotation)
-    }
+def _kinds_of(model: type[BaseModel]) -> tuple[str, ...]:
+    return get_args(model.model_fields["kind"].annotation)
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - any type expression

@@ -18,8 +18,7 @@ from pipeline.params import load_params
 from pipeline.tables import UNTRAINED
 from stages.prepare.geometry import Size
 from stages.prepare.manifest import ImageRecord, Manifest
-from stages.prepare.pixels import resize_image
-from stages.prepare.reading import read_raw
+from stages.prepare.pixels import read_raw, resize_image
 from store.atomic import write_bytes
 from store.errors import ConfigError, SSRError, StoreIncompleteError
 from store.read import FeatureReader

@@ -124,7 +124,9 @@ def import_checkpoint(
         str | None,
         typer.Option(
             help="cityscapes, camvid or drawn, where the file names no classes.",
-            autocompletion=completion.of(completion.table("stages.prepare.labels", "CLASS_TABLES")),
+            autocompletion=completion.of(
+                completion.table("stages.prepare.datasets", "CLASS_TABLES")
+            ),
         ),
     ] = None,
     fit: Fit = None,
@@ -138,7 +140,7 @@ def import_checkpoint(
     """
     from pipeline.console import activity, console
     from pipeline.tables import print_foreign
-    from stages.prepare.labels import CLASS_TABLES
+    from stages.prepare.datasets import CLASS_TABLES
     from store.errors import ConfigError
 
     if classes is not None and classes not in CLASS_TABLES:

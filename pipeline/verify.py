@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.params import Params
 from pipeline.stores import demand_planned, run_embed
 from stages.prepare.manifest import Manifest
-from stages.prepare.reading import read_raw
+from stages.prepare.pixels import read_raw
 from store import verify
 from store.errors import StoreError, StoreUnreadableError
 from store.lease import WHOLE

@@ -52,6 +52,8 @@ def _is_path(text: str) -> str:
 
 
 DeviceName = Literal["auto", "cpu", "cuda"]
+Domain = Literal["source", "target"]
+Split = Literal["train", "val"]
 Level = Literal["stride8", "stride16", "stride32"]
 Name = Annotated[str, Field(min_length=1), AfterValidator(_is_printable)]
 PathText = Annotated[Name, AfterValidator(_is_path)]
@@ -63,6 +65,9 @@ NaturalInt = Annotated[int, Field(ge=0, le=10_000_000)]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
 Cores = Annotated[int, Field(ge=1, le=1024)]
 """Threads or processes."""
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+RGB = tuple[Byte, Byte, Byte]
 
 LARGEST_PX: Final = 32_768
 SidePx = Annotated[int, Field(ge=1, le=LARGEST_PX)]

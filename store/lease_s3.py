@@ -87,6 +87,7 @@ class _Lease:
             holder, tag = self._other(self._name)
             if holder is not None:
                 raise busy(files, part, holder, _HINT) from None
+            self._alive_at = monotonic()  # the look may have taken long
             try:
                 self._tag = self._put(tag)
             except FileExistsError:

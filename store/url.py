@@ -101,7 +101,10 @@ def local_path(text: str) -> Path:
 
 def is_known(text: str) -> bool:
     """Tell whether text names a place that stores can be at: a folder, or a prefix on S3."""
-    return "://" not in text or (text.startswith(S3) and bool(text.removeprefix(S3).strip("/")))
+    if "://" not in text:
+        return True
+    prefix = text.removeprefix(S3).strip("/")
+    return text.startswith(S3) and bool(prefix) and "?" not in prefix  # s3fs reads ?versionId=
 
 
 def join(url: Url, name: str) -> Url:

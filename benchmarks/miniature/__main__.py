@@ -41,7 +41,7 @@ from benchmarks.runs import (
     workers,
 )
 from benchmarks.tables import MOST_SEEDS, arm_table, class_table
-from pipeline.presets import write_preset
+from pipeline.init import write_preset
 from store.atomic import write_bytes, write_text
 from store.errors import ConfigError, SSRError
 from store.fingerprint import fingerprint_of

@@ -21,7 +21,7 @@ class Arm(NamedTuple):
     """One arm.
 
     Attributes:
-        recipe: One of `pipeline.arms.ARMS`.
+        recipe: One of `pipeline.presets.ARMS`.
         world: What it is trained on.
         feed: Where its teacher's features come from.
         changes: Further values of parameters.

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from examples.drawn import world
-from stages.prepare.config import DrawnConfig, Split, root_of
+from stages.fields import Split
+from stages.prepare.datasets import drawn
 from stages.prepare.datasets.listing import Item, Progress
 from store.atomic import write_bytes
 
@@ -21,14 +22,14 @@ from store.atomic import write_bytes
 _FIRST_VAL: Final = 1_000_000
 
 
-def fill(config: DrawnConfig, *, progress: Progress) -> tuple[Item, ...]:
+def fill(config: drawn.Config, *, progress: Progress) -> tuple[Item, ...]:
     """List the images of a world, drawing those that are not there yet.
 
     Each style and strength, seed and size has its own folder. All of it is drawn anew when the code
     that draws has changed since; the stamp that tells is written last, so an interrupted redraw
     starts over.
     """
-    root = root_of(config)
+    root = config.folder
     style = config.style if config.strength == 1 else f"{config.style}{config.strength}"
     folder = f"{style}-seed{config.seed}-{config.width_px}x{config.height_px}"
     scenes = list(_scenes(config, folder))
@@ -54,7 +55,7 @@ def _code_digest() -> str:
     return digest.hexdigest()
 
 
-def _scenes(config: DrawnConfig, folder: str) -> Iterator[tuple[Item, int]]:
+def _scenes(config: drawn.Config, folder: str) -> Iterator[tuple[Item, int]]:
     splits: tuple[tuple[Split, int, int], ...] = (
         ("train", config.train, 0),
         ("val", config.val, _FIRST_VAL),
@@ -69,7 +70,7 @@ def _scenes(config: DrawnConfig, folder: str) -> Iterator[tuple[Item, int]]:
 
 
 def _draw_all(
-    config: DrawnConfig, root: Path, missing: list[tuple[Item, int]], progress: Progress
+    config: drawn.Config, root: Path, missing: list[tuple[Item, int]], progress: Progress
 ) -> None:
     def draw(scene: tuple[Item, int]) -> None:
         item, index = scene

@@ -5,8 +5,17 @@ from typing import Annotated, Literal, Self, TypeVar
 from pydantic import AfterValidator, Field, model_validator
 
 from stages.embed.teachers.sam import ArchitectureName
-from stages.fields import BatchSize, Cores, DeviceName, Level, PathText, Section, Seed
-from stages.prepare.manifest import Domain, Split
+from stages.fields import (
+    BatchSize,
+    Cores,
+    DeviceName,
+    Domain,
+    Level,
+    PathText,
+    Section,
+    Seed,
+    Split,
+)
 
 Precision = Literal["float32", "bfloat16", "float16"]
 

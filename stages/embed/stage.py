@@ -19,7 +19,7 @@ from stages.embed.executor import run_serial
 from stages.embed.lazy_teacher import LazyTeacher
 from stages.embed.planned import PlannedStore, planned_store
 from stages.prepare.manifest import Domain, Manifest
-from stages.prepare.reading import read_raw
+from stages.prepare.pixels import read_raw
 from store.errors import DataError
 from store.index import Index, StoreEntry
 from store.lease import WHOLE, Part

@@ -29,8 +29,7 @@ from stages.embed.lookahead import ahead, batches
 from stages.embed.teachers.sam_encoder import Teacher
 from stages.embed.tiling import Tile, add_tile, plan_tiles
 from stages.prepare.manifest import ImageRecord
-from stages.prepare.pixels import normalised_window, resize_image
-from stages.prepare.reading import read_raw
+from stages.prepare.pixels import normalised_window, read_raw, resize_image
 from store.errors import DataError, DataUnreadableError
 from store.shard_writer import ShardTask
 from store.spec import stride_of

@@ -9,8 +9,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from stages.fields import BatchSize, DeviceName, Section, SidePx, WindowPx
-from stages.prepare.config import Domain, SourceConfig, Split
+from stages.fields import BatchSize, DeviceName, Domain, Section, SidePx, Split, WindowPx
+from stages.prepare.datasets import SourceConfig
 from stages.student.config import Inference
 
 Weights = Literal["student", "ema"]

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from jinja2 import Environment, PackageLoader
 from pydantic import ValidationError
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from stages.evaluate.model import Model, open_model
 from stages.evaluate.onnx import Agreement, compare_twins, export_onnx, require_packages
 from stages.evaluate.scores import Evaluation
+from stages.prepare.datasets import DATASETS
 from stages.prepare.geometry import WORKING_MULTIPLE_PX
 from stages.prepare.labels import ClassTable
 from stages.prepare.pixels import MEAN, STD
@@ -23,20 +24,6 @@ from store.errors import ConfigError
 
 CARD, PROCESSOR, CLASSES = "README.md", "preprocessor_config.json", "classes.json"
 ONNX = "model.onnx"
-
-DATA_TERMS: Final[Mapping[str, str]] = {
-    "drawn": "drawn by this project, Apache-2.0",
-    "camvid": "CamVid, for research",
-    "gta5": "GTA5 (Playing for Data), for research and education",
-    "synthia": "SYNTHIA, for non-commercial use by its own terms",
-    "cityscapes": "Cityscapes, for non-commercial research by its own terms",
-    "acdc": "ACDC, for non-commercial research by its own terms",
-    "dark_zurich": "Dark Zurich, for non-commercial research by its own terms",
-    "bdd100k": "BDD100K, for education and research by its own terms",
-    "mapillary": "Mapillary Vistas, for non-commercial research by its own terms",
-    "folder": "a dataset of the trainer's own, whose terms apply",
-}
-"""Terms of the data, by the kind of dataset."""
 
 Progress = Callable[[int, int, str], None]
 
@@ -191,7 +178,7 @@ def model_card(
         recipe=recipe,
         regularizer=summary_of(regularizer.get("kind", "ssr")) if regularizer.get("on") else "",
         datasets=datasets,
-        data_terms=[DATA_TERMS[kind] for kind in kinds if kind in DATA_TERMS],
+        data_terms=[DATASETS[kind].terms for kind in kinds if kind in DATASETS],
         multiple_px=WORKING_MULTIPLE_PX,
         why_not_plain=why_not_plain,
         metrics=metrics,

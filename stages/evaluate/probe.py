@@ -22,8 +22,14 @@ from torch import Tensor
 from stages.evaluate.model import open_model
 from stages.prepare.labels import IGNORE
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
-from stages.prepare.pixels import label_window, normalised_window, resize_image, resize_label
-from stages.prepare.reading import read_raw, read_train_ids
+from stages.prepare.pixels import (
+    label_window,
+    normalised_window,
+    read_raw,
+    read_train_ids,
+    resize_image,
+    resize_label,
+)
 from stages.student.metrics import ConfusionMatrix
 from stages.student.student import Student
 from store.errors import CheckpointError, DataError, StoreIncompleteError

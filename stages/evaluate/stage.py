@@ -15,14 +15,12 @@ from torch import nn
 from stages.device import pick_device
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.pictures import confusion_picture, triptych_png
-from stages.prepare.config import SourceConfig, root_of
-from stages.prepare.datasets.scan import scan
+from stages.prepare.datasets import SourceConfig
 from stages.prepare.labels import ClassTable, LabelTable
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
-from stages.prepare.measure import MeasurementCache
-from stages.prepare.reading import read_raw, read_train_ids
-from stages.prepare.records import demand_classes as demand_same_classes
-from stages.prepare.records import describe, select
+from stages.prepare.pixels import read_raw, read_train_ids
+from stages.prepare.scan import MeasurementCache, scan, select
+from stages.prepare.scan import require_classes as require_same_classes
 from stages.student.config import ONCE, Inference
 from stages.student.inference import predict_image
 from stages.student.metrics import ConfusionMatrix, Metrics
@@ -215,15 +213,14 @@ def of_source(
         DataError: Data is missing, damaged or inconsistent, or of other classes.
     """
     key = f"evaluate.datasets.{name}"
-    listing = scan(source, progress=progress).sound()
-    demand_same_classes(listing, classes, key)
+    listing = source.scan(progress).sound()
+    require_same_classes(listing, classes, key)
     items = [item for item in listing.items if item.split == "val" and item.label is not None]
     if not items:
         raise DataError(f"{key} has no labelled val split: name its folders, or remove the dataset")
-    bad: dict[str, DataError] = {}
     measurements = MeasurementCache(cache)
     try:
-        records = describe(
+        found = scan(
             "target",
             select(key, items, source, also_known=listing.items),
             source,
@@ -231,18 +228,16 @@ def of_source(
             what=name,
             at_least_px=at_least_px,
             cache=measurements,
-            bad=bad,
-            measured={},
             progress=progress,
         )
     finally:
         measurements.save(forget_others=False)
-    for error in bad.values():
+    for error in found.bad.values():
         raise error
-    if not records:
+    if not found.records:
         raise DataError(f"{key}.exclude leaves no image to measure on: exclude fewer")
-    ordered = tuple(sorted(records, key=lambda record: record.image_id))
-    return Dataset(name, ordered, root_of(source), listing.labels)
+    ordered = tuple(sorted(found.records, key=lambda record: record.image_id))
+    return Dataset(name, ordered, source.folder, listing.labels)
 
 
 def _measure(

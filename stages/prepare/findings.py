@@ -1,4 +1,4 @@
-"""What looks wrong in datasets that can be trained on all the same."""
+"""Findings about datasets: problems that stop `ssr prepare`, and oddities that do not."""
 
 import math
 import statistics
@@ -8,10 +8,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import Final
 
-from stages.prepare.datasets.listing import Item
+from stages.fields import Domain
+from stages.prepare.datasets import SourceConfig
+from stages.prepare.datasets.listing import Item, first_names
 from stages.prepare.labels import ClassTable
 from stages.prepare.manifest import ImageRecord, Manifest
-from stages.prepare.measure import Measurement
+from stages.prepare.scan import Measurement
+from stages.prepare.train_ids import UnknownValuesError
+from store.errors import DataError
 
 _OTHER_AREA: Final = 16
 """How many times more or fewer pixels another kind of picture has."""
@@ -85,14 +89,14 @@ def _odd_kinds(
         yield (
             one_channel,
             "images have one channel, as class ids have, and the others have colours: exclude what "
-            "is no image",
+            "is not an image",
         )
     usual = statistics.median_high(math.prod(r.raw_size_px) for r in records)
     areas = [(r, math.prod(r.raw_size_px) / usual) for r in records]
     yield (
         [r.image for r, area in areas if not 1 / _OTHER_AREA < area < _OTHER_AREA],
         f"images have {_OTHER_AREA} times more or fewer pixels than is usual, as thumbnails have: "
-        "exclude what is no image",
+        "exclude what is not an image",
     )
     yield (
         [r.image for r in records if measured[r.image_id].turn_open],
@@ -129,3 +133,56 @@ def _in_two_splits(records: Sequence[ImageRecord]) -> list[str]:
         f"{pairs[0][0]}, there {pairs[0][1]}"
         for (one, other), pairs in shared.items()
     ]
+
+
+def lines_of(
+    domain: Domain,
+    source: SourceConfig,
+    bad: Sequence[tuple[Item, DataError]],
+    hints: Sequence[str],
+) -> list[str]:
+    """Group what is wrong with single files by its cure, the end of every such message.
+
+    Args:
+        domain: Of the dataset.
+        source: The dataset.
+        bad: Images with what is wrong with them or their labels.
+        hints: What to do about labels that are not found.
+
+    Returns:
+        Lines that begin with the key that names the files' folder.
+    """
+    groups: dict[tuple[str, str, bool], list[tuple[Item, DataError]]] = {}
+    for item, error in bad:
+        unlabelled = item.label is not None and not (source.folder / item.label).is_file()
+        is_label = unlabelled or str(error).startswith(f"{source.folder / (item.label or '')}: ")
+        key = source.key_of(item.split, "labels" if is_label else "images")
+        key = f"prepare.{domain}.{key}"
+        cause = error.__cause__
+        kind = (
+            cause.what if isinstance(cause, UnknownValuesError) else str(error).rpartition(": ")[2]
+        )
+        groups.setdefault((key, kind, unlabelled), []).append((item, error))
+    return [
+        "; ".join((_line(key, group), *(hints if unlabelled else ())))
+        for (key, _, unlabelled), group in groups.items()
+    ]
+
+
+def block_of(lines: Sequence[str]) -> str:
+    """Return one line as it is, several under a heading."""
+    if len(lines) == 1:
+        return lines[0]
+    return "\n  ".join((f"{len(lines)} kinds of problems with the data:", *lines))
+
+
+def _line(key: str, group: Sequence[tuple[Item, DataError]]) -> str:
+    (_, first), *rest = group
+    causes = [error.__cause__ for _, error in group]
+    unknown = [cause for cause in causes if isinstance(cause, UnknownValuesError)]
+    text = str(first)
+    if rest and len(unknown) == len(group):
+        values = sorted({value for cause in unknown for value in cause.values})
+        text = text.replace(str(unknown[0]), str(UnknownValuesError(unknown[0].what, values)))
+    more = f" ({len(rest)} more: {first_names([item.image for item, _ in rest])})" if rest else ""
+    return f"{key}: {text}{more}"

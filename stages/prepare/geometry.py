@@ -26,7 +26,7 @@ WORKING_MULTIPLE_PX = 32
 def fit_size(size: Size, fit_px: tuple[int, int] | None) -> Size:
     """Scale a size, keeping its ratio, to the largest that fits in `fit_px`.
 
-    The arithmetic is that of mmcv's `rescale_size` (spec §1.1), rounding half up: GTA's 1052x1914
+    The arithmetic is that of mmcv's `rescale_size`, rounding half up: GTA's 1052x1914
     in (1280, 720) becomes 704x1280.
 
     Args:

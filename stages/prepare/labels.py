@@ -1,14 +1,8 @@
-"""Class tables of the datasets, and the way from stored label values to train ids."""
+"""Class tables of datasets, and what the values in their label files mean."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
-
-from store.errors import DataError
 
 IGNORE: Final = 255
 """Train id of pixels without a class: no loss, no statistics, no metric."""
@@ -28,32 +22,6 @@ class ClassTable:
         return len(self.names)
 
 
-class UnknownValuesError(DataError):
-    """Label ids or colours that a class table does not know."""
-
-    def __init__(self, what: str, values: Sequence[int | Color]) -> None:
-        """Take `what` they are, "label ids" or "label colours", and which, sorted."""
-        super().__init__(f"{what} {_listed(values)} are not in the class table")
-        self.what, self.values = what, values
-
-
-@dataclass(frozen=True, slots=True)
-class StoredLabel:
-    """A label as its file holds it, upright.
-
-    Attributes:
-        values: uint8 (H, W) ids or (H, W, 3) colours.
-        palette: uint8 (256, 3), the colours of the ids of a paletted file, else None.
-        opaque: bool (H, W), False where the file is transparent; None where it is nowhere.
-        orientation: EXIF orientation that it was turned upright by, 1 if it needed no turn.
-    """
-
-    values: NDArray[np.uint8]
-    palette: NDArray[np.uint8] | None = None
-    opaque: NDArray[np.bool_] | None = None
-    orientation: int = 1
-
-
 @dataclass(frozen=True)
 class LabelTable:
     """What the values in a dataset's label files mean.
@@ -66,25 +34,6 @@ class LabelTable:
 
     ids: Mapping[int, int]
     colors: Mapping[Color, int] = field(default_factory=dict)
-
-    def to_train_ids(self, label: StoredLabel) -> NDArray[np.uint8]:
-        """Convert a label; transparent pixels have no class.
-
-        A paletted file is read by its ids, and by its colours where the table knows these and not
-        the ids. Where the two name different classes, as after a PNG optimiser, it is refused.
-
-        Returns:
-            uint8 (H, W) train ids and IGNORE.
-
-        Raises:
-            DataError: There are ids or colours that the table does not know, lists them; or ids
-                and palette are at odds.
-        """
-        if label.opaque is None:
-            return self._convert(label.values, label.palette)
-        train_ids = np.full(label.opaque.shape, IGNORE, np.uint8)
-        train_ids[label.opaque] = self._convert(label.values[label.opaque][None], label.palette)[0]
-        return train_ids
 
     def to_json(self) -> dict[str, list[list[int]]]:
         """Return the table as JSON values, in an order of its own; `from_json` reads them."""
@@ -101,140 +50,12 @@ class LabelTable:
             colors={(r, g, b): train_id for r, g, b, train_id in table["colors"]},
         )
 
-    def _convert(
-        self, values: NDArray[np.uint8], palette: NDArray[np.uint8] | None
-    ) -> NDArray[np.uint8]:
-        if values.ndim == 3:
-            return self._from_colors(values)
-        return self._from_ids(values) if palette is None else self._from_palette(values, palette)
-
-    def _from_ids(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if not self._has_ids:
-            raise DataError("the label holds class ids, but the classes have no ids, only colours")
-        known, train_ids = self._id_lookup
-        if not known[stored].all():
-            unknown = np.flatnonzero((np.bincount(stored.ravel(), minlength=256) > 0) & ~known)
-            raise UnknownValuesError("label ids", unknown.tolist())
-        converted: NDArray[np.uint8] = train_ids[stored]
-        return converted
-
-    def _from_colors(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if not self.colors:
-            raise DataError("the label holds RGB colours, but this dataset stores class ids")
-        known, train_ids = self._classes_of(stored)
-        if not known.all():
-            colors = [_unpack(value) for value in np.unique(_pack(stored[~known])).tolist()]
-            raise UnknownValuesError("label colours", colors)
-        return train_ids
-
-    def _from_palette(
-        self, ids: NDArray[np.uint8], palette: NDArray[np.uint8]
-    ) -> NDArray[np.uint8]:
-        used = np.flatnonzero(np.bincount(ids.ravel(), minlength=256))
-        colors, greys = palette[used], palette[used, 0]
-        all_grey = bool((colors == greys[:, None]).all())
-        if all_grey and (greys == used).all():  # a greyscale file in other words
-            return self._from_ids(ids)
-        known, by_id = (lookup[used] for lookup in self._id_lookup)
-        named, by_color = self._classes_of(colors)
-        if all_grey and not named.all():  # then the greys are ids, whatever their index
-            named, by_color = (lookup[greys] for lookup in self._id_lookup)
-        both, classes = known & named, (by_id != IGNORE) & (by_color != IGNORE)
-        at_odds = both & (by_id != by_color)
-        swapped, agreeing = at_odds & classes, both & (by_id == by_color) & classes
-        # A class on one side alone may be meant: GTA5 paints some ids without a class as car and
-        # pole. One colour that is also another class's is chance, as in palettes of VOC.
-        if np.count_nonzero(swapped) > (0 if named.all() else 1) or (
-            self._has_ids and named.all() and np.count_nonzero(at_odds) > np.count_nonzero(agreeing)
-        ):
-            odd = np.flatnonzero(swapped if swapped.any() else at_odds)
-            raise DataError(
-                f"the palette is at odds with the ids, as after a PNG optimiser: {used[odd[0]]} is "
-                f"{_class_of(by_id[odd[0]])} by its id and {_class_of(by_color[odd[0]])} by its "
-                f"colour (so are {odd.size} of {used.size} ids): convert it to "
-                "RGB or greyscale, or give the classes no ids"
-            )
-        if self._has_ids and (known.all() or not (named.all() and (by_color != IGNORE).any())):
-            return self._from_ids(ids)
-        train_ids = np.full(256, IGNORE, np.uint8)
-        train_ids[used] = by_color if named.all() else self._from_colors(colors)
-        converted: NDArray[np.uint8] = train_ids[ids]
-        return converted
-
-    def _classes_of(self, colors: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
-        """Tell which colours (..., 3) the table knows, and their train ids."""
-        keys, train_ids = self._color_lookup
-        packed = _pack(colors)
-        place = np.searchsorted(keys, packed).clip(max=len(keys) - 1)
-        return keys[place] == packed, train_ids[place]
-
-    @cached_property
-    def _has_ids(self) -> bool:
-        return any(train_id != IGNORE for train_id in self.ids.values())
-
-    @cached_property
-    def _id_lookup(self) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
-        known, train_ids = np.zeros(256, np.bool_), np.full(256, IGNORE, np.uint8)
-        for stored, train_id in self.ids.items():
-            known[stored], train_ids[stored] = True, train_id
-        return known, train_ids
-
-    @cached_property
-    def _color_lookup(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-        keys = _pack(np.array([*self.colors], np.uint8).reshape(-1, 3))
-        train_ids = np.array([*self.colors.values()], np.uint8)
-        order = np.argsort(keys)
-        # Before them a key that no colour has, so that an empty table can be searched.
-        return np.append(np.int32(-1), keys[order]), np.append(np.uint8(IGNORE), train_ids[order])
-
-
-def class_pixels(train_ids: NDArray[np.uint8], classes: int) -> tuple[int, ...]:
-    """Count the pixels of each class; ignored ones are not counted (spec §1.3)."""
-    counts = np.bincount(train_ids.ravel(), minlength=256)[:classes]
-    return tuple(counts.tolist())
-
-
-def _class_of(train_id: int) -> str:
-    return "no class" if train_id == IGNORE else f"class {train_id}"
-
-
-def _pack(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Pack colours (..., 3) in one integer each (...)."""
-    red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
-    packed: NDArray[np.int32] = (red << 16) | (green << 8) | blue
-    return packed
-
-
-def _unpack(packed: int) -> Color:
-    return packed >> 16, packed >> 8 & 255, packed & 255
-
-
-def _listed(values: Sequence[object], most: int = 8) -> str:
-    more = f" and {len(values) - most} more" if len(values) > most else ""
-    return ", ".join(str(value) for value in values[:most]) + more
-
 
 CITYSCAPES_19: Final = ClassTable(
     names=(
-        "road",
-        "sidewalk",
-        "building",
-        "wall",
-        "fence",
-        "pole",
-        "traffic light",
-        "traffic sign",
-        "vegetation",
-        "terrain",
-        "sky",
-        "person",
-        "rider",
-        "car",
-        "truck",
-        "bus",
-        "train",
-        "motorcycle",
-        "bicycle",
+        *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light"),
+        *("traffic sign", "vegetation", "terrain", "sky", "person", "rider", "car", "truck"),
+        *("bus", "train", "motorcycle", "bicycle"),
     ),
     palette=(
         (128, 64, 128),
@@ -258,96 +79,12 @@ CITYSCAPES_19: Final = ClassTable(
         (119, 11, 32),
     ),
 )
-"""The 19 classes of Cityscapes and GTA5 in train id order (spec §1.2)."""
+"""The 19 classes of Cityscapes and GTA5 in train id order."""
 
-CAMVID_11: Final = ClassTable(
-    names=(
-        "sky",
-        "building",
-        "pole",
-        "road",
-        "pavement",
-        "tree",
-        "sign",
-        "fence",
-        "car",
-        "pedestrian",
-        "bicyclist",
-    ),
-    palette=(
-        (70, 130, 180),
-        (70, 70, 70),
-        (153, 153, 153),
-        (128, 64, 128),
-        (244, 35, 232),
-        (107, 142, 35),
-        (220, 220, 0),
-        (190, 153, 153),
-        (0, 0, 142),
-        (220, 20, 60),
-        (119, 11, 32),
-    ),
-)
-"""The 11 classes of CamVid in the order of the SegNet version, in Cityscapes' colours."""
-
-DRAWN: Final = ClassTable(
-    names=(
-        "sky",
-        "road",
-        "pavement",
-        "building",
-        "tree",
-        "pole",
-        "sign",
-        "fence",
-        "car",
-        "person",
-        "bicycle",
-    ),
-    palette=(
-        (70, 130, 180),
-        (128, 64, 128),
-        (244, 35, 232),
-        (70, 70, 70),
-        (107, 142, 35),
-        (153, 153, 153),
-        (220, 220, 0),
-        (190, 153, 153),
-        (0, 0, 142),
-        (220, 20, 60),
-        (119, 11, 32),
-    ),
-)
-"""The 11 classes of the drawn world, in Cityscapes' colours."""
-
-CLASS_TABLES: Final[Mapping[str, ClassTable]] = {
-    "cityscapes": CITYSCAPES_19,
-    "camvid": CAMVID_11,
-    "drawn": DRAWN,
-}
-"""The class tables that have a name of their own."""
-
-# Cityscapes label id -> train id; the other known ids have no class (spec §1.2).
+# Cityscapes label id -> train id; the other known ids have no class.
 _TRAIN_ID_OF: Final = {
-    7: 0,
-    8: 1,
-    11: 2,
-    12: 3,
-    13: 4,
-    17: 5,
-    19: 6,
-    20: 7,
-    21: 8,
-    22: 9,
-    23: 10,
-    24: 11,
-    25: 12,
-    26: 13,
-    27: 14,
-    28: 15,
-    31: 16,
-    32: 17,
-    33: 18,
+    **{7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11},
+    **{25: 12, 26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18},
 }
 
 # Colours of Cityscapes' and GTA5's classes without a train id: void, dynamic, ground, parking,

@@ -15,7 +15,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.prepare.config import Domain, Split
+from stages.fields import Domain, Split
 from stages.prepare.geometry import Size
 from stages.prepare.labels import ClassTable, LabelTable
 from store.atomic import write_bytes

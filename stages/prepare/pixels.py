@@ -7,7 +7,7 @@ One policy for both, so that a label lies on its image:
   either: `measure` asks the sizes, and what these leave open is a finding.
 - More than 8 bits per channel are refused, for Pillow would drop bits; but for SYNTHIA's labels.
 - Labels are refused where a lossy format has changed their values. Transparent pixels have no
-  class, half transparent ones are refused; palettes are a matter of `LabelTable`.
+  class, half transparent ones are refused; palettes are a matter of `train_ids`.
 
 H W pixels of the raw image, h w pixels of the resized image; colours are RGB.
 """
@@ -34,8 +34,11 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from stages.prepare.geometry import Size
-from stages.prepare.labels import IGNORE, StoredLabel
+from stages.prepare.labels import IGNORE, LabelTable
+from stages.prepare.manifest import ImageRecord
+from stages.prepare.train_ids import StoredLabel, to_train_ids
 from store.errors import DataError, DataUnreadableError
+from store.fingerprint import sha256
 
 MEAN: Final = (123.675, 116.28, 103.53)
 STD: Final = (58.395, 57.12, 57.375)
@@ -96,6 +99,55 @@ def read_label(path: Path) -> StoredLabel:
     return decode_label(read_bytes(path), path)
 
 
+def read_raw(record: ImageRecord, root: Path) -> NDArray[np.uint8]:
+    """Read an image of the manifest.
+
+    Hashing costs a few percent of decoding, and saves training on pixels whose features are those
+    of another image.
+
+    Args:
+        record: The image.
+        root: Folder of its domain.
+
+    Returns:
+        uint8 (H, W, 3) RGB at raw size.
+
+    Raises:
+        DataError: The file is missing, or has changed since the manifest was made.
+    """
+    path = root / record.image
+    return decode_image(_read_unchanged(path, record.sha256), path).rgb
+
+
+def read_train_ids(record: ImageRecord, root: Path, labels: LabelTable) -> NDArray[np.uint8]:
+    """Read the label of an image of the manifest.
+
+    Args:
+        record: The image; it must have a label.
+        root: Folder of its domain.
+        labels: Meaning of the file's values.
+
+    Returns:
+        uint8 (H, W) train ids at raw size, 255 is ignored.
+
+    Raises:
+        DataError: The file is missing, or has changed since the manifest was made.
+    """
+    assert record.label is not None, "only labelled records are read for their label"
+    assert record.label_sha256 is not None, "a label in the manifest has its hash"
+    path = root / record.label
+    data = _read_unchanged(path, record.label_sha256)
+    label = decode_label(data, path)
+    if label.values.shape[:2] != record.raw_size_px:  # drawn on the pixels before they were turned
+        image = root / record.image
+        turned_by = decode_image(_read_unchanged(image, record.sha256), image).orientation
+        label = decode_label(data, path, orientation=turned_by)
+    try:
+        return to_train_ids(label, labels)
+    except DataError as error:
+        raise DataError(f"{path}: {error}: correct the label or run `ssr prepare` again") from error
+
+
 def decode_image(data: bytes, path: Path) -> StoredImage:
     """Decode the bytes of an image file; as `read_image`, `path` is for messages."""
     file = _decode(data, path)
@@ -112,7 +164,7 @@ def decode_image(data: bytes, path: Path) -> StoredImage:
 
 
 def decode_label(data: bytes, path: Path, *, orientation: int = 1) -> StoredLabel:
-    """Decode the bytes of a label file; a `LabelTable` gives the values their meaning.
+    """Decode the bytes of a label file; `to_train_ids` gives the values their meaning.
 
     Args:
         data: The file.
@@ -138,7 +190,7 @@ def decode_label(data: bytes, path: Path, *, orientation: int = 1) -> StoredLabe
         label = _turn(_red_ids(data, path), file.orientation)
     elif label.mode != "P" and (file.bits != 8 or label.mode not in {"L", "LA", "RGB", "RGBA"}):
         raise DataError(
-            f"{path}: pixel mode {label.mode} of {file.bits} bits per channel is no label: save "
+            f"{path}: pixel mode {label.mode} of {file.bits} bits per channel is not a label: save "
             "class ids as an 8-bit greyscale or paletted PNG"
         )
     if file.orientation == 1:
@@ -157,12 +209,12 @@ def decode_label(data: bytes, path: Path, *, orientation: int = 1) -> StoredLabe
 
 
 def resize_image(rgb: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """Resize an image (H, W, 3) bilinearly to (h, w, 3), as the papers do (spec §1.1)."""
+    """Resize an image (H, W, 3) bilinearly to (h, w, 3), as the papers do (mmcv's `imrescale`)."""
     return _resize(rgb, size, cv2.INTER_LINEAR)
 
 
 def resize_label(ids: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """Resize a label (H, W) to (h, w) by OpenCV's nearest, as the papers do (spec §1.1)."""
+    """Resize a label (H, W) to (h, w) by OpenCV's nearest, as mmcv's `imrescale` does."""
     return _resize(ids, size, cv2.INTER_NEAREST)
 
 
@@ -219,6 +271,15 @@ def read_bytes(path: Path) -> bytes:
             f"{path}: cannot be read now and may well be sound ({error.strerror}): look at "
             "permissions and disk, then run the command again"
         ) from error
+
+
+def _read_unchanged(path: Path, digest: str) -> bytes:
+    data = read_bytes(path)
+    if sha256(data) != digest:
+        raise DataError(
+            f"{path}: has changed since the manifest was made: run `ssr prepare`, then `ssr embed`"
+        )
+    return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,8 +377,8 @@ def _red_ids(data: bytes, path: Path) -> Image.Image:
     red: NDArray[np.uint16] = colours[..., 2]  # OpenCV's order is blue, green, red
     if red.max() > 255:
         raise DataError(
-            f"{path}: holds {red.max()} in the red of 16-bit colours, which is no class id: save "
-            "class ids as an 8-bit greyscale or paletted PNG"
+            f"{path}: holds {red.max()} in the red of 16-bit colours, which is not a class id: "
+            "save class ids as an 8-bit greyscale or paletted PNG"
         )
     ids = Image.fromarray(red.astype(np.uint8))
     if colours.shape[2] == 3:

@@ -6,15 +6,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stages.prepare.config import Domain, PrepareConfig, Split, keys_of
+from stages.fields import Domain, Split
+from stages.prepare.config import PrepareConfig
 from stages.prepare.datasets.listing import Item, Listing, Progress
-from stages.prepare.datasets.scan import scan
-from stages.prepare.findings import count_labels, findings, odd_files
+from stages.prepare.findings import count_labels, findings, lines_of, odd_files
 from stages.prepare.geometry import Size
 from stages.prepare.manifest import ImageRecord, Manifest
-from stages.prepare.measure import Measurement, MeasurementCache
-from stages.prepare.problems import block_of, lines_of
-from stages.prepare.records import demand_classes, describe, image_id_of, select
+from stages.prepare.scan import (
+    Measurement,
+    MeasurementCache,
+    image_id_of,
+    require_classes,
+    scan,
+    select,
+)
 from store.errors import DataError, DataUnreadableError
 
 
@@ -83,7 +88,7 @@ def run(
         skip_bad: Leave out images that cannot be read, or whose label cannot, and list them.
         out: The manifest file.
         cache: File that remembers what was measured; may be deleted at any time.
-        progress: Told (done, total, what).
+        progress: Called with (done, total, what).
 
     Raises:
         DataError: Data is missing, damaged or inconsistent; has a line for each kind of problem.
@@ -102,8 +107,7 @@ def run(
     try:
         for domain, chosen in items.items():
             source = config.domains[domain]
-            faults: dict[str, DataError] = {}
-            records += describe(
+            found = scan(
                 domain,
                 chosen,
                 source,
@@ -111,15 +115,15 @@ def run(
                 what=domain,
                 at_least_px=at_least_px,
                 cache=measurements,
-                bad=faults,
-                measured=measured,
                 progress=progress,
             )
-            bad |= faults
+            records += found.records
+            measured |= found.measured
+            bad |= found.bad
             by_id = {image_id_of(domain, item): item for item in chosen}
             named = [
                 (by_id[image_id], error)
-                for image_id, error in faults.items()
+                for image_id, error in found.bad.items()
                 if not skip_bad or isinstance(error, DataUnreadableError)  # which may be sound
             ]
             if named:
@@ -128,7 +132,8 @@ def run(
     finally:
         measurements.save(forget_others=complete)
     if problems:
-        raise DataError(block_of(problems))
+        heading = f"{len(problems)} kinds of problems with the data:"
+        raise DataError(problems[0] if len(problems) == 1 else "\n  ".join((heading, *problems)))
     _require_images(config, records, bad)
     classes = listings["source"].classes
     manifest = Manifest(
@@ -136,7 +141,7 @@ def run(
         records=tuple(sorted(records, key=lambda r: (r.domain, r.split, r.image_id))),
         labels={domain: listing.labels for domain, listing in listings.items()},
         skipped={image_id: str(error) for image_id, error in bad.items()},
-        sources={domain: keys_of(source) for domain, source in config.domains.items()},
+        sources={domain: source.identity for domain, source in config.domains.items()},
         odd=odd_files(records, measured, classes),
     )
     changed = not _says(out, manifest)
@@ -145,8 +150,8 @@ def run(
     noted = (
         f"{domain}: {line}" for domain, listing in listings.items() for line in listing.findings
     )
-    found = (*noted, *findings(manifest, unused_labels=unused_labels))
-    return PrepareResult(manifest, out, changed, summarise(manifest), found)
+    said = (*noted, *findings(manifest, unused_labels=unused_labels))
+    return PrepareResult(manifest, out, changed, summarise(manifest), said)
 
 
 def summarise(manifest: Manifest) -> tuple[SplitSummary, ...]:
@@ -165,7 +170,7 @@ def _list(
     items: dict[Domain, list[Item]] = {}
     for domain, source in config.domains.items():
         with _noting(problems, f"prepare.{domain}: "):
-            listing = listings[domain] = scan(source, progress=progress)
+            listing = listings[domain] = source.scan(progress)
             problems += (f"prepare.{domain}: {line}" for line in listing.problems)
             with _noting(problems):
                 items[domain] = select(f"prepare.{domain}", listing.items, source)
@@ -174,7 +179,7 @@ def _list(
     if len(listings) == len(config.domains):
         for domain, listing in listings.items():
             with _noting(problems):
-                demand_classes(listing, listings["source"].classes, f"prepare.{domain}")
+                require_classes(listing, listings["source"].classes, f"prepare.{domain}")
     return listings, items
 
 

@@ -12,8 +12,9 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from stages.prepare.config import RGB
-from stages.prepare.labels import CLASS_TABLES, ClassTable
+from stages.fields import RGB
+from stages.prepare.datasets import CLASS_TABLES
+from stages.prepare.labels import ClassTable
 from stages.student.config import BackboneName, StudentConfig
 from stages.student.mit import BACKBONES
 from stages.student.names import import_official, ours_to_official

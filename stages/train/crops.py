@@ -22,8 +22,14 @@ from torch.utils.data import DataLoader, Dataset
 from stages.prepare.geometry import Box, Size, crop_origin, flip
 from stages.prepare.labels import IGNORE
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
-from stages.prepare.pixels import label_window, normalised_window, resize_image, resize_label
-from stages.prepare.reading import read_raw, read_train_ids
+from stages.prepare.pixels import (
+    label_window,
+    normalised_window,
+    read_raw,
+    read_train_ids,
+    resize_image,
+    resize_label,
+)
 from stages.train.adaptation.pseudo_labels import valid_pixels
 from stages.train.config import RareClassConfig, TrainConfig
 from stages.train.ranks import ALONE, Ranks

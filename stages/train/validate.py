@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from stages.prepare.geometry import Size
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
-from stages.prepare.reading import read_raw, read_train_ids
+from stages.prepare.pixels import read_raw, read_train_ids
 from stages.student.inference import predict_image
 from stages.student.metrics import ConfusionMatrix, Metrics
 from stages.student.student import Student

@@ -13,8 +13,8 @@ from PIL import Image
 
 from stages.embed.config import EmbedConfig
 from stages.embed.stage import EmbedResult, Progress, Step, run
+from stages.prepare.datasets.camvid import CAMVID_11
 from stages.prepare.geometry import Size, working_size
-from stages.prepare.labels import CAMVID_11
 from stages.prepare.manifest import ImageRecord, Manifest
 
 

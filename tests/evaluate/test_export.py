@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +14,8 @@ from markdown_it import MarkdownIt
 from PIL import Image
 from safetensors.torch import load_file
 
-from stages.evaluate.export import DATA_TERMS, run
+from stages.evaluate.export import run
 from stages.evaluate.model import open_model
-from stages.prepare.config import SourceConfig
 from stages.prepare.pixels import normalised_window, read_image
 from stages.student.student import Student, load_student
 from store.errors import CheckpointError, ConfigError
@@ -369,12 +368,3 @@ def test_a_missing_package_for_onnx_is_named_before_anything_is_written(
     with pytest.raises(ConfigError, match=r"onnxscript; pip install -e '.\[onnx\]'"):
         run(model=tmp_path / "student", out=tmp_path / "exported", onnx=True)
     assert not (tmp_path / "exported").exists()
-
-
-def test_every_kind_of_dataset_has_its_terms() -> None:
-    kinds = {
-        kind
-        for model in get_args(get_args(SourceConfig)[0])
-        for kind in get_args(model.model_fields["kind"].annotation)
-    }
-    assert set(DATA_TERMS) == kinds

@@ -18,8 +18,8 @@ from stages.evaluate import stage
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.pictures import GAP_PX
 from stages.evaluate.stage import EvaluateResult, Progress, run
-from stages.prepare.config import CamvidConfig, CamvidSplits
-from stages.prepare.labels import CAMVID_11, ClassTable, LabelTable
+from stages.prepare.datasets.camvid import CAMVID_11, CamvidSplits, Config
+from stages.prepare.labels import ClassTable, LabelTable
 from stages.prepare.manifest import Domain, ImageRecord, Manifest, Split
 from stages.student.config import ONCE, StudentConfig
 from stages.student.saved import read_card, save_student
@@ -280,7 +280,7 @@ def test_a_second_run_gives_the_same_bytes_and_removes_its_old_pictures(world: W
     assert contents(world.out) == first | {"notes.png": b"a person's own file"}
 
 
-def camvid(folder: Path, **labels: NDArray[np.uint8]) -> CamvidConfig:
+def camvid(folder: Path, **labels: NDArray[np.uint8]) -> Config:
     """Write a dataset of CamVid's layout and classes; every image is grey."""
     for name, label in labels.items():
         for kind, pixels in (("images", np.full((*RAW, 3), 90, np.uint8)), ("labels", label)):
@@ -288,7 +288,7 @@ def camvid(folder: Path, **labels: NDArray[np.uint8]) -> CamvidConfig:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
     shutil.copytree(folder / "val", folder / "train", dirs_exist_ok=True)
-    return CamvidConfig.model_validate(
+    return Config.model_validate(
         {
             "kind": "camvid",
             "root": str(folder),
@@ -416,7 +416,7 @@ def test_a_dataset_of_other_classes_is_refused(world: World) -> None:
 
 def test_a_dataset_without_val_split_is_refused(world: World, streets: EvaluateConfig) -> None:
     fog = streets.datasets["fog"]
-    assert isinstance(fog, CamvidConfig)
+    assert isinstance(fog, Config)
     unlabelled = fog.model_copy(update={"splits": CamvidSplits(train="train", val=None)})
     with pytest.raises(DataError, match=r"evaluate\.datasets\.fog has no labelled val split"):
         world.evaluate(streets.model_copy(update={"datasets": {"fog": unlabelled}}))

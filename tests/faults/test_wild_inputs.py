@@ -68,9 +68,9 @@ def test_what_has_no_certain_meaning_is_refused(make: Make, case: str, reason: s
         ("data_cases upper_png", None),
         (
             "image_cases eadir",
-            "target: train/images: passed over 1 entry that is no image: @eaDir/",
+            "target: train/images: passed over 1 entry that is not an image: @eaDir/",
         ),
-        ("image_cases thumbsdb", "target: train/images: passed over 1 entry that is no image: Th"),
+        ("image_cases thumbsdb", "target: train/images: passed over 1 entry that is not an image"),
         ("data_cases bilinear", "source train: 8 of 8 labels look resampled"),
         ("image_cases exif180", "source train: 8 of 8 images are turned by EXIF"),
         ("image_cases masks_among_images", "target train: 6 of 12 images have one channel"),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from examples.drawn.world import draw
 from examples.drawn.world.style import Style
-from stages.prepare.labels import DRAWN
+from stages.prepare.datasets.drawn import DRAWN
 
 SIZE_PX = (96, 160)
 SEQUENCES = ("tour 1", unicodedata.normalize("NFD", "Straße süd"))

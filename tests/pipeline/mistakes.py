@@ -32,7 +32,7 @@ class Case:
     Attributes:
         name: What the person did.
         command: What they typed after `ssr`.
-        says: Parts of the line that it gets: what is wrong, where, and how to mend it.
+        says: Parts of the line that it gets: what is wrong, where, and how to correct it.
         spoil: Does it, in a folder where all stages have run.
     """
 

@@ -1,13 +1,17 @@
-"""Images and labels that are missing, damaged or at odds."""
+"""Mistakes of a first day: data or weights that are missing, damaged or at odds, full disks."""
 
 import errno
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from stages.prepare.datasets.camvid import CAMVID_11
 from stages.prepare.manifest import Manifest
+from tests.faults.disk import obeying_permissions
 from tests.pipeline.mistakes import (
     Case,
     assert_one_line_and_nothing_lost,
@@ -18,22 +22,123 @@ from tests.pipeline.mistakes import (
     params,
     remove,
     save_label,
-    write,
+    save_teacher,
 )
-from tests.pipeline.workplace import stored
+from tests.pipeline.workplace import demand, stored
+
+SWAPPED = params(
+    prepare={
+        "source.splits": {"train": "dusk", "val": "dusk_val"},
+        "target.splits": {"train": "day", "val": None},
+    }
+)
+
+
+def colour_the_labels() -> None:
+    palette = np.array([*CAMVID_11.palette, (0, 0, 0)], np.uint8)
+    for path in sorted(Path("photos/day/labels").iterdir()):
+        with Image.open(path) as label:
+            ids = np.asarray(label)
+        Image.fromarray(palette[ids.clip(max=len(CAMVID_11))]).save(path)
+
+
+def own_classes_of_colours_alone() -> None:
+    classes = [
+        {"name": name, "color": list(color), "ids": []}
+        for name, color in zip(CAMVID_11.names, CAMVID_11.palette, strict=True)
+    ]
+    source = {
+        "kind": "folder",
+        "root": "photos",
+        "fit_px": None,
+        "train_images": "day/images",
+        "train_labels": "day/labels",
+        "val_images": None,
+        "val_labels": None,
+        "classes": classes,
+        "ignore_ids": [255],
+        "ignore_colors": [[0, 0, 0]],
+    }
+    params(prepare={"source": source})()
+
+
+def swap_and_lose_the_labels() -> None:
+    SWAPPED()
+    remove("photos/dusk/labels")()
+
+
+def swap_and_prepare() -> None:
+    SWAPPED()
+    demand("prepare")
+
 
 CASES = [
+    Case(
+        "typo in `random`",
+        "embed -S embed.weights=randm",
+        ("randm: no such weight file", "embed.weights"),
+    ),
+    Case(
+        "typo in the student's weights",
+        "train -S train.student.weights=rndom",
+        ("train.student.weights: rndom", "no such file or folder", "no Hugging Face id", "correct"),
+    ),
+    Case(
+        "folder of a split instead of the root",
+        "prepare -S prepare.target.root=photos/dusk -S prepare.target.splits.val=null",
+        ("photos/dusk/dusk/images", "no such folder", "correct the path"),
+    ),
+    Case(
+        "labels in RGB, ids expected",
+        "prepare",
+        ("photos/day/labels/00000.png", "RGB colours", "stores class ids", "correct the label"),
+        colour_the_labels,
+    ),
+    Case(
+        "labels of ids, RGB expected",
+        "prepare",
+        ("photos/day/labels/00000.png", "holds class ids", "only colours", "correct the label"),
+        own_classes_of_colours_alone,
+    ),
+    Case(
+        "domains swapped, no labels there",
+        "prepare",
+        (
+            "photos/dusk/images/00006.png",
+            "no label",
+            "5 more: 00007.png, 00008.png, 00009.png, ...",
+        ),
+        swap_and_lose_the_labels,
+    ),
+    Case(
+        "domains swapped, no prepare since",
+        "train",
+        ("data/manifest.parquet", "another prepare.source.splits", "ssr prepare", "old value"),
+        SWAPPED,
+    ),
+    Case(
+        "domains swapped after embed",
+        "train",
+        ("data/features/source/", "no image 'source/train/dusk/", "ssr embed"),
+        swap_and_prepare,
+    ),
+    Case(
+        "empty target",
+        "prepare",
+        ("photos/dusk/images", "no images", "put them there"),
+        remove(*(f"photos/dusk/images/{number:05d}.png" for number in range(6, 12))),
+    ),
+    Case(
+        "weights of another SAM size",
+        "embed -S embed.weights=sam.pth -S embed.architecture=vit_l",
+        ("sam.pth", "holds tiny weights", "embed.architecture is vit_l", "change one"),
+        lambda: save_teacher("sam.pth"),
+    ),
     Case(
         "no data folder",
         "prepare",
         ("nowhere/day/images", "no such folder", "correct the path"),
         params(prepare={"source.root": "nowhere"}),
-    ),
-    Case(
-        "no images in the folder",
-        "prepare",
-        ("photos/day/images", "no images"),
-        remove(*(f"photos/day/images/0000{number}.png" for number in range(6))),
     ),
     Case(
         "truncated image",
@@ -42,81 +147,11 @@ CASES = [
         cut_in_half("photos/day/images/00001.png"),
     ),
     Case(
-        "empty image",
-        "prepare",
-        ("photos/day/images/00001.png", "not an image", "remove it"),
-        write("", "photos/day/images/00001.png"),
-    ),
-    Case(
-        "text named like an image",
-        "prepare",
-        ("photos/day/images/00001.png", "not an image", "remove it"),
-        write("a street by day", "photos/day/images/00001.png"),
-    ),
-    Case(
         "two bad files",
         "prepare",
         ("photos/day/images/00001.png", "1 more: 00003.png"),
         lambda: [Path(f"photos/day/images/0000{n}.png").write_bytes(b"") for n in (1, 3)],
     ),
-    Case(
-        "label of another size",
-        "prepare",
-        ("photos/day/labels/00001.png", "128x32", "128x64", "exclude the image"),
-        lambda: save_label("photos/day/labels/00001.png", 0, (32, 128)),
-    ),
-    Case(
-        "label id outside the table",
-        "prepare",
-        ("photos/day/labels/00001.png", "200", "not in the class table", "correct the label"),
-        lambda: save_label("photos/day/labels/00001.png", 200),
-    ),
-    Case(
-        "truncated label",
-        "prepare",
-        ("photos/day/labels/00001.png", "damaged", "fetch the file again"),
-        cut_in_half("photos/day/labels/00001.png"),
-    ),
-    Case(
-        "image without label in the source",
-        "prepare",
-        ("photos/day/images/00001.png", "no label", "photos/day/labels/00001.png", "exclude"),
-        remove("photos/day/labels/00001.png"),
-    ),
-    Case(
-        "two images of one name",
-        "prepare",
-        ("00001.png", "00001.jpg", "same name", "rename or remove"),
-        copy("photos/day/images/00002.png", "photos/day/images/00001.jpg"),
-    ),
-    Case(
-        "excluded image that there is not",
-        "prepare",
-        ("prepare.source.exclude", "day/images/9", "photos", "without suffix"),
-        params(prepare={"source.exclude": ["day/images/9"]}),
-    ),
-    Case(
-        "domains of other classes",
-        "prepare",
-        ("same classes", "class 1 is building in source and road in target"),
-        params(
-            prepare={
-                "target": {
-                    "kind": "drawn",
-                    "root": "data/drawn",
-                    "style": "dusk",
-                    "strength": 1.0,
-                    "seed": 2,
-                    "width_px": 128,
-                    "height_px": 64,
-                    "fit_px": None,
-                    "train": 2,
-                    "val": 1,
-                }
-            }
-        ),
-    ),
-    # after prepare
     Case(
         "image changed after prepare, then embed",
         "embed -S embed.seed=1",
@@ -163,3 +198,12 @@ def test_a_full_disk_is_one_line(photos: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("case", CASES, ids=identifier)
 def test_bad_data_is_one_line(case: Case, photos: Path) -> None:
     assert_one_line_and_nothing_lost(case, photos)
+
+
+@pytest.mark.parametrize("command", ["train -S train.seed=1", "evaluate"])
+def test_a_read_only_results_folder_is_one_line(command: str, photos: Path) -> None:
+    before = stored(photos)
+    (photos / "runs").chmod(0o555)
+    with obeying_permissions():
+        assert_refused(command, "runs", "Permission denied", "check the path, permissions")
+    assert stored(photos) == before

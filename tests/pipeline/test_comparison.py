@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from stages.evaluate.pictures import triptych_png
-from stages.prepare.labels import DRAWN
+from stages.prepare.datasets.drawn import DRAWN
 from stages.student.saved import Card
 from tests.pipeline.workplace import demand, ssr
 from tests.train.example import train_config

@@ -8,11 +8,10 @@ from unittest import mock
 
 import pytest
 
-from pipeline.arms import ARMS
 from pipeline.cli import app
 from pipeline.completion import keys
-from pipeline.presets import PRESETS
-from stages.prepare.labels import CLASS_TABLES
+from pipeline.presets import ARMS, PRESETS
+from stages.prepare.datasets import CLASS_TABLES
 from tests.pipeline.workplace import SMALLEST, change_params, write_params
 
 STORE = "data/features/source/1a2b3c4d.zarr"

@@ -210,6 +210,6 @@ def test_a_mistake_ends_repro_with_its_line_and_costs_nothing(repository: Path) 
     assert done.code != 0
     assert done.ran == ["prepare"]
     (line,) = (line for line in done.err.splitlines() if line.startswith("ssr: "))
-    assert "prepare.source.rot is no known key; did you mean prepare.source.root?" in line
+    assert "prepare.source.rot is not a known key; did you mean prepare.source.root?" in line
     assert "Traceback" not in done.err
     assert stored(repository) == content

@@ -16,10 +16,9 @@ import typer
 import typer.core
 from PIL import Image
 
-from pipeline.arms import ARMS
 from pipeline.cli import app
 from pipeline.params import load_params
-from pipeline.presets import PRESETS
+from pipeline.presets import ARMS, PRESETS
 from tests.conftest import Tell
 from tests.pipeline.test_handover import official_checkpoint
 from tests.pipeline.workplace import REPOSITORY, SMALLEST, ssr, the_store, write_params

@@ -22,10 +22,10 @@ from benchmarks.miniature.tables import difference_table
 from benchmarks.runs import Result, result_of
 from benchmarks.tables import Interval, arm_table, class_table
 from examples.drawn import TEACHER
-from pipeline.presets import write_preset
+from pipeline.init import write_preset
 from stages.embed.teachers.sam import ARCHITECTURES
 from stages.embed.teachers.sam_encoder import Teacher, draw_encoder
-from stages.prepare.config import DrawnConfig
+from stages.prepare.datasets.drawn import Config
 from stages.student.student import load_student
 from stages.train.crops import Batch, Sample
 from stages.train.step import STORED, Mixed
@@ -62,8 +62,8 @@ def test_only_the_oracle_has_labels_of_the_target(place: Place) -> None:
     assert drawn(oracle.source).model_dump() == drawn(oracle.target).model_dump()
 
 
-def drawn(source: object) -> DrawnConfig:
-    assert isinstance(source, DrawnConfig)
+def drawn(source: object) -> Config:
+    assert isinstance(source, Config)
     return source
 
 

@@ -9,8 +9,9 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from pipeline.params import load_params
-from stages.prepare.config import FolderConfig
-from stages.prepare.labels import CITYSCAPES_19, DRAWN
+from stages.prepare.datasets import folder
+from stages.prepare.datasets.drawn import DRAWN
+from stages.prepare.labels import CITYSCAPES_19
 from stages.prepare.manifest import Manifest
 from tests.pipeline.messy import PALETTE, drawn_scene, write_messy
 from tests.pipeline.workplace import change_params, demand, ssr
@@ -25,9 +26,9 @@ def messy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def source() -> FolderConfig:
+def source() -> folder.Config:
     config = load_params(Path("params.yaml")).prepare.source
-    assert isinstance(config, FolderConfig)
+    assert isinstance(config, folder.Config)
     return config
 
 
@@ -40,7 +41,7 @@ def test_a_messy_folder_needs_no_edit_before_it_is_prepared() -> None:
     said = demand("prepare")
     for domain in ("source", "target"):
         assert (
-            f"{domain}: photos: passed over 4 entries that are no images: ._0000.jpg, "
+            f"{domain}: photos: passed over 4 entries that are not images: ._0000.jpg, "
             "notes [draft].txt, @eaDir/, ..."
         ) in said
     manifest = Manifest.read(Path("data/manifest.parquet"))

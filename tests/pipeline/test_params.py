@@ -172,47 +172,124 @@ def test_every_section_refuses_unknown_keys_and_changes() -> None:
 def test_a_mistyped_key_gets_the_likely_one(path: Path, wrong: str, meant: str | None) -> None:
     change_params(path.parent, {wrong: 1})
     line = refused(path)
-    assert line.startswith(f"{path}: {wrong} is no known key; ")
+    assert line.startswith(f"{path}: {wrong} is not a known key; ")
     assert f"did you mean {meant}?" in line if meant else "known here: lr, " in line
 
 
 def test_a_mistyped_key_comes_before_the_missing_one(path: Path) -> None:
     path.write_text(path.read_text().replace("  iterations: 4", "  iteratons: 4"))
     line = refused(path)
-    assert "train.iteratons is no known key; did you mean train.iterations?" in line
+    assert "train.iteratons is not a known key; did you mean train.iterations?" in line
     assert line.endswith("(and 1 more)")
-
-
-def test_keys_of_a_folder_source_are_known(path: Path) -> None:
-    write_params(path.parent, {"prepare.source.train_image": "x"}, preset="folders")
-    line = refused(path)
-    assert "prepare.source.train_image is no known key" in line
-    assert "did you mean prepare.source.train_images?" in line
 
 
 def test_a_fault_deep_in_a_list_is_located(path: Path) -> None:
     write_params(path.parent, {}, preset="folders")
     path.write_text(path.read_text().replace("name: road,", "nam: road,"))
     line = refused(path)
-    assert "prepare.source.classes.0.nam is no known key" in line
+    assert "prepare.source.classes.0.nam is not a known key" in line
     assert "did you mean prepare.source.classes.0.name?" in line
+
+
+LAUGHS = "prepare:\n- &a0 [ha, ha, ha, ha, ha, ha, ha, ha, ha]\n" + "".join(
+    f"- &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("prepare:\n  source:\n kind: [\n", ["is not valid YAML at line 3"]),
+        ("prepare:\n\tsource: 1\n", ["is not valid YAML at line 2"]),
+        ("prepare: {}\nprepare: {}\n", ["at line 2", "duplicate key", "correct it there"]),
+        (b"\x89PNG\r\n\x1a\n\x00\xff", ["is not valid YAML"]),
+        ("prepare: {}".encode("utf-16"), ["is not valid YAML", "utf-8"]),
+        ("prepare: " + "[" * 2000, ["is not valid YAML", "recursion"]),
+        ("prepare: " + "9" * 5000, ["is not valid YAML", "digits"]),
+        (LAUGHS, ["prepare is [[", "[...]", "should be a section"]),
+        ("", ["holds no sections", "ssr init"]),
+        ("- prepare\n", ["holds no sections", "ssr init"]),
+        ("train: {}\n", ["prepare is missing", "ssr init"]),
+    ],
+    ids=range(11),
+)
+def test_a_file_that_holds_no_params_is_one_line(
+    path: Path, text: str | bytes, says: list[str]
+) -> None:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    line = refused(path)
+    assert line.startswith(f"{path}: ")
+    assert [part for part in says if part not in line] == []
+
+
+def test_a_number_as_a_key_is_not_known(path: Path) -> None:
+    path.write_text(path.read_text().replace("  iterations: 4", "  iterations: 4\n  7: 1"))
+    assert refused(path).startswith(f"{path}: train.7 is not a known key")
+
+
+@pytest.mark.parametrize("key", ["prepare.target.root", "store.url", "embed.weights", "train.init"])
+def test_the_home_of_nobody_is_refused(path: Path, key: str) -> None:
+    assert f"{key}: ~nosuchuser/x: there is no such user" in refused(path, f"{key}=~nosuchuser/x")
 
 
 @pytest.mark.parametrize(
     ("override", "says"),
     [
+        ("train.seed", "write it as section.key=value"),
+        ("seed=1", "write it as section.key=value"),
+        ("=1", "write it as section.key=value"),
+        ("train.=1", "write it as section.key=value"),
+        ("train.seed=[", "the value is not valid YAML"),
+        ("train.seed.now=1", "seed has no keys below it"),
+        ("train.masking.ratio=0.5", "masking has no keys below it"),
+        ("trian.seed=1", "trian is not a known key; did you mean train?"),
+        ("train.sed=1", "train.sed is not a known key; did you mean train.seed?"),
         ("train.crop_px=100", "train.crop_px is 100: input should be a multiple of 32"),
         ("train.iterations=0", "train.iterations is 0: input should be greater than or equal to 1"),
+        ("train.iterations=many", "train.iterations is 'many': input should be a valid integer"),
+        ("embed.overlap=0.9", "embed.overlap is 0.9: input should be less than or equal to 0.5"),
         ("embed.architecture=vit_x", "embed.architecture is 'vit_x': input should be 'tiny', "),
-        ("train.student.norm_eps=0.1", "train.student.norm_eps: is 1e-6 (official) or 1e-5"),
+        ("embed.levels=[stride4]", "embed.levels.0 is 'stride4': input should be 'stride8'"),
         ("embed.levels=[stride8, stride8]", "embed.levels: names one twice"),
-        ("prepare.source.kind=null", "prepare.source.kind is None; it is one of drawn, camvid, "),
+        ("train.student.norm_eps=0.1", "train.student.norm_eps: is 1e-6 (official) or 1e-5"),
+        ("prepare.source.kind=null", "prepare.source.kind is None; it is one of cityscapes, "),
+        ("prepare.source.kind=camvdi", "prepare.source.kind is 'camvdi'; it is one of "),
+        ("prepare.source.val_list=x", "prepare.source.val_list is not a known key"),
+        ("prepare.source={root: photos}", "prepare.source.kind is missing"),
+        ("prepare.source=photos", "prepare.source is 'photos', but should be a section"),
         ("train.regularizer.on=source", "train.regularizer.on is 'source': "),
+        ("train.regularizer.levels=[stride8]", "train.regularizer.levels has 1 values and needs"),
         ("train.student=[1]", "train.student is [1], but should be a section with keys"),
+        ("store.url=gs://b/features", "store.url: gs://b/features is neither a folder nor s3://"),
+        ('prepare.source.root="a\\0b"', "prepare.source.root: 'a\\x00b' holds a control character"),
     ],
 )
-def test_a_wrong_value_is_shown_with_what_is_allowed(path: Path, override: str, says: str) -> None:
+def test_a_wrong_override_is_shown_with_what_is_allowed(
+    path: Path, override: str, says: str
+) -> None:
     assert refused(path, override).startswith(f"--set {override}: {says}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["prepare.target=null"], "train.self_training needs prepare.target, which is null"),
+        (["train.self_training=null"], "self_training is null"),
+        (
+            ["train.regularizer.levels=[stride8,stride16,stride16,null]"],
+            "embed.levels ['stride8'] lacks stride16, which train.regularizer reads; add it there",
+        ),
+        (
+            [
+                "train.regularizer.levels=[stride32,stride32,stride32,stride32]",
+                "train.crop_align_px=8",
+            ],
+            "crop_align_px 8",
+        ),
+    ],
+)
+def test_keys_that_are_at_odds_are_refused(path: Path, overrides: list[str], says: str) -> None:
+    assert says in refused(path, *overrides)
 
 
 def test_a_huge_wrong_value_is_cut(path: Path) -> None:
@@ -225,4 +302,4 @@ def test_a_huge_wrong_value_is_cut(path: Path) -> None:
 def test_a_fault_of_the_file_is_not_blamed_on_an_override(path: Path) -> None:
     change_params(path.parent, {"train.crop_px": 100})
     assert refused(path, "train.seed=1").startswith(f"{path}: train.crop_px is 100")
-    assert refused(path, "train.crop=64").startswith("--set train.crop=64: train.crop is no")
+    assert refused(path, "train.crop=64").startswith("--set train.crop=64: train.crop is not")

@@ -7,10 +7,9 @@ import pytest
 from jsonschema import Draft202012Validator
 from ruamel.yaml import YAML
 
-from pipeline.arms import ARMS
-from pipeline.presets import PRESETS, render
+from pipeline.presets import ARMS, PRESETS, render
 from pipeline.reference import COMMAND, params_schema, references
-from stages.prepare.config import FileSource
+from stages.prepare.datasets.dataset import FileDataset
 from tests.pipeline.workplace import REPOSITORY
 
 REFERENCES = references()
@@ -83,7 +82,7 @@ def test_a_value_is_told_in_words(key: str, says: str) -> None:
 
 def test_a_default_is_told() -> None:
     rows = [r for r in REFERENCES["docs/params.md"].splitlines() if r.startswith("| `exclude`")]
-    assert len(rows) == len(FileSource.__subclasses__())
+    assert len(rows) == len(FileDataset.__subclasses__())
     assert all("| Default `[]`. Images to leave out" in row for row in rows)
 
 

@@ -61,15 +61,3 @@ def test_wrong_values_are_refused(source: dict[str, Any], message: str) -> None:
 def test_a_target_needs_no_labels() -> None:
     target = folder_config(ROOT, train_labels=None, val_images=None, val_labels=None)
     assert validate(folder_config(ROOT), target).target is not None
-
-
-def test_every_key_is_described() -> None:
-    def undescribed(schema: dict[str, Any]) -> list[str]:
-        return [
-            f"{name}.{key}"
-            for name, model in schema["$defs"].items()
-            for key, field in model["properties"].items()
-            if not field.get("description")
-        ]
-
-    assert undescribed(PrepareConfig.model_json_schema()) == []

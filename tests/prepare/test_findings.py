@@ -12,9 +12,8 @@ from PIL import Image
 
 from stages.prepare.findings import findings
 from stages.prepare.manifest import Manifest
-from stages.prepare.measure import rims
-from stages.prepare.pixels import read_label
-from stages.prepare.reading import read_train_ids
+from stages.prepare.pixels import read_label, read_train_ids
+from stages.prepare.scan import rims
 from tests.prepare.conftest import (
     Prepare,
     cityscapes_config,

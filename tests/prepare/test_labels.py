@@ -5,22 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stages.prepare.datasets import CLASS_TABLES
 from stages.prepare.labels import (
-    CAMVID_11,
     CITYSCAPES_19,
     CITYSCAPES_IDS,
-    DRAWN,
     IGNORE,
     ClassTable,
     Color,
     LabelTable,
-    StoredLabel,
-    class_pixels,
     train_id_table,
 )
+from stages.prepare.train_ids import StoredLabel, class_pixels, to_train_ids
 from store.errors import DataError
 
-# Cityscapes' colours in train id order, as published (spec §1.2).
+# Cityscapes' colours in train id order, as published.
 SPEC_PALETTE = (
     "128,64,128 244,35,232 70,70,70 102,102,156 190,153,153 153,153,153 250,170,30 220,220,0 "
     "107,142,35 152,251,152 70,130,180 220,20,60 255,0,0 0,0,142 0,0,70 0,60,100 0,80,100 0,0,230 "
@@ -42,7 +40,7 @@ def test_known_ids_convert_as_the_official_lookup_does(shared: Path) -> None:
     tables = json.loads((shared / "spec" / "tables" / "id_tables.json").read_text())
     lookup = np.array(tables["gta"]["label_id_to_train_id_lut"], np.uint8)
     known = np.array([*range(35), 255], np.uint8)[None]
-    assert np.array_equal(CITYSCAPES_IDS.to_train_ids(StoredLabel(known)), lookup[known])
+    assert np.array_equal(to_train_ids(StoredLabel(known), CITYSCAPES_IDS), lookup[known])
 
 
 def test_train_ids_map_to_themselves(shared: Path) -> None:
@@ -55,13 +53,13 @@ def test_colours_are_the_published_ones() -> None:
     spec = [tuple(int(v) for v in color.split(",")) for color in SPEC_PALETTE.split()]
     assert list(CITYSCAPES_19.palette) == spec
     painted = np.array([spec], np.uint8)
-    assert CITYSCAPES_IDS.to_train_ids(StoredLabel(painted)).tolist() == [list(range(19))]
-    assert CITYSCAPES_IDS.to_train_ids(StoredLabel(np.zeros((1, 1, 3), np.uint8))).tolist() == [
+    assert to_train_ids(StoredLabel(painted), CITYSCAPES_IDS).tolist() == [list(range(19))]
+    assert to_train_ids(StoredLabel(np.zeros((1, 1, 3), np.uint8)), CITYSCAPES_IDS).tolist() == [
         [IGNORE]
     ]
 
 
-@pytest.mark.parametrize("table", [CITYSCAPES_19, CAMVID_11, DRAWN])
+@pytest.mark.parametrize("table", CLASS_TABLES.values(), ids=CLASS_TABLES)
 def test_names_and_colours_of_a_class_table_are_distinct(table: ClassTable) -> None:
     assert len(table) == len(set(table.names)) == len(set(table.palette)) == len(table.palette)
 
@@ -69,12 +67,13 @@ def test_names_and_colours_of_a_class_table_are_distinct(table: ClassTable) -> N
 def test_unknown_ids_and_colours_are_listed() -> None:
     table = LabelTable({0: 0, 3: 1}, {(1, 2, 3): 0})
     with pytest.raises(DataError, match=r"label ids 1, 200 are not in the class table"):
-        table.to_train_ids(StoredLabel(np.array([[0, 3], [200, 1]], np.uint8)))
+        to_train_ids(StoredLabel(np.array([[0, 3], [200, 1]], np.uint8)), table)
     with pytest.raises(DataError, match=r"label colours \(1, 2, 4\) are not in the class table"):
-        table.to_train_ids(StoredLabel(np.array([[[1, 2, 3], [1, 2, 4]]], np.uint8)))
+        to_train_ids(StoredLabel(np.array([[[1, 2, 3], [1, 2, 4]]], np.uint8)), table)
     with pytest.raises(DataError, match="and 242 more"):
-        LabelTable(dict.fromkeys(range(6), 0)).to_train_ids(
-            StoredLabel(np.arange(256, dtype=np.uint8)[None])
+        to_train_ids(
+            StoredLabel(np.arange(256, dtype=np.uint8)[None]),
+            LabelTable(dict.fromkeys(range(6), 0)),
         )
 
 
@@ -104,7 +103,7 @@ def grey(value: int) -> Color:
 def test_a_palette_is_read_by_ids_or_by_colours(
     ids: dict[int, int], palette: dict[int, Color], expected: list[int]
 ) -> None:
-    assert LabelTable(ids, COLORS).to_train_ids(paletted(palette)).tolist() == [expected]
+    assert to_train_ids(paletted(palette), LabelTable(ids, COLORS)).tolist() == [expected]
 
 
 def test_the_palette_of_gta5_changes_nothing() -> None:
@@ -115,11 +114,11 @@ def test_the_palette_of_gta5_changes_nothing() -> None:
         if stored not in (18, 34)
     }
     label = paletted(painted)
-    by_id = CITYSCAPES_IDS.to_train_ids(StoredLabel(label.values))
-    assert np.array_equal(CITYSCAPES_IDS.to_train_ids(label), by_id)
+    by_id = to_train_ids(StoredLabel(label.values), CITYSCAPES_IDS)
+    assert np.array_equal(to_train_ids(label, CITYSCAPES_IDS), by_id)
     sorted_anew = dict(zip(sorted(painted), painted.values(), strict=True))
     with pytest.raises(DataError, match="the palette is at odds with the ids"):
-        CITYSCAPES_IDS.to_train_ids(paletted(sorted_anew))
+        to_train_ids(paletted(sorted_anew), CITYSCAPES_IDS)
 
 
 @pytest.mark.parametrize("count", [3, 5, 7, 8, 12])
@@ -129,7 +128,7 @@ def test_a_reordered_palette_of_gta5_is_refused_however_few_classes_it_shows(cou
         classes = rng.choice(len(CITYSCAPES_19), count, replace=False)
         reordered = {index: CITYSCAPES_19.palette[c] for index, c in enumerate(classes)}
         with pytest.raises(DataError, match="the palette is at odds with the ids"):
-            CITYSCAPES_IDS.to_train_ids(paletted(reordered))
+            to_train_ids(paletted(reordered), CITYSCAPES_IDS)
 
 
 @pytest.mark.parametrize(
@@ -144,12 +143,12 @@ def test_a_reordered_palette_of_gta5_is_refused_however_few_classes_it_shows(cou
 )
 def test_a_palette_at_odds_with_the_ids_is_refused(palette: dict[int, Color], message: str) -> None:
     with pytest.raises(DataError, match=re.escape(message)):
-        LabelTable(IDS, COLORS).to_train_ids(paletted(palette))
+        to_train_ids(paletted(palette), LabelTable(IDS, COLORS))
 
 
 def test_colours_of_a_palette_that_nobody_knows_are_listed() -> None:
     with pytest.raises(DataError, match=r"label colours \(255, 0, 99\) are not in the class table"):
-        LabelTable({}, COLORS).to_train_ids(paletted({0: PINK, 1: SKY}))
+        to_train_ids(paletted({0: PINK, 1: SKY}), LabelTable({}, COLORS))
 
 
 def paletted(colors: dict[int, Color]) -> StoredLabel:
@@ -161,12 +160,12 @@ def paletted(colors: dict[int, Color]) -> StoredLabel:
 def test_ids_without_a_table_are_refused() -> None:
     table = LabelTable({255: IGNORE}, {(1, 2, 3): 0})
     with pytest.raises(DataError, match="holds class ids, but the classes have no ids"):
-        table.to_train_ids(StoredLabel(np.full((2, 2), 255, np.uint8)))
+        to_train_ids(StoredLabel(np.full((2, 2), 255, np.uint8)), table)
 
 
 def test_colours_without_a_table_are_refused() -> None:
     with pytest.raises(DataError, match="stores class ids"):
-        LabelTable({0: 0}).to_train_ids(StoredLabel(np.zeros((2, 2, 3), np.uint8)))
+        to_train_ids(StoredLabel(np.zeros((2, 2, 3), np.uint8)), LabelTable({0: 0}))
 
 
 def test_ignored_pixels_are_not_counted() -> None:

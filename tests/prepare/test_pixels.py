@@ -22,6 +22,7 @@ from stages.prepare.pixels import (
     resize_image,
     resize_label,
 )
+from stages.prepare.train_ids import to_train_ids
 from store.errors import DataError
 from tests.prepare.conftest import ids, photo, save, save_paletted
 
@@ -92,14 +93,14 @@ def test_more_than_eight_bits_are_refused(
     if name == "x.png" and len(shape) == 3:  # ids, as SYNTHIA stores them
         assert (read_label(tmp_path / name).values == 3).all()
     else:
-        with pytest.raises(DataError, match="is no label"):
+        with pytest.raises(DataError, match="is not a label"):
             read_label(tmp_path / name)
 
 
 def test_a_label_of_fewer_bits_is_refused_for_its_ids_would_be_scaled(tmp_path: Path) -> None:
     (tmp_path / "x.ppm").write_bytes(b"P5\n2 1\n5\n\0\5")
     assert read_image(tmp_path / "x.ppm").max() == 255
-    with pytest.raises(DataError, match="pixel mode L of 2 bits per channel is no label"):
+    with pytest.raises(DataError, match="pixel mode L of 2 bits per channel is not a label"):
         read_label(tmp_path / "x.ppm")
 
 
@@ -171,7 +172,7 @@ def test_transparent_pixels_have_no_class(tmp_path: Path) -> None:
     paletted.save(tmp_path / "x.png", transparency=3)
     stored = read_label(tmp_path / "x.png")
     assert np.array_equal(stored.values, ids(3, 7))
-    assert LabelTable({3: 0, 7: 1}).to_train_ids(stored).tolist() == ids(255, 1).tolist()
+    assert to_train_ids(stored, LabelTable({3: 0, 7: 1})).tolist() == ids(255, 1).tolist()
     paletted.save(tmp_path / "x.png", transparency=bytes([255] * 7 + [90]))
     with pytest.raises(DataError, match="300 pixels are half transparent"):
         read_label(tmp_path / "x.png")

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.prepare.labels import CAMVID_11, CITYSCAPES_19, ClassTable
+from stages.prepare.datasets.camvid import CAMVID_11
+from stages.prepare.labels import CITYSCAPES_19, ClassTable
 from stages.student.foreign import Network, read_foreign, save_foreign
 from stages.student.saved import save_student
 from stages.student.student import Student, build_student, load_student

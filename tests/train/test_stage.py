@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from stages.prepare.labels import DRAWN
+from stages.prepare.datasets.drawn import DRAWN
 from stages.prepare.manifest import Manifest
 from stages.student.saved import save_student
 from stages.student.student import build_student, load_student

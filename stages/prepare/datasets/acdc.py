@@ -4,35 +4,47 @@ Without its reference frames in clear weather and its test split, whose labels a
 Label ids are those of Cityscapes, by the authors' own statement.
 """
 
-from typing import Final, get_args
+from typing import ClassVar, Literal, get_args
 
-from stages.prepare.config import AcdcConfig, Split, root_of
-from stages.prepare.datasets.frames import frames, label_code
-from stages.prepare.datasets.listing import Listing
+from pydantic import Field
+
+from stages.fields import Split
+from stages.prepare.datasets.cityscapes import label_code
+from stages.prepare.datasets.dataset import FileDataset
+from stages.prepare.datasets.listing import Listing, Progress
 from stages.prepare.labels import CITYSCAPES_19
 
-_REMEDY: Final = (
-    "unpack rgb_anon_trainvaltest.zip and gt_trainval.zip (acdc.vision.ee.ethz.ch) into root, and "
-    "leave their folders as they are"
-)
 
+class Config(FileDataset):
+    """ACDC as published: `rgb_anon/<condition>/{train,val}` and `gt/<condition>/{train,val}`."""
 
-def scan(config: AcdcConfig) -> Listing:
-    """List `rgb_anon/<condition>/{train,val}/<drive>/` with the same folders in `gt`.
+    terms: ClassVar = "ACDC, for non-commercial research by its own terms"
+    class_table: ClassVar = CITYSCAPES_19
+    remedy: ClassVar = (
+        "unpack rgb_anon_trainvaltest.zip and gt_trainval.zip (acdc.vision.ee.ethz.ch) into root, "
+        "and leave their folders as they are"
+    )
 
-    Labels are labelIds; where there are none of them, labelTrainIds.
-    """
-    root = root_of(config)
-    kind, table = label_code(root, "gt/*/*/*/*_gt_")
-    parts = [
-        frames(
-            split,
-            root,
-            (f"rgb_anon/{condition}/{split}", "_rgb_anon"),
-            (f"gt/{condition}/{split}", f"_gt_{kind}"),
-            remedy=_REMEDY,
-        )
-        for split in get_args(Split)
-        for condition in config.conditions
-    ]
-    return Listing.of(CITYSCAPES_19, table, parts)
+    kind: Literal["acdc"] = Field(description="Which dataset this is.")
+    conditions: tuple[Literal["fog", "night", "rain", "snow"], ...] = Field(
+        min_length=1, description="Which of its conditions are taken, for both splits."
+    )
+
+    def scan(self, progress: Progress) -> Listing:
+        """List `rgb_anon/<condition>/{train,val}/<drive>/` with the same folders in `gt`.
+
+        Labels are labelIds; where there are none of them, labelTrainIds.
+        """
+        code, table = label_code(self.folder, "gt/*/*/*/*_gt_")
+        parts = [
+            self.pair(
+                split,
+                f"rgb_anon/{condition}/{split}",
+                f"gt/{condition}/{split}",
+                image_suffix="_rgb_anon",
+                label_suffix=f"_gt_{code}",
+            )
+            for split in get_args(Split)
+            for condition in self.conditions
+        ]
+        return Listing.of(CITYSCAPES_19, table, parts)

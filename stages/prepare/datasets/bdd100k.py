@@ -1,28 +1,31 @@
 """BDD100K's 10k images of 1280x720, 7,000 + 1,000 of them with masks of train ids."""
 
-from typing import Final, get_args
+from typing import ClassVar, Literal, get_args
 
-from stages.prepare.config import Bdd100kConfig, Split, root_of
-from stages.prepare.datasets.listing import Listing, labelled_like
+from pydantic import Field
+
+from stages.fields import Split
+from stages.prepare.datasets.dataset import FileDataset
+from stages.prepare.datasets.listing import Listing, Progress
 from stages.prepare.labels import CITYSCAPES_19, train_id_table
 
-_REMEDY: Final = (
-    "unpack `10K Images` and `Semantic Segmentation` of BDD100K (bdd-data.berkeley.edu) so that "
-    "root holds images/10k and labels/sem_seg"
-)
 
+class Config(FileDataset):
+    """BDD100K's 10k images: `images/10k/{train,val}` and `labels/sem_seg/masks/{train,val}`."""
 
-def scan(config: Bdd100kConfig) -> Listing:
-    """List `images/10k/{train,val}/*.jpg` with `labels/sem_seg/masks/{train,val}/*.png`."""
-    root = root_of(config)
-    parts = [
-        labelled_like(
-            split,
-            root,
-            f"images/10k/{split}",
-            f"labels/sem_seg/masks/{split}",
-            remedy=_REMEDY,
-        )
-        for split in get_args(Split)
-    ]
-    return Listing.of(CITYSCAPES_19, train_id_table(CITYSCAPES_19), parts)
+    terms: ClassVar = "BDD100K, for education and research by its own terms"
+    class_table: ClassVar = CITYSCAPES_19
+    remedy: ClassVar = (
+        "unpack `10K Images` and `Semantic Segmentation` of BDD100K (bdd-data.berkeley.edu) so "
+        "that root holds images/10k and labels/sem_seg"
+    )
+
+    kind: Literal["bdd100k"] = Field(description="Which dataset this is.")
+
+    def scan(self, progress: Progress) -> Listing:
+        """List `images/10k/{train,val}/*.jpg` with `labels/sem_seg/masks/{train,val}/*.png`."""
+        parts = [
+            self.pair(split, f"images/10k/{split}", f"labels/sem_seg/masks/{split}")
+            for split in get_args(Split)
+        ]
+        return Listing.of(CITYSCAPES_19, train_id_table(CITYSCAPES_19), parts)

@@ -1,25 +1,68 @@
 """CamVid, 480x360 with 11 classes and void, one folder per split."""
 
-from typing import Final
+from typing import ClassVar, Final, Literal
 
-from stages.prepare.config import CamvidConfig, Split, root_of
-from stages.prepare.datasets.listing import Listing, labelled_like
-from stages.prepare.labels import CAMVID_11, train_id_table
+from pydantic import Field
+
+from stages.fields import Section, Split
+from stages.prepare.datasets.dataset import FileDataset, PathInRoot
+from stages.prepare.datasets.listing import Listing, Progress
+from stages.prepare.labels import ClassTable, train_id_table
+
+CAMVID_11: Final = ClassTable(
+    names=(
+        *("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence"),
+        *("car", "pedestrian", "bicyclist"),
+    ),
+    palette=(
+        (70, 130, 180),
+        (70, 70, 70),
+        (153, 153, 153),
+        (128, 64, 128),
+        (244, 35, 232),
+        (107, 142, 35),
+        (220, 220, 0),
+        (190, 153, 153),
+        (0, 0, 142),
+        (220, 20, 60),
+        (119, 11, 32),
+    ),
+)
+"""The 11 classes of CamVid in the order of the SegNet version, in Cityscapes' colours."""
 
 _VOID: Final = 11
-_REMEDY: Final = (
-    "root holds a folder for each split, named by `splits`, with images/*.jpg and labels/*.png of "
-    "class ids; put them there or correct the path"
-)
 
 
-def scan(config: CamvidConfig) -> Listing:
-    """List `<split folder>/images/*.jpg` with `<split folder>/labels/*.png`."""
-    root = root_of(config)
-    folders: dict[Split, str | None] = {"train": config.splits.train, "val": config.splits.val}
-    parts = [
-        labelled_like(split, root, f"{folder}/images", f"{folder}/labels", remedy=_REMEDY)
-        for split, folder in folders.items()
-        if folder is not None
-    ]
-    return Listing.of(CAMVID_11, train_id_table(CAMVID_11, void=(_VOID,)), parts)
+class CamvidSplits(Section):
+    """Which folder of CamVid is which split."""
+
+    train: PathInRoot = Field(description="Folder of the split to train on, e.g. day_train.")
+    val: PathInRoot | None = Field(description="Folder of the labelled split, or null.")
+
+
+class Config(FileDataset):
+    """CamVid with 11 classes: `<split folder>/images/*.jpg` and `labels/*.png`."""
+
+    terms: ClassVar = "CamVid, for research"
+    class_table: ClassVar = CAMVID_11
+    remedy: ClassVar = (
+        "root holds a folder for each split, named by `splits`, with images/*.jpg and "
+        "labels/*.png of class ids; put them there or correct the path"
+    )
+
+    kind: Literal["camvid"] = Field(description="Which dataset this is.")
+    splits: CamvidSplits = Field(description="Folders to train on and to evaluate on.")
+
+    def scan(self, progress: Progress) -> Listing:
+        """List `<split folder>/images/*.jpg` with `<split folder>/labels/*.png`."""
+        folders: dict[Split, str | None] = {"train": self.splits.train, "val": self.splits.val}
+        parts = [
+            self.pair(split, f"{folder}/images", f"{folder}/labels")
+            for split, folder in folders.items()
+            if folder is not None
+        ]
+        return Listing.of(CAMVID_11, train_id_table(CAMVID_11, void=(_VOID,)), parts)
+
+    def key_of(self, split: Split, what: Literal["images", "labels"]) -> str:
+        """Return the key that names the folder of a split."""
+        return f"splits.{split}"

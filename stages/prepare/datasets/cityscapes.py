@@ -1,34 +1,65 @@
 """Cityscapes, 2,975 + 500 frames of 2048x1024 with fine labels, as in the official archives."""
 
-from typing import Final, get_args
+from pathlib import Path
+from typing import ClassVar, Literal, get_args
 
-from stages.prepare.config import CityscapesConfig, Split, root_of
-from stages.prepare.datasets.frames import frames, label_code
-from stages.prepare.datasets.listing import Listing
-from stages.prepare.labels import CITYSCAPES_19
+from pydantic import Field
 
-_REMEDY: Final = (
-    "unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip (cityscapes-dataset.com) "
-    "into root"
-)
+from stages.fields import Split
+from stages.prepare.datasets.dataset import FileDataset
+from stages.prepare.datasets.listing import Listing, Progress
+from stages.prepare.labels import CITYSCAPES_19, CITYSCAPES_IDS, LabelTable, train_id_table
+
+_LABEL_IDS, _TRAIN_IDS = "labelIds", "labelTrainIds"
 
 
-def scan(config: CityscapesConfig) -> Listing:
-    """List `leftImg8bit/{train,val}/<city>/` with `gtFine/{train,val}/<city>/`.
+class Config(FileDataset):
+    """Cityscapes as published: `leftImg8bit/{train,val}` and `gtFine/{train,val}`."""
 
-    Labels are the labelIds that the archive holds; where it has none of them, the labelTrainIds
-    that cityscapesscripts make.
+    terms: ClassVar = "Cityscapes, for non-commercial research by its own terms"
+    class_table: ClassVar = CITYSCAPES_19
+    remedy: ClassVar = (
+        "unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip (cityscapes-dataset.com) "
+        "into root"
+    )
+
+    kind: Literal["cityscapes"] = Field(description="Which dataset this is.")
+
+    def scan(self, progress: Progress) -> Listing:
+        """List `leftImg8bit/{train,val}/<city>/` with `gtFine/{train,val}/<city>/`.
+
+        Labels are the labelIds that the archive holds; where it has none of them, the
+        labelTrainIds that cityscapesscripts make.
+        """
+        code, table = label_code(self.folder, "gtFine/*/*/*_gtFine_")
+        parts = [
+            self.pair(
+                split,
+                f"leftImg8bit/{split}",
+                f"gtFine/{split}",
+                image_suffix="_leftImg8bit",
+                label_suffix=f"_gtFine_{code}",
+            )
+            for split in get_args(Split)
+        ]
+        return Listing.of(CITYSCAPES_19, table, parts)
+
+
+def label_code(root: Path, pattern: str) -> tuple[str, LabelTable]:
+    """Choose the label files of Cityscapes' layout: labelIds, or labelTrainIds where these lack.
+
+    Args:
+        root: The dataset's folder.
+        pattern: Of the label files below it, up to what tells their kind.
+
+    Returns:
+        How the stems of the files end, and the meaning of their values.
     """
-    root = root_of(config)
-    kind, table = label_code(root, "gtFine/*/*/*_gtFine_")
-    parts = [
-        frames(
-            split,
-            root,
-            (f"leftImg8bit/{split}", "_leftImg8bit"),
-            (f"gtFine/{split}", f"_gtFine_{kind}"),
-            remedy=_REMEDY,
-        )
-        for split in get_args(Split)
-    ]
-    return Listing.of(CITYSCAPES_19, table, parts)
+
+    def there_are(kind: str) -> bool:
+        files = root.glob(f"{pattern}{kind}.png")
+        return any(not file.name.startswith(".") for file in files)
+
+    if not there_are(_LABEL_IDS) and there_are(_TRAIN_IDS):
+        return _TRAIN_IDS, train_id_table(CITYSCAPES_19)
+    return _LABEL_IDS, CITYSCAPES_IDS

@@ -6,26 +6,37 @@ that other code leaves beside them are not needed and not looked at.
 
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import ClassVar, Literal
 
-from stages.prepare.config import Gta5Config, root_of
-from stages.prepare.datasets.listing import Item, Listing, labelled_like
+from pydantic import Field
+
+from stages.prepare.datasets.dataset import FileDataset, PathInRoot
+from stages.prepare.datasets.listing import Item, Listing, Progress
 from stages.prepare.labels import CITYSCAPES_19, CITYSCAPES_IDS
 from store.errors import DataError
 
-_REMEDY: Final = (
-    "unpack the images and labels of GTA5 (download.visinf.tu-darmstadt.de/data/from_games) into "
-    "root"
-)
 
+class Config(FileDataset):
+    """GTA5 as published: `images/*.png` and `labels/*.png`."""
 
-def scan(config: Gta5Config) -> Listing:
-    """List `images/*.png` with `labels/*.png`; all for training but those of `val_list`."""
-    root = root_of(config)
-    part = labelled_like("train", root, "images", "labels", remedy=_REMEDY)
-    if config.val_list is not None and part.items:
-        part = replace(part, items=_hold_out(part.items, root / config.val_list))
-    return Listing.of(CITYSCAPES_19, CITYSCAPES_IDS, [part])
+    terms: ClassVar = "GTA5 (Playing for Data), for research and education"
+    class_table: ClassVar = CITYSCAPES_19
+    remedy: ClassVar = (
+        "unpack the images and labels of GTA5 (download.visinf.tu-darmstadt.de/data/from_games) "
+        "into root"
+    )
+
+    kind: Literal["gta5"] = Field(description="Which dataset this is.")
+    val_list: PathInRoot | None = Field(
+        description="Text file of image names, one a line, to hold out as val; null trains on all."
+    )
+
+    def scan(self, progress: Progress) -> Listing:
+        """List `images/*.png` with `labels/*.png`; all for training but those of `val_list`."""
+        part = self.pair("train", "images", "labels")
+        if self.val_list is not None and part.items:
+            part = replace(part, items=_hold_out(part.items, self.folder / self.val_list))
+        return Listing.of(CITYSCAPES_19, CITYSCAPES_IDS, [part])
 
 
 def _hold_out(items: tuple[Item, ...], val_list: Path) -> tuple[Item, ...]:

@@ -1,4 +1,4 @@
-"""What every source returns, and the walk through folders of images and labels."""
+"""Listing of a dataset: what every kind returns, and the walk through images and labels."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from stages.prepare.config import Split
+from stages.fields import Split
 from stages.prepare.labels import ClassTable, LabelTable
 from store.errors import DataError
 
@@ -155,7 +155,7 @@ def labelled_like(
         for files, what in (
             (
                 passed,
-                "entry that is no image" if len(passed) == 1 else "entries that are no images",
+                "entry that is not an image" if len(passed) == 1 else "entries that are not images",
             ),
             (unnamed, f"images that are not named *{image_suffix}.*"),
         )
@@ -186,7 +186,7 @@ def files_under(root: Path, folder: str, suffixes: Collection[str]) -> tuple[lis
     """Walk through a folder and its subfolders.
 
     Hidden files, thumbnails of file servers and whatever else is not named like one of the wanted
-    files, or is no regular file, is passed over; nothing is opened.
+    files, or is not a regular file, is passed over; nothing is opened.
 
     Args:
         root: The dataset's folder.

@@ -4,84 +4,30 @@ Labels are paletted PNGs of 66 ids; the palette is not looked at.
 """
 
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final, Literal
 
-from stages.prepare.config import MapillaryConfig, Split, root_of
-from stages.prepare.datasets.listing import Listing, labelled_like
+from pydantic import Field
+
+from stages.fields import Split
+from stages.prepare.datasets.dataset import FileDataset
+from stages.prepare.datasets.listing import Listing, Progress
 from stages.prepare.labels import CITYSCAPES_19, IGNORE, LabelTable
-
-_REMEDY: Final = "unpack Mapillary Vistas (mapillary.com/dataset/vistas) into root"
 
 _FOLDERS: Final[tuple[tuple[Split, str], ...]] = (("train", "training"), ("val", "validation"))
 
 # In the order of their ids, as config.json of v1.2 has them.
 NAMES: Final = (
-    "Bird",
-    "Ground Animal",
-    "Curb",
-    "Fence",
-    "Guard Rail",
-    "Barrier",
-    "Wall",
-    "Bike Lane",
-    "Crosswalk - Plain",
-    "Curb Cut",
-    "Parking",
-    "Pedestrian Area",
-    "Rail Track",
-    "Road",
-    "Service Lane",
-    "Sidewalk",
-    "Bridge",
-    "Building",
-    "Tunnel",
-    "Person",
-    "Bicyclist",
-    "Motorcyclist",
-    "Other Rider",
-    "Lane Marking - Crosswalk",
-    "Lane Marking - General",
-    "Mountain",
-    "Sand",
-    "Sky",
-    "Snow",
-    "Terrain",
-    "Vegetation",
-    "Water",
-    "Banner",
-    "Bench",
-    "Bike Rack",
-    "Billboard",
-    "Catch Basin",
-    "CCTV Camera",
-    "Fire Hydrant",
-    "Junction Box",
-    "Mailbox",
-    "Manhole",
-    "Phone Booth",
-    "Pothole",
-    "Street Light",
-    "Pole",
-    "Traffic Sign Frame",
-    "Utility Pole",
-    "Traffic Light",
-    "Traffic Sign (Back)",
-    "Traffic Sign (Front)",
-    "Trash Can",
-    "Bicycle",
-    "Boat",
-    "Bus",
-    "Car",
-    "Caravan",
-    "Motorcycle",
-    "On Rails",
-    "Other Vehicle",
-    "Trailer",
-    "Truck",
-    "Wheeled Slow",
-    "Car Mount",
-    "Ego Vehicle",
-    "Unlabeled",
+    *("Bird", "Ground Animal", "Curb", "Fence", "Guard Rail", "Barrier", "Wall", "Bike Lane"),
+    *("Crosswalk - Plain", "Curb Cut", "Parking", "Pedestrian Area", "Rail Track", "Road"),
+    *("Service Lane", "Sidewalk", "Bridge", "Building", "Tunnel", "Person", "Bicyclist"),
+    *("Motorcyclist", "Other Rider", "Lane Marking - Crosswalk", "Lane Marking - General"),
+    *("Mountain", "Sand", "Sky", "Snow", "Terrain", "Vegetation", "Water", "Banner", "Bench"),
+    *("Bike Rack", "Billboard", "Catch Basin", "CCTV Camera", "Fire Hydrant", "Junction Box"),
+    *("Mailbox", "Manhole", "Phone Booth", "Pothole", "Street Light", "Pole"),
+    *("Traffic Sign Frame", "Utility Pole", "Traffic Light", "Traffic Sign (Back)"),
+    *("Traffic Sign (Front)", "Trash Can", "Bicycle", "Boat", "Bus", "Car", "Caravan"),
+    *("Motorcycle", "On Rails", "Other Vehicle", "Trailer", "Truck", "Wheeled Slow", "Car Mount"),
+    *("Ego Vehicle", "Unlabeled"),
 )
 """The 66 classes of v1.2."""
 
@@ -97,35 +43,18 @@ _CLASSES: Final = {
         "Lane Marking - Crosswalk",
         "Lane Marking - General",
     ),
-    "sidewalk": (
-        "Curb",
-        "Curb Cut",
-        "Pedestrian Area",
-        "Sidewalk",
-    ),
+    "sidewalk": ("Curb", "Curb Cut", "Pedestrian Area", "Sidewalk"),
     "building": ("Building",),
     "wall": ("Wall",),
     "fence": ("Fence",),
-    "pole": (
-        "Street Light",
-        "Pole",
-        "Utility Pole",
-    ),
+    "pole": ("Street Light", "Pole", "Utility Pole"),
     "traffic light": ("Traffic Light",),
-    "traffic sign": (
-        "Traffic Sign Frame",
-        "Traffic Sign (Back)",
-        "Traffic Sign (Front)",
-    ),
+    "traffic sign": ("Traffic Sign Frame", "Traffic Sign (Back)", "Traffic Sign (Front)"),
     "vegetation": ("Vegetation",),
     "terrain": ("Terrain",),
     "sky": ("Sky",),
     "person": ("Person",),
-    "rider": (
-        "Bicyclist",
-        "Motorcyclist",
-        "Other Rider",
-    ),
+    "rider": ("Bicyclist", "Motorcyclist", "Other Rider"),
     "car": ("Car",),
     "truck": ("Truck",),
     "bus": ("Bus",),
@@ -145,17 +74,25 @@ MAPILLARY_IDS: Final = LabelTable(
 """Ids of v1.2 to the 19 classes of Cityscapes."""
 
 
-def scan(config: MapillaryConfig) -> Listing:
-    """List `{training,validation}/images/*.jpg` with `labels/*.png` beside them.
+class Config(FileDataset):
+    """Mapillary Vistas with the 66 classes of v1.2: `{training,validation}/{images,labels}`."""
 
-    The archive of v2.0 has the labels of v1.2 in `v1.2/labels` instead.
-    """
-    root = root_of(config)
-    parts = [
-        labelled_like(split, root, f"{folder}/images", _labels_of(root, folder), remedy=_REMEDY)
-        for split, folder in _FOLDERS
-    ]
-    return Listing.of(CITYSCAPES_19, MAPILLARY_IDS, parts)
+    terms: ClassVar = "Mapillary Vistas, for non-commercial research by its own terms"
+    class_table: ClassVar = CITYSCAPES_19
+    remedy: ClassVar = "unpack Mapillary Vistas (mapillary.com/dataset/vistas) into root"
+
+    kind: Literal["mapillary"] = Field(description="Which dataset this is.")
+
+    def scan(self, progress: Progress) -> Listing:
+        """List `{training,validation}/images/*.jpg` with `labels/*.png` beside them.
+
+        The archive of v2.0 has the labels of v1.2 in `v1.2/labels` instead.
+        """
+        parts = [
+            self.pair(split, f"{folder}/images", _labels_of(self.folder, folder))
+            for split, folder in _FOLDERS
+        ]
+        return Listing.of(CITYSCAPES_19, MAPILLARY_IDS, parts)
 
 
 def _labels_of(root: Path, folder: str) -> str:

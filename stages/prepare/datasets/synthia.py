@@ -3,15 +3,14 @@
 Their red channel is the class, the others tell instances apart. `pixels.decode_label` reads that.
 """
 
-from typing import Final
+from typing import ClassVar, Final, Literal
 
-from stages.prepare.config import SynthiaConfig, root_of
-from stages.prepare.datasets.listing import Listing, files_under, labelled_like
+from pydantic import Field
+
+from stages.prepare.datasets.dataset import FileDataset
+from stages.prepare.datasets.listing import Listing, Progress, files_under
 from stages.prepare.labels import CITYSCAPES_19, IGNORE, LabelTable, train_id_table
 
-_REMEDY: Final = (
-    "unpack SYNTHIA-RAND-CITYSCAPES (synthia-dataset.net) so that root holds RGB and GT/LABELS"
-)
 _LABELS: Final = "GT/LABELS"
 _TRAIN_IDS: Final = "_labelTrainIds"
 
@@ -53,18 +52,33 @@ SYNTHIA_IDS: Final = LabelTable(
 """SYNTHIA's ids to the 19 classes of Cityscapes."""
 
 
-def scan(config: SynthiaConfig) -> Listing:
-    """List `RGB/*.png` with `GT/LABELS/*.png`, all for training.
+class Config(FileDataset):
+    """SYNTHIA-RAND-CITYSCAPES as published: `RGB/*.png` and `GT/LABELS/*.png`, all to train on.
 
-    Where none of these is there, labels are the `*_labelTrainIds.png` that DAFormer's and
-    MMSegmentation's conversions write beside them.
+    Of the 19 classes, terrain, truck and train are never labelled.
     """
-    root = root_of(config)
-    if not (root / _LABELS).is_dir():
-        problem = f"{root / _LABELS}: there is no such folder: {_REMEDY}"
-        return Listing(CITYSCAPES_19, SYNTHIA_IDS, (), problems=(problem,))
-    names, _ = files_under(root, _LABELS, (".png",))
-    converted = bool(names) and all(name.endswith(f"{_TRAIN_IDS}.png") for name in names)
-    suffix, table = (_TRAIN_IDS, train_id_table(CITYSCAPES_19)) if converted else ("", SYNTHIA_IDS)
-    part = labelled_like("train", root, "RGB", _LABELS, label_suffix=suffix, remedy=_REMEDY)
-    return Listing.of(CITYSCAPES_19, table, [part])
+
+    terms: ClassVar = "SYNTHIA, for non-commercial use by its own terms"
+    class_table: ClassVar = CITYSCAPES_19
+    remedy: ClassVar = (
+        "unpack SYNTHIA-RAND-CITYSCAPES (synthia-dataset.net) so that root holds RGB and GT/LABELS"
+    )
+
+    kind: Literal["synthia"] = Field(description="Which dataset this is.")
+
+    def scan(self, progress: Progress) -> Listing:
+        """List `RGB/*.png` with `GT/LABELS/*.png`, all for training.
+
+        Where none of these is there, labels are the `*_labelTrainIds.png` that DAFormer's and
+        MMSegmentation's conversions write beside them.
+        """
+        folder = self.folder / _LABELS
+        if not folder.is_dir():
+            problem = f"{folder}: there is no such folder: {self.remedy}"
+            return Listing(CITYSCAPES_19, SYNTHIA_IDS, (), problems=(problem,))
+        names, _ = files_under(self.folder, _LABELS, (".png",))
+        converted = bool(names) and all(name.endswith(f"{_TRAIN_IDS}.png") for name in names)
+        table = train_id_table(CITYSCAPES_19) if converted else SYNTHIA_IDS
+        suffix = _TRAIN_IDS if converted else ""
+        part = self.pair("train", "RGB", _LABELS, label_suffix=suffix)
+        return Listing.of(CITYSCAPES_19, table, [part])

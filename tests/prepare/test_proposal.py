@@ -1,15 +1,21 @@
-"""Class tables from label files: what is counted, named, ignored and refused."""
+"""Proposals for own data: folders told by names and pairing, classes from what labels hold."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from stages.prepare.labels import CITYSCAPES_19, Color
-from stages.prepare.palettes import PALETTES, voc_color
-from stages.prepare.proposed_classes import MOST_LABELS, ProposedClasses, propose_classes
+from stages.prepare.labels import Color
+from stages.prepare.proposal import (
+    MOST_LABELS,
+    ProposedClasses,
+    find_splits,
+    propose_classes,
+    voc_color,
+)
 from tests.prepare.conftest import ids, photo, save
 
 
@@ -48,15 +54,9 @@ def test_ids_are_named_after_cityscapes_where_the_file_says_so(tmp_path: Path) -
     ("colors", "names", "ignored"),
     [
         (((128, 64, 128), (244, 35, 232), (0, 0, 0)), ["road", "sidewalk"], ((0, 0, 0),)),
-        (((128, 64, 128), (60, 40, 222), (64, 0, 128)), ["car", "road", "pavement"], ()),
-        (
-            ((0, 0, 0), (192, 128, 128), (0, 0, 128), (224, 224, 192)),
-            ["background", "boat", "person"],
-            ((224, 224, 192),),
-        ),
         (((1, 2, 3), (4, 5, 6), (0, 0, 0)), ["class_0", "class_1"], ((0, 0, 0),)),
     ],
-    ids=["Cityscapes", "CamVid", "Pascal VOC", "of no dataset"],
+    ids=["Cityscapes", "of no dataset"],
 )
 def test_colours_are_named_after_a_palette(
     tmp_path: Path, colors: tuple[Color, ...], names: list[str], ignored: tuple[Color, ...]
@@ -71,8 +71,6 @@ def test_colours_of_voc_are_those_of_its_development_kit() -> None:
     known = {0: (0, 0, 0), 1: (128, 0, 0), 8: (64, 0, 0), 15: (192, 128, 128), 255: (224, 224, 192)}
     assert {index: voc_color(index) for index in known} == known
     assert len({voc_color(index) for index in range(256)}) == 256
-    assert list(PALETTES["Cityscapes"].values())[:19] == list(CITYSCAPES_19.names)
-    assert len(PALETTES["CamVid"]) == 33  # 32 classes and SegNet's pavement
 
 
 def test_a_palette_with_one_colour_for_two_ids_says_nothing(tmp_path: Path) -> None:
@@ -99,3 +97,72 @@ def test_not_all_of_many_files_are_looked_at(tmp_path: Path) -> None:
         f"looked at {MOST_LABELS - 1} of {3 * MOST_LABELS + 1} label files",
         "1 more cannot be read: `ssr prepare` says why",
     )
+
+
+CITYSCAPES = [
+    f"{kind}/{split}/{city}_1_{ending}.png"
+    for split, city in (("train", "aachen/a"), ("train", "ulm/u"), ("val", "lindau/l"))
+    for kind, ending in (
+        ("leftImg8bit", "leftImg8bit"),
+        *(("gtFine", f"gtFine_{e}") for e in ("color", "instanceIds", "labelIds", "labelTrainIds")),
+    )
+]
+SPLIT = {"train": ("train/images", "train/labels", "", "")}
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        (["train/images/a.jpg", "train/labels/a.png"], SPLIT),
+        (["train/images/s 1/a.jpg", "train/labels/s 1/a.png"], SPLIT),
+        (
+            CITYSCAPES,
+            {
+                split: (
+                    f"leftImg8bit/{split}",
+                    f"gtFine/{split}",
+                    "_leftImg8bit",
+                    "_gtFine_labelIds",
+                )
+                for split in ("train", "val")
+            },
+        ),
+        (
+            ["701_StillsRaw_full/1.png", "LabeledApproved_full/1_L.png"],
+            {"train": ("701_StillsRaw_full", "LabeledApproved_full", "", "_L")},
+        ),
+        (
+            [f"{s}{kind}/1.png" for s in ("train", "val", "test") for kind in ("", "annot")],
+            {split: (split, f"{split}annot", "", "") for split in ("train", "val", "test")},
+        ),
+        (
+            [
+                f"{k}/{s}/1.png"
+                for k in ("images", "annotations")
+                for s in ("training", "validation")
+            ],
+            {
+                split: (f"images/{name}", f"annotations/{name}", "", "")
+                for split, name in (("train", "training"), ("val", "validation"))
+            },
+        ),
+        (["a.jpg", "a_mask.png", "b.jpg", "b_mask.png"], {"train": (".", ".", "", "_mask")}),
+        (["a.jpg", "labels/a.png"], {"train": (".", "labels", "", "")}),
+        (["rgb/1.png", "depth/1.png", "masks/1.png"], {"train": ("rgb", "masks", "", "")}),
+        (["s1/1.jpg", "s2/1.jpg"], {"train": (".", None, "", "")}),
+        (["unlabeled/1.jpg"], {"train": (".", None, "", "")}),
+        (["images/1.jpg", "labels/2.png"], {"train": ("images", None, "", "")}),
+        (["readme.txt"], {}),
+    ],
+)
+def test_folders_of_images_and_labels_are_found(
+    tmp_path: Path, files: list[str], found: dict[str, tuple[Any, ...]]
+) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    splits = {
+        name: (split.images, split.labels, split.image_suffix, split.label_suffix)
+        for name, split in find_splits(tmp_path).items()
+    }
+    assert splits == found

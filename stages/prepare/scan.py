@@ -1,0 +1,351 @@
+"""Scan of a dataset: its images are chosen, decoded once, measured and described as records.
+
+What was measured is remembered, so that a later scan reads only the files that changed.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import astuple, dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.fields import Domain
+from stages.prepare.datasets import SourceConfig
+from stages.prepare.datasets.dataset import FileDataset
+from stages.prepare.datasets.listing import Item, Listing, Progress
+from stages.prepare.geometry import Size, fit_size, working_size
+from stages.prepare.labels import ClassTable, LabelTable
+from stages.prepare.manifest import ImageRecord
+from stages.prepare.pixels import decode_image, decode_label, read_bytes
+from stages.prepare.train_ids import class_pixels, to_train_ids
+from store.atomic import write_bytes
+from store.errors import DataError
+from store.fingerprint import sha256
+
+Files = tuple[Path, Path | None]
+"""An image and, where it counts, its label."""
+
+# Raise when a measurement of unchanged files may come out differently.
+_FORMAT: Final = 4
+
+# Pixels that hold an id in between, for each at an edge of two ids: up to 4 in 100 in CamVid's
+# labels, up to 8 where nearest has shrunk them to 192x144; 7 to 15 after OpenCV's bilinear
+# shrinking, of which those below 10 are missed, more after its enlarging, after Pillow's and after
+# JPEG. Ids that differ by 1 have none in between.
+_RESAMPLED_SHARE: Final = 0.1
+_EDGE_PIXELS: Final = 50  # fewer tell nothing
+_EVERY: Final = 4  # row that is looked at
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Facts of an image and its label; those of the label are None without one, at raw resolution.
+
+    Attributes:
+        raw_size_px: Of the image, upright.
+        sha256: Of the image file.
+        class_pixels: Pixels per class.
+        label_sha256: Of the label file.
+        one_channel: Whether the image file is greyscale or paletted, as files of ids are.
+        turn_open: Whether image and label differ in EXIF orientation and the sizes fit both ways.
+        rim_pixels: Pixels per class that `rims` finds; None unless the label looks resampled.
+    """
+
+    raw_size_px: Size
+    sha256: str
+    class_pixels: tuple[int, ...] | None
+    label_sha256: str | None
+    one_channel: bool
+    turn_open: bool
+    rim_pixels: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What was found of a dataset's images.
+
+    Attributes:
+        records: Those that can be read.
+        measured: What else is known of them, by image id.
+        bad: What is wrong with the others, or with their labels, by image id.
+    """
+
+    records: tuple[ImageRecord, ...]
+    measured: dict[str, Measurement]
+    bad: dict[str, DataError]
+
+
+def require_classes(listing: Listing, wanted: ClassTable, key: str) -> None:
+    """Refuse a dataset whose classes are not those of the source, in their order.
+
+    Args:
+        listing: Of the dataset.
+        wanted: Classes of the source.
+        key: Where the dataset stands in the params.
+
+    Raises:
+        DataError: Names the first class that differs.
+    """
+    pairs = zip_longest(wanted.names, listing.classes.names, fillvalue="none")
+    for train_id, (name, found) in enumerate(pairs):
+        if found != name:
+            raise DataError(
+                f"prepare.source and {key} need the same classes in the same order, but class "
+                f"{train_id} is {name} in source and {found} in {key.rpartition('.')[2]}"
+            )
+
+
+def select(
+    key: str, items: Sequence[Item], source: SourceConfig, *, also_known: Sequence[Item] = ()
+) -> list[Item]:
+    """Leave out what the configuration excludes; require unique names.
+
+    Args:
+        key: Where the dataset stands in the params.
+        items: Images of the splits that are wanted.
+        source: The dataset.
+        also_known: Images that `exclude` may name too.
+
+    Raises:
+        DataError: An image to exclude does not exist, or two have one name.
+    """
+    excluded = frozenset(source.exclude if isinstance(source, FileDataset) else ())
+    unknown = excluded - {item.stem for item in (*items, *also_known)}
+    if unknown:
+        raise DataError(
+            f"{key}.exclude names {min(unknown)}, but there is no such image in "
+            f"{source.folder}: write paths relative to root, without suffix"
+        )
+    kept = [item for item in items if item.stem not in excluded]
+    for item in kept:
+        if item.stem.encode(errors="ignore").decode() != item.stem:
+            raise DataError(
+                f"{key}.root {source.folder}: the name {item.image!a} is not UTF-8: rename the file"
+            )
+    twice = [stem for stem, times in Counter(item.stem for item in kept).items() if times > 1]
+    if twice:
+        first, second, *_ = (f"{i.image} ({i.split})" for i in kept if i.stem == twice[0])
+        more = f", and {len(twice) - 1} more pairs" if len(twice) > 1 else ""
+        raise DataError(
+            f"{key}.root {source.folder}: {first} and {second} have the same name{more}: rename "
+            "or remove one, an image belongs to one split"
+        )
+    return kept
+
+
+def image_id_of(what: str, item: Item) -> str:
+    """Return the id of an image of a domain or dataset."""
+    return f"{what}/{item.split}/{item.stem}"
+
+
+def scan(
+    domain: Domain,
+    items: Sequence[Item],
+    source: SourceConfig,
+    listing: Listing,
+    *,
+    what: str,
+    at_least_px: int,
+    cache: "MeasurementCache",
+    progress: Progress,
+) -> Scan:
+    """Decode images and labels, in threads and but for those that the cache knows; describe them.
+
+    Args:
+        domain: Of the records.
+        items: The images, with labels where these are wanted.
+        source: Their dataset.
+        listing: Its classes and the code of its labels.
+        what: Beginning of the image ids, and what progress calls them.
+        at_least_px: Side of the crop, to which smaller images are padded.
+        cache: Remembers unchanged files.
+        progress: Called with (done, total, what).
+    """
+    labels, classes = listing.labels, len(listing.classes)
+    table = sha256(json.dumps([classes, labels.to_json()]).encode())
+    root = source.folder
+    files = [(root / item.image, root / item.label if item.label else None) for item in items]
+    # Taken before the files are read: one that changes meanwhile is measured again next time.
+    states = [f"{_stat(image)} {_stat(label)} {table}" for image, label in files]
+    found: list[Measurement | DataError | None] = [*map(cache.get, files, states)]
+    unknown = [place for place, measurement in enumerate(found) if measurement is None]
+
+    def attempt(place: int) -> Measurement | DataError:
+        try:
+            return _measure(*files[place], labels, classes)
+        except DataError as error:
+            return error
+
+    pool = ThreadPoolExecutor()
+    try:
+        results = zip(unknown, pool.map(attempt, unknown), strict=True)
+        for done, (place, result) in enumerate(results, start=1):
+            found[place] = result
+            if isinstance(result, Measurement):
+                cache.put(files[place], states[place], result)
+            progress(done, len(unknown), f"checking {what} images")
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+    records, measured, bad = [], {}, {}
+    for item, outcome in zip(items, found, strict=True):
+        image_id = image_id_of(what, item)
+        if isinstance(outcome, Measurement):
+            measured[image_id] = outcome
+            resized = fit_size(outcome.raw_size_px, source.fit_px)
+            records.append(
+                ImageRecord(
+                    image_id=image_id,
+                    domain=domain,
+                    split=item.split,
+                    image=item.image,
+                    label=item.label,
+                    raw_size_px=outcome.raw_size_px,
+                    resized_size_px=resized,
+                    working_size_px=working_size(resized, at_least_px),
+                    sha256=outcome.sha256,
+                    class_pixels=outcome.class_pixels,
+                    label_sha256=outcome.label_sha256,
+                )
+            )
+        elif outcome is not None:
+            bad[image_id] = outcome
+    return Scan(tuple(records), measured, bad)
+
+
+def _measure(path: Path, label_path: Path | None, labels: LabelTable, classes: int) -> Measurement:
+    """Read an image and its label completely; DataError where they are damaged or at odds."""
+    data = read_bytes(path)
+    image = decode_image(data, path)
+    height, width, _ = image.rgb.shape
+    counts = label_sha256 = rim_pixels = None
+    turn_open = False
+    if label_path is not None:
+        if not label_path.is_file():
+            if label_path.is_symlink() or label_path.exists():
+                raise DataError(
+                    f"{label_path}: is not a regular file, or a link to none: replace it or "
+                    "exclude the image"
+                )
+            raise DataError(f"{path}: has no label at {label_path}: add it or exclude the image")
+        label_data = read_bytes(label_path)
+        label_sha256 = sha256(label_data)
+        label = decode_label(label_data, label_path)
+        if label.values.shape[:2] == (width, height) != (height, width):
+            label = decode_label(label_data, label_path, orientation=image.orientation)
+        rows, columns = label.values.shape[:2]
+        if (rows, columns) != (height, width):
+            raise DataError(
+                f"{label_path}: is {columns}x{rows}, but its image {path} "
+                f"is {width}x{height}: replace one of them or exclude the image"
+            )
+        try:
+            train_ids = to_train_ids(label, labels)
+        except DataError as error:
+            raise DataError(
+                f"{label_path}: {error}: correct the label or, of kind `folder`, the "
+                "class table (`ssr classes DIR` prints one)"
+            ) from error
+        counts = class_pixels(train_ids, classes)
+        same_shape = (image.orientation > 4) == (label.orientation > 4) or height == width
+        turn_open = image.orientation != label.orientation and same_shape
+        if label.values.ndim == 2:
+            rim_pixels = rims(label.values, train_ids, classes)
+    return Measurement(
+        raw_size_px=(height, width),
+        sha256=sha256(data),
+        class_pixels=counts,
+        label_sha256=label_sha256,
+        one_channel=image.one_channel,
+        turn_open=turn_open,
+        rim_pixels=rim_pixels,
+    )
+
+
+def rims(
+    ids: NDArray[np.uint8], train_ids: NDArray[np.uint8], classes: int
+) -> tuple[int, ...] | None:
+    """Count the pixels that a resampled or lossily compressed label shows at edges of two ids.
+
+    Such a label holds ids between those of both sides, which mean anything. A pole or a lane has
+    mostly the same on both sides, or an id that lies outside.
+
+    Args:
+        ids: uint8 (H, W) as stored.
+        train_ids: uint8 (H, W), the same in classes.
+        classes: How many there are.
+
+    Returns:
+        Pixels per class, estimated from some of the rows; None where the label looks sound.
+    """
+    rows = slice(2, -2, _EVERY)
+    here = ids[rows, 2:-2]
+    between = np.zeros(here.shape, np.bool_)
+    edges = 0
+    for one, other in (
+        (ids[rows, :-4], ids[rows, 4:]),  # left and right
+        (ids[:-4:_EVERY, 2:-2], ids[4::_EVERY, 2:-2]),  # above and below
+    ):
+        low, high = np.minimum(one, other), np.maximum(one, other)
+        between |= (low < here) & (here < high)
+        edges += int(np.count_nonzero(high - low > 1))
+    found = int(np.count_nonzero(between))
+    if edges < _EDGE_PIXELS or found < _RESAMPLED_SHARE * edges:
+        return None
+    return tuple(_EVERY * n for n in class_pixels(train_ids[rows, 2:-2][between], classes))
+
+
+class MeasurementCache:
+    """Measurements by path, size and times of the files; a file that changed is measured again.
+
+    It only saves time: a missing, damaged or older cache file is taken as an empty one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._entries: dict[str, Any] = {}
+        self._used: dict[str, Any] = {}
+        with suppress(OSError):
+            digest, _, body = path.read_bytes().partition(b"\n")
+            if digest == sha256(body).encode():
+                content = json.loads(body)
+                self._entries = content["entries"] if content["format"] == _FORMAT else {}
+
+    def get(self, files: Files, state: str) -> Measurement | None:
+        """Return what was measured when the files were in this state."""
+        key = "{}|{}".format(*files)
+        entry = self._entries.get(key)
+        if entry is None or entry[0] != state:
+            return None
+        self._used[key] = entry
+        values: list[Any] = [tuple(v) if isinstance(v, list) else v for v in entry[1:]]
+        return Measurement(*values)
+
+    def put(self, files: Files, state: str, measurement: Measurement) -> None:
+        """Remember what was measured in this state."""
+        self._used["{}|{}".format(*files)] = [state, *astuple(measurement)]
+
+    def save(self, *, forget_others: bool) -> None:
+        """Write the cache, if it changed, with or without the entries that nobody asked for."""
+        entries = self._used if forget_others else {**self._entries, **self._used}
+        if entries != self._entries:
+            body = json.dumps({"format": _FORMAT, "entries": entries}).encode()
+            write_bytes(self._path, sha256(body).encode() + b"\n" + body)
+
+
+def _stat(path: Path | None) -> str:
+    """Return what changes when a file is replaced, edited or touched; its content is not read."""
+    if path is None:
+        return "-"
+    try:
+        stat = path.stat()
+    except OSError:
+        return "missing"  # never cached: measuring such a file fails
+    return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"

@@ -1,0 +1,165 @@
+"""Train ids from the values that label files hold: ids, colours, or ids with a palette."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.prepare.labels import IGNORE, Color, LabelTable
+from store.errors import DataError
+
+
+class UnknownValuesError(DataError):
+    """Label ids or colours that a class table does not know."""
+
+    def __init__(self, what: str, values: Sequence[int | Color]) -> None:
+        """Take `what` they are, "label ids" or "label colours", and which, sorted."""
+        super().__init__(f"{what} {_listed(values)} are not in the class table")
+        self.what, self.values = what, values
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLabel:
+    """A label as its file holds it, upright.
+
+    Attributes:
+        values: uint8 (H, W) ids or (H, W, 3) colours.
+        palette: uint8 (256, 3), the colours of the ids of a paletted file, else None.
+        opaque: bool (H, W), False where the file is transparent; None where it is nowhere.
+        orientation: EXIF orientation that it was turned upright by, 1 if it needed no turn.
+    """
+
+    values: NDArray[np.uint8]
+    palette: NDArray[np.uint8] | None = None
+    opaque: NDArray[np.bool_] | None = None
+    orientation: int = 1
+
+
+def to_train_ids(label: StoredLabel, table: LabelTable) -> NDArray[np.uint8]:
+    """Convert a label; transparent pixels have no class.
+
+    A paletted file is read by its ids, and by its colours where the table knows these and not
+    the ids. Where the two name different classes, as after a PNG optimiser, it is refused.
+
+    Returns:
+        uint8 (H, W) train ids and IGNORE.
+
+    Raises:
+        DataError: There are ids or colours that the table does not know, lists them; or ids
+            and palette are at odds.
+    """
+    lookup = _Lookup(table)
+    if label.opaque is None:
+        return lookup.convert(label.values, label.palette)
+    train_ids = np.full(label.opaque.shape, IGNORE, np.uint8)
+    train_ids[label.opaque] = lookup.convert(label.values[label.opaque][None], label.palette)[0]
+    return train_ids
+
+
+class _Lookup:
+    """A `LabelTable` in arrays: which ids and colours are known, and their train ids."""
+
+    def __init__(self, table: LabelTable) -> None:
+        self._known, self._by_id = np.zeros(256, np.bool_), np.full(256, IGNORE, np.uint8)
+        for stored, train_id in table.ids.items():
+            self._known[stored], self._by_id[stored] = True, train_id
+        self._has_ids = bool((self._by_id != IGNORE).any())
+        keys = _pack(np.array([*table.colors], np.uint8).reshape(-1, 3))
+        train_ids = np.array([*table.colors.values()], np.uint8)
+        order = np.argsort(keys)
+        # Before them a key that no colour has, so that an empty table can be searched.
+        self._colors = np.append(np.int32(-1), keys[order])
+        self._by_color = np.append(np.uint8(IGNORE), train_ids[order])
+
+    def convert(
+        self, values: NDArray[np.uint8], palette: NDArray[np.uint8] | None
+    ) -> NDArray[np.uint8]:
+        if values.ndim == 3:
+            return self._from_colors(values)
+        return self._from_ids(values) if palette is None else self._from_palette(values, palette)
+
+    def _from_ids(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if not self._has_ids:
+            raise DataError("the label holds class ids, but the classes have no ids, only colours")
+        known, train_ids = self._known, self._by_id
+        if not known[stored].all():
+            unknown = np.flatnonzero((np.bincount(stored.ravel(), minlength=256) > 0) & ~known)
+            raise UnknownValuesError("label ids", unknown.tolist())
+        converted: NDArray[np.uint8] = train_ids[stored]
+        return converted
+
+    def _from_colors(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if len(self._colors) == 1:
+            raise DataError("the label holds RGB colours, but this dataset stores class ids")
+        known, train_ids = self._classes_of(stored)
+        if not known.all():
+            colors = [_unpack(value) for value in np.unique(_pack(stored[~known])).tolist()]
+            raise UnknownValuesError("label colours", colors)
+        return train_ids
+
+    def _from_palette(
+        self, ids: NDArray[np.uint8], palette: NDArray[np.uint8]
+    ) -> NDArray[np.uint8]:
+        used = np.flatnonzero(np.bincount(ids.ravel(), minlength=256))
+        colors, greys = palette[used], palette[used, 0]
+        all_grey = bool((colors == greys[:, None]).all())
+        if all_grey and (greys == used).all():  # a greyscale file in other words
+            return self._from_ids(ids)
+        known, by_id = self._known[used], self._by_id[used]
+        named, by_color = self._classes_of(colors)
+        if all_grey and not named.all():  # then the greys are ids, whatever their index
+            named, by_color = self._known[greys], self._by_id[greys]
+        both, classes = known & named, (by_id != IGNORE) & (by_color != IGNORE)
+        at_odds = both & (by_id != by_color)
+        swapped, agreeing = at_odds & classes, both & (by_id == by_color) & classes
+        # A class on one side alone may be meant: GTA5 paints some ids without a class as car and
+        # pole. One colour that is also another class's is chance, as in palettes of VOC.
+        if np.count_nonzero(swapped) > (0 if named.all() else 1) or (
+            self._has_ids and named.all() and np.count_nonzero(at_odds) > np.count_nonzero(agreeing)
+        ):
+            odd = np.flatnonzero(swapped if swapped.any() else at_odds)
+            raise DataError(
+                f"the palette is at odds with the ids, as after a PNG optimiser: {used[odd[0]]} is "
+                f"{_class_of(by_id[odd[0]])} by its id and {_class_of(by_color[odd[0]])} by its "
+                f"colour (so are {odd.size} of {used.size} ids): convert it to RGB or greyscale, "
+                "or give the classes no ids"
+            )
+        if self._has_ids and (known.all() or not (named.all() and (by_color != IGNORE).any())):
+            return self._from_ids(ids)
+        train_ids = np.full(256, IGNORE, np.uint8)
+        train_ids[used] = by_color if named.all() else self._from_colors(colors)
+        converted: NDArray[np.uint8] = train_ids[ids]
+        return converted
+
+    def _classes_of(self, colors: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
+        """Tell which colours (..., 3) the table knows, and their train ids."""
+        packed = _pack(colors)
+        place = np.searchsorted(self._colors, packed).clip(max=len(self._colors) - 1)
+        return self._colors[place] == packed, self._by_color[place]
+
+
+def _class_of(train_id: int) -> str:
+    return "no class" if train_id == IGNORE else f"class {train_id}"
+
+
+def class_pixels(train_ids: NDArray[np.uint8], classes: int) -> tuple[int, ...]:
+    """Count the pixels of each class; ignored ones are not counted."""
+    counts = np.bincount(train_ids.ravel(), minlength=256)[:classes]
+    return tuple(counts.tolist())
+
+
+def _pack(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Pack colours (..., 3) in one integer each (...)."""
+    red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
+    packed: NDArray[np.int32] = (red << 16) | (green << 8) | blue
+    return packed
+
+
+def _unpack(packed: int) -> Color:
+    return packed >> 16, packed >> 8 & 255, packed & 255
+
+
+def _listed(values: Sequence[object], most: int = 8) -> str:
+    more = f" and {len(values) - most} more" if len(values) > most else ""
+    return ", ".join(str(value) for value in values[:most]) + more

@@ -1,0 +1,575 @@
+"""Datasets: generated files in their exact layouts, and a user's own."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import TypeAdapter
+
+from examples.drawn import world
+from stages.prepare.datasets import SourceConfig
+from stages.prepare.datasets.camvid import CAMVID_11
+from stages.prepare.datasets.drawn import DRAWN
+from stages.prepare.datasets.listing import Item, Listing
+from stages.prepare.datasets.mapillary import MAPILLARY_IDS, NAMES
+from stages.prepare.labels import CITYSCAPES_19, IGNORE
+from stages.prepare.pixels import read_image, read_label
+from stages.prepare.train_ids import StoredLabel, to_train_ids
+from store.errors import ConfigError, DataError
+from tests.prepare.conftest import (
+    Prepare,
+    cityscapes_config,
+    drawn_config,
+    folder_config,
+    gta5_config,
+    ids,
+    photo,
+    save,
+    save_paletted,
+)
+
+
+def scan(config: dict[str, object]) -> Listing:
+    source: SourceConfig = TypeAdapter(SourceConfig).validate_python(config)
+    return source.scan(lambda done, total, what: None).sound()
+
+
+def camvid_config(root: Path, train: str, val: str | None) -> dict[str, object]:
+    splits = {"train": train, "val": val}
+    return {"kind": "camvid", "root": str(root), "fit_px": None, "splits": splits}
+
+
+def test_gta5_pairs_images_with_labels_and_ignores_converted_copies(gta5: Path) -> None:
+    save(gta5 / "labels" / "00001_labelTrainIds.png", ids(0))
+    listing = scan(gta5_config(gta5))
+    assert listing.classes == CITYSCAPES_19
+    assert listing.items == tuple(
+        Item("train", f"images/0000{i}.png", f"labels/0000{i}.png") for i in (1, 2, 3)
+    )
+
+
+def test_gta5_labels_convert_from_ids_and_from_colours(gta5: Path) -> None:
+    save(gta5 / "labels" / "00002.png", np.array([(0, 0, 142), (0, 0, 0)], np.uint8)[None])
+    table = scan(gta5_config(gta5)).labels
+    by_id = to_train_ids(read_label(gta5 / "labels" / "00001.png"), table)
+    assert np.array_equal(by_id, ids(0, 13, 255))  # 34 is the licence plate: no class
+    by_colour = to_train_ids(read_label(gta5 / "labels" / "00002.png"), table)
+    assert by_colour.tolist() == [[13, 255]]
+
+
+def test_gta5_holds_out_the_images_of_a_list(gta5: Path) -> None:
+    (gta5 / "val.txt").write_text("00002.png\n00003\n")
+    items = scan(gta5_config(gta5, val_list="val.txt")).items
+    assert [item.split for item in items] == ["train", "val", "val"]
+
+
+@pytest.mark.parametrize(("content", "message"), [("9\n", "9 is not an image"), (None, "cannot")])
+def test_gta5_refuses_a_wrong_list(gta5: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (gta5 / "val.txt").write_text(content)
+    with pytest.raises(DataError, match=rf"val\.txt: {message}"):
+        scan(gta5_config(gta5, val_list="val.txt"))
+
+
+def test_cityscapes_pairs_frames_with_label_ids(cityscapes: Path) -> None:
+    listing = scan(cityscapes_config(cityscapes))
+    assert [item.split for item in listing.items] == ["train", "train", "val"]
+    assert listing.items[2] == Item(
+        "val",
+        "leftImg8bit/val/lindau/lindau_000000_000019_leftImg8bit.png",
+        "gtFine/val/lindau/lindau_000000_000019_gtFine_labelIds.png",
+    )
+    assert listing.labels.ids[26] == 13
+
+
+def test_cityscapes_reads_train_ids_where_there_are_no_label_ids(cityscapes: Path) -> None:
+    for label in cityscapes.rglob("*_labelIds.png"):
+        label.rename(label.with_name(label.name.replace("labelIds", "labelTrainIds")))
+    listing = scan(cityscapes_config(cityscapes))
+    assert str(listing.items[0].label).endswith("_gtFine_labelTrainIds.png")
+    assert listing.labels.ids[13] == 13
+    assert 26 not in listing.labels.ids
+
+
+def test_cityscapes_without_frames_says_what_to_unpack(cityscapes: Path) -> None:
+    for frame in (cityscapes / "leftImg8bit" / "val").rglob("*.png"):
+        frame.unlink()
+    with pytest.raises(DataError, match=r"val: holds no .* unpack leftImg8bit_trainvaltest"):
+        scan(cityscapes_config(cityscapes))
+
+
+def test_camvid_is_listed_as_it_lies_there(camvid: Path) -> None:
+    day = scan(camvid_config(camvid, "day_train", "day_val"))
+    assert day.classes == CAMVID_11
+    assert [item.split for item in day.items].count("train") == 305
+    assert [item.split for item in day.items].count("val") == 29
+    assert all((camvid / str(item.label)).is_file() for item in day.items)
+    assert day.labels.ids[11] == 255
+    assert len(scan(camvid_config(camvid, "dusk_train", None)).items) == 62
+
+
+def test_own_data_may_lie_in_subfolders(own_data: Path) -> None:
+    save(own_data / "train" / "images" / ".thumbnails" / "x.png", photo(1))
+    (own_data / "train" / "images" / ".DS_Store").write_bytes(b"x")
+    listing = scan(folder_config(own_data))
+    assert listing.items == (
+        Item("train", "train/images/a/1.jpg", "train/labels/a/1.png"),
+        Item("train", "train/images/a/2.jpg", "train/labels/a/2.png"),
+        Item("train", "train/images/b/1.jpg", "train/labels/b/1.png"),
+        Item("val", "val/images/v.jpg", "val/labels/v.png"),
+    )
+    assert listing.classes.names == ("lane", "rest")
+    stored = StoredLabel(ids(0, 7, 8, 255))
+    assert to_train_ids(stored, listing.labels).tolist() == ids(0, 1, 1, 255).tolist()
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "keys"),
+    [
+        ("c.JPG", "c.PNG", {}),
+        ("c.png", "c.tif", {}),
+        ("s/Stra\u00dfe \u00fc.png", "s/Stra\u00dfe u\u0308.png", {}),
+        ("c.jpg", "c_L.png", {"label_suffix": "_L"}),
+        (
+            "s/c_leftImg8bit.png",
+            "s/c_gtFine_labelIds.png",
+            {"image_suffix": "_leftImg8bit", "label_suffix": "_gtFine_labelIds"},
+        ),
+    ],
+)
+def test_labels_are_paired_whatever_their_spelling(
+    tmp_path: Path, image: str, label: str, keys: dict[str, str]
+) -> None:
+    save(tmp_path / "images" / image, photo(1))
+    save(tmp_path / "labels" / label, ids(0))
+    folders = {"train_images": "images", "train_labels": "labels"}
+    config = folder_config(tmp_path, val_images=None, val_labels=None, **folders, **keys)
+    listing = scan(config)
+    assert listing.items == (Item("train", f"images/{image}", f"labels/{label}"),)
+    assert listing.findings == ()
+
+
+@pytest.mark.parametrize("labels", [".", "labels"])
+def test_labels_may_lie_among_the_images_or_below_them(tmp_path: Path, labels: str) -> None:
+    save(tmp_path / "c.jpg", photo(1))
+    save(tmp_path / labels / "c_L.png", ids(0))
+    folders = {"train_images": ".", "train_labels": labels, "label_suffix": "_L"}
+    listing = scan(folder_config(tmp_path, val_images=None, val_labels=None, **folders))
+    label = (Path(labels) / "c_L.png").as_posix()
+    assert listing.items == (Item("train", "c.jpg", label),)
+
+
+def test_a_split_may_lie_below_another(own_data: Path) -> None:
+    everything = own_data / "everything"
+    (own_data / "train").rename(everything)
+    (own_data / "val").rename(everything / "images" / "val")
+    (everything / "labels").rename(everything / "images" / "labels")
+    folders = {"train_images": ".", "train_labels": "labels"}
+    folders |= {"val_images": "val/images", "val_labels": "val/labels"}
+    listing = scan(folder_config(everything / "images", **folders))
+    assert [item.label for item in listing.items] == [
+        "labels/a/1.png",
+        "labels/a/2.png",
+        "labels/b/1.png",
+        "val/labels/v.png",
+    ]
+
+
+def test_labels_without_an_image_are_counted_and_a_suffix_is_proposed(own_data: Path) -> None:
+    for name in ("a/1", "b/1"):
+        (own_data / f"train/images/{name}.jpg").unlink()
+    assert scan(folder_config(own_data)).findings == (
+        "train/labels: 2 labels without an image in train/images: 1.png, 1.png; is the dataset "
+        "complete?",
+    )
+    label = own_data / "train" / "labels" / "a" / "2.png"
+    label.rename(label.with_name("2_mask.png"))
+    assert scan(folder_config(own_data)).hints == (
+        "label names in train/labels end with _mask: set label_suffix: _mask",
+    )
+
+
+def test_pipes_and_other_leftovers_are_never_images(own_data: Path) -> None:
+    photos = own_data / "train" / "images"
+    before = scan(folder_config(own_data)).items
+    os.mkfifo(photos / "pipe.png")
+    (photos / "folder.png").mkdir()
+    (photos / "a" / "loop").symlink_to(own_data)
+    for folder in ("__MACOSX", ".AppleDouble", "#recycle", "a/@eaDir"):
+        save(photos / folder / "x.png", photo(1))
+    for name in ("._1.jpg", "Thumbs.db", "desktop.ini", "b/readme.md"):
+        (photos / name).write_bytes(b"x")
+    listing = scan(folder_config(own_data))
+    assert listing.items == before
+    assert listing.findings == (
+        "train/images: passed over 10 entries that are not images: #recycle/, "
+        ".AppleDouble/, ._1.jpg, ...",
+    )
+
+
+def test_the_last_images_are_held_out(own_data: Path) -> None:
+    config = folder_config(own_data, val_images=None, val_labels=None, val_share=0.4)
+    assert [item.split for item in scan(config).items] == ["train", "train", "val"]
+
+
+def test_own_data_may_be_linked(own_data: Path, tmp_path: Path) -> None:
+    (own_data / "train" / "images" / "a").rename(tmp_path / "elsewhere")
+    (own_data / "train" / "images" / "a").symlink_to(tmp_path / "elsewhere")
+    assert len(scan(folder_config(own_data)).items) == 4
+
+
+def test_own_labels_may_be_colours(own_data: Path) -> None:
+    colours = StoredLabel(np.array([[[128, 64, 128], [70, 70, 70], [0, 0, 0]]], np.uint8))
+    assert to_train_ids(colours, scan(folder_config(own_data)).labels).tolist() == [[0, 1, 255]]
+
+
+def _remove(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda images: images.rename(images.with_name("moved")), "there is no such folder"),
+        (_remove, "holds no images"),
+    ],
+)
+def test_a_folder_that_is_missing_or_empty_is_an_error(
+    own_data: Path, spoil: Callable[[Path], object], message: str
+) -> None:
+    spoil(own_data / "train" / "images")
+    with pytest.raises(DataError, match=rf"train/images.*: {message}") as info:
+        scan(folder_config(own_data))
+    assert "\n" not in str(info.value)
+
+
+def test_the_drawn_world_is_drawn_once(tmp_path: Path) -> None:
+    first = scan(drawn_config(tmp_path))
+    assert first.classes == DRAWN
+    assert [item.split for item in first.items] == ["train"] * 3 + ["val"] * 2
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
+    assert len(written) == 10
+    assert scan(drawn_config(tmp_path)) == first
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")} == written
+
+
+def test_without_what_draws_a_line_says_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "examples.drawn", None)
+    with pytest.raises(ConfigError, match=r"no package examples\.drawn.* from a checkout"):
+        scan(drawn_config(tmp_path))
+
+
+def test_a_drawn_image_is_the_scene_of_its_seed_and_place(tmp_path: Path) -> None:
+    items = scan(drawn_config(tmp_path)).items
+    image, label = world.draw(seed=1, index=2, style="day", size_px=(64, 96))
+    assert np.array_equal(read_image(tmp_path / items[2].image), image)
+    assert np.array_equal(read_label(tmp_path / str(items[2].label)).values, label)
+    contents = {(tmp_path / item.image).read_bytes() for item in items}
+    assert len(contents) == 5  # no scene of val is one of train
+
+
+def test_a_style_has_a_folder_for_each_strength(tmp_path: Path) -> None:
+    whole = scan(drawn_config(tmp_path, style="dusk")).items[0]
+    half = scan(drawn_config(tmp_path, style="dusk", strength=0.5)).items[0]
+    assert whole.image.startswith("dusk-seed1-96x64/")
+    assert half.image.startswith("dusk0.5-seed1-96x64/")
+    images = [np.array(Image.open(tmp_path / item.image)) for item in (whole, half)]
+    assert images[0].mean() < images[1].mean() - 10
+    expected, _ = world.draw(seed=1, index=0, style="dusk", size_px=(64, 96), strength=0.5)
+    np.testing.assert_array_equal(images[1], expected)
+
+
+def test_only_missing_drawn_files_are_drawn(tmp_path: Path) -> None:
+    items = scan(drawn_config(tmp_path)).items
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    lost, kept = tmp_path / items[0].image, tmp_path / items[1].image
+    lost.unlink()
+    stamp = kept.stat().st_mtime_ns
+    assert scan(drawn_config(tmp_path, train=4)).items[:3] == items[:3]
+    assert kept.stat().st_mtime_ns == stamp
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    assert len(after) == 12
+    assert {path: after[path] for path in before} == before
+
+
+def test_the_drawn_world_follows_its_parameters_and_its_code(tmp_path: Path) -> None:
+    first = scan(drawn_config(tmp_path))
+    other = scan(drawn_config(tmp_path, seed=2))
+    assert {item.image for item in first.items}.isdisjoint(item.image for item in other.items)
+    path = tmp_path / first.items[0].image
+    drawn = path.read_bytes()
+    Image.new("RGB", (96, 64)).save(path)  # what older code may have drawn
+    (path.parents[2] / "drawn.json").write_text('{"code": "older"}')
+    scan(drawn_config(tmp_path))
+    assert path.read_bytes() == drawn
+
+
+# Of `tools/convert_datasets/synthia.py` of DAFormer: stored id -> train id.
+SYNTHIA_OF_DAFORMER = {
+    **{3: 0, 4: 1, 2: 2, 21: 3, 5: 4, 7: 5, 15: 6, 9: 7, 6: 8, 16: 9, 1: 10, 10: 11, 17: 12},
+    **{8: 13, 18: 14, 19: 15, 20: 16, 12: 17, 11: 18},
+}
+
+
+def config(kind: str, root: Path, **keys: object) -> dict[str, Any]:
+    return {"kind": kind, "root": str(root), "fit_px": None} | keys
+
+
+def train_ids(listing: Listing, root: Path, item: Item) -> NDArray[np.uint8]:
+    return to_train_ids(read_label(root / str(item.label)), listing.labels)
+
+
+@pytest.fixture
+def synthia(tmp_path: Path) -> Path:
+    root = tmp_path / "synthia"
+    for number in (0, 1):
+        save(root / "RGB" / f"{number:07d}.png", photo(number))
+        deep = np.zeros((20, 30, 3), np.uint16)
+        deep[..., 2], deep[..., 1] = ids(3, 21, 22), 40000  # blue, green, red: instances, class
+        (root / "GT" / "LABELS").mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(root / "GT" / "LABELS" / f"{number:07d}.png"), deep)
+        save(root / "GT" / "COLOR" / f"{number:07d}.png", photo(9))
+    return root
+
+
+@pytest.fixture
+def acdc(tmp_path: Path) -> Path:
+    root = tmp_path / "acdc"
+    for seed, condition in enumerate(("fog", "night", "rain", "snow")):
+        for split, drive in (("train", "GOPR0475"), ("val", "GOPR0476")):
+            frame = f"{drive}_frame_{seed:06d}"
+            save(root / "rgb_anon" / condition / split / drive / f"{frame}_rgb_anon.png", photo(1))
+            labels = root / "gt" / condition / split / drive
+            save(labels / f"{frame}_gt_labelIds.png", ids(0, 7, 33))
+            save(labels / f"{frame}_gt_labelTrainIds.png", ids(255, 0, 18))
+            save(labels / f"{frame}_gt_labelColor.png", photo(3))
+        clear = root / "rgb_anon" / condition / "train_ref" / "GOPR0475"
+        save(clear / "GOPR0475_frame_000001_rgb_ref_anon.png", photo(4))
+        test = root / "rgb_anon" / condition / "test" / "GOPR0477"
+        save(test / "GOPR0477_frame_000001_rgb_anon.png", photo(5))
+    return root
+
+
+@pytest.fixture
+def dark_zurich(tmp_path: Path) -> Path:
+    root = tmp_path / "dark_zurich"
+    for time in ("day", "twilight", "night"):
+        drive = root / "rgb_anon" / "train" / time / "GOPR0345"
+        save(drive / f"GOPR0345_frame_00000{len(time)}_rgb_anon.png", photo(len(time)))
+    frame = "GOPR0356_frame_000321"
+    save(root / "rgb_anon" / "val" / "night" / "GOPR0356" / f"{frame}_rgb_anon.png", photo(1))
+    reference = root / "rgb_anon" / "val_ref" / "day" / "GOPR0356"
+    save(reference / f"{frame}_ref_rgb_anon.png", photo(2))
+    labels = root / "gt" / "val" / "night" / "GOPR0356"
+    save(labels / f"{frame}_gt_labelIds.png", ids(0, 7, 33))
+    save(labels / f"{frame}_gt_labelTrainIds.png", ids(255, 0, 18))
+    return root
+
+
+@pytest.fixture
+def bdd100k(tmp_path: Path) -> Path:
+    root = tmp_path / "bdd100k"
+    for split, name in (("train", "0004a4c0-d4dff0ad"), ("val", "7d06fefd-f7be05a6")):
+        save(root / "images" / "10k" / split / f"{name}.jpg", photo(1))
+        save(root / "labels" / "sem_seg" / "masks" / split / f"{name}.png", ids(0, 18, 255))
+        save(root / "labels" / "sem_seg" / "colormaps" / split / f"{name}.png", photo(2))
+    return root
+
+
+@pytest.fixture
+def mapillary(tmp_path: Path) -> Path:
+    root = tmp_path / "mapillary"
+    for split, name in (("training", "__CRyFzoDOXn6unQ6a3DnQ"), ("validation", "_1Gn_xkw7sa_i9")):
+        save(root / split / "images" / f"{name}.jpg", photo(1))
+        save_paletted(root / split / "labels" / f"{name}.png", ids(13, 44, 65))
+        save(root / split / "instances" / f"{name}.png", ids(1))
+    return root
+
+
+def test_synthia_is_all_for_training(synthia: Path) -> None:
+    listing = scan(config("synthia", synthia))
+    assert listing.classes == CITYSCAPES_19
+    assert listing.items == tuple(
+        Item("train", f"RGB/000000{i}.png", f"GT/LABELS/000000{i}.png") for i in (0, 1)
+    )
+    # road, wall, and lane markings, which have no class
+    assert np.array_equal(train_ids(listing, synthia, listing.items[0]), ids(0, 3, IGNORE))
+
+
+def test_synthia_ids_are_those_of_daformer(synthia: Path) -> None:
+    table = scan(config("synthia", synthia)).labels.ids
+    assert {s: k for s, k in table.items() if k != IGNORE} == SYNTHIA_OF_DAFORMER
+    assert sorted(table) == list(range(23))
+
+
+@pytest.mark.parametrize("raw_too", [False, True])
+def test_synthia_takes_converted_labels_where_there_are_no_others(
+    synthia: Path, raw_too: bool
+) -> None:
+    for label in (synthia / "GT" / "LABELS").glob("*.png"):
+        save(label.with_name(f"{label.stem}_labelTrainIds.png"), ids(0, 3, 255))
+        if not raw_too:
+            label.unlink()
+    listing = scan(config("synthia", synthia))
+    ending = ".png" if raw_too else "_labelTrainIds.png"
+    assert listing.items[1].label == f"GT/LABELS/0000001{ending}"
+    assert np.array_equal(train_ids(listing, synthia, listing.items[1]), ids(0, 3, IGNORE))
+
+
+def test_synthia_to_cityscapes_is_one_manifest(
+    prepare: Prepare, synthia: Path, cityscapes: Path
+) -> None:
+    manifest = prepare(config("synthia", synthia), cityscapes_config(cityscapes)).manifest
+    assert len(manifest.classes) == 19
+    pixels = manifest.records[0].class_pixels
+    assert pixels is not None
+    assert {k: n for k, n in enumerate(pixels) if n} == {0: 200, 3: 200}
+
+
+def test_acdc_takes_the_conditions_that_are_named(acdc: Path) -> None:
+    everything = scan(config("acdc", acdc, conditions=["fog", "night", "rain", "snow"]))
+    assert [item.split for item in everything.items] == ["train"] * 4 + ["val"] * 4
+    night = scan(config("acdc", acdc, conditions=["night"]))
+    frame = "night/train/GOPR0475/GOPR0475_frame_000001"
+    assert night.items[0] == Item(
+        "train", f"rgb_anon/{frame}_rgb_anon.png", f"gt/{frame}_gt_labelIds.png"
+    )
+    assert len(night.items) == 2
+
+
+def test_dark_zurich_trains_without_labels(dark_zurich: Path) -> None:
+    night = scan(config("dark_zurich", dark_zurich, train_times=["night"]))
+    train, val = night.items
+    assert train == Item(
+        "train", "rgb_anon/train/night/GOPR0345/GOPR0345_frame_000005_rgb_anon.png", None
+    )
+    assert val.image == "rgb_anon/val/night/GOPR0356/GOPR0356_frame_000321_rgb_anon.png"
+    assert val.label == "gt/val/night/GOPR0356/GOPR0356_frame_000321_gt_labelIds.png"
+    every = scan(config("dark_zurich", dark_zurich, train_times=["day", "twilight", "night"]))
+    assert [item.split for item in every.items] == ["train"] * 3 + ["val"]
+
+
+def test_dark_zurich_is_a_target(prepare: Prepare, cityscapes: Path, dark_zurich: Path) -> None:
+    target = config("dark_zurich", dark_zurich, train_times=["night"])
+    splits = prepare(cityscapes_config(cityscapes), target).splits
+    assert [(s.split, s.images, s.labelled) for s in splits if s.domain == "target"] == [
+        ("train", 1, 0),
+        ("val", 1, 1),
+    ]
+
+
+@pytest.mark.parametrize("kept", ["labelIds", "labelTrainIds"])
+@pytest.mark.parametrize("kind", ["acdc", "dark_zurich"])
+def test_ids_and_train_ids_mean_the_same(
+    kind: str, kept: str, request: pytest.FixtureRequest
+) -> None:
+    root: Path = request.getfixturevalue(kind)
+    keys = {"conditions": ["fog"]} if kind == "acdc" else {"train_times": ["night"]}
+    for label in (root / "gt").rglob("*.png"):
+        if not label.stem.endswith(f"_{kept}"):
+            label.unlink()
+    listing = scan(config(kind, root, **keys))
+    assert np.array_equal(train_ids(listing, root, listing.items[-1]), ids(IGNORE, 0, 18))
+
+
+def test_bdd100k_stores_train_ids(bdd100k: Path) -> None:
+    listing = scan(config("bdd100k", bdd100k))
+    assert [item.split for item in listing.items] == ["train", "val"]
+    assert listing.items[1] == Item(
+        "val",
+        "images/10k/val/7d06fefd-f7be05a6.jpg",
+        "labels/sem_seg/masks/val/7d06fefd-f7be05a6.png",
+    )
+    assert np.array_equal(train_ids(listing, bdd100k, listing.items[1]), ids(0, 18, IGNORE))
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_mapillary_reads_the_palettes_ids(mapillary: Path, newer: bool) -> None:
+    if newer:  # the archive of v2.0 holds both versions
+        for split in ("training", "validation"):
+            (mapillary / split / "v1.2").mkdir()
+            (mapillary / split / "labels").rename(mapillary / split / "v1.2" / "labels")
+    listing = scan(config("mapillary", mapillary))
+    assert [item.split for item in listing.items] == ["train", "val"]
+    assert listing.items[0].image == "training/images/__CRyFzoDOXn6unQ6a3DnQ.jpg"
+    # road, street light, unlabelled
+    assert np.array_equal(train_ids(listing, mapillary, listing.items[0]), ids(0, 5, IGNORE))
+
+
+def test_mapillary_ids_are_those_of_the_evaluations(shared: Path) -> None:
+    official = json.loads((shared / "spec" / "tables" / "mapillary_v12_to_19.json").read_text())
+    assert list(NAMES) == official["names"]
+    assert [MAPILLARY_IDS.ids[stored] for stored in range(66)] == official["train_id"]
+
+
+def test_colours_are_no_ids_of_mapillary(prepare: Prepare, mapillary: Path) -> None:
+    label = next((mapillary / "training" / "labels").glob("*.png"))
+    save(label, photo(1))
+    with pytest.raises(DataError, match=r"RGB colours, but this dataset stores class ids"):
+        prepare(config("mapillary", mapillary))
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        ("synthia", {}),
+        ("acdc", {"conditions": ["rain"]}),
+        ("dark_zurich", {"train_times": ["day"]}),
+        ("bdd100k", {}),
+        ("mapillary", {}),
+        ("gta5", {"val_list": None}),
+        ("cityscapes", {}),
+    ],
+)
+def test_forks_of_another_system_are_no_files_of_a_dataset(
+    kind: str, keys: dict[str, object], request: pytest.FixtureRequest
+) -> None:
+    root: Path = request.getfixturevalue(kind)
+    before = scan(config(kind, root, **keys))
+    for path in [path for path in root.rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"x")
+        path.with_name(f"._{path.stem}_labelIds.png").write_bytes(b"x")
+    after = scan(config(kind, root, **keys))
+    assert (after.items, after.labels) == (before.items, before.labels)
+    assert all("passed over" in finding for finding in after.findings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys", "lost", "download"),
+    [
+        ("synthia", {}, "RGB", "unpack SYNTHIA-RAND-CITYSCAPES"),
+        ("synthia", {}, "GT/LABELS", "unpack SYNTHIA-RAND-CITYSCAPES"),
+        ("acdc", {"conditions": ["rain"]}, "rgb_anon/rain/val", "unpack rgb_anon_trainvaltest"),
+        (
+            "dark_zurich",
+            {"train_times": ["day"]},
+            "rgb_anon/train/day",
+            "unpack Dark_Zurich_train_anon",
+        ),
+        ("bdd100k", {}, "images/10k/train", "unpack `10K Images`"),
+        ("mapillary", {}, "validation/images", "unpack Mapillary Vistas"),
+        ("gta5", {"val_list": None}, "images", "unpack the images and labels of GTA5"),
+        ("cityscapes", {}, "leftImg8bit/train", "unpack leftImg8bit_trainvaltest"),
+    ],
+)
+def test_a_missing_folder_says_what_to_download(
+    kind: str, keys: dict[str, object], lost: str, download: str, request: pytest.FixtureRequest
+) -> None:
+    root: Path = request.getfixturevalue(kind)
+    shutil.rmtree(root / lost)
+    with pytest.raises(DataError, match=rf"{lost}: there is no such folder: {download}") as info:
+        scan(config(kind, root, **keys))
+    assert "root" in str(info.value)
+    assert "\n" not in str(info.value)
