@@ -25,10 +25,10 @@ from stages.train.config import TrainConfig
 from stages.train.crops import Sample, TrainingCrops
 from stages.train.draws import draw_step
 from store.errors import ConfigError, SSRError
+from store.files import Url, join
 from store.index import Index
 from store.read import FeatureReader
 from store.spec import stride_of
-from store.url import Url, join
 
 Kind = Literal["crop", "flip", "mix", "unrelated"]
 Progress = Callable[[int, int, str], None]

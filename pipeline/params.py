@@ -25,7 +25,7 @@ from stages.prepare.config import PrepareConfig
 from stages.train.config import TrainConfig
 from store.codec import CODECS, CodecName
 from store.errors import ConfigError
-from store.url import Url, is_known, parse_url
+from store.files import Url, is_known, parse_url
 
 LONGEST_VALUE, MOST_KEYS = 60, 10
 """Characters of a value and keys of a section that one line has room for."""

@@ -22,9 +22,9 @@ from stages.prepare.pixels import resize_image
 from stages.prepare.reading import read_raw
 from store.atomic import write_bytes
 from store.errors import ConfigError, SSRError, StoreIncompleteError
+from store.files import Url
 from store.read import FeatureReader
 from store.spec import stride_of
-from store.url import Url
 
 SAMPLE_IMAGES: Final = 16
 SAMPLE_TOKENS: Final = 512  # of each of them

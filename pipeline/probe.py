@@ -22,10 +22,10 @@ from stages.prepare.pixels import label_window, normalised_window, resize_image,
 from stages.prepare.reading import read_raw, read_train_ids
 from stages.student.student import Student
 from store.errors import CheckpointError, StoreIncompleteError
+from store.files import join
 from store.index import Index
 from store.read import FeatureReader
 from store.spec import stride_of
-from store.url import join
 
 Progress = Callable[[int, int, str], None]
 

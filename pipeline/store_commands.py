@@ -30,8 +30,8 @@ def inspect(
     from pipeline.console import activity, console
     from pipeline.tables import print_store
     from store.errors import ConfigError
+    from store.files import parse_url
     from store.summary import inspect as summarise
-    from store.url import parse_url
 
     if image is not None and png is None:
         raise ConfigError("--image needs --png FILE, where the picture goes")
@@ -85,8 +85,8 @@ def verify(
     from pipeline.verify import repair as mend
     from store.atomic import write_bytes
     from store.errors import ConfigError
+    from store.files import parse_url
     from store.fingerprint import canonical_json
-    from store.url import parse_url
 
     place = parse_url(store)
     if online is not None:
@@ -142,8 +142,8 @@ def convert(
     """
     from pipeline.console import console, progress, size
     from store.convert import convert as run
+    from store.files import join, parse_url, stores_of
     from store.summary import inspect as summarise
-    from store.url import join, parse_url, stores_of
 
     place = parse_url(store)
     with progress("convert", "images") as report:

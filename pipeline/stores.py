@@ -9,7 +9,7 @@ from stages.embed.planned import PlannedStore, planned_store, provenance
 from stages.embed.stage import EmbedResult, Progress, Step, run, weights_cache
 from stages.prepare.manifest import Domain, Manifest
 from store.errors import ConfigError, StoreMismatchError
-from store.url import Url, join
+from store.files import Url, join
 
 
 def planned(

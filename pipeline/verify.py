@@ -9,9 +9,9 @@ from stages.prepare.manifest import Manifest
 from stages.prepare.reading import read_raw
 from store import verify
 from store.errors import StoreError, StoreUnreadableError
+from store.files import Url
 from store.lease import WHOLE
 from store.spec import LEVELS
-from store.url import Url
 
 Progress = Callable[[int, int, str], None]
 

@@ -9,11 +9,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from store.errors import StoreError
+from store.files import Url, absolute, join, stores_of
 from store.index import StoreEntry
 from store.read import FeatureReader
 from store.scale import estimate_scale, scale_sample
 from store.spec import ImageEntry
-from store.url import Url, absolute, join, stores_of
 from store.write import StoreWriter
 
 Progress = Callable[[int, int], None]

@@ -9,12 +9,12 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from store.checks import check_images
 from store.codec import Codec, CodecName
 from store.errors import StoreError, StoreMismatchError, StoreMissingError
+from store.files import Files, one_line_for_reads
 from store.fingerprint import canonical_json, fingerprint_of, sha256
 from store.grid import shard_count
 from store.ledger import LEDGER, SLOTS_FILE, Ledger, ShardEntry, Slot, wanted_images
 from store.scale import Scales, level_fingerprint, parse_scale, scale_file, scale_name
 from store.spec import FORMAT, LEVELS, ImageEntry, Size, StoreSpec
-from store.url import Files, one_line_for_reads
 
 METADATA_FILE = f"{LEDGER}/metadata.json"
 ROOT_FILE = "zarr.json"

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from store.errors import StoreError
+from store.files import Files
 from store.fingerprint import canonical_json, sha256
 from store.grid import shard_file, slots_of
 from store.spec import FORMAT, ImageEntry
 from store.statistics import ChannelStatistics
-from store.url import Files
 
 LEDGER = "ledger"
 SLOTS_FILE = f"{LEDGER}/images.json"

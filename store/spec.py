@@ -7,8 +7,8 @@ from typing import Final, TypeAlias
 
 from store.codec import Codec
 from store.errors import StoreError
+from store.files import is_name
 from store.fingerprint import fingerprint_of
-from store.url import is_name
 
 FORMAT: Final = 1
 """Version of the contract in store/README.md; part of every fingerprint."""

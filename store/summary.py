@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from store.errors import StoreError
+from store.files import Url, files_at, one_line_for_reads
 from store.grid import LevelGrid, place_of
 from store.header import Header, RootAttributes, read_header
 from store.ledger import Ledger
 from store.statistics import ChannelStatistics
-from store.url import Url, files_at, one_line_for_reads
 from store.view import open_dataset_of
 
 

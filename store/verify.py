@@ -10,13 +10,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 from store.decode import ABSENT, DamageError, decode_chunk, decode_index
-from store.fingerprint import sha256
-from store.grid import LevelGrid, shard_count, shard_file, shard_of
-from store.header import METADATA_FILE, Header, parse_digests, read_header, read_metadata
-from store.lease import WHOLE, commit, writer_lease
-from store.ledger import LEDGER, ShardEntry, entry_file, parse_entry, wanted_images
-from store.spec import LEVELS, ImageEntry
-from store.url import (
+from store.files import (
     Files,
     Url,
     files_at,
@@ -24,6 +18,12 @@ from store.url import (
     one_line_for_reads,
     reason_of,
 )
+from store.fingerprint import sha256
+from store.grid import LevelGrid, shard_count, shard_file, shard_of
+from store.header import METADATA_FILE, Header, parse_digests, read_header, read_metadata
+from store.lease import WHOLE, commit, writer_lease
+from store.ledger import LEDGER, ShardEntry, entry_file, parse_entry, wanted_images
+from store.spec import LEVELS, ImageEntry
 
 MISSING: Final = "is missing"
 UNVOUCHED: Final = "has no ledger entry: its write was interrupted, or the entry was lost"
@@ -134,8 +134,8 @@ def withdraw(path: Url, damage: Iterable[Damage]) -> None:
         one.file if one.level is None or one.shard is None else entry_file(one.level, one.shard)
         for one in damage
     ]
-    with one_line_for_os_errors(files.url), writer_lease(files, WHOLE) as lease:
-        commit(files, WHOLE, lease.token, [(name, None) for name in names])
+    with one_line_for_os_errors(files.url), writer_lease(files, WHOLE) as token:
+        commit(files, WHOLE, token, [(name, None) for name in names])
 
 
 def _look_at_metadata(files: Files, damage: list[Damage], unread: list[Damage]) -> None:

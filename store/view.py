@@ -10,10 +10,10 @@ from zarr.errors import ZarrUserWarning
 from zarr.storage import FsspecStore
 
 from store.codec import MISSING_CODE
+from store.files import S3, Url, files_at, one_line_for_reads
 from store.grid import LevelGrid
 from store.header import Header, read_header
 from store.layout import check_layout
-from store.url import S3, Url, files_at, one_line_for_reads
 
 
 def open_dataset(path: Url) -> xr.Dataset:

@@ -19,6 +19,14 @@ from store.errors import (
     StoreMissingError,
     StoreUnreadableError,
 )
+from store.files import (
+    Url,
+    exists,
+    files_at,
+    join,
+    one_line_for_os_errors,
+    one_line_for_reads,
+)
 from store.fingerprint import fingerprint_of
 from store.grid import shard_count
 from store.header import (
@@ -31,19 +39,11 @@ from store.header import (
 )
 from store.index import LevelEntry, StoreEntry
 from store.layout import skeleton
-from store.lease import WHOLE, Change, Lease, Part, check_part, commit, owns, writer_lease
+from store.lease import WHOLE, Change, Part, check_part, commit, owns, writer_lease
 from store.ledger import Ledger, ShardEntry, Slot, assign_slots, wanted_images
 from store.scale import Scales, check_scale, level_fingerprint
 from store.shard_writer import NOTHING, Features, ShardTask, ShardWriter
 from store.spec import LEVELS, ImageEntry, StoreSpec, stride_of
-from store.url import (
-    Url,
-    exists,
-    files_at,
-    join,
-    one_line_for_os_errors,
-    one_line_for_reads,
-)
 
 
 def never(image_id: str) -> bool:
@@ -99,7 +99,7 @@ class StoreWriter:
         self._scales: dict[str, NDArray[np.float32]] = {}
         self._ledger = Ledger(self._files)
         self._seen: dict[tuple[str, int], ShardEntry] = {}
-        self._lease: Lease | None = None
+        self._lease: str | None = None  # its token
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -163,7 +163,7 @@ class StoreWriter:
     def shards(self) -> ShardWriter:
         """What writes shards under this writer's lease, here or in a process that works for it."""
         assert self._lease is not None, "a StoreWriter is a context manager"
-        return ShardWriter(self.path, self.spec, self._scales, self.part, self._lease.token)
+        return ShardWriter(self.path, self.spec, self._scales, self.part, self._lease)
 
     def pending(self, *, readable: Callable[[str], bool] = never) -> list[ShardTask]:
         """List the shards of the part that are not done, by looking at ledger and sizes.
@@ -192,7 +192,6 @@ class StoreWriter:
         if task.images != self._wanted(task.shard):
             raise StoreError(f"shard {task.shard} has other images now: ask for pending() again")
         assert self._lease is not None
-        self._lease.check()
         self.shards.write(task, features, skipped)
 
     def finalise(self) -> StoreEntry:
@@ -261,7 +260,7 @@ class StoreWriter:
     def _write_skeleton(self) -> None:
         assert self._lease is not None
         if stale := self._stale():
-            commit(self._files, self.part, self._lease.token, stale)
+            commit(self._files, self.part, self._lease, stale)
 
     def _stale(self) -> list[Change]:
         """Return the metadata files that are missing or of something else, as they should be."""

@@ -41,11 +41,11 @@ from store.errors import (
     StoreMismatchError,
     StoreMissingError,
 )
+from store.files import join
 from store.fingerprint import sha256_of_file
 from store.index import Index
 from store.read import FeatureReader
 from store.summary import inspect
-from store.url import join
 
 REPORT: Final = "report.html"
 """Name of the file in a run's folder."""

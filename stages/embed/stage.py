@@ -21,11 +21,11 @@ from stages.embed.planned import PlannedStore, planned_store
 from stages.prepare.manifest import Domain, Manifest
 from stages.prepare.reading import read_raw
 from store.errors import DataError
+from store.files import Url, join
 from store.index import Index, StoreEntry
 from store.lease import WHOLE, Part
 from store.scale import estimate_scale, scale_sample
 from store.shard_writer import ShardTask
-from store.url import Url, join
 from store.write import StoreWriter
 
 if TYPE_CHECKING:

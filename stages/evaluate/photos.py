@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from stages.prepare.datasets.listing import IMAGE_SUFFIXES, files_under
 from store.errors import ConfigError, DataError
-from store.url import local_path
+from store.files import local_path
 
 
 @dataclass(frozen=True, slots=True)

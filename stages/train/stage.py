@@ -26,11 +26,11 @@ from stages.train.start import digests_of_start
 from stages.train.tracking import Curves
 from stages.train.validation import Validation
 from store.errors import ConfigError
+from store.files import Url
 from store.fingerprint import fingerprint_of, sha256_of_file
 from store.index import Index, StoreEntry
-from store.lock import writer_lock
+from store.lease import writer_lock
 from store.read import FeatureReader, open_features
-from store.url import Url
 
 log = logging.getLogger(__name__)
 

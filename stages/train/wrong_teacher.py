@@ -21,10 +21,10 @@ from stages.student.metrics import ConfusionMatrix, Metrics
 from stages.student.student import Student
 from stages.train.regularizers.branch import Branch
 from store.errors import StoreIncompleteError
+from store.files import Url
 from store.index import Index
 from store.read import FeatureReader, open_features
 from store.spec import stride_of
-from store.url import Url
 
 MOST_IMAGES: Final = 50
 """Of the split that are measured, spread over it."""

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from store.files import files_at
 from store.lease import WHOLE, writer_lease
-from store.url import files_at
 from tests.pipeline.mistakes import (
     Case,
     assert_one_line_and_nothing_lost,

@@ -9,10 +9,10 @@ import pytest
 
 from store.convert import convert
 from store.errors import StoreError, StoreIncompleteError, StoreMissingError
+from store.files import Url, files_at, join, parse_url, stores_of
 from store.index import Index
 from store.read import FeatureReader, open_features
 from store.summary import inspect
-from store.url import Url, files_at, join, parse_url, stores_of
 from store.view import open_dataset
 from store.write import StoreWriter
 from tests.store.worlds import (

@@ -14,17 +14,16 @@ import pytest
 from store.checksum import with_crc32c
 from store.decode import DamageError, decode_chunk
 from store.errors import StoreError, StoreUnreadableError
+from store.files import Files, LocalFiles, Url, files_at, join
 from store.fingerprint import canonical_json, sha256
 from store.grid import LevelGrid
 from store.header import METADATA, METADATA_FILE, read_header
 from store.index import Index
 from store.layout import skeleton
 from store.ledger import Slot
-from store.local import LocalFiles
 from store.read import FeatureReader
 from store.spec import LEVELS as ALL_LEVELS
 from store.summary import inspect
-from store.url import Files, Url, files_at, join
 from store.verify import verify, withdraw
 from store.view import open_dataset
 from tests.store.worlds import SPEC, files, images, write

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from store.errors import StoreBusyError, StoreMissingError
+from store.files import Url, files_at, join
 from store.spec import LEVELS as ALL_LEVELS
 from store.spec import StoreSpec
-from store.url import Url, files_at, join
 from store.verify import verify, withdraw
 from store.write import StoreWriter
 from tests.store.worlds import LEVELS, SPEC, features_of, files, flip_a_bit, images, write

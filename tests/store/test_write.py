@@ -16,8 +16,8 @@ from store.errors import (
     StoreIncompleteError,
     StoreMismatchError,
 )
+from store.files import LocalFiles
 from store.ledger import Ledger, entry_file, entry_json
-from store.local import LocalFiles
 from store.read import FeatureReader
 from store.shard_writer import ShardTask
 from store.spec import ImageEntry

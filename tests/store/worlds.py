@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from s3fs import S3FileSystem
 
+from store.files import Url, files_at
 from store.index import StoreEntry
 from store.scale import estimate_scale, scale_sample
 from store.shard_writer import NOTHING, ShardTask
 from store.spec import ImageEntry, StoreSpec, stride_of
-from store.url import Url, files_at
 from store.write import StoreWriter
 
 SPEC = StoreSpec(

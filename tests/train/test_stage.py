@@ -21,7 +21,7 @@ from stages.student.saved import load_student, save_student
 from stages.student.student import build_student
 from stages.train.start import digests_of_start
 from store.errors import CheckpointError, ConfigError, StoreBusyError
-from store.lock import writer_lock
+from store.lease import writer_lock
 from tests.train.example import train_config
 from tests.train.world import TEACHER, World, results
 
