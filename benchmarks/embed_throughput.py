@@ -26,8 +26,7 @@ from torch import Tensor, nn
 
 from stages.device import cpu_threads, pick_device
 from stages.embed.config import Precision
-from stages.embed.executor import run_serial
-from stages.embed.task import embed_shards
+from stages.embed.task import embed_shards, run_serial
 from stages.embed.teachers.sam import ARCHITECTURES
 from stages.embed.teachers.sam_encoder import Teacher, draw_encoder
 from stages.prepare.manifest import ImageRecord

@@ -81,7 +81,7 @@ def verify(
     from pipeline.current import current_manifest
     from pipeline.params import load_params
     from pipeline.tables import print_damage, print_online
-    from pipeline.verify import demand_sound, find_damage
+    from pipeline.verify import find_damage, require_sound
     from pipeline.verify import repair as mend
     from store.atomic import write_bytes
     from store.errors import ConfigError
@@ -121,7 +121,7 @@ def verify(
         write_bytes(json, canonical_json({"store": str(store), **lists}))
     if not found.sound:
         print_damage(found)
-    demand_sound(found)
+    require_sound(found)
     read = f"{found.shards} shards, {size(found.size_bytes)}"
     console.print(f"{store}: {read}, every file is what was written")
 

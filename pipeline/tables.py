@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 from pipeline.console import console, print_table, size
 from stages.evaluate.scores import read_scores
 from stages.prepare.stage import PrepareResult
-from store.summary import LevelSummary, StoreSummary
 
-if TYPE_CHECKING:  # torch, which most tables do without
+if TYPE_CHECKING:  # torch and xarray, which most tables do without
     from pipeline.online import OnlineReport
     from pipeline.probe import ProbeReport
     from stages.embed.stage import EmbedResult, Step
     from stages.student.foreign import ForeignStudent
     from stages.train.stage import TrainResult
     from stages.train.validation import Validation
+    from store.summary import LevelSummary, StoreSummary
     from store.verify import Report
 
 MOST_IMAGES = 20

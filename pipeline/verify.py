@@ -1,4 +1,4 @@
-"""Whether every file of a store is what its ledger vouches for, and mending those that are not."""
+"""Verification and repair of a store, as `ssr verify` does them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +33,7 @@ def find_damage(url: Url, progress: Progress) -> verify.Report:
 def repair(
     params: Params, manifest: Manifest, url: Url, *, index_path: Path, progress: Progress
 ) -> verify.Report:
-    """Embed damaged and missing shards of a store; damaged metadata is mended on the way.
+    """Embed damaged and missing shards of a store; damaged metadata is repaired on the way.
 
     Args:
         params: All sections; those that the store was made with.
@@ -57,8 +57,8 @@ def repair(
     report = find_damage(url, progress)
     if not report.damage:
         return report
-    _demand_readable(report, manifest, params.prepare.roots[domain])
-    verify.withdraw(url, report.damage)
+    _require_readable(report, manifest, params.prepare.roots[domain])
+    verify.discard(url, report.damage)
     damaged = {one.level for one in report.damage if one.level is not None}
     levels = tuple(level for level in LEVELS if level in {*params.embed.levels, *damaged})
     alone = params.embed.model_copy(update={"domains": (domain,), "levels": levels})
@@ -67,7 +67,7 @@ def repair(
     return find_damage(url, progress)
 
 
-def _demand_readable(report: verify.Report, manifest: Manifest, root: Path) -> None:
+def _require_readable(report: verify.Report, manifest: Manifest, root: Path) -> None:
     """Refuse to give up a damaged shard that cannot be made anew, as some of it may be intact."""
     records = {record.image_id: record for record in manifest.records}
     for image_id in {i for one in report.damage for i in (*one.images, *one.intact)}:
@@ -75,7 +75,7 @@ def _demand_readable(report: verify.Report, manifest: Manifest, root: Path) -> N
             read_raw(records[image_id], root)
 
 
-def demand_sound(report: verify.Report) -> None:
+def require_sound(report: verify.Report) -> None:
     """Refuse a store with damage, or of which not everything could be read.
 
     Raises:
@@ -85,7 +85,7 @@ def demand_sound(report: verify.Report) -> None:
     if report.damage:
         raise StoreError(
             f"{report.url}: {len(report.damage)} files are damaged or missing, with features of "
-            f"{len(report.images)} images; `ssr verify {report.url} --repair` mends just those"
+            f"{len(report.images)} images; `ssr verify {report.url} --repair` repairs just those"
             + (f"; {len(report.unread)} more could not be read" if report.unread else "")
         )
     if report.unread:

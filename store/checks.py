@@ -1,4 +1,4 @@
-"""What a writer refuses, before it touches anything."""
+"""Checks of a writer, before it touches anything."""
 
 # C channels, h w tokens
 

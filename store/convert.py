@@ -1,4 +1,4 @@
-"""A store under another codec, from the features that are stored: SAM is not needed."""
+"""Conversion of a float16 store to another codec, without SAM."""
 
 # C channels, h w tokens
 

@@ -1,4 +1,4 @@
-"""How much room a store will take, before there is one: the arithmetic of `grid` and `layout`."""
+"""The room that a store will take, from the arithmetic of `grid` and `layout`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Whether a store holds the bytes that were written, and which images suffer where it does not."""
+"""Verification of a store: every byte against the ledger, and the images that damage costs."""
 
 # C channels, h w tokens
 
@@ -26,7 +26,7 @@ from store.ledger import LEDGER, ShardEntry, entry_file, parse_entry, wanted_ima
 from store.spec import LEVELS, ImageEntry
 
 MISSING: Final = "is missing"
-UNVOUCHED: Final = "has no ledger entry: its write was interrupted, or the entry was lost"
+UNRECORDED: Final = "has no ledger entry: its write was interrupted, or the entry was lost"
 
 Progress = Callable[[int, int], None]
 _Found = TypeVar("_Found")
@@ -39,7 +39,7 @@ class Damage:
     Attributes:
         file: POSIX path inside the store.
         what: What is wrong with it.
-        images: Ids of the images whose features it may cost; none where it is mended without SAM.
+        images: Ids of the images whose features it may cost; none where it is repaired without SAM.
         intact: Ids of the images in the same shard that are embedded again with them.
         level: Level of the shard; None where it is about no shard.
         shard: Number of the shard.
@@ -120,8 +120,8 @@ def verify(path: Url, *, progress: Progress = lambda done, todo: None) -> Report
     return Report(files.url, len(shards), size_bytes, tuple(damage), tuple(unread))
 
 
-def withdraw(path: Url, damage: Iterable[Damage]) -> None:
-    """Vouch no longer for what is damaged, so that the next `ssr embed` makes it anew.
+def discard(path: Url, damage: Iterable[Damage]) -> None:
+    """Discard the records of what is damaged, so that the next `ssr embed` makes it anew.
 
     Shards lose their ledger entry; other files are deleted, as their writer derives them again.
 
@@ -158,7 +158,7 @@ def _unread(error: OSError | MemoryError) -> str:
 
 
 def _shards(files: Files, header: Header | None) -> set[tuple[str, int]]:
-    """Return every shard that there is, should be, or is vouched for."""
+    """Return every shard that there is, should be, or has a ledger entry."""
     found = set()
     for level in LEVELS:
         names = [*files.names(level), *files.names(f"{LEDGER}/{level}")]
@@ -197,7 +197,7 @@ def _shard_damage(
     found_bytes = _unless_missing(files.size, name)
     size_bytes = found_bytes or 0
     if not entry_data:  # empty: taken away in a bucket
-        where = (name, MISSING if found_bytes is None else UNVOUCHED)
+        where = (name, MISSING if found_bytes is None else UNRECORDED)
         return ([damaged(*where)] if any(wanted) or header is None else []), size_bytes
     entry = parse_entry(entry_data, level, shard)
     if entry is None:

@@ -15,7 +15,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from stages.embed.config import EmbedConfig
-from stages.embed.executor import run_serial
 from stages.embed.lazy_teacher import LazyTeacher
 from stages.embed.planned import PlannedStore, planned_store
 from stages.prepare.manifest import Domain, Manifest
@@ -215,6 +214,7 @@ class _Embedder:
 
             job = ShardJob.of(self._config, self._teacher, self._root, writer.shards)
             return run_dask(job, tasks, self._records, image_done=image_done)
+        from stages.embed.task import run_serial
 
         skipped: dict[str, str] = {}
 

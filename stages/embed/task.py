@@ -2,7 +2,7 @@
 
     reader threads:  read and resize image 7 | cut, normalise and scale its tiles
     this thread:     encode a batch of tiles | blend the batch before into images
-    writer thread:   (executor.py) write the shard before
+    writer thread:   (`run_serial`) write the shard before
 
 A batch takes tiles of several images, but of one level of one shard: in whichever run, order and
 company that comes to be made, its batches are the same, and so are its bytes.
@@ -11,13 +11,13 @@ company that comes to be made, its batches are the same, and so are its bytes.
 # B tiles, C channels, H W working pixels, h w tokens
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.embed.lookahead import ahead, batches
 from stages.embed.teachers.sam_encoder import Teacher
 from stages.embed.tiling import Tile, add_tile, plan_tiles
 from stages.prepare.manifest import ImageRecord
@@ -34,6 +33,8 @@ from stages.prepare.reading import read_raw
 from store.errors import DataError
 from store.shard_writer import ShardTask
 from store.spec import stride_of
+
+_T = TypeVar("_T")
 
 Features = dict[str, dict[str, NDArray[np.float32]]]
 """level -> image id -> (C, h, w)"""
@@ -273,3 +274,54 @@ def _encode(
     # While the caller blends one batch a GPU works on the next.
     for batch, wait in ahead(started, 0 if teacher.device.type == "cpu" else 1):
         yield from zip(batch, wait().numpy(), strict=True)
+
+
+def ahead(items: Iterable[_T], count: int) -> Iterator[_T]:
+    """Draw items `count` steps before they are handed out.
+
+    Where drawing an item starts work in another thread, that much work is under way or done.
+
+    Args:
+        items: drawn in order and from this thread only.
+        count: how far ahead, at least 0.
+    """
+    source = iter(items)
+    waiting = deque(islice(source, count))
+    for item in source:
+        waiting.append(item)
+        yield waiting.popleft()
+    yield from waiting
+
+
+def batches(items: Iterable[_T], size: int, kind: Callable[[_T], str]) -> Iterator[list[_T]]:
+    """Collect lists of `size` items of one kind, in order; at the end come shorter ones."""
+    collecting: dict[str, list[_T]] = {}
+    for item in items:
+        batch = collecting.setdefault(kind(item), [])
+        batch.append(item)
+        if len(batch) == size:
+            yield collecting.pop(kind(item))
+    yield from collecting.values()
+
+
+def run_serial(shards: Iterable[_T], write: Callable[[_T], None]) -> None:
+    """Write each shard in a second thread while this one makes the next.
+
+    At most one shard waits to be written. What ends the run here, an interrupt too, lets the
+    shard that is being written be finished.
+
+    Args:
+        shards: made when drawn.
+        write: writes one.
+
+    Raises:
+        Exception: what `shards` or `write` raises.
+    """
+    with ThreadPoolExecutor(1, "write") as thread:
+        writing: Future[None] | None = None
+        for shard in shards:
+            if writing:
+                writing.result()
+            writing = thread.submit(write, shard)
+        if writing:
+            writing.result()

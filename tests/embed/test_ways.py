@@ -121,6 +121,14 @@ def test_workers_that_go_for_good_end_the_run(
             world.run(dismiss, executor="dask", scheduler=started.scheduler_address)
 
 
+def test_there_is_one_worker_for_each_gpu(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = world.config.model_copy(update={"device": "auto"})
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert cluster._gpus(config) == ["3", "5"]
+    assert cluster._workers(config)[0] == 2
+
+
 def test_a_worker_does_not_write_for_a_process_that_ended(world: World) -> None:
     world.run()
     world.add("c", seed=77)

@@ -15,8 +15,7 @@ from store.errors import StoreError
 from store.read import FeatureReader
 from store.scale import SAMPLE_IMAGES, estimate_scale, scale_sample
 from store.spec import stride_of
-from store.summary import inspect
-from store.view import open_dataset
+from store.summary import inspect, open_dataset
 from store.write import StoreWriter
 from tests.store.worlds import LEVELS, SPEC, changed, features, features_of, files, images, write
 

@@ -12,8 +12,7 @@ from store.errors import StoreError, StoreIncompleteError, StoreMissingError
 from store.files import Url, files_at, join, parse_url, stores_of
 from store.index import Index
 from store.read import FeatureReader, open_features
-from store.summary import inspect
-from store.view import open_dataset
+from store.summary import inspect, open_dataset
 from store.write import StoreWriter
 from tests.store.worlds import (
     LEVELS,

@@ -23,9 +23,8 @@ from store.layout import skeleton
 from store.ledger import Slot
 from store.read import FeatureReader
 from store.spec import LEVELS as ALL_LEVELS
-from store.summary import inspect
-from store.verify import verify, withdraw
-from store.view import open_dataset
+from store.summary import inspect, open_dataset
+from store.verify import discard, verify
 from tests.store.worlds import SPEC, files, images, write
 
 IMAGES = images(7)
@@ -156,7 +155,7 @@ def test_a_crafted_ledger_makes_repair_delete_nothing_that_is_no_metadata(
         read_header(files_at(store))
     report = verify(store)
     assert [one.file for one in report.damage] == [METADATA_FILE]
-    withdraw(store, report.damage)
+    discard(store, report.damage)
     assert all(victim.exists() for victim in victims)
     assert write(tmp_path / "features", IMAGES)[1] == []
     assert verify(store).sound

@@ -9,7 +9,7 @@ import xarray as xr
 
 from store.errors import StoreMissingError
 from store.spec import LEVELS as ALL_LEVELS
-from store.view import open_dataset
+from store.summary import open_dataset
 from store.write import StoreWriter
 from tests.store.worlds import LEVELS, SIZES_PX, SPEC, features, features_of, images, write
 
