@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.params import Params
-from pipeline.stores import demand_provenance, is_same, remembered_teacher
+from pipeline.stores import demand_provenance, is_same
 from stages.embed.agreement import Agreement, TokenErrors, encode_crop, token_errors
+from stages.embed.format1 import require_weights
 from stages.prepare.geometry import flip
 from stages.prepare.manifest import Domain, Manifest
 from stages.train.adaptation.augment import augment
@@ -26,9 +27,9 @@ from stages.train.crops import Sample, TrainingCrops
 from stages.train.draws import draw_step
 from store.errors import ConfigError, SSRError
 from store.files import Url, join
+from store.header import Header
 from store.index import Index
 from store.read import FeatureReader
-from store.spec import stride_of
 
 Kind = Literal["crop", "flip", "mix", "unrelated"]
 Progress = Callable[[int, int, str], None]
@@ -102,10 +103,9 @@ def compare_online(
     domain: Domain = "source" if header.spec.domain == "source" else "target"
     if domain == "target" and params.train.self_training is None:
         raise ConfigError("train.self_training is null: training draws no crops of the target")
-    teacher = remembered_teacher(params, index_path)
-    demand_provenance(
-        params, header.spec.provenance, teacher.weights_sha256, where=f"the store {store}"
-    )
+    demand_provenance(params, header.spec.provenance, index_path, where=f"the store {store}")
+    encoder = params.embed.load_encoder()
+    require_weights(params.embed, encoder, header.spec)
     readers: dict[Domain, FeatureReader] = {domain: reader}
     without_mix = None
     try:
@@ -113,7 +113,7 @@ def compare_online(
     except SSRError as error:
         without_mix = str(error)
     skipped = {image_id for opened in readers.values() for image_id in opened.skipped()}
-    config = _unflipped(params.train, header.levels)
+    config = _unflipped(params.train, header)
     data = TrainingCrops(
         config=config,
         manifest=manifest.without(skipped),
@@ -122,13 +122,7 @@ def compare_online(
     )
 
     def encode(image: NDArray[np.float32], level: str) -> NDArray[np.float32]:
-        return encode_crop(
-            image,
-            stride=stride_of(level),
-            teacher=teacher.loaded,
-            overlap=params.embed.overlap,
-            batch_tiles=params.embed.batch_tiles,
-        )
+        return encode_crop(image, level, config=params.embed, encoder=encoder)
 
     errors: dict[tuple[Kind, str], list[TokenErrors]] = defaultdict(list)
     before: Features = {}
@@ -148,7 +142,7 @@ def compare_online(
                 errors["mix", level].append(token_errors(features, encode(image, level)))
         before = cached
         progress(number + 1, crops, header.spec.domain)
-    return OnlineReport(store, tuple(_rows(errors)), teacher.trained, without_mix)
+    return OnlineReport(store, tuple(_rows(errors)), params.embed.teacher.trained, without_mix)
 
 
 def _of(sample: Sample, domain: Domain) -> tuple[NDArray[np.float32], Features]:
@@ -195,11 +189,11 @@ def _other(
     return {other: reader}
 
 
-def _unflipped(config: TrainConfig, levels: tuple[str, ...]) -> TrainConfig:
+def _unflipped(config: TrainConfig, header: Header) -> TrainConfig:
     """Draw training's crops, but never mirrored and at every level of the store."""
-    read = (*levels, *[None] * (_STAGES - len(levels)))
+    read = (*header.levels, *[None] * (_STAGES - len(header.levels)))
     regularizer = config.regularizer.model_copy(update={"on": ("source", "mixed"), "levels": read})
-    align_px = max(config.crop_align_px, *map(stride_of, levels))
+    align_px = max(config.crop_align_px, *(header.spec.level(n).stride_px for n in header.levels))
     return config.model_copy(
         update={"flip_probability": 0.0, "regularizer": regularizer, "crop_align_px": align_px}
     )

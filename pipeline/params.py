@@ -47,7 +47,7 @@ class StoreConfig(Section):
     shard_images: Annotated[int, Field(ge=1, le=1024)] = Field(
         description="Images per shard, the unit of writing and resuming."
     )
-    codec: CodecName = Field(description=f"How tokens are stored: {CODECS}.")
+    codec: CodecName = Field(description=f"How tokens are stored: {', '.join(CODECS)}.")
 
     @property
     def location(self) -> Url:

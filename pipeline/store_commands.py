@@ -131,7 +131,7 @@ def convert(
     codec: Annotated[
         str,
         typer.Option(
-            help="int8, int8-zstd, or bitround-1 to bitround-10.",
+            help="int8 or int8-zstd.",
             autocompletion=completion.of(lambda: ("int8", "int8-zstd")),
         ),
     ],

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.console import console, print_table, size
+from stages.embed.planned import weights_of
 from stages.evaluate.scores import read_scores
 from stages.prepare.stage import PrepareResult
 
@@ -110,7 +111,7 @@ def print_store(store: StoreSummary) -> None:
     console.print(f"{store.path}: {images}, {state}{skipped}")
     console.print(
         f"teacher {teacher.get('architecture')}, "
-        f"weights sha256 {str(teacher.get('weights_sha256'))[:12]}, "
+        f"weights {weights_of(teacher)}, "
         f"{store.codec}, fingerprint {store.fingerprint[:8]}"
     )
     if not teacher.get("trained"):

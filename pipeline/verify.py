@@ -11,7 +11,6 @@ from store import verify
 from store.errors import StoreError, StoreUnreadableError
 from store.files import Url
 from store.lease import WHOLE
-from store.spec import LEVELS
 
 Progress = Callable[[int, int, str], None]
 
@@ -60,7 +59,8 @@ def repair(
     _require_readable(report, manifest, params.prepare.roots[domain])
     verify.discard(url, report.damage)
     damaged = {one.level for one in report.damage if one.level is not None}
-    levels = tuple(level for level in LEVELS if level in {*params.embed.levels, *damaged})
+    offered = params.embed.teacher.levels()
+    levels = tuple(name for name in offered if name in {*params.embed.levels, *damaged})
     alone = params.embed.model_copy(update={"domains": (domain,), "levels": levels})
     params = params.model_copy(update={"embed": alone})
     run_embed(params, manifest, index_path=index_path, progress=progress, step=WHOLE)

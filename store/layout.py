@@ -31,7 +31,7 @@ from store.header import (
 )
 from store.ledger import LEDGER, SLOTS_FILE, Slot, slots_json
 from store.scale import Scales, level_fingerprint, scale_name
-from store.spec import ImageEntry, StoreSpec, stride_of
+from store.spec import ImageEntry, StoreSpec
 from store.statistics import ChannelStatistics
 
 _KEYS = {"name": "default", "separator": "."}  # one folder per array
@@ -51,12 +51,12 @@ def skeleton(
     """
     memory: dict[str, Any] = {}
     root = RootAttributes.of(spec)
-    group = zarr.create_group(MemoryStore(memory), attributes=root.model_dump(mode="json"))
+    group = zarr.create_group(MemoryStore(memory), attributes=root.as_json())
     group.create_group(LEDGER, attributes={"about": "what is done, see store/README.md; JSON"})
     for level in levels:
         grid = LevelGrid.of(spec, level)
         scale = scales.get(level)
-        about = _about_level(level, level_fingerprint(spec, level, scales), root)
+        about = _about_level(grid, level_fingerprint(spec, level, scales), root)
         if scale is not None:
             about |= _about_codes(level)
             long_name = f"what a code of {level} is multiplied by"
@@ -77,8 +77,8 @@ def skeleton(
     _add_vector(group, "live", live, "image", {"long_name": "false: removed from the data set"})
 
     files = {path: buffer.to_bytes() for path, buffer in memory.items()}
-    files[SLOTS_FILE] = slots_json(slots)
-    digests = MetadataDigests.of({path: sha256(data) for path, data in files.items()})
+    files[SLOTS_FILE] = slots_json(slots, spec.format)
+    digests = MetadataDigests.of({path: sha256(data) for path, data in files.items()}, spec.format)
     return files | {METADATA_FILE: digests.json_bytes()}
 
 
@@ -183,9 +183,9 @@ def _array_settings(grid: LevelGrid, shape: tuple[int, int, int, int]) -> dict[s
     }
 
 
-def _about_level(level: str, fingerprint: str, root: RootAttributes) -> dict[str, JsonValue]:
-    stride = stride_of(level)
-    return {
+def _about_level(grid: LevelGrid, fingerprint: str, root: RootAttributes) -> dict[str, JsonValue]:
+    stride = grid.stride_px
+    about: dict[str, JsonValue] = {
         "long_name": f"teacher features, one token per {stride} x {stride} px",
         "units": "1",
         "stride_px": stride,
@@ -196,6 +196,7 @@ def _about_level(level: str, fingerprint: str, root: RootAttributes) -> dict[str
         "history": _HISTORY,
         "coordinates": "height_px width_px live",
     }
+    return about if root.format == 1 else about | {"channels": grid.channels}
 
 
 def _about_codes(level: str) -> dict[str, JsonValue]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
@@ -10,7 +10,7 @@ from store.errors import StoreError
 from store.files import Files
 from store.fingerprint import canonical_json, sha256
 from store.grid import shard_file, slots_of
-from store.spec import FORMAT, ImageEntry
+from store.spec import FORMAT, Format, ImageEntry
 from store.statistics import ChannelStatistics
 
 LEDGER = "ledger"
@@ -48,7 +48,7 @@ class SlotTable(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1]
+    format: Format
     slots: tuple[Slot, ...]
 
 
@@ -72,7 +72,7 @@ class ShardEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    format: Literal[1]
+    format: Format
     level: str
     shard: int
     fingerprint: str
@@ -218,9 +218,10 @@ def wanted_images(
     return tuple(slot.image if slot.live else None for slot in here)
 
 
-def slots_json(slots: Sequence[Slot]) -> bytes:
+def slots_json(slots: Sequence[Slot], store_format: Format = FORMAT) -> bytes:
     """Encode the content of `ledger/images.json`."""
-    return canonical_json(SlotTable(format=FORMAT, slots=tuple(slots)).model_dump(mode="json"))
+    table = SlotTable(format=store_format, slots=tuple(slots))
+    return canonical_json(table.model_dump(mode="json"))
 
 
 def assign_slots(slots: Sequence[Slot], images: Iterable[ImageEntry]) -> tuple[Slot, ...]:

@@ -20,10 +20,17 @@ from store.files import (
 )
 from store.fingerprint import sha256
 from store.grid import LevelGrid, shard_count, shard_file, shard_of
-from store.header import METADATA_FILE, Header, parse_digests, read_header, read_metadata
+from store.header import (
+    METADATA_FILE,
+    Header,
+    level_names,
+    parse_digests,
+    read_header,
+    read_metadata,
+)
 from store.lease import WHOLE, commit, writer_lease
 from store.ledger import LEDGER, ShardEntry, entry_file, parse_entry, wanted_images
-from store.spec import LEVELS, ImageEntry
+from store.spec import ImageEntry, levels_of_format_1
 
 MISSING: Final = "is missing"
 UNRECORDED: Final = "has no ledger entry: its write was interrupted, or the entry was lost"
@@ -160,7 +167,7 @@ def _unread(error: OSError | MemoryError) -> str:
 def _shards(files: Files, header: Header | None) -> set[tuple[str, int]]:
     """Return every shard that there is, should be, or has a ledger entry."""
     found = set()
-    for level in LEVELS:
+    for level in _levels(files) if header is None else header.spec.levels:
         names = [*files.names(level), *files.names(f"{LEDGER}/{level}")]
         found |= {(level, shard) for name in names if (shard := shard_of(name)) is not None}
     if header is not None:
@@ -169,6 +176,12 @@ def _shards(files: Files, header: Header | None) -> set[tuple[str, int]]:
         for level in header.levels:
             found |= {(level, n) for n in range(count) if any(_wanted(header, n))}
     return found
+
+
+def _levels(files: Files) -> Iterable[str]:
+    """Return the levels of a store whose metadata is damaged, as far as they can be known."""
+    digests = parse_digests(read_metadata(files) or b"")
+    return level_names(digests) if digests else levels_of_format_1(1)
 
 
 def _wanted(header: Header | None, shard: int) -> tuple[ImageEntry | None, ...]:

@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -33,6 +34,8 @@ from store.header import (
     METADATA_FILE,
     ROOT_FILE,
     RootAttributes,
+    parse_digests,
+    read_levels,
     read_metadata,
     read_scales,
     read_spec,
@@ -43,7 +46,7 @@ from store.lease import WHOLE, Change, Part, check_part, commit, owns, writer_le
 from store.ledger import Ledger, ShardEntry, Slot, assign_slots, wanted_images
 from store.scale import Scales, check_scale, level_fingerprint
 from store.shard_writer import NOTHING, Features, ShardTask, ShardWriter
-from store.spec import LEVELS, ImageEntry, StoreSpec, stride_of
+from store.spec import ImageEntry, Level, StoreSpec
 
 
 def never(image_id: str) -> bool:
@@ -93,7 +96,9 @@ class StoreWriter:
         self._files = files_at(self.path)
         self.spec = spec
         self.part = part
-        self.levels = tuple(sorted(set(levels), key=stride_of))
+        self.levels = tuple(
+            sorted(set(levels), key=lambda name: (spec.level(name).stride_px, name))
+        )
         self._images = tuple(images)
         self._slots: tuple[Slot, ...] = ()
         self._scales: dict[str, NDArray[np.float32]] = {}
@@ -113,7 +118,18 @@ class StoreWriter:
     def _look(self) -> None:
         self._check_identity()
         self._slots = assign_slots(self._ledger.read_slots(), self._images)
-        self._scales = dict(read_scales(self._files, self.spec, LEVELS))
+        self.spec = replace(self.spec, levels=self._kept_levels() | dict(self.spec.levels))
+        self._scales = dict(read_scales(self._files, self.spec, self.spec.levels))
+
+    def _kept_levels(self) -> dict[str, Level]:
+        """Return levels that the store has beside those of the specification, from sound files."""
+        try:
+            digests = parse_digests(read_metadata(self._files) or b"")
+            return read_levels(self._files, self.spec, digests or ())
+        except StoreUnreadableError:
+            raise
+        except StoreError:
+            return {}
 
     def _take_lease(self) -> None:
         with one_line_for_os_errors(self.path), ExitStack() as stack:
@@ -154,7 +170,9 @@ class StoreWriter:
         check_keys("levels", "the scales", scales, self.unscaled)
         if not scales:
             return
-        checked = {n: check_scale(n, scale, self.spec.channels) for n, scale in scales.items()}
+        checked = {
+            n: check_scale(n, scale, self.spec.level(n).channels) for n, scale in scales.items()
+        }
         with one_line_for_os_errors(self.path):
             self._scales |= checked
             self._write_skeleton()
@@ -278,7 +296,7 @@ class StoreWriter:
         scaled = Codec(self.spec.codec).scaled
         levels = [
             level
-            for level in LEVELS
+            for level in self.spec.levels
             if (level in self.levels or exists(self._files, f"{level}/{ROOT_FILE}"))
             and (level in self._scales or not scaled)
         ]

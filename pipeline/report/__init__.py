@@ -24,6 +24,7 @@ from pipeline.params import Params
 from pipeline.pictures import Painter, read_photo
 from pipeline.report.chart import Chart, charts
 from pipeline.tables import UNTRAINED, sizes_text, statistics_text
+from stages.embed.planned import weights_of
 from stages.evaluate.model import measured_card, student_folder
 from stages.evaluate.pictures import read_triptych
 from stages.evaluate.scores import read_confusion, read_scores
@@ -272,9 +273,7 @@ class _Run:
         def read() -> dict[str, Any]:
             painter = self._painter(domain)
             teacher = self._index.stores[domain].provenance.get("teacher")
-            if not isinstance(teacher, dict) or not teacher.keys() >= {
-                "architecture", "weights_sha256", "trained"
-            }:  # fmt: skip
+            if not isinstance(teacher, dict) or not teacher.keys() >= {"architecture", "trained"}:
                 raise StoreMismatchError(
                     f"the index does not say of which teacher the {domain} store is: run "
                     "`ssr embed`"
@@ -282,7 +281,7 @@ class _Run:
             return {
                 "summary": inspect(painter.reader.header.files.url),
                 "teacher": str(teacher["architecture"]),
-                "weights": str(teacher["weights_sha256"])[:12],
+                "weights": weights_of(teacher),
                 "trained": bool(teacher["trained"]),
                 "pictures": Part.of(lambda: self._feature_pictures(painter)),
             }

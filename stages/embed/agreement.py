@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stages.embed.config import EmbedConfig
 from stages.embed.task import teacher_input
-from stages.embed.teachers.sam_encoder import Teacher
+from stages.embed.teachers.teacher import Encoder
 from stages.embed.tiling import Tile, blend, plan_tiles
 
 
@@ -80,7 +81,7 @@ def token_errors(cached: NDArray[Any], online: NDArray[Any]) -> TokenErrors:
 
 
 def encode_crop(
-    crop: NDArray[np.float32], *, stride: int, teacher: Teacher, overlap: float, batch_tiles: int
+    crop: NDArray[np.float32], level: str, *, config: EmbedConfig, encoder: Encoder
 ) -> NDArray[np.float32]:
     """Encode a crop as SSR does in the loop: it is all that the teacher sees.
 
@@ -89,28 +90,27 @@ def encode_crop(
 
     Args:
         crop: (3, H, W) float32, normalised; may be mixed, jittered and blurred.
-        stride: pixels of the crop per token, divides H and W.
-        teacher: what encodes it.
-        overlap: least overlap of tiles as a share of the tile.
-        batch_tiles: most tiles per forward pass.
+        level: of the teacher; its stride divides H and W.
+        config: section `embed`.
+        encoder: the loaded teacher.
 
     Returns:
         (C, H/stride, W/stride) float32.
     """
+    stride, channels, scale = config.teacher.levels()[level]
+    side_px, patch_px = config.teacher.side_px, round(stride * scale)
     height, width = (side // stride for side in crop.shape[1:])
-    tiles = plan_tiles((height, width), teacher.side_px // teacher.patch_px, overlap)
+    tiles = plan_tiles((height, width), side_px // patch_px, config.overlap)
     pixels = torch.from_numpy(crop)
 
+    def tile_input(tile: Tile) -> Tensor:
+        (y, x), (height, width) = tile.origin_tok, tile.size_tok
+        cut = pixels[:, y * stride : (y + height) * stride, x * stride : (x + width) * stride]
+        return teacher_input(cut, stride=stride, side_px=side_px, patch_px=patch_px)
+
     def tokens() -> Iterator[NDArray[np.float32]]:
-        for start in range(0, len(tiles), batch_tiles):
-            batch = tiles[start : start + batch_tiles]
-            inputs = torch.stack([_tile_input(pixels, tile, stride, teacher) for tile in batch])
-            yield from teacher.encode(inputs).numpy()  # (C, t, t) each
+        for start in range(0, len(tiles), config.batch_tiles):
+            inputs = torch.stack([*map(tile_input, tiles[start : start + config.batch_tiles])])
+            yield from encoder.encode(inputs, [level])[level].numpy()  # (C, t, t) each
 
-    return blend(tiles, tokens(), (teacher.channels, height, width))
-
-
-def _tile_input(pixels: Tensor, tile: Tile, stride: int, teacher: Teacher) -> Tensor:
-    (y, x), (height, width) = tile.origin_tok, tile.size_tok
-    cut = pixels[:, y * stride : (y + height) * stride, x * stride : (x + width) * stride]
-    return teacher_input(cut, stride=stride, side_px=teacher.side_px, patch_px=teacher.patch_px)
+    return blend(tiles, tokens(), (channels, height, width))

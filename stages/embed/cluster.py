@@ -20,11 +20,11 @@ from typing import Any, Final
 
 from stages.device import cpu_threads
 from stages.embed.config import EmbedConfig
-from stages.embed.lazy_teacher import LazyTeacher
+from stages.embed.format1 import require_weights
 from stages.embed.task import embed_shards
-from stages.embed.teachers.sam_encoder import Teacher, load_teacher
+from stages.embed.teachers.teacher import Encoder
 from stages.prepare.manifest import ImageRecord
-from store.errors import CheckpointError, ConfigError, SSRError
+from store.errors import ConfigError, SSRError
 from store.shard_writer import ShardTask, ShardWriter
 
 RETRIES: Final = 2
@@ -48,27 +48,24 @@ class ShardJob:
 
     Attributes:
         config: section `embed`, paths absolute.
-        weights_sha256: hash of the weights that the store is of.
         root: folder of the images, absolute.
         writer: writes the shards.
         gpus: those that workers on this machine share, each its own.
     """
 
     config: EmbedConfig
-    weights_sha256: str
     root: Path
     writer: ShardWriter
     gpus: tuple[str, ...] = ()
 
     @classmethod
-    def of(
-        cls, config: EmbedConfig, teacher: LazyTeacher, root: Path, writer: ShardWriter
-    ) -> "ShardJob":
+    def of(cls, config: EmbedConfig, root: Path, writer: ShardWriter) -> "ShardJob":
         """Make all paths absolute: workers start in other folders."""
-        if config.weights != "random":
-            weights = str(Path(config.weights).expanduser().absolute())
-            config = config.model_copy(update={"weights": weights})
-        return cls(config, teacher.weights_sha256, root.absolute(), writer.absolute())
+        if config.teacher.trained:
+            weights = str(config.teacher.path.absolute())
+            teacher = config.teacher.model_copy(update={"weights": weights})
+            config = config.model_copy(update={"teacher": teacher})
+        return cls(config, root.absolute(), writer.absolute())
 
 
 def run_dask(
@@ -154,20 +151,14 @@ def make_shard(
         os.environ["CUDA_VISIBLE_DEVICES"] = job.gpus[own]
     try:
         with _encoding, cpu_threads(config.threads):
-            teacher = _teacher(config)
-            if teacher.weights_sha256 != job.weights_sha256:
-                raise CheckpointError(
-                    f"{config.weights}: a worker finds other weights there than the process that "
-                    "asked; give all machines the same file"
-                )
+            encoder = _encoder(config)
+            require_weights(config, encoder, job.writer.spec)
             shards = embed_shards(
                 [task],
-                teacher=teacher,
+                config=config,
+                encoder=encoder,
                 records=records,
                 root=job.root,
-                overlap=config.overlap,
-                batch_tiles=config.batch_tiles,
-                skip_bad=config.on_bad_image == "skip",
                 image_done=lambda: None,
             )
             with closing(shards):
@@ -197,9 +188,9 @@ def _as_completed(client: Any, pending: set[Any]) -> Iterator[Any]:  # noqa: ANN
 
 
 @cache
-def _teacher(config: EmbedConfig) -> Teacher:
+def _encoder(config: EmbedConfig) -> Encoder:
     """Load the teacher once per worker."""
-    return load_teacher(config)
+    return config.load_encoder()
 
 
 @contextmanager

@@ -119,7 +119,7 @@ CASES = [
     # after prepare
     Case(
         "image changed after prepare, then embed",
-        "embed -S embed.seed=1",
+        "embed -S embed.teacher.seed=1",
         ("photos/day/images/00001.png", "has changed", "ssr prepare"),
         copy("photos/day/images/00002.png", "photos/day/images/00001.png"),
     ),

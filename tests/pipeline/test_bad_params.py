@@ -234,7 +234,7 @@ CASES = [
         for key in (
             "prepare.target.root",
             "store.url",
-            "embed.weights",
+            "embed.teacher.weights",
             "train.init",
             "train.student.weights",
         )

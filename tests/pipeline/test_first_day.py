@@ -69,13 +69,13 @@ def swap_and_prepare() -> None:
 CASES = [
     Case(
         "typo in an architecture",
-        "embed -S embed.architecture=vitb",
-        ("embed.architecture is 'vitb'", "'tiny', 'vit_b', 'vit_l' or 'vit_h'"),
+        "embed -S embed.teacher.architecture=vitb",
+        ("embed.teacher.architecture is 'vitb'", "'tiny', 'vit_b', 'vit_l' or 'vit_h'"),
     ),
     Case(
         "typo in `random`",
-        "embed -S embed.weights=randm",
-        ("randm: no such weight file", "embed.weights"),
+        "embed -S embed.teacher.weights=randm",
+        ("randm: no such weight file", "embed.teacher.weights"),
     ),
     Case(
         "typo in the student's weights",
@@ -141,8 +141,8 @@ CASES = [
     ),
     Case(
         "weights of another SAM size",
-        "embed -S embed.weights=sam.pth -S embed.architecture=vit_l",
-        ("sam.pth", "holds tiny weights", "embed.architecture is vit_l", "change one"),
+        "embed -S embed.teacher.weights=sam.pth -S embed.teacher.architecture=vit_l",
+        ("sam.pth", "holds tiny weights", "embed.teacher.architecture is vit_l", "change one"),
         lambda: save_teacher("sam.pth"),
     ),
     Case(

@@ -105,7 +105,7 @@ def test_overrides_are_yaml_and_the_last_one_counts(path: Path) -> None:
             "train.masking={block_px: 32, ratio: 0.7, weight: 1}",
             "train.rare_class_sampling=null",
             "prepare.source.root=/data/a=b",
-            "embed.weights='a file.pth'",
+            "embed.teacher.weights='a file.pth'",
         ],
     )
     assert config.train.seed == 7
@@ -115,7 +115,7 @@ def test_overrides_are_yaml_and_the_last_one_counts(path: Path) -> None:
     assert config.train.masking.ratio == 0.7
     assert config.train.rare_class_sampling is None
     assert config.prepare.source.root == "/data/a=b"
-    assert config.embed.weights == "a file.pth"
+    assert config.embed.teacher.weights == "a file.pth"
 
 
 def test_overrides_do_not_touch_the_file(path: Path) -> None:
@@ -203,7 +203,10 @@ def test_a_fault_deep_in_a_list_is_located(path: Path) -> None:
     [
         ("train.crop_px=100", "train.crop_px is 100: input should be a multiple of 32"),
         ("train.iterations=0", "train.iterations is 0: input should be greater than or equal to 1"),
-        ("embed.architecture=vit_x", "embed.architecture is 'vit_x': input should be 'tiny', "),
+        (
+            "embed.teacher.architecture=vit_x",
+            "embed.teacher.architecture is 'vit_x': input should be 'tiny', ",
+        ),
         ("train.student.norm_eps=0.1", "train.student.norm_eps: is 1e-6 (official) or 1e-5"),
         ("embed.levels=[stride8, stride8]", "embed.levels: names one twice"),
         ("prepare.source.kind=null", "prepare.source.kind is None; it is one of drawn, camvid, "),

@@ -1,7 +1,18 @@
-"""The image encoders that can teach; no torch, so that a no-op `ssr embed` need not import it."""
+"""SAM's image encoders, `kind: sam`: their sizes and levels; no torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+
+from pydantic import Field
+
+from stages.embed.teachers.teacher import Precision, Teacher, TeacherLevel
+from stages.fields import DeviceName, PathText, Seed
+from stages.prepare.pixels import MEAN, STD
+
+if TYPE_CHECKING:  # torch
+    from stages.embed.teachers.sam_encoder import SamEncoder
 
 ArchitectureName = Literal["tiny", "vit_b", "vit_l", "vit_h"]
 
@@ -74,3 +85,79 @@ ARCHITECTURES: Final[dict[ArchitectureName, Architecture]] = {
     "vit_l": _sam("vit_l", 1024, 24, 16, (5, 11, 17, 23)),
     "vit_h": _sam("vit_h", 1280, 32, 16, (7, 15, 23, 31)),
 }
+
+
+class SamTeacher(Teacher):
+    """SAM's image encoder: one level per pass, its image enlarged so that a patch is a token."""
+
+    mean: ClassVar[tuple[float, float, float]] = MEAN
+    std: ClassVar[tuple[float, float, float]] = STD
+
+    kind: Literal["sam"] = Field(description="SAM's image encoder.")
+    architecture: ArchitectureName = Field(
+        description="`vit_b`, `vit_l`, `vit_h`, or `tiny` for demos and tests."
+    )
+    weights: PathText = Field(
+        description="Checkpoint file in the official layout, as `examples/drawn/teacher.pth`, a "
+        "`tiny` teacher of the drawn world; or `random`: an UNTRAINED TEACHER."
+    )
+    seed: Seed = Field(description="Seed of random weights.")
+
+    @property
+    def name(self) -> str:
+        """The architecture."""
+        return self.architecture
+
+    @property
+    def size(self) -> Architecture:
+        """Arguments of the encoder."""
+        return ARCHITECTURES[self.architecture]
+
+    @property
+    def side_px(self) -> int:
+        """Side of the square input."""
+        return self.size.side_px
+
+    @property
+    def patch_px(self) -> int:
+        """Input pixels per token."""
+        return self.size.patch_px
+
+    def levels(self) -> dict[str, TeacherLevel]:
+        """Return SSR's three levels: the same network on the image at three scales."""
+        patch_px, channels = self.patch_px, self.size.channels
+        return {f"stride{n}": TeacherLevel(n, channels, patch_px / n) for n in (8, 16, 32)}
+
+    def weights_identity(self) -> dict[str, Any]:
+        """Return the hash of the file, or how random weights are drawn."""
+        if self.trained:
+            return super().weights_identity()
+        return {"seed": self.seed, "torch": version("torch")}
+
+    def identity(self, weights: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what its features depend on."""
+        return {
+            "kind": self.kind,
+            "architecture": self.architecture,
+            **weights,
+            "trained": self.trained,
+            "side_px": self.side_px,
+            "patch_px": self.patch_px,
+            "channels": self.size.channels,
+        }
+
+    def load(
+        self, device: DeviceName, precision: Precision, *, compiled: bool = False
+    ) -> "SamEncoder":
+        """Load or draw the weights; see `Teacher.load`."""
+        from stages.device import pick_device
+        from stages.embed.teachers.sam_encoder import SamEncoder, draw_encoder, load_encoder
+
+        encoder = (
+            load_encoder(self.size, self.path)
+            if self.trained
+            else draw_encoder(self.size, self.seed)
+        )
+        return SamEncoder(
+            encoder, pick_device(device, "embed.device"), precision, compiled=compiled
+        )
