@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from store.checksum import CRC_BYTES
 from store.codec import Codec
+from store.fingerprint import CRC_BYTES
 from store.grid import LevelGrid, shard_count
 from store.layout import skeleton
 from store.ledger import Slot

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from store.checksum import CRC_BYTES
 from store.codec import Codec
+from store.fingerprint import CRC_BYTES
 from store.spec import Size, StoreSpec
 
 CHUNK_SIDE_TOK = 16

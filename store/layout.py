@@ -17,9 +17,8 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import MemoryStore
 
-from store.checksum import CRC_BYTES, with_crc32c
 from store.codec import MISSING_CODE, ZSTD_LEVEL
-from store.fingerprint import sha256
+from store.fingerprint import CRC_BYTES, sha256, with_crc32c
 from store.grid import LevelGrid
 from store.header import (
     METADATA_FILE,
@@ -29,10 +28,9 @@ from store.header import (
     RootAttributes,
     damaged,
 )
-from store.ledger import LEDGER, SLOTS_FILE, Slot, slots_json
+from store.ledger import LEDGER, SLOTS_FILE, ChannelStatistics, Slot, slots_json
 from store.scale import Scales, level_fingerprint, scale_name
 from store.spec import ImageEntry, StoreSpec
-from store.statistics import ChannelStatistics
 
 _KEYS = {"name": "default", "separator": "."}  # one folder per array
 _HISTORY = (

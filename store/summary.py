@@ -19,8 +19,7 @@ from store.files import S3, Url, files_at, one_line_for_reads
 from store.grid import LevelGrid, place_of
 from store.header import Header, RootAttributes, read_header
 from store.layout import check_layout
-from store.ledger import Ledger
-from store.statistics import ChannelStatistics
+from store.ledger import ChannelStatistics, Ledger
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stages.embed.agreement import Agreement, encode_crop, token_errors
+from pipeline.online import Agreement, encode_crop, token_errors
 from stages.embed.config import EmbedConfig
 from stages.embed.teachers.teacher import Encoder
 from stages.prepare.geometry import Size

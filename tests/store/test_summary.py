@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from store.errors import StoreError
+from store.ledger import ChannelStatistics
 from store.spec import LEVELS as ALL_LEVELS
-from store.statistics import ChannelStatistics
 from store.summary import inspect
 from store.write import StoreWriter
 from tests.store.worlds import LEVELS, SPEC, features, features_of, images, write

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from store.checksum import with_crc32c
 from store.decode import DamageError, decode_chunk
 from store.errors import StoreError, StoreUnreadableError
 from store.files import Files, LocalFiles, Url, files_at, join
-from store.fingerprint import canonical_json, sha256
+from store.fingerprint import canonical_json, sha256, with_crc32c
 from store.grid import LevelGrid
 from store.header import METADATA_FILE, read_header
 from store.index import Index
