@@ -81,8 +81,7 @@ def verify(
     from pipeline.current import current_manifest
     from pipeline.params import load_params
     from pipeline.tables import print_damage, print_online
-    from pipeline.verify import find_damage, require_sound
-    from pipeline.verify import repair as mend
+    from pipeline.verify import embed_damaged, find_damage, require_sound
     from store.atomic import write_bytes
     from store.errors import ConfigError
     from store.files import parse_url
@@ -112,7 +111,7 @@ def verify(
         if repair:
             config = load_params(params, overrides)
             manifest = current_manifest(config, MANIFEST)
-            found = mend(config, manifest, place, index_path=INDEX, progress=report)
+            found = embed_damaged(config, manifest, place, index_path=INDEX, progress=report)
         else:
             found = find_damage(place, report)
     if json is not None:

@@ -29,7 +29,7 @@ def find_damage(url: Url, progress: Progress) -> verify.Report:
     return verify.verify(url, progress=lambda done, todo: progress(done, todo, name))
 
 
-def repair(
+def embed_damaged(
     params: Params, manifest: Manifest, url: Url, *, index_path: Path, progress: Progress
 ) -> verify.Report:
     """Embed damaged and missing shards of a store; damaged metadata is repaired on the way.

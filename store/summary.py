@@ -31,7 +31,7 @@ class LevelSummary:
         shard_shape: The unit of writing.
         chunk_shape: The unit of reading.
         fingerprint: Fingerprint of the level.
-        shards_done: Shards that the ledger vouches for.
+        shards_done: Shards that the ledger records as done.
         shards: Shards that hold an image of the data set.
         size_bytes: Size of the done shards on the disk.
         statistics: Per channel over all stored tokens, those of removed images included; None

@@ -116,9 +116,10 @@ def verify(path: Url, *, progress: Progress = lambda done, todo: None) -> Report
     size_bytes = 0
     for done, (level, shard) in enumerate(shards, start=1):
         try:
-            found, size = _shard_damage(files, header, level, shard)
-            damage += found
-            size_bytes += size
+            found_bytes = _unless_missing(files.size, shard_file(level, shard))
+            size_bytes += found_bytes or 0
+            if found := _shard_damage(files, header, level, shard, found_bytes):
+                damage.append(found)
         except (OSError, MemoryError) as error:
             images = tuple(i.image_id for i in _wanted(header, shard) if i)
             name = shard_file(level, shard)
@@ -191,9 +192,9 @@ def _wanted(header: Header | None, shard: int) -> tuple[ImageEntry | None, ...]:
 
 
 def _shard_damage(
-    files: Files, header: Header | None, level: str, shard: int
-) -> tuple[list[Damage], int]:
-    """Check one shard and its entry; also return the size of the shard.
+    files: Files, header: Header | None, level: str, shard: int, found_bytes: int | None
+) -> Damage | None:
+    """Check one shard of a size, None where it is missing, and its entry.
 
     Raises:
         OSError: One of them could not be looked at.
@@ -207,31 +208,27 @@ def _shard_damage(
         return Damage(file, what, suffering, intact, level, shard)
 
     entry_data = _unless_missing(files.read, ledger_name)
-    found_bytes = _unless_missing(files.size, name)
-    size_bytes = found_bytes or 0
     if not entry_data:  # empty: taken away in a bucket
-        where = (name, MISSING if found_bytes is None else UNRECORDED)
-        return ([damaged(*where)] if any(wanted) or header is None else []), size_bytes
+        what = MISSING if found_bytes is None else UNRECORDED
+        return damaged(name, what) if any(wanted) or header is None else None
     entry = parse_entry(entry_data, level, shard)
     if entry is None:
-        return [damaged(ledger_name, "is damaged")], size_bytes
+        return damaged(ledger_name, "is damaged")
     if header is not None and (
         entry.fingerprint != header.level_fingerprint(level) or not entry.holds(wanted)
     ):
-        return [damaged(ledger_name, "is of other images, another teacher or another scale")], (
-            size_bytes
-        )
+        return damaged(ledger_name, "is of other images, another teacher or another scale")
     if found_bytes is None:
-        return [damaged(name, MISSING, entry.images)], size_bytes
+        return damaged(name, MISSING, entry.images)
     if found_bytes != entry.bytes:  # not read: it may be larger than the memory
-        return [damaged(name, "is damaged", entry.images)], size_bytes
+        return damaged(name, "is damaged", entry.images)
     data = files.read(name)
     if len(data) != found_bytes:
         raise OSError(errno.EIO, "it ended while it was read", name)
     if sha256(data) == entry.digest:
-        return [], size_bytes
+        return None
     suffering = entry.images if header is None else _suffering(data, header, entry)
-    return [damaged(name, "is damaged", suffering)], size_bytes
+    return damaged(name, "is damaged", suffering)
 
 
 def _suffering(data: bytes, header: Header, entry: ShardEntry) -> tuple[ImageEntry | None, ...]:

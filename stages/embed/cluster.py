@@ -141,7 +141,7 @@ def make_shard(
 ) -> dict[str, str] | SSRError:
     """Embed and write one shard in a worker; return the images that were skipped -> why.
 
-    An error that the user can mend is returned, not raised: dask would try it again.
+    An error that the user can correct is returned, not raised: dask would try it again.
     """
     config = job.config
     if job.gpus:  # CUDA reads it once, when the teacher is loaded

@@ -88,6 +88,8 @@ def test_it_is_converted_inspected_and_shown(place: Url) -> None:
 def test_no_store_is_said_to_be_missing(place: Url) -> None:
     with pytest.raises(StoreMissingError, match="no feature store at"):
         _ = FeatureReader(join(place, "source/none.zarr")).header
+    with pytest.raises(StoreMissingError, match="run `ssr embed`"):
+        open_dataset(join(place, "source/none.zarr"))
 
 
 def test_credentials_stay_in_the_environment(bucket: str) -> None:
