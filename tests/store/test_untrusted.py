@@ -20,6 +20,7 @@ from store.header import METADATA_FILE, read_header
 from store.index import Index
 from store.local import LocalFiles
 from store.read import FeatureReader
+from store.spec import Level
 from store.summary import inspect
 from store.url import Files, Url, files_at, join
 from store.verify import verify, withdraw
@@ -211,7 +212,7 @@ def test_coordinates_that_claim_more_than_there_is_are_not_opened(store: Path) -
 @pytest.mark.parametrize(
     "beyond",
     [
-        {"channels": 2**14 + 1},
+        {"levels": {"stride8": Level(8, 2**14 + 1)}},
         {"shard_images": 2**10 + 1},
         {"grid_px": (32, 2**16 + 32)},
         {"domain": "../source"},
