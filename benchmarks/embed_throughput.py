@@ -28,8 +28,8 @@ from stages.device import cpu_threads, pick_device
 from stages.embed.config import EmbedConfig
 from stages.embed.task import embed_shards, run_serial
 from stages.embed.teachers import TeacherConfig
-from stages.embed.teachers.sam import ARCHITECTURES
 from stages.embed.teachers.sam_encoder import SamEncoder, draw_encoder
+from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from stages.embed.teachers.teacher import Precision
 from stages.prepare.manifest import ImageRecord
 from store.spec import ImageEntry, Level, StoreSpec

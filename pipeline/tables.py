@@ -100,7 +100,7 @@ def print_trained(result: "TrainResult", iterations: int) -> None:
     console.print(f"student in {result.student}, {result.fit.seconds:.0f} s")
 
 
-def print_store(store: StoreSummary) -> None:
+def print_store(store: "StoreSummary") -> None:
     """Show where a store comes from, whether it is complete, and its levels."""
     teacher = store.provenance.get("teacher")
     teacher = teacher if isinstance(teacher, dict) else {}
@@ -237,7 +237,7 @@ def sizes_text(sizes: Sequence[tuple[int, int]]) -> str:
     return f"{height} x {width}{more}"
 
 
-def statistics_text(level: LevelSummary) -> tuple[str, str, str, str]:
+def statistics_text(level: "LevelSummary") -> tuple[str, str, str, str]:
     """Write mean, standard deviation, least and largest of all numbers of a level."""
     statistics = level.statistics
     if statistics is None:

@@ -54,15 +54,16 @@ def skeleton(
     for level in levels:
         grid = LevelGrid.of(spec, level)
         scale = scales.get(level)
+        channel = "channel" if spec.format == 1 else f"channel_{level}"  # a size per name in xarray
         about = _about_level(grid, level_fingerprint(spec, level, scales), root)
         if scale is not None:
             about |= _about_codes(level)
             long_name = f"what a code of {level} is multiplied by"
-            _add_vector(group, scale_name(level), scale, "channel", {"long_name": long_name})
+            _add_vector(group, scale_name(level), scale, channel, {"long_name": long_name})
         group.create_array(
             level,
             **_array_settings(grid, (len(slots), grid.channels, *grid.size_tok)),
-            dimension_names=("image", "channel", f"y_{level}", f"x_{level}"),
+            dimension_names=("image", channel, f"y_{level}", f"x_{level}"),
             attributes=about,
         )
     heights, widths = np.array([slot.image.working_size_px for slot in slots], np.int32).T

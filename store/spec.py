@@ -44,7 +44,7 @@ TAKEN: Final = "image|height_px|width_px|live"
 """Names of the arrays of a store that are no level's."""
 
 LEVEL_NAME: Final = (
-    rf"(?!(?:{TAKEN}|channel|ledger|leases)(?![A-Za-z0-9_])|(?:scale|y|x)_)"
+    rf"(?!(?:{TAKEN}|ledger|leases)(?![A-Za-z0-9_])|(?:scale|channel|y|x)_)"
     "[A-Za-z][A-Za-z0-9_]{0,63}"
 )
 """Names that a level can have: none that a store needs for something else."""

@@ -18,8 +18,8 @@ from benchmarks.step_time.data import crops_of, read_manifest
 from benchmarks.step_time.ported_step import ported_step, prepare_port
 from benchmarks.step_time.setting import LEVEL, Setting, configure
 from stages.device import pick_device
-from stages.embed.teachers.sam import ARCHITECTURES
 from stages.embed.teachers.sam_encoder import SamEncoder, draw_encoder
+from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from stages.fields import DeviceName
 from stages.student.mit import BACKBONES
 from stages.student.student import build_student, seeded

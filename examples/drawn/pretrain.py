@@ -27,8 +27,8 @@ from examples.drawn.objectives import Heads, Losses, targets_of
 from examples.drawn.scenes import Progress, Scenes
 from stages.device import cpu_threads
 from stages.embed.task import teacher_input
-from stages.embed.teachers.sam import ARCHITECTURES, Architecture
 from stages.embed.teachers.sam_encoder import PREFIX, draw_encoder, hash_weights
+from stages.embed.teachers.sam_sizes import ARCHITECTURES, Architecture
 from stages.prepare.geometry import Size
 from store.atomic import write_bytes
 from store.errors import ConfigError, SSRError

@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stages.embed.config import EmbedConfig
 from stages.embed.teachers.attention import BIAS_VALUES
-from stages.embed.teachers.sam import ARCHITECTURES, ArchitectureName
 from stages.embed.teachers.sam_encoder import build_encoder
+from stages.embed.teachers.sam_sizes import ARCHITECTURES, ArchitectureName
 
 LEAST_S: Final = 1.0
 """Tiles are timed for at least so long, after one batch that warms up."""

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from stages.embed.teachers import attention
 from stages.embed.teachers.attention import FusedAttention, fuse_attention
-from stages.embed.teachers.sam import ARCHITECTURES, Architecture
 from stages.embed.teachers.sam_encoder import SamEncoder, draw_encoder
+from stages.embed.teachers.sam_sizes import ARCHITECTURES, Architecture
 from stages.embed.teachers.teacher import Precision
 
 TINY = ARCHITECTURES["tiny"]

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from stages.embed.config import EmbedConfig
-from stages.embed.teachers.sam import ARCHITECTURES
 from stages.embed.teachers.sam_encoder import PREFIX, draw_encoder
+from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from stages.fields import Level
 from store.read import FeatureReader
 from tests.embed.world import World, changed

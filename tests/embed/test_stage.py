@@ -19,8 +19,8 @@ from torch import Tensor
 from stages.embed.config import EmbedConfig
 from stages.embed.planned import provenance
 from stages.embed.teachers import sam_encoder as teacher_module
-from stages.embed.teachers.sam import ARCHITECTURES
 from stages.embed.teachers.sam_encoder import PREFIX, SamEncoder, draw_encoder
+from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from store.errors import CheckpointError, DataError, StoreError
 from store.index import Index
 from store.read import FeatureReader

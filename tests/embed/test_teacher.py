@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from stages.embed.config import EmbedConfig
-from stages.embed.teachers.sam import ARCHITECTURES, ArchitectureName
 from stages.embed.teachers.sam_encoder import (
     PREFIX,
     SamEncoder,
@@ -22,6 +21,7 @@ from stages.embed.teachers.sam_encoder import (
     hash_weights,
     load_encoder,
 )
+from stages.embed.teachers.sam_sizes import ARCHITECTURES, ArchitectureName
 from store.errors import CheckpointError, ConfigError
 from tests.embed.world import changed
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.embed.teachers.sam import ARCHITECTURES
 from stages.embed.teachers.sam_encoder import draw_encoder
+from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from store.errors import StoreError
 from tests.embed.world import World
 

@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import SamVisionConfig, SamVisionModel
 
-from stages.embed.teachers.sam import ARCHITECTURES
 from stages.embed.teachers.sam_encoder import (
     PREFIX,
     SamEncoder,
@@ -24,6 +23,7 @@ from stages.embed.teachers.sam_encoder import (
     load_encoder,
     read_weights,
 )
+from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from stages.student.segformer import to_segformer
 from stages.student.weights import load_backbone
 from store.errors import CheckpointError

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.embed.teachers.sam import ARCHITECTURES
 from stages.embed.teachers.sam_encoder import PREFIX, draw_encoder
+from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from store.verify import verify
 from tests.embed.world import World, changed, draw
 from tests.faults.conftest import Undisturbed

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from stages.embed.task import tile_input
-from stages.embed.teachers.sam import ARCHITECTURES, NORM_EPS, Architecture, ArchitectureName
 from stages.embed.teachers.sam_encoder import PREFIX, SamEncoder, build_encoder, load_encoder
+from stages.embed.teachers.sam_sizes import ARCHITECTURES, NORM_EPS, Architecture, ArchitectureName
 from stages.embed.tiling import plan_tiles
 from stages.prepare.geometry import fit_size, working_size
 from stages.prepare.pixels import MEAN, STD

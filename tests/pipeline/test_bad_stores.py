@@ -116,7 +116,7 @@ CASES = [
     Case(
         "store folder is a file",
         "embed -S store.url=params.yaml",
-        ("params.yaml", "Not a directory", "check the path"),
+        ("params.yaml", "Not a directory", "correct the path"),
     ),
     Case(
         "train before embed",
@@ -169,13 +169,13 @@ CASES = [
     Case(
         "store of another format",
         "train",
-        ("data/features/source/", "format 2", "ssr embed"),
-        lambda: edit(the_store("source") / "zarr.json", '"format": 1', '"format": 2'),
+        ("data/features/source/", "format 3", "ssr embed"),
+        lambda: edit(the_store("source") / "zarr.json", '"format": 2', '"format": 3'),
     ),
     Case(
         "teacher's seed changed, no embed since",
         "train -S embed.teacher.seed=1",
-        ("data/index.json", "embed.teacher.weights random is not known yet", "ssr embed"),
+        ("data/index.json", "another teacher", "ssr embed", "old values"),
     ),
     Case(
         "overlap changed, no embed since",

@@ -23,8 +23,8 @@ from benchmarks.runs import Result, result_of
 from benchmarks.tables import Interval, arm_table, class_table
 from examples.drawn import TEACHER
 from pipeline.presets import write_preset
-from stages.embed.teachers.sam import ARCHITECTURES
 from stages.embed.teachers.sam_encoder import SamEncoder, draw_encoder
+from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from stages.prepare.config import DrawnConfig
 from stages.student.saved import load_student
 from stages.train.crops import Batch, Sample

@@ -129,7 +129,7 @@ def expected(level: str) -> np.ndarray:
 def test_xarray_opens_a_store_without_our_code(shown: Path) -> None:
     dataset = xr.open_zarr(shown, consolidated=False)
     assert set(dataset.data_vars) == set(ALL_LEVELS)
-    assert dataset["stride8"].dims == ("image", "channel", "y_stride8", "x_stride8")
+    assert dataset["stride8"].dims == ("image", "channel_stride8", "y_stride8", "x_stride8")
     for level in ALL_LEVELS:
         np.testing.assert_array_equal(dataset[level].values, expected(level))
     assert list(dataset["image"].values) == [image.image_id for image in IMAGES]
@@ -151,7 +151,7 @@ def test_attributes_explain_what_is_in_a_level(shown: Path) -> None:
     assert attributes["fingerprint"] == SPEC.level_fingerprint("stride16")
     assert dataset.attrs["fingerprint"] == SPEC.fingerprint
     assert dataset.attrs["provenance"] == SPEC.provenance
-    assert dataset.attrs["format"] == 1
+    assert dataset.attrs["format"] == 2
 
 
 def test_the_data_set_is_lazy_in_chunks_of_whole_shards(shown: Path) -> None:

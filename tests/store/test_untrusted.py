@@ -19,6 +19,7 @@ from store.grid import LevelGrid
 from store.header import METADATA_FILE, read_header
 from store.index import Index
 from store.read import FeatureReader
+from store.spec import Level
 from store.summary import inspect, open_dataset
 from store.verify import discard, verify
 from tests.store.worlds import SPEC, files, images, write
@@ -208,7 +209,7 @@ def test_coordinates_that_claim_more_than_there_is_are_not_opened(store: Path) -
 @pytest.mark.parametrize(
     "beyond",
     [
-        {"channels": 2**14 + 1},
+        {"levels": {"stride8": Level(8, 2**14 + 1)}},
         {"shard_images": 2**10 + 1},
         {"grid_px": (32, 2**16 + 32)},
         {"domain": "../source"},

@@ -1,7 +1,7 @@
 import os
 import resource
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,9 @@ from store.files import LocalFiles
 from store.ledger import Ledger, entry_file, entry_json
 from store.read import FeatureReader
 from store.shard_writer import ShardTask
-from store.spec import ImageEntry, levels_of_format_1
+from store.spec import ImageEntry, Level, StoreSpec, levels_of_format_1
+from store.summary import inspect, open_dataset
+from store.verify import verify
 from store.write import StoreWriter
 from tests.store.worlds import (
     LEVELS,
@@ -192,6 +194,39 @@ def test_a_store_of_another_format_is_refused(tmp_path: Path, store: Path) -> No
     root.write_text(root.read_text().replace('"format": 2', '"format": 3'))
     with pytest.raises(StoreMismatchError, match="has format 3"):
         write(tmp_path, images(7))
+
+
+@pytest.mark.parametrize("codec", ["float16", "int8-zstd"])
+def test_levels_have_names_strides_and_channels_of_their_own(tmp_path: Path, codec: str) -> None:
+    offered = {"block_5": Level(16, 6), "block_11": Level(16, 3), "channels": Level(4, 2)}
+    spec = replace(SPEC, levels=offered, codec=codec)
+    image = images(1)[0]
+    given = {
+        name: {image.image_id: np.full((channels, 160 // side, 192 // side), side - 1, np.float32)}
+        for name, (side, channels) in offered.items()
+    }
+
+    def embed(spec: StoreSpec, names: Sequence[str]) -> None:
+        with StoreWriter(tmp_path, spec, [image], names) as writer:
+            scales = {name: np.ones(offered[name].channels) / 8 for name in writer.unscaled}
+            writer.fix_scales(scales)
+            for task in writer.pending():
+                writer.write_shard(task, {name: given[name] for name in task.levels})
+            writer.finalise()
+
+    embed(spec, ["block_5", "channels"])
+    embed(replace(spec, levels={"block_11": Level(16, 3)}), ["block_11"])  # knows no other
+    path = tmp_path / spec.relative_path
+    reader = FeatureReader(path)
+    assert reader.header.levels == ("channels", "block_11", "block_5")
+    assert reader.header.spec.levels == offered
+    for name in offered:
+        size = reader.size_tok(image.image_id, name)
+        window = reader.window(image.image_id, name, 0, 0, *size)
+        np.testing.assert_array_equal(window, given[name][image.image_id])
+        assert inspect(path).levels[name].shape == (1, *window.shape)
+        assert open_dataset(path)[name].attrs["channels"] == len(window)
+    assert verify(path).sound
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.embed.teachers.attention import fuse_attention
-from stages.embed.teachers.sam import ARCHITECTURES, NORM_EPS, Architecture
+from stages.embed.teachers.sam_sizes import ARCHITECTURES, NORM_EPS, Architecture
 from stages.embed.teachers.teacher import Precision, file_sha256
 from stages.weight_files import misfits, prefixes_of, read_tensors
 from store.errors import CheckpointError, ConfigError

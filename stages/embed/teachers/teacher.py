@@ -64,10 +64,12 @@ class Teacher(Section):
     Attributes:
         mean: of each channel of RGB, subtracted from pixels of 0 to 255.
         std: likewise, what they are divided by.
+        origin: where its weights are published, for people.
     """
 
     mean: ClassVar[tuple[float, float, float]]
     std: ClassVar[tuple[float, float, float]]
+    origin: ClassVar[str]
 
     weights: PathText = Field(description="File of its weights.")
 
@@ -99,8 +101,8 @@ class Teacher(Section):
         """
         if not self.path.is_file():
             raise CheckpointError(
-                f"{self.weights}: no such weight file; download it to there, or set "
-                "embed.teacher.weights to another"
+                f"{self.weights}: no such weight file; download it to there (addresses: "
+                f"{self.origin}), or set embed.teacher.weights to another"
             )
         return {"weights_sha256": file_sha256(self.path)}
 
