@@ -209,7 +209,7 @@ def test_levels_have_names_strides_and_channels_of_their_own(tmp_path: Path, cod
     def embed(spec: StoreSpec, names: Sequence[str]) -> None:
         with StoreWriter(tmp_path, spec, [image], names) as writer:
             scales = {
-                name: np.ones(offered[name].channels, np.float32) / 8 for name in writer.unscaled
+                name: np.full(offered[name].channels, 0.125, np.float32) for name in writer.unscaled
             }
             writer.fix_scales(scales)
             for task in writer.pending():
