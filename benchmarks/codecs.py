@@ -18,7 +18,7 @@ from store.convert import convert
 from store.read import FeatureReader
 from store.summary import inspect
 
-CODECS = ("int8", "int8-zstd", *(f"bitround-{bits}" for bits in (10, 8, 7, 6, 5, 4)))
+CODECS = ("int8", "int8-zstd")
 
 
 def main(path: Path) -> None:

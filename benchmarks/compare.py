@@ -9,9 +9,9 @@ are equal bit for bit. Whatever stops, the same command goes on: unfinished trai
 checkpoints, finished ones not again; more arms and seeds may join.
 
 The preset's teacher has random weights: expect no gain. `-S
-embed.weights=examples/drawn/teacher.pth` takes one that has seen drawn streets only. Students are
-measured when they are finished, on `dusk_val`, the only labelled images at dusk: do not choose
-anything by these numbers.
+embed.teacher.weights=examples/drawn/teacher.pth` takes one that has seen drawn streets only.
+Students are measured when they are finished, on `dusk_val`, the only labelled images at dusk: do
+not choose anything by these numbers.
 """
 
 import argparse
@@ -90,7 +90,7 @@ def compare(place: Workplace, options: argparse.Namespace) -> str:
         results += finish(
             [place.run(arm, seed, iterations[arm]) for seed in seeds for arm in options.arms], pool
         )
-    untrained = place.params("ssr").embed.weights == "random"
+    untrained = place.params("ssr").embed.teacher.weights == "random"
     notes = [f"{UNTRAINED}.", NOTE] if untrained else [NOTE]
     tables = "\n\n".join((*notes, arm_table(results, BASELINE), class_table(results))) + "\n"
     write_bytes(place.out / "results.json", json.dumps(results, indent=1).encode() + b"\n")

@@ -25,13 +25,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stages.device import cpu_threads, pick_device
-from stages.embed.config import Precision
-from stages.embed.executor import run_serial
-from stages.embed.task import embed_shards
-from stages.embed.teachers.sam import ARCHITECTURES
-from stages.embed.teachers.sam_encoder import Teacher, draw_encoder
+from stages.embed.config import EmbedConfig
+from stages.embed.task import embed_shards, run_serial
+from stages.embed.teachers import TeacherConfig
+from stages.embed.teachers.sam_encoder import SamEncoder, draw_encoder
+from stages.embed.teachers.sam_sizes import ARCHITECTURES
+from stages.embed.teachers.teacher import Precision
 from stages.prepare.manifest import ImageRecord
-from store.spec import ImageEntry, StoreSpec
+from store.spec import ImageEntry, Level, StoreSpec
 from store.write import StoreWriter
 
 GMAC: Final = {"vit_b": 486, "vit_l": 1493, "vit_h": 2981}
@@ -40,6 +41,7 @@ GMAC: Final = {"vit_b": 486, "vit_l": 1493, "vit_h": 2981}
 WORKING_PX: Final = (512, 960)  # two tiles of a 1024 px teacher at stride 8, with 12.5 % of overlap
 RAW_PX: Final = (578, 1083)
 TILES_PER_IMAGE: Final = 2
+LEVELS: Final = ("stride8",)
 
 
 @dataclass
@@ -117,11 +119,13 @@ def draw_images(folder: Path, count: int) -> dict[str, ImageRecord]:
     return records
 
 
-def embed(teacher: Teacher, records: dict[str, ImageRecord], folder: Path, batch: int) -> None:
+def embed(
+    encoder: SamEncoder, records: dict[str, ImageRecord], folder: Path, config: EmbedConfig
+) -> None:
     """Images in, one shard on the disk."""
     spec = StoreSpec(
         domain="source",
-        channels=teacher.channels,
+        levels={name: Level(8, encoder.channels) for name in LEVELS},
         grid_px=WORKING_PX,
         shard_images=len(records),
         codec="float16",
@@ -130,16 +134,14 @@ def embed(teacher: Teacher, records: dict[str, ImageRecord], folder: Path, batch
     entries = [ImageEntry(r.image_id, r.content, r.working_size_px) for r in records.values()]
     with (
         tempfile.TemporaryDirectory(dir=folder) as url,
-        StoreWriter(Path(url), spec, entries, ["stride8"]) as writer,
+        StoreWriter(Path(url), spec, entries, LEVELS) as writer,
         closing(
             embed_shards(
                 writer.pending(),
-                teacher=teacher,
+                config=config,
+                encoder=encoder,
                 records=records,
                 root=folder,
-                overlap=0.125,
-                batch_tiles=batch,
-                skip_bad=False,
                 image_done=lambda: None,
             )
         ) as shards,
@@ -151,6 +153,24 @@ def embed(teacher: Teacher, records: dict[str, ImageRecord], folder: Path, batch
 def build_rows(options: argparse.Namespace, folder: Path) -> list[Row]:
     """Prepare all that is measured; every encoder has run once when this returns."""
     device = pick_device(options.device, "--device")
+    config = EmbedConfig(
+        teacher=TeacherConfig(
+            kind="sam", architecture=options.architecture, weights="random", seed=0
+        ),
+        levels=LEVELS,
+        domains=("source",),
+        splits=("train",),
+        overlap=0.125,
+        batch_tiles=options.batch,
+        device="auto",
+        precision="float32",
+        compile=False,
+        on_bad_image="fail",
+        executor="serial",
+        workers=None,
+        scheduler=None,
+        threads=None,
+    )
     plain = draw_encoder(ARCHITECTURES[options.architecture], 0).eval().requires_grad_(False)
     for name, value in plain.named_parameters():
         if "pos" in name:
@@ -172,23 +192,16 @@ def build_rows(options: argparse.Namespace, folder: Path) -> list[Row]:
                 batch,
             )
         )
-        teacher = Teacher(
-            copy.deepcopy(plain),
-            architecture=options.architecture,
-            trained=False,
-            device=device,
-            precision=precision,
-            compiled=options.compile,
-        )
-        rows.append(Row(f"ours {precision}", partial(teacher.encode, there), batch))
+        encoder = SamEncoder(copy.deepcopy(plain), device, precision, compiled=options.compile)
+        rows.append(Row(f"ours {precision}", partial(encoder.encode, there, LEVELS), batch))
         tokens = official(theirs, there, precision)
         reference = tokens if precision == "float32" else reference
         rows[-2].cosine = least_cosine(tokens, reference)
-        rows[-1].cosine = least_cosine(teacher.encode(there), reference)
+        rows[-1].cosine = least_cosine(encoder.encode(there, LEVELS)[LEVELS[0]], reference)
         ends.append(
             Row(
                 f"ours {precision}, end to end",
-                partial(embed, teacher, records, folder, batch),
+                partial(embed, encoder, records, folder, config),
                 TILES_PER_IMAGE * len(records),
             )
         )

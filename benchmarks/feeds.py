@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from pipeline.params import Params
-from stages.embed.teachers.sam_encoder import Teacher, load_teacher
+from stages.embed.teachers.teacher import Encoder
 from stages.train.crops import Batch, Sample
 from stages.train.step import STORED, Feed, Mixed, mix_stored
 
@@ -36,7 +36,7 @@ def feed_of(name: FeedName, params: Params) -> Feed:
         case "shuffled":
             return Feed(name, Shuffled, mix_stored)
         case "online":
-            online = Online(load_teacher(params.embed), params.train.regularizer.used_levels)
+            online = Online(params.embed.load_encoder(), params.train.regularizer.used_levels)
             return Feed(name, online.samples, online.mixer)
     assert_never(name)
 
@@ -66,7 +66,7 @@ class Online:
         levels: That training reads: all the same here, whatever the stride in their names.
     """
 
-    def __init__(self, teacher: Teacher, levels: tuple[str, ...]) -> None:
+    def __init__(self, teacher: Encoder, levels: tuple[str, ...]) -> None:
         self._teacher, self._levels = teacher, levels
 
     def samples(self, crops: Dataset[Sample]) -> Dataset[Sample]:
@@ -81,7 +81,9 @@ class Online:
         """Encode normalised square images (B, 3, S, S), level -> (B, C, t, t)."""
         size = (self._teacher.side_px, self._teacher.side_px)
         scaled = F.interpolate(images, size, mode="bilinear", align_corners=False)
-        tokens = self._teacher.encode(scaled).clone()  # autograd cannot keep inference tensors
+        tokens = self._teacher.encode(scaled, ["all"])[
+            "all"
+        ].clone()  # autograd cannot keep inference tensors
         return dict.fromkeys(self._levels, tokens)
 
 

@@ -30,11 +30,13 @@ from numpy.typing import NDArray
 from store import grid as grids
 from store.grid import LevelGrid
 from store.read import FeatureReader
-from store.spec import ImageEntry, StoreSpec
+from store.spec import ImageEntry, Level, StoreSpec
 from store.write import StoreWriter
 
-SPEC = StoreSpec("source", 256, (704, 1280), 4, "float16", {})  # 88 x 160 tokens at stride8
-LEVEL = "stride8"
+LEVEL, CHANNELS = "stride8", 256
+SPEC = StoreSpec(  # 88 x 160 tokens
+    "source", {LEVEL: Level(8, CHANNELS)}, (704, 1280), 4, "float16", {}
+)
 IMAGES = [ImageEntry(f"image {n}", "", (704, 1280)) for n in range(8)]
 SIDES_TOK, WINDOWS_TOK = (8, 16, 32), (64, 32, 16)
 
@@ -80,7 +82,7 @@ def prepare(folder: Path) -> tuple[dict[str, Read], list[Path], mmap]:
     rng = np.random.default_rng(0)
     h, w = LevelGrid.of(SPEC, LEVEL).size_tok
     plain = np.lib.format.open_memmap(
-        folder / "plain.npy", "w+", np.float16, (len(IMAGES), SPEC.channels, h, w)
+        folder / "plain.npy", "w+", np.float16, (len(IMAGES), CHANNELS, h, w)
     )
     with StoreWriter(folder, SPEC, IMAGES, (LEVEL,)) as writer:
         for task in writer.pending():
@@ -169,7 +171,7 @@ def report(
     chunk: int, window: int, align: int, cold: bool, times: dict[str, NDArray[np.float64]]
 ) -> None:
     """Print the lines of one setting."""
-    size_bytes = SPEC.channels * window**2 * 2
+    size_bytes = CHANNELS * window**2 * 2
     baseline = np.median(times["np.memmap"])
     setting = f"{chunk:>5}  {window}/{align} {'cold' if cold else 'warm'}"
     for name, held in times.items():

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from pipeline.params import Params
-from pipeline.stores import demand_provenance, remembered_teacher
+from pipeline.stores import demand_provenance
 from stages.prepare.manifest import Manifest
-from store.errors import DataError, StoreMismatchError
+from store.errors import DataError
 from store.index import Index
 
 
@@ -55,17 +55,6 @@ def require_current_stores(params: Params, index_path: Path) -> None:
     """
     if not params.train.regularizer.on:
         return
-    index = Index.read(index_path)
-    teacher = remembered_teacher(params, index_path)
-    known = teacher.remembered_sha256
-    if teacher.has_weights and known is None:
-        raise StoreMismatchError(
-            f"{index_path}: whether its stores are of embed.weights {params.embed.weights} is not "
-            "known yet; run `ssr embed`, which compares them and keeps what is right"
-        )
-    for domain, entry in index.stores.items():
-        stored = entry.provenance.get("teacher")
-        stored = stored if isinstance(stored, dict) else {}  # then it is another teacher
-        weights = known or str(stored.get("weights_sha256"))
+    for domain, entry in Index.read(index_path).stores.items():
         where = f"{index_path}: the {domain} store"
-        demand_provenance(params, entry.provenance, weights, where=where)
+        demand_provenance(params, entry.provenance, index_path, where=where)

@@ -194,7 +194,7 @@ def plan(
 ) -> None:
     """Say beforehand what `ssr embed` will cost: tiles, time, disk, memory; needs no weights.
 
-    Example: ssr plan --device a100 -S embed.architecture=vit_h -S embed.precision=bfloat16
+    Example: ssr plan --device a100 -S embed.teacher.architecture=vit_h -S embed.precision=bfloat16
     """
     from pipeline.checks import current_manifest
     from pipeline.console import activity
@@ -212,7 +212,7 @@ def plan(
     speed = table_speed(config.embed, device)
     if calibrate:
         with activity("timing a few tiles"):
-            from stages.embed.calibrate import tiles_per_second
+            from stages.embed.cost import tiles_per_second
 
             rate, device = tiles_per_second(config.embed)
         speed = Speed(rate, f"measured on {device}")
@@ -238,7 +238,7 @@ def embed(
 
     In job arrays: --init once, then --part 1/N to N/N at any time and place, then --finalise.
 
-    Example: ssr embed -S embed.architecture=vit_b -S embed.weights=sam_vit_b_01ec64.pth
+    Example: ssr embed -S embed.teacher.weights=sam_vit_b_01ec64.pth
     """
     from pipeline.checks import current_manifest
     from pipeline.console import progress

@@ -282,18 +282,18 @@ def _weights(config: "Params") -> Iterator[Finding]:
     """Check that the weight files that the params name are there."""
     from stages.student.config import is_hub_id
 
-    teacher, student, start = config.embed.weights, config.train.student.weights, config.train.init
-    if teacher == "random":
+    teacher, student, start = config.embed.teacher, config.train.student.weights, config.train.init
+    if not teacher.trained:
         yield warning(
-            "embed.weights is random, an UNTRAINED TEACHER: fine for a trial, else name a "
+            "embed.teacher.weights is random, an UNTRAINED TEACHER: fine for a trial, else name a "
             "checkpoint of SAM"
         )
-    elif not Path(teacher).expanduser().is_file():
-        missing = f"embed.weights: {teacher}: there is no such weight file"
+    elif not teacher.at_hand:
+        missing = f"embed.teacher.weights: {teacher.weights}: there is no such weight file"
         if INDEX.is_file():
             yield warning(f"{missing}; what is embedded can be trained on, embedding needs it")
         else:
-            yield problem(f"{missing}: download it, or correct embed.weights")
+            yield problem(f"{missing}: download it, or correct embed.teacher.weights")
     if student != "random" and not Path(student).expanduser().exists():
         if student.endswith(WEIGHT_FILES) or student.startswith(("/", "./", "../", "~")):
             yield problem(

@@ -23,7 +23,7 @@ from stages.prepare.proposal import (
 )
 from store.atomic import write_bytes
 from store.errors import ConfigError, DataError
-from store.url import local_path
+from store.files import local_path
 
 OWN_FOLDERS: Final = frozenset({"folders", "folders-small"})
 """Presets that are filled in with what lies in the folders given."""

@@ -1,11 +1,13 @@
-"""What training from a store costs: its features against the teacher's own of training crops.
+"""Comparison of stored features with those of the teacher in the loop, on crops of training.
 
 Three differences to official SSR are measured apart (architecture.md): the crop that the teacher
 would have seen alone, the mirrored crop, and the mixed, jittered and blurred image.
 """
 
+# C channels, H W pixels of the crop, h w its tokens, N tokens
+
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -13,10 +15,15 @@ from typing import Any, Final, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.params import Params
-from pipeline.stores import demand_provenance, is_same, remembered_teacher
-from stages.embed.agreement import Agreement, TokenErrors, encode_crop, token_errors
+from pipeline.stores import demand_provenance, is_same
+from stages.embed.config import EmbedConfig
+from stages.embed.format1 import require_weights
+from stages.embed.task import teacher_input
+from stages.embed.teachers.teacher import Encoder
+from stages.embed.tiling import Tile, blend, plan_tiles
 from stages.prepare.geometry import flip
 from stages.prepare.manifest import Domain, Manifest
 from stages.train.adaptation.augment import augment
@@ -25,10 +32,10 @@ from stages.train.config import TrainConfig
 from stages.train.crops import Sample, TrainingCrops
 from stages.train.step import draw_step
 from store.errors import ConfigError, SSRError
+from store.files import Url, join
+from store.header import Header
 from store.index import Index
 from store.read import FeatureReader
-from store.spec import stride_of
-from store.url import Url, join
 
 Kind = Literal["crop", "flip", "mix", "unrelated"]
 Progress = Callable[[int, int, str], None]
@@ -36,6 +43,51 @@ Features = Mapping[str, NDArray[Any]]
 """Level -> (C, h, w)."""
 
 _STAGES: Final = 4  # of the student; each can read one level
+
+
+@dataclass(frozen=True, slots=True)
+class TokenErrors:
+    """How features of one crop differ from those that they stand for.
+
+    Attributes:
+        cosines: (N,) between tokens at the same place.
+        squared_error: sum over all numbers.
+        squared_norm: of the features that they stand for.
+    """
+
+    cosines: NDArray[np.float32]
+    squared_error: float
+    squared_norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How features of many crops agree with those that they stand for.
+
+    Attributes:
+        crops: number of crops.
+        cosine: mean over all tokens.
+        cosine_low: one token in twenty is below.
+        relative_error: norm of the difference over the norm of what they stand for.
+    """
+
+    crops: int
+    cosine: float
+    cosine_low: float
+    relative_error: float
+
+    @classmethod
+    def of(cls, errors: Iterable[TokenErrors]) -> "Agreement":
+        """Sum up crops."""
+        every = list(errors)
+        cosines = np.concatenate([crop.cosines for crop in every])
+        error, norm = (sum(getattr(c, f"squared_{of}") for c in every) for of in ("error", "norm"))
+        return cls(
+            crops=len(every),
+            cosine=float(cosines.mean(dtype=np.float64)),
+            cosine_low=float(np.percentile(cosines, 5)),
+            relative_error=float(np.sqrt(error / norm)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +154,9 @@ def compare_online(
     domain: Domain = "source" if header.spec.domain == "source" else "target"
     if domain == "target" and params.train.self_training is None:
         raise ConfigError("train.self_training is null: training draws no crops of the target")
-    teacher = remembered_teacher(params, index_path)
-    demand_provenance(
-        params, header.spec.provenance, teacher.weights_sha256, where=f"the store {store}"
-    )
+    demand_provenance(params, header.spec.provenance, index_path, where=f"the store {store}")
+    encoder = params.embed.load_encoder()
+    require_weights(params.embed, encoder, header.spec)
     readers: dict[Domain, FeatureReader] = {domain: reader}
     without_mix = None
     try:
@@ -113,7 +164,7 @@ def compare_online(
     except SSRError as error:
         without_mix = str(error)
     skipped = {image_id for opened in readers.values() for image_id in opened.skipped()}
-    config = _unflipped(params.train, header.levels)
+    config = _unflipped(params.train, header)
     data = TrainingCrops(
         config=config,
         manifest=manifest.without(skipped),
@@ -122,13 +173,7 @@ def compare_online(
     )
 
     def encode(image: NDArray[np.float32], level: str) -> NDArray[np.float32]:
-        return encode_crop(
-            image,
-            stride=stride_of(level),
-            teacher=teacher.loaded,
-            overlap=params.embed.overlap,
-            batch_tiles=params.embed.batch_tiles,
-        )
+        return encode_crop(image, level, config=params.embed, encoder=encoder)
 
     errors: dict[tuple[Kind, str], list[TokenErrors]] = defaultdict(list)
     before: Features = {}
@@ -148,7 +193,57 @@ def compare_online(
                 errors["mix", level].append(token_errors(features, encode(image, level)))
         before = cached
         progress(number + 1, crops, header.spec.domain)
-    return OnlineReport(store, tuple(_rows(errors)), teacher.trained, without_mix)
+    return OnlineReport(store, tuple(_rows(errors)), params.embed.teacher.trained, without_mix)
+
+
+def token_errors(cached: NDArray[Any], online: NDArray[Any]) -> TokenErrors:
+    """Compare features (C, h, w) of one crop: what the store serves, what the teacher says."""
+    assert cached.shape == online.shape, (cached.shape, online.shape)
+    served = cached.reshape(len(cached), -1).astype(np.float64)  # (C, N)
+    wanted = online.reshape(len(online), -1).astype(np.float64)
+    norms = np.linalg.norm(served, axis=0) * np.linalg.norm(wanted, axis=0)
+    dots = (served * wanted).sum(axis=0)
+    return TokenErrors(
+        cosines=(dots / np.maximum(norms, np.finfo(np.float64).tiny)).astype(np.float32),
+        squared_error=float(np.square(served - wanted).sum()),
+        squared_norm=float(np.square(wanted).sum()),
+    )
+
+
+def encode_crop(
+    crop: NDArray[np.float32], level: str, *, config: EmbedConfig, encoder: Encoder
+) -> NDArray[np.float32]:
+    """Encode a crop as SSR does in the loop: it is all that the teacher sees.
+
+    It is scaled by patch/stride; what is smaller than the teacher's side then is padded with zeros
+    at the right and below, what is larger is tiled and blended as stage one does it with images.
+
+    Args:
+        crop: (3, H, W) float32, normalised; may be mixed, jittered and blurred.
+        level: of the teacher; its stride divides H and W.
+        config: section `embed`.
+        encoder: the loaded teacher.
+
+    Returns:
+        (C, H/stride, W/stride) float32.
+    """
+    stride, channels, scale = config.teacher.levels()[level]
+    side_px, patch_px = config.teacher.side_px, round(stride * scale)
+    height, width = (side // stride for side in crop.shape[1:])
+    tiles = plan_tiles((height, width), side_px // patch_px, config.overlap)
+    pixels = torch.from_numpy(crop)
+
+    def tile_input(tile: Tile) -> Tensor:
+        (y, x), (height, width) = tile.origin_tok, tile.size_tok
+        cut = pixels[:, y * stride : (y + height) * stride, x * stride : (x + width) * stride]
+        return teacher_input(cut, stride=stride, side_px=side_px, patch_px=patch_px)
+
+    def tokens() -> Iterator[NDArray[np.float32]]:
+        for start in range(0, len(tiles), config.batch_tiles):
+            inputs = torch.stack([*map(tile_input, tiles[start : start + config.batch_tiles])])
+            yield from encoder.encode(inputs, [level])[level].numpy()  # (C, t, t) each
+
+    return blend(tiles, tokens(), (channels, height, width))
 
 
 def _of(sample: Sample, domain: Domain) -> tuple[NDArray[np.float32], Features]:
@@ -195,11 +290,11 @@ def _other(
     return {other: reader}
 
 
-def _unflipped(config: TrainConfig, levels: tuple[str, ...]) -> TrainConfig:
+def _unflipped(config: TrainConfig, header: Header) -> TrainConfig:
     """Draw training's crops, but never mirrored and at every level of the store."""
-    read = (*levels, *[None] * (_STAGES - len(levels)))
+    read = (*header.levels, *[None] * (_STAGES - len(header.levels)))
     regularizer = config.regularizer.model_copy(update={"on": ("source", "mixed"), "levels": read})
-    align_px = max(config.crop_align_px, *map(stride_of, levels))
+    align_px = max(config.crop_align_px, *(header.spec.level(n).stride_px for n in header.levels))
     return config.model_copy(
         update={"flip_probability": 0.0, "regularizer": regularizer, "crop_align_px": align_px}
     )

@@ -25,7 +25,7 @@ from stages.prepare.config import PrepareConfig
 from stages.train.config import TrainConfig
 from store.codec import CODECS, CodecName
 from store.errors import ConfigError
-from store.url import Url, is_known, parse_url
+from store.files import Url, is_known, parse_url
 
 LONGEST_VALUE, MOST_KEYS = 60, 10
 """Characters of a value and keys of a section that one line has room for."""
@@ -47,7 +47,7 @@ class StoreConfig(Section):
     shard_images: Annotated[int, Field(ge=1, le=1024)] = Field(
         description="Images per shard, the unit of writing and resuming."
     )
-    codec: CodecName = Field(description=f"How tokens are stored: {CODECS}.")
+    codec: CodecName = Field(description=f"How tokens are stored: {', '.join(CODECS)}.")
 
     @property
     def location(self) -> Url:

@@ -21,9 +21,8 @@ from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.pixels import read_raw, resize_image
 from store.atomic import write_bytes
 from store.errors import ConfigError, SSRError, StoreIncompleteError
+from store.files import Url
 from store.read import FeatureReader
-from store.spec import stride_of
-from store.url import Url
 
 SAMPLE_IMAGES: Final = 16
 SAMPLE_TOKENS: Final = 512  # of each of them
@@ -203,7 +202,7 @@ class Painter:
         h, w = self.reader.size_tok(image_id, level)
         painted = self.palette(level).paint(self.reader.window(image_id, level, 0, 0, h, w))
         height, width = self.sizes_px[image_id]
-        return enlarge(painted, stride_of(level))[:height, :width]
+        return enlarge(painted, self.reader.header.spec.level(level).stride_px)[:height, :width]
 
 
 def read_photo(record: ImageRecord, root: Path) -> NDArray[np.uint8]:
@@ -228,10 +227,11 @@ def sample_tokens(
     Raises:
         StoreIncompleteError: If no image is embedded yet.
     """
+    stride = reader.header.spec.level(level).stride_px
     every = -(-len(sizes_px) // SAMPLE_IMAGES)
     tokens = []
     for image_id, size_px in list(sizes_px.items())[::every]:
-        h, w = (max(1, side // stride_of(level)) for side in size_px)
+        h, w = (max(1, side // stride) for side in size_px)
         try:
             features = reader.window(image_id, level, 0, 0, h, w)
         except StoreIncompleteError:

@@ -15,13 +15,13 @@ from pipeline.devices import flops_per_second
 from pipeline.params import Params
 from pipeline.stores import planned
 from stages.embed.config import EmbedConfig
-from stages.embed.teachers.sam import ARCHITECTURES
 from stages.embed.tiling import plan_tiles
 from stages.prepare.geometry import Size
 from stages.prepare.manifest import Domain, Manifest
-from store.footprint import CODECS, Footprint, footprint, size_ratio
+from store.codec import CODECS
+from store.footprint import Footprint, footprint, size_ratio
 from store.grid import LevelGrid
-from store.spec import StoreSpec, stride_of
+from store.spec import StoreSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def plan_stores(params: Params, manifest: Manifest) -> StoresPlan:
     levels: list[LevelPlan] = []
     metadata, shard_bytes = Footprint(0, 0), 0
     for domain in params.embed.domains:
-        store = planned(params, manifest, domain, weights_sha256="0" * 64)
+        store = planned(params, manifest, domain, weights={})
         room = footprint(store.spec, store.images, params.embed.levels)
         metadata += room.metadata
         shard_bytes = max(shard_bytes, _shard_bytes(store.spec, params.embed.levels))
@@ -135,7 +135,7 @@ def table_speed(config: EmbedConfig, device: str) -> Speed | None:
     found = flops_per_second(device, config.precision)
     if found is None:
         return None
-    per_tile = 2 * macs_per_tile(config.architecture)
+    per_tile = 2 * macs_per_tile(config.teacher.architecture)
     return Speed(found[0] / per_tile, f"{device}, from the table: {found[1]}")
 
 
@@ -164,20 +164,19 @@ def print_plan(
     from stages.embed.cost import macs_per_tile, memory_bytes
     from stages.train.models import train_memory
 
-    architecture = ARCHITECTURES[params.embed.architecture]
-    macs = macs_per_tile(params.embed.architecture)
+    teacher = params.embed.teacher
+    macs = macs_per_tile(teacher.architecture)
     print_table(
-        f"teacher {params.embed.architecture}, {params.embed.precision}: "
-        f"{_count(macs)}MAC per tile of {architecture.side_px} px",
+        f"teacher {teacher.name}, {params.embed.precision}: "
+        f"{_count(macs)}MAC per tile of {teacher.side_px} px",
         ("", "images", "tiles", "MAC", "time"),
         _work_rows(plan, macs, speed),
     )
     codec = params.store.codec
-    codecs = [*CODECS, *([] if codec in CODECS else [codec])]
     print_table(
         f"stores below {params.store.url}, {codec}",
-        ("", "files", *codecs),
-        _disk_rows(plan, codecs),
+        ("", "files", *CODECS),
+        _disk_rows(plan, CODECS),
     )
     if speed is None:
         console.print(
@@ -197,8 +196,8 @@ def print_plan(
         f"disk: {size(need)} needed{room} at {params.store.url}"
         + (": NOT ENOUGH, unless much of it is there already" if full else "")
     )
-    encoder = memory_bytes(params.embed.architecture, params.embed.batch_tiles)
-    train = train_memory(params.train, num_classes=classes, teacher_channels=architecture.channels)
+    encoder = memory_bytes(teacher.architecture, params.embed.batch_tiles)
+    train = train_memory(params.train, num_classes=classes, teacher_channels=teacher.size.channels)
     console.print(
         f"memory: embed about {size(encoder)} for the encoder and {size(plan.shard_bytes)} for "
         f"a shard; train roughly {size(train.total)}, {size(train.activations)} of it activations"
@@ -214,8 +213,8 @@ def print_plan(
 
 
 def _tiles_of(config: EmbedConfig, size_px: Size, level: str) -> int:
-    architecture, stride = ARCHITECTURES[config.architecture], stride_of(level)
-    tile_tok = architecture.side_px // architecture.patch_px
+    stride, _, scale = config.teacher.levels()[level]
+    tile_tok = config.teacher.side_px // round(stride * scale)
     size_tok = (size_px[0] // stride, size_px[1] // stride)
     return len(plan_tiles(size_tok, tile_tok, config.overlap))
 

@@ -30,8 +30,8 @@ def inspect(
     from pipeline.console import activity, console
     from pipeline.tables import print_store
     from store.errors import ConfigError
+    from store.files import parse_url
     from store.summary import inspect as summarise
-    from store.url import parse_url
 
     if image is not None and png is None:
         raise ConfigError("--image needs --png FILE, where the picture goes")
@@ -81,12 +81,11 @@ def verify(
     from pipeline.console import activity, console, progress, size
     from pipeline.params import load_params
     from pipeline.tables import print_damage, print_online
-    from pipeline.verify import demand_sound, find_damage
-    from pipeline.verify import repair as mend
+    from pipeline.verify import embed_damaged, find_damage, require_sound
     from store.atomic import write_bytes
     from store.errors import ConfigError
+    from store.files import parse_url
     from store.fingerprint import canonical_json
-    from store.url import parse_url
 
     place = parse_url(store)
     if online is not None:
@@ -112,7 +111,7 @@ def verify(
         if repair:
             config = load_params(params, overrides)
             manifest = current_manifest(config, MANIFEST)
-            found = mend(config, manifest, place, index_path=INDEX, progress=report)
+            found = embed_damaged(config, manifest, place, index_path=INDEX, progress=report)
         else:
             found = find_damage(place, report)
     if json is not None:
@@ -121,7 +120,7 @@ def verify(
         write_bytes(json, canonical_json({"store": str(store), **lists}))
     if not found.sound:
         print_damage(found)
-    demand_sound(found)
+    require_sound(found)
     read = f"{found.shards} shards, {size(found.size_bytes)}"
     console.print(f"{store}: {read}, every file is what was written")
 
@@ -131,7 +130,7 @@ def convert(
     codec: Annotated[
         str,
         typer.Option(
-            help="int8, int8-zstd, or bitround-1 to bitround-10.",
+            help="int8 or int8-zstd.",
             autocompletion=completion.of(lambda: ("int8", "int8-zstd")),
         ),
     ],
@@ -142,8 +141,8 @@ def convert(
     """
     from pipeline.console import console, progress, size
     from store.convert import convert as run
+    from store.files import join, parse_url, stores_of
     from store.summary import inspect as summarise
-    from store.url import join, parse_url, stores_of
 
     place = parse_url(store)
     with progress("convert", "images") as report:

@@ -1,19 +1,21 @@
 """The stores that the params ask for: what they will be, and whether one on the disk is that."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from pipeline.params import Params
-from stages.embed.lazy_teacher import LazyTeacher
-from stages.embed.planned import PlannedStore, planned_store, provenance
-from stages.embed.stage import EmbedResult, Progress, Step, run, weights_cache
+from stages.embed import format1
+from stages.embed.planned import PlannedStore, planned_store
+from stages.embed.stage import EmbedResult, Progress, Step, run
 from stages.prepare.manifest import Domain, Manifest
-from store.errors import ConfigError, StoreMismatchError
-from store.url import Url, join
+from store.errors import ConfigError
+from store.files import Url, join
 
 
 def planned(
-    params: Params, manifest: Manifest, domain: Domain, *, weights_sha256: str
+    params: Params, manifest: Manifest, domain: Domain, *, weights: Mapping[str, Any]
 ) -> PlannedStore:
     """Return the store that the params ask for; see `stages.embed.planned.planned_store`."""
     return planned_store(
@@ -22,7 +24,7 @@ def planned(
         manifest=manifest,
         shard_images=params.store.shard_images,
         codec=params.store.codec,
-        weights_sha256=weights_sha256,
+        weights=weights,
     )
 
 
@@ -43,11 +45,6 @@ def run_embed(
     )
 
 
-def remembered_teacher(params: Params, index_path: Path) -> LazyTeacher:
-    """Return the teacher of section `embed`, which is loaded only where its hash is not known."""
-    return LazyTeacher(params.embed, weights_cache(params.store.location, index_path))
-
-
 def is_same(one: Url, other: Url) -> bool:
     """Tell whether two urls are of the same store."""
     if isinstance(one, Path) and isinstance(other, Path):
@@ -62,10 +59,13 @@ def demand_planned(params: Params, manifest: Manifest, url: Url, index_path: Pat
         ConfigError: If it is another one.
         CheckpointError: If the teacher's weights are missing or damaged.
     """
-    weights = remembered_teacher(params, index_path).weights_sha256
+    weights, load = params.embed.teacher.weights_identity(), cache(params.embed.load_encoder)
+    stores = params.store.location
+    memory = format1.memory_at(stores, index_path)
     for domain in params.embed.domains:
-        spec = planned(params, manifest, domain, weights_sha256=weights).spec
-        if is_same(join(params.store.location, spec.relative_path), url):
+        wanted = planned(params, manifest, domain, weights=weights)
+        kept = format1.kept_store(wanted, params.embed, stores, memory, load)
+        if is_same(join(stores, kept.spec.relative_path), url):
             return domain
     raise ConfigError(
         f"{url}: is no store that the params ask for, so `ssr embed` cannot mend it; put back "
@@ -74,23 +74,12 @@ def demand_planned(params: Params, manifest: Manifest, url: Url, index_path: Pat
 
 
 def demand_provenance(
-    params: Params, found: Mapping[str, object], weights_sha256: str, *, where: object
+    params: Params, found: Mapping[str, Any], index_path: Path, *, where: object
 ) -> None:
     """Refuse features of another teacher or preprocessing than section `embed` names.
 
-    Args:
-        params: All sections.
-        found: Provenance of the features.
-        weights_sha256: Of the teacher that section `embed` names.
-        where: What holds the features, for the message.
-
     Raises:
-        StoreMismatchError: If they differ.
+        StoreMismatchError: As `stages.embed.format1.require_provenance`.
     """
-    wanted = provenance(params.embed, weights_sha256)
-    changed = [key for key, value in wanted.items() if found.get(key) != value]
-    if changed:
-        raise StoreMismatchError(
-            f"{where} was made with another {changed[0]} than section embed of the params names; "
-            "run `ssr embed`, or put the old values back"
-        )
+    memory = format1.memory_at(params.store.location, index_path)
+    format1.require_provenance(params.embed, found, memory, where=where)

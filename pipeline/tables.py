@@ -5,17 +5,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.console import console, print_table, size
+from stages.embed.planned import weights_of
 from stages.evaluate.scores import read_scores
 from stages.prepare.stage import PrepareResult
-from store.summary import LevelSummary, StoreSummary
 
-if TYPE_CHECKING:  # torch, which most tables do without
+if TYPE_CHECKING:  # torch and xarray, which most tables do without
     from pipeline.online import OnlineReport
     from stages.embed.stage import EmbedResult, Step
     from stages.evaluate.probe import ProbeReport
     from stages.student.foreign import ForeignStudent
     from stages.train.stage import TrainResult
     from stages.train.validate import Validation
+    from store.summary import LevelSummary, StoreSummary
     from store.verify import Report
 
 MOST_IMAGES = 20
@@ -99,7 +100,7 @@ def print_trained(result: "TrainResult", iterations: int) -> None:
     console.print(f"student in {result.student}, {result.fit.seconds:.0f} s")
 
 
-def print_store(store: StoreSummary) -> None:
+def print_store(store: "StoreSummary") -> None:
     """Show where a store comes from, whether it is complete, and its levels."""
     teacher = store.provenance.get("teacher")
     teacher = teacher if isinstance(teacher, dict) else {}
@@ -110,7 +111,7 @@ def print_store(store: StoreSummary) -> None:
     console.print(f"{store.path}: {images}, {state}{skipped}")
     console.print(
         f"teacher {teacher.get('architecture')}, "
-        f"weights sha256 {str(teacher.get('weights_sha256'))[:12]}, "
+        f"weights {weights_of(teacher)}, "
         f"{store.codec}, fingerprint {store.fingerprint[:8]}"
     )
     if not teacher.get("trained"):
@@ -236,7 +237,7 @@ def sizes_text(sizes: Sequence[tuple[int, int]]) -> str:
     return f"{height} x {width}{more}"
 
 
-def statistics_text(level: LevelSummary) -> tuple[str, str, str, str]:
+def statistics_text(level: "LevelSummary") -> tuple[str, str, str, str]:
     """Write mean, standard deviation, least and largest of all numbers of a level."""
     statistics = level.statistics
     if statistics is None:

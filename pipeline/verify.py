@@ -1,4 +1,4 @@
-"""Whether every file of a store is what its ledger vouches for, and mending those that are not."""
+"""Verification and repair of a store, as `ssr verify` does them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +9,8 @@ from stages.prepare.manifest import Manifest
 from stages.prepare.pixels import read_raw
 from store import verify
 from store.errors import StoreError, StoreUnreadableError
+from store.files import Url
 from store.lease import WHOLE
-from store.spec import LEVELS
-from store.url import Url
 
 Progress = Callable[[int, int, str], None]
 
@@ -30,10 +29,10 @@ def find_damage(url: Url, progress: Progress) -> verify.Report:
     return verify.verify(url, progress=lambda done, todo: progress(done, todo, name))
 
 
-def repair(
+def embed_damaged(
     params: Params, manifest: Manifest, url: Url, *, index_path: Path, progress: Progress
 ) -> verify.Report:
-    """Embed damaged and missing shards of a store; damaged metadata is mended on the way.
+    """Embed damaged and missing shards of a store; damaged metadata is repaired on the way.
 
     Args:
         params: All sections; those that the store was made with.
@@ -57,17 +56,18 @@ def repair(
     report = find_damage(url, progress)
     if not report.damage:
         return report
-    _demand_readable(report, manifest, params.prepare.roots[domain])
-    verify.withdraw(url, report.damage)
+    _require_readable(report, manifest, params.prepare.roots[domain])
+    verify.discard(url, report.damage)
     damaged = {one.level for one in report.damage if one.level is not None}
-    levels = tuple(level for level in LEVELS if level in {*params.embed.levels, *damaged})
+    offered = params.embed.teacher.levels()
+    levels = tuple(name for name in offered if name in {*params.embed.levels, *damaged})
     alone = params.embed.model_copy(update={"domains": (domain,), "levels": levels})
     params = params.model_copy(update={"embed": alone})
     run_embed(params, manifest, index_path=index_path, progress=progress, step=WHOLE)
     return find_damage(url, progress)
 
 
-def _demand_readable(report: verify.Report, manifest: Manifest, root: Path) -> None:
+def _require_readable(report: verify.Report, manifest: Manifest, root: Path) -> None:
     """Refuse to give up a damaged shard that cannot be made anew, as some of it may be intact."""
     records = {record.image_id: record for record in manifest.records}
     for image_id in {i for one in report.damage for i in (*one.images, *one.intact)}:
@@ -75,7 +75,7 @@ def _demand_readable(report: verify.Report, manifest: Manifest, root: Path) -> N
             read_raw(records[image_id], root)
 
 
-def demand_sound(report: verify.Report) -> None:
+def require_sound(report: verify.Report) -> None:
     """Refuse a store with damage, or of which not everything could be read.
 
     Raises:
@@ -85,7 +85,7 @@ def demand_sound(report: verify.Report) -> None:
     if report.damage:
         raise StoreError(
             f"{report.url}: {len(report.damage)} files are damaged or missing, with features of "
-            f"{len(report.images)} images; `ssr verify {report.url} --repair` mends just those"
+            f"{len(report.images)} images; `ssr verify {report.url} --repair` repairs just those"
             + (f"; {len(report.unread)} more could not be read" if report.unread else "")
         )
     if report.unread:

@@ -45,7 +45,7 @@ def _is_printable(text: str) -> str:
 
 
 def _is_path(text: str) -> str:
-    from store.url import local_path  # numpy
+    from store.files import local_path  # numpy
 
     local_path(text)
     return text

@@ -1,4 +1,4 @@
-"""What a writer refuses, before it touches anything."""
+"""Checks of a writer, before it touches anything."""
 
 # C channels, h w tokens
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from store.codec import OVERFLOW
 from store.errors import StoreError
 from store.grid import LevelGrid
 from store.spec import ImageEntry, StoreSpec, is_working_size
@@ -56,14 +57,14 @@ def check_features(spec: StoreSpec, level: str, image: ImageEntry, features: NDA
         StoreError: Shape or type is wrong, or a value is NaN, Inf or too large for the codec.
     """
     grid = LevelGrid.of(spec, level)
-    expected = (spec.channels, *grid.image_size_tok(image.working_size_px))
+    expected = (grid.channels, *grid.image_size_tok(image.working_size_px))
     where = f"{level} features of {image.image_id}"
     if features.shape != expected:
         raise StoreError(f"{where} have shape {features.shape}, expected {expected} (C, h, w)")
     if features.dtype not in (np.float32, np.float16):
         raise StoreError(f"{where} are {features.dtype}, expected float32 or float16")
     # Not isfinite: a float32 beyond 65504 would become Inf in float16.
-    outside = features.size - int(np.count_nonzero(np.abs(features) < grid.codec.overflow))
+    outside = features.size - int(np.count_nonzero(np.abs(features) < OVERFLOW))
     if outside:
         raise StoreError(
             f"{where}: {outside} of {features.size} values are NaN, Inf or beyond {spec.codec}; "

@@ -6,7 +6,6 @@ holds the very bytes that embedding with its codec would have written.
 
 # C channels, h w tokens
 
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Final, TypeAlias
@@ -17,24 +16,23 @@ from pydantic import AfterValidator
 
 from store.errors import StoreError
 
-CODECS: Final = "float16, int8, int8-zstd, bitround-1 to bitround-10"
+CODECS: Final = ("float16", "int8", "int8-zstd")
 ZSTD_LEVEL: Final = 3
 """Features do not repeat, so all that is gained is entropy coding, which every level does."""
 
 HIGHEST_CODE: Final = 127
 MISSING_CODE: Final = -128
 
-_NAME = re.compile(r"float16|int8(?:-zstd)?|bitround-([1-9]|10)")
-_FLOAT16_BITS = 10
+OVERFLOW: Final = np.float32(65520.0)
+"""The least number that rounds to infinity in float16."""
 
 
 @dataclass(frozen=True)
 class Codec:
     """What one name stands for.
 
-    `float16` keeps the numbers as they are; `bitround-N` keeps N of the 10 bits of their mantissa,
-    so that zstd finds something to compress; `int8` keeps `round(number / scale)` with one scale
-    per channel; `int8-zstd` compresses that.
+    `float16` keeps the numbers as they are; `int8` keeps `round(number / scale)` with one scale per
+    channel; `int8-zstd` compresses that.
 
     Attributes:
         name: As in params.yaml.
@@ -43,23 +41,18 @@ class Codec:
     name: str
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise StoreError(f"unknown codec {self.name!r}: choose from {CODECS}")
+        if self.name not in CODECS:
+            raise StoreError(f"unknown codec {self.name!r}: choose from {', '.join(CODECS)}")
 
     @cached_property
     def scaled(self) -> bool:
         """Whether a level needs a scale per channel before it can be written."""
-        return self.name.startswith("int8")
+        return self.name != "float16"
 
     @cached_property
     def compressed(self) -> bool:
         """Whether inner chunks go through zstd."""
-        return self.name not in ("float16", "int8")
-
-    @cached_property
-    def mantissa_bits(self) -> int:
-        """Bits of a float16's mantissa that are kept."""
-        return int(self.name.removeprefix("bitround-")) if self._rounds else _FLOAT16_BITS
+        return self.name == "int8-zstd"
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
@@ -71,16 +64,6 @@ class Codec:
         """What is stored where there is no feature: it must never look like zeros."""
         return MISSING_CODE if self.scaled else float("nan")
 
-    @cached_property
-    def overflow(self) -> np.float32:
-        """The least number, up to one rounding step, that rounds to infinity."""
-        least = (2.0 - 0.5 ** (self.mantissa_bits + 1)) * 2.0**15
-        return np.float32(least - 16.0 if self.mantissa_bits < _FLOAT16_BITS else least)
-
-    @property
-    def _rounds(self) -> bool:
-        return self.name.startswith("bitround-")
-
     def encode(
         self, features: NDArray[Any], scale: NDArray[np.float32] | None
     ) -> tuple[NDArray[Any], int]:
@@ -90,10 +73,6 @@ class Codec:
             codes = np.rint(halves.astype(np.float32) / _along_channels(scale, halves.ndim))
             clipped = int(np.count_nonzero(np.abs(codes) > HIGHEST_CODE))
             return codes.clip(-HIGHEST_CODE, HIGHEST_CODE).astype(np.int8), clipped
-        if self.mantissa_bits < _FLOAT16_BITS:
-            from numcodecs import BitRound  # 0.2 s, which readers do not pay
-
-            halves = BitRound(self.mantissa_bits).encode(halves).view(np.float16)
         return halves, 0
 
     def decode(self, stored: NDArray[Any], scale: NDArray[np.float32] | None) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""A store under another codec, from the features that are stored: SAM is not needed."""
+"""Conversion of a float16 store to another codec, without SAM."""
 
 # C channels, h w tokens
 
@@ -10,13 +10,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from store.errors import StoreError
+from store.files import Url, absolute, join, one_line_for_reads, stores_of
 from store.fingerprint import sha256
 from store.grid import place_of, shard_file
 from store.index import StoreEntry
 from store.read import FeatureReader
 from store.scale import estimate_scale, scale_sample
 from store.spec import ImageEntry
-from store.url import Url, absolute, join, one_line_for_reads, stores_of
 from store.write import StoreWriter
 
 Progress = Callable[[int, int], None]

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from store.checksum import CRC_BYTES, crc32c_is_sound
 from store.errors import StoreIncompleteError
+from store.files import OpenFile
+from store.fingerprint import CRC_BYTES, crc32c_is_sound
 from store.grid import LevelGrid
-from store.url import OpenFile
 
 ABSENT = np.iinfo(np.uint64).max
 """Offset of a chunk that holds no feature and is not stored."""

@@ -1,8 +1,8 @@
-"""What can go wrong by a user's hand: one family, one line each, exit code 2."""
+"""Errors that a user can correct: one family, one line each, exit code 2."""
 
 
 class SSRError(ValueError):
-    """A mistake that the user can mend; the message says what, where and what to do."""
+    """A mistake that the user can correct; the message says what, where and what to do."""
 
 
 class ConfigError(SSRError):

@@ -1,9 +1,23 @@
-"""Canonical JSON and SHA-256: equal meaning gives equal bytes gives an equal fingerprint."""
+"""Fingerprints, by canonical JSON and SHA-256, and the crc32c of chunks and shard indices.
+
+Equal meaning gives equal bytes gives an equal fingerprint.
+"""
 
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
+
+import google_crc32c
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+CRC_BYTES: Final = 4
+
+_RESIDUE: Final = 0x48674BC7
+"""The crc32c of any bytes that end with their own crc32c, little endian."""
 
 
 def canonical_json(value: Any) -> bytes:  # noqa: ANN401 - whatever json can write
@@ -37,3 +51,14 @@ def sha256_of_file(path: Path) -> str:
 def fingerprint_of(value: Any) -> str:  # noqa: ANN401 - whatever json can write
     """Return the SHA-256 of a value's canonical JSON as 64 hex digits."""
     return sha256(canonical_json(value))
+
+
+def with_crc32c(data: bytes) -> bytes:
+    """Return data and its crc32c."""
+    return data + int(google_crc32c.value(data)).to_bytes(CRC_BYTES, "little")
+
+
+def crc32c_is_sound(data: "NDArray[np.uint8]") -> bool:
+    """Tell whether the last four bytes are the crc32c of those before them."""
+    buffer: Any = data  # google_crc32c takes whatever has a buffer
+    return len(data) > CRC_BYTES and bool(google_crc32c.value(buffer) == _RESIDUE)

@@ -1,4 +1,4 @@
-"""How much room a store will take, before there is one: the arithmetic of `grid` and `layout`."""
+"""The room that a store will take, from the arithmetic of `grid` and `layout`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from store.checksum import CRC_BYTES
 from store.codec import Codec
+from store.fingerprint import CRC_BYTES
 from store.grid import LevelGrid, shard_count
 from store.layout import skeleton
 from store.ledger import Slot
@@ -18,9 +18,6 @@ _ENTRY_BYTES, _ENTRY_PER_IMAGE, _ENTRY_PER_CHANNEL = 325, 57, 60
 """Of a shard's ledger entry: keys and hashes, an image but for its names, four statistics."""
 
 FLOAT16_BYTES: Final = 2
-
-CODECS: Final = ("float16", "int8", "int8-zstd", "bitround-7")
-"""Codecs to compare; `size_ratio` knows every `bitround-N`."""
 
 LOCKS: Final = 2
 """Files that are neither data nor metadata: `ledger/leases/*.lock`, which stay, empty."""
@@ -68,8 +65,8 @@ def footprint(
         levels: Levels that are embedded.
     """
     slots = [Slot(image, live=True) for image in images]
-    scale = np.ones(spec.channels, np.float32)
-    scales = dict.fromkeys(levels, scale) if Codec(spec.codec).scaled else {}
+    scaled = levels if Codec(spec.codec).scaled else ()
+    scales = {level: np.ones(spec.level(level).channels, np.float32) for level in scaled}
     files = skeleton(spec, levels, slots, scales)
     return StoreFootprint(
         levels={level: _level(spec, images, level) for level in levels},
@@ -80,21 +77,15 @@ def footprint(
 def size_ratio(codec: str) -> float:
     """Return the bytes of a shard under a codec over those of float16.
 
-    Exact for float16 and int8; for those that compress it is the table of README.md (random
-    weights), with a straight line between its rows and below them.
+    Exact for float16 and int8, for int8-zstd the table of README.md (random weights).
     """
-    name, _, bits = codec.partition("-")
-    if name == "bitround":
-        return float(
-            np.interp(int(bits), (1, 4, 5, 6, 8, 10), (0.24, 0.47, 0.54, 0.61, 0.74, 0.85))
-        )
     return {"float16": 1.0, "int8": 0.50, "int8-zstd": 0.38}[codec]
 
 
 def _level(spec: StoreSpec, images: Sequence[ImageEntry], level: str) -> Footprint:
     grid, shards = LevelGrid.of(spec, level), shard_count(len(images), spec.shard_images)
     chunk_bytes = prod(grid.chunk_shape) * FLOAT16_BYTES + CRC_BYTES
-    entry_bytes = _ENTRY_BYTES + _ENTRY_PER_CHANNEL * spec.channels
+    entry_bytes = _ENTRY_BYTES + _ENTRY_PER_CHANNEL * grid.channels
     size_bytes = shards * (grid.index_bytes + entry_bytes)
     for image in images:
         # inner chunks that hold a token of the image; others are not stored

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from store.checksum import CRC_BYTES
 from store.codec import Codec
-from store.spec import Size, StoreSpec, stride_of
+from store.fingerprint import CRC_BYTES
+from store.spec import Size, StoreSpec
 
 CHUNK_SIDE_TOK = 16
 """Side of an inner chunk. A 64x64 window at a random origin then reads 1.5 times what it needs
@@ -23,6 +23,7 @@ class LevelGrid:
 
     Attributes:
         level: Name of the level.
+        stride_px: Side of a token in working pixels.
         channels: Channels per token.
         shard_images: Images (slots) in a shard.
         size_tok: (height, width) of the array, in tokens.
@@ -31,6 +32,7 @@ class LevelGrid:
     """
 
     level: str
+    stride_px: int
     channels: int
     shard_images: int
     size_tok: Size
@@ -40,11 +42,12 @@ class LevelGrid:
     @classmethod
     def of(cls, spec: StoreSpec, level: str) -> "LevelGrid":
         """Lay out one level of a store."""
-        stride = stride_of(level)
+        stride, channels = spec.level(level)
         size_tok = (spec.grid_px[0] // stride, spec.grid_px[1] // stride)
         return cls(
             level=level,
-            channels=spec.channels,
+            stride_px=stride,
+            channels=channels,
             shard_images=spec.shard_images,
             size_tok=size_tok,
             chunk_side_tok=min(CHUNK_SIDE_TOK, max(size_tok)),
@@ -89,8 +92,7 @@ class LevelGrid:
 
     def image_size_tok(self, working_size_px: Size) -> Size:
         """Return the valid (height, width) of an image in tokens of this level."""
-        stride = stride_of(self.level)
-        return (working_size_px[0] // stride, working_size_px[1] // stride)
+        return (working_size_px[0] // self.stride_px, working_size_px[1] // self.stride_px)
 
     def chunks_under(self, y: int, x: int, h: int, w: int) -> Iterator[tuple[int, int]]:
         """Yield (row, column) of each inner chunk that a window of tokens touches."""

@@ -1,33 +1,45 @@
 """What a reader learns before it reads a feature: whose store it is, and that it is sound."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Final, Literal
+from dataclasses import dataclass, replace
+from typing import Final, get_args
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from store.checks import check_images
 from store.codec import Codec, CodecName
-from store.errors import StoreError, StoreFormatError, StoreMismatchError, StoreMissingError
+from store.errors import (
+    StoreError,
+    StoreFormatError,
+    StoreMismatchError,
+    StoreMissingError,
+    StoreUnreadableError,
+)
+from store.files import Files, one_line_for_reads
 from store.fingerprint import canonical_json, fingerprint_of, sha256
 from store.grid import shard_count
 from store.ledger import LEDGER, SLOTS_FILE, Ledger, ShardEntry, Slot, wanted_images
 from store.scale import Scales, level_fingerprint, parse_scale, scale_file, scale_name
-from store.spec import FORMAT, LEVELS, ImageEntry, Size, StoreSpec
-from store.url import Files, one_line_for_reads
+from store.spec import (
+    LEVEL_NAME,
+    TAKEN,
+    Format,
+    ImageEntry,
+    Level,
+    Size,
+    StoreSpec,
+    levels_of_format_1,
+)
 
 METADATA_FILE = f"{LEDGER}/metadata.json"
 ROOT_FILE = "zarr.json"
-_VECTORS = ("image", "height_px", "width_px", "live", *map(scale_name, LEVELS))
-METADATA: Final = frozenset(
-    (
-        ROOT_FILE,
-        SLOTS_FILE,
-        *(f"{name}/{ROOT_FILE}" for name in (LEDGER, *LEVELS, *_VECTORS)),
-        *(f"{name}/c.0" for name in _VECTORS),
-    )
+_VECTOR = f"{TAKEN}|{scale_name(LEVEL_NAME)}"
+_METADATA: Final = re.compile(
+    rf"{ROOT_FILE}|{SLOTS_FILE}|{LEDGER}/{ROOT_FILE}|({_VECTOR})/({ROOT_FILE}|c\.0)"
+    rf"|(?P<level>{LEVEL_NAME})/{ROOT_FILE}"
 )
-"""Every file that a store can have beside its shards, their ledger and `METADATA_FILE`."""
+"""Names of all files that a store can have beside its shards, their ledger and `METADATA_FILE`."""
 
 _ABOUT = (
     "Features of a frozen teacher, embedded once; arrays (image, channel, y, x), NaN where there "
@@ -40,15 +52,15 @@ class MetadataDigests(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1]
+    format: Format
     files: dict[str, str]
     check: str = ""
 
     @classmethod
-    def of(cls, files: Mapping[str, str]) -> "MetadataDigests":
+    def of(cls, files: Mapping[str, str], store_format: Format) -> "MetadataDigests":
         """Note digests, with one over all of them."""
-        check = fingerprint_of({"format": FORMAT, "files": files})
-        return cls(format=FORMAT, files=dict(files), check=check)
+        check = fingerprint_of({"format": store_format, "files": files})
+        return cls(format=store_format, files=dict(files), check=check)
 
     def json_bytes(self) -> bytes:
         """Return what the file holds."""
@@ -61,10 +73,10 @@ class RootAttributes(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     about: str
-    format: Literal[1]
+    format: Format
     fingerprint: str
     domain: str
-    channels: int
+    channels: int | None = None
     grid_px: Size
     shard_images: int
     codec: CodecName
@@ -73,15 +85,21 @@ class RootAttributes(BaseModel):
     @classmethod
     def of(cls, spec: StoreSpec) -> "RootAttributes":
         """Write out a specification."""
-        values = {field.name: getattr(spec, field.name) for field in fields(spec)}
-        values |= {"about": _ABOUT, "format": FORMAT, "fingerprint": spec.fingerprint}
-        return cls.model_validate_json(canonical_json(values))
+        values = {name: getattr(spec, name) for name in cls.model_fields if name != "about"}
+        return cls.model_validate_json(canonical_json({"about": _ABOUT, **values}))
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """Return the attributes; each level of format 2 has its channels among its own."""
+        return self.model_dump(mode="json", exclude=None if self.format == 1 else {"channels"})
 
     def spec(self) -> StoreSpec:
-        """Read the specification back."""
+        """Read the specification back, in format 2 without its levels."""
+        if (self.channels is None) != (self.format > 1):
+            raise StoreError("only format 1 has one number of channels")
         return StoreSpec(
             domain=self.domain,
-            channels=self.channels,
+            levels={} if self.channels is None else levels_of_format_1(self.channels),
+            format=self.format,
             grid_px=self.grid_px,
             shard_images=self.shard_images,
             codec=self.codec,
@@ -89,12 +107,22 @@ class RootAttributes(BaseModel):
         )
 
 
-class _Format(BaseModel):
+class _Kind(BaseModel):
     format: int
+    codec: str = ""
 
 
-class _RootOfAnyFormat(BaseModel):
-    attributes: _Format
+class _RootOfAnyKind(BaseModel):
+    attributes: _Kind
+
+
+class _LevelAttributes(BaseModel):
+    stride_px: int
+    channels: int
+
+
+class _LevelFile(BaseModel):
+    attributes: _LevelAttributes
 
 
 class _Root(BaseModel):
@@ -108,7 +136,7 @@ class Header:
     Attributes:
         files: Its files.
         spec: Its specification.
-        levels: Levels that it has an array for, finest first.
+        levels: Levels that it has an array for, finest first; `spec` says what they are.
         slots: Its images along the image axis.
         scales: The scale of each level, where the codec has one.
         digests: SHA-256 of every metadata file.
@@ -141,7 +169,7 @@ class Header:
 
 
 def read_spec(files: Files) -> StoreSpec:
-    """Read the specification of a store.
+    """Read the specification of a store, in format 2 without its levels (`read_levels`).
 
     Raises:
         StoreMissingError: There is no store.
@@ -151,13 +179,14 @@ def read_spec(files: Files) -> StoreSpec:
     """
     data = _read_file(files, ROOT_FILE)
     try:
-        found = _RootOfAnyFormat.model_validate_json(data).attributes.format
+        found = _RootOfAnyKind.model_validate_json(data).attributes
     except ValidationError as error:
         raise damaged(files, ROOT_FILE) from error
-    if found != FORMAT:
+    if found.format not in get_args(Format) or found.codec.startswith("bitround-"):
         raise StoreFormatError(
-            f"the store {files.url} has format {found}, this version reads format {FORMAT}: move "
-            "it away and run `ssr embed`, or use the version that wrote it"
+            f"the store {files.url} has format {found.format} and codec {found.codec}, which this "
+            "version does not read: move it away and run `ssr embed`, or use the version that "
+            "wrote it"
         )
     try:
         attributes = _Root.model_validate_json(data).attributes
@@ -189,7 +218,9 @@ def read_header(files: Files) -> Header:
     for name, digest in digests.items():
         if sha256(_read_file(files, name)) != digest:
             raise damaged(files, name)
-    levels = tuple(level for level in LEVELS if f"{level}/{ROOT_FILE}" in digests)
+    there = read_levels(files, spec, digests)
+    spec = spec if spec.format == 1 else replace(spec, levels=there)
+    levels = tuple(there)
     with one_line_for_reads(files.url):
         slots = Ledger(files).read_slots()
         scales = read_scales(files, spec, levels)
@@ -209,11 +240,47 @@ def parse_digests(data: bytes) -> dict[str, str] | None:
     None unless it is, to the bit, what was written, and names files that a store has.
     """
     try:
-        found = MetadataDigests.model_validate_json(data).files
+        digests = MetadataDigests.model_validate_json(data)
+        found = digests.files
+        digests = MetadataDigests.of(found, digests.format)
     except ValidationError:
         return None
-    named = {ROOT_FILE, SLOTS_FILE} <= found.keys() <= METADATA
-    return found if named and MetadataDigests.of(found).json_bytes() == data else None
+    named = {ROOT_FILE, SLOTS_FILE} <= found.keys() and all(map(_METADATA.fullmatch, found))
+    return found if named and digests.json_bytes() == data else None
+
+
+def read_levels(files: Files, spec: StoreSpec, digests: Iterable[str]) -> dict[str, Level]:
+    """Return the levels that a store has an array for, finest first.
+
+    Args:
+        files: Of the store.
+        spec: Its specification; format 1 knows no other levels.
+        digests: Names of its metadata files.
+
+    Raises:
+        StoreError: The file of a level is missing or damaged, or format 1 has no such level.
+    """
+    found: dict[str, Level] = {}
+    for level in level_names(digests):
+        name = f"{level}/{ROOT_FILE}"
+        try:
+            if spec.format == 1:
+                found[level] = spec.level(level)
+            else:
+                about = _LevelFile.model_validate_json(_read_file(files, name)).attributes
+                found[level] = Level(about.stride_px, about.channels)
+                replace(spec, levels=found)  # checks it
+        except (ValidationError, StoreError) as error:
+            if isinstance(error, StoreUnreadableError):
+                raise
+            raise damaged(files, name) from error
+    return dict(sorted(found.items(), key=lambda item: (item[1].stride_px, item[0])))
+
+
+def level_names(digests: Iterable[str]) -> list[str]:
+    """Return the levels that have an array, from the names of a store's metadata files."""
+    matches = map(_METADATA.fullmatch, digests)
+    return [match["level"] for match in matches if match and match["level"]]
 
 
 def read_scales(files: Files, spec: StoreSpec, levels: Iterable[str]) -> Scales:
@@ -225,7 +292,7 @@ def read_scales(files: Files, spec: StoreSpec, levels: Iterable[str]) -> Scales:
     scales = {}
     for level in levels if Codec(spec.codec).scaled else ():
         try:
-            scale = parse_scale(files.read(scale_file(level)), spec.channels)
+            scale = parse_scale(files.read(scale_file(level)), spec.level(level).channels)
         except FileNotFoundError:
             continue
         if scale is not None:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, model_va
 
 from store import atomic
 from store.errors import StoreError, StoreMissingError
-from store.url import is_name, unreadable
+from store.files import is_name, unreadable
 
 
 class LevelEntry(BaseModel):

@@ -17,9 +17,8 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import MemoryStore
 
-from store.checksum import CRC_BYTES, with_crc32c
 from store.codec import MISSING_CODE, ZSTD_LEVEL
-from store.fingerprint import sha256
+from store.fingerprint import CRC_BYTES, sha256, with_crc32c
 from store.grid import LevelGrid
 from store.header import (
     METADATA_FILE,
@@ -29,10 +28,9 @@ from store.header import (
     RootAttributes,
     damaged,
 )
-from store.ledger import LEDGER, SLOTS_FILE, Slot, slots_json
+from store.ledger import LEDGER, SLOTS_FILE, ChannelStatistics, Slot, slots_json
 from store.scale import Scales, level_fingerprint, scale_name
-from store.spec import ImageEntry, StoreSpec, stride_of
-from store.statistics import ChannelStatistics
+from store.spec import ImageEntry, StoreSpec
 
 _KEYS = {"name": "default", "separator": "."}  # one folder per array
 _HISTORY = (
@@ -51,20 +49,21 @@ def skeleton(
     """
     memory: dict[str, Any] = {}
     root = RootAttributes.of(spec)
-    group = zarr.create_group(MemoryStore(memory), attributes=root.model_dump(mode="json"))
+    group = zarr.create_group(MemoryStore(memory), attributes=root.as_json())
     group.create_group(LEDGER, attributes={"about": "what is done, see store/README.md; JSON"})
     for level in levels:
         grid = LevelGrid.of(spec, level)
         scale = scales.get(level)
-        about = _about_level(level, level_fingerprint(spec, level, scales), root)
+        channel = "channel" if spec.format == 1 else f"channel_{level}"  # a size per name in xarray
+        about = _about_level(grid, level_fingerprint(spec, level, scales), root)
         if scale is not None:
             about |= _about_codes(level)
             long_name = f"what a code of {level} is multiplied by"
-            _add_vector(group, scale_name(level), scale, "channel", {"long_name": long_name})
+            _add_vector(group, scale_name(level), scale, channel, {"long_name": long_name})
         group.create_array(
             level,
             **_array_settings(grid, (len(slots), grid.channels, *grid.size_tok)),
-            dimension_names=("image", "channel", f"y_{level}", f"x_{level}"),
+            dimension_names=("image", channel, f"y_{level}", f"x_{level}"),
             attributes=about,
         )
     heights, widths = np.array([slot.image.working_size_px for slot in slots], np.int32).T
@@ -77,8 +76,8 @@ def skeleton(
     _add_vector(group, "live", live, "image", {"long_name": "false: removed from the data set"})
 
     files = {path: buffer.to_bytes() for path, buffer in memory.items()}
-    files[SLOTS_FILE] = slots_json(slots)
-    digests = MetadataDigests.of({path: sha256(data) for path, data in files.items()})
+    files[SLOTS_FILE] = slots_json(slots, spec.format)
+    digests = MetadataDigests.of({path: sha256(data) for path, data in files.items()}, spec.format)
     return files | {METADATA_FILE: digests.json_bytes()}
 
 
@@ -183,9 +182,9 @@ def _array_settings(grid: LevelGrid, shape: tuple[int, int, int, int]) -> dict[s
     }
 
 
-def _about_level(level: str, fingerprint: str, root: RootAttributes) -> dict[str, JsonValue]:
-    stride = stride_of(level)
-    return {
+def _about_level(grid: LevelGrid, fingerprint: str, root: RootAttributes) -> dict[str, JsonValue]:
+    stride = grid.stride_px
+    about: dict[str, JsonValue] = {
         "long_name": f"teacher features, one token per {stride} x {stride} px",
         "units": "1",
         "stride_px": stride,
@@ -196,6 +195,7 @@ def _about_level(level: str, fingerprint: str, root: RootAttributes) -> dict[str
         "history": _HISTORY,
         "coordinates": "height_px width_px live",
     }
+    return about if root.format == 1 else about | {"channels": grid.channels}
 
 
 def _about_codes(level: str) -> dict[str, JsonValue]:

@@ -1,53 +1,65 @@
-"""Who may write: one writer per part of a store, and none beside a writer of the whole.
+"""Leases: one writer per part of a store, none beside a writer of the whole, and one per folder.
 
 A part (i, n) owns the shards whose number leaves i - 1 when divided by n; (1, 1) is the whole.
+
+In a folder a lease is a lock that the kernel frees, also after `kill -9`. In a bucket it is an
+object that is kept alive by a heartbeat. Every change of it is a put on the condition that nobody
+else changed it since, so that of two writers one wins. A writer announces itself first and looks at
+overlapping parts then: of two that come at once at least one sees the other. Times are the server's
+alone; no clock here matters.
 """
 
+import errno
+import fcntl
 import json
+import logging
 import os
 import re
 import socket
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
 from math import gcd
+from pathlib import Path
+from time import monotonic, sleep
 from typing import Final, TypeAlias
 
+from store import atomic
 from store.errors import StoreBusyError, StoreError
+from store.files import Files, LocalFiles, S3Files, exists
 from store.fingerprint import canonical_json
 from store.ledger import LEDGER
-from store.local import LocalFiles
-from store.lock import name_of
-from store.url import Files
 
 Part: TypeAlias = tuple[int, int]
 WHOLE: Final = (1, 1)
 LEASES: Final = f"{LEDGER}/leases"
 
-Check: TypeAlias = Callable[[], None]
-"""Raises `StoreBusyError` once the lease is lost; to be called before every shard."""
-
 Change: TypeAlias = tuple[str, bytes | memoryview | None]
 """A file of a store and what it is to hold; None takes it away."""
 
+GATE_S = 10.0
+"""The gate is held for milliseconds; whoever holds it longer has been stopped."""
 
-@dataclass(frozen=True)
-class Lease:
-    """The right to write a part of a store, as long as it is held.
+HEARTBEAT_S = 10.0
+EXPIRY_S = 60.0
+"""A writer in a bucket that gave no sign of life for so long is taken for dead."""
 
-    Attributes:
-        part: Which shards.
-        token: Names this lease among all that ever were.
-        check: To be called in this process, before every shard.
-    """
+_NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What file systems say that know no locks: NFS without its lock service, Lustre without flock."""
 
-    part: Part
-    token: str
-    check: Check
+_POLL_S: Final = 0.05
+_LONGEST_HOST: Final = 255
+_ENDED: Final = b'{"ended":true}\n'
+_SUFFIX: Final = ".json"
+"""Of leases; objects without it wait to be copied into their places."""
+
+log = logging.getLogger(__name__)
 
 
 def check_part(part: Part) -> None:
-    """Refuse a part that is none.
+    """Require a part that there is.
 
     Raises:
         StoreError: It is not i of n with 1 <= i <= n.
@@ -66,43 +78,34 @@ def overlap(one: Part, other: Part) -> bool:
     return (one[0] - other[0]) % gcd(one[1], other[1]) == 0
 
 
-def writer_lease(files: Files, part: Part) -> AbstractContextManager[Lease]:
-    """Hold the right to write a part of a store.
+def writer_lease(files: Files, part: Part) -> AbstractContextManager[str]:
+    """Hold the right to write a part of a store; yield the token that names this lease.
 
     Raises:
         StoreBusyError: A writer of an overlapping part lives; the message names its pid and host.
+        StoreError: The file system knows no locks.
         OSError: The place is not writable.
     """
     if isinstance(files, LocalFiles):
-        from store import lease_local
-
-        return lease_local.hold(files, part)
-    from store import lease_s3
-    from store.s3 import S3Files
-
-    assert isinstance(files, S3Files)
-    return lease_s3.hold(files, part)
+        return _hold_in_folder(files, part)
+    return _hold_in_bucket(files, part)
 
 
 def commit(files: Files, part: Part, token: str, changes: Sequence[Change]) -> None:
     """Write and delete files in this order, unless the lease has ended or went to somebody else.
 
     However long this process is held up between its look at the lease and the last of its
-    changes: it changes nothing once another writer of the part has taken over.
+    changes: it changes nothing once another writer of the part has taken over. In a bucket what is
+    taken away becomes empty.
 
     Raises:
         StoreBusyError: The lease is lost.
         OSError: The place is not writable.
     """
     if isinstance(files, LocalFiles):
-        from store import lease_local
-
-        return lease_local.commit(files, part, token, changes)
-    from store import lease_s3
-    from store.s3 import S3Files
-
-    assert isinstance(files, S3Files)
-    return lease_s3.commit(files, part, token, changes)
+        _commit_in_folder(files, part, token, changes)
+    else:
+        _commit_in_bucket(files, part, token, changes)
 
 
 def require_held(files: Files, part: Part, token: str) -> None:
@@ -112,27 +115,30 @@ def require_held(files: Files, part: Part, token: str) -> None:
         StoreBusyError: It has.
     """
     try:
-        held = token_of(files.read(f"{LEASES}/{lease_name(part)}.json"))
+        held = _token_of(files.read(f"{LEASES}/{lease_name(part)}{_SUFFIX}"))
     except FileNotFoundError:
         held = None
     if held != token:
-        raise lost(files)
+        raise _lost(files)
 
 
-def lost(files: Files) -> StoreBusyError:
-    """Return the error of a writer whose lease has ended or went to somebody else."""
-    return StoreBusyError(
-        f"the lease of this writer of {files.url} has ended, or another took over: run the command "
-        "again, it continues after the shards that are done"
-    )
+@contextmanager
+def writer_lock(folder: Path, what: str) -> Iterator[None]:
+    """Hold the writer's lock of a folder that is not a store.
 
+    `writer.lock` carries the lock and stays, empty; `writer.json` only names its holder.
 
-def token_of(lease: bytes) -> str | None:
-    """Return the token in the content of a lease; None of one that ended or is damaged."""
-    try:
-        return str(json.loads(lease)["token"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
+    Args:
+        folder: Where the two files are; it exists.
+        what: What is written, for the message.
+
+    Raises:
+        StoreBusyError: Another process holds the lock; the message names its pid and host.
+        StoreError: The file system knows no locks.
+        OSError: The folder is not writable.
+    """
+    with _named_lock(folder / "writer.lock", what, _holder_json()):
+        yield
 
 
 def lease_name(part: Part) -> str:
@@ -140,21 +146,273 @@ def lease_name(part: Part) -> str:
     return f"{part[0]}-of-{part[1]}"
 
 
-def part_of(name: str) -> Part | None:
-    """Return the part that a file among the leases is about; None where it is about none."""
+def _overlapping(name: str, part: Part) -> Part | None:
+    """Return the part that a file among the leases is about, if it shares shards with another."""
     found = re.fullmatch(r"([1-9][0-9]{0,8})-of-([1-9][0-9]{0,8})\..+", name)
-    return None if found is None else (int(found[1]), int(found[2]))
+    theirs = None if found is None else (int(found[1]), int(found[2]))
+    return theirs if theirs is not None and overlap(part, theirs) else None
 
 
-def holder_json(**more: str) -> bytes:
-    """Say who this process is."""
+def _token_of(lease: bytes) -> str | None:
+    """Return the token in the content of a lease; None of one that ended or is damaged."""
+    try:
+        return str(json.loads(lease)["token"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _holder_json(**more: str) -> bytes:
     return canonical_json({"pid": os.getpid(), "host": socket.gethostname(), **more})
 
 
-def busy(files: Files, part: Part, holder: bytes, hint: str = "") -> StoreBusyError:
-    """Return the error that names who holds an overlapping part."""
+def _about(files: Files, part: Part) -> str:
     what = "" if part == WHOLE else f"part {part[0]}/{part[1]} of "
+    return f"{what}the store {files.url}"
+
+
+def _busy(what: str, holder: bytes, hint: str = "") -> StoreBusyError:
+    """Return the error that names who writes, from the content of a lease."""
     return StoreBusyError(
-        f"{what}the store {files.url} is being written by {name_of(holder)}: wait for it or "
-        f"stop it, then run the command again{hint}"
+        f"{what} is being written by {name_of(holder)}: wait for it or stop it, then run the "
+        f"command again{hint}"
     )
+
+
+def name_of(holder: bytes) -> str:
+    """Name the process that a lock's or lease's content tells of, which anybody may have made."""
+    try:
+        found = json.loads(holder)
+        pid, host = int(found["pid"]), str(found["host"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return "another process"
+    known = host.isprintable() and len(host) <= _LONGEST_HOST
+    return f"process {pid} on host {host}" if known else "another process"
+
+
+def _lost(files: Files) -> StoreBusyError:
+    return StoreBusyError(
+        f"the lease of this writer of {files.url} has ended, or another took over: run the command "
+        "again, it continues after the shards that are done"
+    )
+
+
+@contextmanager
+def _hold_in_folder(files: LocalFiles, part: Part) -> Iterator[str]:
+    """Hold a part's lock.
+
+    `<part>.lock` carries the lock and stays, empty, until the next writer of the whole;
+    `<part>.json` names its holder and the token that every write checks.
+    """
+    atomic.make_folder(Path(files.path(LEASES)))
+    token = uuid.uuid4().hex
+    with ExitStack() as held:
+        with _gate(files):
+            for found in files.names(LEASES):
+                theirs = _overlapping(found, part) if found.endswith(".lock") else None
+                if theirs is None or theirs == part:
+                    continue
+                other = Path(files.path(f"{LEASES}/{found}"))
+                with _lock(other, partial(_busy_by, other, _about(files, theirs))):
+                    # Its writer is gone; processes that wrote for it learn that by this.
+                    other.with_suffix(_SUFFIX).unlink(missing_ok=True)
+                    if part == WHOLE:
+                        other.unlink()  # behind the gate nobody waits for it
+            files.path(f"{LEASES}/{lease_name(part)}{_SUFFIX}")  # no link may lead elsewhere
+            lock = Path(files.path(f"{LEASES}/{lease_name(part)}.lock"))
+            what = _about(files, part)
+            held.enter_context(_named_lock(lock, what, _holder_json(token=token)))
+        yield token
+
+
+def _commit_in_folder(files: LocalFiles, part: Part, token: str, changes: Sequence[Change]) -> None:
+    """Flush all bytes to the disk, then look at the lease and rename files behind the gate.
+
+    No other writer can take over between the look and the last rename.
+    """
+    staged: dict[str, str] = {}
+    try:
+        for name, data in changes:
+            if data is not None:
+                staged[name] = f"{name}.{uuid.uuid4().hex}{atomic.TEMPORARY_SUFFIX}"
+                files.write(staged[name], data)
+        with _gate(files):
+            require_held(files, part, token)
+            for name, data in changes:
+                if data is None:
+                    files.delete(name)
+                else:
+                    atomic.move(Path(files.path(staged.pop(name))), Path(files.path(name)))
+    finally:
+        for temporary in staged.values():
+            with suppress(OSError):
+                files.delete(temporary)
+
+
+def _gate(files: LocalFiles) -> AbstractContextManager[None]:
+    """Let one process at a time take a lease or put files in place."""
+    path = Path(files.path(f"{LEASES}/gate.lock"))
+    stopped = StoreBusyError(
+        f"{path} has been held for {GATE_S:.0f} s by another process, which must have been "
+        "stopped while it wrote: let it continue or end it, then run the command again"
+    )
+    return _lock(path, lambda: stopped, GATE_S)
+
+
+@contextmanager
+def _named_lock(path: Path, what: str, holder: bytes) -> Iterator[None]:
+    """Hold the lock of a file, and name its holder in a file beside it."""
+    with _lock(path, partial(_busy_by, path, what)):
+        try:
+            atomic.write_bytes(path.with_suffix(_SUFFIX), holder)
+            yield
+        finally:
+            with suppress(OSError):
+                path.with_suffix(_SUFFIX).unlink()
+
+
+def _busy_by(lock: Path, what: str) -> StoreBusyError:
+    try:
+        return _busy(what, atomic.read_bytes(lock.with_suffix(_SUFFIX)))
+    except OSError:
+        return _busy(what, b"")
+
+
+@contextmanager
+def _lock(path: Path, busy: Callable[[], StoreBusyError], timeout_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock of a file, which is created where needed and stays.
+
+    Raises:
+        StoreBusyError: Another process holds it, still after so many seconds; as `busy` says.
+        StoreError: The file system knows no locks.
+        OSError: The file cannot be written.
+    """
+    end = monotonic() + timeout_s
+    with os.fdopen(atomic.open_regular(path, os.O_RDWR | os.O_CREAT), "rb") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if monotonic() >= end:
+                    raise busy() from error
+                sleep(_POLL_S)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                raise StoreError(
+                    f"cannot lock {path}: its file system knows no locks ({error.strerror}), and "
+                    "without them two writers could mix their files; mount it with locks (Lustre: "
+                    "flock), or write elsewhere and copy the result there: reading needs no lock"
+                ) from error
+        yield
+
+
+@contextmanager
+def _hold_in_bucket(files: S3Files, part: Part) -> Iterator[str]:
+    """Hold a part's lease, and renew it in a thread."""
+    lease = _BucketLease(files, part)
+    beat = threading.Thread(target=lease.keep_alive, name="lease", daemon=True)
+    beat.start()  # before looking at others, which may take longer than the lease lasts
+    try:
+        lease.end_overlapping()
+        lease.discard_staged()
+        yield lease.token
+    finally:
+        lease.stopped.set()
+        beat.join(HEARTBEAT_S)
+        if not beat.is_alive():  # caught in a request to a server that is gone: the lease expires
+            lease.end()
+
+
+def _commit_in_bucket(files: S3Files, part: Part, token: str, changes: Sequence[Change]) -> None:
+    """Put all objects among the leases, look at the lease, and let the server copy them."""
+    staged: list[tuple[str, str]] = []
+    try:
+        for name, data in changes:
+            if data is not None or exists(files, name):
+                place = f"{LEASES}/{lease_name(part)}.{token}.{uuid.uuid4().hex}"
+                staged.append((place, name))
+                files.write(place, data or b"")
+        require_held(files, part, token)
+        for place, name in staged:
+            try:
+                files.copy(place, name)
+            except FileNotFoundError as error:
+                raise _lost(files) from error
+    finally:
+        with suppress(OSError):  # the next writer deletes them
+            files.delete_all([place for place, _ in staged])
+
+
+class _BucketLease:
+    def __init__(self, files: S3Files, part: Part) -> None:
+        self.stopped = threading.Event()
+        self.token = uuid.uuid4().hex
+        self._files, self._part = files, part
+        self._name = f"{LEASES}/{lease_name(part)}{_SUFFIX}"
+        try:
+            self._tag = self._put(None)
+        except FileExistsError:
+            self._tag = self._take_over(self._name, part, self._put)
+
+    def end_overlapping(self) -> None:
+        """End leases of dead writers, so that one that only slept learns that it is dead."""
+        for name in self._files.names(LEASES):
+            theirs = _overlapping(name, self._part)
+            if theirs is not None and theirs != self._part and name.endswith(_SUFFIX):
+                place = f"{LEASES}/{name}"
+                self._take_over(place, theirs, partial(self._files.put, place, _ENDED))
+
+    def discard_staged(self) -> None:
+        """Delete what writers that are over left to be copied: they copy nothing any more."""
+        for name in self._files.names(LEASES):
+            if _overlapping(name, self._part) is not None and not name.endswith(_SUFFIX):
+                self._files.delete(f"{LEASES}/{name}")
+
+    def keep_alive(self) -> None:
+        while not self.stopped.wait(HEARTBEAT_S):
+            try:
+                self._tag = self._put(self._tag)
+            except (FileExistsError, FileNotFoundError):
+                return  # another took over, as the next look at the lease will tell
+            except OSError as error:
+                log.warning("no heartbeat to %s: %s", self._files.url, error)
+
+    def end(self) -> None:
+        with suppress(OSError):  # whoever took over keeps it; otherwise it expires
+            self._put(self._tag, _ENDED)
+
+    def _take_over(self, name: str, theirs: Part, put: Callable[[str], str]) -> str:
+        """Write over a lease that ended or expired, and return its new tag."""
+        hint = f"; if it was killed, its lease ends {EXPIRY_S:.0f} s after its last sign of life"
+        holder, tag, age = self._files.state(name)
+        over = age.total_seconds() > EXPIRY_S
+        if age.total_seconds() < -EXPIRY_S and holder != _ENDED:
+            sleep(EXPIRY_S)  # the server's clock was set back: a writer that lives changes the tag
+            before = tag
+            holder, tag, _ = self._files.state(name)
+            over = tag == before
+        if holder != _ENDED and not over:
+            raise _busy(_about(self._files, theirs), holder, hint)
+        try:
+            return put(tag)
+        except FileExistsError:
+            holder = self._files.read(name)
+            raise _busy(_about(self._files, theirs), holder, hint) from None
+
+    def _put(self, tag: str | None, data: bytes | None = None) -> str:
+        """Write this lease over the one with a tag, or where there is none; return its tag.
+
+        Raises:
+            FileExistsError: Somebody else wrote it. This writer may have as well: where the answer
+                to a put is lost, its repetition is refused.
+        """
+        # Equal bytes would have equal tags, and a condition on the tag would then mean nothing.
+        data = data or _holder_json(token=self.token, beat=uuid.uuid4().hex)
+        try:
+            return self._files.put(self._name, data, tag)
+        except FileExistsError:
+            found = self._files.state(self._name)
+            if _token_of(found.data) != self.token:
+                raise
+            return self._files.put(self._name, data, found.tag)

@@ -1,17 +1,27 @@
-"""What a store knows to be done: one small JSON per shard, and the slots of the images."""
+"""The ledger: a small JSON per shard that is done, its statistics, and the slots of the images."""
+
+# C channels, N tokens
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    model_validator,
+)
 
 from store.errors import StoreError
+from store.files import Files
 from store.fingerprint import canonical_json, sha256
 from store.grid import shard_file, slots_of
-from store.spec import FORMAT, ImageEntry
-from store.statistics import ChannelStatistics
-from store.url import Files
+from store.spec import FORMAT, Format, ImageEntry
 
 LEDGER = "ledger"
 SLOTS_FILE = f"{LEDGER}/images.json"
@@ -48,8 +58,75 @@ class SlotTable(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1]
+    format: Format
     slots: tuple[Slot, ...]
+
+
+_Numbers: TypeAlias = tuple[Annotated[float, Field(ge=-1e100, le=1e100)], ...]
+"""Finite, as are the squares of their sums over all shards that there can be."""
+
+
+class ChannelStatistics(BaseModel):
+    """Count, sums and extremes of each channel over valid tokens.
+
+    Attributes:
+        count: Tokens that were counted, the same for all channels.
+        sum: Sum per channel.
+        sumsq: Sum of squares per channel.
+        min: Smallest value per channel.
+        max: Largest value per channel.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: Annotated[int, Field(ge=1, lt=2**63)]
+    sum: _Numbers
+    sumsq: _Numbers
+    min: _Numbers
+    max: _Numbers
+
+    @model_validator(mode="after")
+    def _has_one_of_each_per_channel(self) -> Self:
+        if len({len(self.sum), len(self.sumsq), len(self.min), len(self.max)}) != 1:
+            raise ValueError("sums and extremes are of different numbers of channels")
+        return self
+
+    @classmethod
+    def of(cls, tokens: NDArray[np.floating[Any]]) -> "ChannelStatistics":
+        """Count tokens (C, ...) of one image; float64, as float16 sums overflow."""
+        values = tokens.reshape(len(tokens), -1).astype(np.float64)  # (C, N)
+        return cls(
+            count=values.shape[1],
+            sum=tuple(values.sum(axis=1).tolist()),
+            sumsq=tuple(np.square(values).sum(axis=1).tolist()),
+            min=tuple(values.min(axis=1).tolist()),
+            max=tuple(values.max(axis=1).tolist()),
+        )
+
+    @classmethod
+    def merge(cls, parts: Iterable["ChannelStatistics | None"]) -> "ChannelStatistics | None":
+        """Combine the statistics of disjoint sets of tokens, in order; None is the empty set."""
+        every = [part for part in parts if part is not None]
+        if not every:
+            return None
+        return cls.model_construct(  # checked already, and their sums may be larger
+            count=sum(part.count for part in every),
+            sum=tuple(np.sum([part.sum for part in every], axis=0).tolist()),
+            sumsq=tuple(np.sum([part.sumsq for part in every], axis=0).tolist()),
+            min=tuple(np.min([part.min for part in every], axis=0).tolist()),
+            max=tuple(np.max([part.max for part in every], axis=0).tolist()),
+        )
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """Mean per channel (C,)."""
+        return np.asarray(self.sum) / self.count
+
+    @property
+    def std(self) -> NDArray[np.float64]:
+        """Standard deviation per channel (C,), of the population."""
+        variance = np.asarray(self.sumsq) / self.count - self.mean**2
+        return np.sqrt(np.maximum(variance, 0.0))  # rounding may leave -1e-17
 
 
 class ShardEntry(BaseModel):
@@ -72,7 +149,7 @@ class ShardEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    format: Literal[1]
+    format: Format
     level: str
     shard: int
     fingerprint: str
@@ -219,9 +296,10 @@ def wanted_images(
     return tuple(slot.image if slot.live else None for slot in here)
 
 
-def slots_json(slots: Sequence[Slot]) -> bytes:
+def slots_json(slots: Sequence[Slot], store_format: Format = FORMAT) -> bytes:
     """Encode the content of `ledger/images.json`."""
-    return canonical_json(SlotTable(format=FORMAT, slots=tuple(slots)).model_dump(mode="json"))
+    table = SlotTable(format=store_format, slots=tuple(slots))
+    return canonical_json(table.model_dump(mode="json"))
 
 
 def assign_slots(slots: Sequence[Slot], images: Iterable[ImageEntry]) -> tuple[Slot, ...]:

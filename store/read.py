@@ -14,12 +14,12 @@ from store.errors import (
     StoreMismatchError,
     StoreMissingError,
 )
+from store.files import Url, files_at, join, one_line_for_reads, unreadable
 from store.grid import LevelGrid, place_of, shard_count, shard_file
 from store.header import Header, read_header
 from store.index import Index
 from store.ledger import Ledger, wanted_images
 from store.spec import ImageEntry, Size
-from store.url import Url, files_at, join, one_line_for_reads, unreadable
 
 _Held = tuple[Sequence[ImageEntry | None], Mapping[str, str]]
 """What the slots of a shard hold, and the images that were skipped -> why."""

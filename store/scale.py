@@ -8,10 +8,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from store.checksum import crc32c_is_sound
 from store.codec import HIGHEST_CODE
 from store.errors import StoreError
-from store.fingerprint import sha256
+from store.fingerprint import crc32c_is_sound, sha256
 from store.spec import ImageEntry, StoreSpec
 
 SAMPLE_IMAGES: Final = 16

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from store.checks import check_features, check_keys
 from store.codec import Codec
 from store.errors import StoreError
+from store.files import Url, absolute, files_at, join, one_line_for_os_errors
 from store.fingerprint import sha256
 from store.grid import LevelGrid, shard_file
 from store.layout import encode_images
 from store.lease import Part, commit, owns
 from store.ledger import ShardEntry, Skipped, entry_file, entry_json
 from store.scale import Scales, level_fingerprint
-from store.spec import FORMAT, ImageEntry, StoreSpec
-from store.url import Url, absolute, files_at, join, one_line_for_os_errors
+from store.spec import ImageEntry, StoreSpec
 
 Features = Mapping[str, Mapping[str, NDArray[Any]]]
 """level -> image id -> (C, h, w), float32 or float16, h and w the working size over the stride."""
@@ -106,7 +106,7 @@ class ShardWriter:
                 grid, self.scales.get(level), task.images, features[level]
             )
             entry = ShardEntry(
-                format=FORMAT,
+                format=self.spec.format,
                 level=level,
                 shard=task.shard,
                 fingerprint=level_fingerprint(self.spec, level, self.scales),

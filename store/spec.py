@@ -1,20 +1,20 @@
 """The nouns of a store: its levels, its specification, the images that it holds."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from store.codec import Codec
 from store.errors import StoreError
+from store.files import is_name
 from store.fingerprint import fingerprint_of
-from store.url import is_name
 
-FORMAT: Final = 1
-"""Version of the contract in store/README.md; part of every fingerprint."""
-
-LEVELS = ("stride8", "stride16", "stride32")
-"""All levels that a store can hold, finest first, named by their stride in working pixels."""
+Format: TypeAlias = Literal[1, 2]
+FORMAT: Final = 2
+"""Version of the contract in store/README.md; part of every fingerprint. Stores of format 1 are
+still read, verified and completed."""
 
 COARSEST_STRIDE_PX = 32
 """Working sizes are multiples of it, so that every level covers an image exactly."""
@@ -28,15 +28,46 @@ Size: TypeAlias = tuple[int, int]  # (height, width)
 JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | bool | None"
 
 
+class Level(NamedTuple):
+    """One feature map.
+
+    Attributes:
+        stride_px: Side of a token in working pixels.
+        channels: Numbers of a token.
+    """
+
+    stride_px: int
+    channels: int
+
+
+TAKEN: Final = "image|height_px|width_px|live"
+"""Names of the arrays of a store that are no level's."""
+
+LEVEL_NAME: Final = (
+    rf"(?!(?:{TAKEN}|ledger|leases)(?![A-Za-z0-9_])|(?:scale|channel|y|x)_)"
+    "[A-Za-z][A-Za-z0-9_]{0,63}"
+)
+"""Names that a level can have: none that a store needs for something else."""
+
+
+LEVELS = ("stride8", "stride16", "stride32")
+"""Levels of format 1 and of SAM, finest first."""
+
+
 def stride_of(level: str) -> int:
-    """Return the side of one token of a level, in working pixels.
+    """Return the stride of one of `LEVELS`, in working pixels.
 
     Raises:
-        StoreError: The level is none of `LEVELS`.
+        StoreError: The level is none of them.
     """
     if level not in LEVELS:
         raise StoreError(f"unknown level {level!r}: choose from {', '.join(LEVELS)}")
     return int(level.removeprefix("stride"))
+
+
+def levels_of_format_1(channels: int) -> dict[str, Level]:
+    """Return all levels that a store of format 1 can have; they share their channels."""
+    return {name: Level(stride_of(name), channels) for name in LEVELS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,32 +91,45 @@ class StoreSpec:
 
     Attributes:
         domain: Folder of the store, `source` or `target`.
-        channels: Channels of the teacher.
+        levels: Levels that the store can have or, where it was read, has, by name.
         grid_px: (height, width) of the largest working image.
         shard_images: Images in one shard.
         codec: How a number is stored, the name of a `Codec`.
         provenance: What the numbers depend on: teacher, preprocessing, tiling, precision, code.
+        format: Of the store. In format 1 all levels have the channels of one teacher.
     """
 
     domain: str
-    channels: int
+    levels: Mapping[str, Level]
     grid_px: Size
     shard_images: int
     codec: str
     provenance: Mapping[str, JSON]
+    format: Format = FORMAT
 
     def __post_init__(self) -> None:
         Codec(self.codec)
         if not is_name(self.domain) or "/" in self.domain:
             raise StoreError(f"the domain {self.domain!r} is no name of a folder")
-        if not (
-            1 <= self.channels <= MOST_CHANNELS and 1 <= self.shard_images <= MOST_SHARD_IMAGES
-        ):
+        if not 1 <= self.shard_images <= MOST_SHARD_IMAGES:
             raise StoreError(
-                f"a store needs at least one channel and one image per shard, at most "
-                f"{MOST_CHANNELS} and {MOST_SHARD_IMAGES}, got channels={self.channels} and "
-                f"shard_images={self.shard_images}"
+                f"a shard needs 1 to {MOST_SHARD_IMAGES} images, not {self.shard_images}"
             )
+        for name, level in self.levels.items():
+            if not re.fullmatch(LEVEL_NAME, name):
+                raise StoreError(
+                    f"a level cannot be named {name!r}: take letters, digits and _, and another "
+                    "name than the store's own arrays"
+                )
+            if not 1 <= level.channels <= MOST_CHANNELS:
+                raise StoreError(
+                    f"{name} needs 1 to {MOST_CHANNELS} channels, not {level.channels}"
+                )
+            if level.stride_px < 1 or COARSEST_STRIDE_PX % level.stride_px:
+                raise StoreError(
+                    f"{name} needs a stride that divides {COARSEST_STRIDE_PX} px, not "
+                    f"{level.stride_px} px"
+                )
         if not is_working_size(self.grid_px) or max(self.grid_px) > MOST_SIDE_PX:
             raise StoreError(
                 f"the grid {self.grid_px} px is not a positive multiple of {COARSEST_STRIDE_PX} px "
@@ -98,25 +142,45 @@ class StoreSpec:
 
         The domain is left out: two domains under one teacher share their fingerprint.
         """
+        about: dict[str, JSON] = {
+            "format": self.format,
+            "codec": self.codec,
+            "shard_images": self.shard_images,
+            "grid_px": self.grid_px,
+            "provenance": self.provenance,
+        }
         return fingerprint_of(
-            {
-                "format": FORMAT,
-                "codec": self.codec,
-                "channels": self.channels,
-                "shard_images": self.shard_images,
-                "grid_px": self.grid_px,
-                "provenance": self.provenance,
-            }
+            about if self.channels is None else about | {"channels": self.channels}
         )
+
+    @property
+    def channels(self) -> int | None:
+        """Channels of every level in format 1, None in format 2, where each has its own."""
+        return next(iter(self.levels.values())).channels if self.format == 1 else None
+
+    def level(self, name: str) -> Level:
+        """Return a level.
+
+        Raises:
+            StoreError: There is none of this name.
+        """
+        try:
+            return self.levels[name]
+        except KeyError:
+            raise StoreError(
+                f"unknown level {name!r}: choose from {', '.join(self.levels)}"
+            ) from None
 
     def level_fingerprint(self, level: str, scale: str | None = None) -> str:
         """SHA-256 (64 hex) of one level: it does not depend on which other levels there are.
 
         Args:
-            level: One of `LEVELS`.
+            level: Its name.
             scale: Digest of its scale, where the codec has one: codes mean nothing without it.
         """
-        about = {"store": self.fingerprint, "level": level}
+        about: dict[str, JSON] = {"store": self.fingerprint, "level": level}
+        if self.format > 1:
+            about |= self.level(level)._asdict()
         return fingerprint_of(about if scale is None else about | {"scale": scale})
 
     @property

@@ -1,4 +1,4 @@
-"""Whether a store holds the bytes that were written, and which images suffer where it does not."""
+"""Verification of a store: every byte against the ledger, and the images that damage costs."""
 
 # C channels, h w tokens
 
@@ -11,20 +11,7 @@ import numpy as np
 
 from store.decode import ABSENT, DamageError, decode_chunk, decode_index
 from store.errors import StoreError, StoreFormatError
-from store.fingerprint import sha256
-from store.grid import LevelGrid, shard_count, shard_file, shard_of
-from store.header import (
-    METADATA_FILE,
-    Header,
-    parse_digests,
-    read_header,
-    read_metadata,
-    read_spec,
-)
-from store.lease import WHOLE, commit, writer_lease
-from store.ledger import LEDGER, Ledger, ShardEntry, entry_file, parse_entry, wanted_images
-from store.spec import LEVELS, ImageEntry
-from store.url import (
+from store.files import (
     Files,
     Url,
     files_at,
@@ -32,9 +19,23 @@ from store.url import (
     one_line_for_reads,
     reason_of,
 )
+from store.fingerprint import sha256
+from store.grid import LevelGrid, shard_count, shard_file, shard_of
+from store.header import (
+    METADATA_FILE,
+    Header,
+    level_names,
+    parse_digests,
+    read_header,
+    read_metadata,
+    read_spec,
+)
+from store.lease import WHOLE, commit, writer_lease
+from store.ledger import LEDGER, Ledger, ShardEntry, entry_file, parse_entry, wanted_images
+from store.spec import ImageEntry, levels_of_format_1
 
 MISSING: Final = "is missing"
-UNVOUCHED: Final = "has no ledger entry: its write was interrupted, or the entry was lost"
+UNRECORDED: Final = "has no ledger entry: its write was interrupted, or the entry was lost"
 
 Progress = Callable[[int, int], None]
 _Found = TypeVar("_Found")
@@ -47,7 +48,7 @@ class Damage:
     Attributes:
         file: POSIX path inside the store.
         what: What is wrong with it.
-        images: Ids of the images whose features it may cost; none where it is mended without SAM.
+        images: Ids of the images whose features it may cost; none where it is repaired without SAM.
         intact: Ids of the images in the same shard that are embedded again with them.
         level: Level of the shard; None where it is about no shard.
         shard: Number of the shard.
@@ -124,9 +125,10 @@ def verify(path: Url, *, progress: Progress = lambda done, todo: None) -> Report
     size_bytes = 0
     for done, (level, shard) in enumerate(shards, start=1):
         try:
-            found, size = _shard_damage(files, header, level, shard)
-            damage += found
-            size_bytes += size
+            found_bytes = _unless_missing(files.size, shard_file(level, shard))
+            size_bytes += found_bytes or 0
+            if found := _shard_damage(files, header, level, shard, found_bytes):
+                damage.append(found)
         except (OSError, MemoryError) as error:
             images = tuple(i.image_id for i in _wanted(header, shard) if i)
             name = shard_file(level, shard)
@@ -135,8 +137,8 @@ def verify(path: Url, *, progress: Progress = lambda done, todo: None) -> Report
     return Report(files.url, len(shards), size_bytes, tuple(damage), tuple(unread))
 
 
-def withdraw(path: Url, damage: Iterable[Damage]) -> None:
-    """Vouch no longer for what is damaged, so that the next `ssr embed` makes it anew.
+def discard(path: Url, damage: Iterable[Damage]) -> None:
+    """Discard the records of what is damaged, so that the next `ssr embed` makes it anew.
 
     Shards lose their ledger entry; other files are deleted, as their writer derives them again.
 
@@ -149,8 +151,8 @@ def withdraw(path: Url, damage: Iterable[Damage]) -> None:
         one.file if one.level is None or one.shard is None else entry_file(one.level, one.shard)
         for one in damage
     ]
-    with one_line_for_os_errors(files.url), writer_lease(files, WHOLE) as lease:
-        commit(files, WHOLE, lease.token, [(name, None) for name in names])
+    with one_line_for_os_errors(files.url), writer_lease(files, WHOLE) as token:
+        commit(files, WHOLE, token, [(name, None) for name in names])
 
 
 def _look_at_metadata(files: Files, damage: list[Damage], unread: list[Damage]) -> None:
@@ -173,9 +175,9 @@ def _unread(error: OSError | MemoryError) -> str:
 
 
 def _shards(files: Files, header: Header | None) -> set[tuple[str, int]]:
-    """Return every shard that there is, should be, or is vouched for."""
+    """Return every shard that there is, should be, or has a ledger entry."""
     found = set()
-    for level in LEVELS:
+    for level in _levels(files) if header is None else header.spec.levels:
         names = [*files.names(level), *files.names(f"{LEDGER}/{level}")]
         found |= {(level, shard) for name in names if (shard := shard_of(name)) is not None}
     if header is not None:
@@ -186,6 +188,12 @@ def _shards(files: Files, header: Header | None) -> set[tuple[str, int]]:
     return found
 
 
+def _levels(files: Files) -> Iterable[str]:
+    """Return the levels of a store whose metadata is damaged, as far as they can be known."""
+    digests = parse_digests(read_metadata(files) or b"")
+    return level_names(digests) if digests else levels_of_format_1(1)
+
+
 def _wanted(header: Header | None, shard: int) -> tuple[ImageEntry | None, ...]:
     if header is None:
         return ()
@@ -193,9 +201,9 @@ def _wanted(header: Header | None, shard: int) -> tuple[ImageEntry | None, ...]:
 
 
 def _shard_damage(
-    files: Files, header: Header | None, level: str, shard: int
-) -> tuple[list[Damage], int]:
-    """Check one shard and its entry; also return the size of the shard.
+    files: Files, header: Header | None, level: str, shard: int, found_bytes: int | None
+) -> Damage | None:
+    """Check one shard of a size, None where it is missing, and its entry.
 
     Raises:
         OSError: One of them could not be looked at.
@@ -209,40 +217,36 @@ def _shard_damage(
         return Damage(file, what, suffering, intact, level, shard)
 
     entry_data = _unless_missing(files.read, ledger_name)
-    found_bytes = _unless_missing(files.size, name)
-    size_bytes = found_bytes or 0
     if not entry_data:  # empty: taken away in a bucket
-        where = (name, MISSING if found_bytes is None else UNVOUCHED)
-        return ([damaged(*where)] if any(wanted) or header is None else []), size_bytes
+        what = MISSING if found_bytes is None else UNRECORDED
+        return damaged(name, what) if any(wanted) or header is None else None
     entry = parse_entry(entry_data, level, shard)
     if entry is None or not _can_be(files, header, entry):
-        return [damaged(ledger_name, "is damaged")], size_bytes
+        return damaged(ledger_name, "is damaged")
     if header is not None and (
         entry.fingerprint != header.level_fingerprint(level) or not entry.holds(wanted)
     ):
-        return [damaged(ledger_name, "is of other images, another teacher or another scale")], (
-            size_bytes
-        )
+        return damaged(ledger_name, "is of other images, another teacher or another scale")
     if found_bytes is None:
-        return [damaged(name, MISSING, entry.images)], size_bytes
+        return damaged(name, MISSING, entry.images)
     if found_bytes != entry.bytes:  # not read: it may be larger than the memory
-        return [damaged(name, "is damaged", entry.images)], size_bytes
+        return damaged(name, "is damaged", entry.images)
     data = files.read(name)
     if len(data) != found_bytes:
         raise OSError(errno.EIO, "it ended while it was read", name)
     if sha256(data) == entry.digest:
-        return [], size_bytes
+        return None
     suffering = entry.images if header is None else _suffering(data, header, entry)
-    return [damaged(name, "is damaged", suffering)], size_bytes
+    return damaged(name, "is damaged", suffering)
 
 
 def _can_be(files: Files, header: Header | None, entry: ShardEntry) -> bool:
     """Tell whether a store can hold a shard of this size, with such statistics."""
-    if header and entry.bytes > LevelGrid.of(header.spec, entry.level).most_shard_bytes:
+    grid = LevelGrid.of(header.spec, entry.level) if header else None
+    if grid and entry.bytes > grid.most_shard_bytes:
         return False
-    channels = header.spec.channels if header else None
     try:
-        Ledger(files).statistics(entry.level, entry.shard, channels)
+        Ledger(files).statistics(entry.level, entry.shard, grid.channels if grid else None)
     except StoreError:
         return False
     return True

@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +20,14 @@ from store.errors import (
     StoreMissingError,
     StoreUnreadableError,
 )
+from store.files import (
+    Url,
+    exists,
+    files_at,
+    join,
+    one_line_for_os_errors,
+    one_line_for_reads,
+)
 from store.fingerprint import fingerprint_of, sha256
 from store.grid import shard_count, shard_of
 from store.header import (
@@ -26,13 +35,14 @@ from store.header import (
     ROOT_FILE,
     RootAttributes,
     parse_digests,
+    read_levels,
     read_metadata,
     read_scales,
     read_spec,
 )
 from store.index import LevelEntry, StoreEntry
 from store.layout import skeleton
-from store.lease import WHOLE, Change, Lease, Part, check_part, commit, owns, writer_lease
+from store.lease import WHOLE, Change, Part, check_part, commit, owns, writer_lease
 from store.ledger import (
     LEDGER,
     SLOTS_FILE,
@@ -45,15 +55,7 @@ from store.ledger import (
 )
 from store.scale import Scales, check_scale, level_fingerprint
 from store.shard_writer import NOTHING, Features, ShardTask, ShardWriter
-from store.spec import LEVELS, ImageEntry, StoreSpec, stride_of
-from store.url import (
-    Url,
-    exists,
-    files_at,
-    join,
-    one_line_for_os_errors,
-    one_line_for_reads,
-)
+from store.spec import ImageEntry, Level, StoreSpec
 
 
 def never(image_id: str) -> bool:
@@ -103,13 +105,15 @@ class StoreWriter:
         self._files = files_at(self.path)
         self.spec = spec
         self.part = part
-        self.levels = tuple(sorted(set(levels), key=stride_of))
+        self.levels = tuple(
+            sorted(set(levels), key=lambda name: (spec.level(name).stride_px, name))
+        )
         self._images = tuple(images)
         self._slots: tuple[Slot, ...] = ()
         self._scales: dict[str, NDArray[np.float32]] = {}
         self._ledger = Ledger(self._files)
         self._seen: dict[tuple[str, int], ShardEntry] = {}
-        self._lease: Lease | None = None
+        self._lease: str | None = None  # its token
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -122,8 +126,19 @@ class StoreWriter:
 
     def _look(self) -> None:
         self._check_identity()
-        self._scales = dict(read_scales(self._files, self.spec, LEVELS))
+        self.spec = replace(self.spec, levels=self._kept_levels() | dict(self.spec.levels))
+        self._scales = dict(read_scales(self._files, self.spec, self.spec.levels))
         self._slots = assign_slots(self._known_slots(), self._images)
+
+    def _kept_levels(self) -> dict[str, Level]:
+        """Return levels that the store has beside those of the specification, from sound files."""
+        try:
+            digests = parse_digests(read_metadata(self._files) or b"")
+            return read_levels(self._files, self.spec, digests or ())
+        except StoreUnreadableError:
+            raise
+        except StoreError:
+            return {}
 
     def _known_slots(self) -> tuple[Slot, ...]:
         """Read the slots; none where the store does not say, or says what no store can hold.
@@ -134,7 +149,7 @@ class StoreWriter:
         slots = self._ledger.read_slots()
         try:
             digests = parse_digests(read_metadata(self._files) or b"") or {}
-            if digests.get(SLOTS_FILE) != sha256(slots_json(slots)):
+            if digests.get(SLOTS_FILE) != sha256(slots_json(slots, self.spec.format)):
                 slots = self._slots_by_entries(slots)
             check_images(self.spec, [slot.image for slot in slots])
         except StoreUnreadableError:
@@ -145,7 +160,10 @@ class StoreWriter:
 
     def _slots_by_entries(self, listed: Sequence[Slot]) -> tuple[Slot, ...]:
         held, shard_images = dict(enumerate(listed)), self.spec.shard_images
-        for level in reversed(LEVELS):
+        coarsest_first = sorted(
+            self.spec.levels, key=lambda name: self.spec.level(name).stride_px, reverse=True
+        )
+        for level in coarsest_first:
             fingerprint = level_fingerprint(self.spec, level, self._scales)
             for shard in map(shard_of, self._files.names(f"{LEDGER}/{level}")):
                 if shard is None:
@@ -196,7 +214,9 @@ class StoreWriter:
         check_keys("levels", "the scales", scales, self.unscaled)
         if not scales:
             return
-        checked = {n: check_scale(n, scale, self.spec.channels) for n, scale in scales.items()}
+        checked = {
+            n: check_scale(n, scale, self.spec.level(n).channels) for n, scale in scales.items()
+        }
         with one_line_for_os_errors(self.path):
             self._scales |= checked
             self._write_skeleton()
@@ -205,7 +225,7 @@ class StoreWriter:
     def shards(self) -> ShardWriter:
         """What writes shards under this writer's lease, here or in a process that works for it."""
         assert self._lease is not None, "a StoreWriter is a context manager"
-        return ShardWriter(self.path, self.spec, self._scales, self.part, self._lease.token)
+        return ShardWriter(self.path, self.spec, self._scales, self.part, self._lease)
 
     def pending(self, *, readable: Callable[[str], bool] = never) -> list[ShardTask]:
         """List the shards of the part that are not done, by looking at ledger and sizes.
@@ -234,7 +254,6 @@ class StoreWriter:
         if task.images != self._wanted(task.shard):
             raise StoreError(f"shard {task.shard} has other images now: ask for pending() again")
         assert self._lease is not None
-        self._lease.check()
         self.shards.write(task, features, skipped)
 
     def finalise(self) -> StoreEntry:
@@ -303,7 +322,7 @@ class StoreWriter:
     def _write_skeleton(self) -> None:
         assert self._lease is not None
         if stale := self._stale():
-            commit(self._files, self.part, self._lease.token, stale)
+            commit(self._files, self.part, self._lease, stale)
 
     def _stale(self) -> list[Change]:
         """Return the metadata files that are missing or of something else, as they should be."""
@@ -321,7 +340,7 @@ class StoreWriter:
         scaled = Codec(self.spec.codec).scaled
         levels = [
             level
-            for level in LEVELS
+            for level in self.spec.levels
             if (level in self.levels or exists(self._files, f"{level}/{ROOT_FILE}"))
             and (level in self._scales or not scaled)
         ]

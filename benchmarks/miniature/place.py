@@ -97,7 +97,7 @@ class Place(NamedTuple):
             f"prepare.target={json.dumps({**target, **root})}",
             f"store.url={json.dumps(str(self.out / 'worlds' / str(seed) / 'features'))}",
             f"store.codec={'int8' if world == 'int8' else 'float16'}",
-            f"embed.weights={'random' if world == 'untrained' else TEACHER}",
+            f"embed.teacher.weights={'random' if world == 'untrained' else TEACHER}",
             "embed.splits=[train]",
             *(_WITHOUT_TEACHER if world == "oracle" else ()),
             "evaluate.domain=null",

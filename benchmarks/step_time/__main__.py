@@ -36,7 +36,7 @@ from benchmarks.step_time.parts import measure_parts
 from benchmarks.step_time.setting import ARMS, Setting
 from benchmarks.step_time.table import show_arms, show_parts, show_ratios
 from stages.device import cpu_threads
-from stages.embed.teachers.sam import ARCHITECTURES
+from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from stages.student.mit import BACKBONES
 
 

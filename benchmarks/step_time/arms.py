@@ -18,8 +18,8 @@ from benchmarks.step_time.data import crops_of, read_manifest
 from benchmarks.step_time.ported_step import ported_step, prepare_port
 from benchmarks.step_time.setting import LEVEL, Setting, configure
 from stages.device import pick_device
-from stages.embed.teachers.sam import ARCHITECTURES
-from stages.embed.teachers.sam_encoder import Teacher, draw_encoder
+from stages.embed.teachers.sam_encoder import SamEncoder, draw_encoder
+from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from stages.fields import DeviceName
 from stages.student.mit import BACKBONES
 from stages.student.student import build_student, seeded
@@ -155,9 +155,7 @@ def _encoder_of(arm: str, setting: Setting, device: torch.device) -> Encode | No
     side, encoder = architecture.side_px, draw_encoder(architecture, 0)
     half = arm == "c fused" and setting.precision == "bfloat16"
     if arm == "c fused":
-        encoder = Teacher(
-            encoder, architecture=setting.sam, trained=False, device=device, precision="float32"
-        ).encoder
+        encoder = SamEncoder(encoder, device).encoder
     encoder = encoder.to(device).eval().requires_grad_(False)
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from stages.prepare.config import PrepareConfig
 from stages.prepare.manifest import Domain, Manifest
 from stages.train.crops import TrainingCrops
 from store.read import FeatureReader
-from store.spec import ImageEntry, StoreSpec, stride_of
+from store.spec import ImageEntry, Level, StoreSpec
 from store.write import StoreWriter
 
 DOMAINS: Final[tuple[Domain, ...]] = ("source", "target")
@@ -65,11 +65,11 @@ def _write_features(
         for record in manifest.select(domain=domain, split="train")
     ]
     grid_px, channels = entries[0].working_size_px, setting.teacher_channels
-    shape = (len(entries), channels, *(side // stride_of(LEVEL) for side in grid_px))
+    shape = (len(entries), channels, *(side // 8 for side in grid_px))
     features = rng.standard_normal(shape, dtype=np.float32)
     np.save(folder / f"{domain}.npy", features.astype(np.float16))
     held = {entry.image_id: row for entry, row in zip(entries, features, strict=True)}
-    spec = StoreSpec(domain, channels, grid_px, 4, "float16", {})
+    spec = StoreSpec(domain, {LEVEL: Level(8, channels)}, grid_px, 4, "float16", {})
     with StoreWriter(folder / "features", spec, entries, [LEVEL]) as writer:
         for task in writer.pending():
             names = [image.image_id for image in task.images if image is not None]

@@ -6,7 +6,7 @@ from typing import Any, Final
 from ruamel.yaml import YAML
 
 from pipeline.presets import render
-from stages.embed.teachers.sam import ARCHITECTURES, ArchitectureName
+from stages.embed.teachers.sam_sizes import ARCHITECTURES, ArchitectureName
 from stages.student.config import BackboneName
 from stages.train.config import TrainConfig
 

@@ -4,4 +4,4 @@ from pathlib import Path
 from typing import Final
 
 TEACHER: Final = Path(__file__).parent / "teacher.pth"
-"""Weights for `embed.weights` with `embed.architecture: tiny`; `teacher.md` is their card."""
+"""Weights for `embed.teacher`, `kind: sam` and `architecture: tiny`; `teacher.md` is their card."""

@@ -5,7 +5,8 @@ targets (`examples.drawn.world.wide`), and no name of a class (`examples.drawn.o
 
     python -m examples.drawn.pretrain --out teacher.pth
 
-takes some seven minutes on one core, which is all that it uses. Name the file in embed.weights.
+takes some seven minutes on one core, which is all that it uses. Name the file in
+embed.teacher.weights.
 """
 
 # B crops, S pixels of a crop's side
@@ -26,9 +27,8 @@ from examples.drawn.objectives import Heads, Losses, targets_of
 from examples.drawn.scenes import Progress, Scenes
 from stages.device import cpu_threads
 from stages.embed.task import teacher_input
-from stages.embed.teachers.sam import ARCHITECTURES, Architecture
-from stages.embed.teachers.sam_encoder import draw_encoder
-from stages.embed.teachers.sam_weights import PREFIX, hash_weights
+from stages.embed.teachers.sam_encoder import PREFIX, draw_encoder, hash_weights
+from stages.embed.teachers.sam_sizes import ARCHITECTURES, Architecture
 from stages.prepare.geometry import Size
 from store.atomic import write_bytes
 from store.errors import ConfigError, SSRError

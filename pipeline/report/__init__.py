@@ -24,6 +24,7 @@ from pipeline.params import Params
 from pipeline.pictures import Painter, read_photo
 from pipeline.report.chart import Chart, charts
 from pipeline.tables import UNTRAINED, sizes_text, statistics_text
+from stages.embed.planned import weights_of
 from stages.evaluate.model import measured_card, student_folder
 from stages.evaluate.pictures import read_triptych
 from stages.evaluate.scores import read_confusion, read_scores
@@ -41,11 +42,11 @@ from store.errors import (
     StoreMismatchError,
     StoreMissingError,
 )
+from store.files import join
 from store.fingerprint import sha256_of_file
 from store.index import Index
 from store.read import FeatureReader
 from store.summary import inspect
-from store.url import join
 
 REPORT: Final = "report.html"
 """Name of the file in a run's folder."""
@@ -278,9 +279,7 @@ class _Run:
             url = join(self._params.store.location, entry.path)
             reader = FeatureReader(url)
             teacher = entry.provenance.get("teacher")
-            if not isinstance(teacher, dict) or not teacher.keys() >= {
-                "architecture", "weights_sha256", "trained"
-            }:  # fmt: skip
+            if not isinstance(teacher, dict) or not teacher.keys() >= {"architecture", "trained"}:
                 raise StoreMismatchError(
                     f"the index does not say of which teacher the {domain} store is: run "
                     "`ssr embed`"
@@ -288,7 +287,7 @@ class _Run:
             return {
                 "summary": inspect(url),
                 "teacher": str(teacher["architecture"]),
-                "weights": str(teacher["weights_sha256"])[:12],
+                "weights": weights_of(teacher),
                 "trained": bool(teacher["trained"]),
                 "pictures": Part.of(lambda: self._feature_pictures(reader)),
             }

@@ -20,11 +20,11 @@ from typing import Any, Final
 
 from stages.device import cpu_threads
 from stages.embed.config import EmbedConfig
-from stages.embed.lazy_teacher import LazyTeacher
+from stages.embed.format1 import require_weights
 from stages.embed.task import embed_shards
-from stages.embed.teachers.sam_encoder import Teacher, load_teacher
+from stages.embed.teachers.teacher import Encoder
 from stages.prepare.manifest import ImageRecord
-from store.errors import CheckpointError, ConfigError, SSRError
+from store.errors import ConfigError, SSRError
 from store.shard_writer import ShardTask, ShardWriter
 
 RETRIES: Final = 2
@@ -48,25 +48,24 @@ class ShardJob:
 
     Attributes:
         config: section `embed`, paths absolute.
-        weights_sha256: hash of the weights that the store is of.
         root: folder of the images, absolute.
         writer: writes the shards.
+        gpus: those that workers on this machine share, each its own.
     """
 
     config: EmbedConfig
-    weights_sha256: str
     root: Path
     writer: ShardWriter
+    gpus: tuple[str, ...] = ()
 
     @classmethod
-    def of(
-        cls, config: EmbedConfig, teacher: LazyTeacher, root: Path, writer: ShardWriter
-    ) -> "ShardJob":
+    def of(cls, config: EmbedConfig, root: Path, writer: ShardWriter) -> "ShardJob":
         """Make all paths absolute: workers start in other folders."""
-        if config.weights != "random":
-            weights = str(Path(config.weights).expanduser().absolute())
-            config = config.model_copy(update={"weights": weights})
-        return cls(config, teacher.weights_sha256, root.absolute(), writer.absolute())
+        if config.teacher.trained:
+            weights = str(config.teacher.path.absolute())
+            teacher = config.teacher.model_copy(update={"weights": weights})
+            config = config.model_copy(update={"teacher": teacher})
+        return cls(config, root.absolute(), writer.absolute())
 
 
 def run_dask(
@@ -101,7 +100,8 @@ def run_dask(
         ) from error
     skipped: dict[str, str] = {}
     with _client(job.config) as (client, threads):
-        job = replace(job, config=job.config.model_copy(update={"threads": threads}))
+        config = job.config.model_copy(update={"threads": threads})
+        job = replace(job, config=config, gpus=tuple(_gpus(config)))
         images = {task: [image for image in task.images if image is not None] for task in tasks}
         futures = {
             client.submit(
@@ -141,25 +141,24 @@ def make_shard(
 ) -> dict[str, str] | SSRError:
     """Embed and write one shard in a worker; return the images that were skipped -> why.
 
-    An error that the user can mend is returned, not raised: dask would try it again.
+    An error that the user can correct is returned, not raised: dask would try it again.
     """
     config = job.config
+    if job.gpus:  # CUDA reads it once, when the teacher is loaded
+        from distributed import get_worker
+
+        own = int(get_worker().name) % len(job.gpus)
+        os.environ["CUDA_VISIBLE_DEVICES"] = job.gpus[own]
     try:
         with _encoding, cpu_threads(config.threads):
-            teacher = _teacher(config)
-            if teacher.weights_sha256 != job.weights_sha256:
-                raise CheckpointError(
-                    f"{config.weights}: a worker finds other weights there than the process that "
-                    "asked; give all machines the same file"
-                )
+            encoder = _encoder(config)
+            require_weights(config, encoder, job.writer.spec)
             shards = embed_shards(
                 [task],
-                teacher=teacher,
+                config=config,
+                encoder=encoder,
                 records=records,
                 root=job.root,
-                overlap=config.overlap,
-                batch_tiles=config.batch_tiles,
-                skip_bad=config.on_bad_image == "skip",
                 image_done=lambda: None,
             )
             with closing(shards):
@@ -188,58 +187,50 @@ def _as_completed(client: Any, pending: set[Any]) -> Iterator[Any]:  # noqa: ANN
             yield from done
 
 
-def _demand_workers(client: Any, address: str) -> None:  # noqa: ANN401
-    """Refuse a cluster without workers, or whose workers do not know this code."""
-    try:
-        client.wait_for_workers(1, timeout=CONNECT_S)
-        client.run(import_module, __name__)
-    except TimeoutError as error:
-        raise ConfigError(f"the scheduler at {address} has no workers: start some") from error
-    except ImportError as error:
-        raise ConfigError(
-            f"the workers of {address} cannot import this project ({error}): install it there"
-        ) from error
-
-
 @cache
-def _teacher(config: EmbedConfig) -> Teacher:
+def _encoder(config: EmbedConfig) -> Encoder:
     """Load the teacher once per worker."""
-    return load_teacher(config)
+    return config.load_encoder()
 
 
 @contextmanager
 def _client(config: EmbedConfig) -> Iterator[tuple[Any, int | None]]:
     """Yield a client, and how many threads each worker encodes with."""
-    from distributed import Client, Nanny, Scheduler, SpecCluster
+    from distributed import Client, LocalCluster
 
     logging.getLogger("distributed").setLevel(logging.ERROR)  # of workers that come and go
-    if config.scheduler is not None:
+    if (address := config.scheduler) is not None:
         try:
-            client = Client(config.scheduler, timeout=CONNECT_S, set_as_default=False)
+            client = Client(address, timeout=CONNECT_S, set_as_default=False)
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"embed.scheduler: no dask scheduler answers at {config.scheduler}: start one, or "
-                "set it to null"
+                f"embed.scheduler: no dask scheduler answers at {address}: start one, or set it to "
+                "null"
             ) from error
         with client, client.as_current():
-            _demand_workers(client, config.scheduler)
+            try:
+                client.wait_for_workers(1, timeout=CONNECT_S)
+                client.run(import_module, __name__)
+            except TimeoutError as error:
+                raise ConfigError(
+                    f"the scheduler at {address} has no workers: start some"
+                ) from error
+            except ImportError as error:
+                raise ConfigError(
+                    f"the workers of {address} cannot import this project ({error}): install it "
+                    "there"
+                ) from error
             yield client, config.threads
         return
-    devices, threads = _workers(config)
-    options = {
-        "nthreads": WRITERS,
-        "memory_limit": 0,
-        "dashboard": False,
-        "silence_logs": logging.ERROR,
-    }
-    workers = {
-        number: {"cls": Nanny, "options": options | {"env": environment}}
-        for number, environment in enumerate(devices)
-    }
-    here = {"host": "127.0.0.1", "port": 0, "dashboard": False}
+    options = {"host": "127.0.0.1", "memory_limit": 0, "dashboard_address": None}
+    count, threads = _workers(config)
     with _deaf_to_interrupts():
-        cluster = SpecCluster(
-            workers, {"cls": Scheduler, "options": here}, silence_logs=logging.ERROR
+        cluster = LocalCluster(
+            count,
+            threads_per_worker=WRITERS,
+            silence_logs=logging.ERROR,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # or two runs want one port
+            **options,
         )
     with cluster, Client(cluster, set_as_default=False) as client, client.as_current():
         yield client, threads
@@ -260,15 +251,20 @@ def _deaf_to_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _workers(config: EmbedConfig) -> tuple[list[dict[str, str]], int | None]:
-    """Return the environment of each worker, and the threads that it encodes with."""
+def _workers(config: EmbedConfig) -> tuple[int, int | None]:
+    """Return how many workers to start, and the threads that each encodes with."""
+    gpus, cores = len(_gpus(config)), os.cpu_count() or 1
+    if gpus:
+        return config.workers or gpus, config.threads
+    count = config.workers or max(1, cores // (config.threads or cores))
+    return count, config.threads or max(1, cores // count)
+
+
+def _gpus(config: EmbedConfig) -> list[str]:
+    """Return the GPUs that this process may use; none for workers that are there already."""
     import torch
 
-    if config.device != "cpu" and torch.cuda.is_available():
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        gpus = visible.split(",") if visible else [str(n) for n in range(torch.cuda.device_count())]
-        count = config.workers or len(gpus)
-        return [{"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} for n in range(count)], config.threads
-    cores = os.cpu_count() or 1
-    count = config.workers or max(1, cores // (config.threads or cores))
-    return [{} for _ in range(count)], config.threads or max(1, cores // count)
+    if config.scheduler is not None or config.device == "cpu" or not torch.cuda.is_available():
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(n) for n in range(torch.cuda.device_count())]

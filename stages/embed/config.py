@@ -4,21 +4,9 @@ from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
-from stages.embed.teachers.sam import ArchitectureName
-from stages.fields import (
-    BatchSize,
-    Cores,
-    DeviceName,
-    Domain,
-    Level,
-    PathText,
-    Section,
-    Seed,
-    Split,
-)
-
-Precision = Literal["float32", "bfloat16", "float16"]
-
+from stages.embed.teachers import TeacherConfig
+from stages.embed.teachers.teacher import Encoder, Precision
+from stages.fields import BatchSize, Cores, DeviceName, Domain, Level, Section, Split
 
 _T = TypeVar("_T")
 
@@ -32,14 +20,7 @@ def _distinct(values: tuple[_T, ...]) -> tuple[_T, ...]:
 class EmbedConfig(Section):
     """Section `embed`."""
 
-    architecture: ArchitectureName = Field(
-        description="SAM's image encoder: `vit_b`, `vit_l`, `vit_h`, or `tiny` for demos and tests."
-    )
-    weights: PathText = Field(
-        description="Checkpoint file in the official layout, as `examples/drawn/teacher.pth`, a "
-        "`tiny` teacher of the drawn world; or `random`: an UNTRAINED TEACHER."
-    )
-    seed: Seed = Field(description="Seed of random weights.")
+    teacher: TeacherConfig = Field(description="The frozen network whose features are stored.")
     levels: Annotated[tuple[Level, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
         description="Feature maps to store; those that `train.regularizer.levels` reads."
     )
@@ -91,3 +72,7 @@ class EmbedConfig(Section):
         if self.scheduler is not None and self.workers is not None:
             raise ValueError("the scheduler has workers of its own: set embed.workers to null")
         return self
+
+    def load_encoder(self) -> Encoder:
+        """Load the teacher's network; errors as of `Teacher.load`."""
+        return self.teacher.load(self.device, self.precision, compiled=self.compile)

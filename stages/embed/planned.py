@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from stages.embed.config import EmbedConfig
-from stages.embed.teachers.sam import ARCHITECTURES
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
-from stages.prepare.pixels import MEAN, STD
 from store.errors import DataError
-from store.spec import ImageEntry, StoreSpec
+from store.spec import ImageEntry, Level, StoreSpec
 
 EMBEDDING_VERSION: Final = 2
 """Raise it when a change of this package changes the features of the same teacher and image."""
@@ -37,7 +35,7 @@ def planned_store(
     manifest: Manifest,
     shard_images: int,
     codec: str,
-    weights_sha256: str,
+    weights: Mapping[str, Any],
 ) -> PlannedStore:
     """Return the store that `ssr embed` makes or keeps for a domain.
 
@@ -47,7 +45,7 @@ def planned_store(
         manifest: the images.
         shard_images: images per shard.
         codec: how tokens are stored.
-        weights_sha256: hash of the teacher's weights; any 64 digits do where only sizes matter.
+        weights: the teacher's `weights_identity`; anything does where only sizes matter.
 
     Raises:
         DataError: for a domain of which the manifest has no images to embed.
@@ -65,11 +63,14 @@ def planned_store(
     sizes = [record.working_size_px for record in records.values()]
     spec = StoreSpec(
         domain=domain,
-        channels=ARCHITECTURES[config.architecture].channels,
+        levels={
+            name: Level(level.stride_px, level.channels)
+            for name, level in config.teacher.levels().items()
+        },
         grid_px=(max(height for height, _ in sizes), max(width for _, width in sizes)),
         shard_images=shard_images,
         codec=codec,
-        provenance=provenance(config, weights_sha256),
+        provenance=provenance(config, config.teacher.identity(weights)),
     )
     images = tuple(
         ImageEntry(record.image_id, record.content, record.working_size_px)
@@ -78,21 +79,24 @@ def planned_store(
     return PlannedStore(spec, images, records)
 
 
-def provenance(config: EmbedConfig, weights_sha256: str) -> dict[str, Any]:
-    """Describe all that the features of given images depend on, in JSON's types."""
-    architecture = ARCHITECTURES[config.architecture]
+def weights_of(teacher: Mapping[str, Any]) -> str:
+    """Name the weights of a teacher's identity, for people."""
+    sha256 = teacher.get("weights_sha256")
+    return f"random, seed {teacher.get('seed')}" if sha256 is None else f"sha256 {sha256[:12]}"
+
+
+def provenance(config: EmbedConfig, teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe all that the features of given images depend on, in JSON's types.
+
+    Args:
+        config: section `embed`.
+        teacher: its identity.
+    """
     return {
-        "teacher": {
-            "architecture": config.architecture,
-            "weights_sha256": weights_sha256,
-            "trained": config.weights != "random",
-            "side_px": architecture.side_px,
-            "patch_px": architecture.patch_px,
-            "channels": architecture.channels,
-        },
+        "teacher": dict(teacher),
         "preprocessing": {
-            "mean": list(MEAN),
-            "std": list(STD),
+            "mean": list(config.teacher.mean),
+            "std": list(config.teacher.std),
             "scaling": "bilinear, antialiased when shrinking",
         },
         "tiling": {"overlap": config.overlap, "blend": "linear"},

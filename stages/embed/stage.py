@@ -12,27 +12,24 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from stages.embed.config import EmbedConfig
-from stages.embed.executor import run_serial
-from stages.embed.lazy_teacher import LazyTeacher
+from stages.embed.format1 import kept_store, memory_at, require_weights
 from stages.embed.planned import PlannedStore, planned_store
 from stages.prepare.manifest import Domain, Manifest
 from stages.prepare.pixels import read_raw
 from store.errors import DataError
+from store.files import Url, join
 from store.index import Index, StoreEntry
 from store.lease import WHOLE, Part
 from store.scale import estimate_scale, scale_sample
 from store.shard_writer import ShardTask
-from store.url import Url, join
 from store.write import StoreWriter
 
 if TYPE_CHECKING:
     from stages.embed.task import EmbeddedShard
-
-WEIGHTS_CACHE: Final = ".weights.json"
-"""File that remembers hashes of weights, see `weights_cache`; safe to delete."""
+    from stages.embed.teachers.teacher import Encoder
 
 Step: TypeAlias = Literal["all", "init", "finalise"] | Part
 """All of the stage, or one step of it for job arrays: `init` fixes metadata and scales, each part
@@ -117,9 +114,10 @@ def run(
         DataError: for a domain without images, or an image that changed since `ssr prepare`.
         StoreError: for a store that is in use, cannot be written, or is not ready for this step.
     """
-    teacher = LazyTeacher(config, weights_cache(store_url, index_path))
-    if config.domains and not teacher.trained:
-        log.warning("UNTRAINED TEACHER: embed.weights is random (seed %d)", config.seed)
+    trained, memory = config.teacher.trained, memory_at(store_url, index_path)
+    load = cache(config.load_encoder)
+    if config.domains and not trained:
+        log.warning("UNTRAINED TEACHER: embed.teacher.weights is random")
     entries: dict[str, StoreEntry] = {}
     results: dict[Domain, DomainResult] = {}
     for domain in config.domains:
@@ -129,12 +127,13 @@ def run(
             manifest=manifest,
             shard_images=shard_images,
             codec=codec,
-            weights_sha256=teacher.weights_sha256,
+            weights=config.teacher.weights_identity(),
         )
+        planned = kept_store(planned, config, store_url, memory, load)
         entry, results[domain] = _run_domain(
             planned,
             config=config,
-            teacher=teacher,
+            load=load,
             root=roots[domain],
             store_url=store_url,
             step=step,
@@ -145,19 +144,14 @@ def run(
     finished = step in ("all", "finalise")
     if finished:
         Index(stores=entries).write(index_path)
-    return EmbedResult(results, index_path if finished else None, teacher.trained)
-
-
-def weights_cache(store_url: Url, index_path: Path) -> Path:
-    """Return where this machine remembers hashes of weights: with the stores, if they are here."""
-    return (store_url if isinstance(store_url, Path) else index_path.parent) / WEIGHTS_CACHE
+    return EmbedResult(results, index_path if finished else None, trained)
 
 
 def _run_domain(
     planned: PlannedStore,
     *,
     config: EmbedConfig,
-    teacher: LazyTeacher,
+    load: "Callable[[], Encoder]",
     root: Path,
     store_url: Url,
     step: Step,
@@ -166,7 +160,7 @@ def _run_domain(
     started = perf_counter()
     part = WHOLE if isinstance(step, str) else step
     domain: Domain = "source" if planned.spec.domain == "source" else "target"
-    embedder = _Embedder(config, teacher, planned, root)
+    embedder = _Embedder(config, load, planned, root)
     with StoreWriter(store_url, planned.spec, planned.images, config.levels, part=part) as writer:
         if part == WHOLE and step != "finalise":
             embedder.fix_scales(writer)
@@ -200,10 +194,14 @@ class _Embedder:
     """Embed images of one domain; torch is imported only where there is work."""
 
     def __init__(
-        self, config: EmbedConfig, teacher: LazyTeacher, planned: PlannedStore, root: Path
+        self,
+        config: EmbedConfig,
+        load: "Callable[[], Encoder]",
+        planned: PlannedStore,
+        root: Path,
     ) -> None:
-        self._config, self._teacher, self._root = config, teacher, root
-        self._records, self._images = planned.records, planned.images
+        self._config, self._load, self._root = config, load, root
+        self._spec, self._records, self._images = planned.spec, planned.records, planned.images
         self.readable = cache(self._readable)
 
     def embed(
@@ -213,8 +211,9 @@ class _Embedder:
         if self._config.executor == "dask":
             from stages.embed.cluster import ShardJob, run_dask
 
-            job = ShardJob.of(self._config, self._teacher, self._root, writer.shards)
+            job = ShardJob.of(self._config, self._root, writer.shards)
             return run_dask(job, tasks, self._records, image_done=image_done)
+        from stages.embed.task import run_serial
 
         skipped: dict[str, str] = {}
 
@@ -247,14 +246,14 @@ class _Embedder:
         from stages.device import cpu_threads
         from stages.embed.task import embed_shards
 
+        encoder = self._load()
+        require_weights(self._config, encoder, self._spec)
         shards = embed_shards(
             tasks,
-            teacher=self._teacher.loaded,
+            config=self._config,
+            encoder=encoder,
             records=self._records,
             root=self._root,
-            overlap=self._config.overlap,
-            batch_tiles=self._config.batch_tiles,
-            skip_bad=self._config.on_bad_image == "skip",
             image_done=image_done,
         )
         with cpu_threads(self._config.threads), closing(shards):

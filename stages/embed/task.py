@@ -2,7 +2,7 @@
 
     reader threads:  read and resize image 7 | cut, normalise and scale its tiles
     this thread:     encode a batch of tiles | blend the batch before into images
-    writer thread:   (executor.py) write the shard before
+    writer thread:   (`run_serial`) write the shard before
 
 A batch takes tiles of several images, but of one level of one shard: in whichever run, order and
 company that comes to be made, its batches are the same, and so are its bytes.
@@ -11,13 +11,13 @@ company that comes to be made, its batches are the same, and so are its bytes.
 # B tiles, C channels, H W working pixels, h w tokens
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -25,14 +25,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.embed.lookahead import ahead, batches
-from stages.embed.teachers.sam_encoder import Teacher
+from stages.embed.config import EmbedConfig
+from stages.embed.teachers.teacher import Encoder
 from stages.embed.tiling import Tile, add_tile, plan_tiles
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import normalised_window, read_raw, resize_image
 from store.errors import DataError, DataUnreadableError
 from store.shard_writer import ShardTask
-from store.spec import stride_of
+
+_T = TypeVar("_T")
 
 Features = dict[str, dict[str, NDArray[np.float32]]]
 """level -> image id -> (C, h, w)"""
@@ -58,22 +59,22 @@ _MOST_READERS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """One tile of one image at one level.
+    """One tile of one image, from which one pass makes all levels of a stride and input scale.
 
     Attributes:
         task: the shard that it belongs to.
-        level: of the pyramid.
+        levels: what the pass makes.
         image_id: the image.
-        shape: (C, h, w) of the image's tokens.
+        shapes: of each level, (C, h, w) of the image's tokens.
         tile: which part of them.
         pixels: (3, side, side), the teacher's input, in the making.
         siblings: pieces that the image is cut into, at all levels of the task.
     """
 
     task: ShardTask
-    level: str
+    levels: tuple[str, ...]
     image_id: str
-    shape: tuple[int, int, int]
+    shapes: tuple[tuple[int, int, int], ...]
     tile: Tile
     pixels: Future[Tensor]
     siblings: int
@@ -91,12 +92,10 @@ class _Skipped:
 def embed_shards(
     tasks: Iterable[ShardTask],
     *,
-    teacher: Teacher,
+    config: EmbedConfig,
+    encoder: Encoder,
     records: Mapping[str, ImageRecord],
     root: Path,
-    overlap: float,
-    batch_tiles: int,
-    skip_bad: bool,
     image_done: Callable[[], None],
 ) -> Generator[EmbeddedShard, None, None]:
     """Embed the images of one shard after the other.
@@ -106,12 +105,10 @@ def embed_shards(
 
     Args:
         tasks: which images and levels.
-        teacher: what embeds them.
+        config: section `embed`.
+        encoder: the loaded teacher, which embeds them.
         records: manifest rows by image id, for at least the images of the tasks.
         root: folder of the domain that the records' paths start from.
-        overlap: least overlap of tiles as a share of the tile.
-        batch_tiles: most tiles per forward pass.
-        skip_bad: go on without images that cannot be read.
         image_done: called after each image.
 
     Yields:
@@ -119,16 +116,16 @@ def embed_shards(
 
     Raises:
         DataError: for an image that is unreadable or not the one that the manifest describes,
-            unless those are skipped.
+            unless `on_bad_image` skips those.
     """
     # The CPU is busy encoding: one thread keeps it fed. A GPU outruns any single one.
-    on_cpu = teacher.device.type == "cpu"
+    on_cpu = encoder.device.type == "cpu"
     count = 1 if on_cpu else min(_MOST_READERS, os.cpu_count() or 1)
     readers = ThreadPoolExecutor(count, "read")
     try:
         images = ahead(_read_images(tasks, readers, records, root), count)
         pieces = ahead(
-            _cut(images, readers, teacher, overlap, root, skip_bad), _BATCHES_AHEAD * batch_tiles
+            _cut(images, readers, config, encoder, root), _BATCHES_AHEAD * config.batch_tiles
         )
         for task, of_task in groupby(pieces, lambda piece: piece.task):
             features: Features = {level: {} for level in task.levels}
@@ -136,11 +133,12 @@ def embed_shards(
             pieces_done = Counter[str]()
 
             there = _without_skipped(of_task, skipped, image_done)
-            for piece, tokens in _encode(there, teacher, batch_tiles):
-                of_level = features[piece.level]
-                if piece.image_id not in of_level:
-                    of_level[piece.image_id] = np.zeros(piece.shape, np.float32)
-                add_tile(of_level[piece.image_id], piece.tile, tokens)
+            for piece, tokens in _encode(there, encoder, config.batch_tiles):
+                for level, shape, values in zip(piece.levels, piece.shapes, tokens, strict=True):
+                    of_level = features[level]
+                    if piece.image_id not in of_level:
+                        of_level[piece.image_id] = np.zeros(shape, np.float32)
+                    add_tile(of_level[piece.image_id], piece.tile, values)
                 pieces_done[piece.image_id] += 1
                 if pieces_done[piece.image_id] == piece.siblings:
                     image_done()
@@ -216,38 +214,44 @@ def _read_images(
 def _cut(
     images: Iterable[tuple[ShardTask, ImageRecord, Future[NDArray[np.uint8]]]],
     readers: ThreadPoolExecutor,
-    teacher: Teacher,
-    overlap: float,
+    config: EmbedConfig,
+    encoder: Encoder,
     root: Path,
-    skip_bad: bool,
 ) -> Iterator[_Piece | _Skipped]:
-    side_px, patch_px = teacher.side_px, teacher.patch_px
+    side_px = config.teacher.side_px
+    offered = config.teacher.levels()
 
-    def cut(resized: Future[NDArray[np.uint8]], tile: Tile, stride: int) -> Tensor:
+    def cut(resized: Future[NDArray[np.uint8]], tile: Tile, stride: int, patch_px: int) -> Tensor:
         pixels = tile_input(
             resized.result(), tile, stride=stride, side_px=side_px, patch_px=patch_px
         )
-        return pixels.pin_memory() if teacher.device.type == "cuda" else pixels
+        return pixels.pin_memory() if encoder.device.type == "cuda" else pixels
 
     for task, record, resized in images:
-        error = resized.exception() if skip_bad else None
+        error = resized.exception() if config.on_bad_image == "skip" else None
         if isinstance(error, DataError) and not isinstance(error, DataUnreadableError):
             if not root.is_dir() or not any(root.iterdir()):
                 raise DataError(f"{root}: holds nothing (any more): mount or correct it") from error
             yield _Skipped(task, record.image_id, str(error))
             continue
         height, width = record.working_size_px
+        passes: dict[tuple[int, int], list[str]] = {}
+        for level in task.levels:
+            stride, _, scale = offered[level]
+            passes.setdefault((stride, round(stride * scale)), []).append(level)
         plans = {
-            level: plan_tiles((height // stride, width // stride), side_px // patch_px, overlap)
-            for level, stride in ((level, stride_of(level)) for level in task.levels)
+            (stride, patch_px): plan_tiles(
+                (height // stride, width // stride), side_px // patch_px, config.overlap
+            )
+            for stride, patch_px in passes
         }
         siblings = sum(map(len, plans.values()))
-        for level, tiles in plans.items():
-            stride = stride_of(level)
-            shape = teacher.channels, height // stride, width // stride
-            for tile in tiles:
-                pixels = readers.submit(cut, resized, tile, stride)
-                yield _Piece(task, level, record.image_id, shape, tile, pixels, siblings)
+        for (stride, patch_px), levels in passes.items():
+            size_tok = height // stride, width // stride
+            shapes = tuple((offered[level].channels, *size_tok) for level in levels)
+            for tile in plans[stride, patch_px]:
+                pixels = readers.submit(cut, resized, tile, stride, patch_px)
+                yield _Piece(task, tuple(levels), record.image_id, shapes, tile, pixels, siblings)
 
 
 def _without_skipped(
@@ -263,13 +267,66 @@ def _without_skipped(
 
 
 def _encode(
-    pieces: Iterable[_Piece], teacher: Teacher, batch_tiles: int
-) -> Iterator[tuple[_Piece, NDArray[np.float32]]]:
-    """Pair each piece with its tokens (C, t, t)."""
+    pieces: Iterable[_Piece], encoder: Encoder, batch_tiles: int
+) -> Iterator[tuple[_Piece, list[NDArray[np.float32]]]]:
+    """Pair each piece with its tokens (C, t, t), level by level."""
     started = (
-        (batch, teacher.start([piece.pixels.result() for piece in batch]))
-        for batch in batches(pieces, batch_tiles, lambda piece: piece.level)
+        (batch, encoder.start([piece.pixels.result() for piece in batch], batch[0].levels))
+        for batch in batches(pieces, batch_tiles, lambda piece: " ".join(piece.levels))
     )
     # While the caller blends one batch a GPU works on the next.
-    for batch, wait in ahead(started, 0 if teacher.device.type == "cpu" else 1):
-        yield from zip(batch, wait().numpy(), strict=True)
+    for batch, wait in ahead(started, 0 if encoder.device.type == "cpu" else 1):
+        tokens = wait()
+        for number, piece in enumerate(batch):
+            yield piece, [tokens[level][number].numpy() for level in piece.levels]
+
+
+def ahead(items: Iterable[_T], count: int) -> Iterator[_T]:
+    """Draw items `count` steps before they are handed out.
+
+    Where drawing an item starts work in another thread, that much work is under way or done.
+
+    Args:
+        items: drawn in order and from this thread only.
+        count: how far ahead, at least 0.
+    """
+    source = iter(items)
+    waiting = deque(islice(source, count))
+    for item in source:
+        waiting.append(item)
+        yield waiting.popleft()
+    yield from waiting
+
+
+def batches(items: Iterable[_T], size: int, kind: Callable[[_T], str]) -> Iterator[list[_T]]:
+    """Collect lists of `size` items of one kind, in order; at the end come shorter ones."""
+    collecting: dict[str, list[_T]] = {}
+    for item in items:
+        batch = collecting.setdefault(kind(item), [])
+        batch.append(item)
+        if len(batch) == size:
+            yield collecting.pop(kind(item))
+    yield from collecting.values()
+
+
+def run_serial(shards: Iterable[_T], write: Callable[[_T], None]) -> None:
+    """Write each shard in a second thread while this one makes the next.
+
+    At most one shard waits to be written. What ends the run here, an interrupt too, lets the
+    shard that is being written be finished.
+
+    Args:
+        shards: made when drawn.
+        write: writes one.
+
+    Raises:
+        Exception: what `shards` or `write` raises.
+    """
+    with ThreadPoolExecutor(1, "write") as thread:
+        writing: Future[None] | None = None
+        for shard in shards:
+            if writing:
+                writing.result()
+            writing = thread.submit(write, shard)
+        if writing:
+            writing.result()

@@ -26,7 +26,7 @@ from stages.prepare.pixels import normalised_window, read_image, resize_image
 from stages.student.inference import predict
 from store.atomic import write_bytes
 from store.errors import ConfigError, DataError
-from store.url import local_path
+from store.files import local_path
 
 LABELS, COLORS, OVERLAYS = "labels", "colors", "overlays"
 """Folders of the three kinds of pictures."""

@@ -33,10 +33,10 @@ from stages.prepare.pixels import (
 from stages.student.metrics import ConfusionMatrix
 from stages.student.student import Student
 from store.errors import CheckpointError, DataError, StoreIncompleteError
+from store.files import Url, join
 from store.index import Index
 from store.read import FeatureReader
 from store.spec import stride_of
-from store.url import Url, join
 
 Progress = Callable[[int, int, str], None]
 

@@ -31,7 +31,7 @@ from stages.train.workspace import (
 from store.errors import ConfigError
 from store.fingerprint import fingerprint_of, sha256_of_file
 from store.index import Index, StoreEntry
-from store.lock import writer_lock
+from store.lease import writer_lock
 from store.read import FeatureReader, open_features
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from stages.student.config import STUDENT_FILES
 from stages.train.config import TrainConfig
 from store.atomic import TEMPORARY_SUFFIX, update_bytes
 from store.errors import ConfigError
+from store.files import Url
 from store.fingerprint import canonical_json, sha256_of_file
-from store.url import Url
 
 log = logging.getLogger(__name__)
 

@@ -33,8 +33,8 @@ SHORTER = {"train.iterations=1000": "train.iterations=2"}
 
 SMALL: Mapping[str, Any] = {
     **{key: value for key, value in SMALLEST.items() if not key.startswith("prepare.")},
-    "embed.architecture": "tiny",
-    "embed.weights": "random",
+    "embed.teacher.architecture": "tiny",
+    "embed.teacher.weights": "random",
     "train.student.backbone": "mit_tiny",
     "train.student.weights": "random",
     "train.feature_distance": None,

@@ -4,42 +4,42 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stages.embed.agreement import Agreement, encode_crop, token_errors
+from pipeline.online import Agreement, encode_crop, token_errors
 from stages.embed.config import EmbedConfig
-from stages.embed.teachers.sam_encoder import Teacher, load_teacher
+from stages.embed.teachers.teacher import Encoder
 from stages.prepare.geometry import Size
 from stages.prepare.pixels import normalised_window
 from store.read import FeatureReader
-from store.spec import stride_of
 from tests.embed.world import World, draw
 
 
 @pytest.fixture(scope="module")
-def teacher(embed_config: EmbedConfig) -> Teacher:
-    return load_teacher(embed_config)
+def teacher(embed_config: EmbedConfig) -> Encoder:
+    return embed_config.load_encoder()
 
 
 @pytest.mark.parametrize("level", ["stride8", "stride16", "stride32"])
 @pytest.mark.parametrize("size_px", [(64, 96), (128, 128), (160, 288)])
 def test_a_crop_that_is_the_whole_image_has_the_features_that_stage_one_stores(
-    world: World, teacher: Teacher, level: str, size_px: Size
+    world: World, teacher: Encoder, level: str, size_px: Size
 ) -> None:
     """Smaller than a tile, as large as one and larger: the same numbers, rounded to float16."""
     world.records.clear()
     crop = normalised_window(world.add("whole", size_px, seed=1), 0, 0, *size_px)
     reader = FeatureReader(world.run(levels=(level,)).domains["source"].path)
-    stride = stride_of(level)
-    stored = reader.window("source/train/whole", level, 0, 0, *(px // stride for px in size_px))
-    online = encode_crop(crop, stride=stride, teacher=teacher, overlap=0.125, batch_tiles=3)
+    stored = reader.window(
+        "source/train/whole", level, 0, 0, *reader.size_tok("source/train/whole", level)
+    )
+    online = encode_crop(crop, level, config=world.config, encoder=teacher)
     np.testing.assert_allclose(online, stored, rtol=1e-3, atol=1e-4)
 
 
 def test_stored_features_agree_within_float16_and_those_of_another_image_do_not(
-    teacher: Teacher,
+    teacher: Encoder, embed_config: EmbedConfig
 ) -> None:
     def online(seed: int) -> NDArray[np.float32]:
         crop = normalised_window(draw((128, 128), seed), 0, 0, 128, 128)
-        return encode_crop(crop, stride=8, teacher=teacher, overlap=0.125, batch_tiles=1)
+        return encode_crop(crop, "stride8", config=embed_config, encoder=teacher)
 
     right = Agreement.of([token_errors(online(1).astype(np.float16), online(1))])
     wrong = Agreement.of([token_errors(online(2).astype(np.float16), online(1))])

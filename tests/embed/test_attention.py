@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stages.embed.config import Precision
 from stages.embed.teachers import attention
 from stages.embed.teachers.attention import FusedAttention, fuse_attention
-from stages.embed.teachers.sam import ARCHITECTURES, Architecture
-from stages.embed.teachers.sam_encoder import Teacher, draw_encoder
+from stages.embed.teachers.sam_encoder import SamEncoder, draw_encoder
+from stages.embed.teachers.sam_sizes import ARCHITECTURES, Architecture
+from stages.embed.teachers.teacher import Precision
 
 TINY = ARCHITECTURES["tiny"]
 ODD = replace(TINY, name="odd", side_px=176, width=80, heads=5, window_tok=3, global_blocks=(2,))
@@ -40,11 +40,9 @@ def official(encoder: nn.Module, tiles: Tensor) -> Tensor:
     return tokens
 
 
-def ours(encoder: nn.Module, precision: Precision = "float32") -> Teacher:
-    return Teacher(
+def ours(encoder: nn.Module, precision: Precision = "float32") -> SamEncoder:
+    return SamEncoder(
         copy.deepcopy(encoder),
-        architecture="small",
-        trained=False,
         device=CPU,
         precision=precision,
     )
@@ -57,7 +55,7 @@ def assert_same(tokens: Tensor, reference: Tensor) -> None:
 @pytest.mark.parametrize("architecture", SMALL)
 def test_tokens_are_those_of_the_official_forward_pass(architecture: Architecture) -> None:
     encoder, tiles = positional(architecture), tiles_for(architecture)
-    assert_same(ours(encoder).encode(tiles), official(encoder, tiles))
+    assert_same(ours(encoder).encode(tiles, ["stride8"])["stride8"], official(encoder, tiles))
 
 
 @pytest.mark.parametrize("architecture", SMALL)
@@ -67,7 +65,7 @@ def test_a_small_buffer_for_the_bias_changes_nothing(
     encoder, tiles = positional(architecture), tiles_for(architecture)
     for values in (1, 7 * (architecture.side_px // 16) ** 4):  # heads one by one; some of them
         monkeypatch.setattr(attention, "BIAS_VALUES", values)
-        assert_same(ours(encoder).encode(tiles), official(encoder, tiles))
+        assert_same(ours(encoder).encode(tiles, ["stride8"])["stride8"], official(encoder, tiles))
 
 
 @pytest.mark.parametrize("architecture", SMALL)
@@ -76,14 +74,18 @@ def test_what_gpus_run_computes_the_same(
 ) -> None:
     monkeypatch.setattr(attention, "_attend_with_bias", attention._attend_with_longer_keys)
     encoder, tiles = positional(architecture), tiles_for(architecture)
-    assert_same(ours(encoder).encode(tiles), official(encoder, tiles))
-    assert_close_tokens(ours(encoder, "bfloat16").encode(tiles), official(encoder, tiles), 0.999)
+    assert_same(ours(encoder).encode(tiles, ["stride8"])["stride8"], official(encoder, tiles))
+    assert_close_tokens(
+        ours(encoder, "bfloat16").encode(tiles, ["stride8"])["stride8"],
+        official(encoder, tiles),
+        0.999,
+    )
 
 
 @pytest.mark.parametrize("architecture", SMALL)
 def test_bfloat16_keeps_the_direction_of_tokens(architecture: Architecture) -> None:
     encoder, tiles = positional(architecture), tiles_for(architecture)
-    tokens = ours(encoder, "bfloat16").encode(tiles)
+    tokens = ours(encoder, "bfloat16").encode(tiles, ["stride8"])["stride8"]
     assert_close_tokens(tokens, official(encoder, tiles), 0.9999)
 
 
@@ -111,14 +113,14 @@ def test_weights_keep_their_names_and_values() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_a_gpu_agrees_with_the_cpu(precision: Precision) -> None:
     encoder, tiles = positional(TINY), tiles_for(TINY)
-    teacher = Teacher(
+    teacher = SamEncoder(
         copy.deepcopy(encoder),
-        architecture="tiny",
-        trained=False,
         device=torch.device("cuda"),
         precision=precision,
     )
-    assert_close_tokens(teacher.encode(tiles), official(encoder, tiles), 0.9999)
+    assert_close_tokens(
+        teacher.encode(tiles, ["stride8"])["stride8"], official(encoder, tiles), 0.9999
+    )
 
 
 def assert_close_tokens(tokens: Tensor, reference: Tensor, least: float) -> None:

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from stages.embed.config import EmbedConfig
-from stages.embed.teachers.sam import ARCHITECTURES
-from stages.embed.teachers.sam_encoder import draw_encoder
-from stages.embed.teachers.sam_weights import PREFIX
+from stages.embed.teachers.sam_encoder import PREFIX, draw_encoder
+from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from stages.fields import Level
 from store.read import FeatureReader
-from tests.embed.world import World
+from tests.embed.world import World, changed
 
 SIDE_PX, TILE_TOK = 256, 16  # of the tiny teacher
 RAW_PX, WORKING_PX = (500, 630), (512, 640)
@@ -42,7 +41,7 @@ class Street:
         weights = folder / "teacher.pth"
         torch.save({PREFIX + k: v for k, v in self.encoder.state_dict().items()}, weights)
         levels = tuple(ORIGINS)
-        world = World(folder, config.model_copy(update={"weights": str(weights), "levels": levels}))
+        world = World(folder, changed(config, weights=str(weights), levels=levels))
         picture = world.add("street", RAW_PX, seed=1)
         mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
         self.canvas = np.zeros((3, *WORKING_PX))
@@ -141,7 +140,7 @@ def test_a_picture_of_one_tile_is_sam_run_on_the_picture(
 ) -> None:
     """The size of a crop: what official SSR computes, for every token."""
     world = World(tmp_path, embed_config.model_copy(update={"levels": tuple(ORIGINS)}))
-    encoder = draw_encoder(ARCHITECTURES["tiny"], embed_config.seed).eval()
+    encoder = draw_encoder(ARCHITECTURES["tiny"], embed_config.teacher.seed).eval()
     pictures = {}
     for level in ORIGINS:
         stride = int(level.removeprefix("stride"))
@@ -171,7 +170,7 @@ def test_a_picture_smaller_than_a_tile_is_padded_after_scaling(
     padded = torch.zeros(1, 3, SIDE_PX, SIDE_PX)
     padded[:, :, :128, :192] = scaled
     with torch.inference_mode():
-        tokens = draw_encoder(ARCHITECTURES["tiny"], embed_config.seed).eval()(padded)[0]
+        tokens = draw_encoder(ARCHITECTURES["tiny"], embed_config.teacher.seed).eval()(padded)[0]
     reader = FeatureReader(world.run().domains["source"].path)
     stored = reader.window("source/train/small", "stride8", 0, 0, 8, 12).astype(np.float32)
     assert_stored(stored, tokens[:, :8, :12].numpy())

@@ -3,7 +3,7 @@
 import pytest
 
 from stages.embed.cost import macs_per_tile, memory_bytes
-from stages.embed.teachers.sam import ArchitectureName
+from stages.embed.teachers.sam_sizes import ArchitectureName
 
 
 @pytest.mark.parametrize(

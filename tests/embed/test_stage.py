@@ -19,15 +19,14 @@ from torch import Tensor
 from stages.embed.config import EmbedConfig
 from stages.embed.planned import provenance
 from stages.embed.teachers import sam_encoder as teacher_module
-from stages.embed.teachers.sam import ARCHITECTURES
-from stages.embed.teachers.sam_encoder import Teacher, draw_encoder
-from stages.embed.teachers.sam_weights import PREFIX
+from stages.embed.teachers.sam_encoder import PREFIX, SamEncoder, draw_encoder
+from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from store.errors import CheckpointError, DataError, StoreError
 from store.index import Index
 from store.read import FeatureReader
 from store.shard_writer import ShardTask
 from store.write import StoreWriter
-from tests.embed.world import World
+from tests.embed.world import World, changed
 
 
 def shard_times(world: World) -> dict[str, int]:
@@ -60,7 +59,7 @@ def test_a_second_run_changes_nothing_and_loads_no_teacher(
 ) -> None:
     world.run()
     before, times = world.features(), shard_times(world)
-    monkeypatch.delattr(teacher_module, "load_teacher")
+    monkeypatch.delattr(teacher_module, "SamEncoder")
     result = world.run(progress=lambda *call: pytest.fail(f"progress {call}"))
     assert result.domains["source"].embedded == 0
     assert world.features() == before
@@ -167,7 +166,7 @@ def test_codes_of_8_bits_are_close_to_the_features_and_resume_under_the_same_sca
 def test_another_teacher_makes_a_store_beside_the_old(world: World) -> None:
     old = Path(world.run().domains["source"].path)
     before = {k: v for k, v in world.features().items() if old.name in k}
-    new = Path(world.run(seed=world.config.seed + 1).domains["source"].path)
+    new = Path(world.run(seed=9).domains["source"].path)
     assert new != old
     assert {k: v for k, v in world.features().items() if old.name in k} == before
     assert Index.read(world.index_path).stores["source"].path.endswith(new.name)
@@ -187,10 +186,12 @@ def test_another_teacher_makes_a_store_beside_the_old(world: World) -> None:
 def test_provenance_tells_all_that_features_depend_on_and_nothing_else(
     change: dict[str, Any], same: bool, embed_config: EmbedConfig
 ) -> None:
-    changed = provenance(embed_config.model_copy(update=change), "ab")
-    assert (changed == provenance(embed_config, "ab")) is same
-    assert provenance(embed_config, "ab") != provenance(embed_config, "cd")
-    json.dumps(changed)
+    def about(config: EmbedConfig, weights: str = "ab") -> dict[str, Any]:
+        return provenance(config, config.teacher.identity({"weights_sha256": weights}))
+
+    assert (about(changed(embed_config, **change)) == about(embed_config)) is same
+    assert about(embed_config) != about(embed_config, "cd")
+    json.dumps(about(embed_config))
 
 
 def test_the_number_of_tiles_per_pass_hardly_matters(world: World, tmp_path: Path) -> None:
@@ -209,13 +210,15 @@ def test_batches_mix_images_but_never_shards_or_levels(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    start = teacher_module.Teacher.start
+    start = teacher_module.SamEncoder.start
 
-    def count(teacher: Teacher, tiles: Sequence[Tensor]) -> Callable[[], Tensor]:
+    def count(
+        encoder: SamEncoder, tiles: Sequence[Tensor], levels: Sequence[str]
+    ) -> Callable[[], dict[str, Tensor]]:
         seen.append(len(tiles))
-        return start(teacher, tiles)
+        return start(encoder, tiles, levels)
 
-    monkeypatch.setattr(teacher_module.Teacher, "start", count)
+    monkeypatch.setattr(teacher_module.SamEncoder, "start", count)
     world.add("e", (128, 320), seed=6)
     world.run(batch_tiles=4, levels=("stride8", "stride16"))  # 1 tile per image and level; e: 3, 2
     assert seen == [2, 2, 2, 2, 3, 2]
@@ -294,21 +297,6 @@ def test_a_missing_weight_file_is_named(world: World) -> None:
         world.run(weights="sam.pth")
 
 
-def test_a_damaged_memory_of_hashes_is_ignored(world: World) -> None:
-    first = world.run()
-    (world.store_url / ".weights.json").write_text("{")
-    assert world.run().domains["source"].path == first.domains["source"].path
-
-
-def test_a_wrong_memory_of_hashes_never_mixes_teachers(world: World) -> None:
-    world.run()
-    memory = world.store_url / ".weights.json"
-    memory.write_text(json.dumps(dict.fromkeys(json.loads(memory.read_text()), "0" * 64)))
-    with pytest.raises(CheckpointError, match="run again"):
-        world.run()
-    assert world.run().domains["source"].embedded == 0
-
-
 def test_an_image_that_changed_behind_the_manifest_s_back_is_refused(world: World) -> None:
     path = world.folder / "images" / "b.png"
     Image.new("RGB", (128, 96)).save(path)
@@ -332,7 +320,7 @@ def test_a_domain_or_split_without_images_is_refused(change: Any, world: World) 
         {"levels": []},
         {"overlap": 0.6},
         {"batch_tiles": 0},
-        {"architecture": "vit_x"},
+        {"teacher": {"kind": "sam", "architecture": "vit_x", "weights": "random", "seed": 0}},
         {"precison": "float32"},
     ],
 )

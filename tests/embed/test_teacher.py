@@ -13,19 +13,26 @@ import torch
 from torch import Tensor
 
 from stages.embed.config import EmbedConfig
-from stages.embed.teachers.sam import ARCHITECTURES, ArchitectureName
 from stages.embed.teachers.sam_encoder import (
-    Teacher,
+    PREFIX,
+    SamEncoder,
     build_encoder,
     draw_encoder,
+    hash_weights,
     load_encoder,
-    load_teacher,
 )
-from stages.embed.teachers.sam_weights import PREFIX
+from stages.embed.teachers.sam_sizes import ARCHITECTURES, ArchitectureName
 from store.errors import CheckpointError, ConfigError
+from tests.embed.world import changed
 
 TINY = ARCHITECTURES["tiny"]
 CPU = torch.device("cpu")
+
+
+def load(config: EmbedConfig) -> SamEncoder:
+    encoder = config.load_encoder()
+    assert isinstance(encoder, SamEncoder)
+    return encoder
 
 
 def official_layout(architecture: ArchitectureName = "tiny", seed: int = 1) -> dict[str, Tensor]:
@@ -46,10 +53,10 @@ def test_a_checkpoint_gives_its_weights(
     checkpoint: Path, embed_config: EmbedConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(checkpoint.parent))
-    config = embed_config.model_copy(update={"weights": f"~/{checkpoint.name}"})
-    teacher = load_teacher(config)
+    config = changed(embed_config, weights=f"~/{checkpoint.name}")
+    teacher = load(config)
     drawn = draw_encoder(TINY, 1).state_dict()
-    assert teacher.trained
+    assert config.teacher.trained
     assert not teacher.encoder.training
     assert not any(p.requires_grad for p in teacher.encoder.parameters())
     for key, value in teacher.encoder.state_dict().items():
@@ -57,8 +64,8 @@ def test_a_checkpoint_gives_its_weights(
 
 
 def test_tokens_have_the_promised_shape(embed_config: EmbedConfig) -> None:
-    teacher = load_teacher(embed_config)
-    tokens = teacher.encode(torch.randn(2, 3, 256, 256))
+    teacher = load(embed_config)
+    tokens = teacher.encode(torch.randn(2, 3, 256, 256), ["stride8"])["stride8"]
     assert tokens.shape == (2, 64, 16, 16)
     assert tokens.dtype == torch.float32
     assert (teacher.side_px, teacher.patch_px, teacher.channels) == (256, 16, 64)
@@ -66,26 +73,31 @@ def test_tokens_have_the_promised_shape(embed_config: EmbedConfig) -> None:
 
 def test_bfloat16_agrees_to_its_precision(embed_config: EmbedConfig) -> None:
     tiles = torch.randn(1, 3, 256, 256)
-    exact = load_teacher(embed_config).encode(tiles)
-    coarse = load_teacher(embed_config.model_copy(update={"precision": "bfloat16"})).encode(tiles)
+    exact = load(embed_config).encode(tiles, ["stride8"])["stride8"]
+    coarse = load(embed_config.model_copy(update={"precision": "bfloat16"})).encode(
+        tiles, ["stride8"]
+    )["stride8"]
     error = (exact - coarse).norm() / exact.norm()
     assert 0 < error < 0.02
 
 
 def test_float16_on_the_cpu_is_refused_in_one_line(embed_config: EmbedConfig) -> None:
     with pytest.raises(ConfigError, match=r"float16 needs a GPU; .* bfloat16 or float32$"):
-        load_teacher(embed_config.model_copy(update={"precision": "float16"}))
+        load(embed_config.model_copy(update={"precision": "float16"}))
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # torch's own
 def test_a_compiled_encoder_computes_the_same(embed_config: EmbedConfig) -> None:
     tiles = torch.randn(3, 3, 256, 256)
-    compiled = load_teacher(embed_config.model_copy(update={"compile": True}))
-    plain = load_teacher(embed_config)
+    compiled = load(embed_config.model_copy(update={"compile": True}))
+    plain = load(embed_config)
     for count in (3, 1, 2):  # the last batch of a shard may be shorter
         torch.testing.assert_close(
-            compiled.encode(tiles[:count]), plain.encode(tiles[:count]), rtol=0, atol=2e-5
+            compiled.encode(tiles[:count], ["stride8"])["stride8"],
+            plain.encode(tiles[:count], ["stride8"])["stride8"],
+            rtol=0,
+            atol=2e-5,
         )
 
 
@@ -94,7 +106,7 @@ def test_tiles_of_another_size_are_refused(
     shape: tuple[int, ...], embed_config: EmbedConfig
 ) -> None:
     with pytest.raises(ValueError, match=r"\(3, 256, 256\) needed"):
-        load_teacher(embed_config).encode(torch.zeros(shape))
+        load(embed_config).encode(torch.zeros(shape), ["stride8"])["stride8"]
 
 
 def test_too_large_a_batch_is_told_in_one_line(
@@ -103,10 +115,10 @@ def test_too_large_a_batch_is_told_in_one_line(
     def exhaust(tiles: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    teacher = load_teacher(embed_config)
+    teacher = load(embed_config)
     monkeypatch.setattr(teacher.encoder, "forward", exhaust)
     with pytest.raises(ConfigError, match=r"2 tiles of 256 px .* lower embed\.batch_tiles"):
-        teacher.encode(torch.zeros(2, 3, 256, 256))
+        teacher.encode(torch.zeros(2, 3, 256, 256), ["stride8"])["stride8"]
 
 
 def test_random_weights_are_the_seed_s_and_leave_torch_s_own_generator_alone(
@@ -115,12 +127,11 @@ def test_random_weights_are_the_seed_s_and_leave_torch_s_own_generator_alone(
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    teacher = load_teacher(embed_config)
+    teacher = load(embed_config)
     assert torch.equal(torch.rand(3), expected)
-    assert not teacher.trained
-    assert load_teacher(embed_config).weights_sha256 == teacher.weights_sha256
-    other = load_teacher(embed_config.model_copy(update={"seed": embed_config.seed + 1}))
-    assert other.weights_sha256 != teacher.weights_sha256
+    again, other = load(embed_config), load(changed(embed_config, seed=9))
+    hashes = [hash_weights(each.encoder.state_dict()) for each in (teacher, again, other)]
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_the_hash_is_that_of_the_values_not_of_the_file(tmp_path: Path) -> None:
@@ -130,11 +141,7 @@ def test_the_hash_is_that_of_the_values_not_of_the_file(tmp_path: Path) -> None:
     for name, content in {"full": state, "bare": bare}.items():
         torch.save(content, tmp_path / f"{name}.pth")
         encoder = load_encoder(TINY, tmp_path / f"{name}.pth")
-        hashes.add(
-            Teacher(
-                encoder, architecture="tiny", trained=True, device=CPU, precision="float32"
-            ).weights_sha256
-        )
+        hashes.add(hash_weights(SamEncoder(encoder, CPU).encoder.state_dict()))
     assert len(hashes) == 1
 
 
@@ -145,7 +152,7 @@ def test_the_old_file_format_of_torch_is_read(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    assert_refused(tmp_path / "none.pth", "none.pth: no such weight file")
+    assert_refused(tmp_path / "none.pth", "none.pth does not exist")
 
 
 def test_a_truncated_file_is_refused(checkpoint: Path) -> None:
@@ -273,14 +280,13 @@ def test_the_package_s_init_is_never_run() -> None:
 def test_a_full_vit_b_file_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "vit_b.pth"
     torch.save(official_layout("vit_b"), path)
-    teacher = Teacher(
-        load_encoder(ARCHITECTURES["vit_b"], path),
-        architecture="vit_b",
-        trained=True,
-        device=CPU,
-        precision="float32",
+    teacher = SamEncoder(load_encoder(ARCHITECTURES["vit_b"], path), CPU)
+    assert teacher.encode(torch.zeros(1, 3, 1024, 1024), ["stride8"])["stride8"].shape == (
+        1,
+        256,
+        64,
+        64,
     )
-    assert teacher.encode(torch.zeros(1, 3, 1024, 1024)).shape == (1, 256, 64, 64)
 
 
 class Trap:

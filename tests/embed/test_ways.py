@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from distributed import LocalCluster
 
 from stages.embed import cluster
 from stages.embed.cluster import ShardJob, make_shard
-from stages.embed.lazy_teacher import LazyTeacher
 from stages.embed.planned import planned_store
 from store.errors import (
     CheckpointError,
@@ -24,7 +24,7 @@ from store.errors import (
 )
 from store.lease import Part
 from store.write import StoreWriter
-from tests.embed.world import World
+from tests.embed.world import World, changed
 
 DASK: dict[str, Any] = {"executor": "dask", "workers": 2}
 THREADS: dict[str, Any] = {"threads": 1}
@@ -121,22 +121,29 @@ def test_workers_that_go_for_good_end_the_run(
             world.run(dismiss, executor="dask", scheduler=started.scheduler_address)
 
 
+def test_there_is_one_worker_for_each_gpu(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = world.config.model_copy(update={"device": "auto"})
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert cluster._gpus(config) == ["3", "5"]
+    assert cluster._workers(config)[0] == 2
+
+
 def test_a_worker_does_not_write_for_a_process_that_ended(world: World) -> None:
     world.run()
     world.add("c", seed=77)
     config = world.config
-    teacher = LazyTeacher(config, world.store_url / ".weights.json")
     planned = planned_store(
         config,
         "source",
         manifest=world.manifest,
         shard_images=world.shard_images,
         codec=world.codec,
-        weights_sha256=teacher.weights_sha256,
+        weights=config.teacher.weights_identity(),
     )
     with StoreWriter(world.store_url, planned.spec, planned.images, config.levels) as writer:
         (task,) = writer.pending()
-        job = ShardJob.of(config, teacher, world.folder / "images", writer.shards)
+        job = ShardJob.of(config, world.folder / "images", writer.shards)
     before = world.features()
     result = make_shard(job, task, world.records)
     assert isinstance(result, StoreBusyError)
@@ -146,18 +153,17 @@ def test_a_worker_does_not_write_for_a_process_that_ended(world: World) -> None:
 
 def test_a_worker_refuses_other_weights(world: World) -> None:
     config = world.config
-    teacher = LazyTeacher(config, world.folder / "weights.json")
     planned = planned_store(
         config,
         "source",
         manifest=world.manifest,
         shard_images=2,
         codec="float16",
-        weights_sha256=teacher.weights_sha256,
+        weights=config.teacher.weights_identity(),
     )
     with StoreWriter(world.store_url, planned.spec, planned.images, config.levels) as writer:
-        job = ShardJob.of(config, teacher, world.folder / "images", writer.shards)
-        job = ShardJob(job.config, "0" * 64, job.root, job.writer)
+        job = ShardJob.of(config, world.folder / "images", writer.shards)
+        job = replace(job, config=changed(job.config, seed=9))
         result = make_shard(job, writer.pending()[0], world.records)
     assert isinstance(result, CheckpointError)
     assert "other weights" in str(result)

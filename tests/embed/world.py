@@ -28,6 +28,15 @@ def draw(size_px: Size, seed: int) -> NDArray[np.uint8]:
     return picture
 
 
+def changed(config: EmbedConfig, **changes: Any) -> EmbedConfig:  # noqa: ANN401
+    """Change keys of section `embed`, or of its teacher."""
+    of_teacher: dict[str, Any] = {
+        key: changes.pop(key) for key in ("architecture", "weights", "seed") if key in changes
+    }
+    teacher = config.teacher.model_copy(update=of_teacher)
+    return config.model_copy(update={**changes, "teacher": teacher})
+
+
 def silent(done: int, total: int, what: str) -> None:
     """Report to nobody."""
 
@@ -60,12 +69,17 @@ class World:
         path.parent.mkdir(exist_ok=True)
         picture = draw(size_px, seed)
         Image.fromarray(picture).save(path)
-        image_id = f"source/train/{name}"
+        self.list(path, size_px)
+        return picture
+
+    def list(self, path: Path, size_px: Size) -> None:
+        """List a picture that is there."""
+        image_id = f"source/train/{path.stem}"
         self.records[image_id] = ImageRecord(
             image_id=image_id,
             domain="source",
             split="train",
-            image=f"{name}.png",
+            image=path.name,
             label=None,
             raw_size_px=size_px,
             resized_size_px=size_px,
@@ -74,7 +88,6 @@ class World:
             class_pixels=None,
             label_sha256=None,
         )
-        return picture
 
     def twin(self, folder: Path) -> "World":
         """The same images elsewhere, not embedded yet."""
@@ -89,7 +102,7 @@ class World:
     ) -> EmbedResult:
         """Run the stage with changed keys of the config."""
         return run(
-            self.config.model_copy(update=changes),
+            changed(self.config, **changes),
             manifest=self.manifest,
             roots={"source": self.folder / "images"},
             store_url=self.store_url,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.embed.teachers.sam import ARCHITECTURES
 from stages.embed.teachers.sam_encoder import draw_encoder
+from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from store.errors import StoreError
 from tests.embed.world import World
 
@@ -27,7 +27,6 @@ def give_teacher(monkeypatch: pytest.MonkeyPatch, path: Path, bias: float) -> No
     [
         *(("float16", bias) for bias in (math.nan, math.inf, -math.inf, 1e6)),
         *(("int8-zstd", bias) for bias in (math.nan, -math.inf, 1e6)),
-        ("bitround-7", math.inf),
     ],
 )
 def test_features_that_are_no_numbers_or_too_large_never_reach_the_disk(

@@ -15,9 +15,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import SamVisionConfig, SamVisionModel
 
-from stages.embed.teachers.sam import ARCHITECTURES
-from stages.embed.teachers.sam_encoder import Teacher, draw_encoder, load_encoder
-from stages.embed.teachers.sam_weights import PREFIX, read_weights
+from stages.embed.teachers.sam_encoder import (
+    PREFIX,
+    SamEncoder,
+    draw_encoder,
+    hash_weights,
+    load_encoder,
+    read_weights,
+)
+from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from stages.student.names import to_segformer
 from stages.student.weights import load_backbone
 from store.errors import CheckpointError
@@ -36,8 +42,8 @@ REFUSED = {
 # It imports modules by the names that they had when it was written.
 _RUN_GENERATOR = """
 import runpy, sys
-import stages.embed.teachers.sam, stages.embed.teachers.sam_encoder
-sys.modules["stages.embed.architectures"] = stages.embed.teachers.sam
+import stages.embed.teachers.sam_sizes, stages.embed.teachers.sam_encoder
+sys.modules["stages.embed.architectures"] = stages.embed.teachers.sam_sizes
 sys.modules["stages.embed.teacher"] = stages.embed.teachers.sam_encoder
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
@@ -50,13 +56,11 @@ def behind(prefix: str, table: Table) -> dict[str, Tensor]:
     return {prefix + name: tensor for name, tensor in table.items()}
 
 
-def teacher(path: Path) -> Teacher:
-    return Teacher(
+def teacher(path: Path) -> SamEncoder:
+    return SamEncoder(
         load_encoder(TINY, path),
-        architecture="tiny",
-        trained=True,
-        device=torch.device("cpu"),
-        precision="float32",
+        torch.device("cpu"),
+        "float32",
     )
 
 
@@ -76,8 +80,11 @@ def test_every_published_checkpoint_is_taken_as_the_plain_one_or_refused(publish
     assert {path.name for path in published.iterdir()} == {*taken, *REFUSED}
     for name in taken:
         other = teacher(published / name)
-        assert other.weights_sha256 == plain.weights_sha256, name
-        assert torch.equal(other.encode(tiles), plain.encode(tiles)), name
+        hashes = {hash_weights(each.encoder.state_dict()) for each in (other, plain)}
+        assert len(hashes) == 1, name
+        assert torch.equal(
+            other.encode(tiles, ["stride8"])["stride8"], plain.encode(tiles, ["stride8"])["stride8"]
+        ), name
     for name, says in REFUSED.items():
         with pytest.raises(CheckpointError, match=says) as refused:
             read_weights(published / name)
@@ -125,7 +132,9 @@ def test_names_of_transformers_are_those_of_its_sam(tmp_path: Path) -> None:
     tiles = torch.randn(1, 3, TINY.side_px, TINY.side_px)
     with torch.no_grad():
         wanted = theirs(tiles).last_hidden_state
-    torch.testing.assert_close(teacher(tmp_path / "model.safetensors").encode(tiles), wanted)
+    torch.testing.assert_close(
+        teacher(tmp_path / "model.safetensors").encode(tiles, ["stride8"])["stride8"], wanted
+    )
 
 
 def segformer(seed: int, prefix: str = "segformer.") -> dict[str, Tensor]:

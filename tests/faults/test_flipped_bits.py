@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from store.verify import verify, withdraw
+from store.verify import discard, verify
 from tests.conftest import Tell
 from tests.embed.world import World
 
@@ -47,7 +47,7 @@ def survive_flips(world: World, count: int) -> tuple[int, int]:
         report = verify(folder / store)
         name = path.relative_to(folder / store).as_posix()
         assert [damage.file for damage in report.damage] == [name], (name, bit)
-        withdraw(folder / store, report.damage)
+        discard(folder / store, report.damage)
         embedded = hurt.run().domains["source"].embedded
         (damage,) = report.damage
         if damage.shard is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from store.errors import SSRError, StoreError
-from store.verify import UNVOUCHED, verify
+from store.verify import UNRECORDED, verify
 from tests.conftest import Tell
 from tests.embed.world import World
 from tests.faults.conftest import Undisturbed
@@ -26,7 +26,7 @@ def assert_only_incomplete(store: Path) -> None:
     assert not list(store.rglob("*.partial"))
     if (store / "zarr.json").exists():
         damage = [found for found in verify(store).damage if found.level is not None]
-        assert {found.what for found in damage} <= {"is missing", UNVOUCHED}, damage
+        assert {found.what for found in damage} <= {"is missing", UNRECORDED}, damage
 
 
 def survive_full_disks(world: World, undisturbed: Undisturbed, options: list[str]) -> int:

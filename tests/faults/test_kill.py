@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from store.verify import UNVOUCHED, verify
+from store.verify import UNRECORDED, verify
 from tests.conftest import Tell
 from tests.embed.world import World
 from tests.faults.writer import Writer
@@ -48,7 +48,7 @@ def assert_nothing_false_is_vouched_for(world: World) -> None:
             of_shards = [damage for damage in verify(store).damage if damage.level is not None]
             assert {damage.what for damage in of_shards} <= {
                 "is missing",
-                UNVOUCHED,
+                UNRECORDED,
             }, of_shards
 
 

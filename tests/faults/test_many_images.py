@@ -16,7 +16,6 @@ from pipeline.params import load_params
 from pipeline.plan import plan_stores
 from pipeline.stores import run_embed
 from stages.embed.config import EmbedConfig
-from stages.embed.teachers.sam_encoder import load_teacher
 from stages.prepare.manifest import Manifest
 from tests.conftest import Tell
 from tests.pipeline.workplace import SMALLEST, demand, write_params
@@ -39,8 +38,8 @@ class Meter:
     """
 
     def __init__(self, config: EmbedConfig) -> None:
-        self._teacher = load_teacher(config)
-        self._tile = torch.zeros(1, 3, self._teacher.side_px, self._teacher.side_px)
+        self._teacher = config.load_encoder()
+        self._tile = torch.zeros(1, 3, config.teacher.side_px, config.teacher.side_px)
         self._yardstick_s: list[float] = []
         self._begun_s = time.process_time()
         self.passes: list[float] = []
@@ -50,7 +49,7 @@ class Meter:
     def __call__(self, done: int, total: int, what: str) -> None:
         if done % 10 == 0:
             started_s = time.thread_time()
-            self._teacher.encode(self._tile)
+            self._teacher.encode(self._tile, ["stride8"])
             self._yardstick_s.append(time.thread_time() - started_s)
         if done % SHARD_IMAGES == 0:
             spent_s = time.process_time() - self._begun_s - sum(self._yardstick_s)

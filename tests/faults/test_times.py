@@ -10,11 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.embed.teachers.sam import ARCHITECTURES
-from stages.embed.teachers.sam_encoder import draw_encoder
-from stages.embed.teachers.sam_weights import PREFIX
+from stages.embed.teachers.sam_encoder import PREFIX, draw_encoder
+from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from store.verify import verify
-from tests.embed.world import World, draw
+from tests.embed.world import World, changed, draw
 from tests.faults.conftest import Undisturbed
 from tests.faults.photos import list_photos
 
@@ -164,7 +163,7 @@ def test_weights_replaced_by_others_of_the_same_size_and_time_make_another_store
             torch.save({PREFIX + key: value for key, value in weights.items()}, file)
 
     teacher = world.folder / "teacher.pth"
-    world.config = world.config.model_copy(update={"weights": str(teacher)})
+    world.config = changed(world.config, weights=str(teacher))
     save(teacher, seed=5)
     first = world.run().domains["source"]
     old = {name: data for name, data in world.features().items() if ".zarr/" in name}

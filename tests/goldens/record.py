@@ -44,7 +44,7 @@ _KEYS: Final = {
     **{f"prepare.{domain}.val": 2 for domain in ("source", "target")},
     "store.shard_images": 4,
     "embed.device": "cpu",
-    "embed.weights": TEACHER,
+    "embed.teacher.weights": TEACHER,
     "embed.threads": 1,
     "train.iterations": 4,
     "train.batch_size": 2,

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from stages.embed.task import tile_input
-from stages.embed.teachers.sam import ARCHITECTURES, NORM_EPS, Architecture, ArchitectureName
-from stages.embed.teachers.sam_encoder import Teacher, build_encoder, load_encoder
-from stages.embed.teachers.sam_weights import PREFIX
+from stages.embed.teachers.sam_encoder import PREFIX, SamEncoder, build_encoder, load_encoder
+from stages.embed.teachers.sam_sizes import ARCHITECTURES, NORM_EPS, Architecture, ArchitectureName
 from stages.embed.tiling import plan_tiles
 from stages.prepare.geometry import fit_size, working_size
 from stages.prepare.pixels import MEAN, STD
@@ -25,7 +24,7 @@ def case(reference: Reference) -> Case:
 
 
 @pytest.fixture(scope="module")
-def teacher(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Teacher:
+def teacher(case: Case, tmp_path_factory: pytest.TempPathFactory) -> SamEncoder:
     meta = case.meta
     architecture = Architecture(
         name="reference",
@@ -41,23 +40,21 @@ def teacher(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Teacher:
     )
     path = tmp_path_factory.mktemp("sam") / "reference.pth"
     torch.save(case.params("param/"), path)
-    return Teacher(
+    return SamEncoder(
         load_encoder(architecture, path),
-        architecture=architecture.name,
-        trained=True,
-        device=torch.device("cpu"),
-        precision="float32",
+        torch.device("cpu"),
+        "float32",
     )
 
 
-def test_the_epsilon_is_the_official_one(case: Case, teacher: Teacher) -> None:
+def test_the_epsilon_is_the_official_one(case: Case, teacher: SamEncoder) -> None:
     assert case.meta["eps"] == NORM_EPS
     norms = [m for m in teacher.encoder.modules() if isinstance(m, nn.LayerNorm)]
     assert norms
     assert {norm.eps for norm in norms} == {NORM_EPS}
 
 
-def test_outputs_and_every_block_are_the_official_ones(case: Case, teacher: Teacher) -> None:
+def test_outputs_and_every_block_are_the_official_ones(case: Case, teacher: SamEncoder) -> None:
     for key in case.keys("out/enc"):
         _, run, part = key.split("/")
         tiles = case.tensor(f"out/preprocess{run.removeprefix('enc')}")
@@ -106,7 +103,7 @@ def test_full_models_have_the_official_tensors(
     assert {key: list(value.shape) for key, value in ours.items()} == official
 
 
-def trace(teacher: Teacher, tiles: Tensor) -> dict[str, Tensor]:
+def trace(teacher: SamEncoder, tiles: Tensor) -> dict[str, Tensor]:
     """Encode and keep what every block, attention and the patch embedding returned."""
     seen: dict[str, Tensor] = {}
 
@@ -121,7 +118,7 @@ def trace(teacher: Teacher, tiles: Tensor) -> dict[str, Tensor]:
     for k, block in enumerate(encoder.get_submodule("blocks").children()):
         watched |= {f"block{k}": block, f"attn{k}": block.get_submodule("attn")}
     handles = [module.register_forward_hook(keep(name)) for name, module in watched.items()]
-    seen["output"] = teacher.encode(tiles)
+    seen["output"] = teacher.encode(tiles, ["stride8"])["stride8"]
     for handle in handles:
         handle.remove()
     return seen

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from stages.embed.teachers.sam import ARCHITECTURES
-from stages.embed.teachers.sam_encoder import draw_encoder
-from stages.embed.teachers.sam_weights import PREFIX
+from stages.embed.teachers.sam_encoder import PREFIX, draw_encoder
+from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from stages.student.student import load_student
 from tests.official import export_official
 from tests.pipeline.workplace import change_params, demand, shard, ssr, stored, the_store

@@ -75,8 +75,8 @@ def swap_and_prepare() -> None:
 CASES = [
     Case(
         "typo in `random`",
-        "embed -S embed.weights=randm",
-        ("randm: no such weight file", "embed.weights"),
+        "embed -S embed.teacher.weights=randm",
+        ("randm: no such weight file", "embed.teacher.weights"),
     ),
     Case(
         "typo in the student's weights",
@@ -130,8 +130,8 @@ CASES = [
     ),
     Case(
         "weights of another SAM size",
-        "embed -S embed.weights=sam.pth -S embed.architecture=vit_l",
-        ("sam.pth", "holds tiny weights", "embed.architecture is vit_l", "change one"),
+        "embed -S embed.teacher.weights=sam.pth -S embed.teacher.architecture=vit_l",
+        ("sam.pth", "holds tiny weights", "embed.teacher.architecture is vit_l", "change one"),
         lambda: save_teacher("sam.pth"),
     ),
     Case(
@@ -154,7 +154,7 @@ CASES = [
     ),
     Case(
         "image changed after prepare, then embed",
-        "embed -S embed.seed=1",
+        "embed -S embed.teacher.seed=1",
         ("photos/day/images/00001.png", "has changed", "ssr prepare"),
         copy("photos/day/images/00002.png", "photos/day/images/00001.png"),
     ),

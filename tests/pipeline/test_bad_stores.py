@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from store.files import files_at
 from store.lease import WHOLE, writer_lease
-from store.url import files_at
 from tests.pipeline.mistakes import (
     Case,
     assert_one_line_and_nothing_lost,
@@ -77,35 +77,35 @@ CASES = [
     # teacher and stores
     Case(
         "no teacher weights",
-        "embed -S embed.weights=sam.pth",
-        ("sam.pth", "no such weight file", "embed.weights"),
+        "embed -S embed.teacher.weights=sam.pth",
+        ("sam.pth", "no such weight file", "embed.teacher.weights"),
     ),
     Case(
         "teacher weights of another architecture",
-        "embed -S embed.weights=sam.pth -S embed.architecture=vit_b",
+        "embed -S embed.teacher.weights=sam.pth -S embed.teacher.architecture=vit_b",
         ("sam.pth", "tiny", "vit_b", "change one"),
         lambda: save_teacher("sam.pth"),
     ),
     Case(
         "teacher weights that are a picture",
-        "embed -S embed.weights=photos/day/images/00000.png",
+        "embed -S embed.teacher.weights=photos/day/images/00000.png",
         ("photos/day/images/00000.png", "not a weight file"),
     ),
     Case(
         "truncated teacher weights",
-        "embed -S embed.weights=sam.pth",
+        "embed -S embed.teacher.weights=sam.pth",
         ("sam.pth", "damaged", "download it again"),
         save_half_a_teacher,
     ),
     Case(
         "official name, other content",
-        "embed -S embed.weights=sam_vit_b_01ec64.pth -S embed.architecture=vit_b",
+        "embed -S embed.teacher.weights=sam_vit_b_01ec64.pth -S embed.teacher.architecture=vit_b",
         ("sam_vit_b_01ec64.pth", "sha256", "download it again"),
         lambda: save_teacher("sam_vit_b_01ec64.pth"),
     ),
     Case(
         "student for a teacher",
-        "embed -S embed.weights=runs/checkpoint.pt",
+        "embed -S embed.teacher.weights=runs/checkpoint.pt",
         ("runs/checkpoint.pt", "holds no table of tensors", "network weights"),
     ),
     Case(
@@ -116,7 +116,7 @@ CASES = [
     Case(
         "store folder is a file",
         "embed -S store.url=params.yaml",
-        ("params.yaml", "Not a directory", "check the path"),
+        ("params.yaml", "Not a directory", "correct the path"),
     ),
     Case(
         "train before embed",
@@ -169,13 +169,13 @@ CASES = [
     Case(
         "store of another format",
         "train",
-        ("data/features/source/", "format 2", "ssr embed"),
-        lambda: edit(the_store("source") / "zarr.json", '"format": 1', '"format": 2'),
+        ("data/features/source/", "format 3", "ssr embed"),
+        lambda: edit(the_store("source") / "zarr.json", '"format": 2', '"format": 3'),
     ),
     Case(
         "teacher's seed changed, no embed since",
-        "train -S embed.seed=1",
-        ("data/index.json", "embed.weights random is not known yet", "ssr embed"),
+        "train -S embed.teacher.seed=1",
+        ("data/index.json", "another teacher", "ssr embed", "old values"),
     ),
     Case(
         "overlap changed, no embed since",
@@ -184,7 +184,7 @@ CASES = [
     ),
     Case(
         "teacher's weights changed, no embed since",
-        "train -S embed.weights=sam.pth",
+        "train -S embed.teacher.weights=sam.pth",
         ("data/index.json", "another teacher", "ssr embed", "old values"),
     ),
     Case(

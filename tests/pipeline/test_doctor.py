@@ -75,8 +75,8 @@ CASES = [
     ),
     Case(
         "no teacher weights, nothing embedded",
-        "-S embed.weights=sam.pth",
-        ("embed.weights: sam.pth", "no such weight file", "download it"),
+        "-S embed.teacher.weights=sam.pth",
+        ("embed.teacher.weights: sam.pth", "no such weight file", "download it"),
         remove("data/index.json"),
     ),
     Case(
@@ -129,7 +129,7 @@ def test_after_the_whole_walk_nothing_is_wrong(photos: Path) -> None:
     assert said.problem == []
     assert [line.split(":")[0] for line in said.warning] == [
         "no dvc.yaml in this folder",
-        "embed.weights is random, an UNTRAINED TEACHER",
+        "embed.teacher.weights is random, an UNTRAINED TEACHER",
     ]
     assert "data/manifest.parquet: 6 of source, 8 of target" in said.ok
     stores = [line for line in said.ok if " store: " in line]
@@ -193,7 +193,7 @@ def test_a_machine_that_only_trains_needs_no_teacher() -> None:
     for entry in index["stores"].values():  # as if a checkpoint had made it
         entry["provenance"]["teacher"]["trained"] = True
     Path("data/index.json").write_text(json.dumps(index))
-    said = doctor("-S", "embed.weights=sam.pth")
+    said = doctor("-S", "embed.teacher.weights=sam.pth")
     assert said.problem == []
     assert any("sam.pth" in line and "embedding needs it" in line for line in said.warning)
 

@@ -114,7 +114,7 @@ def test_the_first_repro_runs_everything_without_a_warning(first: tuple[Path, Re
     assert "mean IoU" in done.out
     assert done.out.count("UNTRAINED TEACHER") == 2  # after training and after evaluation
     # Nothing from libraries: our own remark alone.
-    assert done.err == "UNTRAINED TEACHER: embed.weights is random (seed 0)\n"
+    assert done.err == "UNTRAINED TEACHER: embed.teacher.weights is random (seed 0)\n"
     ignored = (folder / ".gitignore").read_text().split()
     assert {"/data/", "/runs/"} <= set(ignored)
 
@@ -180,14 +180,14 @@ def test_an_added_image_embeds_one_shard_only(repository: Path) -> None:
 
 def test_another_teacher_gets_a_store_beside_the_old_one(repository: Path) -> None:
     content, features = stored(repository), shards(repository)
-    change_params(repository, {"embed.seed": 1})
+    change_params(repository, {"embed.teacher.seed": 1})
     done = demand_repro(repository, "embed")
     assert done.ran == CHECKS
     assert len(written(repository, features)) == len(features)
     assert features.items() <= shards(repository).items()  # the old ones are as they were
     new = Index.read(repository / INDEX).stores["source"].path
     assert not any(name.startswith(new) for name in features)
-    change_params(repository, {"embed.seed": 0})
+    change_params(repository, {"embed.teacher.seed": 0})
     done = demand_repro(repository)
     assert (done.ran, done.skipped) == (CHECKS, COSTLY)
     assert done.out.count(" 0 embedded now") == 2

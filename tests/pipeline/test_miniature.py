@@ -23,8 +23,8 @@ from benchmarks.runs import Result, result_of
 from benchmarks.tables import Interval, arm_table, class_table
 from examples.drawn import TEACHER
 from pipeline.init import write_preset
-from stages.embed.teachers.sam import ARCHITECTURES
-from stages.embed.teachers.sam_encoder import Teacher, draw_encoder
+from stages.embed.teachers.sam_encoder import SamEncoder, draw_encoder
+from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from stages.prepare.datasets.drawn import Config
 from stages.student.student import load_student
 from stages.train.crops import Batch, Sample
@@ -74,7 +74,9 @@ def test_arms_differ_in_nothing_but_what_they_say(place: Place, name: str) -> No
     assert run.params.train.iterations == 7
     assert run.params.train.init == str(place.warm(1, 5).folder / "student")
     assert run.params.store.codec == ("int8" if arm.world == "int8" else "float16")
-    assert run.params.embed.weights == ("random" if arm.world == "untrained" else str(TEACHER))
+    assert run.params.embed.teacher.weights == (
+        "random" if arm.world == "untrained" else str(TEACHER)
+    )
     plain = place.run(BASELINE, 1, 7).params.train
     allowed = {"regularizer", "self_training", "masking", "optimizer"}
     allowed |= {change.removeprefix("train.").partition("=")[0] for change in arm.changes}
@@ -87,7 +89,7 @@ def test_a_plan_is_of_all_values_but_not_of_a_folder_or_an_exam(place: Place) ->
     elsewhere.mkdir()
     (elsewhere / "params.yaml").write_bytes((place.out / "params.yaml").read_bytes())
     assert place.choices() == Place(elsewhere, "test").choices()
-    for change in ("train.batch_size=8", "prepare.source.train=3", "embed.seed=1"):
+    for change in ("train.batch_size=8", "prepare.source.train=3", "embed.teacher.seed=1"):
         assert place._replace(overrides=(change,)).choices() != place.choices()
 
 
@@ -127,29 +129,27 @@ def test_shuffled_features_are_those_of_another_sample() -> None:
 
 
 @pytest.fixture(scope="module")
-def teacher() -> Teacher:
-    return Teacher(
+def teacher() -> SamEncoder:
+    return SamEncoder(
         draw_encoder(ARCHITECTURES["tiny"], 0),
-        architecture="tiny",
-        trained=False,
-        device=torch.device("cpu"),
-        precision="float32",
+        torch.device("cpu"),
+        "float32",
     )
 
 
 @pytest.mark.parametrize("side_px", [96, 128])
 def test_online_features_are_the_teachers_of_the_crop_as_it_is(
-    teacher: Teacher, side_px: int
+    teacher: SamEncoder, side_px: int
 ) -> None:
     """A crop of 128 px is a whole tile at stride 8; any other fills the teacher's input, too."""
     image = torch.randn(1, 3, side_px, side_px)
     scaled = torch.nn.functional.interpolate(image, size=(256, 256), mode="bilinear")
     tokens = Online(teacher, ("stride8",)).encode(image)["stride8"]
     assert tokens.shape == (1, 64, 16, 16)
-    torch.testing.assert_close(tokens, teacher.encode(scaled))
+    torch.testing.assert_close(tokens, teacher.encode(scaled, ["stride8"])["stride8"])
 
 
-def test_online_sees_the_mixed_image_and_replaces_stored_features(teacher: Teacher) -> None:
+def test_online_sees_the_mixed_image_and_replaces_stored_features(teacher: SamEncoder) -> None:
     online = Online(teacher, ("stride8",))
     sample = online.samples(Numbered())[0]
     assert sample["source_features"]["stride8"].shape == (64, 16, 16)

@@ -105,6 +105,6 @@ def test_without_self_training_only_crop_and_flip_are_compared() -> None:
 
 @pytest.mark.usefixtures("there")
 def test_another_teacher_than_the_stores_is_refused() -> None:
-    outcome = ssr("verify", str(the_store("source")), "--online", "1", "-S", "embed.seed=9")
+    outcome = ssr("verify", str(the_store("source")), "--online", "1", "-S", "embed.teacher.seed=9")
     assert outcome.code == 2
     assert "was made with another teacher" in outcome.err

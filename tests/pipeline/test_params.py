@@ -105,7 +105,7 @@ def test_overrides_are_yaml_and_the_last_one_counts(path: Path) -> None:
             "train.masking={block_px: 32, ratio: 0.7, weight: 1}",
             "train.rare_class_sampling=null",
             "prepare.source.root=/data/a=b",
-            "embed.weights='a file.pth'",
+            "embed.teacher.weights='a file.pth'",
         ],
     )
     assert config.train.seed == 7
@@ -115,7 +115,7 @@ def test_overrides_are_yaml_and_the_last_one_counts(path: Path) -> None:
     assert config.train.masking.ratio == 0.7
     assert config.train.rare_class_sampling is None
     assert config.prepare.source.root == "/data/a=b"
-    assert config.embed.weights == "a file.pth"
+    assert config.embed.teacher.weights == "a file.pth"
 
 
 def test_overrides_do_not_touch_the_file(path: Path) -> None:
@@ -227,7 +227,9 @@ def test_a_number_as_a_key_is_not_known(path: Path) -> None:
     assert refused(path).startswith(f"{path}: train.7 is not a known key")
 
 
-@pytest.mark.parametrize("key", ["prepare.target.root", "store.url", "embed.weights", "train.init"])
+@pytest.mark.parametrize(
+    "key", ["prepare.target.root", "store.url", "embed.teacher.weights", "train.init"]
+)
 def test_the_home_of_nobody_is_refused(path: Path, key: str) -> None:
     assert f"{key}: ~nosuchuser/x: there is no such user" in refused(path, f"{key}=~nosuchuser/x")
 
@@ -248,8 +250,10 @@ def test_the_home_of_nobody_is_refused(path: Path, key: str) -> None:
         ("train.iterations=0", "train.iterations is 0: input should be greater than or equal to 1"),
         ("train.iterations=many", "train.iterations is 'many': input should be a valid integer"),
         ("embed.overlap=0.9", "embed.overlap is 0.9: input should be less than or equal to 0.5"),
-        ("embed.architecture=vit_x", "embed.architecture is 'vit_x': input should be 'tiny', "),
-        ("embed.levels=[stride4]", "embed.levels.0 is 'stride4': input should be 'stride8'"),
+        (
+            "embed.teacher.architecture=vit_x",
+            "embed.teacher.architecture is 'vit_x': input should be 'tiny', ",
+        ),
         ("embed.levels=[stride8, stride8]", "embed.levels: names one twice"),
         ("train.student.norm_eps=0.1", "train.student.norm_eps: is 1e-6 (official) or 1e-5"),
         ("prepare.source.kind=null", "prepare.source.kind is None; it is one of cityscapes, "),

@@ -93,17 +93,19 @@ def test_tiles_are_counted_as_they_are_encoded(monkeypatch: pytest.MonkeyPatch) 
 
     from torch import Tensor
 
-    from stages.embed.teachers.sam_encoder import Teacher
+    from stages.embed.teachers.sam_encoder import SamEncoder
 
     encoded = 0
-    start = Teacher.start
+    start = SamEncoder.start
 
-    def count(self: Teacher, tiles: Sequence[Tensor]) -> Callable[[], Tensor]:
+    def count(
+        self: SamEncoder, tiles: Sequence[Tensor], levels: Sequence[str]
+    ) -> Callable[[], dict[str, Tensor]]:
         nonlocal encoded
         encoded += len(tiles)
-        return start(self, tiles)
+        return start(self, tiles, levels)
 
-    monkeypatch.setattr(Teacher, "start", count)
+    monkeypatch.setattr(SamEncoder, "start", count)
     demand("embed", "-S", LEVELS, "-S", "store.url=elsewhere")
     assert encoded == planned(LEVELS).tiles
 
@@ -185,7 +187,7 @@ def test_the_command_says_everything_without_weights_and_warns_of_a_full_disk(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("pipeline.plan.disk_usage", lambda path: type("Usage", (), {"free": 5}))
-    said = demand("plan", "-S", "embed.weights=not/there.pth", "--device", "a100")
+    said = demand("plan", "-S", "embed.teacher.weights=not/there.pth", "--device", "a100")
     for words in ("tiles", "source stride8", "int8-zstd", "time: ", "a100", "memory: embed"):
         assert words in said
     assert "5 B free at data/features: NOT ENOUGH" in said

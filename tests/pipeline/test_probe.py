@@ -71,7 +71,7 @@ def test_a_mistake_is_one_line(words: list[str], says: str) -> None:
 
 
 def test_a_store_of_a_pretrained_teacher_is_not_called_untrained(workplace: Path) -> None:
-    pretrained = (*BOTH, "-S", f"embed.weights={TEACHER}")
+    pretrained = (*BOTH, "-S", f"embed.teacher.weights={TEACHER}")
     demand("prepare")
     demand("embed", *pretrained)
     said = demand("probe", *pretrained)

@@ -98,7 +98,7 @@ def test_the_schema_accepts_every_preset(preset: str, arm: str) -> None:
         ("train", "iteratons", 3, "$.train"),
         ("train", "crop_px", 100, "$.train.crop_px"),
         ("train", "iterations", "many", "$.train.iterations"),
-        ("embed", "architecture", "vit_x", "$.embed.architecture"),
+        ("embed", "precision", "float8", "$.embed.precision"),
         ("evaluate", "datasets", {"a/b": {}}, "$.evaluate.datasets"),
         ("prepare", "source", {"kind": "camvdi"}, "$.prepare.source"),
         ("evaluate", "scales", [], "$.evaluate.scales"),

@@ -32,8 +32,8 @@ def test_steps_of_a_job_array_make_what_one_run_makes(photos: Path) -> None:
         (("--part", "one"), "write it as I/N"),
         (("--init", "--finalise"), "give one at a time"),
         (("--init", "--part", "1/2"), "give one at a time"),
-        (("--part", "1/2", "-S", "embed.seed=5"), "run `ssr embed --init` first"),
-        (("--finalise", "-S", "embed.seed=6"), "shard 0 of stride8 is missing"),
+        (("--part", "1/2", "-S", "embed.teacher.seed=5"), "run `ssr embed --init` first"),
+        (("--finalise", "-S", "embed.teacher.seed=6"), "shard 0 of stride8 is missing"),
         (("-S", "embed.workers=2"), "set embed.executor"),
         (
             ("-S", "embed.executor=dask", "-S", "embed.scheduler=nobody"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from store.local import LocalFiles
+from store.files import LocalFiles
 from tests.pipeline.workplace import change_params, demand, shard, ssr, stored, the_store
 
 

@@ -32,7 +32,7 @@ SMALLEST: Mapping[str, Any] = {
     **{f"prepare.{domain}.val": 2 for domain in ("source", "target")},
     "store.shard_images": 4,
     "embed.splits": ["train"],
-    "embed.weights": "random",
+    "embed.teacher.weights": "random",
     "embed.device": "cpu",
     "train.iterations": 4,
     "train.batch_size": 2,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from store.url import Url
+from store.files import Url
 
 
 @pytest.fixture(autouse=True)

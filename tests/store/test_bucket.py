@@ -13,11 +13,10 @@ from urllib.parse import urlsplit
 import pytest
 from s3fs import S3FileSystem
 
-from store import lease_s3
+from store import lease
 from store.errors import StoreError, StoreUnreadableError
+from store.files import S3Files, join
 from store.read import FeatureReader
-from store.s3 import S3Files
-from store.url import join
 from store.write import StoreWriter
 from tests.store.worlds import LEVELS, SPEC, changed, features_of, files, images, write
 
@@ -187,7 +186,7 @@ def test_a_server_that_is_busy_says_nothing_of_a_file(
 
 
 def test_requests_are_few(server: BadServer, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease_s3, "HEARTBEAT_S", 600.0)
+    monkeypatch.setattr(lease, "HEARTBEAT_S", 600.0)
     place = f"{bucket}/few"
     seen: list[str] = []
     with StoreWriter(place, SPEC, IMAGES, LEVELS) as writer:
@@ -217,7 +216,7 @@ def test_an_answer_without_its_headers_is_an_os_error(
 ) -> None:
     monkeypatch.setattr(S3Files, "_call", lambda *_, **__: {})
     here = S3Files(f"{bucket}/a")
-    for look in (here.size, here.state, lambda name: here.create(name, b"")):
+    for look in (here.size, here.state, lambda name: here.put(name, b"", None)):
         with pytest.raises(OSError, match="the server's answer lacks"):
             look("a")
 

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.grid import LevelGrid, place_of, shard_count, slots_of
-from store.spec import LEVELS, StoreSpec, stride_of
+from store.spec import LEVELS, StoreSpec, levels_of_format_1, stride_of
 
 counts = st.integers(0, 300)
 shard_sizes = st.integers(1, 40)
@@ -11,7 +11,9 @@ levels = st.sampled_from(LEVELS)
 
 
 def grid_of(height_px: int, width_px: int, level: str, shard_images: int = 2) -> LevelGrid:
-    spec = StoreSpec("source", 5, (height_px, width_px), shard_images, "float16", {})
+    spec = StoreSpec(
+        "source", levels_of_format_1(5), (height_px, width_px), shard_images, "float16", {}
+    )
     return LevelGrid.of(spec, level)
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from store.files import LocalFiles
 from store.ledger import Ledger, Slot, assign_slots
-from store.local import LocalFiles
 from store.spec import ImageEntry
 from tests.store.worlds import SPEC, changed, images, write
 

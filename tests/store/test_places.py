@@ -9,11 +9,10 @@ import pytest
 
 from store.convert import convert
 from store.errors import StoreError, StoreIncompleteError, StoreMissingError
+from store.files import Url, files_at, join, parse_url, stores_of
 from store.index import Index
 from store.read import FeatureReader, open_features
-from store.summary import inspect
-from store.url import Url, files_at, join, parse_url, stores_of
-from store.view import open_dataset
+from store.summary import inspect, open_dataset
 from store.write import StoreWriter
 from tests.store.worlds import (
     LEVELS,
@@ -89,6 +88,8 @@ def test_it_is_converted_inspected_and_shown(place: Url) -> None:
 def test_no_store_is_said_to_be_missing(place: Url) -> None:
     with pytest.raises(StoreMissingError, match="no feature store at"):
         _ = FeatureReader(join(place, "source/none.zarr")).header
+    with pytest.raises(StoreMissingError, match="run `ssr embed`"):
+        open_dataset(join(place, "source/none.zarr"))
 
 
 def test_credentials_stay_in_the_environment(bucket: str) -> None:

@@ -171,7 +171,11 @@ def test_a_store_without_a_digest_of_its_metadata_is_refused(store: Path) -> Non
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
-    [("format", 2, "has format 2"), ("fingerprint", "0" * 64, "say fingerprint 00000000 but")],
+    [
+        ("format", 3, "has format 3"),
+        ("codec", "bitround-7", "has format 2 and codec bitround-7"),
+        ("fingerprint", "0" * 64, "say fingerprint 00000000 but"),
+    ],
 )
 def test_a_store_of_another_format_or_fingerprint_is_a_mismatch(
     store: Path, key: str, value: object, message: str

@@ -4,7 +4,7 @@ import pytest
 
 from store.errors import StoreError
 from store.fingerprint import canonical_json
-from store.spec import LEVELS, StoreSpec, stride_of
+from store.spec import LEVELS, Level, StoreSpec, levels_of_format_1, stride_of
 from tests.store.worlds import SPEC
 
 
@@ -17,7 +17,7 @@ def test_levels_are_named_by_their_stride() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        replace(SPEC, channels=8),
+        replace(SPEC, format=1),
         replace(SPEC, shard_images=4),
         replace(SPEC, grid_px=(192, 160)),
         replace(SPEC, provenance={**SPEC.provenance, "precision": "bfloat16"}),
@@ -33,8 +33,8 @@ def test_the_fingerprint_does_not_depend_on_domain_or_order_of_keys() -> None:
     assert replace(SPEC, domain="target").fingerprint == SPEC.fingerprint
 
 
-def test_the_fingerprint_is_a_constant_of_format_1() -> None:
-    spec = StoreSpec("source", 1, (32, 32), 1, "float16", {})
+def test_the_fingerprint_is_a_constant_of_each_format() -> None:
+    spec = StoreSpec("source", levels_of_format_1(1), (32, 32), 1, "float16", {}, format=1)
     # sha256sum of the line {"channels":1,"codec":"float16","format":1,"grid_px":[32,32],
     # "provenance":{},"shard_images":1} (unbroken, with its newline)
     assert spec.fingerprint == "a82ff158350bc985ac8eec7f9091823910b5488f62702e205aec3245eb3a40ed"
@@ -50,9 +50,26 @@ def test_a_grid_that_no_level_covers_exactly_is_refused(grid_px: tuple[int, int]
         replace(SPEC, grid_px=grid_px)
 
 
-def test_a_store_without_channels_is_refused() -> None:
-    with pytest.raises(StoreError, match="channels=0"):
-        replace(SPEC, channels=0)
+@pytest.mark.parametrize(
+    ("name", "level", "message"),
+    [
+        ("blocks", Level(16, 0), "blocks needs 1 to 16384 channels, not 0"),
+        ("blocks", Level(12, 4), "blocks needs a stride that divides 32 px, not 12 px"),
+        *((name, Level(8, 4), f"cannot be named '{name}'") for name in ("", "a/b", "live", "x_a")),
+        *((name, Level(8, 4), f"cannot be named '{name}'") for name in ("leases", "scale_a", "é")),
+    ],
+)
+def test_a_level_that_no_store_can_have_is_refused(name: str, level: Level, message: str) -> None:
+    with pytest.raises(StoreError, match=message):
+        replace(SPEC, levels={name: level})
+
+
+def test_a_level_is_known_by_its_stride_and_channels() -> None:
+    others = [replace(SPEC, levels={"stride8": Level(*one)}) for one in ((16, 4), (8, 5), (8, 4))]
+    assert {other.fingerprint for other in others} == {SPEC.fingerprint}
+    fingerprints = [other.level_fingerprint("stride8") for other in others]
+    assert len(set(fingerprints)) == 3
+    assert fingerprints[-1] == SPEC.level_fingerprint("stride8")
 
 
 def test_json_without_a_meaning_has_no_fingerprint() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from store.errors import StoreBusyError, StoreMissingError
+from store.files import Url, files_at, join
 from store.spec import LEVELS as ALL_LEVELS
 from store.spec import StoreSpec
-from store.url import Url, files_at, join
-from store.verify import verify, withdraw
+from store.verify import discard, verify
 from store.write import StoreWriter
 from tests.store.worlds import LEVELS, SPEC, features_of, files, flip_a_bit, images, write
 
@@ -54,7 +54,7 @@ def survive_flips(folder: Path, count: int) -> None:
             assert len(report.damage) == 1
             assert report.images
             assert set(report.images) <= {i.image_id for i in IMAGES[3 * shard : 3 * shard + 3]}
-        withdraw(store, report.damage)
+        discard(store, report.damage)
         _, tasks = write(place, IMAGES, spec=spec)
         assert len(tasks) <= 1, name  # no more than the shard that was hit
         assert files(store) == before, name
@@ -78,7 +78,7 @@ def test_only_the_images_of_damaged_chunks_suffer(place: Url) -> None:
     (damage,) = verify(store).damage
     assert damage.images == (IMAGES[3].image_id,)
     assert (damage.level, damage.shard) == ("stride8", 1)
-    withdraw(store, [damage])
+    discard(store, [damage])
     assert [task.levels for task in write(place, IMAGES)[1]] == [("stride8",)]
     assert verify(store).sound
 
@@ -98,7 +98,7 @@ def test_missing_empty_and_truncated_shards_cost_all_their_images(
     report = verify(store)
     assert [damage.file for damage in report.damage] == [name]
     assert report.images == tuple(image.image_id for image in IMAGES[3:6])
-    withdraw(store, report.damage)
+    discard(store, report.damage)
     assert [task.shard for task in write(tmp_path, IMAGES)[1]] == [1]
     assert files(store) == before
 
@@ -111,7 +111,7 @@ def test_lost_metadata_is_found_and_mended_without_embedding(tmp_path: Path, nam
     (store / name).unlink()
     report = verify(store)
     assert [damage.file for damage in report.damage] == [name]
-    withdraw(store, report.damage)
+    discard(store, report.damage)
     assert write(tmp_path, IMAGES)[1] == []
     assert files(store) == before
 
@@ -135,7 +135,7 @@ def test_removed_images_are_no_damage(tmp_path: Path) -> None:
 def test_a_store_that_is_being_written_is_not_changed(tmp_path: Path) -> None:
     write(tmp_path, IMAGES)
     with StoreWriter(tmp_path, SPEC, images(8), LEVELS), pytest.raises(StoreBusyError):
-        withdraw(tmp_path / SPEC.relative_path, [])
+        discard(tmp_path / SPEC.relative_path, [])
 
 
 def test_no_store_is_said_to_be_missing(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 import os
 import resource
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +16,12 @@ from store.errors import (
     StoreIncompleteError,
     StoreMismatchError,
 )
+from store.files import LocalFiles
 from store.ledger import Ledger, entry_file, entry_json
-from store.local import LocalFiles
 from store.read import FeatureReader
 from store.shard_writer import ShardTask
-from store.spec import ImageEntry
+from store.spec import ImageEntry, Level, StoreSpec, levels_of_format_1
+from store.summary import inspect, open_dataset
 from store.verify import verify
 from store.write import StoreWriter
 from tests.store.worlds import (
@@ -190,10 +191,45 @@ def test_a_folder_with_features_of_something_else_is_refused(tmp_path: Path, sto
 
 def test_a_store_of_another_format_is_refused(tmp_path: Path, store: Path) -> None:
     root = store / "zarr.json"
-    root.write_text(root.read_text().replace('"format": 1', '"format": 2'))
+    root.write_text(root.read_text().replace('"format": 2', '"format": 3'))
     for look in (lambda: verify(store), lambda: write(tmp_path, images(7))):
-        with pytest.raises(StoreMismatchError, match="has format 2"):
+        with pytest.raises(StoreMismatchError, match="has format 3"):
             look()
+
+
+@pytest.mark.parametrize("codec", ["float16", "int8-zstd"])
+def test_levels_have_names_strides_and_channels_of_their_own(tmp_path: Path, codec: str) -> None:
+    offered = {"block_5": Level(16, 6), "block_11": Level(16, 3), "channels": Level(4, 2)}
+    spec = replace(SPEC, levels=offered, codec=codec)
+    image = images(1)[0]
+    given = {
+        name: {image.image_id: np.full((channels, 160 // side, 192 // side), side - 1, np.float32)}
+        for name, (side, channels) in offered.items()
+    }
+
+    def embed(spec: StoreSpec, names: Sequence[str]) -> None:
+        with StoreWriter(tmp_path, spec, [image], names) as writer:
+            scales = {
+                name: np.full(offered[name].channels, 0.125, np.float32) for name in writer.unscaled
+            }
+            writer.fix_scales(scales)
+            for task in writer.pending():
+                writer.write_shard(task, {name: given[name] for name in task.levels})
+            writer.finalise()
+
+    embed(spec, ["block_5", "channels"])
+    embed(replace(spec, levels={"block_11": Level(16, 3)}), ["block_11"])  # knows no other
+    path = tmp_path / spec.relative_path
+    reader = FeatureReader(path)
+    assert reader.header.levels == ("channels", "block_11", "block_5")
+    assert reader.header.spec.levels == offered
+    for name in offered:
+        size = reader.size_tok(image.image_id, name)
+        window = reader.window(image.image_id, name, 0, 0, *size)
+        np.testing.assert_array_equal(window, given[name][image.image_id])
+        assert inspect(path).levels[name].shape == (1, *window.shape)
+        assert open_dataset(path)[name].attrs["channels"] == len(window)
+    assert verify(path).sound
 
 
 @pytest.mark.parametrize(
@@ -399,7 +435,7 @@ def test_a_place_that_cannot_be_written_gives_one_line(tmp_path: Path) -> None:
 
 
 def test_looking_for_work_in_thousands_of_shards_takes_well_under_a_second(tmp_path: Path) -> None:
-    spec = replace(SPEC, channels=256, shard_images=1)
+    spec = replace(SPEC, levels=levels_of_format_1(256), shard_images=1)
     with StoreWriter(tmp_path, spec, images(1), ("stride32",)) as writer:
         (task,) = writer.pending()
         given = features(images(1)[0], "stride32", channels=256)

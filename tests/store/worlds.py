@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from s3fs import S3FileSystem
 
+from store.files import Url, files_at
 from store.index import StoreEntry
 from store.scale import estimate_scale, scale_sample
 from store.shard_writer import NOTHING, ShardTask
-from store.spec import ImageEntry, StoreSpec, stride_of
-from store.url import Url, files_at
+from store.spec import ImageEntry, StoreSpec, levels_of_format_1
 from store.write import StoreWriter
 
 SPEC = StoreSpec(
     domain="source",
-    channels=4,
+    levels=levels_of_format_1(4),
     grid_px=(160, 192),  # 20 x 24 tokens at stride8: two by two chunks, not whole ones
     shard_images=3,
     codec="float16",
@@ -39,9 +39,9 @@ def changed(image: ImageEntry) -> ImageEntry:
     return replace(image, content=f"{image.content}, changed")
 
 
-def features(image: ImageEntry, level: str, channels: int = SPEC.channels) -> NDArray[np.float32]:
+def features(image: ImageEntry, level: str, channels: int = 4) -> NDArray[np.float32]:
     seed = sha256(f"{image.image_id} {image.content} {level}".encode()).digest()
-    h, w = (side // stride_of(level) for side in image.working_size_px)
+    h, w = (side // SPEC.level(level).stride_px for side in image.working_size_px)
     rng = np.random.default_rng(list(seed))
     return rng.normal(3.0, 2.0, (channels, h, w)).astype(np.float32)
 

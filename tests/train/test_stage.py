@@ -29,7 +29,7 @@ from store.errors import (
     StoreMissingError,
 )
 from store.index import Index
-from store.lock import writer_lock
+from store.lease import writer_lock
 from tests.official import export_official
 from tests.train.example import train_config
 from tests.train.world import TEACHER, World, results

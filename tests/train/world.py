@@ -37,7 +37,7 @@ from stages.train.workspace import Workspace
 from store.index import Index, StoreEntry
 from store.read import FeatureReader
 from store.shard_writer import NOTHING
-from store.spec import ImageEntry, StoreSpec
+from store.spec import ImageEntry, StoreSpec, levels_of_format_1
 from tests.store import worlds as stores
 from tests.train.example import train_config
 
@@ -136,7 +136,7 @@ class World:
         heights, widths = zip(*(image.working_size_px for image in images), strict=True)
         spec = StoreSpec(
             domain=domain,
-            channels=teacher["channels"],
+            levels=levels_of_format_1(teacher["channels"]),
             grid_px=(max(heights), max(widths)),
             shard_images=4,
             codec="float16",

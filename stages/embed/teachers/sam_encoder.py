@@ -1,4 +1,4 @@
-"""The teacher: SAM's image encoder with its weights, from the official package.
+"""SAM's image encoder, from the official package, and the weights of its checkpoints.
 
 `segment_anything/__init__` needs torchvision, which the encoder does not; the encoder's module is
 therefore imported without running it. Everything is built on the meta device and gets its tensors
@@ -7,37 +7,47 @@ from the checkpoint, so that no second copy of the weights is ever made.
 
 # B tiles, C channels, h w tokens
 
+import hashlib
 import importlib
 import importlib.util
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
 
-from stages.device import pick_device
-from stages.embed.config import EmbedConfig, Precision
 from stages.embed.teachers.attention import fuse_attention
-from stages.embed.teachers.sam import ARCHITECTURES, NORM_EPS, Architecture
-from stages.embed.teachers.sam_weights import (
-    check_architecture,
-    check_shapes,
-    hash_weights,
-    read_weights,
-)
-from store.errors import ConfigError
+from stages.embed.teachers.sam_sizes import ARCHITECTURES, NORM_EPS, Architecture
+from stages.embed.teachers.teacher import Precision, file_sha256
+from stages.weight_files import differences, prefixes_of, read_tensors
+from store.errors import CheckpointError, ConfigError
+
+PREFIX: Final = "image_encoder."
+_OFFICIAL_NAME: Final = re.compile(r"sam_vit_[blh]_([0-9a-f]{6})\.pth")
+_ANCHOR: Final = "neck.0.weight"  # every encoder of SAM has it, and no other part
+_HUGGING_FACE: Final = {
+    "vision_encoder.": PREFIX,
+    "patch_embed.projection.": "patch_embed.proj.",
+    "neck.conv1.": "neck.0.",
+    "neck.layer_norm1.": "neck.1.",
+    "neck.conv2.": "neck.2.",
+    "neck.layer_norm2.": "neck.3.",
+    "layers.": "blocks.",
+    "layer_norm1.": "norm1.",
+    "layer_norm2.": "norm2.",
+}
+"""Part of a name in transformers' SamModel -> the official one, in the order to replace them."""
 
 
-class Teacher:
+class SamEncoder:
     """An image encoder that maps normalised tiles to tokens.
 
     Args:
         encoder: an official `ImageEncoderViT` with its weights; its attention is replaced.
-        architecture: name for the provenance of what it makes.
-        trained: False where the weights are random.
         device: where it runs.
         precision: the halves run under autocast; weights and the sums of residuals stay float32.
         compiled: True runs it through `torch.compile`, which takes minutes at the first batch.
@@ -46,8 +56,6 @@ class Teacher:
         side_px: side of the tiles that it takes.
         patch_px: pixels per token.
         channels: channels of its tokens.
-        weights_sha256: hash of names, shapes and values of the float32 weights, wherever they
-            were read from.
 
     Raises:
         ConfigError: for float16 on the CPU, which computes it slower than float32, if at all.
@@ -56,43 +64,41 @@ class Teacher:
     def __init__(
         self,
         encoder: nn.Module,
-        *,
-        architecture: str,
-        trained: bool,
         device: torch.device,
-        precision: Precision,
+        precision: Precision = "float32",
+        *,
         compiled: bool = False,
     ) -> None:
         if precision == "float16" and device.type == "cpu":
             raise ConfigError(
                 "embed.precision float16 needs a GPU; on the CPU set it to bfloat16 or float32"
             )
-        self.architecture = architecture
-        self.trained = trained
         self.device = device
         self.precision = precision
         self.patch_px = encoder.get_parameter("patch_embed.proj.weight").shape[-1]
         self.side_px = encoder.get_parameter("pos_embed").shape[1] * self.patch_px
         self.channels = encoder.get_parameter("neck.3.bias").numel()
-        self.weights_sha256 = hash_weights(encoder.state_dict())
         fuse_attention(encoder)
         self.encoder = encoder.to(device).eval().requires_grad_(False)
         self._forward = cast(
             Callable[[Tensor], Tensor], torch.compile(encoder) if compiled else encoder
         )
 
-    def encode(self, tiles: Tensor) -> Tensor:
+    def encode(self, tiles: Tensor, levels: Sequence[str]) -> dict[str, Tensor]:
         """Encode (B, 3, side_px, side_px) and wait for it; all else as in `start`."""
-        return self.start(list(tiles))()
+        return self.start(list(tiles), levels)()
 
-    def start(self, tiles: Sequence[Tensor]) -> Callable[[], Tensor]:
-        """Begin to encode a batch of tiles.
+    def start(
+        self, tiles: Sequence[Tensor], levels: Sequence[str]
+    ) -> Callable[[], dict[str, Tensor]]:
+        """Begin to encode a batch of tiles, all of them at the scale of one level.
 
         A GPU works on while the caller does something else; copies to it wait for nothing either
         where the tiles lie in pinned memory. The CPU is done when this returns.
 
         Args:
             tiles: each (3, side_px, side_px) float32, normalised RGB, on any device.
+            levels: the one level.
 
         Returns:
             What waits for the tokens, (B, C, h, w) float32 on the CPU, h = w = side_px / patch_px.
@@ -101,6 +107,7 @@ class Teacher:
             ValueError: for tiles of another size, which the encoder might accept and get wrong.
             ConfigError: for more tiles than fit in the GPU's memory.
         """
+        (level,) = levels
         wanted = (3, self.side_px, self.side_px)
         for tile in tiles:
             if tuple(tile.shape) != wanted:
@@ -110,34 +117,13 @@ class Teacher:
         try:
             with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=half):
                 batch = torch.stack([tile.to(self.device, non_blocking=True) for tile in tiles])
-                return _to_cpu(self._forward(batch).float())
+                wait = _to_cpu(self._forward(batch).float())
         except torch.OutOfMemoryError as error:
             raise ConfigError(
                 f"{len(tiles)} tiles of {self.side_px} px are too many for the memory of "
                 f"{self.device}; lower embed.batch_tiles"
             ) from error
-
-
-def load_teacher(config: EmbedConfig) -> Teacher:
-    """Load or draw the weights that the config asks for.
-
-    Raises:
-        CheckpointError: for a weight file that is missing, damaged or of another architecture.
-        ConfigError: where there is no such device or no package `segment_anything`, or the device
-            does not compute in this precision.
-    """
-    architecture = ARCHITECTURES[config.architecture]
-    random = config.weights == "random"
-    return Teacher(
-        draw_encoder(architecture, config.seed)
-        if random
-        else load_encoder(architecture, Path(config.weights).expanduser()),
-        architecture=config.architecture,
-        trained=not random,
-        device=pick_device(config.device, "embed.device"),
-        precision=config.precision,
-        compiled=config.compile,
-    )
+        return lambda: {level: wait()}
 
 
 def build_encoder(architecture: Architecture) -> nn.Module:
@@ -180,12 +166,79 @@ def load_encoder(architecture: Architecture, path: Path) -> nn.Module:
         CheckpointError: for a file that is missing, damaged or of another architecture.
     """
     weights = read_weights(path)
-    check_architecture(weights, architecture, path)
+    _check_architecture(weights, architecture, path)
     with torch.device("meta"):
         encoder = build_encoder(architecture)
-    check_shapes(weights, encoder.state_dict(), path)
+    if faults := differences(encoder.state_dict(), weights).summary():
+        raise CheckpointError(
+            f"{path}: does not fit the encoder of SAM ({faults}); give the official checkpoint"
+        )
     encoder.load_state_dict(weights, strict=True, assign=True)
     return encoder
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read the image encoder of a SAM checkpoint under its official names, as float32.
+
+    Args:
+        path: The official file, the encoder alone, what trainers wrap around either (`model`,
+            `state_dict`, `module.`, ...), or transformers' SamModel.
+
+    Raises:
+        CheckpointError: for a file that is missing, damaged or holds no image encoder.
+    """
+    tensors, _ = read_tensors(path)
+    if official := _OFFICIAL_NAME.fullmatch(path.name):
+        found = file_sha256(path)
+        if not found.startswith(official[1]):
+            raise CheckpointError(
+                f"{path}: sha256 starts with {found[:6]}, the official file's with {official[1]}; "
+                "download it again"
+            )
+    if any("vision_encoder." in name for name in tensors):
+        tensors = {_official(name): tensor for name, tensor in tensors.items()}
+    prefixes = sorted({n[: n.index(PREFIX) + len(PREFIX)] for n in tensors if PREFIX in n})
+    prefixes = prefixes or prefixes_of(tensors, _ANCHOR)  # of the encoder alone
+    if len(prefixes) > 1:
+        several = ", ".join(f"{prefix}*" for prefix in prefixes)
+        raise CheckpointError(
+            f"{path}: holds several image encoders of SAM ({several}); save one of them alone"
+        )
+    if not prefixes:
+        found = ", ".join(sorted({f"{name.partition('.')[0]}.*" for name in tensors})[:5])
+        raise CheckpointError(
+            f"{path}: holds no image encoder of SAM, but {found}; give a checkpoint of SAM"
+        )
+    prefix = prefixes[0]
+    return {n.removeprefix(prefix): t.float() for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def hash_weights(weights: Mapping[str, Tensor]) -> str:
+    """Hash names, shapes and float32 values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _check_architecture(weights: Mapping[str, Tensor], wanted: Architecture, path: Path) -> None:
+    """Tell what the file looks like before the shapes of single tensors are compared.
+
+    Raises:
+        CheckpointError: for weights of another architecture.
+    """
+    patches = weights.get("patch_embed.proj.weight")
+    width = 0 if patches is None else len(patches)
+    depth = len({key.split(".")[1] for key in weights if key.startswith("blocks.")})
+    if (width, depth) == (wanted.width, wanted.depth):
+        return
+    alike = [n for n, a in ARCHITECTURES.items() if (a.width, a.depth) == (width, depth)]
+    looks = f"{alike[0]} weights" if alike else "an encoder that is not known here"
+    raise CheckpointError(
+        f"{path}: holds {looks} (width {width}, depth {depth}), but embed.teacher.architecture is "
+        f"{wanted.name} (width {wanted.width}, depth {wanted.depth}); change one of them"
+    )
 
 
 def _to_cpu(tokens: Tensor) -> Callable[[], Tensor]:
@@ -219,3 +272,9 @@ def _official_class() -> type[nn.Module]:
         if known is None:
             del sys.modules[package]  # nobody else shall meet the empty one
     return cast(type[nn.Module], module.ImageEncoderViT)
+
+
+def _official(name: str) -> str:
+    for theirs, official in _HUGGING_FACE.items():
+        name = name.replace(theirs, official)
+    return name

@@ -9,8 +9,7 @@ import torch
 
 from examples.drawn import TEACHER
 from examples.drawn.pretrain import RECIPE, Recipe, main, run, save_encoder
-from stages.embed.teachers.sam_encoder import draw_encoder, load_encoder
-from stages.embed.teachers.sam_weights import hash_weights
+from stages.embed.teachers.sam_encoder import draw_encoder, hash_weights, load_encoder
 
 SHORT = replace(RECIPE, scenes=3, views=1, iterations=3, batch=2)
 

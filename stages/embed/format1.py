@@ -1,0 +1,178 @@
+"""Recognition of stores of format 1, which know a teacher by its tensors' hash, not its file's.
+
+A store of format 1 with the features that are wanted is kept and completed in format 1. That hash
+needs the loaded weights, so it is computed only before a new store would be made, and remembered.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from stages.embed.config import EmbedConfig
+from stages.embed.planned import PlannedStore, provenance
+from store.atomic import read_bytes, write_bytes
+from store.errors import CheckpointError, StoreMismatchError
+from store.files import Url, exists, files_at, join, one_line_for_reads
+from store.fingerprint import fingerprint_of
+from store.header import METADATA_FILE, ROOT_FILE
+from store.ledger import SLOTS_FILE
+from store.spec import StoreSpec, levels_of_format_1
+
+if TYPE_CHECKING:
+    from stages.embed.teachers.teacher import Encoder
+
+MEMORY: Final = ".weights.json"
+"""File that remembers hashes of tensors; safe to delete."""
+
+
+def memory_at(store_url: Url, index_path: Path) -> Path:
+    """Return where hashes are remembered: beside the stores, or the index if they are far."""
+    return (store_url if isinstance(store_url, Path) else index_path.parent) / MEMORY
+
+
+def kept_store(
+    planned: PlannedStore,
+    config: EmbedConfig,
+    store_url: Url,
+    memory: Path,
+    encoder: "Callable[[], Encoder]",
+) -> PlannedStore:
+    """Return the store of format 1 that holds the planned features, or else the planned store.
+
+    The encoder is loaded where neither is known to be there: bad weights end the run before a
+    store is begun.
+
+    Args:
+        planned: the store of today's format.
+        config: section `embed`.
+        store_url: folder or S3 prefix of the stores.
+        memory: `memory_at`.
+        encoder: loads the teacher's network.
+
+    Raises:
+        CheckpointError: for weights that are missing, damaged or of another network.
+        StoreUnreadableError: where it cannot be seen whether a store is there.
+    """
+    if _is_there(store_url, planned.spec):
+        return planned
+    weights = config.teacher.weights_identity()
+    known = remembered(config, weights, memory)
+    tensors = known or _hash(encoder())
+    old = replace(planned, spec=_format_1(planned.spec, config, tensors))
+    if not _is_there(store_url, old.spec):
+        return planned
+    if known is None:
+        content = _read(memory) | {_key(config, weights): tensors}
+        with suppress(OSError):  # a store may be read-only; the next run hashes once more
+            write_bytes(memory, json.dumps(content, indent=1, sort_keys=True).encode())
+    return old
+
+
+def remembered(config: EmbedConfig, weights: Mapping[str, Any], memory: Path) -> str | None:
+    """Return the hash of the teacher's tensors, where a store of format 1 was recognised by it."""
+    return _read(memory).get(_key(config, weights))
+
+
+def require_provenance(
+    config: EmbedConfig, found: Mapping[str, Any], memory: Path, *, where: object
+) -> None:
+    """Refuse features of another teacher or preprocessing than section `embed` names.
+
+    The teacher is not loaded. Where its weight file is absent, as on a machine that only trains,
+    the features are trusted to be of that file.
+
+    Args:
+        config: section `embed`.
+        found: provenance of the features.
+        memory: `memory_at`.
+        where: what holds the features, for the message.
+
+    Raises:
+        StoreMismatchError: if they differ, or are of format 1 and not recognised so far.
+        CheckpointError: if the weight file cannot be read.
+    """
+    stored = found.get("teacher")
+    stored = stored if isinstance(stored, Mapping) else {}  # then it is another teacher
+    weights = {key: stored[key] for key in _WEIGHTS if key in stored}
+    if config.teacher.at_hand:
+        weights = config.teacher.weights_identity()
+    if "kind" in stored:
+        wanted = provenance(config, config.teacher.identity(weights))
+    else:
+        tensors = str(stored.get("weights_sha256"))
+        if config.teacher.at_hand:
+            known = remembered(config, weights, memory)
+            if known is None:
+                raise StoreMismatchError(
+                    f"{where}: whether it is of embed.teacher.weights {config.teacher.weights} is "
+                    "not known yet; run `ssr embed`, which compares them and keeps what is right"
+                )
+            tensors = known
+        wanted = provenance(config, _teacher(config, tensors))
+    changed = [key for key, value in wanted.items() if found.get(key) != value]
+    if changed:
+        raise StoreMismatchError(
+            f"{where} was made with another {changed[0]} than section embed of the params names; "
+            "run `ssr embed`, or put the old values back"
+        )
+
+
+def require_weights(config: EmbedConfig, encoder: "Encoder", spec: StoreSpec) -> None:
+    """Refuse to embed with other weights than those that a store is of.
+
+    Raises:
+        CheckpointError: if the weight file changed, or is another one on this machine.
+    """
+    found = (
+        _teacher(config, _hash(encoder))
+        if spec.format == 1
+        else config.teacher.identity(config.teacher.weights_identity())
+    )
+    if found != spec.provenance["teacher"]:
+        raise CheckpointError(
+            f"{config.teacher.weights}: holds other weights than the store {spec.relative_path} is "
+            "of: give all machines the same file, and run `ssr embed` again"
+        )
+
+
+_WEIGHTS: Final = ("weights_sha256", "seed", "torch")
+
+
+def _format_1(spec: StoreSpec, config: EmbedConfig, tensors: str) -> StoreSpec:
+    about = provenance(config, _teacher(config, tensors))
+    channels = next(iter(spec.levels.values())).channels
+    return replace(spec, format=1, levels=levels_of_format_1(channels), provenance=about)
+
+
+def _teacher(config: EmbedConfig, tensors: str) -> dict[str, Any]:
+    """Return the identity of a teacher as format 1 has it; all of them are SAM's."""
+    identity = config.teacher.identity({"weights_sha256": tensors})
+    return {key: value for key, value in identity.items() if key != "kind"}
+
+
+def _hash(encoder: "Encoder") -> str:
+    from stages.embed.teachers.sam_encoder import SamEncoder, hash_weights
+
+    # Of another kind of teacher there is no store of format 1.
+    return hash_weights(encoder.encoder.state_dict()) if isinstance(encoder, SamEncoder) else ""
+
+
+def _is_there(store_url: Url, spec: StoreSpec) -> bool:
+    files = files_at(join(store_url, spec.relative_path))
+    with one_line_for_reads(files.url):
+        return any(exists(files, name) for name in (ROOT_FILE, SLOTS_FILE, METADATA_FILE))
+
+
+def _key(config: EmbedConfig, weights: Mapping[str, Any]) -> str:
+    return fingerprint_of(config.teacher.identity(weights))
+
+
+def _read(memory: Path) -> dict[str, str]:
+    try:
+        known = json.loads(read_bytes(memory))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return known if isinstance(known, dict) else {}

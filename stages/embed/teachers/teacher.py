@@ -1,0 +1,159 @@
+"""The protocol of teachers: what stage one asks of one before and after its network is loaded."""
+
+# B tiles, C channels, h w tokens
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+
+from pydantic import Field
+
+from stages.fields import DeviceName, PathText, Section
+from store.errors import CheckpointError
+from store.fingerprint import sha256_of_file
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class TeacherLevel(NamedTuple):
+    """One feature map that a teacher offers.
+
+    Attributes:
+        stride_px: working pixels per token.
+        channels: of a token.
+        input_scale: pixels of the network's input per working pixel.
+    """
+
+    stride_px: int
+    channels: int
+    input_scale: float
+
+
+class Encoder(Protocol):
+    """The loaded network of a teacher."""
+
+    device: "torch.device"
+    side_px: int
+
+    def start(
+        self, tiles: "Sequence[Tensor]", levels: Sequence[str]
+    ) -> "Callable[[], Mapping[str, Tensor]]":
+        """Begin to encode a batch of tiles; a GPU works on while the caller does something else.
+
+        Args:
+            tiles: each (3, side_px, side_px) float32, normalised RGB, on any device.
+            levels: what to return; all of one stride and input scale.
+
+        Returns:
+            What waits for the tokens: level -> (B, C, h, w) float32 on the CPU.
+        """
+
+    def encode(self, tiles: "Tensor", levels: Sequence[str]) -> "Mapping[str, Tensor]":
+        """Encode (B, 3, side_px, side_px) and wait for it; all else as in `start`."""
+
+
+class Teacher(Section):
+    """Section `embed.teacher` of one kind; no torch before `load`.
+
+    Attributes:
+        mean: of each channel of RGB, subtracted from pixels of 0 to 255.
+        std: likewise, what they are divided by.
+        origin: where its weights are published, for people.
+    """
+
+    mean: ClassVar[tuple[float, float, float]]
+    std: ClassVar[tuple[float, float, float]]
+    origin: ClassVar[str]
+
+    weights: PathText = Field(description="File of its weights.")
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """For tables and messages."""
+
+    @property
+    def trained(self) -> bool:
+        """False where the weights are random: UNTRAINED TEACHER."""
+        return self.weights != "random"
+
+    @property
+    def path(self) -> Path:
+        """The weight file."""
+        return Path(self.weights).expanduser()
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether there are weights: random, or a file that is there."""
+        return not self.trained or self.path.is_file()
+
+    def weights_identity(self) -> dict[str, Any]:
+        """Return which weights they are, as `identity` has it: the hash of their file.
+
+        Raises:
+            CheckpointError: if the file is missing or cannot be read.
+        """
+        if not self.path.is_file():
+            raise CheckpointError(
+                f"{self.weights}: no such weight file; download it to there (addresses: "
+                f"{self.origin}), or set embed.teacher.weights to another"
+            )
+        return {"weights_sha256": file_sha256(self.path)}
+
+    @property
+    @abstractmethod
+    def side_px(self) -> int:
+        """Side of the square input."""
+
+    @property
+    @abstractmethod
+    def patch_px(self) -> int:
+        """Input pixels per token."""
+
+    @abstractmethod
+    def levels(self) -> dict[str, TeacherLevel]:
+        """Return the levels that it offers, finest first."""
+
+    @abstractmethod
+    def identity(self, weights: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what its features depend on, in JSON's types.
+
+        Args:
+            weights: `weights_identity`; without it two teachers with other weights are equal.
+        """
+
+    @abstractmethod
+    def load(self, device: DeviceName, precision: Precision, *, compiled: bool = False) -> Encoder:
+        """Load the network.
+
+        Raises:
+            CheckpointError: for a weight file that is missing, damaged or of another network.
+            ConfigError: where a package or device is missing, or the device does not compute in
+                this precision.
+        """
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a weight file: 1.5 s for ViT-H's 2.5 GB; in one process only once.
+
+    Raises:
+        CheckpointError: if it cannot be read.
+    """
+    try:
+        stat = path.stat()
+        return _sha256(path, (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read now ({error.strerror}); correct the path or its permissions"
+        ) from error
+
+
+@cache
+def _sha256(path: Path, state: tuple[int, ...]) -> str:
+    return sha256_of_file(path)
