@@ -116,7 +116,7 @@ CASES = [
     Case(
         "store folder is a file",
         "embed -S store.url=params.yaml",
-        ("params.yaml", "Not a directory", "check the path"),
+        ("params.yaml", "Not a directory", "correct the path"),
     ),
     Case(
         "train before embed",
