@@ -237,6 +237,7 @@ def _client(config: EmbedConfig) -> Iterator[tuple[Any, int | None]]:
         for number, environment in enumerate(devices)
     }
     here = {"host": "127.0.0.1", "port": 0, "dashboard": False}
+    here["dashboard_address"] = "127.0.0.1:0"  # of its HTTP server; two runs would want one port
     with _deaf_to_interrupts():
         cluster = SpecCluster(
             workers, {"cls": Scheduler, "options": here}, silence_logs=logging.ERROR
