@@ -1,5 +1,6 @@
 """Costs of stages: time and memory of each run, noted as a line beside what it made."""
 
+import os
 import re
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.console import Report
+from store.atomic import open_regular
 
 COSTS: Final = "costs.jsonl"
 PACKAGES: Final = ("ssr-offline", "torch", "transformers", "segment-anything", "zarr", "numpy")
@@ -97,7 +99,8 @@ def noted(stage: str, folder: Path | None, show: Report) -> Iterator[Report]:
             versions=versions(),
         )
         if folder is not None and folder.is_dir():
-            with suppress(OSError), (folder / COSTS).open("a") as file:
+            append = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            with suppress(OSError), os.fdopen(open_regular(folder / COSTS, append), "a") as file:
                 file.write(cost.model_dump_json() + "\n")
 
 

@@ -16,9 +16,10 @@ class _Boolean:
         return repr(self._value)
 
 
-def _no_number(value: object) -> object:
-    if isinstance(value, list | tuple):
-        return [_no_number(one) for one in value]
+def _no_number(value: object, depth: int = 2) -> object:
+    """Mark booleans, also in lists; not in deeper ones, which aliases of YAML make endless."""
+    if isinstance(value, list | tuple) and depth:
+        return [_no_number(one, depth - 1) for one in value]
     return _Boolean(value) if isinstance(value, bool) else value
 
 

@@ -266,7 +266,7 @@ class S3Files:
 
         limits: dict[str, Any] = {"connect_timeout": 5, "read_timeout": 8}
         if "AWS_MAX_ATTEMPTS" not in os.environ:
-            limits["retries"] = {"total_max_attempts": 3}
+            limits["retries"] = {"total_max_attempts": 2}
         fs = S3FileSystem(use_listings_cache=False, config_kwargs=limits)  # others write, too
         fs.retries = 2
         try:

@@ -251,11 +251,19 @@ def _commit_in_folder(files: LocalFiles, part: Part, token: str, changes: Sequen
 def _gate(files: LocalFiles) -> AbstractContextManager[None]:
     """Let one process at a time take a lease or put files in place."""
     path = Path(files.path(f"{LEASES}/gate.lock"))
-    stopped = StoreBusyError(
-        f"{path} has been held for {GATE_S:.0f} s by another process, which must have been "
-        "stopped while it wrote: let it continue or end it, then run the command again"
-    )
-    return _lock(path, lambda: stopped, GATE_S)
+
+    def stopped() -> StoreBusyError:
+        holders = {
+            name_of(_holder_in(Path(files.path(f"{LEASES}/{name}"))))
+            for name in files.names(LEASES)
+            if name.endswith(_SUFFIX)
+        }
+        return StoreBusyError(
+            f"{path} has been held for {GATE_S:.0f} s by {' or '.join(sorted(holders))}, which must "
+            "have been stopped while it wrote: let it continue or end it, then run the command again"
+        )
+
+    return _lock(path, stopped, GATE_S)
 
 
 @contextmanager
@@ -271,10 +279,14 @@ def _named_lock(path: Path, what: str, holder: bytes) -> Iterator[None]:
 
 
 def _busy_by(lock: Path, what: str) -> StoreBusyError:
+    return _busy(what, _holder_in(lock.with_suffix(_SUFFIX)))
+
+
+def _holder_in(path: Path) -> bytes:
     try:
-        return _busy(what, atomic.read_bytes(lock.with_suffix(_SUFFIX)))
+        return atomic.read_bytes(path)
     except OSError:
-        return _busy(what, b"")
+        return b""
 
 
 @contextmanager

@@ -153,7 +153,9 @@ class Manifest:
                 "run the command again once it can be read"
             ) from error
         try:
-            table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+            table = pq.read_table(  # of a few MB: no threads that outlive a short command
+                pa.BufferReader(data), page_checksum_verification=True, use_threads=False
+            )
             metadata = table.schema.metadata or {}
             digest = metadata.get(_DIGEST)
             if (digest or with_digest) and digest != _digest(table, metadata[_METADATA]):

@@ -110,14 +110,19 @@ class _Lookup:
         named, by_color = self._classes_of(colors)
         if all_grey and not named.all():  # then the greys are ids, whatever their index
             named, by_color = self._known[greys], self._by_id[greys]
-        both, classes = known & named, (by_id != IGNORE) & (by_color != IGNORE)
-        at_odds = both & (by_id != by_color)
-        swapped, agreeing = at_odds & classes, both & (by_id == by_color) & classes
-        # A class on one side alone may be meant: GTA5 paints some ids without a class as car and
-        # pole. One colour that is also another class's is chance, as in palettes of VOC.
-        if np.count_nonzero(swapped) > (0 if named.all() else 1) or (
-            self._has_ids and named.all() and np.count_nonzero(at_odds) > np.count_nonzero(agreeing)
-        ):
+        classes, colored = by_id != IGNORE, by_color != IGNORE
+        at_odds = known & named & (by_id != by_color)
+        swapped, agreeing = at_odds & classes & colored, known & named & classes & ~at_odds
+        if named.all():
+            # A colour may paint more than its class: GTA5's ids 18 and 34 are ignored, and look
+            # like pole and car. No class looks ignored.
+            contradicts = bool((at_odds & classes).any()) or (
+                self._has_ids and np.count_nonzero(at_odds) > np.count_nonzero(agreeing)
+            )
+        else:  # a palette of other classes, as VOC's, may meet one colour by chance
+            by_chance = np.count_nonzero(swapped) == 1 and np.count_nonzero(~named) > 1
+            contradicts = bool(swapped.any()) and not by_chance
+        if contradicts:
             odd = np.flatnonzero(swapped if swapped.any() else at_odds)
             raise DataError(
                 f"the palette is at odds with the ids, as after a PNG optimiser: {used[odd[0]]} is "

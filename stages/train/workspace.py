@@ -13,7 +13,7 @@ from typing import Any, Final
 from stages.prepare.manifest import Domain
 from stages.student.config import STUDENT_FILES
 from stages.train.config import TrainConfig
-from store.atomic import TEMPORARY_SUFFIX, update_bytes
+from store.atomic import TEMPORARY_SUFFIX, read_bytes, update_bytes
 from store.errors import ConfigError
 from store.files import Url
 from store.fingerprint import canonical_json, sha256_of_file
@@ -163,7 +163,7 @@ def _unfinished(out: Path) -> Path:
 
 def _read(note: Path) -> Any:  # noqa: ANN401 - what JSON holds
     try:
-        noted = json.loads(note.read_bytes())
-    except (FileNotFoundError, ValueError):
+        noted = json.loads(read_bytes(note))
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     return noted if isinstance(noted, dict) else None

@@ -81,7 +81,12 @@ CASES = [
     Case(
         "typo in the student's weights",
         "train -S train.student.weights=rndom",
-        ("train.student.weights: rndom", "no such file or folder", "no Hugging Face id", "correct"),
+        (
+            "train.student.weights: rndom",
+            "no such file or folder",
+            "not a Hugging Face id",
+            "correct",
+        ),
     ),
     Case(
         "folder of a split instead of the root",

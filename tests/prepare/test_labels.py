@@ -91,7 +91,9 @@ def grey(value: int) -> Color:
     [
         pytest.param(IDS, {1: ROAD, 2: CAR, 9: PINK}, [0, 1, 255], id="that of the classes"),
         pytest.param(IDS, {1: ROAD, 9: CAR}, [0, 255], id="a colour shared with an ignored id"),
-        pytest.param(IDS, {1: BLACK, 2: (128, 0, 0), 3: ROAD}, [0, 1, 2], id="of another set"),
+        pytest.param(
+            IDS, {1: BLACK, 2: (128, 0, 0), 9: PINK, 3: ROAD}, [0, 1, 255, 2], id="of another set"
+        ),
         pytest.param(IDS, {1: PINK, 2: BLACK}, [0, 1], id="nothing to do with the classes"),
         pytest.param(IDS, {1: grey(1), 3: grey(3)}, [0, 2], id="greys of the ids"),
         pytest.param(IDS, {1: grey(40), 2: grey(80)}, [0, 1], id="greys to look at"),
@@ -137,6 +139,8 @@ def test_a_reordered_palette_of_gta5_is_refused_however_few_classes_it_shows(cou
         ({1: SKY, 2: ROAD}, "1 is class 0 by its id and class 2 by its colour (so are 2 of 2 ids)"),
         ({1: SKY, 2: BLACK, 9: ROAD}, "(so are 1 of 3 ids)"),
         ({1: SKY, 2: ROAD, 9: PINK}, "(so are 2 of 3 ids)"),
+        ({1: SKY, 9: PINK}, "(so are 1 of 2 ids)"),
+        ({1: ROAD, 2: CAR, 3: BLACK}, "3 is class 2 by its id and no class by its colour"),
         ({1: grey(3), 3: grey(9)}, "(so are 1 of 2 ids)"),
         ({0: SKY, 4: PINK}, "label ids 0, 4 are not in the class table"),
     ],
