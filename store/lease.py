@@ -259,8 +259,9 @@ def _gate(files: LocalFiles) -> AbstractContextManager[None]:
             if name.endswith(_SUFFIX)
         }
         return StoreBusyError(
-            f"{path} has been held for {GATE_S:.0f} s by {' or '.join(sorted(holders))}, which must "
-            "have been stopped while it wrote: let it continue or end it, then run the command again"
+            f"{path} has been held for {GATE_S:.0f} s by {' or '.join(sorted(holders))}, which "
+            "must have been stopped while it wrote: let it continue or end it, then run the "
+            "command again"
         )
 
     return _lock(path, stopped, GATE_S)
