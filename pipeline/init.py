@@ -232,6 +232,7 @@ def _filled_in(tree: CommentedMap, proposal: Proposal | None) -> str:
         sides.append(min(fit_size(size, (width, height))))
     if sides:
         train["crop_px"] = min(train["crop_px"], max(min(sides) // 32, 1) * 32)
+        tree["prepare"]["pad_to_px"] = train["crop_px"]
     if proposal.evaluate is not None:
         tree["evaluate"]["domain"] = proposal.evaluate
     if proposal.classes.classes:

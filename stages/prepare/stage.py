@@ -68,8 +68,6 @@ class PrepareResult:
 def run(
     config: PrepareConfig,
     *,
-    at_least_px: int,
-    skip_bad: bool,
     out: Path,
     cache: Path,
     progress: Progress,
@@ -84,8 +82,6 @@ def run(
 
     Args:
         config: The datasets.
-        at_least_px: Side of the crop, to which smaller images are padded.
-        skip_bad: Leave out images that cannot be read, or whose label cannot, and list them.
         out: The manifest file.
         cache: File that remembers what was measured; may be deleted at any time.
         progress: Called with (done, total, what).
@@ -113,7 +109,7 @@ def run(
                 source,
                 listings[domain],
                 what=domain,
-                at_least_px=at_least_px,
+                at_least_px=config.pad_to_px,
                 cache=measurements,
                 progress=progress,
             )
@@ -124,7 +120,8 @@ def run(
             named = [
                 (by_id[image_id], error)
                 for image_id, error in found.bad.items()
-                if not skip_bad or isinstance(error, DataUnreadableError)  # which may be sound
+                if config.on_bad_image == "fail"
+                or isinstance(error, DataUnreadableError)  # which may be sound
             ]
             if named:
                 problems += lines_of(domain, source, named, listings[domain].hints)

@@ -210,6 +210,6 @@ def test_the_drawn_world_shows_no_image_twice(prepare: Prepare, tmp_path: Path) 
     found = prepare(
         drawn_config(tmp_path / "day"),
         drawn_config(tmp_path / "dusk", style="dusk", seed=2),
-        at_least_px=64,
+        pad_to_px=64,
     ).findings
     assert not [finding for finding in found if "share" in finding]

@@ -62,7 +62,7 @@ def test_a_target_needs_label_files_for_val_only(
 
 
 def test_counts_are_taken_at_raw_resolution_and_sizes_fit(prepare: Prepare, own_data: Path) -> None:
-    result = prepare(folder_config(own_data, fit_px=[15, 10]), at_least_px=40)
+    result = prepare(folder_config(own_data, fit_px=[15, 10]), pad_to_px=64)
     record = result.manifest.records[0]
     assert record.class_pixels == (200, 200)
     assert record.resized_size_px == (10, 15)
@@ -254,18 +254,18 @@ def test_bad_images_are_left_out_and_listed_where_that_is_asked_for(
 ) -> None:
     sound = prepare(folder_config(own_data)).manifest
     _truncate(own_data / bad)
-    manifest = prepare(folder_config(own_data), skip_bad=True).manifest
+    manifest = prepare(folder_config(own_data), on_bad_image="skip").manifest
     assert [*manifest.skipped] == ["source/train/train/images/a/1"]
     assert bad in manifest.skipped["source/train/train/images/a/1"]
     assert manifest == replace(sound.without(manifest.skipped), skipped=manifest.skipped)
-    assert Manifest.read(prepare(folder_config(own_data), skip_bad=True).path) == manifest
+    assert Manifest.read(prepare(folder_config(own_data), on_bad_image="skip").path) == manifest
 
 
 def test_not_every_image_can_be_left_out(prepare: Prepare, own_data: Path) -> None:
     for path in (own_data / "train" / "images").rglob("*.*"):
         path.write_bytes(b"")
     with pytest.raises(DataError, match=r"prepare\.source has no image to train on that can be"):
-        prepare(folder_config(own_data), skip_bad=True)
+        prepare(folder_config(own_data), on_bad_image="skip")
 
 
 def test_an_excluded_image_is_left_out(prepare: Prepare, own_data: Path) -> None:
@@ -316,7 +316,7 @@ def test_the_drawn_world_needs_no_data(prepare: Prepare, tmp_path: Path) -> None
     result = prepare(
         drawn_config(tmp_path / "day"),
         drawn_config(tmp_path / "dusk", style="dusk", seed=2),
-        at_least_px=64,
+        pad_to_px=64,
     )
     assert [(s.domain, s.split, s.images, s.labelled) for s in result.splits] == [
         ("source", "train", 3, 3),
