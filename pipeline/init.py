@@ -11,7 +11,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from pipeline.presets import ARMS, PRESETS, dump, flow, needs_target, preset
-from stages.prepare.datasets.listing import is_within
+from stages.prepare.datasets.dataset import is_within
 from stages.prepare.geometry import Size, fit_size
 from stages.prepare.labels import IGNORE
 from stages.prepare.pixels import read_image

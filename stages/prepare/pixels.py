@@ -34,9 +34,8 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from stages.prepare.geometry import Size
-from stages.prepare.labels import IGNORE, LabelTable
+from stages.prepare.labels import IGNORE, LabelTable, StoredLabel, to_train_ids
 from stages.prepare.manifest import ImageRecord
-from stages.prepare.train_ids import StoredLabel, to_train_ids
 from store.errors import DataError, DataUnreadableError
 from store.fingerprint import sha256
 
@@ -83,10 +82,7 @@ class StoredImage:
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image, upright as its EXIF orientation says.
-
-    Returns:
-        uint8 (H, W, 3), RGB.
+    """Read an image as uint8 (H, W, 3) RGB, upright as its EXIF orientation says.
 
     Raises:
         DataError: The file is missing, truncated, not an image or not of 8 bits per channel.
@@ -100,17 +96,10 @@ def read_label(path: Path) -> StoredLabel:
 
 
 def read_raw(record: ImageRecord, root: Path) -> NDArray[np.uint8]:
-    """Read an image of the manifest.
+    """Read an image of the manifest below its domain's root, as uint8 (H, W, 3) RGB at raw size.
 
     Hashing costs a few percent of decoding, and saves training on pixels whose features are those
     of another image.
-
-    Args:
-        record: The image.
-        root: Folder of its domain.
-
-    Returns:
-        uint8 (H, W, 3) RGB at raw size.
 
     Raises:
         DataError: The file is missing, or has changed since the manifest was made.
@@ -120,15 +109,7 @@ def read_raw(record: ImageRecord, root: Path) -> NDArray[np.uint8]:
 
 
 def read_train_ids(record: ImageRecord, root: Path, labels: LabelTable) -> NDArray[np.uint8]:
-    """Read the label of an image of the manifest.
-
-    Args:
-        record: The image; it must have a label.
-        root: Folder of its domain.
-        labels: Meaning of the file's values.
-
-    Returns:
-        uint8 (H, W) train ids at raw size, 255 is ignored.
+    """Read the label of an image of the manifest, as uint8 (H, W) train ids at raw size.
 
     Raises:
         DataError: The file is missing, or has changed since the manifest was made.
@@ -142,10 +123,7 @@ def read_train_ids(record: ImageRecord, root: Path, labels: LabelTable) -> NDArr
         image = root / record.image
         turned_by = decode_image(_read_unchanged(image, record.sha256), image).orientation
         label = decode_label(data, path, orientation=turned_by)
-    try:
-        return to_train_ids(label, labels)
-    except DataError as error:
-        raise DataError(f"{path}: {error}: correct the label or run `ssr prepare` again") from error
+    return to_train_ids(label, labels)
 
 
 def decode_image(data: bytes, path: Path) -> StoredImage:
@@ -338,21 +316,11 @@ def _bits(image: ImageFile, data: bytes) -> int:
 def _is_lossy(file: _File, data: bytes) -> bool:
     match file.format:
         case "WEBP":
-            return "VP8L" not in _webp_chunks(data)  # the chunk of lossless pixels
+            return b"VP8 " in data  # the chunk of lossy pixels
         case "TIFF":
             return file.image.info.get("compression") in {"jpeg", "tiff_jpeg", "webp"}
         case kind:
             return kind in {"JPEG", "MPO"}
-
-
-def _webp_chunks(data: bytes) -> set[str]:
-    """Return the names of the chunks of a WebP file."""
-    names, place = set(), 12
-    while place + 8 <= len(data):
-        names.add(data[place : place + 4].decode("latin-1"))
-        size = int.from_bytes(data[place + 4 : place + 8], "little")
-        place += 8 + size + size % 2
-    return names
 
 
 def _opaque(label: Image.Image, path: Path) -> NDArray[np.bool_] | None:

@@ -20,7 +20,7 @@ from transformers import SegformerConfig
 from stages.prepare.labels import IGNORE, ClassTable
 from stages.student.config import STUDENT_FILES, StudentConfig
 from stages.student.mit import BACKBONES
-from stages.student.names import from_segformer, to_segformer
+from stages.student.weights import from_segformer, to_segformer
 from stages.weight_files import reading
 from store.atomic import TEMPORARY_SUFFIX, write_bytes, write_text
 from store.errors import CheckpointError, ConfigError

@@ -18,12 +18,11 @@ from pydantic import TypeAdapter
 from examples.drawn import world
 from stages.prepare.datasets import SourceConfig
 from stages.prepare.datasets.camvid import CAMVID_11
+from stages.prepare.datasets.dataset import Item, Listing
 from stages.prepare.datasets.drawn import DRAWN
-from stages.prepare.datasets.listing import Item, Listing
 from stages.prepare.datasets.mapillary import MAPILLARY_IDS, NAMES
-from stages.prepare.labels import CITYSCAPES_19, IGNORE
+from stages.prepare.labels import CITYSCAPES_19, IGNORE, StoredLabel, to_train_ids
 from stages.prepare.pixels import read_image, read_label
-from stages.prepare.train_ids import StoredLabel, to_train_ids
 from store.errors import ConfigError, DataError
 from tests.prepare.conftest import (
     Prepare,

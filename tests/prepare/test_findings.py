@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from stages.prepare.findings import findings
 from stages.prepare.manifest import Manifest
 from stages.prepare.pixels import read_label, read_train_ids
 from stages.prepare.scan import rims
+from stages.prepare.stage import findings
 from tests.prepare.conftest import (
     Prepare,
     cityscapes_config,

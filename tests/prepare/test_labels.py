@@ -13,9 +13,11 @@ from stages.prepare.labels import (
     ClassTable,
     Color,
     LabelTable,
+    StoredLabel,
+    class_pixels,
+    to_train_ids,
     train_id_table,
 )
-from stages.prepare.train_ids import StoredLabel, class_pixels, to_train_ids
 from store.errors import DataError
 
 # Cityscapes' colours in train id order, as published.

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from stages.prepare.labels import LabelTable
+from stages.prepare.labels import LabelTable, to_train_ids
 from stages.prepare.pixels import (
     MEAN,
     STD,
@@ -22,7 +22,6 @@ from stages.prepare.pixels import (
     resize_image,
     resize_label,
 )
-from stages.prepare.train_ids import to_train_ids
 from store.errors import DataError
 from tests.prepare.conftest import ids, photo, save, save_paletted
 

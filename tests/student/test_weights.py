@@ -20,11 +20,14 @@ from transformers import (
     SegformerModel,
 )
 
-from stages.student.heads import DAFormerHead
 from stages.student.mit import BACKBONES, MiT, build_backbone
-from stages.student.names import official_to_ours, ours_to_official
-from stages.student.student import Student, seeded
-from stages.student.weights import is_of_segmenter, load_backbone
+from stages.student.student import DAFormerHead, Student, seeded
+from stages.student.weights import (
+    is_of_segmenter,
+    load_backbone,
+    official_to_ours,
+    ours_to_official,
+)
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from store.errors import CheckpointError
 from tests.official import export_official
@@ -407,7 +410,7 @@ def test_a_model_that_the_hub_does_not_have_is_a_wrong_name(models: Path) -> Non
 @pytest.mark.usefixtures("models")
 def test_a_hub_that_does_not_answer_is_told_at_once() -> None:
     said = refusal("nvdia/mit-b5")
-    assert "nvdia/mit-b5 from Hugging Face, which does not answer (ConnectError)" in said
+    assert "nvdia/mit-b5 from Hugging Face (it does not answer: ConnectError)" in said
     assert "id that this machine can reach" in said
 
 

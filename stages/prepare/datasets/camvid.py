@@ -5,8 +5,7 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from stages.fields import Section, Split
-from stages.prepare.datasets.dataset import FileDataset, PathInRoot
-from stages.prepare.datasets.listing import Listing, Progress
+from stages.prepare.datasets.dataset import FileDataset, Listing, PathInRoot, Progress
 from stages.prepare.labels import ClassTable, train_id_table
 
 CAMVID_11: Final = ClassTable(

@@ -5,8 +5,7 @@ from typing import ClassVar, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from stages.fields import Seed
-from stages.prepare.datasets.dataset import Dataset
-from stages.prepare.datasets.listing import Listing, Progress
+from stages.prepare.datasets.dataset import Dataset, Listing, Progress
 from stages.prepare.labels import ClassTable, train_id_table
 from store.errors import ConfigError
 

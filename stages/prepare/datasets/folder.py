@@ -7,8 +7,15 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from stages.fields import RGB, Byte, Domain, Name, Section, Split
-from stages.prepare.datasets.dataset import NO_LABELS, FileDataset, PathInRoot
-from stages.prepare.datasets.listing import Listing, Part, Progress, labelled_like
+from stages.prepare.datasets.dataset import (
+    NO_LABELS,
+    FileDataset,
+    Listing,
+    Part,
+    PathInRoot,
+    Progress,
+    labelled_like,
+)
 from stages.prepare.labels import IGNORE, ClassTable, LabelTable
 
 

@@ -9,8 +9,7 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from stages.fields import Split
-from stages.prepare.datasets.dataset import FileDataset
-from stages.prepare.datasets.listing import Listing, Progress
+from stages.prepare.datasets.dataset import FileDataset, Listing, Progress
 from stages.prepare.labels import CITYSCAPES_19, IGNORE, LabelTable
 
 _FOLDERS: Final[tuple[tuple[Split, str], ...]] = (("train", "training"), ("val", "validation"))

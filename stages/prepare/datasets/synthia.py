@@ -7,8 +7,7 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
-from stages.prepare.datasets.dataset import FileDataset
-from stages.prepare.datasets.listing import Listing, Progress, files_under
+from stages.prepare.datasets.dataset import FileDataset, Listing, Progress, files_under
 from stages.prepare.labels import CITYSCAPES_19, IGNORE, LabelTable, train_id_table
 
 _LABELS: Final = "GT/LABELS"
