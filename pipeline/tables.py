@@ -283,8 +283,6 @@ def print_foreign(foreign: "ForeignStudent") -> None:
     for what, names in zip(kinds, foreign.differences, strict=True):
         for name in names:
             console.print(f"{what}: {name}")
-    for prefix, names in foreign.others.items():
-        console.print(f"another network, left out: {prefix}, {len(names)} tensors")
 
 
 def _print_skipped(skipped: Mapping[str, str]) -> None:

@@ -23,6 +23,11 @@ class ClassTable:
     names: tuple[str, ...]
     palette: tuple[Color, ...]
 
+    @classmethod
+    def of(cls, colors: Mapping[str, Color]) -> "ClassTable":
+        """Return the table of names with their colours."""
+        return cls(tuple(colors), tuple(colors.values()))
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -56,33 +61,28 @@ class LabelTable:
         )
 
 
-CITYSCAPES_19: Final = ClassTable(
-    names=(
-        *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light"),
-        *("traffic sign", "vegetation", "terrain", "sky", "person", "rider", "car", "truck"),
-        *("bus", "train", "motorcycle", "bicycle"),
-    ),
-    palette=(
-        (128, 64, 128),
-        (244, 35, 232),
-        (70, 70, 70),
-        (102, 102, 156),
-        (190, 153, 153),
-        (153, 153, 153),
-        (250, 170, 30),
-        (220, 220, 0),
-        (107, 142, 35),
-        (152, 251, 152),
-        (70, 130, 180),
-        (220, 20, 60),
-        (255, 0, 0),
-        (0, 0, 142),
-        (0, 0, 70),
-        (0, 60, 100),
-        (0, 80, 100),
-        (0, 0, 230),
-        (119, 11, 32),
-    ),
+CITYSCAPES_19: Final = ClassTable.of(
+    {
+        "road": (128, 64, 128),
+        "sidewalk": (244, 35, 232),
+        "building": (70, 70, 70),
+        "wall": (102, 102, 156),
+        "fence": (190, 153, 153),
+        "pole": (153, 153, 153),
+        "traffic light": (250, 170, 30),
+        "traffic sign": (220, 220, 0),
+        "vegetation": (107, 142, 35),
+        "terrain": (152, 251, 152),
+        "sky": (70, 130, 180),
+        "person": (220, 20, 60),
+        "rider": (255, 0, 0),
+        "car": (0, 0, 142),
+        "truck": (0, 0, 70),
+        "bus": (0, 60, 100),
+        "train": (0, 80, 100),
+        "motorcycle": (0, 0, 230),
+        "bicycle": (119, 11, 32),
+    }
 )
 """The 19 classes of Cityscapes and GTA5 in train id order."""
 
@@ -117,6 +117,12 @@ CITYSCAPES_IDS: Final = LabelTable(
     | {color: train_id for train_id, color in enumerate(CITYSCAPES_19.palette)},
 )
 """Cityscapes' labelIds, also stored by GTA5's paletted files; colours for RGB mirrors of GTA5."""
+
+
+def named_as_in_cityscapes(names: Mapping[str, str]) -> ClassTable:
+    """Return a table of names with the colours of the classes of Cityscapes beside them."""
+    colors = dict(zip(CITYSCAPES_19.names, CITYSCAPES_19.palette, strict=True))
+    return ClassTable.of({name: colors[theirs] for name, theirs in names.items()})
 
 
 def train_id_table(classes: ClassTable, *, void: Collection[int] = ()) -> LabelTable:

@@ -18,7 +18,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -68,17 +68,11 @@ _quiet_lock = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """An image as its file holds it, upright.
-
-    Attributes:
-        rgb: uint8 (H, W, 3).
-        one_channel: Whether the file is greyscale or paletted, as files of class ids are.
-        orientation: EXIF orientation that it was turned upright by, 1 if it needed no turn.
-    """
+    """An image as its file holds it, uint8 (H, W, 3), upright."""
 
     rgb: NDArray[np.uint8]
-    one_channel: bool
-    orientation: int
+    one_channel: bool  # greyscale or paletted, as files of class ids are
+    orientation: int  # of EXIF, that it was turned upright by; 1 if it needed no turn
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -284,16 +278,12 @@ def _decode(data: bytes, path: Path) -> _File:
             f"{path}: is damaged or not an image ({reason}): fetch the file again or remove it"
         ) from error
     kind = image.format or "file"
-    if kind == "TIFF":
-        return _File(image, kind, bits, turned_by if turned_by in _TURNS else 1)
-    try:
-        with _quiet():
-            orientation = image.getexif().get(_ORIENTATION, 1)
-    except _DAMAGED:  # odd EXIF says nothing
-        orientation = 1
-    if orientation not in _TURNS:
-        return _File(image, kind, bits, 1)
-    return _File(_turn(image, orientation), kind, bits, orientation)
+    upright: Image.Image = image
+    if kind != "TIFF":
+        with suppress(*_DAMAGED), _quiet():  # odd EXIF says nothing
+            turned_by = image.getexif().get(_ORIENTATION, 1)
+        upright = _turn(image, turned_by)
+    return _File(upright, kind, bits, turned_by if turned_by in _TURNS else 1)
 
 
 def _turn(image: Image.Image, orientation: int) -> Image.Image:

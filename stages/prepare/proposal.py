@@ -75,14 +75,7 @@ class ProposedClass:
 
 @dataclass(frozen=True, slots=True)
 class ProposedClasses:
-    """A class table.
-
-    Attributes:
-        classes: In the order of their ids or of Cityscapes; empty where none can be proposed.
-        ignore_ids: Values without a class.
-        ignore_colors: The same of colours.
-        said: Sentences about what was looked at, and what is odd.
-    """
+    """Classes in the order of their ids or of Cityscapes, if any; values without one; remarks."""
 
     classes: tuple[ProposedClass, ...] = ()
     ignore_ids: tuple[int, ...] = ()

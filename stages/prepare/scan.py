@@ -67,13 +67,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What was found of a dataset's images.
-
-    Attributes:
-        records: Those that can be read.
-        measured: What else is known of them, by image id.
-        bad: What is wrong with the others, or with their labels, by image id.
-    """
+    """Images that can be read and, by image id, what else is known of them and what is bad."""
 
     records: tuple[ImageRecord, ...]
     measured: dict[str, Measurement]
@@ -152,7 +146,7 @@ def scan(
         source: Their dataset.
         listing: Its classes and the code of its labels.
         what: Beginning of the image ids, and what progress calls them.
-        at_least_px: Side of the crop, to which smaller images are padded.
+        at_least_px: Side to which smaller images are padded.
         cache: Remembers unchanged files.
         progress: Called with (done, total, what).
     """

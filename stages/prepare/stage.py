@@ -33,16 +33,9 @@ _OTHER_AREA: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class SplitSummary:
-    """One split of one domain in numbers.
+    """One split of one domain in numbers; sizes are in order of frequency.
 
-    Attributes:
-        domain: "source" or "target".
-        split: "train" or "val".
-        images: How many there are.
-        labelled: How many of them have a label that is used.
-        raw_sizes_px: The sizes of the files, most frequent first.
-        working_sizes_px: The sizes after resize and padding, likewise.
-        class_shares: Share of each class among the pixels that have one, None without labels.
+    `class_shares` are those of the pixels that have a class, None without labels.
     """
 
     domain: Domain
@@ -56,15 +49,7 @@ class SplitSummary:
 
 @dataclass(frozen=True, slots=True)
 class PrepareResult:
-    """What the stage found.
-
-    Attributes:
-        manifest: As written to `path`.
-        path: The manifest file.
-        changed: Whether it had to be written; False where it said the same before.
-        splits: One summary per domain and split.
-        findings: Sentences about what looks wrong and is not an error.
-    """
+    """The manifest and whether its file had to be written; what looks wrong and is not an error."""
 
     manifest: Manifest
     path: Path
@@ -181,9 +166,7 @@ def summarise(manifest: Manifest) -> tuple[SplitSummary, ...]:
 def findings(manifest: Manifest, *, unused_labels: int) -> tuple[str, ...]:
     """Say what a person should know before training on a manifest; none of it is an error.
 
-    Args:
-        manifest: Of both domains.
-        unused_labels: Label files of the target's train split.
+    `unused_labels` is the number of label files of the target's train split.
     """
     said: list[str] = []
     counted = [r.class_pixels for r in manifest.select(domain="source", split="train")]
@@ -314,14 +297,8 @@ def _grouped(
 ) -> list[str]:
     """Group what is wrong with single files by its cure, the end of every such message.
 
-    Args:
-        domain: Of the dataset.
-        source: The dataset.
-        bad: Images with what is wrong with them or their labels.
-        hints: What to do about labels that are not found.
-
-    Returns:
-        Lines that begin with the key that names the files' folder.
+    The lines begin with the key that names the files' folder; `hints` say what to do about labels
+    that are not found.
     """
     groups: dict[tuple[str, str, bool], list[tuple[Item, DataError]]] = defaultdict(list)
     for item, error in bad:

@@ -3,7 +3,6 @@
 All names here are those of the file, below the network: `backbone.*`, `decode_head.*`.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +45,6 @@ class ForeignStudent:
         classes: Of its logits.
         loaded: Number of tensors of the checkpoint that are in the student.
         differences: What does not fit; missing and misshapen tensors are random.
-        others: What belongs to other networks in the file (EMA, ImageNet, SAM), by its prefix.
         iteration: Of the training; None where the file does not say.
     """
 
@@ -57,7 +55,6 @@ class ForeignStudent:
     classes: ClassTable
     loaded: int
     differences: Differences
-    others: Mapping[str, tuple[str, ...]]
     iteration: int | None
 
     @property
@@ -95,7 +92,7 @@ def read_foreign(
         return ours_to_official(name) or name
 
     content, meta = read_tensors(path)
-    kind, tensors, others = _choose(content, network, path)
+    kind, tensors = _choose(content, network, path)
     ours, unknown = import_official(tensors)
     config = _architecture(tensors, path)
     table = _classes(tensors, meta, classes, path)
@@ -112,7 +109,6 @@ def read_foreign(
         classes=table,
         loaded=len({official(name) for name in fitting}),
         differences=differences(wanted, ours, unknown=unknown, shown=official),
-        others=others,
         iteration=iteration if isinstance(iteration, int) else None,
     )
 
@@ -123,7 +119,6 @@ def save_foreign(
     *,
     network: Network,
     fit_px: tuple[int, int] | None,
-    partial: bool = False,
 ) -> None:
     """Write the student's folder, which `load_student` and all that builds on it read.
 
@@ -132,18 +127,16 @@ def save_foreign(
         out: Made where it does not exist; a student in it is replaced.
         network: As it was read, for the record.
         fit_px: Width and height that its images are scaled to fit in; None keeps their size.
-        partial: Keep a student of which some tensors did not fit.
 
     Raises:
-        CheckpointError: Some tensors did not fit and `partial` is not set.
+        CheckpointError: Some tensors did not fit.
         ConfigError: `out` holds something else than a student.
     """
     require_free(out)
-    if not partial and (faults := foreign.faults.summary()):
+    if faults := foreign.faults.summary():
         raise CheckpointError(
             f"{foreign.path} does not fit a {foreign.config.backbone} student with "
-            f"{foreign.config.head} head ({faults}); take the checkpoint of such a student, or "
-            "keep what fits with --partial"
+            f"{foreign.config.head} head ({faults}); take the checkpoint of such a student"
         )
     meta: dict[str, Any] = {
         **describe_classes(foreign.classes),
@@ -156,8 +149,6 @@ def save_foreign(
             "network": "backbone" if foreign.kind == "backbone" else network,
             "iteration": foreign.iteration,
             "loaded": foreign.loaded,
-            **{kind: list(names) for kind, names in foreign.differences._asdict().items()},
-            "other_networks": {prefix: len(names) for prefix, names in foreign.others.items()},
         },
     }
     save_student(foreign.student, out, config=foreign.config, meta=meta)
@@ -165,8 +156,8 @@ def save_foreign(
 
 def _choose(
     content: Mapping[str, Tensor], network: Network, path: Path
-) -> tuple[Kind, dict[str, Tensor], dict[str, tuple[str, ...]]]:
-    """Pick the network out of a file; the tensors of the others are named by their prefix."""
+) -> tuple[Kind, dict[str, Tensor]]:
+    """Pick the network out of a file."""
     if prefixes_of(content, SEGFORMER):
         raise CheckpointError(
             f"{path} holds a Segformer of transformers; set train.student.weights to it, which "
@@ -186,21 +177,17 @@ def _choose(
             raise CheckpointError(
                 f"{path} holds no {network} network ({prefix}*); choose the other with --weights"
             )
-        others = defaultdict(list)
-        for name in content:
-            if not name.startswith(prefix):
-                others[name.partition(".")[0]].append(name)
-        return "training", tensors, {prefix: tuple(names) for prefix, names in others.items()}
+        return "training", tensors
     if network == "ema":
         raise CheckpointError(
             f"{path} is not of a self-training and holds one network only; leave --weights out"
         )
     inner = {name.removeprefix(outer): tensor for name, tensor in content.items()}
     if stem.endswith("backbone."):
-        return "student", inner, {}
+        return "student", inner
     # the ImageNet classifier keeps its name, so that it is reported and not taken for a backbone's
     bare = {n if n.startswith(_IMAGENET_HEAD) else f"backbone.{n}": t for n, t in inner.items()}
-    return "backbone", bare, {}
+    return "backbone", bare
 
 
 def _architecture(tensors: Mapping[str, Tensor], path: Path) -> StudentConfig:

@@ -284,13 +284,7 @@ def build_student(config: StudentConfig, *, num_classes: int, seed: int) -> Stud
 
 
 def open_student(folder: Path) -> tuple[Student, Card]:
-    """Load a student that `save_student` wrote.
-
-    Args:
-        folder: Of `config.json` and `model.safetensors`.
-
-    Returns:
-        The student in eval mode on the CPU, and the card that its weights were checked against.
+    """Load a student that `save_student` wrote, in eval mode on the CPU, and its card.
 
     Raises:
         CheckpointError: If the folder holds no student, or a damaged one.

@@ -209,15 +209,10 @@ def fill_official(module: nn.Module, path: Path, prefixes: Collection[str]) -> N
 
 
 def prefix_of_backbone(tensors: Mapping[str, Tensor], path: Path) -> str:
-    """Find the student of a file: what stands before the names of its backbone.
+    """Find the student of a file: what stands before the official names of its backbone.
 
-    Args:
-        tensors: Under official names, in whatever wrappers.
-        path: Their file, for the message.
-
-    Returns:
-        `model.backbone.` of a training, `backbone.` of an mmseg model, nothing of ImageNet's
-        weights; all perhaps behind others, as `module.`.
+    That is `model.backbone.` in a training, `backbone.` in an mmseg model, nothing in ImageNet's
+    weights; all perhaps behind others, as `module.`.
 
     Raises:
         CheckpointError: If there are several, and none is that of a training.

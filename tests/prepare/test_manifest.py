@@ -80,13 +80,6 @@ def test_pandas_reads_a_manifest(tmp_path: Path) -> None:
     assert table.class_pixels[2] is None
 
 
-def test_records_are_selected_by_domain_and_split() -> None:
-    assert MANIFEST.select() == MANIFEST.records
-    assert MANIFEST.select(domain="source") == (LABELLED, VAL)
-    assert MANIFEST.select(split="train") == (LABELLED, UNLABELLED)
-    assert MANIFEST.select(domain="source", split="val") == (VAL,)
-
-
 def test_content_follows_what_features_depend_on_and_nothing_else() -> None:
     same = replace(
         LABELLED,
@@ -104,11 +97,6 @@ def test_content_follows_what_features_depend_on_and_nothing_else() -> None:
         replace(LABELLED, working_size_px=(736, 1280)),
     ):
         assert changed.content != LABELLED.content
-
-
-def test_a_missing_manifest_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"m\.parquet: there is no manifest: run `ssr prepare`"):
-        Manifest.read(tmp_path / "m.parquet")
 
 
 def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path) -> None:

@@ -26,9 +26,6 @@ IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".web
 LABEL_SUFFIXES: Final = (".png", ".tif", ".tiff", ".bmp", ".ppm", ".webp", ".jpg", ".jpeg")
 """Endings of label files, the first that there is counts; lossy ones are refused when read."""
 
-REMEDY: Final = "put the data there or correct the path"
-"""What to do about a missing folder of one's own; published datasets say what to download."""
-
 # Folders that file servers, archivers and systems leave beside pictures: thumbnails, forks, bins.
 _LEFTOVERS: Final = {
     *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "__macosx", "#recycle", "#snapshot"),
@@ -60,13 +57,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One folder of images with its labels.
+    """One folder of images, sorted, with its labels, and sentences about it.
 
-    Attributes:
-        items: The images, sorted.
-        findings: Sentences about files that were passed over, and labels without an image.
-        problems: Sentences about what keeps the folder from being listed.
-        hints: What to do about images without a label, if any of them needs one.
+    Findings are about files that were passed over and labels without an image, problems about what
+    keeps the folder from being listed, hints about images without a label.
     """
 
     items: tuple[Item, ...] = ()
@@ -166,7 +160,7 @@ class FileDataset(Dataset):
     """A dataset of files that somebody else made.
 
     Attributes:
-        remedy: What to download, and where it goes.
+        remedy: What to download, and where it goes; {key} is the key that names the folder.
     """
 
     remedy: ClassVar[str]
@@ -176,98 +170,89 @@ class FileDataset(Dataset):
         description="Images to leave out, as paths in root without suffix, e.g. images/15188.",
     )
 
-    def pair(self, split: Split, images: str, labels: str | None, **suffixes: str) -> Part:
-        """List a folder of images with a folder of labels; as `labelled_like`."""
-        return labelled_like(split, self.folder, images, labels, remedy=self.remedy, **suffixes)
+    def pair(
+        self,
+        split: Split,
+        images: str,
+        labels: str | None,
+        *,
+        image_suffix: str = "",
+        label_suffix: str = "",
+        others: Iterable[str | None] = (),
+    ) -> Part:
+        """Pair each image with the label of the same relative path and stem in the labels' folder.
 
+        The stems are compared without their own suffixes, whatever the spelling of accents (NFC or
+        NFD) and of `.png`.
 
-def labelled_like(
-    split: Split,
-    root: Path,
-    images: str,
-    labels: str | None,
-    *,
-    image_suffix: str = "",
-    label_suffix: str = "",
-    others: Iterable[str | None] = (),
-    remedy: str = REMEDY,
-) -> Part:
-    """Pair each image with the label of the same relative path and stem in the labels' folder.
+        Args:
+            split: Of the items.
+            images: Folder of the images below the root.
+            labels: The same of the labels; None where there are none.
+            image_suffix: What the stems of images end with; others are passed over.
+            label_suffix: The same of the labels; other files in their folder are not looked at.
+            others: Folders of another split; those below `images` are left out, as is `labels`.
 
-    The stems are compared without their own suffixes, whatever the spelling of accents (NFC or
-    NFD) and of `.png`.
-
-    Args:
-        split: Of the items.
-        root: The dataset's folder.
-        images: Folder of the images below it.
-        labels: The same of the labels; None where there are none.
-        image_suffix: What the stems of images end with; others are passed over.
-        label_suffix: The same of the labels; other files in their folder are not looked at.
-        others: Folders of another split; those below `images` are left out, as is `labels` there.
-        remedy: What to do if there are no images.
-
-    Raises:
-        DataError: A folder cannot be listed.
-    """
-    if not (root / images).is_dir():
-        return Part(problems=(f"{root / images}: there is no such folder: {remedy}",))
-    found, passed = files_under(root, images, IMAGE_SUFFIXES)
-    below = {f for f in (labels, *others) if f is not None and is_within(f, images)}
-    apart = tuple(f"{folder}/" for folder in below - {images, "."})
-    among = label_suffix if labels == images else ""
-    found = [
-        file
-        for file in found
-        if not file.startswith(apart) and not (among and _stem(file).endswith(among))
-    ]
-    chosen = [file for file in found if _stem(file).endswith(image_suffix)]
-    unnamed = [file for file in found if not _stem(file).endswith(image_suffix)]
-    if not chosen:
-        named = f" named *{image_suffix}.*" if image_suffix else ""
-        return Part(problems=(f"{root / images}: holds no images{named}: {remedy}",))
-    findings = [
-        f"{images}: passed over {len(files)} {what}: {first_names(files)}"
-        for files, what in (
-            (
-                passed,
-                "entry that is not an image" if len(passed) == 1 else "entries that are not images",
-            ),
-            (unnamed, f"images that are not named *{image_suffix}.*"),
+        Raises:
+            DataError: A folder cannot be listed.
+        """
+        root = self.folder
+        remedy = self.remedy.format(key=self.key_of(split, "images"))
+        if not (root / images).is_dir():
+            return Part(problems=(f"{root / images}: there is no such folder: {remedy}",))
+        found, passed = files_under(root, images, IMAGE_SUFFIXES)
+        below = {f for f in (labels, *others) if f is not None and is_within(f, images)}
+        apart = tuple(f"{folder}/" for folder in below - {images, "."})
+        among = label_suffix if labels == images else ""
+        found = [
+            file
+            for file in found
+            if not file.startswith(apart) and not (among and _stem(file).endswith(among))
+        ]
+        chosen = [file for file in found if _stem(file).endswith(image_suffix)]
+        unnamed = [file for file in found if not _stem(file).endswith(image_suffix)]
+        if not chosen:
+            named = f" named *{image_suffix}.*" if image_suffix else ""
+            return Part(problems=(f"{root / images}: holds no images{named}: {remedy}",))
+        findings = [
+            f"{images}: passed over {len(files)} {what}: {first_names(files)}"
+            for files, what in (
+                (
+                    passed,
+                    "entry that is not an image"
+                    if len(passed) == 1
+                    else "entries that are not images",
+                ),
+                (unnamed, f"images that are not named *{image_suffix}.*"),
+            )
+            if files
+        ]
+        if labels is None:
+            return Part(tuple(Item(split, image, None) for image in chosen), tuple(findings))
+        stored = _labels_under(root, labels)
+        keys = [pairing_key(image, images, image_suffix) for image in chosen]
+        prefix, ending = "" if labels == "." else f"{labels}/", _nfc(label_suffix)
+        items = tuple(
+            Item(split, image, stored.get(key + ending, f"{prefix}{key}{label_suffix}.png"))
+            for key, image in zip(keys, chosen, strict=True)
         )
-        if files
-    ]
-    if labels is None:
-        return Part(tuple(Item(split, image, None) for image in chosen), tuple(findings))
-    stored = _labels_under(root, labels)
-    keys = [pairing_key(image, images, image_suffix) for image in chosen]
-    prefix, ending = "" if labels == "." else f"{labels}/", _nfc(label_suffix)
-    items = tuple(
-        Item(split, image, stored.get(key + ending, f"{prefix}{key}{label_suffix}.png"))
-        for key, image in zip(keys, chosen, strict=True)
-    )
-    strays = _without_image(set(keys), stored, label_suffix) if labels != images else []
-    if strays:
-        findings.append(
-            f"{labels}: {len(strays)} labels without an image in {images}: {first_names(strays)}; "
-            "is the dataset complete?"
-        )
-    missing = [key for key in keys if key + ending not in stored]
-    proposed = suffix_between(missing, stored)
-    hint = f"label names in {labels} end with {proposed}: set label_suffix: {proposed}"
-    return Part(items, tuple(findings), hints=(hint,) if proposed else ())
+        strays = _without_image(set(keys), stored, label_suffix) if labels != images else []
+        if strays:
+            findings.append(
+                f"{labels}: {len(strays)} labels without an image in {images}: "
+                f"{first_names(strays)}; is the dataset complete?"
+            )
+        missing = [key for key in keys if key + ending not in stored]
+        proposed = suffix_between(missing, stored)
+        hint = f"label names in {labels} end with {proposed}: set label_suffix: {proposed}"
+        return Part(items, tuple(findings), hints=(hint,) if proposed else ())
 
 
 def files_under(root: Path, folder: str, suffixes: Collection[str]) -> tuple[list[str], list[str]]:
     """Walk through a folder and its subfolders.
 
     Hidden files, thumbnails of file servers and whatever else is not named like one of the wanted
-    files, or is not a regular file, is passed over; nothing is opened.
-
-    Args:
-        root: The dataset's folder.
-        folder: Where to look.
-        suffixes: Of the files that are wanted, in lower case.
+    files (`suffixes` in lower case), or is not a regular file, is passed over; nothing is opened.
 
     Returns:
         The files, sorted, and what was passed over, folders with `/` at their end; paths are
