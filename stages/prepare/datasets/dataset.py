@@ -283,9 +283,13 @@ def suffix_between(keys: Iterable[str], stems: Collection[str]) -> str | None:
             place += 1
             if ending and not ending[0].isalnum() and "/" not in ending:
                 endings[ending] += 1
-    if not endings:
-        return None
-    return min(endings, key=lambda ending: (-endings[ending], *_preference(ending)))
+
+    def rank(ending: str) -> tuple[int, bool, bool, int, str]:
+        low = ending.lower()
+        no_class = any(word in low for word in ("instance", "color", "colour", "depth", "panoptic"))
+        return -endings[ending], no_class, "labelids" not in low, len(low), low
+
+    return min(endings, key=rank, default=None)
 
 
 def first_names(files: Sequence[str]) -> str:
@@ -302,12 +306,6 @@ def is_within(folder: str, other: str) -> bool:
     return other == "." or folder == other or folder.startswith(f"{other}/")
 
 
-def _preference(ending: str) -> tuple[bool, bool, int, str]:
-    low = ending.lower()
-    no_class = any(word in low for word in ("instance", "color", "colour", "depth", "panoptic"))
-    return no_class, "labelids" not in low, len(low), low
-
-
 def _walk(root: Path, folder: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, bool]]:
     """Yield paths in a folder that ends with `/`, and whether they are wanted."""
     # Plain strings: for tens of thousands of files, path objects are what would take the time.
@@ -316,29 +314,25 @@ def _walk(root: Path, folder: str, suffixes: tuple[str, ...]) -> Iterator[tuple[
             for entry in entries:
                 name = folder + entry.name
                 hidden = entry.name.startswith(".")
-                if not (endless := _is_endless(entry)) and entry.is_dir():
+                try:
+                    is_folder = entry.is_dir()
+                except OSError as error:
+                    if error.errno != errno.ELOOP:  # a link that leads to itself
+                        raise
+                    yield name, False
+                    continue
+                if is_folder:
                     if hidden or entry.name.lower() in _LEFTOVERS or _is_loop(root / name):
                         yield f"{name}/", False
                     else:
                         yield from _walk(root, f"{name}/", suffixes)
                 else:
                     named = entry.name.lower().endswith(suffixes) and not hidden
-                    yield name, named and not endless and entry.is_file()
+                    yield name, named and entry.is_file()
     except OSError as error:
         raise DataError(
             f"{error.filename}: cannot be listed ({error.strerror}): correct its permissions"
         ) from error
-
-
-def _is_endless(entry: os.DirEntry[str]) -> bool:
-    """Tell a link that leads to itself."""
-    try:
-        entry.is_dir()
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        return True
-    return False
 
 
 def _is_loop(folder: Path) -> bool:
@@ -371,17 +365,14 @@ def _shortened(stem: str) -> Iterator[str]:
         yield stem
 
 
-def _below(path: str, folder: str) -> str:
-    return path if folder == "." else path.removeprefix(f"{folder}/")
-
-
 def _stem(path: str) -> str:
     return path.rpartition(".")[0]
 
 
 def pairing_key(path: str, folder: str, suffix: str) -> str:
     """Return what pairs an image and its label: the path below their folders, in NFC."""
-    return _nfc(_stem(_below(path, folder)).removesuffix(suffix))
+    below = path if folder == "." else path.removeprefix(f"{folder}/")
+    return _nfc(_stem(below).removesuffix(suffix))
 
 
 def _nfc(text: str) -> str:
