@@ -18,7 +18,8 @@ class PrepareConfig(Section):
     )
 
     pad_to_px: WindowPx = Field(
-        description="Side up to which smaller images are padded; at least `train.crop_px`."
+        description="Side up to which smaller images are padded: `train.crop_px`; with more, some "
+        "crops show padding alone."
     )
     on_bad_image: Literal["fail", "skip"] = Field(
         description="Images or labels that cannot be read end `prepare`, or are left out and "

@@ -117,7 +117,10 @@ def read_train_ids(record: ImageRecord, root: Path, labels: LabelTable) -> NDArr
         image = root / record.image
         turned_by = decode_image(_read_unchanged(image, record.sha256), image).orientation
         label = decode_label(data, path, orientation=turned_by)
-    return to_train_ids(label, labels)
+    try:
+        return to_train_ids(label, labels)
+    except DataError as error:
+        raise DataError(f"{path}: {error}: correct the label or run `ssr prepare` again") from error
 
 
 def decode_image(data: bytes, path: Path) -> StoredImage:
