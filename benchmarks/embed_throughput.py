@@ -165,7 +165,6 @@ def build_rows(options: argparse.Namespace, folder: Path) -> list[Row]:
         device="auto",
         precision="float32",
         compile=False,
-        on_bad_image="fail",
         executor="serial",
         workers=None,
         scheduler=None,

@@ -107,8 +107,6 @@ def make_data(params: Params, data: Path) -> None:
     """List the images and embed them; looks at file times where that is done."""
     prepare.run(
         params.prepare,
-        at_least_px=params.train.crop_px,
-        skip_bad=False,
         out=data / "manifest.parquet",
         cache=data / "scan-cache.parquet",
         progress=_silent,

@@ -160,22 +160,15 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
     from pipeline.params import load_params
     from pipeline.tables import print_manifest
     from stages.prepare import stage
-    from stages.train.workspace import digests_of_start
-    from store.atomic import update_bytes
-    from store.fingerprint import canonical_json
 
     config = load_params(params, overrides)
     with progress("prepare", "images") as show, noted("prepare", MANIFEST.parent, show) as report:
         result = stage.run(
             config.prepare,
-            at_least_px=config.train.crop_px,
-            skip_bad=config.embed.on_bad_image == "skip",
             out=MANIFEST,
             cache=SCAN_CACHE,
             progress=report,
         )
-    # DVC sees the names of weight files in the params; this file tells it when one changes.
-    update_bytes(START, canonical_json(digests_of_start(config.train)))
     print_manifest(result)
 
 
@@ -288,6 +281,10 @@ def train(
         bool,
         typer.Option("--move-aside", help="Move another run in OUT there, instead of refusing."),
     ] = False,
+    hash_start: Annotated[
+        bool,
+        typer.Option("--hash-start", help=f"Hash the weights to start from to {START}, for DVC."),
+    ] = False,
 ) -> None:
     """Train the student from the stores; an interrupted run resumes, SAM is never loaded.
 
@@ -302,6 +299,14 @@ def train(
     from pipeline.params import load_params
     from pipeline.tables import print_trained, print_validation
 
+    if hash_start:
+        from stages.train.workspace import digests_of_start
+        from store.atomic import update_bytes
+        from store.fingerprint import canonical_json
+
+        digests = digests_of_start(load_params(params, overrides).train)
+        update_bytes(START, canonical_json(digests))
+        return
     console.quiet = os.environ.get("RANK", "0") != "0"  # of `torchrun`: the first one speaks
     with activity("loading PyTorch"):
         from stages.train.ranks import joined
@@ -383,7 +388,7 @@ def evaluate(
             student=student,
             out=out,
             progress=report,
-            at_least_px=config.train.crop_px,
+            at_least_px=config.prepare.pad_to_px,
             cache=EVALUATE_CACHE,
         )
     print_metrics(out)

@@ -11,7 +11,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from pipeline.presets import ARMS, PRESETS, dump, flow, needs_target, preset
-from stages.prepare.datasets.listing import is_within
+from stages.prepare.datasets.dataset import is_within
 from stages.prepare.geometry import Size, fit_size
 from stages.prepare.labels import IGNORE
 from stages.prepare.pixels import read_image
@@ -232,6 +232,7 @@ def _filled_in(tree: CommentedMap, proposal: Proposal | None) -> str:
         sides.append(min(fit_size(size, (width, height))))
     if sides:
         train["crop_px"] = min(train["crop_px"], max(min(sides) // 32, 1) * 32)
+        tree["prepare"]["pad_to_px"] = train["crop_px"]
     if proposal.evaluate is not None:
         tree["evaluate"]["domain"] = proposal.evaluate
     if proposal.classes.classes:

@@ -75,6 +75,11 @@ class Params(Section):
     def _embeds_what_training_reads(self) -> Self:
         """Say before a ten-hour embed what would be missing after it."""
         regularizer = self.train.regularizer
+        if self.train.crop_px > self.prepare.pad_to_px:
+            raise ValueError(
+                f"prepare.pad_to_px {self.prepare.pad_to_px} is less than train.crop_px "
+                f"{self.train.crop_px}: raise it, so that crops fit, or lower train.crop_px"
+            )
         if self.train.self_training is not None and self.prepare.target is None:
             raise ValueError("train.self_training needs prepare.target, which is null")
         domains = {"source"} if regularizer.on else set()

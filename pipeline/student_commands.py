@@ -130,9 +130,6 @@ def import_checkpoint(
         ),
     ] = None,
     fit: Fit = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Keep what fits; the rest is random.")
-    ] = False,
 ) -> None:
     """Turn a checkpoint of another project into a student; every tensor that misfits is listed.
 
@@ -153,7 +150,7 @@ def import_checkpoint(
 
         foreign = read_foreign(checkpoint, network=weights.value, classes=table)
     print_foreign(foreign)
-    save_foreign(foreign, out, network=weights.value, fit_px=fit_px, partial=partial)
+    save_foreign(foreign, out, network=weights.value, fit_px=fit_px)
     console.print(f"student in {out}")
 
 

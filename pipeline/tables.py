@@ -279,15 +279,10 @@ def print_foreign(foreign: "ForeignStudent") -> None:
         f"{config.head_channels} channels, {len(foreign.classes)} classes; "
         f"{foreign.loaded} tensors loaded",
     )
-    for what, names in (
-        ("missing, left random", foreign.missing),
-        ("unexpected, left out", foreign.unexpected),
-        ("of another shape, left random", foreign.misshapen),
-    ):
+    kinds = ("missing, left random", "unexpected, left out", "of another shape, left random")
+    for what, names in zip(kinds, foreign.differences, strict=True):
         for name in names:
             console.print(f"{what}: {name}")
-    for prefix, names in foreign.others.items():
-        console.print(f"another network, left out: {prefix}, {len(names)} tensors")
 
 
 def _print_skipped(skipped: Mapping[str, str]) -> None:

@@ -17,9 +17,6 @@ from store.errors import CheckpointError, SSRError, is_out_of_memory
 _TABLES: Final = ("state_dict", "model_state_dict", "model_state", "model", "module", "net")
 """Keys below which trainers keep the table of tensors."""
 
-_SHOWN: Final = 1  # names in a message; a B5 has a thousand
-_FOUND: Final = 4  # keys of a file that holds something else
-
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """Read a file of PyTorch or safetensors; one that could run code is refused.
@@ -34,28 +31,28 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
         CheckpointError: If the file is missing, unreadable or damaged, holds something else than
             tensors, or values that are not finite.
     """
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder, not a weight file; give the file in it")
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; download it or correct the path")
-    content = _load(path)
-    meta: Any = content.get("meta") if isinstance(content, dict) else None
-    table = content
-    while isinstance(table, dict) and (below := _table_in(table)) is not None:
-        table = below
+        raise CheckpointError(f"{path} does not exist as a file; download it or correct the path")
+    with reading(path, "is damaged or not a weight file", "download it again"):
+        table = _load(path)
+    meta: Any = table.get("meta") if isinstance(table, dict) else None
+    while isinstance(table, dict) and (
+        below := [table[key] for key in _TABLES if isinstance(table.get(key), dict)]
+    ):
+        table = below[0]
     tensors = {}
     if isinstance(table, dict):  # a trainer's counters may lie beside the tensors
         tensors = {name: value for name, value in table.items() if torch.is_tensor(value)}
     if not tensors or not all(_is_weight(*item) for item in tensors.items()):
-        found = f" ({_few(list(map(str, table)), _FOUND)})" if isinstance(table, dict) else ""
+        found = f" ({', '.join(map(str, [*table][:4]))})" if isinstance(table, dict) else ""
         raise CheckpointError(
             f"{path} holds no table of tensors{found}; give a file of network weights"
         )
-    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise CheckpointError(
-            f"{path}: {_few(broken)} holds values that are not finite; get the file again"
-        )
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{path}: {name} holds values that are not finite; get the file again"
+            )
     return tensors, meta if isinstance(meta, dict) else {}
 
 
@@ -75,7 +72,12 @@ class Differences(NamedTuple):
     def summary(self) -> str:
         """Count the names of each kind and show the first; empty where nothing differs."""
         kinds = zip(("missing", "unexpected", "of other shape"), self, strict=True)
-        return "; ".join(f"{len(names)} {kind}: {_few(names)}" for kind, names in kinds if names)
+        return "; ".join(
+            f"{len(names)} {kind}: {names[0]}"
+            + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+            for kind, names in kinds
+            if names
+        )
 
 
 def differences(
@@ -134,66 +136,36 @@ def reading(path: Path, fault: str, cure: str) -> Iterator[None]:
     except SSRError:
         raise
     except Exception as error:  # a damaged pickle can trip the reader in any way
-        if _unreadable(error):
-            raise CheckpointError(f"{path} {_not_now(error)}") from error
-        raise CheckpointError(f"{path} {fault} ({type(error).__name__}); {cure}") from error
+        if _may_be_sound(error):
+            reason = getattr(error, "strerror", None) or f"{error}".partition("\n")[0]
+            fault = f"cannot be read now and may well be sound ({reason or 'out of memory'})"
+            cure = "look at permissions, disk and free memory, then run the command again"
+        elif other := re.search(r"GLOBAL (\S+)|Unsupported class (\S+)", str(error)):
+            fault = f"holds other Python objects ({other[1] or other[2]}), which can run code"
+            cure = "where you trust it, load it and save its state_dict alone"
+        else:
+            fault = f"{fault} ({type(error).__name__})"
+        raise CheckpointError(f"{path} {fault}; {cure}") from error
 
 
-def _load(path: Path) -> object:
-    try:
-        with path.open("rb") as file:
-            is_safetensors = (
-                file.read(9)[8:] == b"{"
-            )  # whatever its name: a JSON header of 8+ bytes
-        if is_safetensors:
-            return safetensors.torch.load(path.read_bytes())
-        zipped = zipfile.is_zipfile(path)
-        if zipped:  # older files carry no checksums
-            check_checksums(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # a damaged pickle can trip the reader in any way
-        raise CheckpointError(f"{path} {_reason(path, error)}") from error
-
-
-def _reason(path: Path, error: Exception) -> str:
-    """Say what a file is that could not be loaded, and what to do."""
-    if _unreadable(error):
-        return _not_now(error)
-    if other := re.search(r"GLOBAL (\S+)|Unsupported class (\S+)", str(error)):
-        return (
-            f"holds other Python objects ({other[1] or other[2]}), which can run code when they "
-            "are read; where you trust it, load it and save its state_dict alone"
-        )
-    if "TorchScript" in str(error):
-        return "is a TorchScript program; save the state_dict of its model instead"
+def _load(path: Path) -> Any:  # noqa: ANN401 - whatever a file holds
     with path.open("rb") as file:
-        start = file.read(64).lstrip().lower()
-    if start.startswith(b"version https://git-lfs"):
-        return "is a pointer of Git LFS; fetch the file itself with `git lfs pull`"
-    if start.startswith((b"<!doctype", b"<html")):
-        return "is a web page, not weights; download the file that it links to"
-    return f"is damaged or not a weight file; download it again ({type(error).__name__})"
+        is_safetensors = file.read(9)[8:] == b"{"  # whatever its name: a JSON header of 8+ bytes
+    if is_safetensors:
+        return safetensors.torch.load(path.read_bytes())
+    zipped = zipfile.is_zipfile(path)
+    if zipped:  # older files carry no checksums
+        check_checksums(path)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
 
 
-def _unreadable(error: Exception) -> bool:
-    if is_out_of_memory(error):
-        return True
+def _may_be_sound(error: Exception) -> bool:
+    """Tell a file that could not be looked at from one that is broken."""
     if isinstance(error, OSError):
         return error.errno != errno.EINVAL  # where a damaged index of the archive points
-    return isinstance(error, RuntimeError) and ("CUDA" in f"{error}" or "read failed" in f"{error}")
-
-
-def _not_now(error: Exception) -> str:
-    reason = getattr(error, "strerror", None) or f"{error}".partition("\n")[0] or "out of memory"
-    return (
-        f"cannot be read now and may well be sound ({reason}); look at permissions, disk and "
-        "free memory, then run the command again"
+    return is_out_of_memory(error) or (
+        isinstance(error, RuntimeError) and ("CUDA" in f"{error}" or "read failed" in f"{error}")
     )
-
-
-def _table_in(content: Mapping[Any, Any]) -> dict[Any, Any] | None:
-    below = (content.get(key) for key in _TABLES)
-    return next((table for table in below if isinstance(table, dict)), None)
 
 
 def _is_weight(name: object, tensor: Tensor) -> bool:
@@ -203,8 +175,3 @@ def _is_weight(name: object, tensor: Tensor) -> bool:
         and not tensor.is_complex()
         and (tensor.ndim > 0 or not name.endswith((".weight", ".bias")))
     )
-
-
-def _few(names: Sequence[str], shown: int = _SHOWN) -> str:
-    rest = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from stages.student.names import official_to_ours, ours_to_official
+from stages.student.weights import official_to_ours, ours_to_official
 from stages.train.adaptation.losses import upsample_logits
 
 

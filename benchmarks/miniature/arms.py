@@ -50,7 +50,7 @@ ARMS: Final[dict[str, Arm]] = {
 }
 """Name in the tables -> arm; all of a seed start from one source-only student."""
 
-_WHOLE_TILES: Final = ("train.crop_px=128",)
+_WHOLE_TILES: Final = ("prepare.pad_to_px=128", "train.crop_px=128")
 """Crops as large as the tiles that the store is made of: both ways show the teacher as much."""
 
 FURTHER: Final[dict[str, Arm]] = {

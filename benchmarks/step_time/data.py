@@ -42,11 +42,10 @@ def draw_data(folder: Path, setting: Setting) -> None:
     size = {"width_px": 2 * setting.crop, "height_px": setting.crop, "fit_px": None}
     drawn = {"kind": "drawn", "root": str(folder / "drawn"), "strength": 1.0, **size}
     drawn |= {"train": IMAGES, "val": 1}
+    how = {"pad_to_px": setting.crop, "on_bad_image": "fail"}
     source, target = {**drawn, "style": "day", "seed": 1}, {**drawn, "style": "dusk", "seed": 2}
     prepare.run(
-        PrepareConfig.model_validate({"source": source, "target": target}),
-        at_least_px=setting.crop,
-        skip_bad=False,
+        PrepareConfig.model_validate({"source": source, "target": target, **how}),
         out=folder / "manifest.parquet",
         cache=folder / "scan.parquet",
         progress=lambda *_: None,

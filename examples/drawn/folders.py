@@ -15,7 +15,7 @@ from PIL import Image
 from examples.drawn import world
 from stages.fields import Split
 from stages.prepare.datasets import drawn
-from stages.prepare.datasets.listing import Item, Progress
+from stages.prepare.datasets.dataset import Item, Progress
 from store.atomic import write_bytes
 
 # Scenes of val are counted from here, so that a longer train split never runs into them.

@@ -28,9 +28,8 @@ from stages.embed.planned import weights_of
 from stages.evaluate.model import measured_card, student_folder
 from stages.evaluate.pictures import read_triptych
 from stages.evaluate.scores import read_confusion, read_scores
-from stages.prepare.findings import findings
 from stages.prepare.manifest import ImageRecord, Manifest
-from stages.prepare.stage import summarise
+from stages.prepare.stage import findings, summarise
 from stages.student.config import ONCE
 from stages.student.saved import read_card
 from stages.train.workspace import INCIDENTAL, differences

@@ -74,7 +74,7 @@ def run_dask(
     records: Mapping[str, ImageRecord],
     *,
     image_done: Callable[[], None],
-) -> dict[str, str]:
+) -> None:
     """Let dask's workers embed and write shards.
 
     Args:
@@ -82,9 +82,6 @@ def run_dask(
         tasks: which images and levels.
         records: manifest rows by image id, for at least the images of the tasks.
         image_done: called for each image once its shard is on the disk.
-
-    Returns:
-        Images that were skipped -> why.
 
     Raises:
         ConfigError: `distributed` is not installed, no scheduler answers, or workers die again and
@@ -98,7 +95,6 @@ def run_dask(
         raise ConfigError(
             "embed.executor dask needs the package distributed: pip install -e '.[dask]'"
         ) from error
-    skipped: dict[str, str] = {}
     with _client(job.config) as (client, threads):
         config = job.config.model_copy(update={"threads": threads})
         job = replace(job, config=config, gpus=tuple(_gpus(config)))
@@ -116,10 +112,8 @@ def run_dask(
         }
         try:
             for future in _as_completed(client, set(futures)):
-                result = future.result()
-                if isinstance(result, SSRError):
-                    raise result
-                skipped |= result
+                if (refusal := future.result()) is not None:
+                    raise refusal
                 for _ in images[futures[future]]:
                     image_done()
         except KilledWorker as error:
@@ -133,13 +127,12 @@ def run_dask(
             ) from error
         finally:
             client.cancel([future for future in futures if not future.done()])
-    return skipped
 
 
 def make_shard(
     job: ShardJob, task: ShardTask, records: Mapping[str, ImageRecord]
-) -> dict[str, str] | SSRError:
-    """Embed and write one shard in a worker; return the images that were skipped -> why.
+) -> SSRError | None:
+    """Embed and write one shard in a worker.
 
     An error that the user can correct is returned, not raised: dask would try it again.
     """
@@ -166,7 +159,7 @@ def make_shard(
         job.writer.write(*shard)
     except SSRError as error:
         return error
-    return shard.skipped
+    return None
 
 
 def _as_completed(client: Any, pending: set[Any]) -> Iterator[Any]:  # noqa: ANN401

@@ -45,10 +45,6 @@ class EmbedConfig(Section):
     compile: bool = Field(
         description="Run the encoder through `torch.compile`: minutes first, then faster on GPUs."
     )
-    on_bad_image: Literal["fail", "skip"] = Field(
-        description="Images or labels that cannot be read end `prepare` and `embed`, or are left "
-        "out, listed and not trained on."
-    )
     executor: Literal["serial", "dask"] = Field(
         description="`serial` works in this process; `dask` in several, one per GPU."
     )

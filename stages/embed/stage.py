@@ -18,8 +18,6 @@ from stages.embed.config import EmbedConfig
 from stages.embed.format1 import kept_store, memory_at, require_weights
 from stages.embed.planned import PlannedStore, planned_store
 from stages.prepare.manifest import Domain, Manifest
-from stages.prepare.pixels import read_raw
-from store.errors import DataError
 from store.files import Url, join
 from store.index import Index, StoreEntry
 from store.lease import WHOLE, Part
@@ -48,7 +46,7 @@ class DomainResult:
         fingerprint: what its features depend on.
         images: images that it holds, or will hold.
         embedded: images that were embedded now, in at least one level.
-        skipped: images that could not be read -> why; of a part, those met now.
+        skipped: images without features in a store of an earlier version -> why.
         seconds: time that took, with loading the teacher.
     """
 
@@ -164,7 +162,7 @@ def _run_domain(
     with StoreWriter(store_url, planned.spec, planned.images, config.levels, part=part) as writer:
         if part == WHOLE and step != "finalise":
             embedder.fix_scales(writer)
-        tasks = [] if step in ("init", "finalise") else writer.pending(readable=embedder.readable)
+        tasks = [] if step in ("init", "finalise") else writer.pending(readable=lambda _: True)
         todo = sum(entry is not None for task in tasks for entry in task.images)
         done = 0
 
@@ -173,19 +171,15 @@ def _run_domain(
             done += 1
             progress(done, todo, domain)
 
-        skipped = embedder.embed(tasks, writer, image_done) if tasks else {}
+        if tasks:
+            embedder.embed(tasks, writer, image_done)
         entry = writer.finalise() if step in ("all", "finalise") else None
-    if entry is not None and entry.images == 0:
-        raise DataError(
-            f"none of the {len(entry.skipped)} images of the {domain} can be read: "
-            f"{next(iter(entry.skipped.values()))}"
-        )
     return entry, DomainResult(
         path=join(store_url, planned.spec.relative_path),
         fingerprint=planned.spec.fingerprint,
         images=len(planned.images) if entry is None else entry.images,
-        embedded=todo - len(skipped),
-        skipped=skipped if entry is None else entry.skipped,
+        embedded=todo,
+        skipped={} if entry is None else entry.skipped,
         seconds=perf_counter() - started,
     )
 
@@ -202,28 +196,21 @@ class _Embedder:
     ) -> None:
         self._config, self._load, self._root = config, load, root
         self._spec, self._records, self._images = planned.spec, planned.records, planned.images
-        self.readable = cache(self._readable)
 
     def embed(
         self, tasks: Sequence[ShardTask], writer: StoreWriter, image_done: Callable[[], None]
-    ) -> dict[str, str]:
-        """Embed and write shards; return the images that were skipped -> why."""
+    ) -> None:
+        """Embed and write shards."""
         if self._config.executor == "dask":
             from stages.embed.cluster import ShardJob, run_dask
 
             job = ShardJob.of(self._config, self._root, writer.shards)
-            return run_dask(job, tasks, self._records, image_done=image_done)
+            run_dask(job, tasks, self._records, image_done=image_done)
+            return
         from stages.embed.task import run_serial
 
-        skipped: dict[str, str] = {}
-
-        def write(shard: "EmbeddedShard") -> None:
-            writer.write_shard(*shard)
-            skipped.update(shard.skipped)
-
         with self._shards(tasks, image_done) as shards:
-            run_serial(shards, write)
-        return skipped
+            run_serial(shards, lambda shard: writer.write_shard(*shard))
 
     def fix_scales(self, writer: StoreWriter) -> None:
         """Estimate the scales that the writer lacks from a sample of the images."""
@@ -231,12 +218,7 @@ class _Embedder:
             return
         sample = ShardTask(0, scale_sample(self._images), writer.unscaled)
         with self._shards([sample], lambda: None) as shards:
-            ((_, features, skipped),) = shards
-        if len(skipped) == len(sample.images):
-            raise DataError(
-                f"{next(iter(skipped.values()))}; so with all {len(skipped)} images of the sample "
-                "that scales are estimated from"
-            )
+            ((_, features),) = shards
         writer.fix_scales({n: estimate_scale(held.values()) for n, held in features.items()})
 
     @contextmanager
@@ -258,13 +240,3 @@ class _Embedder:
         )
         with cpu_threads(self._config.threads), closing(shards):
             yield shards
-
-    def _readable(self, image_id: str) -> bool:
-        """Tell whether to try an image again that was skipped once."""
-        if self._config.on_bad_image == "fail":
-            return True  # its shard is made anew, to fail with the image's name
-        try:
-            read_raw(self._records[image_id], self._root)
-        except DataError:
-            return False
-        return True

@@ -30,7 +30,6 @@ from stages.embed.teachers.teacher import Encoder
 from stages.embed.tiling import Tile, add_tile, plan_tiles
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import normalised_window, read_raw, resize_image
-from store.errors import DataError, DataUnreadableError
 from store.shard_writer import ShardTask
 
 _T = TypeVar("_T")
@@ -45,12 +44,10 @@ class EmbeddedShard(NamedTuple):
     Attributes:
         task: the shard.
         features: of each of its levels and images, (C, h, w) float32.
-        skipped: image ids without features, since the image could not be read -> why.
     """
 
     task: ShardTask
     features: Features
-    skipped: dict[str, str]
 
 
 _BATCHES_AHEAD: Final = 2
@@ -80,15 +77,6 @@ class _Piece:
     siblings: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Skipped:
-    """An image of which there are no pieces."""
-
-    task: ShardTask
-    image_id: str
-    reason: str
-
-
 def embed_shards(
     tasks: Iterable[ShardTask],
     *,
@@ -115,8 +103,7 @@ def embed_shards(
         The shard of each task.
 
     Raises:
-        DataError: for an image that is unreadable or not the one that the manifest describes,
-            unless `on_bad_image` skips those.
+        DataError: for an image that is unreadable or not the one that the manifest describes.
     """
     # The CPU is busy encoding: one thread keeps it fed. A GPU outruns any single one.
     on_cpu = encoder.device.type == "cpu"
@@ -124,16 +111,11 @@ def embed_shards(
     readers = ThreadPoolExecutor(count, "read")
     try:
         images = ahead(_read_images(tasks, readers, records, root), count)
-        pieces = ahead(
-            _cut(images, readers, config, encoder, root), _BATCHES_AHEAD * config.batch_tiles
-        )
+        pieces = ahead(_cut(images, readers, config, encoder), _BATCHES_AHEAD * config.batch_tiles)
         for task, of_task in groupby(pieces, lambda piece: piece.task):
             features: Features = {level: {} for level in task.levels}
-            skipped: dict[str, str] = {}
             pieces_done = Counter[str]()
-
-            there = _without_skipped(of_task, skipped, image_done)
-            for piece, tokens in _encode(there, encoder, config.batch_tiles):
+            for piece, tokens in _encode(of_task, encoder, config.batch_tiles):
                 for level, shape, values in zip(piece.levels, piece.shapes, tokens, strict=True):
                     of_level = features[level]
                     if piece.image_id not in of_level:
@@ -142,7 +124,7 @@ def embed_shards(
                 pieces_done[piece.image_id] += 1
                 if pieces_done[piece.image_id] == piece.siblings:
                     image_done()
-            yield EmbeddedShard(task, features, skipped)
+            yield EmbeddedShard(task, features)
     finally:
         readers.shutdown(cancel_futures=True)
 
@@ -216,8 +198,7 @@ def _cut(
     readers: ThreadPoolExecutor,
     config: EmbedConfig,
     encoder: Encoder,
-    root: Path,
-) -> Iterator[_Piece | _Skipped]:
+) -> Iterator[_Piece]:
     side_px = config.teacher.side_px
     offered = config.teacher.levels()
 
@@ -228,12 +209,6 @@ def _cut(
         return pixels.pin_memory() if encoder.device.type == "cuda" else pixels
 
     for task, record, resized in images:
-        error = resized.exception() if config.on_bad_image == "skip" else None
-        if isinstance(error, DataError) and not isinstance(error, DataUnreadableError):
-            if not root.is_dir() or not any(root.iterdir()):
-                raise DataError(f"{root}: holds nothing (any more): mount or correct it") from error
-            yield _Skipped(task, record.image_id, str(error))
-            continue
         height, width = record.working_size_px
         passes: dict[tuple[int, int], list[str]] = {}
         for level in task.levels:
@@ -252,18 +227,6 @@ def _cut(
             for tile in plans[stride, patch_px]:
                 pixels = readers.submit(cut, resized, tile, stride, patch_px)
                 yield _Piece(task, tuple(levels), record.image_id, shapes, tile, pixels, siblings)
-
-
-def _without_skipped(
-    pieces: Iterable[_Piece | _Skipped], skipped: dict[str, str], image_done: Callable[[], None]
-) -> Iterator[_Piece]:
-    """Pass on pieces, and note the images that there are none of."""
-    for piece in pieces:
-        if isinstance(piece, _Piece):
-            yield piece
-        else:
-            skipped[piece.image_id] = piece.reason
-            image_done()
 
 
 def _encode(

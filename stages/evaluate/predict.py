@@ -19,7 +19,7 @@ from stages.device import pick_device
 from stages.evaluate.config import PredictConfig
 from stages.evaluate.model import Model, open_model
 from stages.evaluate.pictures import colorize
-from stages.prepare.datasets.listing import IMAGE_SUFFIXES, files_under
+from stages.prepare.datasets.dataset import IMAGE_SUFFIXES, files_under
 from stages.prepare.geometry import WORKING_MULTIPLE_PX, Size, fit_size, working_size
 from stages.prepare.labels import ClassTable
 from stages.prepare.pixels import normalised_window, read_image, resize_image

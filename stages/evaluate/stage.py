@@ -231,7 +231,7 @@ def of_source(
             progress=progress,
         )
     finally:
-        measurements.save(forget_others=False)
+        measurements.save()
     for error in found.bad.values():
         raise error
     if not found.records:

@@ -1,11 +1,11 @@
 """The `prepare` section of params.yaml."""
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.fields import Domain, Section
+from stages.fields import Domain, Section, WindowPx
 from stages.prepare.datasets import SourceConfig
 
 
@@ -15,6 +15,15 @@ class PrepareConfig(Section):
     source: SourceConfig = Field(description="The labelled domain.")
     target: SourceConfig | None = Field(
         description="The domain to adapt to, unlabelled in training; null for source only."
+    )
+
+    pad_to_px: WindowPx = Field(
+        description="Side up to which smaller images are padded: `train.crop_px`; with more, some "
+        "crops show padding alone."
+    )
+    on_bad_image: Literal["fail", "skip"] = Field(
+        description="Images or labels that cannot be read end `prepare`, or are left out and "
+        "listed. Those that change afterwards end whatever reads them."
     )
 
     @model_validator(mode="after")

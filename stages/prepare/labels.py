@@ -1,8 +1,13 @@
-"""Class tables of datasets, and what the values in their label files mean."""
+"""Class tables of datasets, what the values in their label files mean, and their train ids."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from store.errors import DataError
 
 IGNORE: Final = 255
 """Train id of pixels without a class: no loss, no statistics, no metric."""
@@ -17,6 +22,11 @@ class ClassTable:
 
     names: tuple[str, ...]
     palette: tuple[Color, ...]
+
+    @classmethod
+    def of(cls, colors: Mapping[str, Color]) -> "ClassTable":
+        """Return the table of names with their colours."""
+        return cls(tuple(colors), tuple(colors.values()))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -51,33 +61,28 @@ class LabelTable:
         )
 
 
-CITYSCAPES_19: Final = ClassTable(
-    names=(
-        *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light"),
-        *("traffic sign", "vegetation", "terrain", "sky", "person", "rider", "car", "truck"),
-        *("bus", "train", "motorcycle", "bicycle"),
-    ),
-    palette=(
-        (128, 64, 128),
-        (244, 35, 232),
-        (70, 70, 70),
-        (102, 102, 156),
-        (190, 153, 153),
-        (153, 153, 153),
-        (250, 170, 30),
-        (220, 220, 0),
-        (107, 142, 35),
-        (152, 251, 152),
-        (70, 130, 180),
-        (220, 20, 60),
-        (255, 0, 0),
-        (0, 0, 142),
-        (0, 0, 70),
-        (0, 60, 100),
-        (0, 80, 100),
-        (0, 0, 230),
-        (119, 11, 32),
-    ),
+CITYSCAPES_19: Final = ClassTable.of(
+    {
+        "road": (128, 64, 128),
+        "sidewalk": (244, 35, 232),
+        "building": (70, 70, 70),
+        "wall": (102, 102, 156),
+        "fence": (190, 153, 153),
+        "pole": (153, 153, 153),
+        "traffic light": (250, 170, 30),
+        "traffic sign": (220, 220, 0),
+        "vegetation": (107, 142, 35),
+        "terrain": (152, 251, 152),
+        "sky": (70, 130, 180),
+        "person": (220, 20, 60),
+        "rider": (255, 0, 0),
+        "car": (0, 0, 142),
+        "truck": (0, 0, 70),
+        "bus": (0, 60, 100),
+        "train": (0, 80, 100),
+        "motorcycle": (0, 0, 230),
+        "bicycle": (119, 11, 32),
+    }
 )
 """The 19 classes of Cityscapes and GTA5 in train id order."""
 
@@ -114,7 +119,166 @@ CITYSCAPES_IDS: Final = LabelTable(
 """Cityscapes' labelIds, also stored by GTA5's paletted files; colours for RGB mirrors of GTA5."""
 
 
+def named_as_in_cityscapes(names: Mapping[str, str]) -> ClassTable:
+    """Return a table of names with the colours of the classes of Cityscapes beside them."""
+    colors = dict(zip(CITYSCAPES_19.names, CITYSCAPES_19.palette, strict=True))
+    return ClassTable.of({name: colors[theirs] for name, theirs in names.items()})
+
+
 def train_id_table(classes: ClassTable, *, void: Collection[int] = ()) -> LabelTable:
     """Return the table of files that store train ids: `void` ids and 255 are ignored."""
     own = {train_id: train_id for train_id in range(len(classes))}
     return LabelTable(own | dict.fromkeys((*void, IGNORE), IGNORE))
+
+
+class UnknownValuesError(DataError):
+    """Label ids or colours that a class table does not know."""
+
+    def __init__(self, what: str, values: Sequence[int | Color]) -> None:
+        """Take `what` they are, "label ids" or "label colours", and which, sorted."""
+        more = f" and {len(values) - 8} more" if len(values) > 8 else ""
+        listed = ", ".join(str(value) for value in values[:8]) + more
+        super().__init__(f"{what} {listed} are not in the class table")
+        self.what, self.values = what, values
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLabel:
+    """A label as its file holds it, upright.
+
+    Attributes:
+        values: uint8 (H, W) ids or (H, W, 3) colours.
+        palette: uint8 (256, 3), the colours of the ids of a paletted file, else None.
+        opaque: bool (H, W), False where the file is transparent; None where it is nowhere.
+        orientation: EXIF orientation that it was turned upright by, 1 if it needed no turn.
+    """
+
+    values: NDArray[np.uint8]
+    palette: NDArray[np.uint8] | None = None
+    opaque: NDArray[np.bool_] | None = None
+    orientation: int = 1
+
+
+def to_train_ids(label: StoredLabel, table: LabelTable) -> NDArray[np.uint8]:
+    """Convert a label; transparent pixels have no class.
+
+    A paletted file is read by its ids, and by its colours where the table knows these and not
+    the ids. Where the two name different classes, as after a PNG optimiser, it is refused.
+
+    Returns:
+        uint8 (H, W) train ids and IGNORE.
+
+    Raises:
+        DataError: There are ids or colours that the table does not know, lists them; or ids
+            and palette are at odds.
+    """
+    lookup = _Lookup(table)
+    if label.opaque is None:
+        return lookup.convert(label.values, label.palette)
+    train_ids = np.full(label.opaque.shape, IGNORE, np.uint8)
+    train_ids[label.opaque] = lookup.convert(label.values[label.opaque][None], label.palette)[0]
+    return train_ids
+
+
+class _Lookup:
+    """A `LabelTable` in arrays: which ids and colours are known, and their train ids."""
+
+    def __init__(self, table: LabelTable) -> None:
+        self._known, self._by_id = np.zeros(256, np.bool_), np.full(256, IGNORE, np.uint8)
+        for stored, train_id in table.ids.items():
+            self._known[stored], self._by_id[stored] = True, train_id
+        self._has_ids = bool((self._by_id != IGNORE).any())
+        keys = _pack(np.array([*table.colors], np.uint8).reshape(-1, 3))
+        train_ids = np.array([*table.colors.values()], np.uint8)
+        order = np.argsort(keys)
+        # Before them a key that no colour has, so that an empty table can be searched.
+        self._colors = np.append(np.int32(-1), keys[order])
+        self._by_color = np.append(np.uint8(IGNORE), train_ids[order])
+
+    def convert(
+        self, values: NDArray[np.uint8], palette: NDArray[np.uint8] | None
+    ) -> NDArray[np.uint8]:
+        if values.ndim == 3:
+            return self._from_colors(values)
+        return self._from_ids(values) if palette is None else self._from_palette(values, palette)
+
+    def _from_ids(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if not self._has_ids:
+            raise DataError("the label holds class ids, but the classes have no ids, only colours")
+        known, train_ids = self._known, self._by_id
+        if not known[stored].all():
+            unknown = np.flatnonzero((np.bincount(stored.ravel(), minlength=256) > 0) & ~known)
+            raise UnknownValuesError("label ids", unknown.tolist())
+        converted: NDArray[np.uint8] = train_ids[stored]
+        return converted
+
+    def _from_colors(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if len(self._colors) == 1:
+            raise DataError("the label holds RGB colours, but this dataset stores class ids")
+        known, train_ids = self._classes_of(stored)
+        if not known.all():
+            colors = np.unique(stored[~known], axis=0).tolist()
+            raise UnknownValuesError("label colours", [(r, g, b) for r, g, b in colors])
+        return train_ids
+
+    def _from_palette(
+        self, ids: NDArray[np.uint8], palette: NDArray[np.uint8]
+    ) -> NDArray[np.uint8]:
+        used = np.flatnonzero(np.bincount(ids.ravel(), minlength=256))
+        colors, greys = palette[used], palette[used, 0]
+        all_grey = bool((colors == greys[:, None]).all())
+        if all_grey and (greys == used).all():  # a greyscale file in other words
+            return self._from_ids(ids)
+        known, by_id = self._known[used], self._by_id[used]
+        named, by_color = self._classes_of(colors)
+        if all_grey and not named.all():  # then the greys are ids, whatever their index
+            named, by_color = self._known[greys], self._by_id[greys]
+        classes, colored = by_id != IGNORE, by_color != IGNORE
+        at_odds = known & named & (by_id != by_color)
+        swapped, agreeing = at_odds & classes & colored, known & named & classes & ~at_odds
+        if named.all():
+            # A colour may paint more than its class: GTA5's ids 18 and 34 are ignored, and look
+            # like pole and car. No class looks ignored.
+            contradicts = bool((at_odds & classes).any()) or (
+                self._has_ids and np.count_nonzero(at_odds) > np.count_nonzero(agreeing)
+            )
+        else:  # a palette of other classes, as VOC's, may meet one colour by chance
+            by_chance = np.count_nonzero(swapped) == 1 and np.count_nonzero(~named) > 1
+            contradicts = bool(swapped.any()) and not by_chance
+        if contradicts:
+            odd = np.flatnonzero(swapped if swapped.any() else at_odds)
+            raise DataError(
+                f"the palette is at odds with the ids, as after a PNG optimiser: {used[odd[0]]} is "
+                f"{_class_of(by_id[odd[0]])} by its id and {_class_of(by_color[odd[0]])} by its "
+                f"colour (so are {odd.size} of {used.size} ids): convert it to RGB or greyscale, "
+                "or give the classes no ids"
+            )
+        if self._has_ids and (known.all() or not (named.all() and (by_color != IGNORE).any())):
+            return self._from_ids(ids)
+        train_ids = np.full(256, IGNORE, np.uint8)
+        train_ids[used] = by_color if named.all() else self._from_colors(colors)
+        converted: NDArray[np.uint8] = train_ids[ids]
+        return converted
+
+    def _classes_of(self, colors: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
+        """Tell which colours (..., 3) the table knows, and their train ids."""
+        packed = _pack(colors)
+        place = np.searchsorted(self._colors, packed).clip(max=len(self._colors) - 1)
+        return self._colors[place] == packed, self._by_color[place]
+
+
+def _class_of(train_id: int) -> str:
+    return "no class" if train_id == IGNORE else f"class {train_id}"
+
+
+def class_pixels(train_ids: NDArray[np.uint8], classes: int) -> tuple[int, ...]:
+    """Count the pixels of each class; ignored ones are not counted."""
+    counts = np.bincount(train_ids.ravel(), minlength=256)[:classes]
+    return tuple(counts.tolist())
+
+
+def _pack(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Pack colours (..., 3) in one integer each (...)."""
+    red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
+    packed: NDArray[np.int32] = (red << 16) | (green << 8) | blue
+    return packed

@@ -2,7 +2,7 @@
 
 A Parquet file that pandas and dask read; the class table and the label tables travel in its schema
 metadata, so that a manifest and the two data folders are all that training and evaluation need. A
-digest of all this is there, too: a flipped bit is noticed. Manifests of before have none.
+digest of all this is there, too: a flipped bit is noticed.
 """
 
 import json
@@ -95,8 +95,8 @@ class Manifest:
         labels: How each domain's label files are read.
         skipped: Ids of images that could not be read and have no record -> why.
         sources: Section of params.yaml that each domain was listed from, but for its root, which
-            may be another one elsewhere; empty in manifests of before.
-        odd: Sentences about files that look wrong and are no error; see `findings.odd_files`.
+            may be another one elsewhere.
+        odd: Sentences about files that look wrong and are no error; see `stage.findings`.
     """
 
     classes: ClassTable
@@ -123,7 +123,7 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Write the Parquet file atomically; equal manifests give equal bytes."""
-        rows = sorted(self.records, key=_sort_key)
+        rows = sorted(self.records, key=lambda r: (r.domain, r.split, r.image_id))
         tables = self._tables_as_json().encode()
         table = pa.Table.from_pylist([_row_of(record) for record in rows], _SCHEMA)
         table = table.replace_schema_metadata({_METADATA: tables, _DIGEST: _digest(table, tables)})
@@ -132,21 +132,16 @@ class Manifest:
         write_bytes(path, sink.getvalue().to_pybytes())
 
     @classmethod
-    def read(cls, path: Path, *, with_digest: bool = False) -> "Manifest":
+    def read(cls, path: Path) -> "Manifest":
         """Read a manifest back, and compare it with the digest of its content.
 
-        Args:
-            path: The file.
-            with_digest: Refuse a file of an earlier version, which has no digest.
-
         Raises:
-            DataError: There is none at `path`, it cannot be read or is damaged, or the file is
-                another one's.
+            DataError: There is none at `path`, it cannot be read, is damaged or of another version.
         """
         try:
-            if not path.is_file():
-                raise DataError(f"{path}: there is no manifest: run `ssr prepare` first")
             data = path.read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise DataError(f"{path}: there is no manifest: run `ssr prepare` first") from error
         except OSError as error:
             raise DataError(
                 f"{path}: cannot be read ({error.strerror or error}): correct its permissions, or "
@@ -157,26 +152,28 @@ class Manifest:
                 pa.BufferReader(data), page_checksum_verification=True, use_threads=False
             )
             metadata = table.schema.metadata or {}
-            digest = metadata.get(_DIGEST)
-            if (digest or with_digest) and digest != _digest(table, metadata[_METADATA]):
+            if metadata[_DIGEST] != _digest(table, metadata[_METADATA]):
                 raise ValueError("the content is not what the digest is of")
             tables = json.loads(metadata[_METADATA])
             if tables["format"] != _FORMAT:
                 raise ValueError(f"format {tables['format']}")
             return cls(
-                classes=_classes_from(tables["classes"]),
+                classes=ClassTable(
+                    names=tuple(entry["name"] for entry in tables["classes"]),
+                    palette=tuple((r, g, b) for r, g, b in (e["color"] for e in tables["classes"])),
+                ),
                 records=tuple(_record_of(row) for row in table.to_pylist()),
                 labels={d: LabelTable.from_json(t) for d, t in tables["labels"].items()},
                 skipped=tables["skipped"],
-                sources=tables.get("sources", {}),
+                sources=tables["sources"],
                 odd=tuple(tables.get("odd", ())),
             )
-        except _BROKEN as error:
-            if isinstance(error, MemoryError):  # pyarrow has its own; says nothing of the file
-                raise
+        except MemoryError:  # pyarrow has its own; says nothing of the file
+            raise
+        except Exception as error:  # damage can trip Parquet, JSON and all that is made of them
             raise DataError(
-                f"{path}: is damaged or not a manifest of this version: delete it and run "
-                "`ssr prepare` again"
+                f"{path}: is damaged or not a manifest of this version: run `ssr prepare` again, "
+                "which rewrites it"
             ) from error
 
     def _tables_as_json(self) -> str:
@@ -195,24 +192,9 @@ class Manifest:
         return json.dumps(tables, sort_keys=True)
 
 
-_BROKEN: Final = (
-    pa.ArrowException,
-    OSError,  # what pyarrow says of a file that ends too early
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-)
-
-
 def _digest(table: pa.Table, tables: bytes) -> bytes:
     """Hash what a manifest says, however the library spells it in Parquet."""
     return fingerprint_of({"columns": table.to_pydict(), "tables": tables.decode()}).encode()
-
-
-def _sort_key(record: ImageRecord) -> tuple[str, str, str]:
-    return record.domain, record.split, record.image_id
 
 
 def _row_of(record: ImageRecord) -> dict[str, Any]:
@@ -234,10 +216,3 @@ def _record_of(row: dict[str, Any]) -> ImageRecord:
     if min(*record.raw_size_px, *record.resized_size_px, *record.working_size_px) < 1:
         raise ValueError(f"{record.image_id} has no pixels")
     return record
-
-
-def _classes_from(entries: list[dict[str, Any]]) -> ClassTable:
-    return ClassTable(
-        names=tuple(entry["name"] for entry in entries),
-        palette=tuple((r, g, b) for r, g, b in (entry["color"] for entry in entries)),
-    )

@@ -18,7 +18,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -34,9 +34,8 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from stages.prepare.geometry import Size
-from stages.prepare.labels import IGNORE, LabelTable
+from stages.prepare.labels import IGNORE, LabelTable, StoredLabel, to_train_ids
 from stages.prepare.manifest import ImageRecord
-from stages.prepare.train_ids import StoredLabel, to_train_ids
 from store.errors import DataError, DataUnreadableError
 from store.fingerprint import sha256
 
@@ -69,24 +68,15 @@ _quiet_lock = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """An image as its file holds it, upright.
-
-    Attributes:
-        rgb: uint8 (H, W, 3).
-        one_channel: Whether the file is greyscale or paletted, as files of class ids are.
-        orientation: EXIF orientation that it was turned upright by, 1 if it needed no turn.
-    """
+    """An image as its file holds it, uint8 (H, W, 3), upright."""
 
     rgb: NDArray[np.uint8]
-    one_channel: bool
-    orientation: int
+    one_channel: bool  # greyscale or paletted, as files of class ids are
+    orientation: int  # of EXIF, that it was turned upright by; 1 if it needed no turn
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image, upright as its EXIF orientation says.
-
-    Returns:
-        uint8 (H, W, 3), RGB.
+    """Read an image as uint8 (H, W, 3) RGB, upright as its EXIF orientation says.
 
     Raises:
         DataError: The file is missing, truncated, not an image or not of 8 bits per channel.
@@ -100,17 +90,10 @@ def read_label(path: Path) -> StoredLabel:
 
 
 def read_raw(record: ImageRecord, root: Path) -> NDArray[np.uint8]:
-    """Read an image of the manifest.
+    """Read an image of the manifest below its domain's root, as uint8 (H, W, 3) RGB at raw size.
 
     Hashing costs a few percent of decoding, and saves training on pixels whose features are those
     of another image.
-
-    Args:
-        record: The image.
-        root: Folder of its domain.
-
-    Returns:
-        uint8 (H, W, 3) RGB at raw size.
 
     Raises:
         DataError: The file is missing, or has changed since the manifest was made.
@@ -120,15 +103,7 @@ def read_raw(record: ImageRecord, root: Path) -> NDArray[np.uint8]:
 
 
 def read_train_ids(record: ImageRecord, root: Path, labels: LabelTable) -> NDArray[np.uint8]:
-    """Read the label of an image of the manifest.
-
-    Args:
-        record: The image; it must have a label.
-        root: Folder of its domain.
-        labels: Meaning of the file's values.
-
-    Returns:
-        uint8 (H, W) train ids at raw size, 255 is ignored.
+    """Read the label of an image of the manifest, as uint8 (H, W) train ids at raw size.
 
     Raises:
         DataError: The file is missing, or has changed since the manifest was made.
@@ -306,16 +281,12 @@ def _decode(data: bytes, path: Path) -> _File:
             f"{path}: is damaged or not an image ({reason}): fetch the file again or remove it"
         ) from error
     kind = image.format or "file"
-    if kind == "TIFF":
-        return _File(image, kind, bits, turned_by if turned_by in _TURNS else 1)
-    try:
-        with _quiet():
-            orientation = image.getexif().get(_ORIENTATION, 1)
-    except _DAMAGED:  # odd EXIF says nothing
-        orientation = 1
-    if orientation not in _TURNS:
-        return _File(image, kind, bits, 1)
-    return _File(_turn(image, orientation), kind, bits, orientation)
+    upright: Image.Image = image
+    if kind != "TIFF":
+        with suppress(*_DAMAGED), _quiet():  # odd EXIF says nothing
+            turned_by = image.getexif().get(_ORIENTATION, 1)
+        upright = _turn(image, turned_by)
+    return _File(upright, kind, bits, turned_by if turned_by in _TURNS else 1)
 
 
 def _turn(image: Image.Image, orientation: int) -> Image.Image:
@@ -338,21 +309,11 @@ def _bits(image: ImageFile, data: bytes) -> int:
 def _is_lossy(file: _File, data: bytes) -> bool:
     match file.format:
         case "WEBP":
-            return "VP8L" not in _webp_chunks(data)  # the chunk of lossless pixels
+            return b"VP8 " in data  # the chunk of lossy pixels
         case "TIFF":
             return file.image.info.get("compression") in {"jpeg", "tiff_jpeg", "webp"}
         case kind:
             return kind in {"JPEG", "MPO"}
-
-
-def _webp_chunks(data: bytes) -> set[str]:
-    """Return the names of the chunks of a WebP file."""
-    names, place = set(), 12
-    while place + 8 <= len(data):
-        names.add(data[place : place + 4].decode("latin-1"))
-        size = int.from_bytes(data[place + 4 : place + 8], "little")
-        place += 8 + size + size % 2
-    return names
 
 
 def _opaque(label: Image.Image, path: Path) -> NDArray[np.bool_] | None:

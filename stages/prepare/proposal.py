@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from stages.prepare.datasets.listing import (
+from stages.prepare.datasets.dataset import (
     IMAGE_SUFFIXES,
     LABEL_SUFFIXES,
     files_under,
@@ -50,15 +50,9 @@ Value = tuple[int | None, Color | None]
 
 @dataclass(frozen=True, slots=True)
 class SplitFolders:
-    """Images of a split, and their labels if there are any.
+    """Images of a split in a folder, and the folder and files of their labels if there are any.
 
-    Attributes:
-        images: Folder of the images.
-        files: The images.
-        labels: Folder of the labels; None without labels.
-        image_suffix: What names of images end with and those of labels do not.
-        label_suffix: The same of labels.
-        label_files: The labels, one for each image that has one.
+    Each suffix is what names of images, or of labels, end with and those of the others do not.
     """
 
     images: str
@@ -81,14 +75,7 @@ class ProposedClass:
 
 @dataclass(frozen=True, slots=True)
 class ProposedClasses:
-    """A class table.
-
-    Attributes:
-        classes: In the order of their ids or of Cityscapes; empty where none can be proposed.
-        ignore_ids: Values without a class.
-        ignore_colors: The same of colours.
-        said: Sentences about what was looked at, and what is odd.
-    """
+    """Classes in the order of their ids or of Cityscapes, if any; values without one; remarks."""
 
     classes: tuple[ProposedClass, ...] = ()
     ignore_ids: tuple[int, ...] = ()
@@ -97,12 +84,9 @@ class ProposedClasses:
 
 
 def find_splits(root: Path) -> dict[str, SplitFolders]:
-    """Look for train, val and test; images of no split are train's.
+    """Look for train, val and test in a dataset's folder; images of no split are train's.
 
     Photos may lie in folders of sequences below those of a split, which labels repeat.
-
-    Args:
-        root: The dataset's folder.
 
     Raises:
         DataError: A folder cannot be listed.
@@ -148,12 +132,8 @@ def classes_under(folder: Path) -> ProposedClasses:
 def propose_classes(files: Sequence[Path], *, suffix: str = "") -> ProposedClasses:
     """Look at some of the label files and propose what their values mean.
 
-    Names are Cityscapes' where most colours are, or where the suffix of the files says `labelIds`
-    or `labelTrainIds`; other classes are called `class_3`.
-
-    Args:
-        files: All label files.
-        suffix: How their stems end.
+    Names are Cityscapes' where most colours are, or where the suffix of the files' stems says
+    `labelIds` or `labelTrainIds`; other classes are called `class_3`.
     """
     places = np.unique(np.linspace(0, len(files) - 1, min(len(files), MOST_LABELS)).astype(int))
     with ThreadPoolExecutor() as pool:

@@ -18,13 +18,11 @@ from numpy.typing import NDArray
 
 from stages.fields import Domain
 from stages.prepare.datasets import SourceConfig
-from stages.prepare.datasets.dataset import FileDataset
-from stages.prepare.datasets.listing import Item, Listing, Progress
+from stages.prepare.datasets.dataset import FileDataset, Item, Listing, Progress
 from stages.prepare.geometry import Size, fit_size, working_size
-from stages.prepare.labels import ClassTable, LabelTable
+from stages.prepare.labels import ClassTable, LabelTable, class_pixels, to_train_ids
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import decode_image, decode_label, read_bytes
-from stages.prepare.train_ids import class_pixels, to_train_ids
 from store.atomic import write_bytes
 from store.errors import DataError
 from store.fingerprint import sha256
@@ -69,13 +67,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What was found of a dataset's images.
-
-    Attributes:
-        records: Those that can be read.
-        measured: What else is known of them, by image id.
-        bad: What is wrong with the others, or with their labels, by image id.
-    """
+    """Images that can be read and, by image id, what else is known of them and what is bad."""
 
     records: tuple[ImageRecord, ...]
     measured: dict[str, Measurement]
@@ -83,12 +75,7 @@ class Scan:
 
 
 def require_classes(listing: Listing, wanted: ClassTable, key: str) -> None:
-    """Refuse a dataset whose classes are not those of the source, in their order.
-
-    Args:
-        listing: Of the dataset.
-        wanted: Classes of the source.
-        key: Where the dataset stands in the params.
+    """Refuse a dataset at `key` in the params whose classes are not the source's, in their order.
 
     Raises:
         DataError: Names the first class that differs.
@@ -105,13 +92,9 @@ def require_classes(listing: Listing, wanted: ClassTable, key: str) -> None:
 def select(
     key: str, items: Sequence[Item], source: SourceConfig, *, also_known: Sequence[Item] = ()
 ) -> list[Item]:
-    """Leave out what the configuration excludes; require unique names.
+    """Leave out what the configuration at `key` excludes; require unique names.
 
-    Args:
-        key: Where the dataset stands in the params.
-        items: Images of the splits that are wanted.
-        source: The dataset.
-        also_known: Images that `exclude` may name too.
+    `also_known` are further images that `exclude` may name.
 
     Raises:
         DataError: An image to exclude does not exist, or two have one name.
@@ -132,9 +115,8 @@ def select(
     twice = [stem for stem, times in Counter(item.stem for item in kept).items() if times > 1]
     if twice:
         first, second, *_ = (f"{i.image} ({i.split})" for i in kept if i.stem == twice[0])
-        more = f", and {len(twice) - 1} more pairs" if len(twice) > 1 else ""
         raise DataError(
-            f"{key}.root {source.folder}: {first} and {second} have the same name{more}: rename "
+            f"{key}.root {source.folder}: {first} and {second} have the same name: rename "
             "or remove one, an image belongs to one split"
         )
     return kept
@@ -164,7 +146,7 @@ def scan(
         source: Their dataset.
         listing: Its classes and the code of its labels.
         what: Beginning of the image ids, and what progress calls them.
-        at_least_px: Side of the crop, to which smaller images are padded.
+        at_least_px: Side to which smaller images are padded.
         cache: Remembers unchanged files.
         progress: Called with (done, total, what).
     """
@@ -229,11 +211,6 @@ def _measure(path: Path, label_path: Path | None, labels: LabelTable, classes: i
     turn_open = False
     if label_path is not None:
         if not label_path.is_file():
-            if label_path.is_symlink() or label_path.exists():
-                raise DataError(
-                    f"{label_path}: is not a regular file, or a link to none: replace it or "
-                    "exclude the image"
-                )
             raise DataError(f"{path}: has no label at {label_path}: add it or exclude the image")
         label_data = read_bytes(label_path)
         label_sha256 = sha256(label_data)
@@ -311,7 +288,7 @@ class MeasurementCache:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._entries: dict[str, Any] = {}
-        self._used: dict[str, Any] = {}
+        self._changed = False
         with suppress(OSError):
             digest, _, body = path.read_bytes().partition(b"\n")
             if digest == sha256(body).encode():
@@ -320,23 +297,21 @@ class MeasurementCache:
 
     def get(self, files: Files, state: str) -> Measurement | None:
         """Return what was measured when the files were in this state."""
-        key = "{}|{}".format(*files)
-        entry = self._entries.get(key)
-        if entry is None or entry[0] != state:
+        noted, *values = self._entries.get("{}|{}".format(*files), [None])
+        if noted != state:
             return None
-        self._used[key] = entry
-        values: list[Any] = [tuple(v) if isinstance(v, list) else v for v in entry[1:]]
-        return Measurement(*values)
+        facts: list[Any] = [tuple(value) if isinstance(value, list) else value for value in values]
+        return Measurement(*facts)
 
     def put(self, files: Files, state: str, measurement: Measurement) -> None:
         """Remember what was measured in this state."""
-        self._used["{}|{}".format(*files)] = [state, *astuple(measurement)]
+        self._entries["{}|{}".format(*files)] = [state, *astuple(measurement)]
+        self._changed = True
 
-    def save(self, *, forget_others: bool) -> None:
-        """Write the cache, if it changed, with or without the entries that nobody asked for."""
-        entries = self._used if forget_others else {**self._entries, **self._used}
-        if entries != self._entries:
-            body = json.dumps({"format": _FORMAT, "entries": entries}).encode()
+    def save(self) -> None:
+        """Write the cache, if it changed."""
+        if self._changed:
+            body = json.dumps({"format": _FORMAT, "entries": self._entries}).encode()
             write_bytes(self._path, sha256(body).encode() + b"\n" + body)
 
 

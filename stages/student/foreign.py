@@ -3,7 +3,6 @@
 All names here are those of the file, below the network: `backbone.*`, `decode_head.*`.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,12 @@ from torch import Tensor
 from stages.fields import RGB
 from stages.prepare.datasets import CLASS_TABLES
 from stages.prepare.labels import ClassTable
-from stages.student.config import BackboneName, StudentConfig
+from stages.student.config import StudentConfig
 from stages.student.mit import BACKBONES
-from stages.student.names import import_official, ours_to_official
 from stages.student.saved import describe_classes, require_free, save_student
 from stages.student.student import Student, build_student
-from stages.student.weights import SEGFORMER, prefix_of_backbone
-from stages.weight_files import differences, prefixes_of, read_tensors
+from stages.student.weights import SEGFORMER, import_official, ours_to_official, prefix_of_backbone
+from stages.weight_files import Differences, differences, prefixes_of, read_tensors
 from store.errors import CheckpointError
 from store.fingerprint import sha256_of_file
 
@@ -42,14 +40,11 @@ class ForeignStudent:
     Attributes:
         path: The checkpoint.
         kind: A whole training, a trained student, or a bare backbone.
-        student: Filled with what the checkpoint has.
+        student: Filled with what the checkpoint has; the rest is random.
         config: Its architecture, as the shapes of the checkpoint say.
         classes: Of its logits.
         loaded: Number of tensors of the checkpoint that are in the student.
-        missing: What the student has and the checkpoint lacks; these are random.
-        unexpected: What the checkpoint has of this network, and the student lacks.
-        misshapen: What both have in different shapes, with the shapes; these are random.
-        others: What belongs to other networks in the file (EMA, ImageNet, SAM), by its prefix.
+        differences: What does not fit; missing and misshapen tensors are random.
         iteration: Of the training; None where the file does not say.
     """
 
@@ -59,23 +54,22 @@ class ForeignStudent:
     config: StudentConfig
     classes: ClassTable
     loaded: int
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    misshapen: tuple[str, ...]
-    others: Mapping[str, tuple[str, ...]]
+    differences: Differences
     iteration: int | None
 
     @property
-    def faults(self) -> tuple[str, ...]:
-        """Each tensor that keeps this from being the checkpoint's student, with its reason.
+    def faults(self) -> Differences:
+        """What keeps this from being the checkpoint's student.
 
         A bare backbone is expected to have no decode head, and ImageNet's classifier instead.
         """
-        bare = self.kind == "backbone"
-        return (
-            *(f"missing {n}" for n in self.missing if not (bare and n.startswith("decode_head."))),
-            *(f"unexpected {n}" for n in self.unexpected if not (bare and _is_imagenet(n))),
-            *(f"other shape {text}" for text in self.misshapen),
+        if self.kind != "backbone":
+            return self.differences
+        missing, unexpected, misshapen = self.differences
+        return Differences(
+            tuple(name for name in missing if not name.startswith("decode_head.")),
+            tuple(name for name in unexpected if not name.startswith(_IMAGENET_HEAD)),
+            misshapen,
         )
 
 
@@ -93,8 +87,12 @@ def read_foreign(
         CheckpointError: If the file is missing, damaged or of an unknown backbone or head; or its
             classes are unknown.
     """
+
+    def official(name: str) -> str:
+        return ours_to_official(name) or name
+
     content, meta = read_tensors(path)
-    kind, tensors, others = _choose(content, network, path)
+    kind, tensors = _choose(content, network, path)
     ours, unknown = import_official(tensors)
     config = _architecture(tensors, path)
     table = _classes(tensors, meta, classes, path)
@@ -109,9 +107,8 @@ def read_foreign(
         student=student.eval(),
         config=config,
         classes=table,
-        loaded=len({_official(name) for name in fitting}),
-        **differences(wanted, ours, unknown=unknown, shown=_official)._asdict(),
-        others=others,
+        loaded=len({official(name) for name in fitting}),
+        differences=differences(wanted, ours, unknown=unknown, shown=official),
         iteration=iteration if isinstance(iteration, int) else None,
     )
 
@@ -122,7 +119,6 @@ def save_foreign(
     *,
     network: Network,
     fit_px: tuple[int, int] | None,
-    partial: bool = False,
 ) -> None:
     """Write the student's folder, which `load_student` and all that builds on it read.
 
@@ -131,19 +127,16 @@ def save_foreign(
         out: Made where it does not exist; a student in it is replaced.
         network: As it was read, for the record.
         fit_px: Width and height that its images are scaled to fit in; None keeps their size.
-        partial: Keep a student of which some tensors did not fit.
 
     Raises:
-        CheckpointError: Some tensors did not fit and `partial` is not set.
+        CheckpointError: Some tensors did not fit.
         ConfigError: `out` holds something else than a student.
     """
     require_free(out)
-    if foreign.faults and not partial:
-        first, rest = foreign.faults[0], len(foreign.faults) - 1
+    if faults := foreign.faults.summary():
         raise CheckpointError(
             f"{foreign.path} does not fit a {foreign.config.backbone} student with "
-            f"{foreign.config.head} head: {first}{f' and {rest} more' if rest else ''}; take the "
-            "checkpoint of such a student, or keep what fits with --partial"
+            f"{foreign.config.head} head ({faults}); take the checkpoint of such a student"
         )
     meta: dict[str, Any] = {
         **describe_classes(foreign.classes),
@@ -156,10 +149,6 @@ def save_foreign(
             "network": "backbone" if foreign.kind == "backbone" else network,
             "iteration": foreign.iteration,
             "loaded": foreign.loaded,
-            "missing": list(foreign.missing),
-            "unexpected": list(foreign.unexpected),
-            "misshapen": list(foreign.misshapen),
-            "other_networks": {prefix: len(names) for prefix, names in foreign.others.items()},
         },
     }
     save_student(foreign.student, out, config=foreign.config, meta=meta)
@@ -167,8 +156,8 @@ def save_foreign(
 
 def _choose(
     content: Mapping[str, Tensor], network: Network, path: Path
-) -> tuple[Kind, dict[str, Tensor], dict[str, tuple[str, ...]]]:
-    """Pick the network out of a file; the tensors of the others are named by their prefix."""
+) -> tuple[Kind, dict[str, Tensor]]:
+    """Pick the network out of a file."""
     if prefixes_of(content, SEGFORMER):
         raise CheckpointError(
             f"{path} holds a Segformer of transformers; set train.student.weights to it, which "
@@ -188,61 +177,50 @@ def _choose(
             raise CheckpointError(
                 f"{path} holds no {network} network ({prefix}*); choose the other with --weights"
             )
-        others = defaultdict(list)
-        for name in content:
-            if not name.startswith(prefix):
-                others[name.partition(".")[0]].append(name)
-        return "training", tensors, {prefix: tuple(names) for prefix, names in others.items()}
+        return "training", tensors
     if network == "ema":
         raise CheckpointError(
             f"{path} is not of a self-training and holds one network only; leave --weights out"
         )
     inner = {name.removeprefix(outer): tensor for name, tensor in content.items()}
     if stem.endswith("backbone."):
-        return "student", inner, {}
+        return "student", inner
     # the ImageNet classifier keeps its name, so that it is reported and not taken for a backbone's
-    bare = {n if _is_imagenet(n) else f"backbone.{n}": t for n, t in inner.items()}
-    return "backbone", bare, {}
+    bare = {n if n.startswith(_IMAGENET_HEAD) else f"backbone.{n}": t for n, t in inner.items()}
+    return "backbone", bare
 
 
 def _architecture(tensors: Mapping[str, Tensor], path: Path) -> StudentConfig:
     """Read the architecture off names and shapes."""
-    backbone = _backbone(tensors, path)
+    stems = [tensors.get(f"backbone.patch_embed{stage}.proj.weight") for stage in range(1, 5)]
+    widths = tuple(stem.shape[0] for stem in stems if stem is not None)
+    depths = tuple(
+        len({n.split(".")[2] for n in tensors if n.startswith(f"backbone.block{stage}.")})
+        for stage in range(1, 5)
+    )
+    known = [
+        name for name, mit in BACKBONES.items() if (mit.widths, mit.depths) == (widths, depths)
+    ]
+    if not known:
+        raise CheckpointError(
+            f"{path} holds no MiT backbone that is known here (widths {list(widths)}, depths "
+            f"{list(depths)}); known are {', '.join(BACKBONES)}"
+        )
     head = [name for name in tensors if name.startswith("decode_head.")]
-    channels = _PAPER_CHANNELS
-    if head:
-        embed = tensors.get("decode_head.embed_layers.0.proj.weight")
-        if embed is None or not any(".aspp_modules." in name for name in head):
-            raise CheckpointError(
-                f"{path} has a decode head that is not DAFormer's ({head[0]}, ...); import its "
-                "backbone alone by train.student.weights"
-            )
-        channels = embed.shape[0]
+    embed = tensors.get("decode_head.embed_layers.0.proj.weight")
+    if head and (embed is None or not any(".aspp_modules." in name for name in head)):
+        raise CheckpointError(
+            f"{path} has a decode head that is not DAFormer's ({head[0]}, ...); import its "
+            "backbone alone by train.student.weights"
+        )
     return StudentConfig(
-        backbone=backbone,
+        backbone=known[0],
         weights="random",
         norm_eps=1e-6,
         drop_path=0.1,
         head="daformer",
-        head_channels=channels,
+        head_channels=_PAPER_CHANNELS if embed is None else embed.shape[0],
         dropout=0.1,
-    )
-
-
-def _backbone(tensors: Mapping[str, Tensor], path: Path) -> BackboneName:
-    stages = range(1, 5)
-    stems = [tensors.get(f"backbone.patch_embed{stage}.proj.weight") for stage in stages]
-    widths = tuple(stem.shape[0] for stem in stems if stem is not None)
-    depths = tuple(
-        len({n.split(".")[2] for n in tensors if n.startswith(f"backbone.block{stage}.")})
-        for stage in stages
-    )
-    for name, mit in BACKBONES.items():
-        if (mit.widths, mit.depths) == (widths, depths):
-            return name
-    raise CheckpointError(
-        f"{path} holds no MiT backbone that is known here (widths {list(widths)}, depths "
-        f"{list(depths)}); known are {', '.join(BACKBONES)}"
     )
 
 
@@ -267,28 +245,12 @@ def _classes(
 
 
 def _noted_classes(meta: Mapping[str, Any]) -> ClassTable | None:
-    names, palette = (
-        _validated(kind, meta.get(key))
-        for kind, key in ((tuple[str, ...], "CLASSES"), (tuple[RGB, ...], "PALETTE"))
-    )
-    if not names:
-        return None
-    if palette is None or len(palette) != len(names):
-        return next((table for table in CLASS_TABLES.values() if table.names == names), None)
-    return ClassTable(names, palette)
-
-
-def _validated(kind: Any, value: object) -> Any:  # noqa: ANN401 - any type and its value
-    """Return the value as that type; None where it is something else."""
+    """Return mmseg's names and colours; None where they are not there or make no sense."""
     try:
-        return TypeAdapter(kind).validate_python(value)
+        names = TypeAdapter(tuple[str, ...]).validate_python(meta.get("CLASSES"))
+        palette = TypeAdapter(tuple[RGB, ...] | None).validate_python(meta.get("PALETTE"))
     except ValidationError:
         return None
-
-
-def _is_imagenet(name: str) -> bool:
-    return name.startswith(_IMAGENET_HEAD)
-
-
-def _official(name: str) -> str:
-    return ours_to_official(name) or name
+    if palette is not None and len(palette) == len(names):
+        return ClassTable(names, palette) if names else None
+    return next((table for table in CLASS_TABLES.values() if table.names == names), None)

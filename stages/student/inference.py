@@ -75,15 +75,10 @@ def predict(
     window_px: int | None = None,
     flip: bool = False,
 ) -> Tensor:
-    """Predict the class of every original pixel.
+    """Predict the class of every original pixel, uint8 (B, H0, W0); as `predict_logits`.
 
-    The argmax is taken of the logits: the official softmax before it is monotonic.
-
-    With `flip` the input shows the image mirrored left to right, and the prediction is mirrored
-    back. The other arguments are those of `predict_logits`.
-
-    Returns:
-        Class ids, uint8 (B, H0, W0).
+    The argmax is taken of the logits: the official softmax before it is monotonic. With `flip` the
+    input shows the image mirrored left to right, and the prediction is mirrored back.
     """
     logits = predict_logits(
         student,

@@ -33,12 +33,9 @@ class ConfusionMatrix:
         self.counts: NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
 
     def update(self, prediction: ArrayLike, label: ArrayLike) -> None:
-        """Count one image, or a batch of them.
+        """Count one image, or a batch of them: class ids 0..K-1 of any shape, on the CPU.
 
-        Args:
-            prediction: Class ids 0..K-1, integers of any shape; an array or a CPU tensor.
-            label: Class ids of the same shape. Where it is 255 the pixel counts nowhere, whatever
-                was predicted.
+        Where the label is 255 the pixel counts nowhere, whatever was predicted.
 
         Raises:
             DataError: Shapes differ, or an id outside the K classes.
@@ -144,13 +141,7 @@ class Metrics:
         images: int,
         subsets: Mapping[str, Sequence[str]] = NO_SUBSETS,
     ) -> "Metrics":
-        """Report a matrix under its class names.
-
-        Args:
-            matrix: What was counted.
-            names: Of its classes.
-            images: How many were counted.
-            subsets: Names of classes to take further means of.
+        """Report a matrix under its class names, with further means over `subsets` of them.
 
         Raises:
             DataError: Not one labelled pixel was counted.
@@ -192,4 +183,4 @@ def _percent_or_none(share: float) -> float | None:
 
 
 def _by_name(names: Sequence[str], shares: NDArray[np.float64]) -> dict[str, float | None]:
-    return {name: _percent_or_none(float(share)) for name, share in zip(names, shares, strict=True)}
+    return dict(zip(names, map(_percent_or_none, shares.tolist()), strict=True))

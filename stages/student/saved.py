@@ -20,7 +20,7 @@ from transformers import SegformerConfig
 from stages.prepare.labels import IGNORE, ClassTable
 from stages.student.config import STUDENT_FILES, StudentConfig
 from stages.student.mit import BACKBONES
-from stages.student.names import from_segformer, to_segformer
+from stages.student.weights import from_segformer, to_segformer
 from stages.weight_files import reading
 from store.atomic import TEMPORARY_SUFFIX, write_bytes, write_text
 from store.errors import CheckpointError, ConfigError
@@ -36,15 +36,7 @@ Layout = Literal["ssr", "segformer"]
 
 
 class Card(BaseModel):
-    """What `config.json` says of a student.
-
-    Attributes:
-        format: Version of the folder.
-        student: What `build_student` makes the network of.
-        num_classes: Channels of the logits.
-        weights_sha256: Of the weight file beside it.
-        meta: What was saved with the student.
-    """
+    """What `config.json` says of a student: what it is built of, and what was saved with it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -111,10 +103,7 @@ def read_student(folder: Path) -> tuple[Card, dict[str, Tensor]]:
     """
     card, layout = _read(folder / _CONFIG)
     path = folder / _WEIGHTS
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing; train the student again")
-    with reading(path, "is not a file", "restore it or train the student again"):
-        weights = path.read_bytes()
+    weights = _read_bytes(path)
     if hashlib.sha256(weights).hexdigest() != card.weights_sha256:
         raise CheckpointError(
             f"{path} is not the file that {_CONFIG} beside it was written for (its sha256 differs);"
@@ -128,9 +117,7 @@ def read_student(folder: Path) -> tuple[Card, dict[str, Tensor]]:
 def require_free(folder: Path, *, files: Collection[str] = ()) -> None:
     """Refuse to write a student among other files; one that was not trained here may be replaced.
 
-    Args:
-        folder: To be written to; it need not exist.
-        files: Names beside those of `save_student` that will be written, and may be there already.
+    `files` are names beside those of `save_student` that may be there already.
 
     Raises:
         ConfigError: The folder holds a trained student, another model, or anything else.
@@ -159,12 +146,7 @@ def require_free(folder: Path, *, files: Collection[str] = ()) -> None:
 
 
 def require_classes(meta: Mapping[str, Any], wanted: Sequence[str], *, origin: str) -> None:
-    """Refuse a student of other classes, or of another order: equal counts say little.
-
-    Args:
-        meta: As `load_student` returned it.
-        wanted: Names in the order of the train ids.
-        origin: Where the student is from, for the message.
+    """Refuse a student, by its `meta`, of other classes or in another order.
 
     Raises:
         CheckpointError: The classes differ.
@@ -225,12 +207,7 @@ def _segformer_config(config: StudentConfig, classes: Sequence[str]) -> dict[str
 
 
 def _read(path: Path) -> tuple[Card, Layout]:
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path} is missing; run `ssr train`, or give another student's folder"
-        )
-    with reading(path, "is not a file", "restore it or train the student again"):
-        written = path.read_bytes()
+    written = _read_bytes(path)
     try:
         tree = json.loads(written)
         plain = isinstance(tree, dict) and _OURS in tree
@@ -254,6 +231,15 @@ def _read(path: Path) -> tuple[Card, Layout]:
         f"{path} describes no student of this project ({reason}); "
         "give the folder of a student that was trained, imported or exported"
     )
+
+
+def _read_bytes(path: Path) -> bytes:
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} is missing; run `ssr train`, or give another student's folder"
+        )
+    with reading(path, "is not a file", "restore it or train the student again"):
+        return path.read_bytes()
 
 
 def _is_as_written(data: bytes, digest: object) -> bool:

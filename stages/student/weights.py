@@ -1,33 +1,148 @@
-"""Weights made elsewhere: official files (`mit_b*.pth`, whole trainings), Hugging Face."""
+"""Weights made elsewhere: their names in three tongues, official files and Hugging Face."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from textwrap import shorten
 from typing import Final
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.constants import CONFIG_NAME
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerModel
 from transformers.utils import logging as transformers_logging
 
 from stages.student.config import is_hub_id
-from stages.student.names import from_segformer, import_official, ours_to_official
 from stages.weight_files import differences, prefixes_of, read_tensors
 from store.errors import CheckpointError
-
-_FILE_SUFFIXES = {".pth", ".pt", ".bin", ".ckpt", ".safetensors"}
-_LONGEST = 100  # characters of somebody else's message
-
-PATIENCE_S: Final = 10.0
-"""For an answer of the hub."""
 
 SEGFORMER: Final = "encoder.patch_embeddings.0.proj.weight"
 """A tensor of transformers' files, and of no other."""
 
+_PATIENCE_S: Final = 10.0  # for an answer of the hub
 _STEM: Final = "patch_embed1.proj.weight"
+_FILE_SUFFIXES = {".pth", ".pt", ".bin", ".ckpt", ".safetensors"}
+
+# Names in the state dicts of `Student` and `Regularizer`, in the official code, and in SegFormer's
+# published files, which transformers reads in every version (its own modules were renamed between 4
+# and 5); None where there is no such tensor. {s}: stage from 0, {n}: the same from 1, {b}: block or
+# branch. An official tensor of two rows is the concatenation of two of ours, keys before values.
+_OURS, _OFFICIAL, _SEGFORMER = range(3)
+_NAMES: Final[tuple[tuple[str | None, str | None, str | None], ...]] = (
+    *(
+        (f"backbone.stages.{{s}}.{ours}", f"backbone.{official}", f"segformer.encoder.{theirs}")
+        for ours, official, theirs in (
+            ("patch_embeddings.proj", "patch_embed{n}.proj", "patch_embeddings.{s}.proj"),
+            (
+                "patch_embeddings.layer_norm",
+                "patch_embed{n}.norm",
+                "patch_embeddings.{s}.layer_norm",
+            ),
+            ("layer_norm", "norm{n}", "layer_norm.{s}"),
+        )
+    ),
+    *(
+        (
+            f"backbone.stages.{{s}}.blocks.{{b}}.{ours}",
+            f"backbone.block{{n}}.{{b}}.{official}",
+            f"segformer.encoder.block.{{s}}.{{b}}.{theirs}",
+        )
+        for ours, official, theirs in (
+            ("layernorm_before", "norm1", "layer_norm_1"),
+            ("attention.q_proj", "attn.q", "attention.self.query"),
+            ("attention.k_proj", "attn.kv", "attention.self.key"),
+            ("attention.v_proj", "attn.kv", "attention.self.value"),
+            ("attention.o_proj", "attn.proj", "attention.output.dense"),
+            ("attention.sequence_reduction.sequence_reduction", "attn.sr", "attention.self.sr"),
+            ("attention.sequence_reduction.layer_norm", "attn.norm", "attention.self.layer_norm"),
+            ("layernorm_after", "norm2", "layer_norm_2"),
+            ("mlp.fc1", "mlp.fc1", "mlp.dense1"),
+            ("mlp.dwconv.dwconv", "mlp.dwconv.dwconv", "mlp.dwconv.dwconv"),
+            ("mlp.fc2", "mlp.fc2", "mlp.dense2"),
+        )
+    ),
+    *(
+        (f"head.{ours}", f"decode_head.fuse_layer.{official}", None)
+        for ours, official in (
+            ("aspp.{b}.conv", "aspp_modules.{b}.conv"),
+            ("aspp.{b}.bn", "aspp_modules.{b}.bn"),
+            ("aspp.{b}.depthwise.conv", "aspp_modules.{b}.depthwise_conv.conv"),
+            ("aspp.{b}.depthwise.bn", "aspp_modules.{b}.depthwise_conv.bn"),
+            ("aspp.{b}.pointwise.conv", "aspp_modules.{b}.pointwise_conv.conv"),
+            ("aspp.{b}.pointwise.bn", "aspp_modules.{b}.pointwise_conv.bn"),
+            ("bottleneck.conv", "bottleneck.conv"),
+            ("bottleneck.bn", "bottleneck.bn"),
+        )
+    ),
+    ("head.embed.{s}", "decode_head.embed_layers.{s}.proj", None),
+    ("head.classifier", "decode_head.conv_seg", "decode_head.classifier"),
+    ("head.linear_projections.{s}.proj", None, "decode_head.linear_c.{s}.proj"),
+    ("head.linear_fuse", None, "decode_head.linear_fuse"),
+    ("head.batch_norm", None, "decode_head.batch_norm"),
+    ("embed.{s}", "embedding_layer.{s}.proj", None),
+    ("fusion.{s}.q", "fusion_layer.{s}.q", None),
+    ("fusion.{s}.kv", "fusion_layer.{s}.kv", None),
+    ("fusion.{s}.proj", "fusion_layer.{s}.proj", None),
+)
+
+
+def official_to_ours(name: str) -> tuple[str, ...]:
+    """Translate a tensor name; two names where ours are two parts of it, none where unknown."""
+    return tuple(_translations(name, _OFFICIAL, _OURS))
+
+
+def ours_to_official(name: str) -> str | None:
+    """Translate a tensor name of ours; None where the official code has no such tensor."""
+    return next(_translations(name, _OURS, _OFFICIAL), None)
+
+
+def import_official(official: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Translate names and split what is fused.
+
+    Returns:
+        Tensors under our names, and the official names that no rule knows.
+    """
+    ours: dict[str, Tensor] = {}
+    unknown = []
+    for name, tensor in official.items():
+        if names := official_to_ours(name):
+            parts = tensor.tensor_split(len(names)) if len(names) > 1 else (tensor,)
+            ours.update(zip(names, parts, strict=True))
+        else:
+            unknown.append(name)
+    return ours, unknown
+
+
+def to_segformer(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the tensors of a student with MLP head."""
+    return {next(_translations(name, _OURS, _SEGFORMER), name): t for name, t in ours.items()}
+
+
+def from_segformer(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename back; a name that no rule knows stays, for the reader to complain about."""
+    return {next(_translations(name, _SEGFORMER, _OURS), name): t for name, t in theirs.items()}
+
+
+def _translations(name: str, source: int, target: int) -> Iterator[str]:
+    """Yield what each row of the table that the name follows makes of it."""
+    stem, _, leaf = name.rpartition(".")
+    for row in _NAMES:
+        template, other = row[source], row[target]
+        if template is None or other is None or not (found := _pattern(template).fullmatch(stem)):
+            continue
+        indices = {key: int(value) for key, value in found.groupdict().items()}
+        if "n" in indices:
+            indices["s"] = indices["n"] - 1
+        elif "s" in indices:
+            indices["n"] = indices["s"] + 1
+        yield f"{other.format(**indices)}.{leaf}"
+
+
+@cache
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", re.escape(template)))
 
 
 def load_backbone(backbone: SegformerModel, weights: str) -> None:
@@ -77,23 +192,27 @@ def fill_official(module: nn.Module, path: Path, prefixes: Collection[str]) -> N
         ours, unknown = from_segformer(named), list[str]()
         tensors = {n: t for n, t in ours.items() if n.startswith("backbone.")}
     else:
-        official = _officially(content, path)
-        chosen = {n: t for n, t in official.items() if n.startswith(tuple(prefixes))}
-        tensors, unknown = import_official(chosen)
+        prefix = prefix_of_backbone(content, path)
+        outer = prefix.removesuffix("backbone.")
+        added = "" if prefix.endswith("backbone.") else "backbone."  # ImageNet weights have none
+        official = {added + name.removeprefix(outer): t for name, t in content.items()}
+        tensors, unknown = import_official(
+            {
+                name: tensor
+                for name, tensor in official.items()
+                # the official loader drops ImageNet's classifier, too
+                if name.startswith(tuple(prefixes)) and not name.startswith("backbone.head.")
+            }
+        )
     _require_fit(module.state_dict(), tensors, unknown, origin=str(path))
     module.load_state_dict(tensors)
 
 
 def prefix_of_backbone(tensors: Mapping[str, Tensor], path: Path) -> str:
-    """Find the student of a file: what stands before the names of its backbone.
+    """Find the student of a file: what stands before the official names of its backbone.
 
-    Args:
-        tensors: Under official names, in whatever wrappers.
-        path: Their file, for the message.
-
-    Returns:
-        `model.backbone.` of a training, `backbone.` of an mmseg model, nothing of ImageNet's
-        weights; all perhaps behind others, as `module.`.
+    That is `model.backbone.` in a training, `backbone.` in an mmseg model, nothing in ImageNet's
+    weights; all perhaps behind others, as `module.`.
 
     Raises:
         CheckpointError: If there are several, and none is that of a training.
@@ -111,16 +230,6 @@ def prefix_of_backbone(tensors: Mapping[str, Tensor], path: Path) -> str:
     return next((p for p in known if any(name.startswith(p) for name in tensors)), "")
 
 
-def _officially(content: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Free the names of student and regulariser of wrappers: `backbone.*` and so on."""
-    prefix = prefix_of_backbone(content, path)
-    outer = prefix.removesuffix("backbone.")
-    added = "" if prefix.endswith("backbone.") else "backbone."  # ImageNet weights have none
-    inner = {added + name.removeprefix(outer): tensor for name, tensor in content.items()}
-    # the official loader drops ImageNet's classifier, too
-    return {name: t for name, t in inner.items() if not name.startswith("backbone.head.")}
-
-
 def _load_huggingface(backbone: SegformerModel, weights: str) -> None:
     newest = _is_reachable_on_hub(weights)
     try:
@@ -130,10 +239,7 @@ def _load_huggingface(backbone: SegformerModel, weights: str) -> None:
             weights, output_loading_info=True, local_files_only=not newest
         )
     except Exception as error:  # hub, network, JSON and safetensors errors share no base
-        raise CheckpointError(
-            f"cannot load {weights} from Hugging Face; give a file, a folder with config.json and "
-            f"weights, or an id that this machine can reach ({_first_line(error)})"
-        ) from error
+        raise _not_loaded(weights, shorten(str(error).strip().partition("\n")[0], 100)) from error
     tensors = loaded.state_dict()
     for name in info["missing_keys"]:  # transformers has filled them with random numbers
         del tensors[name]
@@ -161,28 +267,26 @@ def _is_reachable_on_hub(weights: str) -> bool:
             "which is owner/name as nvidia/mit-b5; correct it, or say random"
         )
     try:
-        get_hf_file_metadata(hf_hub_url(weights, CONFIG_NAME), timeout=PATIENCE_S)
-    except GatedRepoError as error:
-        raise CheckpointError(
-            f"cannot load {weights} from Hugging Face: its owner grants access; ask for it there "
-            "and log in with `hf auth login`"
-        ) from error
+        get_hf_file_metadata(hf_hub_url(weights, CONFIG_NAME), timeout=_PATIENCE_S)
     except RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"cannot load {weights}: there is no such file or folder, and no such model on Hugging "
-            "Face; correct the name (a private model needs `hf auth login`)"
+            f"{weights}: there is no such file or folder, and no such model on Hugging Face; "
+            "correct the name (a private or gated model needs `hf auth login`)"
         ) from error
     except HfHubHTTPError:  # what it means is said by the loading itself
         return True
     except Exception as error:  # of the network; names, timeouts and proxies share no base
         if isinstance(try_to_load_from_cache(weights, CONFIG_NAME), str):
             return False
-        raise CheckpointError(
-            f"cannot load {weights} from Hugging Face, which does not answer "
-            f"({type(error).__name__}), and there is no such file or folder; give a file, a "
-            "folder with config.json and weights, or an id that this machine can reach"
-        ) from error
+        raise _not_loaded(weights, f"it does not answer: {type(error).__name__}") from error
     return True
+
+
+def _not_loaded(weights: str, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"cannot load {weights} from Hugging Face ({reason}); give a file, a folder with "
+        "config.json and weights, or an id that this machine can reach"
+    )
 
 
 def _require_fit(
@@ -191,8 +295,7 @@ def _require_fit(
     def shown(name: str) -> str:
         return ours_to_official(name) or name
 
-    found = differences(wanted, given, unknown=unknown, shown=shown)
-    if faults := found.summary():
+    if faults := differences(wanted, given, unknown=unknown, shown=shown).summary():
         raise _other_architecture(origin, faults)
 
 
@@ -201,7 +304,3 @@ def _other_architecture(origin: str, faults: str) -> CheckpointError:
         f"{origin} is a checkpoint of another architecture ({faults}); "
         "choose the student that it was made for"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return shorten(str(error).strip().partition("\n")[0], _LONGEST)

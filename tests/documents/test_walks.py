@@ -33,6 +33,7 @@ SHORTER = {"train.iterations=1000": "train.iterations=2"}
 
 SMALL: Mapping[str, Any] = {
     **{key: value for key, value in SMALLEST.items() if not key.startswith("prepare.")},
+    "prepare.pad_to_px": 64,
     "embed.teacher.architecture": "tiny",
     "embed.teacher.weights": "random",
     "train.student.backbone": "mit_tiny",

@@ -21,7 +21,6 @@ def embed_config() -> EmbedConfig:
         device="cpu",
         precision="float32",
         compile=False,
-        on_bad_image="fail",
         executor="serial",
         workers=None,
         scheduler=None,

@@ -7,7 +7,7 @@ from tests.embed.world import World, silent
 from tests.prepare.conftest import folder_config
 
 
-def list_photos(world: World, *, skip_bad: bool = False) -> PrepareResult:
+def list_photos(world: World, *, on_bad_image: str = "fail") -> PrepareResult:
     """List `images/photos` with their `images/labels`, cache included, into the world's records."""
     config = folder_config(
         world.folder / "images",
@@ -17,9 +17,9 @@ def list_photos(world: World, *, skip_bad: bool = False) -> PrepareResult:
         val_labels=None,
     )
     result = prepare_stage.run(
-        PrepareConfig.model_validate({"source": config, "target": None}),
-        at_least_px=32,
-        skip_bad=skip_bad,
+        PrepareConfig.model_validate(
+            {"source": config, "target": None, "pad_to_px": 32, "on_bad_image": on_bad_image}
+        ),
         out=world.folder / "manifest.parquet",
         cache=world.folder / "scan-cache",
         progress=silent,

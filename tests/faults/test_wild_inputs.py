@@ -35,11 +35,11 @@ def prepare(world: Path) -> tuple[str, ...]:
     config = {
         "source": folder_config(world / "mine", classes=classes, val_images=None, val_labels=None),
         "target": folder_config(world / "theirs", classes=classes, train_labels=None),
+        "pad_to_px": 32,
+        "on_bad_image": "fail",
     }
     result = run(
         PrepareConfig.model_validate(config),
-        at_least_px=32,
-        skip_bad=False,
         out=world / "manifest.parquet",
         cache=world / "cache",
         progress=lambda done, total, what: None,

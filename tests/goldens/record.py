@@ -42,6 +42,7 @@ _KEYS: Final = {
     **{f"prepare.{domain}.width_px": 128 for domain in ("source", "target")},
     **{f"prepare.{domain}.train": 6 for domain in ("source", "target")},
     **{f"prepare.{domain}.val": 2 for domain in ("source", "target")},
+    "prepare.pad_to_px": 64,
     "store.shard_images": 4,
     "embed.device": "cpu",
     "embed.teacher.weights": TEACHER,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stages.student.heads import DAFormerHead
-from stages.student.names import import_official
+from stages.student.student import DAFormerHead
+from stages.student.weights import import_official
 from stages.train.adaptation.losses import segmentation_loss
 from tests.official import export_official, pixel_accuracy
 from tests.parity.cases import Case, Reference, assert_close

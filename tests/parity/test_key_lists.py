@@ -7,9 +7,9 @@ from torch import nn
 
 from stages.prepare.labels import CITYSCAPES_19
 from stages.student.foreign import read_foreign
-from stages.student.heads import DAFormerHead
 from stages.student.mit import BACKBONES, build_backbone
-from stages.student.names import import_official
+from stages.student.student import DAFormerHead
+from stages.student.weights import import_official
 from tests.official import export_official
 from tests.parity.cases import Reference
 
@@ -52,7 +52,7 @@ def test_a_checkpoint_of_all_official_tensors_imports_without_a_fault(
     state = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}  # few bytes
     torch.save({"meta": {}, "state_dict": state}, tmp_path / "latest.pth")
     foreign = read_foreign(tmp_path / "latest.pth", classes=CITYSCAPES_19)
-    assert foreign.faults == foreign.missing == foreign.unexpected == ()
+    assert foreign.differences == ((), (), ())
     assert foreign.loaded == len(shapes)
     config = foreign.config
     assert (config.backbone, config.head, config.head_channels) == ("mit_b5", "daformer", 256)

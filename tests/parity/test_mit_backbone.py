@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stages.student.mit import MiT, build_backbone, stage_features
-from stages.student.names import import_official
+from stages.student.weights import import_official
 from tests.parity.cases import Case, Reference, assert_close
 
 TOL = 1e-5

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from stages.student.names import import_official
+from stages.student.weights import import_official
 from stages.train.regularizers.cross_attention import CrossAttention, CrossAttentionBranch
 from tests.official import export_official
 from tests.parity.cases import Case, Reference, assert_close

@@ -71,7 +71,7 @@ CASES = [
     ),
     Case(
         "crop larger than prepare knew",
-        "train -S train.crop_px=96 --out elsewhere",
+        "train -S prepare.pad_to_px=96 -S train.crop_px=96 --out elsewhere",
         ("crop of 96x96", "working image of 64x128", "ssr prepare"),
     ),
     # teacher and stores

@@ -70,7 +70,7 @@ CASES = [
     ),
     Case(
         "crop larger than the images",
-        "-S train.crop_px=96",
+        "-S prepare.pad_to_px=96 -S train.crop_px=96",
         ("train.crop_px 96", "64x128", "ssr prepare"),
     ),
     Case(

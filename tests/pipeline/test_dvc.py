@@ -25,8 +25,8 @@ from tests.pipeline.workplace import (
     times,
 )
 
-ALL = ["prepare", "embed", "train", "evaluate", "report"]
-CHECKS, COSTLY = ALL[:2], ALL[2:]
+ALL = ["prepare", "embed", "start", "train", "evaluate", "report"]
+CHECKS, COSTLY = ALL[:3], ALL[3:]
 DVC = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")
 
 
@@ -69,8 +69,8 @@ def trained(folder: Path) -> dict[str, int]:
 def test_dvc_knows_the_files_that_the_pipeline_knows() -> None:
     stages = DVC["stages"]
     assert list(stages) == ALL
-    commands = [stage["cmd"].removesuffix(" --move-aside") for stage in stages.values()]
-    assert commands == [f"ssr {name}" for name in ALL]
+    commands = [stage["cmd"].partition(" --")[0] for stage in stages.values()]
+    assert commands == [f"ssr {name}".replace("start", "train") for name in ALL]
     declared = {
         path
         for stage in stages.values()

@@ -8,8 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.student.foreign import read_foreign
-from stages.student.saved import read_card
 from stages.student.student import load_student
 from tests.official import export_official
 from tests.pipeline.workplace import change_params, demand, ssr
@@ -110,11 +108,9 @@ def test_what_does_not_fit_is_listed_before_it_is_refused(photos: Path) -> None:
     assert "missing, left random: backbone.norm4.bias" in outcome.out
     assert "missing, left random: decode_head.conv_seg.bias" in outcome.out
     assert "unexpected, left out: backbone.gate" in outcome.out
-    assert "and 2 more" in outcome.err
+    assert "(2 missing: " in outcome.err
     assert len(outcome.err.splitlines()) == 1
     assert not Path("theirs").exists()
-    demand("import", "latest.pth", "--out", "theirs", "--partial")
-    assert read_foreign(Path("latest.pth")).config == read_card(Path("theirs")).student
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,11 @@ import pytest
 from tests.pipeline.workplace import SMALLEST, demand, ssr, the_store, write_params
 
 SIDES = [f"{domain}.{side}_px" for domain in ("source", "target") for side in ("height", "width")]
-SQUARE = {**{f"prepare.{side}": 128 for side in SIDES}, "train.crop_px": 128}
+SQUARE = {
+    **{f"prepare.{side}": 128 for side in SIDES},
+    "prepare.pad_to_px": 128,
+    "train.crop_px": 128,
+}
 """Crop, tile and image are the same 128 px at stride 8."""
 
 Rows = dict[tuple[str, str], dict[str, float]]

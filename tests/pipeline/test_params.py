@@ -307,3 +307,7 @@ def test_a_fault_of_the_file_is_not_blamed_on_an_override(path: Path) -> None:
     change_params(path.parent, {"train.crop_px": 100})
     assert refused(path, "train.seed=1").startswith(f"{path}: train.crop_px is 100")
     assert refused(path, "train.crop=64").startswith("--set train.crop=64: train.crop is not")
+
+
+def test_a_crop_larger_than_the_padded_images_is_refused(path: Path) -> None:
+    assert "prepare.pad_to_px 64 is less than train.crop_px 96" in refused(path, "train.crop_px=96")

@@ -132,7 +132,7 @@ def test_the_papers_setting_needs_what_its_arithmetic_says(
         (["train.regularizer.on=[mixed]"], 158_721, 2, 79_361),
         (["train.self_training.start=10000"], 158_721, 4, 44_681),  # 10,000 steps with two tiles
         (["train.self_training.start=100000"], 158_721, 4, 79_361),
-        (["train.crop_px=768"], 158_721, 16, 9_921),  # four tiles a crop
+        (["train.crop_px=768", "prepare.pad_to_px=768"], 158_721, 16, 9_921),  # four tiles a crop
         (["train.regularizer.levels=[stride8, stride8, null, stride16]", "train.crop_align_px=16",
           "embed.levels=[stride8, stride16]"], 211_628, 8, 26_454),
     ],

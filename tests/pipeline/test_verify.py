@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from store.files import LocalFiles
-from tests.pipeline.workplace import change_params, demand, shard, ssr, stored, the_store
+from tests.pipeline.workplace import demand, shard, ssr, stored, the_store
 
 
 def flip_a_bit(path: Path) -> None:
@@ -158,7 +158,6 @@ def test_repair_leaves_alone_what_cannot_be_read_and_says_so(
 
 
 def test_repair_touches_nothing_where_an_image_of_the_shard_is_gone(photos: Path) -> None:
-    change_params(photos, {"embed.on_bad_image": "skip"})
     flip_a_bit(shard("source", 0))
     before = stored(photos)
     gone = photos / "photos" / "day" / "images" / "00001.png"

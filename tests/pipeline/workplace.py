@@ -30,6 +30,7 @@ SMALLEST: Mapping[str, Any] = {
     **{f"prepare.{domain}.width_px": WIDTH_PX for domain in ("source", "target")},
     **{f"prepare.{domain}.train": 6 for domain in ("source", "target")},
     **{f"prepare.{domain}.val": 2 for domain in ("source", "target")},
+    "prepare.pad_to_px": 64,
     "store.shard_images": 4,
     "embed.splits": ["train"],
     "embed.teacher.weights": "random",

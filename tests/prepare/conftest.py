@@ -23,12 +23,16 @@ def prepare(tmp_path: Path) -> Prepare:
     """Run the stage on `source` and `target`, given as in params.yaml."""
 
     def call(
-        source: dict[str, Any], target: dict[str, Any] | None = None, **changed: object
+        source: dict[str, Any],
+        target: dict[str, Any] | None = None,
+        *,
+        pad_to_px: int = 32,
+        on_bad_image: str = "fail",
+        **changed: object,
     ) -> PrepareResult:
-        config = PrepareConfig.model_validate({"source": source, "target": target})
+        keys = {"pad_to_px": pad_to_px, "on_bad_image": on_bad_image}
+        config = PrepareConfig.model_validate({"source": source, "target": target, **keys})
         arguments: dict[str, Any] = {
-            "at_least_px": 32,
-            "skip_bad": False,
             "out": tmp_path / "out" / "manifest.parquet",
             "cache": tmp_path / "out" / "scan.cache",
             "progress": lambda done, total, what: None,

@@ -16,7 +16,9 @@ def published(kind: str, **keys: object) -> dict[str, Any]:
 
 
 def validate(source: dict[str, Any], target: dict[str, Any] | None = None) -> PrepareConfig:
-    return PrepareConfig.model_validate({"source": source, "target": target})
+    return PrepareConfig.model_validate(
+        {"source": source, "target": target, "pad_to_px": 32, "on_bad_image": "fail"}
+    )
 
 
 def test_domains_and_roots_follow_the_target() -> None:

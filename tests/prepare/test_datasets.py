@@ -15,18 +15,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter
 
-from examples.drawn import world
 from stages.prepare.datasets import SourceConfig
 from stages.prepare.datasets.camvid import CAMVID_11
+from stages.prepare.datasets.dataset import Item, Listing
 from stages.prepare.datasets.drawn import DRAWN
-from stages.prepare.datasets.listing import Item, Listing
 from stages.prepare.datasets.mapillary import MAPILLARY_IDS, NAMES
-from stages.prepare.labels import CITYSCAPES_19, IGNORE
-from stages.prepare.pixels import read_image, read_label
-from stages.prepare.train_ids import StoredLabel, to_train_ids
+from stages.prepare.labels import CITYSCAPES_19, IGNORE, StoredLabel, to_train_ids
+from stages.prepare.pixels import read_label
 from store.errors import ConfigError, DataError
 from tests.prepare.conftest import (
-    Prepare,
     cityscapes_config,
     drawn_config,
     folder_config,
@@ -98,13 +95,6 @@ def test_cityscapes_reads_train_ids_where_there_are_no_label_ids(cityscapes: Pat
     assert str(listing.items[0].label).endswith("_gtFine_labelTrainIds.png")
     assert listing.labels.ids[13] == 13
     assert 26 not in listing.labels.ids
-
-
-def test_cityscapes_without_frames_says_what_to_unpack(cityscapes: Path) -> None:
-    for frame in (cityscapes / "leftImg8bit" / "val").rglob("*.png"):
-        frame.unlink()
-    with pytest.raises(DataError, match=r"val: holds no .* unpack leftImg8bit_trainvaltest"):
-        scan(cityscapes_config(cityscapes))
 
 
 def test_camvid_is_listed_as_it_lies_there(camvid: Path) -> None:
@@ -221,12 +211,6 @@ def test_the_last_images_are_held_out(own_data: Path) -> None:
     assert [item.split for item in scan(config).items] == ["train", "train", "val"]
 
 
-def test_own_data_may_be_linked(own_data: Path, tmp_path: Path) -> None:
-    (own_data / "train" / "images" / "a").rename(tmp_path / "elsewhere")
-    (own_data / "train" / "images" / "a").symlink_to(tmp_path / "elsewhere")
-    assert len(scan(folder_config(own_data)).items) == 4
-
-
 def test_own_labels_may_be_colours(own_data: Path) -> None:
     colours = StoredLabel(np.array([[[128, 64, 128], [70, 70, 70], [0, 0, 0]]], np.uint8))
     assert to_train_ids(colours, scan(folder_config(own_data)).labels).tolist() == [[0, 1, 255]]
@@ -269,39 +253,6 @@ def test_without_what_draws_a_line_says_where_it_is(
     monkeypatch.setitem(sys.modules, "examples.drawn", None)
     with pytest.raises(ConfigError, match=r"no package examples\.drawn.* from a checkout"):
         scan(drawn_config(tmp_path))
-
-
-def test_a_drawn_image_is_the_scene_of_its_seed_and_place(tmp_path: Path) -> None:
-    items = scan(drawn_config(tmp_path)).items
-    image, label = world.draw(seed=1, index=2, style="day", size_px=(64, 96))
-    assert np.array_equal(read_image(tmp_path / items[2].image), image)
-    assert np.array_equal(read_label(tmp_path / str(items[2].label)).values, label)
-    contents = {(tmp_path / item.image).read_bytes() for item in items}
-    assert len(contents) == 5  # no scene of val is one of train
-
-
-def test_a_style_has_a_folder_for_each_strength(tmp_path: Path) -> None:
-    whole = scan(drawn_config(tmp_path, style="dusk")).items[0]
-    half = scan(drawn_config(tmp_path, style="dusk", strength=0.5)).items[0]
-    assert whole.image.startswith("dusk-seed1-96x64/")
-    assert half.image.startswith("dusk0.5-seed1-96x64/")
-    images = [np.array(Image.open(tmp_path / item.image)) for item in (whole, half)]
-    assert images[0].mean() < images[1].mean() - 10
-    expected, _ = world.draw(seed=1, index=0, style="dusk", size_px=(64, 96), strength=0.5)
-    np.testing.assert_array_equal(images[1], expected)
-
-
-def test_only_missing_drawn_files_are_drawn(tmp_path: Path) -> None:
-    items = scan(drawn_config(tmp_path)).items
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
-    lost, kept = tmp_path / items[0].image, tmp_path / items[1].image
-    lost.unlink()
-    stamp = kept.stat().st_mtime_ns
-    assert scan(drawn_config(tmp_path, train=4)).items[:3] == items[:3]
-    assert kept.stat().st_mtime_ns == stamp
-    after = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
-    assert len(after) == 12
-    assert {path: after[path] for path in before} == before
 
 
 def test_the_drawn_world_follows_its_parameters_and_its_code(tmp_path: Path) -> None:
@@ -428,16 +379,6 @@ def test_synthia_takes_converted_labels_where_there_are_no_others(
     assert np.array_equal(train_ids(listing, synthia, listing.items[1]), ids(0, 3, IGNORE))
 
 
-def test_synthia_to_cityscapes_is_one_manifest(
-    prepare: Prepare, synthia: Path, cityscapes: Path
-) -> None:
-    manifest = prepare(config("synthia", synthia), cityscapes_config(cityscapes)).manifest
-    assert len(manifest.classes) == 19
-    pixels = manifest.records[0].class_pixels
-    assert pixels is not None
-    assert {k: n for k, n in enumerate(pixels) if n} == {0: 200, 3: 200}
-
-
 def test_acdc_takes_the_conditions_that_are_named(acdc: Path) -> None:
     everything = scan(config("acdc", acdc, conditions=["fog", "night", "rain", "snow"]))
     assert [item.split for item in everything.items] == ["train"] * 4 + ["val"] * 4
@@ -459,15 +400,6 @@ def test_dark_zurich_trains_without_labels(dark_zurich: Path) -> None:
     assert val.label == "gt/val/night/GOPR0356/GOPR0356_frame_000321_gt_labelIds.png"
     every = scan(config("dark_zurich", dark_zurich, train_times=["day", "twilight", "night"]))
     assert [item.split for item in every.items] == ["train"] * 3 + ["val"]
-
-
-def test_dark_zurich_is_a_target(prepare: Prepare, cityscapes: Path, dark_zurich: Path) -> None:
-    target = config("dark_zurich", dark_zurich, train_times=["night"])
-    splits = prepare(cityscapes_config(cityscapes), target).splits
-    assert [(s.split, s.images, s.labelled) for s in splits if s.domain == "target"] == [
-        ("train", 1, 0),
-        ("val", 1, 1),
-    ]
 
 
 @pytest.mark.parametrize("kept", ["labelIds", "labelTrainIds"])
@@ -512,13 +444,6 @@ def test_mapillary_ids_are_those_of_the_evaluations(shared: Path) -> None:
     official = json.loads((shared / "spec" / "tables" / "mapillary_v12_to_19.json").read_text())
     assert list(NAMES) == official["names"]
     assert [MAPILLARY_IDS.ids[stored] for stored in range(66)] == official["train_id"]
-
-
-def test_colours_are_no_ids_of_mapillary(prepare: Prepare, mapillary: Path) -> None:
-    label = next((mapillary / "training" / "labels").glob("*.png"))
-    save(label, photo(1))
-    with pytest.raises(DataError, match=r"RGB colours, but this dataset stores class ids"):
-        prepare(config("mapillary", mapillary))
 
 
 @pytest.mark.parametrize(

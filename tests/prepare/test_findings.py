@@ -10,14 +10,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from stages.prepare.findings import findings
 from stages.prepare.manifest import Manifest
 from stages.prepare.pixels import read_label, read_train_ids
 from stages.prepare.scan import rims
+from stages.prepare.stage import findings
 from tests.prepare.conftest import (
     Prepare,
     cityscapes_config,
-    drawn_config,
     folder_config,
     gta5_config,
     ids,
@@ -63,17 +62,6 @@ def test_images_of_two_splits_are_counted_and_the_first_is_named(
         "source train and source val share 2 images, byte for byte; the first is "
         "train/images/a/1.jpg, there val/images/v.jpg"
     )
-
-
-def test_images_of_two_domains_are_found_too(prepare: Prepare, own_data: Path) -> None:
-    target = folder_config(own_data, train_labels=None, val_images=None, val_labels=None)
-    found = prepare(folder_config(own_data), target).findings
-    shared = [finding.partition(" images")[0] for finding in found]
-    assert shared == [
-        "source train and source val share 1",
-        "source train and target train share 3",
-        "source val and target train share 1",
-    ]
 
 
 def test_thumbnails_are_counted(prepare: Prepare, own_data: Path) -> None:
@@ -204,12 +192,3 @@ def test_classes_that_show_mostly_as_rims_are_named(prepare: Prepare, own_data: 
     assert finding.startswith("source train: 3 of 3 labels look resampled or lossily compressed: ")
     assert "which is most of what they show of c7:" in finding
     assert finding.endswith("; the first is train/labels/a/1.png")
-
-
-def test_the_drawn_world_shows_no_image_twice(prepare: Prepare, tmp_path: Path) -> None:
-    found = prepare(
-        drawn_config(tmp_path / "day"),
-        drawn_config(tmp_path / "dusk", style="dusk", seed=2),
-        at_least_px=64,
-    ).findings
-    assert not [finding for finding in found if "share" in finding]

@@ -5,17 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.prepare.datasets import CLASS_TABLES
 from stages.prepare.labels import (
     CITYSCAPES_19,
     CITYSCAPES_IDS,
     IGNORE,
-    ClassTable,
     Color,
     LabelTable,
+    StoredLabel,
+    to_train_ids,
     train_id_table,
 )
-from stages.prepare.train_ids import StoredLabel, class_pixels, to_train_ids
 from store.errors import DataError
 
 # Cityscapes' colours in train id order, as published.
@@ -57,11 +56,6 @@ def test_colours_are_the_published_ones() -> None:
     assert to_train_ids(StoredLabel(np.zeros((1, 1, 3), np.uint8)), CITYSCAPES_IDS).tolist() == [
         [IGNORE]
     ]
-
-
-@pytest.mark.parametrize("table", CLASS_TABLES.values(), ids=CLASS_TABLES)
-def test_names_and_colours_of_a_class_table_are_distinct(table: ClassTable) -> None:
-    assert len(table) == len(set(table.names)) == len(set(table.palette)) == len(table.palette)
 
 
 def test_unknown_ids_and_colours_are_listed() -> None:
@@ -150,32 +144,7 @@ def test_a_palette_at_odds_with_the_ids_is_refused(palette: dict[int, Color], me
         to_train_ids(paletted(palette), LabelTable(IDS, COLORS))
 
 
-def test_colours_of_a_palette_that_nobody_knows_are_listed() -> None:
-    with pytest.raises(DataError, match=r"label colours \(255, 0, 99\) are not in the class table"):
-        to_train_ids(paletted({0: PINK, 1: SKY}), LabelTable({}, COLORS))
-
-
 def paletted(colors: dict[int, Color]) -> StoredLabel:
     palette = np.zeros((256, 3), np.uint8)
     palette[[*colors]] = [*colors.values()]
     return StoredLabel(np.array([[*colors]], np.uint8), palette)
-
-
-def test_ids_without_a_table_are_refused() -> None:
-    table = LabelTable({255: IGNORE}, {(1, 2, 3): 0})
-    with pytest.raises(DataError, match="holds class ids, but the classes have no ids"):
-        to_train_ids(StoredLabel(np.full((2, 2), 255, np.uint8)), table)
-
-
-def test_colours_without_a_table_are_refused() -> None:
-    with pytest.raises(DataError, match="stores class ids"):
-        to_train_ids(StoredLabel(np.zeros((2, 2, 3), np.uint8)), LabelTable({0: 0}))
-
-
-def test_ignored_pixels_are_not_counted() -> None:
-    assert class_pixels(np.array([[0, 2, 2], [IGNORE, 2, 0]], np.uint8), 4) == (2, 0, 3, 0)
-
-
-def test_a_table_survives_json() -> None:
-    stored = json.loads(json.dumps(CITYSCAPES_IDS.to_json()))
-    assert LabelTable.from_json(stored) == CITYSCAPES_IDS

@@ -1,4 +1,3 @@
-import json
 import random
 import subprocess
 import sys
@@ -7,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 
 from stages.prepare.labels import CITYSCAPES_IDS, ClassTable, LabelTable
@@ -82,13 +80,6 @@ def test_pandas_reads_a_manifest(tmp_path: Path) -> None:
     assert table.class_pixels[2] is None
 
 
-def test_records_are_selected_by_domain_and_split() -> None:
-    assert MANIFEST.select() == MANIFEST.records
-    assert MANIFEST.select(domain="source") == (LABELLED, VAL)
-    assert MANIFEST.select(split="train") == (LABELLED, UNLABELLED)
-    assert MANIFEST.select(domain="source", split="val") == (VAL,)
-
-
 def test_content_follows_what_features_depend_on_and_nothing_else() -> None:
     same = replace(
         LABELLED,
@@ -106,11 +97,6 @@ def test_content_follows_what_features_depend_on_and_nothing_else() -> None:
         replace(LABELLED, working_size_px=(736, 1280)),
     ):
         assert changed.content != LABELLED.content
-
-
-def test_a_missing_manifest_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"m\.parquet: there is no manifest: run `ssr prepare`"):
-        Manifest.read(tmp_path / "m.parquet")
 
 
 def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path) -> None:
@@ -174,21 +160,3 @@ def test_a_manifest_names_images_inside_their_folder(
 def test_prepare_imports_no_torch() -> None:
     code = "import stages.prepare.stage, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_the_config_is_cheap_to_import() -> None:
-    code = "import stages.prepare.config, sys; sys.exit(bool({'numpy','cv2'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_a_manifest_from_before_datasets_were_noted_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "m.parquet"
-    MANIFEST.write(path)
-    table = pq.read_table(path)
-    tables = json.loads(table.schema.metadata[b"ssr.manifest"])
-    del tables["sources"]
-    metadata = {b"ssr.manifest": json.dumps(tables).encode()}
-    pq.write_table(table.replace_schema_metadata(metadata), path)
-    assert Manifest.read(path) == replace(MANIFEST, sources={})
-    with pytest.raises(DataError, match="run `ssr prepare` again"):
-        Manifest.read(path, with_digest=True)

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from stages.prepare.labels import LabelTable
+from stages.prepare.labels import LabelTable, to_train_ids
 from stages.prepare.pixels import (
     MEAN,
     STD,
@@ -22,14 +22,8 @@ from stages.prepare.pixels import (
     resize_image,
     resize_label,
 )
-from stages.prepare.train_ids import to_train_ids
 from store.errors import DataError
-from tests.prepare.conftest import ids, photo, save, save_paletted
-
-
-def test_an_image_is_read_as_rgb(tmp_path: Path) -> None:
-    save(tmp_path / "x.png", photo(1))
-    assert np.array_equal(read_image(tmp_path / "x.png"), photo(1))
+from tests.prepare.conftest import ids, photo, save
 
 
 def test_an_image_is_turned_upright(tmp_path: Path) -> None:
@@ -37,15 +31,6 @@ def test_an_image_is_turned_upright(tmp_path: Path) -> None:
     exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise
     Image.fromarray(photo(1)).save(tmp_path / "x.png", exif=exif)
     assert np.array_equal(read_image(tmp_path / "x.png"), np.rot90(photo(1), -1))
-
-
-def test_greyscale_and_transparent_images_become_rgb(tmp_path: Path) -> None:
-    grey = photo(1)[..., 0]
-    save(tmp_path / "grey.png", grey)
-    assert np.array_equal(read_image(tmp_path / "grey.png"), grey[..., None].repeat(3, 2))
-    palette = Image.fromarray(photo(1)).quantize(8)
-    palette.save(tmp_path / "palette.png", transparency=bytes(range(8)))
-    assert read_image(tmp_path / "palette.png").shape == (20, 30, 3)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp", ".tif"])
@@ -204,15 +189,6 @@ def test_odd_exif_is_passed_over_without_a_warning(tmp_path: Path) -> None:
         ImageOps.exif_transpose(Image.open(tmp_path / "x.jpg"))
 
 
-def test_a_label_gives_its_stored_values(tmp_path: Path) -> None:
-    save(tmp_path / "grey.png", ids(3, 250))
-    save_paletted(tmp_path / "palette.png", ids(3, 250))
-    save(tmp_path / "colours.png", photo(2))
-    assert np.array_equal(read_label(tmp_path / "grey.png").values, ids(3, 250))
-    assert np.array_equal(read_label(tmp_path / "palette.png").values, ids(3, 250))
-    assert np.array_equal(read_label(tmp_path / "colours.png").values, photo(2))
-
-
 def deep(red: NDArray[np.uint8], path: Path, *, alpha: bool = False) -> None:
     """Save ids as SYNTHIA does: in the red of 16-bit colours, beside instances in the green."""
     colours = np.zeros((*red.shape, 4 if alpha else 3), np.uint16)
@@ -232,14 +208,6 @@ def test_sixteen_bits_that_are_no_ids_are_refused(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "x.png"), np.full((4, 4, 3), 3 * 257, np.uint16))
     with pytest.raises(DataError, match=r"x\.png: holds 771 in the red of 16-bit colours"):
         read_label(tmp_path / "x.png")
-
-
-def test_a_truncated_label_of_sixteen_bits_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "x.png"
-    deep(photo(1, (64, 64))[..., 0], path)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(DataError, match="is damaged or not an image"):
-        read_label(path)
 
 
 def test_resizing_is_opencvs_as_in_the_papers() -> None:
@@ -267,11 +235,6 @@ def test_a_label_window_is_padded_with_ignore() -> None:
     assert (window[:12, :14] == 2).all()
     assert (window[12:] == 255).all()
     assert (window[:, 14:] == 255).all()
-
-
-def test_windows_wholly_in_the_padding_are_padding() -> None:
-    assert not normalised_window(photo(1), 32, 0, 8, 8).any()
-    assert (label_window(ids(1), 0, 32, 8, 8) == 255).all()
 
 
 def test_windows_tile_the_working_image() -> None:

@@ -14,7 +14,6 @@ from store.errors import DataError
 from tests.prepare.conftest import (
     Prepare,
     cityscapes_config,
-    drawn_config,
     folder_config,
     gta5_config,
     ids,
@@ -49,35 +48,12 @@ def test_labels_of_the_target_train_split_stay_out(prepare: Prepare, cityscapes:
     assert [(record.label, record.class_pixels) for record in train] == [(None, None)] * 2
 
 
-def test_a_target_needs_label_files_for_val_only(
-    prepare: Prepare, gta5: Path, cityscapes: Path
-) -> None:
-    for label in (cityscapes / "gtFine" / "train").rglob("*.png"):
-        label.unlink()
-    assert len(prepare(gta5_config(gta5), cityscapes_config(cityscapes)).manifest.records) == 6
-    for label in (cityscapes / "gtFine" / "val").rglob("*_labelIds.png"):
-        label.rename(label.with_name("renamed.png"))
-    with pytest.raises(DataError, match=r"lindau_000000_000019_leftImg8bit\.png: has no label at"):
-        prepare(gta5_config(gta5), cityscapes_config(cityscapes))
-
-
 def test_counts_are_taken_at_raw_resolution_and_sizes_fit(prepare: Prepare, own_data: Path) -> None:
-    result = prepare(folder_config(own_data, fit_px=[15, 10]), at_least_px=40)
+    result = prepare(folder_config(own_data, fit_px=[15, 10]), pad_to_px=64)
     record = result.manifest.records[0]
     assert record.class_pixels == (200, 200)
     assert record.resized_size_px == (10, 15)
     assert record.working_size_px == (64, 64)
-
-
-def test_the_result_tells_what_there_is(prepare: Prepare, own_data: Path) -> None:
-    save(own_data / "train" / "images" / "c.png", photo(9, (10, 40)))
-    save(own_data / "train" / "labels" / "c.png", ids(0, size=(10, 40)))
-    train, val = prepare(folder_config(own_data)).splits
-    assert (train.domain, train.split, train.images, train.labelled) == ("source", "train", 4, 4)
-    assert train.raw_sizes_px == ((20, 30), (10, 40))
-    assert train.working_sizes_px == ((32, 32), (32, 64))
-    assert train.class_shares == (1000 / 1600, 600 / 1600)
-    assert (val.split, val.images) == ("val", 1)
 
 
 def test_a_second_run_changes_nothing(prepare: Prepare, own_data: Path) -> None:
@@ -106,12 +82,6 @@ def test_the_manifest_notes_the_datasets_but_not_where_they_lie(
         "label_suffix": "",
     }
     assert noted == unset | given
-
-
-def test_progress_counts_to_the_total(prepare: Prepare, own_data: Path) -> None:
-    seen: list[tuple[int, int, str]] = []
-    prepare(folder_config(own_data), progress=lambda *told: seen.append(told))
-    assert seen == [(i, 4, "checking source images") for i in (1, 2, 3, 4)]
 
 
 def test_only_changed_images_are_read_again(prepare: Prepare, own_data: Path) -> None:
@@ -236,36 +206,24 @@ def test_labels_that_have_a_suffix_are_told_with_the_key_to_set(
     )
 
 
-def test_files_that_were_good_are_remembered(prepare: Prepare, own_data: Path) -> None:
-    for bad in (IMAGE, "train/labels/b/1.png"):
-        _truncate(own_data / bad)
-    with pytest.raises(DataError, match=r"(?s)images/a/1\.jpg: .*labels/b/1\.png: "):
-        prepare(folder_config(own_data))
-    save(own_data / IMAGE, photo(0))
-    seen: list[int] = []
-    with pytest.raises(DataError, match=r"labels/b/1\.png"):
-        prepare(folder_config(own_data), progress=lambda done, total, what: seen.append(total))
-    assert seen == [2, 2]
-
-
 @pytest.mark.parametrize("bad", [IMAGE, "train/labels/a/1.png"])
 def test_bad_images_are_left_out_and_listed_where_that_is_asked_for(
     prepare: Prepare, own_data: Path, bad: str
 ) -> None:
     sound = prepare(folder_config(own_data)).manifest
     _truncate(own_data / bad)
-    manifest = prepare(folder_config(own_data), skip_bad=True).manifest
+    manifest = prepare(folder_config(own_data), on_bad_image="skip").manifest
     assert [*manifest.skipped] == ["source/train/train/images/a/1"]
     assert bad in manifest.skipped["source/train/train/images/a/1"]
     assert manifest == replace(sound.without(manifest.skipped), skipped=manifest.skipped)
-    assert Manifest.read(prepare(folder_config(own_data), skip_bad=True).path) == manifest
+    assert Manifest.read(prepare(folder_config(own_data), on_bad_image="skip").path) == manifest
 
 
 def test_not_every_image_can_be_left_out(prepare: Prepare, own_data: Path) -> None:
     for path in (own_data / "train" / "images").rglob("*.*"):
         path.write_bytes(b"")
     with pytest.raises(DataError, match=r"prepare\.source has no image to train on that can be"):
-        prepare(folder_config(own_data), skip_bad=True)
+        prepare(folder_config(own_data), on_bad_image="skip")
 
 
 def test_an_excluded_image_is_left_out(prepare: Prepare, own_data: Path) -> None:
@@ -284,7 +242,7 @@ def test_two_images_of_one_name_are_an_error(prepare: Prepare, own_data: Path) -
 
 def test_an_image_in_train_and_val_is_an_error(prepare: Prepare, own_data: Path) -> None:
     config = folder_config(own_data, val_images="train/images", val_labels="train/labels")
-    with pytest.raises(DataError, match=r"\(train\) and .*\(val\) .*and 2 more pairs"):
+    with pytest.raises(DataError, match=r"\(train\) and .*\(val\) have the same name"):
         prepare(config)
 
 
@@ -301,29 +259,6 @@ def test_domains_of_other_classes_are_an_error(
         DataError, match=r"same classes .* class 0 is road in source and lane in target"
     ):
         prepare(gta5_config(gta5), folder_config(own_data))
-
-
-def test_rgb_labels_of_gta5_are_decoded(prepare: Prepare, gta5: Path) -> None:
-    expected = prepare(gta5_config(gta5)).manifest.records[0].class_pixels
-    colours = {7: (128, 64, 128), 26: (0, 0, 142), 34: (20, 20, 20)}
-    stored = np.asarray(Image.open(gta5 / "labels" / "00001.png"))
-    painted = np.array([[colours[int(value)] for value in row] for row in stored], np.uint8)
-    save(gta5 / "labels" / "00001.png", painted)
-    assert prepare(gta5_config(gta5)).manifest.records[0].class_pixels == expected
-
-
-def test_the_drawn_world_needs_no_data(prepare: Prepare, tmp_path: Path) -> None:
-    result = prepare(
-        drawn_config(tmp_path / "day"),
-        drawn_config(tmp_path / "dusk", style="dusk", seed=2),
-        at_least_px=64,
-    )
-    assert [(s.domain, s.split, s.images, s.labelled) for s in result.splits] == [
-        ("source", "train", 3, 3),
-        ("source", "val", 2, 2),
-        ("target", "train", 3, 0),
-        ("target", "val", 2, 2),
-    ]
 
 
 def test_camvid_counts_add_up_to_the_labelled_pixels(prepare: Prepare, camvid: Path) -> None:

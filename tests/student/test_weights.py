@@ -1,5 +1,4 @@
 import hashlib
-import shutil
 import socket
 import threading
 import time
@@ -20,11 +19,14 @@ from transformers import (
     SegformerModel,
 )
 
-from stages.student.heads import DAFormerHead
 from stages.student.mit import BACKBONES, MiT, build_backbone
-from stages.student.names import official_to_ours, ours_to_official
-from stages.student.student import Student, seeded
-from stages.student.weights import is_of_segmenter, load_backbone
+from stages.student.student import DAFormerHead, Student, seeded
+from stages.student.weights import (
+    is_of_segmenter,
+    load_backbone,
+    official_to_ours,
+    ours_to_official,
+)
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from store.errors import CheckpointError
 from tests.official import export_official
@@ -165,14 +167,6 @@ def test_pickles_that_could_run_code_are_refused(
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"state_dict": 4}])
-def test_file_of_something_else_is_refused(tmp_path: Path, content: object) -> None:
-    path = tmp_path / "mit.pth"
-    torch.save(content, path)
-    with pytest.raises(CheckpointError, match="holds no table of tensors"):
-        load_backbone(backbone(2), str(path))
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A Hugging Face folder as `nvidia/mit-b*` are: a classifier with its backbone inside."""
@@ -238,18 +232,6 @@ def test_hugging_face_tensors_that_are_missing_are_not_made_up(folder: Path) -> 
 def test_hugging_face_folder_of_another_architecture_is_refused(folder: Path, mit: MiT) -> None:
     with pytest.raises(CheckpointError, match="checkpoint of another architecture") as error:
         load_backbone(backbone(2, mit), str(folder))
-    one_line(error)
-
-
-def test_damaged_hugging_face_folder_is_refused(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(CheckpointError, match="cannot load") as error:
-        load_backbone(backbone(2), str(folder))
-    one_line(error)
-    shutil.rmtree(folder)
-    with pytest.raises(CheckpointError, match="does not exist") as error:
-        load_backbone(backbone(2), str(folder))
     one_line(error)
 
 
@@ -344,11 +326,6 @@ def _point_at(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
-def backbone_of(seed: int) -> SegformerModel:
-    with seeded(seed):
-        return build_backbone(TINY, drop_path=0.1, norm_eps=1e-6)
-
-
 def publish(models: Path) -> None:
     """Put a model onto the hub as `nvidia/mit-b*` are."""
     config = SegformerConfig(
@@ -358,16 +335,11 @@ def publish(models: Path) -> None:
         SegformerForImageClassification(config).save_pretrained(models / "somebody" / "mit-tiny")
 
 
-def assert_loaded(one: SegformerModel, other: SegformerModel) -> None:
-    for ours, theirs in zip(one.parameters(), other.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
-
-
 def refusal(weights: str) -> str:
     """Load what cannot be loaded; return the line that says so, which comes at once."""
     started = time.monotonic()
     with pytest.raises(CheckpointError) as error:
-        load_backbone(backbone_of(2), weights)
+        load_backbone(backbone(2), weights)
     assert time.monotonic() - started < AT_ONCE_S
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 260
@@ -377,23 +349,23 @@ def refusal(weights: str) -> str:
 @pytest.mark.usefixtures("hub")
 def test_a_model_is_downloaded_and_fills_the_backbone(models: Path) -> None:
     publish(models)
-    ours = backbone_of(2)
+    ours = backbone(2)
     load_backbone(ours, "somebody/mit-tiny")
-    assert_loaded(ours, SegformerModel.from_pretrained(models / "somebody/mit-tiny"))
+    assert_equal(ours, SegformerModel.from_pretrained(models / "somebody/mit-tiny"))
 
 
 def test_a_model_that_was_downloaded_once_needs_no_network(
     hub: ThreadingHTTPServer, models: Path
 ) -> None:
     publish(models)
-    first, second = backbone_of(2), backbone_of(3)
+    first, second = backbone(2), backbone(3)
     load_backbone(first, "somebody/mit-tiny")
     hub.shutdown()
     hub.server_close()
     started = time.monotonic()
     load_backbone(second, "somebody/mit-tiny")
     assert time.monotonic() - started < AT_ONCE_S
-    assert_loaded(first, second)
+    assert_equal(first, second)
 
 
 @pytest.mark.usefixtures("hub")
@@ -407,7 +379,7 @@ def test_a_model_that_the_hub_does_not_have_is_a_wrong_name(models: Path) -> Non
 @pytest.mark.usefixtures("models")
 def test_a_hub_that_does_not_answer_is_told_at_once() -> None:
     said = refusal("nvdia/mit-b5")
-    assert "nvdia/mit-b5 from Hugging Face, which does not answer (ConnectError)" in said
+    assert "nvdia/mit-b5 from Hugging Face (it does not answer: ConnectError)" in said
     assert "id that this machine can reach" in said
 
 

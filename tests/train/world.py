@@ -104,9 +104,14 @@ class World:
         source = {**common, "style": "day", "seed": 1, **sizes["source"]}
         dusk = {**common, "style": "dusk", "seed": 2, **sizes["target"]}
         prepare.run(
-            PrepareConfig.model_validate({"source": source, "target": dusk if target else None}),
-            at_least_px=64,
-            skip_bad=False,
+            PrepareConfig.model_validate(
+                {
+                    "source": source,
+                    "target": dusk if target else None,
+                    "pad_to_px": 64,
+                    "on_bad_image": "fail",
+                }
+            ),
             out=self.manifest_path,
             cache=self.folder / "scan.parquet",
             progress=silent,

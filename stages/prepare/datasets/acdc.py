@@ -10,8 +10,7 @@ from pydantic import Field
 
 from stages.fields import Split
 from stages.prepare.datasets.cityscapes import label_code
-from stages.prepare.datasets.dataset import FileDataset
-from stages.prepare.datasets.listing import Listing, Progress
+from stages.prepare.datasets.dataset import FileDataset, Listing, Progress
 from stages.prepare.labels import CITYSCAPES_19
 
 

@@ -5,8 +5,7 @@ from typing import ClassVar, Literal, get_args
 from pydantic import Field
 
 from stages.fields import Split
-from stages.prepare.datasets.dataset import FileDataset
-from stages.prepare.datasets.listing import Listing, Progress
+from stages.prepare.datasets.dataset import FileDataset, Listing, Progress
 from stages.prepare.labels import CITYSCAPES_19, train_id_table
 
 

@@ -5,28 +5,23 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from stages.fields import Section, Split
-from stages.prepare.datasets.dataset import FileDataset, PathInRoot
-from stages.prepare.datasets.listing import Listing, Progress
-from stages.prepare.labels import ClassTable, train_id_table
+from stages.prepare.datasets.dataset import FileDataset, Listing, PathInRoot, Progress
+from stages.prepare.labels import named_as_in_cityscapes, train_id_table
 
-CAMVID_11: Final = ClassTable(
-    names=(
-        *("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence"),
-        *("car", "pedestrian", "bicyclist"),
-    ),
-    palette=(
-        (70, 130, 180),
-        (70, 70, 70),
-        (153, 153, 153),
-        (128, 64, 128),
-        (244, 35, 232),
-        (107, 142, 35),
-        (220, 220, 0),
-        (190, 153, 153),
-        (0, 0, 142),
-        (220, 20, 60),
-        (119, 11, 32),
-    ),
+CAMVID_11: Final = named_as_in_cityscapes(
+    {
+        "sky": "sky",
+        "building": "building",
+        "pole": "pole",
+        "road": "road",
+        "pavement": "sidewalk",
+        "tree": "vegetation",
+        "sign": "traffic sign",
+        "fence": "fence",
+        "car": "car",
+        "pedestrian": "person",
+        "bicyclist": "bicycle",
+    }
 )
 """The 11 classes of CamVid in the order of the SegNet version, in Cityscapes' colours."""
 

@@ -6,8 +6,7 @@ from typing import ClassVar, Literal, get_args
 from pydantic import Field
 
 from stages.fields import Split
-from stages.prepare.datasets.dataset import FileDataset
-from stages.prepare.datasets.listing import Listing, Progress
+from stages.prepare.datasets.dataset import FileDataset, Listing, Progress
 from stages.prepare.labels import CITYSCAPES_19, CITYSCAPES_IDS, LabelTable, train_id_table
 
 _LABEL_IDS, _TRAIN_IDS = "labelIds", "labelTrainIds"

@@ -9,8 +9,7 @@ from pydantic import Field
 
 from stages.fields import Domain
 from stages.prepare.datasets.cityscapes import label_code
-from stages.prepare.datasets.dataset import NO_LABELS, FileDataset
-from stages.prepare.datasets.listing import Listing, Progress
+from stages.prepare.datasets.dataset import NO_LABELS, FileDataset, Listing, Progress
 from stages.prepare.labels import CITYSCAPES_19
 
 _IMAGE: Final = "_rgb_anon"

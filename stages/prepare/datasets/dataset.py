@@ -1,14 +1,106 @@
-"""Dataset: the base of every kind's `Config`."""
+"""Dataset: the base of every kind's `Config`, its listing, and the walk through its files."""
 
+import errno
+import os
+import unicodedata
 from abc import abstractmethod
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, Field
 
 from stages.fields import Domain, Name, PathText, Section, SidePx, Split
-from stages.prepare.datasets.listing import Listing, Part, Progress, labelled_like
-from stages.prepare.labels import ClassTable
+from stages.prepare.labels import ClassTable, LabelTable
+from store.errors import DataError
+
+Progress = Callable[[int, int, str], None]
+"""Called with (done, total, what)."""
+
+IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+"""Endings of image files, in lower case."""
+
+LABEL_SUFFIXES: Final = (".png", ".tif", ".tiff", ".bmp", ".ppm", ".webp", ".jpg", ".jpeg")
+"""Endings of label files, the first that there is counts; lossy ones are refused when read."""
+
+# Folders that file servers, archivers and systems leave beside pictures: thumbnails, forks, bins.
+_LEFTOVERS: Final = {
+    *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "__macosx", "#recycle", "#snapshot"),
+    *("$recycle.bin", "system volume information", "lost+found"),
+}
+_MOST: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image of a split; paths are POSIX, relative to the dataset's root.
+
+    Attributes:
+        split: "train" or "val".
+        image: The image file.
+        label: Its label file, or where that belongs if there is none; None where the
+            configuration names no place for labels.
+    """
+
+    split: Split
+    image: str
+    label: str | None
+
+    @property
+    def stem(self) -> str:
+        """The image's path without suffix: what image ids and `exclude` are made of."""
+        return _stem(self.image)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One folder of images, sorted, with its labels, and sentences about it.
+
+    Findings are about files that were passed over and labels without an image, problems about what
+    keeps the folder from being listed, hints about images without a label.
+    """
+
+    items: tuple[Item, ...] = ()
+    findings: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A dataset before any file was opened: its classes, the code of its labels, its images.
+
+    `findings`, `problems` and `hints` are those of its parts.
+    """
+
+    classes: ClassTable
+    labels: LabelTable
+    items: tuple[Item, ...]
+    findings: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, classes: ClassTable, labels: LabelTable, parts: Sequence[Part]) -> "Listing":
+        """Join the folders of a dataset."""
+        return cls(
+            classes,
+            labels,
+            tuple(item for part in parts for item in part.items),
+            tuple(dict.fromkeys(line for part in parts for line in part.findings)),
+            tuple(dict.fromkeys(line for part in parts for line in part.problems)),
+            tuple(dict.fromkeys(line for part in parts for line in part.hints)),
+        )
+
+    def sound(self) -> "Listing":
+        """Return the listing; DataError where folders are missing or hold no images."""
+        if self.problems:
+            raise DataError("\n".join(self.problems))
+        return self
+
 
 NO_LABELS: Final = "the source is what labels come from"
 
@@ -68,7 +160,7 @@ class FileDataset(Dataset):
     """A dataset of files that somebody else made.
 
     Attributes:
-        remedy: What to download, and where it goes.
+        remedy: What to download, and where it goes; {key} is the key that names the folder.
     """
 
     remedy: ClassVar[str]
@@ -78,6 +170,210 @@ class FileDataset(Dataset):
         description="Images to leave out, as paths in root without suffix, e.g. images/15188.",
     )
 
-    def pair(self, split: Split, images: str, labels: str | None, **suffixes: str) -> Part:
-        """List a folder of images with a folder of labels; as `labelled_like`."""
-        return labelled_like(split, self.folder, images, labels, remedy=self.remedy, **suffixes)
+    def pair(
+        self,
+        split: Split,
+        images: str,
+        labels: str | None,
+        *,
+        image_suffix: str = "",
+        label_suffix: str = "",
+        others: Iterable[str | None] = (),
+    ) -> Part:
+        """Pair each image with the label of the same relative path and stem in the labels' folder.
+
+        The stems are compared without their own suffixes, whatever the spelling of accents (NFC or
+        NFD) and of `.png`.
+
+        Args:
+            split: Of the items.
+            images: Folder of the images below the root.
+            labels: The same of the labels; None where there are none.
+            image_suffix: What the stems of images end with; others are passed over.
+            label_suffix: The same of the labels; other files in their folder are not looked at.
+            others: Folders of another split; those below `images` are left out, as is `labels`.
+
+        Raises:
+            DataError: A folder cannot be listed.
+        """
+        root = self.folder
+        remedy = self.remedy.format(key=self.key_of(split, "images"))
+        if not (root / images).is_dir():
+            return Part(problems=(f"{root / images}: there is no such folder: {remedy}",))
+        found, passed = files_under(root, images, IMAGE_SUFFIXES)
+        below = {f for f in (labels, *others) if f is not None and is_within(f, images)}
+        apart = tuple(f"{folder}/" for folder in below - {images, "."})
+        among = label_suffix if labels == images else ""
+        found = [
+            file
+            for file in found
+            if not file.startswith(apart) and not (among and _stem(file).endswith(among))
+        ]
+        chosen = [file for file in found if _stem(file).endswith(image_suffix)]
+        unnamed = [file for file in found if not _stem(file).endswith(image_suffix)]
+        if not chosen:
+            named = f" named *{image_suffix}.*" if image_suffix else ""
+            return Part(problems=(f"{root / images}: holds no images{named}: {remedy}",))
+        findings = [
+            f"{images}: passed over {len(files)} {what}: {first_names(files)}"
+            for files, what in (
+                (
+                    passed,
+                    "entry that is not an image"
+                    if len(passed) == 1
+                    else "entries that are not images",
+                ),
+                (unnamed, f"images that are not named *{image_suffix}.*"),
+            )
+            if files
+        ]
+        if labels is None:
+            return Part(tuple(Item(split, image, None) for image in chosen), tuple(findings))
+        stored = _labels_under(root, labels)
+        keys = [pairing_key(image, images, image_suffix) for image in chosen]
+        prefix, ending = "" if labels == "." else f"{labels}/", _nfc(label_suffix)
+        items = tuple(
+            Item(split, image, stored.get(key + ending, f"{prefix}{key}{label_suffix}.png"))
+            for key, image in zip(keys, chosen, strict=True)
+        )
+        strays = _without_image(set(keys), stored, label_suffix) if labels != images else []
+        if strays:
+            findings.append(
+                f"{labels}: {len(strays)} labels without an image in {images}: "
+                f"{first_names(strays)}; is the dataset complete?"
+            )
+        missing = [key for key in keys if key + ending not in stored]
+        proposed = suffix_between(missing, stored)
+        hint = f"label names in {labels} end with {proposed}: set label_suffix: {proposed}"
+        return Part(items, tuple(findings), hints=(hint,) if proposed else ())
+
+
+def files_under(root: Path, folder: str, suffixes: Collection[str]) -> tuple[list[str], list[str]]:
+    """Walk through a folder and its subfolders.
+
+    Hidden files, thumbnails of file servers and whatever else is not named like one of the wanted
+    files (`suffixes` in lower case), or is not a regular file, is passed over; nothing is opened.
+
+    Returns:
+        The files, sorted, and what was passed over, folders with `/` at their end; paths are
+        relative to the root.
+
+    Raises:
+        DataError: A folder cannot be listed.
+    """
+    found: list[str] = []
+    passed: list[str] = []
+    start = PurePosixPath(folder).as_posix()
+    for name, is_wanted in _walk(root, "" if start == "." else f"{start}/", tuple(suffixes)):
+        (found if is_wanted else passed).append(name)
+    return sorted(found), sorted(passed)
+
+
+def suffix_between(keys: Iterable[str], stems: Collection[str]) -> str | None:
+    """Return what most often follows an image's key in the stems of labels; None without a match.
+
+    Of several that are as frequent, class ids are preferred to colours and instances.
+    """
+    ordered = sorted(stems)
+    endings: Counter[str] = Counter()
+    for key in keys:
+        place = bisect_left(ordered, key)
+        while place < len(ordered) and ordered[place].startswith(key):
+            ending = ordered[place].removeprefix(key)
+            place += 1
+            if ending and not ending[0].isalnum() and "/" not in ending:
+                endings[ending] += 1
+
+    def rank(ending: str) -> tuple[int, bool, bool, int, str]:
+        low = ending.lower()
+        no_class = any(word in low for word in ("instance", "color", "colour", "depth", "panoptic"))
+        return -endings[ending], no_class, "labelids" not in low, len(low), low
+
+    return min(endings, key=rank, default=None)
+
+
+def first_names(files: Sequence[str]) -> str:
+    """Write the names of the first files of a list, without their folders."""
+    names = [
+        PurePosixPath(file).name + ("/" if file.endswith("/") else "") for file in files[:_MOST]
+    ]
+    more = ", ..." if len(files) > _MOST else ""
+    return ", ".join(name if name.isprintable() else ascii(name)[1:-1] for name in names) + more
+
+
+def is_within(folder: str, other: str) -> bool:
+    """Tell whether a folder is another one or lies below it."""
+    return other == "." or folder == other or folder.startswith(f"{other}/")
+
+
+def _walk(root: Path, folder: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, bool]]:
+    """Yield paths in a folder that ends with `/`, and whether they are wanted."""
+    # Plain strings: for tens of thousands of files, path objects are what would take the time.
+    try:
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                name = folder + entry.name
+                hidden = entry.name.startswith(".")
+                try:
+                    is_folder = entry.is_dir()
+                except OSError as error:
+                    if error.errno != errno.ELOOP:  # a link that leads to itself
+                        raise
+                    yield name, False
+                    continue
+                if is_folder:
+                    if hidden or entry.name.lower() in _LEFTOVERS or _is_loop(root / name):
+                        yield f"{name}/", False
+                    else:
+                        yield from _walk(root, f"{name}/", suffixes)
+                else:
+                    named = entry.name.lower().endswith(suffixes) and not hidden
+                    yield name, named and entry.is_file()
+    except OSError as error:
+        raise DataError(
+            f"{error.filename}: cannot be listed ({error.strerror}): correct its permissions"
+        ) from error
+
+
+def _is_loop(folder: Path) -> bool:
+    """Tell a link to a folder that it lies in."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+
+
+def _labels_under(root: Path, folder: str) -> dict[str, str]:
+    """Map the stems of all files named like labels, below their folder, to their paths."""
+    if not (root / folder).is_dir():
+        return {}
+    files, _ = files_under(root, folder, LABEL_SUFFIXES)
+    rank = {suffix: place for place, suffix in enumerate(LABEL_SUFFIXES)}
+    files.sort(key=lambda file: rank[PurePosixPath(file).suffix.lower()], reverse=True)
+    return {pairing_key(file, folder, ""): file for file in files}
+
+
+def _without_image(keys: Set[str], stored: Mapping[str, str], suffix: str) -> list[str]:
+    """List labels whose image is missing; other code's copies, `<image>_else.png`, are none."""
+    ending = _nfc(suffix)
+    return sorted(
+        file
+        for stem, file in stored.items()
+        if stem.endswith(ending) and keys.isdisjoint((stem.removesuffix(ending), *_shortened(stem)))
+    )
+
+
+def _shortened(stem: str) -> Iterator[str]:
+    while stem := stem.rpartition("_")[0]:
+        yield stem
+
+
+def _stem(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def pairing_key(path: str, folder: str, suffix: str) -> str:
+    """Return what pairs an image and its label: the path below their folders, in NFC."""
+    below = path if folder == "." else path.removeprefix(f"{folder}/")
+    return _nfc(_stem(below).removesuffix(suffix))
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)

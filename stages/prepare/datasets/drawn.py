@@ -5,29 +5,24 @@ from typing import ClassVar, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from stages.fields import Seed
-from stages.prepare.datasets.dataset import Dataset
-from stages.prepare.datasets.listing import Listing, Progress
-from stages.prepare.labels import ClassTable, train_id_table
+from stages.prepare.datasets.dataset import Dataset, Listing, Progress
+from stages.prepare.labels import named_as_in_cityscapes, train_id_table
 from store.errors import ConfigError
 
-DRAWN: Final = ClassTable(
-    names=(
-        *("sky", "road", "pavement", "building", "tree", "pole", "sign", "fence"),
-        *("car", "person", "bicycle"),
-    ),
-    palette=(
-        (70, 130, 180),
-        (128, 64, 128),
-        (244, 35, 232),
-        (70, 70, 70),
-        (107, 142, 35),
-        (153, 153, 153),
-        (220, 220, 0),
-        (190, 153, 153),
-        (0, 0, 142),
-        (220, 20, 60),
-        (119, 11, 32),
-    ),
+DRAWN: Final = named_as_in_cityscapes(
+    {
+        "sky": "sky",
+        "road": "road",
+        "pavement": "sidewalk",
+        "building": "building",
+        "tree": "vegetation",
+        "pole": "pole",
+        "sign": "traffic sign",
+        "fence": "fence",
+        "car": "car",
+        "person": "person",
+        "bicycle": "bicycle",
+    }
 )
 """The 11 classes of the drawn world, in Cityscapes' colours."""
 

@@ -7,8 +7,14 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from stages.fields import RGB, Byte, Domain, Name, Section, Split
-from stages.prepare.datasets.dataset import NO_LABELS, FileDataset, PathInRoot
-from stages.prepare.datasets.listing import Listing, Part, Progress, labelled_like
+from stages.prepare.datasets.dataset import (
+    NO_LABELS,
+    FileDataset,
+    Listing,
+    Part,
+    PathInRoot,
+    Progress,
+)
 from stages.prepare.labels import IGNORE, ClassTable, LabelTable
 
 
@@ -26,6 +32,7 @@ class Config(FileDataset):
     """Any folders of images and label PNGs; a label has its image's path and name, or nearly."""
 
     terms: ClassVar = "a dataset of the trainer's own, whose terms apply"
+    remedy: ClassVar = "put the data there or correct the path {key}"
 
     kind: Literal["folder"] = Field(description="Which dataset this is.")
     train_images: PathInRoot | None = Field(
@@ -89,15 +96,13 @@ class Config(FileDataset):
             "val": (self.val_images, self.val_labels),
         }
         parts = [
-            labelled_like(
+            self.pair(
                 split,
-                self.folder,
                 images,
                 labels,
                 image_suffix=self.image_suffix,
                 label_suffix=self.label_suffix,
                 others=[folder for both in folders.values() for folder in both],
-                remedy=f"put the data there or correct the path {split}_images",
             )
             for split, (images, labels) in folders.items()
             if images is not None

@@ -10,8 +10,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from stages.prepare.datasets.dataset import FileDataset, PathInRoot
-from stages.prepare.datasets.listing import Item, Listing, Progress
+from stages.prepare.datasets.dataset import FileDataset, Item, Listing, PathInRoot, Progress
 from stages.prepare.labels import CITYSCAPES_19, CITYSCAPES_IDS
 from store.errors import DataError
 

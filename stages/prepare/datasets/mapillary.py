@@ -9,8 +9,7 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from stages.fields import Split
-from stages.prepare.datasets.dataset import FileDataset
-from stages.prepare.datasets.listing import Listing, Progress
+from stages.prepare.datasets.dataset import FileDataset, Listing, Progress
 from stages.prepare.labels import CITYSCAPES_19, IGNORE, LabelTable
 
 _FOLDERS: Final[tuple[tuple[Split, str], ...]] = (("train", "training"), ("val", "validation"))
@@ -31,44 +30,25 @@ NAMES: Final = (
 )
 """The 66 classes of v1.2."""
 
-# Which of them is which of Cityscapes' 19; what is not named is ignored. There is no official
-# mapping: this is that of Rein's evaluation (arXiv 2312.04265) of domain generalisation.
+# Which of them is which of Cityscapes' 19, beside those of the same name; others are ignored. There
+# is no official mapping: this is that of Rein's evaluation (arXiv 2312.04265) of domain
+# generalisation.
 _CLASSES: Final = {
-    "road": (
-        "Bike Lane",
-        "Crosswalk - Plain",
-        "Parking",
-        "Road",
-        "Service Lane",
-        "Lane Marking - Crosswalk",
-        "Lane Marking - General",
-    ),
-    "sidewalk": ("Curb", "Curb Cut", "Pedestrian Area", "Sidewalk"),
-    "building": ("Building",),
-    "wall": ("Wall",),
-    "fence": ("Fence",),
-    "pole": ("Street Light", "Pole", "Utility Pole"),
-    "traffic light": ("Traffic Light",),
-    "traffic sign": ("Traffic Sign Frame", "Traffic Sign (Back)", "Traffic Sign (Front)"),
-    "vegetation": ("Vegetation",),
-    "terrain": ("Terrain",),
-    "sky": ("Sky",),
-    "person": ("Person",),
-    "rider": ("Bicyclist", "Motorcyclist", "Other Rider"),
-    "car": ("Car",),
-    "truck": ("Truck",),
-    "bus": ("Bus",),
-    "train": ("On Rails",),
-    "motorcycle": ("Motorcycle",),
-    "bicycle": ("Bicycle",),
+    **dict.fromkeys(("Bike Lane", "Crosswalk - Plain", "Parking", "Service Lane"), "road"),
+    **dict.fromkeys(("Lane Marking - Crosswalk", "Lane Marking - General"), "road"),
+    **dict.fromkeys(("Curb", "Curb Cut", "Pedestrian Area"), "sidewalk"),
+    **dict.fromkeys(("Street Light", "Utility Pole"), "pole"),
+    **dict.fromkeys(("Traffic Sign Frame", "Traffic Sign (Back)"), "traffic sign"),
+    "Traffic Sign (Front)": "traffic sign",
+    **dict.fromkeys(("Bicyclist", "Motorcyclist", "Other Rider"), "rider"),
+    "On Rails": "train",
 }
 
 MAPILLARY_IDS: Final = LabelTable(
-    dict.fromkeys(range(len(NAMES)), IGNORE)
-    | {
-        NAMES.index(own): CITYSCAPES_19.names.index(name)
-        for name, owns in _CLASSES.items()
-        for own in owns
+    {
+        stored: CITYSCAPES_19.names.index(name) if name in CITYSCAPES_19.names else IGNORE
+        for stored, own in enumerate(NAMES)
+        for name in [_CLASSES.get(own, own.lower())]
     }
 )
 """Ids of v1.2 to the 19 classes of Cityscapes."""

@@ -7,46 +7,26 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
-from stages.prepare.datasets.dataset import FileDataset
-from stages.prepare.datasets.listing import Listing, Progress, files_under
+from stages.prepare.datasets.dataset import FileDataset, Listing, Progress, files_under
 from stages.prepare.labels import CITYSCAPES_19, IGNORE, LabelTable, train_id_table
 
 _LABELS: Final = "GT/LABELS"
 _TRAIN_IDS: Final = "_labelTrainIds"
 
-# Classes in the order of their ids, from the README of the dataset, and what DAFormer's conversion
-# makes of them. Terrain, truck and train have an id, but no image shows them. Lane markings have no
-# class there, though other code calls them road.
-_CLASSES: Final = (
-    ("void", None),
-    ("sky", "sky"),
-    ("building", "building"),
-    ("road", "road"),
-    ("sidewalk", "sidewalk"),
-    ("fence", "fence"),
-    ("vegetation", "vegetation"),
-    ("pole", "pole"),
-    ("car", "car"),
-    ("traffic sign", "traffic sign"),
-    ("pedestrian", "person"),
-    ("bicycle", "bicycle"),
-    ("motorcycle", "motorcycle"),
-    ("parking slot", None),
-    ("road work", None),
-    ("traffic light", "traffic light"),
-    ("terrain", "terrain"),
-    ("rider", "rider"),
-    ("truck", "truck"),
-    ("bus", "bus"),
-    ("train", "train"),
-    ("wall", "wall"),
-    ("lane marking", None),
+# Classes in the order of their ids, from the README of the dataset; those of other names than in
+# Cityscapes have no class, as in DAFormer's conversion. Terrain, truck and
+# train have an id, but no image shows them. Lane markings have no class there, though other code
+# calls them road.
+_NAMES: Final = (  # the README says pedestrian for person
+    *("void", "sky", "building", "road", "sidewalk", "fence", "vegetation", "pole", "car"),
+    *("traffic sign", "person", "bicycle", "motorcycle", "parking slot", "road work"),
+    *("traffic light", "terrain", "rider", "truck", "bus", "train", "wall", "lane marking"),
 )
 
 SYNTHIA_IDS: Final = LabelTable(
     {
-        stored: IGNORE if name is None else CITYSCAPES_19.names.index(name)
-        for stored, (_, name) in enumerate(_CLASSES)
+        stored: CITYSCAPES_19.names.index(name) if name in CITYSCAPES_19.names else IGNORE
+        for stored, name in enumerate(_NAMES)
     }
 )
 """SYNTHIA's ids to the 19 classes of Cityscapes."""
