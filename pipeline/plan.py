@@ -197,7 +197,7 @@ def print_plan(
         + (": NOT ENOUGH, unless much of it is there already" if full else "")
     )
     encoder = memory_bytes(teacher.architecture, params.embed.batch_tiles)
-    train = train_memory(params.train, num_classes=classes, teacher_channels=teacher.size.channels)
+    train = train_memory(params.train, num_classes=classes, levels=params.teacher_levels)
     console.print(
         f"memory: embed about {size(encoder)} for the encoder and {size(plan.shard_bytes)} for "
         f"a shard; train roughly {size(train.total)}, {size(train.activations)} of it activations"
