@@ -123,6 +123,7 @@ OTHER_LEVELS = {"shallow": Level(4, 40), "deep_3": Level(16, 6), "cls": Level(32
 def test_levels_have_any_name_stride_and_width(
     kind: dict[str, Any], world: World, tmp_path: Path
 ) -> None:
+    world = world.copy(tmp_path / "world")
     world.embed(offered=OTHER_LEVELS, levels=tuple(OTHER_LEVELS))
     levels = ["shallow", "deep_3", "cls", "shallow"]
     regularizer = {**kind, "levels": levels}
