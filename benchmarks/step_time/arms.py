@@ -26,8 +26,8 @@ from stages.student.student import build_student, seeded
 from stages.train.config import TrainConfig
 from stages.train.crops import Batch, batches
 from stages.train.models import ImageNetReference, Models, without_noise
-from stages.train.optimizer import build_optimizer
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
+from stages.train.state import build_optimizer
 from stages.train.step import Draws, Mixed, draw_step, mix_stored, train_step
 
 Encode = Callable[[Tensor], Tensor]

@@ -9,8 +9,8 @@ from stages.student.mit import MiT, build_backbone
 from stages.student.names import official_to_ours
 from stages.student.student import Student
 from stages.train.config import OptimizerConfig
-from stages.train.optimizer import build_optimizer
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
+from stages.train.state import build_optimizer
 from tests.parity.cases import Reference
 
 NEVER_OURS = ("ema_model.", "imnet_model.", "predictor.")

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from stages.student.student import Student
-from stages.train.checkpoint import FORMAT, TrainingState
+from stages.train.state import FORMAT, TrainingState
 from store.errors import CheckpointError
 from tests.train.example import train_config
 from tests.train.world import World, assert_same, results, training_state
@@ -202,28 +202,6 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(
     assert "damaged" not in str(caught.value)
 
 
-def test_a_save_that_fails_leaves_the_old_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, old = tmp_path / "checkpoint.pt", updated(1)
-    old.save(path, iteration=7, fingerprint=FINGERPRINT)
-
-    def full_disk(content: object, file: Any) -> None:  # noqa: ANN401
-        file.write(b"half a file")
-        raise OSError("no space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(torch, "save", full_disk)
-        with pytest.raises(OSError, match="no space left"):
-            updated(2).save(path, iteration=8, fingerprint=FINGERPRINT)
-    state = updated(3)
-    assert state.load(path, fingerprint=FINGERPRINT, device=CPU) == 7
-    assert_same(contents(state), contents(old))
-    # what the failed attempt left over is in nobody's way
-    updated(2).save(path, iteration=8, fingerprint=FINGERPRINT)
-    assert state.load(path, fingerprint=FINGERPRINT, device=CPU) == 8
-
-
 @pytest.fixture(scope="module")
 def killed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An undisturbed run, and one for each of `KILLS` that was killed and then run again."""
@@ -320,7 +298,7 @@ def train(world: str, out: Path, workers: int = 0) -> None:
     config = train_config(**SETTINGS, workers=workers)
     inputs = World(Path(world))
     result = inputs.train(config, out, validation=inputs.scripted(steps_of))
-    (out / "resumed").write_text(str(result.fit.resumed_from))
+    (out / "resumed").write_text(str(result.resumed_from))
 
 
 def steps_of(student: Student) -> float:

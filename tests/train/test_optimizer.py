@@ -4,11 +4,9 @@ import pytest
 import torch
 
 from stages.student.config import StudentConfig
-from stages.student.mit import BACKBONES
 from stages.student.student import Student, build_student
 from stages.train.config import OptimizerConfig
-from stages.train.optimizer import build_optimizer, learning_rate
-from stages.train.regularizers.cross_attention import CrossAttentionBranch
+from stages.train.state import build_optimizer, learning_rate
 
 CONFIG = OptimizerConfig(
     lr=6e-5,
@@ -34,43 +32,6 @@ def student(request: pytest.FixtureRequest) -> Student:
         dropout=0.1,
     )
     return build_student(config, num_classes=2, seed=0)
-
-
-def regularizer() -> CrossAttentionBranch:
-    mit = BACKBONES["mit_tiny"]
-    return CrossAttentionBranch(
-        mit.widths, {"stride8": 64}, mit.heads, [None, "stride8", "stride8", "stride8"]
-    )
-
-
-def test_groups_hold_every_parameter_once_and_nothing_else(student: Student) -> None:
-    fusion = regularizer()
-    groups = build_optimizer(student, fusion, CONFIG).param_groups
-    held = [id(parameter) for group in groups for parameter in group["params"]]
-    assert len(held) == len(set(held))
-    assert set(held) == {id(p) for p in [*student.parameters(), *fusion.parameters()]}
-
-
-def test_rates_and_decay_follow_the_part(student: Student) -> None:
-    groups = build_optimizer(student, regularizer(), CONFIG).param_groups
-    found = {group["name"]: (group["lr"], group["weight_decay"]) for group in groups}
-    assert found == {
-        "backbone": (6e-5, 0.01),
-        "backbone norms": (6e-5, 0.0),
-        "head": (6e-5 * 10, 0.01),
-        "regularizer": (6e-5 * 3, 0.01),
-    }
-    assert {group["betas"] for group in groups} == {(0.9, 0.99)}
-    by_name = {group["name"]: group["params"] for group in groups}
-    head = list(student.head.parameters())
-    assert [id(p) for p in by_name["head"]] == [id(p) for p in head]  # batch norms included
-    norms = {
-        id(p)
-        for module in student.backbone.modules()
-        if isinstance(module, torch.nn.LayerNorm)
-        for p in module.parameters()
-    }
-    assert {id(p) for p in by_name["backbone norms"]} == norms
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from torch import Tensor
 from stages.student.mit import BACKBONES
 from stages.student.student import build_student
 from stages.train.monitor import health_row, observed
-from stages.train.optimizer import build_optimizer
 from stages.train.regularizers.aligned_fusion import AlignedBranch, AlignedFusion, StudentDrop
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
+from stages.train.state import build_optimizer
 from stages.train.step import draw_step, train_step
 from tests.train.example import train_config
 from tests.train.test_loop import TWENTY, interrupt
@@ -92,14 +92,6 @@ def test_a_token_changes_the_student_where_it_lies_and_nowhere_else(side: int) -
         middle = (float(found.min()) + float(found.max()) + 1) / 2
         assert abs(middle - (token + 0.5) * scale) <= 0.5 * max(1.0, scale)
         assert len(found) <= max(1, 2 * scale)
-
-
-def test_stages_without_level_pass_unchanged_and_the_others_are_added_to() -> None:
-    guide, maps, teacher = example()
-    enhanced = guide.eval()(maps, teacher)
-    assert torch.equal(enhanced[1], maps[1])
-    laid = guide.fusion["2"](teacher["stride8"], (4, 4))
-    assert torch.equal(enhanced[2], maps[2] + laid)
 
 
 def test_dropped_samples_see_the_teacher_alone_at_every_stage() -> None:
@@ -188,7 +180,7 @@ def test_a_guided_run_resumes_bit_for_bit(world: World, tmp_path: Path) -> None:
     world.run(tmp_path / "straight", **changes)
     with pytest.raises(KeyboardInterrupt):
         world.run(tmp_path / "resumed", interrupt, **changes)
-    assert world.run(tmp_path / "resumed", **changes).fit.resumed_from == 10
+    assert world.run(tmp_path / "resumed", **changes).resumed_from == 10
     straight = results(tmp_path / "straight")
     assert "ema_branch" in straight["checkpoint"]
     assert_same(results(tmp_path / "resumed"), straight)

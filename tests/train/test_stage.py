@@ -111,7 +111,7 @@ def test_an_arm_needs_only_what_it_reads(
         bare.embed(domains=["source"])  # an index without the target
     result = bare.run(tmp_path / "run", iterations=2, **changes)
     assert columns(tmp_path / "run") == expected.split()
-    assert result.fit.resumed_from is None
+    assert result.resumed_from is None
     assert result.teacher_trained is (None if "index.json" in missing else False)
     assert result.notes == ()
 
@@ -128,8 +128,8 @@ def test_levels_have_any_name_stride_and_width(
     levels = ["shallow", "deep_3", "cls", "shallow"]
     regularizer = {**kind, "levels": levels}
     result = world.run(tmp_path / "run", iterations=1, regularizer=regularizer, log_every=1)
-    assert result.fit.last_row["enhanced_mix"] > 0
-    assert all(result.fit.last_health[f"gradient_{stage}"] > 0 for stage in range(4))
+    assert result.curves.rows[-1]["enhanced_mix"] > 0
+    assert all(result.curves.health[-1][f"gradient_{stage}"] > 0 for stage in range(4))
     sample = world.crops(train_config(regularizer=regularizer))[0]
     shapes = {level: maps.shape for level, maps in sample["source_features"].items()}
     assert shapes == {"shallow": (40, 16, 16), "deep_3": (6, 4, 4), "cls": (1024, 2, 2)}
@@ -189,20 +189,6 @@ def test_feature_distance_is_off_for_random_weights_and_says_so(
     assert "feature_distance" not in columns(tmp_path)
 
 
-def test_feature_distance_is_on_for_a_pretrained_backbone(world: World, tmp_path: Path) -> None:
-    weights = official_backbone(tmp_path / "mit_tiny.pth", seed=5)
-    pretrained: dict[str, Any] = {
-        "student": {**STILL, "weights": weights},
-        "feature_distance": FEATURE_DISTANCE,
-        "log_every": 1,
-    }
-    result = world.run(tmp_path / "run", iterations=2, **pretrained)
-    assert result.notes == ()
-    first, second = csv.DictReader((tmp_path / "run/curves.csv").read_text().splitlines())
-    assert float(first["feature_distance"]) == 0  # nothing has moved yet
-    assert float(second["feature_distance"]) > 0
-
-
 def test_features_are_compared_with_imagenet_and_not_with_the_student_to_start_from(
     world: World, tmp_path: Path
 ) -> None:
@@ -216,7 +202,7 @@ def test_features_are_compared_with_imagenet_and_not_with_the_student_to_start_f
         init=str(tmp_path / "other"),
         feature_distance=FEATURE_DISTANCE,
     )
-    assert result.fit.last_row["feature_distance"] > 0.01
+    assert result.curves.rows[-1]["feature_distance"] > 0.01
 
 
 def test_a_start_that_learned_labels_is_noted_and_no_reference(
@@ -353,7 +339,7 @@ def test_only_the_same_run_goes_on_in_its_folder(
     before = files_of(run)
     changed = {**settings, **change(copy)}
     if other is None:
-        assert copy.run(run, **changed).fit.resumed_from == 1
+        assert copy.run(run, **changed).resumed_from == 1
     else:
         with pytest.raises(ConfigError, match=rf"run holds another run \(other {other}\); give"):
             copy.run(run, **changed)

@@ -10,7 +10,7 @@ from stages.evaluate import stage
 from stages.prepare.manifest import Domain, Manifest
 from stages.student.saved import save_student
 from stages.student.student import build_student, load_student
-from stages.train.checkpoint import TrainingState
+from stages.train.state import TrainingState
 from stages.train.validate import Validation, choose_validation, evaluating
 from tests.evaluate.test_stage import CONFIG
 from tests.train.example import train_config
@@ -76,13 +76,6 @@ def test_validation_changes_no_weight(world: World, tmp_path: Path) -> None:
     assert without["curves.csv"] == with_["curves.csv"]
 
 
-def test_zero_never_validates(world: World, tmp_path: Path) -> None:
-    config = train_config(**{**SETTINGS, "validate_every": 0})
-    world.train(config, tmp_path, validation=scripted(world))
-    assert validations(tmp_path) == ["iteration,miou"]
-    assert not (tmp_path / "best").exists()
-
-
 def test_a_resumed_run_remembers_its_best(world: World, tmp_path: Path) -> None:
     def stop(done: int, total: int, what: str) -> None:
         if done == 3:
@@ -123,7 +116,7 @@ def test_the_row_of_a_new_best_is_in_a_checkpoint_at_once(world: World, tmp_path
     with pytest.raises(KeyboardInterrupt):
         world.train(train_config(**every), tmp_path, die, validation=scripted(world, 7))
     result = world.train(train_config(**every), tmp_path, validation=scripted(world, 5))
-    assert result.fit.resumed_from == 3
+    assert result.resumed_from == 3
     assert validations(tmp_path) == ["iteration,miou", "3,7", "5,5"]
 
 
@@ -167,10 +160,6 @@ def test_without_them_the_source_is_measured(world: World) -> None:
     assert validation is not None
     assert validation.on == "1 images of source/val"
     assert not validation.sees_target_labels
-
-
-def test_without_any_there_is_no_validation(world: World) -> None:
-    assert chosen(world, unlabelled(world.manifest, "target", "source")) is None
 
 
 @pytest.mark.parametrize("domain", ["target", "source"])

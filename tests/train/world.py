@@ -20,17 +20,16 @@ from stages.prepare.config import PrepareConfig
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.student.student import Student, build_student, seeded
 from stages.train import stage
-from stages.train.checkpoint import TrainingState
 from stages.train.config import TrainConfig
 from stages.train.crops import TrainingCrops
 from stages.train.loop import Progress
 from stages.train.models import ImageNetReference, Models, without_noise
 from stages.train.monitor import Curves
-from stages.train.optimizer import build_optimizer
 from stages.train.ranks import ALONE, Ranks
 from stages.train.regularizers.branch import Branch
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from stages.train.stage import TrainResult
+from stages.train.state import TrainingState, build_optimizer
 from stages.train.step import STORED, Feed
 from stages.train.validate import Validation
 from stages.train.workspace import Workspace
