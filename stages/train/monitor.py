@@ -7,7 +7,7 @@ reads its teacher at all; the health of the regulariser does.
 import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -147,15 +147,10 @@ def rows_for(names: Iterable[str], folder: Path) -> Callable[[Curves], None]:
 def observed(regularizer: Branch | None) -> Iterator[Seen]:
     """Collect what fusion does in the block; forward passes outside of it cost nothing."""
     seen: Seen = {}
-    if regularizer is None:
+    with ExitStack() as stack:
+        for hook in regularizer.observe(seen) if regularizer is not None else ():
+            stack.enter_context(hook)
         yield seen
-        return
-    hooks = regularizer.observe(seen)
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def health_row(seen: Seen, models: Models) -> dict[str, float]:
