@@ -40,7 +40,7 @@ def test_the_student_is_measured_in_turn_and_at_the_end(world: World, tmp_path: 
         validation=scripted(world, 1.5, 3, 2),
     )
     assert validations(tmp_path) == ["iteration,miou", "2,1.5", "4,3", "5,2"]
-    assert "mIoU 3 " in said[3]
+    assert "mIoU 3" in said[3]
 
 
 def test_the_best_student_is_kept_beside_the_last(world: World, tmp_path: Path) -> None:
