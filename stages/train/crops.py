@@ -149,10 +149,11 @@ class RareClassSampler:
         missing = [c for c in self.classes if not self.eligible[:, c].any()]
         if missing:
             most = pixel_counts.max(axis=0)
-            found = ", ".join(f"{class_names[c]} (at most {most[c]})" for c in missing)
+            found = ", ".join(f"{class_names[c]} (at most {most[c]})" for c in missing[:3])
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise ConfigError(
                 f"rare class sampling: no image has more than {config.min_pixels} pixels of "
-                f"{found}; set train.rare_class_sampling.min_pixels to "
+                f"{found}{more}; set train.rare_class_sampling.min_pixels to "
                 f"{min(most[c] for c in missing) - 1} or less"
             )
 
