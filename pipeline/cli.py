@@ -210,7 +210,7 @@ def plan(
             rate, device = tiles_per_second(config.embed)
         speed = Speed(rate, f"measured on {device}")
     stores = plan_stores(config, manifest)
-    print_plan(stores, config, classes=len(manifest.classes), speed=speed, device=device)
+    print_plan(stores, config, speed=speed, device=device)
 
 
 @app.command()

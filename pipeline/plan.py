@@ -149,20 +149,16 @@ def free_bytes(url: str) -> int | None:
     return disk_usage(path).free
 
 
-def print_plan(
-    plan: StoresPlan, params: Params, *, classes: int, speed: Speed | None, device: str
-) -> None:
+def print_plan(plan: StoresPlan, params: Params, *, speed: Speed | None, device: str) -> None:
     """Show what stage one will cost, line by line.
 
     Args:
         plan: The stores.
         params: What they are of.
-        classes: Of the student's logits.
         speed: Of the encoder, from `table_speed` or a calibration.
         device: Where it was looked up.
     """
     from stages.embed.cost import macs_per_tile, memory_bytes
-    from stages.train.models import train_memory
 
     teacher = params.embed.teacher
     macs = macs_per_tile(teacher.architecture)
@@ -197,10 +193,9 @@ def print_plan(
         + (": NOT ENOUGH, unless much of it is there already" if full else "")
     )
     encoder = memory_bytes(teacher.architecture, params.embed.batch_tiles)
-    train = train_memory(params.train, num_classes=classes, teacher_channels=teacher.size.channels)
     console.print(
         f"memory: embed about {size(encoder)} for the encoder and {size(plan.shard_bytes)} for "
-        f"a shard; train roughly {size(train.total)}, {size(train.activations)} of it activations"
+        "a shard"
     )
     pays, iterations = break_even(params, plan.tiles), params.train.iterations
     console.print(

@@ -89,15 +89,15 @@ def print_validation(
 
 def print_trained(result: "TrainResult", iterations: int) -> None:
     """Show where the student is, where the run was resumed, and a warning if SAM was not SAM."""
-    if result.fit.resumed_from is not None:
-        console.print(f"resumed after {result.fit.resumed_from} of {iterations} steps")
-    _print_health(result.fit.last_health)
-    if result.fit.best is not None:
-        best = result.fit.best
+    if result.resumed_from is not None:
+        console.print(f"resumed after {result.resumed_from} of {iterations} steps")
+    curves = result.curves
+    _print_health(curves.health[-1] if curves.health else {})
+    if (best := curves.best) is not None:
         console.print(f"best validation: mean IoU {best['miou']:.2f} at step {best['iteration']}")
     if result.teacher_trained is False:
         console.print(UNTRAINED)
-    console.print(f"student in {result.student}, {result.fit.seconds:.0f} s")
+    console.print(f"student in {result.student}, {result.seconds:.0f} s")
 
 
 def print_store(store: "StoreSummary") -> None:

@@ -26,8 +26,8 @@ from stages.student.student import build_student, seeded
 from stages.train.config import TrainConfig
 from stages.train.crops import Batch, batches
 from stages.train.models import ImageNetReference, Models, without_noise
-from stages.train.optimizer import build_optimizer
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
+from stages.train.state import build_optimizer
 from stages.train.step import Draws, Mixed, draw_step, mix_stored, train_step
 
 Encode = Callable[[Tensor], Tensor]
@@ -118,7 +118,7 @@ def _build_models(
         heads, levels = BACKBONES[config.student.backbone].heads, config.regularizer.levels
         with seeded(0):
             regularizer = CrossAttentionBranch(
-                student.channels, setting.teacher_channels, heads, levels
+                student.channels, {LEVEL: setting.teacher_channels}, heads, levels
             )
     backbone = deepcopy(student.backbone).eval().requires_grad_(False)
     reference = ImageNetReference(backbone, range(classes // 2, classes))

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
 from torch import Tensor, nn
 
-from stages.student.mit import stage_features
+from stages.student.mit import COARSEST_PX, stage_features
 from stages.train.adaptation.augment import (
     StrongDraw,
     blur_side,
@@ -23,11 +23,11 @@ from stages.train.adaptation.augment import (
     jitter_colors,
     normalise,
 )
-from stages.train.adaptation.losses import feature_distance, segmentation_loss
+from stages.train.adaptation.losses import cells_of, feature_distance, segmentation_loss
 from stages.train.config import TrainConfig
 from stages.train.crops import Batch
 from stages.train.models import Models
-from stages.train.optimizer import build_optimizer
+from stages.train.state import build_optimizer
 from stages.train.step import Draws
 
 
@@ -62,14 +62,14 @@ def ported_step(
     if models.imagenet is not None and config.feature_distance is not None:
         with torch.no_grad():
             reference = stage_features(models.imagenet.backbone, batch.source_image)[-1]
-        distance = config.feature_distance.weight * feature_distance(
-            features[-1],
-            reference,
+        cells = cells_of(
             batch.source_label,
+            COARSEST_PX,
             num_classes=student.num_classes,
             classes=models.imagenet.classes,
             min_share=config.feature_distance.min_share,
         )
+        distance = config.feature_distance.weight * feature_distance(features[-1], reference, cells)
         losses["feature_distance"] = distance.item()
         distance.backward()  # type: ignore[no-untyped-call]
 

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from stages.embed.teachers import TeacherConfig
 from stages.embed.teachers.teacher import Encoder, Precision
-from stages.fields import BatchSize, Cores, DeviceName, Domain, Level, Section, Split
+from stages.fields import BatchSize, Cores, DeviceName, Domain, Name, Section, Split
 
 _T = TypeVar("_T")
 
@@ -21,8 +21,8 @@ class EmbedConfig(Section):
     """Section `embed`."""
 
     teacher: TeacherConfig = Field(description="The frozen network whose features are stored.")
-    levels: Annotated[tuple[Level, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
-        description="Feature maps to store; those that `train.regularizer.levels` reads."
+    levels: Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
+        description="Levels of the teacher to store; those that `train.regularizer.levels` reads."
     )
     domains: Annotated[tuple[Domain, ...], AfterValidator(_distinct)] = Field(
         description="Domains to embed: both, `[source]` where train.regularizer.on is `[source]`, "
@@ -63,6 +63,13 @@ class EmbedConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        offered = self.teacher.levels()
+        for level in self.levels:
+            if level not in offered:
+                raise ValueError(
+                    f"the teacher has no level {level}, which levels names; it has "
+                    f"{', '.join(offered)}"
+                )
         if self.executor == "serial" and (self.scheduler is not None or self.workers is not None):
             raise ValueError("workers and scheduler are of the executor dask: set embed.executor")
         if self.scheduler is not None and self.workers is not None:

@@ -63,10 +63,7 @@ def planned_store(
     sizes = [record.working_size_px for record in records.values()]
     spec = StoreSpec(
         domain=domain,
-        levels={
-            name: Level(level.stride_px, level.channels)
-            for name, level in config.teacher.levels().items()
-        },
+        levels={name: Level(*level[:2]) for name, level in config.teacher.levels().items()},
         grid_px=(max(height for height, _ in sizes), max(width for _, width in sizes)),
         shard_images=shard_images,
         codec=codec,

@@ -1,8 +1,9 @@
 """Training samples: a crop of a source and of a target image, with their windows of features.
 
 A sample depends on (seed, sample index) alone, so that the number of loader processes and a resumed
-run change nothing. B batch, C channels of the teacher, H W pixels of the crop, h w its tokens, N
-images, K classes.
+run change nothing.
+
+# B batch, C channels of a level, H W pixels of the crop, h w its tokens, N images, K classes
 """
 
 import multiprocessing
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from stages.prepare.geometry import Box, Size, crop_origin, flip
+from stages.prepare.geometry import Box, crop_origin, flip
 from stages.prepare.labels import IGNORE
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.prepare.pixels import (
@@ -35,11 +36,9 @@ from stages.train.config import RareClassConfig, TrainConfig
 from stages.train.ranks import ALONE, Ranks
 from store.errors import ConfigError, DataError, SSRError, TrainingError, is_out_of_memory
 from store.read import FeatureReader
-from store.spec import stride_of
 
 SAMPLE_STREAM, STEP_STREAM = 0, 1
 """Second word of every seed, so that samples and steps draw from different streams."""
-
 
 REDRAWS = 10
 """Attempts after the first; official SSR hard-codes it for both rejections below."""
@@ -51,7 +50,7 @@ T = TypeVar("T")
 
 
 class Sample(TypedDict):
-    """One source and one target crop; float32 images, uint8 labels, float16 features."""
+    """One source and one target crop, as in `Batch` but for the types."""
 
     source_image: NDArray[np.float32]
     source_label: NDArray[np.uint8]
@@ -63,22 +62,13 @@ class Sample(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Samples of one step.
+    """Samples of one step."""
 
-    Attributes:
-        source_image: (B, 3, H, W), normalised; zero in the padding.
-        source_label: (B, H, W) int64; 255 is ignored.
-        source_features: Level -> (B, C, h, w); empty where training reads none.
-        target_image: (B, 3, H, W).
-        target_valid: (B, H, W) bool, pixels whose pseudo-label may be learned from.
-        target_features: As for the source.
-    """
-
-    source_image: Tensor
-    source_label: Tensor
-    source_features: dict[str, Tensor]
+    source_image: Tensor  # (B, 3, H, W), normalised; zero in the padding
+    source_label: Tensor  # (B, H, W) int64; 255 is ignored
+    source_features: dict[str, Tensor]  # level -> (B, C, h, w); empty where training reads none
     target_image: Tensor
-    target_valid: Tensor
+    target_valid: Tensor  # (B, H, W) bool, pixels whose pseudo-label may be learned from
     target_features: dict[str, Tensor]
 
     def to(self, device: torch.device) -> "Batch":
@@ -88,12 +78,12 @@ class Batch:
             return tensor.to(device, non_blocking=True)
 
         return Batch(
-            source_image=move(self.source_image),
-            source_label=move(self.source_label).long(),
-            source_features={k: move(v).float() for k, v in self.source_features.items()},
-            target_image=move(self.target_image),
-            target_valid=move(self.target_valid),
-            target_features={k: move(v).float() for k, v in self.target_features.items()},
+            move(self.source_image),
+            move(self.source_label).long(),
+            {level: move(maps).float() for level, maps in self.source_features.items()},
+            move(self.target_image),
+            move(self.target_valid),
+            {level: move(maps).float() for level, maps in self.target_features.items()},
         )
 
     def __len__(self) -> int:
@@ -114,13 +104,9 @@ def redraw_until_enough(draw: Callable[[], T], enough: Callable[[T], bool]) -> T
 def class_probabilities(
     pixel_counts: NDArray[np.int64], temperature: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Turn class frequencies into the probability of asking for each class.
+    """Turn labelled pixels (N, K) into the probability of asking for each class.
 
     softmax((1 - share of all labelled pixels) / temperature), in float32 as the official code.
-
-    Args:
-        pixel_counts: Labelled pixels (N, K) of each class in each image.
-        temperature: Small values favour rare classes.
 
     Returns:
         The classes that occur, rarest first, and the probability of each.
@@ -133,11 +119,6 @@ def class_probabilities(
     return classes, torch.softmax((1 - share) / temperature, dim=0).numpy()
 
 
-def eligible(pixel_counts: NDArray[np.int64], min_pixels: int) -> NDArray[np.bool_]:
-    """Say (N, K) which image may be drawn for which class: more than `min_pixels` of it."""
-    return pixel_counts > min_pixels
-
-
 class RareClassSampler:
     """Draws a class, rare ones more often, then one of the images that show enough of it.
 
@@ -145,6 +126,9 @@ class RareClassSampler:
         pixel_counts: Labelled pixels (N, K) of each class, at raw label resolution.
         class_names: The K names, for messages.
         config: Temperature and thresholds.
+
+    Attributes:
+        eligible: (N, K), whether an image may be drawn for a class.
 
     Raises:
         DataError: No image has a labelled pixel.
@@ -161,9 +145,8 @@ class RareClassSampler:
                 "rare class sampling: the source's training labels have no labelled pixel; "
                 "check prepare.source and its label table"
             )
-        suits = eligible(pixel_counts, config.min_pixels)
-        self._images = {int(c): np.flatnonzero(suits[:, c]) for c in self.classes}
-        missing = [c for c, images in self._images.items() if len(images) == 0]
+        self.eligible = pixel_counts > config.min_pixels
+        missing = [c for c in self.classes if not self.eligible[:, c].any()]
         if missing:
             most = pixel_counts.max(axis=0)
             found = ", ".join(f"{class_names[c]} (at most {most[c]})" for c in missing[:3])
@@ -171,13 +154,13 @@ class RareClassSampler:
             raise ConfigError(
                 f"rare class sampling: no image has more than {config.min_pixels} pixels of "
                 f"{found}{more}; set train.rare_class_sampling.min_pixels to "
-                f"{min(int(most[c]) for c in missing) - 1} or less"
+                f"{min(most[c] for c in missing) - 1} or less"
             )
 
     def draw(self, rng: Rng) -> tuple[int, int]:
         """Draw a class id and the row of an image for it, in the official order."""
         class_id = int(rng.choice(self.classes, p=self.probabilities))
-        return class_id, int(rng.choice(self._images[class_id]))
+        return class_id, int(rng.choice(np.flatnonzero(self.eligible[:, class_id])))
 
     def enough(self, label: NDArray[np.uint8], class_id: int) -> bool:
         """Say whether a crop's label (H, W) shows enough of the class that was asked for."""
@@ -190,48 +173,14 @@ def varied(label: NDArray[np.uint8], max_share: float) -> bool:
     return int(np.count_nonzero(counts)) > 1 and bool(counts.max() / counts.sum() < max_share)
 
 
-def draw_crop(
-    rng: np.random.Generator,
-    *,
-    working_px: Size,
-    crop_px: int,
-    align_px: int,
-    max_class_share: float,
-    label_in: Callable[[Box], NDArray[np.uint8]] | None,
-) -> Box:
-    """Draw a crop in which no class prevails, if one turns up soon.
-
-    Args:
-        rng: Source of randomness.
-        working_px: Size of the working image.
-        crop_px: Side of the crop.
-        align_px: Origins are multiples of this.
-        max_class_share: `cat_max_ratio` of the official code; 1 takes the first crop.
-        label_in: Gives the label (H, W) in a box of working pixels; None takes the first crop, as
-            for target images, which have no label.
-    """
-
-    def draw() -> Box:
-        y, x = crop_origin(rng, working_px, crop_px, align_px)
-        return Box(y, x, crop_px, crop_px)
-
-    if label_in is None or max_class_share >= 1:
-        return draw()
-    return redraw_until_enough(draw, lambda box: varied(label_in(box), max_class_share))
-
-
 class TrainingCrops(Dataset[Sample]):
-    """Crops of both domains by sample index, endlessly many.
-
-    Args:
-        config: Crops, flips, rare class sampling and the levels that are read.
-        manifest: All images; their `train` split is drawn from.
-        roots: Folder of each domain.
-        readers: Feature store of each domain that training reads.
+    """Crops of both domains' `train` images by sample index, endlessly many.
 
     Raises:
         DataError: A domain has no training image.
-        ConfigError: Rare class sampling asks for a class that no image shows enough of.
+        ConfigError: Rare class sampling asks for a class that no image shows enough of, or crops
+            begin between the tokens of a level.
+        StoreError: A store lacks a level.
     """
 
     def __init__(
@@ -245,6 +194,9 @@ class TrainingCrops(Dataset[Sample]):
         self._config = config
         self._roots = roots
         self._readers = readers
+        for reader in readers.values():
+            spec = reader.header.spec
+            config.require_aligned({n: spec.level(n) for n in config.regularizer.used_levels})
         self._labels = manifest.labels["source"]
         self._source = _train_split(manifest, "source")
         self._target = _train_split(manifest, "target") if config.self_training else ()
@@ -257,22 +209,22 @@ class TrainingCrops(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng((self._config.seed, SAMPLE_STREAM, index))
-        image, label, source_features = self._source_crop(rng)
+        image, label, features = self._source_crop(rng)
         target_image, valid, target_features = self._target_crop(rng)
-        return {
-            "source_image": image,
-            "source_label": label,
-            "source_features": source_features,
-            "target_image": target_image,
-            "target_valid": valid,
-            "target_features": target_features,
-        }
+        return Sample(
+            source_image=image,
+            source_label=label,
+            source_features=features,
+            target_image=target_image,
+            target_valid=valid,
+            target_features=target_features,
+        )
 
     def _source_crop(
         self, rng: np.random.Generator
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8], dict[str, NDArray[np.float16]]]:
-        config, rare = self._config, self._rare
-        class_id, row = rare.draw(rng) if rare else (None, int(rng.integers(len(self._source))))
+        rare, most = self._rare, self._config.crop_max_class_share
+        class_id, row = rare.draw(rng) if rare else (0, int(rng.integers(len(self._source))))
         record = self._source[row]
         ids = read_train_ids(record, self._roots["source"], self._labels)
         label = resize_label(ids, record.resized_size_px)
@@ -281,42 +233,31 @@ class TrainingCrops(Dataset[Sample]):
             return label_window(label, box.y, box.x, box.height, box.width)
 
         def draw() -> Box:
-            return draw_crop(
-                rng,
-                working_px=record.working_size_px,
-                crop_px=config.crop_px,
-                align_px=config.crop_align_px,
-                max_class_share=config.crop_max_class_share,
-                label_in=label_in,
+            """Draw a crop in which no class prevails, if one turns up soon."""
+            if most >= 1:
+                return self._box(rng, record)
+            return redraw_until_enough(
+                lambda: self._box(rng, record), lambda box: varied(label_in(box), most)
             )
 
-        if rare is None or class_id is None:
+        if rare is None:
             box = draw()
         else:
             # Differs from SSR: the crop alone is drawn again, not decoding and flip with it.
             box = redraw_until_enough(draw, lambda box: rare.enough(label_in(box), class_id))
-        mirrored = bool(rng.random() < config.flip_probability)
-        image = self._image(record, box, mirrored)
-        crop = label_in(box)
+        mirrored = bool(rng.random() < self._config.flip_probability)
+        image, crop = self._image(record, box, mirrored), label_in(box)
         return image, flip(crop) if mirrored else crop, self._features(record, box, mirrored)
 
     def _target_crop(
         self, rng: np.random.Generator
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_], dict[str, NDArray[np.float16]]]:
-        config, self_training = self._config, self._config.self_training
-        side = config.crop_px
+        self_training, side = self._config.self_training, self._config.crop_px
         if self_training is None:  # nothing reads the target: shapes stay, no image is decoded
             return np.zeros((3, side, side), np.float32), np.zeros((side, side), np.bool_), {}
         record = self._target[int(rng.integers(len(self._target)))]
-        box = draw_crop(
-            rng,
-            working_px=record.working_size_px,
-            crop_px=side,
-            align_px=config.crop_align_px,
-            max_class_share=1,
-            label_in=None,
-        )
-        mirrored = bool(rng.random() < config.flip_probability)
+        box = self._box(rng, record)
+        mirrored = bool(rng.random() < self._config.flip_probability)
         valid = valid_pixels(
             origin_px=(box.y, box.x),
             crop_px=(side, side),
@@ -327,6 +268,10 @@ class TrainingCrops(Dataset[Sample]):
         image = self._image(record, box, mirrored)
         features = self._features(record, box, mirrored)
         return image, flip(valid) if mirrored else valid, features
+
+    def _box(self, rng: np.random.Generator, record: ImageRecord) -> Box:
+        side, align_px = self._config.crop_px, self._config.crop_align_px
+        return Box(*crop_origin(rng, record.working_size_px, side, align_px), side, side)
 
     def _image(self, record: ImageRecord, box: Box, mirrored: bool) -> NDArray[np.float32]:
         raw = read_raw(record, self._roots[record.domain])
@@ -347,7 +292,7 @@ class TrainingCrops(Dataset[Sample]):
             return {}
         features: dict[str, NDArray[np.float16]] = {}
         for level in self._config.regularizer.used_levels:
-            tok = box.to_tokens(stride_of(level))
+            tok = box.to_tokens(reader.header.spec.level(level).stride_px)
             window = reader.window(record.image_id, level, tok.y, tok.x, tok.height, tok.width)
             features[level] = flip(window) if mirrored else window
         return features
@@ -362,13 +307,6 @@ def batches(
     ranks: Ranks = ALONE,
 ) -> Iterator[Batch]:
     """Load this rank's share of iterations `start` to `config.iterations`, on the CPU.
-
-    Args:
-        crops: The samples.
-        config: Batch size, iterations and loader processes.
-        start: First iteration, 0-based.
-        device: Where the batches will go.
-        ranks: Ranks that share each batch.
 
     Raises:
         DataError: An image or label is damaged, missing or not the one of the manifest.
@@ -402,7 +340,8 @@ def batches(
         error = error.with_traceback(None)
         if isinstance(error, SSRError):
             raise type(error)(line.partition(": ")[2]) from error
-        if not line.startswith("DataLoader worker") and not _lacks_memory(error, line):
+        shortages = ("DataLoader worker", "shared memory", "No space left", "Too many open files")
+        if not is_out_of_memory(error) and not any(words in line for words in shortages):
             raise
         raise TrainingError(
             f"a loader process failed ({line}): lower train.workers or train.prefetch, or see to "
@@ -424,11 +363,6 @@ def end_with_parent(*_: object) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _lacks_memory(error: Exception, line: str) -> bool:
-    shortages = ("No space left on device", "shared memory", "Too many open files")
-    return is_out_of_memory(error) or any(words in line for words in shortages)
 
 
 def _train_split(manifest: Manifest, domain: Domain) -> tuple[ImageRecord, ...]:

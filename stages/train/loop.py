@@ -1,63 +1,23 @@
 """The training loop: nothing hides in a trainer class."""
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from stages.train.checkpoint import TrainingState
 from stages.train.config import TrainConfig
 from stages.train.crops import STEP_STREAM, Sample, batches
-from stages.train.monitor import Curves, FiniteCheck, Row, health_row, observed
-from stages.train.optimizer import learning_rate, set_learning_rate
+from stages.train.monitor import COLUMNS, Curves, FiniteCheck, health_row, observed
 from stages.train.ranks import ALONE, Ranks
-from stages.train.step import Draws, FeatureMixer, StepResult, draw_step, mix_stored, train_step
+from stages.train.state import TrainingState, learning_rate, set_learning_rate
+from stages.train.step import FeatureMixer, draw_step, mix_stored, train_step
 from stages.train.validate import Validation
 from stages.train.workspace import CHECKPOINT
 
 Progress = Callable[[int, int, str], None]
 """(iterations done, iterations in all, what the losses are) -> None."""
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """How a run went.
-
-    Attributes:
-        resumed_from: Iterations that an earlier process had done; None if there was none.
-        seconds: Of this process.
-        last_row: Last row of the curves.
-        last_health: Last row of the regulariser's health.
-        best: Row of the best validation.
-    """
-
-    resumed_from: int | None
-    seconds: float
-    last_row: Row
-    last_health: Row
-    best: Row | None
-
-
-@dataclass(frozen=True)
-class Callbacks:
-    """What is called beside training; nothing of it changes a weight.
-
-    Attributes:
-        progress: Called after every iteration.
-        show_rows: Called by the first rank when the files of the curves were written.
-        keep_best: (iterations done, mean IoU in percent); called by the first rank when the
-            checkpoint has a measurement that is the best so far, and again where a run resumes
-            there: it may have been killed between the two.
-    """
-
-    progress: Progress
-    show_rows: Callable[[Curves], None] = lambda curves: None
-    keep_best: Callable[[int, float], None] = lambda iteration, miou: None
 
 
 def fit(
@@ -68,11 +28,13 @@ def fit(
     device: torch.device,
     folder: Path,
     fingerprint: str,
-    callbacks: Callbacks,
+    progress: Progress,
+    show_rows: Callable[[Curves], None] = lambda curves: None,
+    keep_best: Callable[[int, float], None] = lambda iteration, miou: None,
     validation: Validation | None = None,
     mixer: FeatureMixer = mix_stored,
     ranks: Ranks = ALONE,
-) -> FitResult:
+) -> int | None:
     """Train to `config.iterations`, from the checkpoint in `folder` if there is one.
 
     Args:
@@ -82,37 +44,44 @@ def fit(
         device: Where to compute.
         folder: Receives `checkpoint.pt`, `curves.csv`, `health.csv` and `validation.csv`.
         fingerprint: Hash of all that determines the run.
-        callbacks: What is called beside it.
+        progress: Called after every iteration.
+        show_rows: Called by the first rank when the files of the curves were written.
+        keep_best: (iterations done, mean IoU in percent); called by the first rank when the
+            checkpoint has a measurement that is the best so far, and again where a run resumes
+            there: it may have been killed between the two.
         validation: Measured every `train.validate_every` iterations and after the last.
         mixer: Makes the teacher features of the mixed images.
         ranks: Ranks that share the run; the first one writes.
+
+    Returns:
+        Iterations that an earlier process had done; None if there was none.
 
     Raises:
         CheckpointError: If the checkpoint is of another run, damaged, or cannot be read now.
         TrainingError: If a loss or gradient is not finite, at the next row or checkpoint; the
             weights are not updated with it nor after it. Or if ranks disagree or one is gone.
     """
-    checkpoint, started = folder / CHECKPOINT, time.perf_counter()
+    checkpoint = folder / CHECKPOINT
     ranks.require_equal(fingerprint, "parameters, data or code")  # and the first one is ready
     resumed_from = state.load(checkpoint, fingerprint=fingerprint, device=device)
     ranks.require_equal(resumed_from, f"the checkpoint in {folder}")
     start = resumed_from or 0
-    best = _best(state.curves)
+    best = state.curves.best
     if ranks.first and best is not None and best["iteration"] == resumed_from:
-        callbacks.keep_best(start, best["miou"])
+        keep_best(start, best["miou"])
     loader = batches(crops, config, start=start, device=device, ranks=ranks)
     check = FiniteCheck(device)
-    shown, waited, row_began = _describe(state.curves.rows), 0.0, time.perf_counter()
+    shown = _describe(state.curves)
 
     for iteration in range(start, config.iterations):
         done = iteration + 1
         ends_row = done % config.log_every == 0 or done == config.iterations
         lr = learning_rate(iteration, config.optimizer, config.iterations)
         set_learning_rate(state.optimizer, lr)
-        asked = time.perf_counter()
         samples = next(loader)
-        waited += time.perf_counter() - asked
-        draws = _draws(config, samples.source_label, iteration, ranks)
+        draws = draw_step(config, ranks.whole_batch(samples.source_label), iteration)
+        if draws is not None:  # drawn for the batch of all ranks, whose labels decide
+            draws = draws.of(ranks.rows(config.batch_size))
         _seed_noise(config.seed, iteration, ranks)  # after the loader, which draws from it too
         with observed(state.models.regularizer if ends_row and ranks.first else None) as seen:
             result = train_step(
@@ -123,8 +92,11 @@ def fit(
                 iteration=iteration,
                 mixer=mixer,
             )
-        values = _values(result)
-        gradients = _gradients(state.optimizer)
+        values = dict(result.losses)
+        if result.pseudo is not None:
+            values["confidence"] = result.pseudo.confidence
+        weights = (each for group in state.optimizer.param_groups for each in group["params"])
+        gradients = [each.grad for each in weights if each.grad is not None]
         ranks.average([*gradients, *values.values()])
         check.add(result.losses, iteration, gradients)  # means of all ranks: all notice alike
         state.curves.add(values)
@@ -135,7 +107,8 @@ def fit(
         state.optimizer.zero_grad(set_to_none=True)
 
         saves = done % config.checkpoint_every == 0 or done == config.iterations
-        validates = validation is not None and _is_due(config, done)
+        every = config.validate_every if validation is not None else 0
+        validates = every > 0 and (done % every == 0 or done == config.iterations)
         if ends_row or saves or validates:  # nothing else in the loop waits for the device
             check.require_finite(checkpoint)
         if ends_row:
@@ -147,35 +120,19 @@ def fit(
                 is_best = state.curves.add_validation({"iteration": done, **row})
             if ends_row or validates:
                 state.curves.write(folder)
-                callbacks.show_rows(state.curves)
+                show_rows(state.curves)
             if saves or is_best:  # a killed run remembers the row of the student that it keeps
                 state.save(checkpoint, iteration=done, fingerprint=fingerprint)
             if is_best:
-                callbacks.keep_best(done, state.curves.validation[-1]["miou"])
+                keep_best(done, state.curves.validation[-1]["miou"])
         if ends_row:
-            now = time.perf_counter()
-            shown = _describe(state.curves.rows, state.curves.validation)
-            shown += f"  data wait {waited / (now - row_began):.0%}"
-            waited, row_began = 0.0, now
-        callbacks.progress(done, config.iterations, shown)
+            shown = _describe(state.curves)
+        progress(done, config.iterations, shown)
 
     if ranks.first:
         state.curves.write(folder)  # a finished run may have lost its files
-        callbacks.show_rows(state.curves)
-    curves = state.curves
-    return FitResult(
-        resumed_from=resumed_from,
-        seconds=time.perf_counter() - started,
-        last_row=curves.rows[-1] if curves.rows else {},
-        last_health=curves.health[-1] if curves.health else {},
-        best=_best(curves),
-    )
-
-
-def _draws(config: TrainConfig, label: Tensor, iteration: int, ranks: Ranks) -> Draws | None:
-    """Draw for the global batch, whose labels decide, and take this rank's rows of it."""
-    draws = draw_step(config, ranks.whole_batch(label), iteration)
-    return None if draws is None else draws.of(ranks.rows(config.batch_size))
+        show_rows(state.curves)
+    return resumed_from
 
 
 def _seed_noise(seed: int, iteration: int, ranks: Ranks) -> None:
@@ -186,30 +143,10 @@ def _seed_noise(seed: int, iteration: int, ranks: Ranks) -> None:
     torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
 
 
-def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    parameters = [each for group in optimizer.param_groups for each in group["params"]]
-    return [each.grad for each in parameters if each.grad is not None]
-
-
-def _is_due(config: TrainConfig, done: int) -> bool:
-    every = config.validate_every
-    return every > 0 and (done % every == 0 or done == config.iterations)
-
-
-def _best(curves: Curves) -> Row | None:
-    return max(curves.validation, key=lambda row: row["miou"], default=None)
-
-
-def _values(result: StepResult) -> dict[str, Tensor]:
-    if result.pseudo is None:
-        return result.losses
-    return {**result.losses, "confidence": result.pseudo.confidence}
-
-
-def _describe(rows: list[Row], validation: list[Row] | None = None) -> str:
-    if not rows:
+def _describe(curves: Curves) -> str:
+    if not curves.rows:
         return ""
-    last = {name: value for name, value in rows[-1].items() if name not in ("iteration", "lr")}
-    if validation:
-        last["mIoU"] = validation[-1]["miou"]
+    last = {name: value for name, value in curves.rows[-1].items() if name in COLUMNS[2:]}
+    if curves.validation:
+        last["mIoU"] = curves.validation[-1]["miou"]
     return "  ".join(f"{name} {value:.3g}" for name, value in last.items())

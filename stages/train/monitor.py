@@ -1,8 +1,5 @@
 """Losses, health of the regulariser and validations of a run while it trains.
 
-Rows go to CSV for `dvc plots`, and to other tools. A loss or a gradient that is not finite is
-detected without synchronising with the device.
-
 Differs from SSR: the official code logs nothing of its branch. Losses do not show whether fusion
 reads its teacher at all; the health of the regulariser does.
 """
@@ -10,7 +7,7 @@ reads its teacher at all; the health of the regulariser does.
 import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +46,12 @@ another image's: as much lower as it reads its teacher."""
 
 Row = dict[str, float]
 
-_Show = Callable[[str, float, int], object]
-"""(kind/name, value, iteration) -> None."""
-
-_ABSENT = -1.0
-"""Stands for a loss that an iteration does not compute; a loss is never negative."""
+_Tool = tuple[Callable[[str, float, int], object], Callable[[], object]]
+"""(kind/name, value, iteration) -> None, and what writes its files."""
 
 
 class Curves:
-    """Rows of all three files; what a run does not compute stays empty.
-
-    The state goes into the checkpoint, so that a resumed run writes the same files.
+    """Rows of all three files; they go into the checkpoint, so that a resumed run writes the same.
 
     Attributes:
         rows: Averages since the row before, `COLUMNS`.
@@ -86,6 +78,11 @@ class Curves:
         self.rows.append({"iteration": iteration, "lr": lr, **means})
         self._sums, self._counts = {}, {}
         return self.rows[-1]
+
+    @property
+    def best(self) -> Row | None:
+        """Row of the best validation, the first of equals."""
+        return max(self.validation, key=lambda row: row["miou"], default=None)
 
     def add_validation(self, measured: Row) -> bool:
         """Append a row; tell whether its student is the best so far, the first of equals."""
@@ -126,22 +123,21 @@ def rows_for(names: Iterable[str], folder: Path) -> Callable[[Curves], None]:
     Raises:
         ConfigError: If a tool is not installed.
     """
-    tools = [_tool(name) for name in dict.fromkeys(names)]
-    opened: list[tuple[_Show, Callable[[], object]]] = []
+    opening = [_tool(name, folder) for name in dict.fromkeys(names)]
+    tools: list[_Tool] = []
     passed = {"train": 0, "health": 0, "validation": 0}
 
     def pass_on(curves: Curves) -> None:
-        if not opened:
-            opened.extend(open_tool(folder) for open_tool in tools)
+        if not tools:
+            tools.extend(open_tool() for open_tool in opening)
         kinds = {"train": curves.rows, "health": curves.health, "validation": curves.validation}
         for kind, rows in kinds.items():
             for row in rows[passed[kind] :]:
-                for name, value in row.items():
-                    if name != "iteration":
-                        for show, _ in opened:
-                            show(f"{kind}/{name}", value, int(row["iteration"]))
+                for name in [name for name in row if name != "iteration"]:
+                    for show, _ in tools:
+                        show(f"{kind}/{name}", row[name], int(row["iteration"]))
             passed[kind] = len(rows)
-        for _, flush in opened:
+        for _, flush in tools:
             flush()
 
     return pass_on
@@ -151,23 +147,14 @@ def rows_for(names: Iterable[str], folder: Path) -> Callable[[Curves], None]:
 def observed(regularizer: Branch | None) -> Iterator[Seen]:
     """Collect what fusion does in the block; forward passes outside of it cost nothing."""
     seen: Seen = {}
-    if regularizer is None:
+    with ExitStack() as stack:
+        for hook in regularizer.observe(seen) if regularizer is not None else ():
+            stack.enter_context(hook)
         yield seen
-        return
-    hooks = regularizer.observe(seen)
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def health_row(seen: Seen, models: Models) -> dict[str, float]:
-    """Average what was seen, and add the norms of the gradients; this waits for the device.
-
-    Returns:
-        Value by column, without the iteration.
-    """
+    """Average what was seen, and add the norms of the gradients; this waits for the device."""
     row = {"gradient_student": _gradient_norm(models.student.parameters())}
     row |= {name: float(torch.stack(values).mean()) for name, values in seen.items()}
     if models.regularizer is not None:
@@ -184,17 +171,12 @@ class FiniteCheck:
 
     Reading a value makes the host wait until the device has caught up; so nothing is read until
     `require_finite`, and `failed` keeps the weights as they were in the meantime.
-
-    Args:
-        device: Where the losses are.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.failed = torch.zeros((), device=device)
         """0-d float32, 1 from the first such iteration on: AdamW's `found_inf`."""
-        self._iteration = torch.zeros((), dtype=torch.int64, device=device)
-        self._values = torch.zeros(len(LOSSES), device=device)
-        self._absent = torch.full((), _ABSENT, device=device)
+        self._noted: list[tuple[int, Mapping[str, Tensor], Tensor]] = []
 
     def add(
         self, losses: Mapping[str, Tensor], iteration: int, gradients: Sequence[Tensor] = ()
@@ -203,34 +185,26 @@ class FiniteCheck:
 
         Finite losses can have gradients that are not: a division, a root, an overflow on the way.
         """
-        values = torch.stack([losses.get(name, self._absent) for name in LOSSES])
-        finite = values.isfinite().all()
-        if gradients:
-            norms = torch._foreach_norm(list(gradients))
-            finite = finite & torch.stack(norms).isfinite().all()
-        unfinished = self.failed == 0
-        self._values = values.where(unfinished, self._values)
-        self._iteration = torch.where(unfinished, iteration, self._iteration)
+        norms = torch._foreach_norm(list(gradients)) if gradients else ()
+        finite = torch.stack([*losses.values(), *norms]).isfinite().all()
+        self._noted.append((iteration, losses, finite))
         self.failed = torch.maximum(self.failed, (~finite).float())
 
     def require_finite(self, checkpoint: Path) -> None:
         """Wait for the device, and stop if a loss or a gradient was not finite.
 
-        Args:
-            checkpoint: The file that is as it was, for the message.
-
         Raises:
-            TrainingError: Since then no weights were updated.
+            TrainingError: Since then no weights were updated; `checkpoint` is as it was.
         """
+        noted, self._noted = self._noted, []
         if not self.failed.item():
             return
-        values = zip(LOSSES, self._values.tolist(), strict=True)
-        found = ", ".join(f"{name} {value:g}" for name, value in values if value != _ABSENT)
-        what = "a gradient" if self._values.isfinite().all() else "a loss"
+        iteration, losses, _ = next(each for each in noted if not each[2])
+        found = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
+        what = "a gradient" if all(value.isfinite() for value in losses.values()) else "a loss"
         raise TrainingError(
-            f"iteration {self._iteration.item()}: {what} is not finite ({found}); the weights were "
-            "not updated. Lower train.optimizer.lr, or look at the images and labels; "
-            f"{checkpoint} is as it was"
+            f"iteration {iteration}: {what} is not finite ({found}); the weights were not updated. "
+            f"Lower train.optimizer.lr, or look at the images and labels; {checkpoint} is as it was"
         )
 
 
@@ -249,35 +223,31 @@ def _gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     return float(torch.linalg.vector_norm(torch.stack(norms)))
 
 
-def _tool(name: str) -> Callable[[Path], tuple[_Show, Callable[[], object]]]:
+def _tool(name: str, folder: Path) -> Callable[[], _Tool]:
+    """Return what opens a tool, which must be installed."""
     try:
         if name == "dvclive":
             from dvclive import Live
-
-            return lambda folder: _dvclive(Live, folder / "live")
-        from torch.utils.tensorboard import SummaryWriter
-
-        return lambda folder: _tensorboard(SummaryWriter, folder / "tensorboard")
+        else:
+            from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ConfigError(
             f"train.log_to: {name} is not installed: `pip install -e '.[{name}]'`, or set it to [];"
             " curves.csv, health.csv and validation.csv hold the same numbers"
         ) from error
 
+    def dvclive() -> _Tool:
+        live = Live(str(folder / "live"), dvcyaml=None, save_dvc_exp=False)  # dvc.yaml is ours
 
-def _dvclive(live_class: Any, folder: Path) -> tuple[_Show, Callable[[], object]]:  # noqa: ANN401
-    live = live_class(str(folder), dvcyaml=None, save_dvc_exp=False)  # dvc.yaml is ours
+        def show(name: str, value: float, iteration: int) -> None:
+            live.step = iteration
+            live.log_metric(name, value)
 
-    def show(name: str, value: float, iteration: int) -> None:
-        live.step = iteration
-        live.log_metric(name, value)
+        return show, live.make_summary
 
-    return show, live.make_summary
+    def tensorboard() -> _Tool:
+        # `purge_step` hides what is there of another attempt.
+        writer = SummaryWriter(str(folder / "tensorboard"), purge_step=0)
+        return writer.add_scalar, writer.flush
 
-
-def _tensorboard(
-    writer_class: Any,  # noqa: ANN401 - an optional package
-    folder: Path,
-) -> tuple[_Show, Callable[[], object]]:
-    writer = writer_class(str(folder), purge_step=0)  # hides what is there of another attempt
-    return writer.add_scalar, writer.flush
+    return dvclive if name == "dvclive" else tensorboard

@@ -15,7 +15,6 @@ a rank's share alone, as to a GPU's batch in official code:
 
 import logging
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,25 +23,20 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from stages.device import pick_device
 from stages.fields import DeviceName
-from store.errors import ConfigError, SSRError, TrainingError
-
-
-class RankLostError(TrainingError):
-    """Another process of the run is gone, and has said itself why if it could."""
+from store.errors import ConfigError, TrainingError
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among those of the run; the process group is there if there are several.
+    """This process among those of the run; a TrainingError says that another one is gone.
 
     Attributes:
         rank: 0-based number of this process; 0 alone writes.
-        count: Number of processes.
+        count: Number of processes; several have a process group.
         local_rank: 0-based number among those of this machine: its GPU.
     """
 
@@ -56,11 +50,7 @@ class Ranks:
         return self.rank == 0
 
     def rows(self, batch_size: int) -> slice:
-        """Return this rank's samples of a global batch.
-
-        Raises:
-            ConfigError: If the batch cannot be cut in equal parts.
-        """
+        """Return this rank's samples of a global batch, which must be cut in equal parts."""
         if batch_size % self.count:
             raise ConfigError(
                 f"train.batch_size {batch_size} cannot be shared by {self.count} processes; it is "
@@ -70,11 +60,7 @@ class Ranks:
         return slice(self.rank * share, (self.rank + 1) * share)
 
     def device(self, name: DeviceName) -> torch.device:
-        """Return where this process computes: the CPU, or its own GPU.
-
-        Raises:
-            ConfigError: If there is no GPU of its own.
-        """
+        """Return where this process computes: the CPU, or a GPU that must be its own."""
         device = pick_device(name, "train.device")
         if self.count == 1 or device.type == "cpu":
             return device
@@ -91,9 +77,6 @@ class Ranks:
         """Replace tensors of one device by their mean over the ranks, in one exchange.
 
         Ranks get the same bits. float32 in, float32 out.
-
-        Raises:
-            RankLostError: If another rank is gone.
         """
         if self.count == 1:
             return
@@ -106,11 +89,7 @@ class Ranks:
             tensor.copy_(part.view_as(tensor))
 
     def whole_batch(self, share: Tensor) -> Tensor:
-        """Gather the shares (B/R, ...) of all ranks on the CPU: (B, ...).
-
-        Raises:
-            RankLostError: If another rank is gone.
-        """
+        """Gather the shares (B/R, ...) of all ranks on the CPU: (B, ...)."""
         if self.count == 1:
             return share
         shares = [torch.empty_like(share) for _ in range(self.count)]
@@ -119,12 +98,7 @@ class Ranks:
         return torch.cat(shares)
 
     def require_equal(self, value: object, what: str) -> None:
-        """Wait for all ranks, and stop where one has another value.
-
-        Raises:
-            TrainingError: If values differ.
-            RankLostError: If another rank is gone.
-        """
+        """Wait for all ranks, and stop with a TrainingError where one has another value."""
         if self.count == 1:
             return
         values: list[object] = [None] * self.count
@@ -143,20 +117,15 @@ ALONE = Ranks(0, 1, 0)
 PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others, also while the first one validates."""
 
-_ECHO = timedelta(seconds=3)
-"""How long a mistake waits for the first rank to report the same one."""
-
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
     """Join the run that the environment variables of `torchrun` describe; alone without them.
 
-    Only the first rank warns. An error of all is said once, by the first; one of a single rank is
-    said by that one.
+    Only the first rank warns.
 
     Raises:
         ConfigError: If the other processes cannot be reached.
-        SSRError: From the block.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield ALONE
@@ -174,12 +143,7 @@ def joined() -> Iterator[Ranks]:
     ranks = Ranks(rank, count, int(os.environ.get("LOCAL_RANK", rank)))
     if not ranks.first:
         logging.disable(logging.WARNING)
-    try:
-        yield ranks
-    except SSRError as error:
-        if _said_by_first(store, ranks, error):
-            sys.exit(2)
-        raise
+    yield ranks
     dist.destroy_process_group()
 
 
@@ -189,19 +153,7 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # PyTorch's, from gloo or NCCL
-        raise RankLostError(
+        raise TrainingError(
             "another process of this run ended or does not answer; its own message says why. "
             "Started again, the run goes on at its last checkpoint"
         ) from error
-
-
-def _said_by_first(store: Store, ranks: Ranks, error: SSRError) -> bool:
-    """Tell whether the first rank reports this error, or a better one, too."""
-    try:
-        if ranks.first:
-            store.set("ssr/error", str(error))
-            return False
-        store.wait(["ssr/error"], _ECHO)
-        return isinstance(error, RankLostError) or store.get("ssr/error").decode() == str(error)
-    except RuntimeError:  # it has said nothing, or its store went with it
-        return False

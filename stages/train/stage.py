@@ -1,6 +1,7 @@
 """Stage two: train the student from the manifest and the feature stores; SAM is never loaded."""
 
 import logging
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,14 +11,13 @@ from typing import Any
 from stages.device import cpu_threads
 from stages.prepare.manifest import Domain, Manifest
 from stages.student.saved import describe_classes, save_student
-from stages.train.checkpoint import TrainingState
 from stages.train.config import TrainConfig
 from stages.train.crops import TrainingCrops
-from stages.train.loop import Callbacks, FitResult, Progress, fit
-from stages.train.models import Models, build_models, teacher_of
+from stages.train.loop import Progress, fit
+from stages.train.models import build_models, teacher_of
 from stages.train.monitor import Curves, rows_for
-from stages.train.optimizer import build_optimizer
 from stages.train.ranks import ALONE, Ranks
+from stages.train.state import TrainingState, build_optimizer
 from stages.train.step import STORED, Feed
 from stages.train.validate import Validation
 from stages.train.workspace import (
@@ -43,13 +43,17 @@ class TrainResult:
 
     Attributes:
         student: Folder that `load_student` reads.
-        fit: How the run went.
+        resumed_from: Iterations that an earlier process had done; None if there was none.
+        seconds: Of this process.
+        curves: Rows of losses, health and validations.
         teacher_trained: False for an UNTRAINED TEACHER, None where no features were read.
         notes: What the parameters asked for and the run did without.
     """
 
     student: Path
-    fit: FitResult
+    resumed_from: int | None
+    seconds: float
+    curves: Curves
     teacher_trained: bool | None
     notes: tuple[str, ...]
 
@@ -74,16 +78,14 @@ def run(
     Args:
         config: Section `train`.
         workspace: Where manifest, stores and images are.
-        out: Receives `run.json`, `checkpoint.pt`, `curves.csv`, `health.csv`, `validation.csv` and
-            the folders `student`, `ema` and `best`, and those of `train.log_to`. It belongs to one
-            run; see `workspace.claim`.
+        out: Receives all that the run leaves. It belongs to one run; see `workspace.claim`. All
+            ranks see it, the first one writes.
         progress: Called after every iteration.
         validation: What `train.validate_every` measures.
         fresh: Start over; the run that is in `out` is moved to a folder in it.
         move_aside: Do so where it is another run, which is a mistake otherwise.
         feed: Where the teacher's features come from.
-        ranks: This rank among those that share the run. The first one writes; `out` is a folder
-            that all of them see.
+        ranks: This rank among those that share the run.
 
     Raises:
         ConfigError: If parameters do not fit the data, `out` holds another run, or a tool of
@@ -96,7 +98,13 @@ def run(
         TrainingError: If a loss is not finite, or another rank is gone.
     """
     ranks.rows(config.batch_size)  # refuses a batch that they cannot share
-    _require_other_start(config.init, out)
+    if config.init and Path(config.init).expanduser().resolve() in [
+        (out / name).resolve() for name in STUDENTS
+    ]:
+        raise ConfigError(
+            f"train.init is {config.init}, which this run overwrites; train with another --out, or "
+            "copy the folder and start from the copy"
+        )
     device = ranks.device(config.device)
     if config.sync_batch_norm and ranks.count > 1 and device.type == "cpu":
         raise ConfigError(
@@ -108,23 +116,28 @@ def run(
     skipped = {i: reason for entry in stores.values() for i, reason in entry.skipped.items()}
     manifest = manifest.without(skipped)
     crops = TrainingCrops(config=config, manifest=manifest, roots=workspace.roots, readers=readers)
-    models, notes, weights = build_models(config, manifest, stores, ranks)
+    models, notes, weights = build_models(config, manifest, readers, ranks)
     models.set_up(config, device)
-    if skipped:
-        first, reason = next(iter(skipped.items()))
+    for first in list(skipped)[:1]:
         why = f"{len(skipped)} images have no features and are not trained on, first {first}"
-        notes = (*notes, f"{why}: {reason}")
-    if ranks.first:
-        for note in notes:
-            log.warning(note)
+        notes = (*notes, f"{why}: {skipped[first]}")
+    for note in notes if ranks.first else ():
+        log.warning(note)
     optimizer = build_optimizer(models.student, models.regularizer, config.optimizer)
 
     out.mkdir(parents=True, exist_ok=True)
-    trained = _teacher_trained(stores)
+    teachers = [teacher_of(reader.header.spec) for reader in readers.values()]
+    trained = all(teacher["trained"] for teacher in teachers) if teachers else None
     identity = _identity(config, workspace, stores, feed)
     fingerprint = fingerprint_of(identity)
-    meta = describe_student(config, manifest, weights=weights, teacher_trained=trained)
-    meta["run"] = fingerprint[:12]
+    meta = {
+        **describe_classes(manifest.classes),
+        "teacher_trained": trained,
+        "weights": weights and _without_folder(weights),
+        "data": {domain: _describe_data(manifest, domain) for domain in manifest.labels},
+        "recipe": _recipe(config),
+        "run": fingerprint[:12],
+    }
 
     def keep_best(iteration: int, miou: float) -> None:
         if validation is None:  # a run that resumes at its best without one
@@ -139,86 +152,47 @@ def run(
         save_student(models.student, out / "best", config=config.student, meta=more)
 
     # `kill -9` of `dvc repro` leaves its child running: two of them must not share a checkpoint.
+    curves, started = Curves(), time.perf_counter()
     lock = writer_lock(out, f"the run in {out}") if ranks.first else nullcontext()
     with lock, cpu_threads(config.threads):
         if ranks.first:
             claim(out, identity, fresh=fresh, move_aside=move_aside)
-        result = fit(
+        resumed_from = fit(
             config,
-            TrainingState(models, optimizer, Curves()),
+            TrainingState(models, optimizer, curves),
             feed.samples(crops),
             device=device,
             folder=out,
             fingerprint=fingerprint,
-            callbacks=Callbacks(progress, show_rows, keep_best),
+            progress=progress,
+            show_rows=show_rows,
+            keep_best=keep_best,
             validation=validation,
             mixer=feed.mixer,
             ranks=ranks,
         )
         if ranks.first:
-            if _has_followed(models, config):
-                assert models.ema is not None
+            followed = config.self_training and config.self_training.start < config.iterations
+            if models.ema is not None and followed:  # before that it is random
                 averaged = {**meta, "network": "ema"}
                 save_student(models.ema, out / "ema", config=config.student, meta=averaged)
             save_student(models.student, out / "student", config=config.student, meta=meta)
         ranks.require_equal("done", "what is done")  # nobody leaves before the student is there
-    return TrainResult(out / "student", result, trained, notes)
+    seconds = time.perf_counter() - started
+    return TrainResult(out / "student", resumed_from, seconds, curves, trained, notes)
 
 
-def describe_student(
-    config: TrainConfig,
-    manifest: Manifest,
-    *,
-    weights: str | None,
-    teacher_trained: bool | None,
-) -> dict[str, Any]:
-    """Describe a student for `save_student`; equal inputs give equal values.
-
-    Args:
-        config: What it was trained with.
-        manifest: The images.
-        weights: What the backbone held at the very beginning; None where nobody knows.
-        teacher_trained: False for an UNTRAINED TEACHER, None where no features were read.
-    """
+def _recipe(config: TrainConfig) -> dict[str, Any]:
     recipe = config.model_dump(mode="json", exclude=INCIDENTAL)
     recipe["init"] = config.init and _without_folder(config.init)
     recipe["student"]["weights"] = _without_folder(config.student.weights)
-    return {
-        **describe_classes(manifest.classes),
-        "teacher_trained": teacher_trained,
-        "weights": weights and _without_folder(weights),
-        "data": {domain: _describe_data(manifest, domain) for domain in manifest.labels},
-        "recipe": recipe,
-    }
-
-
-def _require_other_start(init: str | None, out: Path) -> None:
-    """Refuse to start from a student that this run will overwrite or remove."""
-    if init is None:
-        return
-    start = Path(init).expanduser().resolve()
-    if start in [(out / name).resolve() for name in STUDENTS]:
-        raise ConfigError(
-            f"train.init is {init}, which this run overwrites; train with another --out, or "
-            "copy the folder and start from the copy"
-        )
-
-
-def _has_followed(models: Models, config: TrainConfig) -> bool:
-    """Tell whether the averaged model has seen the student: before that it is random."""
-    self_training = config.self_training
-    return models.ema is not None and (
-        self_training is not None and self_training.start < config.iterations
-    )
+    return recipe
 
 
 def _open(
     config: TrainConfig, workspace: Workspace, manifest: Manifest
 ) -> tuple[dict[Domain, StoreEntry], dict[Domain, FeatureReader]]:
-    """Open the stores that training reads, if any, with every level of every training image.
-
-    Images that were skipped may be absent.
-    """
+    """Open the stores that training reads, with all training images but skipped ones."""
     parts = config.regularizer.on
     if not parts:
         return {}, {}
@@ -257,10 +231,6 @@ def _identity(
         "feed": feed.name,
         "start": digests_of_start(config),
     }
-
-
-def _teacher_trained(stores: Mapping[Domain, StoreEntry]) -> bool | None:
-    return all(teacher_of(entry)["trained"] for entry in stores.values()) if stores else None
 
 
 def _describe_data(manifest: Manifest, domain: Domain) -> dict[str, Any]:

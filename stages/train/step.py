@@ -15,13 +15,22 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stages.student.mit import COARSEST_PX, stage_features
-from stages.train.adaptation.augment import StrongDraw, augment, draw_strong
-from stages.train.adaptation.ema import update_ema
+from stages.train.adaptation.augment import (
+    StrongDraw,
+    augment,
+    draw_blocks,
+    draw_strong,
+    mask_images,
+)
 from stages.train.adaptation.losses import cells_of, feature_distance, segmentation_loss
-from stages.train.adaptation.masking import draw_blocks, mask_images
 from stages.train.adaptation.mixing import class_mask, draw_classes, mix, mix_features
-from stages.train.adaptation.pseudo_labels import PseudoLabels, pseudo_labels, pseudo_weight
-from stages.train.config import SelfTrainingConfig, TrainConfig
+from stages.train.adaptation.pseudo_labels import (
+    PseudoLabels,
+    pseudo_labels,
+    pseudo_weight,
+    update_ema,
+)
+from stages.train.config import TrainConfig
 from stages.train.crops import STEP_STREAM, Batch, Sample
 from stages.train.models import Models
 
@@ -47,15 +56,10 @@ class Draws(NamedTuple):
 
 
 def draw_step(config: TrainConfig, source_label: Tensor, iteration: int) -> Draws | None:
-    """Draw the choices of an iteration from the seed and its number alone.
+    """Draw the choices of a 0-based iteration from the seed and its number alone.
 
-    Args:
-        config: Section `train`.
-        source_label: (B, H, W), on the CPU: its classes decide what is drawn.
-        iteration: 0-based.
-
-    Returns:
-        None where the iteration trains on the source only.
+    The classes of `source_label` (B, H, W), on the CPU, decide what is drawn; None is drawn where
+    the iteration trains on the source only.
     """
     self_training = config.self_training
     if self_training is None or iteration < self_training.start:
@@ -63,28 +67,21 @@ def draw_step(config: TrainConfig, source_label: Tensor, iteration: int) -> Draw
     rng = np.random.default_rng((config.seed, STEP_STREAM, iteration))
     batch, height, width = source_label.shape
     classes = draw_classes(rng, source_label, self_training.class_pool)
-    mixed = _draw_strong(rng, batch, self_training, per_image=True)
+    mixed = draw_strong(rng, batch, self_training, per_image=True)
     if config.masking is None:
         return Draws(classes, mixed, [], None)
-    masked = _draw_strong(rng, batch, self_training, per_image=False)
+    masked = draw_strong(rng, batch, self_training, per_image=False)
     blocks = draw_blocks(rng, batch, (height, width), config.masking.block_px)
     return Draws(classes, mixed, masked, blocks)
 
 
 class Mixed(NamedTuple):
-    """ClassMix of source and target, augmented.
+    """ClassMix of source and target, augmented."""
 
-    Attributes:
-        image: (B, 3, H, W), normalised.
-        label: (B, H, W) int64, ground truth where the mask is set, else pseudo-labels.
-        weight: (B, H, W), 1 where the mask is set, else the confidence or 0 in the margins.
-        mask: (B, 1, H, W) bool, set where the source is.
-    """
-
-    image: Tensor
-    label: Tensor
-    weight: Tensor
-    mask: Tensor
+    image: Tensor  # (B, 3, H, W), normalised
+    label: Tensor  # (B, H, W) int64, ground truth where the mask is set, else pseudo-labels
+    weight: Tensor  # (B, H, W), 1 where the mask is set, else the confidence, or 0 in the margins
+    mask: Tensor  # (B, 1, H, W) bool, set where the source is
 
 
 FeatureMixer = Callable[[Mixed, Batch], Mapping[str, Tensor]]
@@ -92,18 +89,15 @@ FeatureMixer = Callable[[Mixed, Batch], Mapping[str, Tensor]]
 
 
 def mix_stored(mixed: Mixed, batch: Batch) -> Mapping[str, Tensor]:
-    """Mix the stored features of source and target as their pixels are; see `mix_features`."""
+    """Mix the stored features of source and target as their pixels are."""
     return mix_features(mixed.mask, batch.source_features, batch.target_features)
 
 
 @dataclass(frozen=True)
 class Feed:
-    """Source of the teacher's features.
+    """Source of the teacher's features: of crops, and of mixed images.
 
-    Attributes:
-        name: Part of the run's fingerprint: a checkpoint is not resumed with other features.
-        samples: Crops with stored features -> crops with those of this feed.
-        mixer: Makes the teacher features of the mixed images.
+    Its name is part of the run's fingerprint: a checkpoint is not resumed with other features.
     """
 
     name: str
@@ -138,9 +132,9 @@ def train_step(
     code goes back four times, with one graph retained; the gradients are the same.
 
     Args:
-        models: The networks, on the device of the batch; student and regulariser in train mode.
+        models: On the device of the batch; student and regulariser in train mode.
         batch: Crops and their features.
-        draws: Random choices; None trains on the source only.
+        draws: None trains on the source only.
         config: Section `train`.
         iteration: 0-based.
         mixer: Makes the teacher features of the mixed images.
@@ -149,11 +143,8 @@ def train_step(
         Losses, pseudo-labels and mixed images, detached. Nothing here waits for the device.
     """
     student, regularizer, enhanced_parts = models.student, models.regularizer, config.regularizer.on
-    pseudo = None
-    if draws is not None:
-        pseudo = _follow_and_label(models, batch, config, iteration)
-
-    things = _count_things(models, batch, config)
+    pseudo = None if draws is None else _follow_and_label(models, batch, config, iteration)
+    things = _thing_cells(models, batch, config)
 
     def source_losses(part: slice) -> dict[str, Tensor]:
         image, label = batch.source_image[part], batch.source_label[part]
@@ -163,28 +154,36 @@ def train_step(
             enhanced = regularizer.logits(student, features, _part(batch.source_features, part))
             losses["enhanced_source"] = segmentation_loss(enhanced, label)
         losses = _scaled(losses, len(label) / len(batch))
-        if things is not None:  # divides by the cells of the whole batch itself
-            losses["feature_distance"] = _feature_distance(
-                models, config, features[-1], image, label, among=things
-            )
+        if things is not None and models.imagenet and config.feature_distance:
+            with torch.no_grad():
+                reference = stage_features(models.imagenet.backbone, image)[-1]
+            distance = feature_distance(features[-1], reference, things[part], things.sum())
+            losses["feature_distance"] = config.feature_distance.weight * distance
         return losses
 
     losses = _accumulate(source_losses, batch, config)
     if draws is None or pseudo is None:
         return StepResult(losses, None, None)
 
-    mixed = _mix(batch, pseudo, draws)
+    mask = class_mask(batch.source_label, draws.classes)
+    weight = pseudo_weight(pseudo.confidence, batch.target_valid)
+    mixed = Mixed(
+        image=augment(mix(mask, batch.source_image, batch.target_image), draws.mixed),
+        label=mix(mask, batch.source_label, pseudo.label),
+        weight=mix(mask, 1.0, weight),
+        mask=mask,
+    )
     mixed_teacher: Mapping[str, Tensor] = {}
     if regularizer is not None and "mixed" in enhanced_parts:
         mixed_teacher = mixer(mixed, batch)
 
     def mixed_losses(part: slice) -> dict[str, Tensor]:
-        label, weight = mixed.label[part], mixed.weight[part]
+        label, share = mixed.label[part], mixed.weight[part]
         features = student.features(mixed.image[part])
-        losses = {"mix": segmentation_loss(student.classify(features), label, weight)}
+        losses = {"mix": segmentation_loss(student.classify(features), label, share)}
         if regularizer is not None and "mixed" in enhanced_parts:
             enhanced = regularizer.logits(student, features, _part(mixed_teacher, part))
-            losses["enhanced_mix"] = segmentation_loss(enhanced, label, weight)
+            losses["enhanced_mix"] = segmentation_loss(enhanced, label, share)
         return _scaled(losses, len(label) / len(batch))
 
     losses |= _accumulate(mixed_losses, batch, config)
@@ -193,7 +192,6 @@ def train_step(
 
     ratio, masked_weight = config.masking.ratio, config.masking.weight
     masked = mask_images(augment(batch.target_image, draws.masked), draws.blocks, ratio)
-    weight = pseudo_weight(pseudo.confidence, batch.target_valid)
 
     def masked_losses(part: slice) -> dict[str, Tensor]:
         label = pseudo.label[part]
@@ -208,18 +206,13 @@ def train_step(
 def _follow_and_label(
     models: Models, batch: Batch, config: TrainConfig, iteration: int
 ) -> PseudoLabels:
-    """Update the EMA model, then let it label the clean target crops.
-
-    Differs from SSR where the average of a branch labels them, on the EMA model's features.
-    """
-    self_training = config.self_training
+    """Update the EMA model, then let it, or the average of a branch, label the clean targets."""
+    self_training, branch = config.self_training, models.ema_branch
     assert self_training is not None
     assert models.ema is not None
     since = iteration - self_training.start
     update_ema(models.ema, models.student, since, self_training.ema_decay)
-    branch = models.ema_branch
-    if branch is not None:
-        assert models.regularizer is not None
+    if branch is not None and models.regularizer is not None:
         update_ema(branch, models.regularizer, since, self_training.ema_decay)
     with _autocast(config, batch):
         features = models.ema.features(batch.target_image)
@@ -232,20 +225,8 @@ def _follow_and_label(
     return pseudo_labels(logits, (height, width), self_training.threshold)
 
 
-@torch.no_grad()
-def _mix(batch: Batch, pseudo: PseudoLabels, draws: Draws) -> Mixed:
-    mask = class_mask(batch.source_label, draws.classes)
-    weight = pseudo_weight(pseudo.confidence, batch.target_valid)
-    return Mixed(
-        image=augment(mix(mask, batch.source_image, batch.target_image), draws.mixed),
-        label=mix(mask, batch.source_label, pseudo.label),
-        weight=mix(mask, 1.0, weight),
-        mask=mask,
-    )
-
-
-def _count_things(models: Models, batch: Batch, config: TrainConfig) -> Tensor | None:
-    """Count the cells of the batch that feature distance looks at; None where it is off."""
+def _thing_cells(models: Models, batch: Batch, config: TrainConfig) -> Tensor | None:
+    """Mark the cells of the batch that feature distance looks at; None where it is off."""
     if models.imagenet is None or config.feature_distance is None:
         return None
     return cells_of(
@@ -254,30 +235,6 @@ def _count_things(models: Models, batch: Batch, config: TrainConfig) -> Tensor |
         num_classes=models.student.num_classes,
         classes=models.imagenet.classes,
         min_share=config.feature_distance.min_share,
-    ).sum()
-
-
-def _feature_distance(
-    models: Models,
-    config: TrainConfig,
-    features: Tensor,
-    images: Tensor,
-    label: Tensor,
-    *,
-    among: Tensor,
-) -> Tensor:
-    assert models.imagenet is not None
-    assert config.feature_distance is not None
-    with torch.no_grad():
-        reference = stage_features(models.imagenet.backbone, images)[-1]
-    return config.feature_distance.weight * feature_distance(
-        features,
-        reference,
-        label,
-        num_classes=models.student.num_classes,
-        classes=models.imagenet.classes,
-        min_share=config.feature_distance.min_share,
-        among=among,
     )
 
 
@@ -309,16 +266,3 @@ def _scaled(losses: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
 
 def _part(features: Mapping[str, Tensor], part: slice) -> dict[str, Tensor]:
     return {level: maps[part] for level, maps in features.items()}
-
-
-def _draw_strong(
-    rng: np.random.Generator, batch: int, config: SelfTrainingConfig, *, per_image: bool
-) -> list[StrongDraw]:
-    return draw_strong(
-        rng,
-        batch,
-        jitter_probability=config.jitter_probability,
-        jitter_strength=config.jitter_strength,
-        blur_probability=config.blur_probability,
-        per_image=per_image,
-    )

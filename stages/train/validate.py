@@ -1,8 +1,7 @@
 """Scores of the student while it trains, and of how much its branch reads the teacher.
 
 The wrong-teacher test measures the enhanced branch with the features of each image and with those
-of another image. What it loses by that is what it reads; a branch that ignores its teacher loses
-nothing.
+of another one. A branch that ignores its teacher loses nothing by that.
 """
 
 from collections import defaultdict
@@ -23,13 +22,11 @@ from stages.student.inference import predict_image
 from stages.student.metrics import ConfusionMatrix, Metrics
 from stages.student.student import Student
 from stages.train.config import TrainConfig
-from stages.train.models import Network
 from stages.train.regularizers.branch import Branch
 from stages.train.workspace import Workspace
 from store.errors import StoreError, StoreIncompleteError
 from store.index import Index
 from store.read import FeatureReader, open_features
-from store.spec import stride_of
 
 MOST_IMAGES: Final = 50
 """Of the split that the branch is measured on, spread over it."""
@@ -37,13 +34,7 @@ MOST_IMAGES: Final = 50
 
 @dataclass(frozen=True)
 class WrongTeacherTest:
-    """Images and features of the wrong-teacher test.
-
-    Attributes:
-        pairs: Image, and the image of equal size whose features it gets in the second pass.
-        levels: Levels that the branch reads.
-        reader: Features of these images.
-    """
+    """Images, each with the one of equal size whose features it gets too, and these features."""
 
     pairs: tuple[tuple[ImageRecord, ImageRecord], ...]
     levels: tuple[str, ...]
@@ -51,23 +42,19 @@ class WrongTeacherTest:
 
     def features(self, record: ImageRecord, device: torch.device) -> dict[str, Tensor]:
         """Read all tokens of a working image, level -> float32 (1, C, h, w)."""
-        features = {}
-        for level in self.levels:
-            h, w = (side // stride_of(level) for side in record.working_size_px)
-            window = self.reader.window(record.image_id, level, 0, 0, h, w)
-            features[level] = torch.from_numpy(window).float()[None].to(device)
-        return features
+        reader, name = self.reader, record.image_id
+        windows = {
+            level: reader.window(name, level, 0, 0, *reader.size_tok(name, level))
+            for level in self.levels
+        }
+        return {k: torch.from_numpy(v).float()[None].to(device) for k, v in windows.items()}
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What is measured of a student while it trains; its class table must be the manifest's.
+    """Labelled `val` images of one domain that the student is measured on, of its class table.
 
-    Attributes:
-        records: Labelled `val` images of one domain.
-        manifest: Says how labels are read.
-        roots: Folder of each domain.
-        wrong_teacher: What the branch is measured on; None leaves that out.
+    Without a `wrong_teacher` its branch is not measured.
     """
 
     records: tuple[ImageRecord, ...]
@@ -91,9 +78,6 @@ class Validation:
         Returns:
             Mean IoU in percent, as of `ssr evaluate`: `miou`; of the branch `enhanced` with an
             image's own features, and `wrong_teacher` with another's.
-
-        Raises:
-            DataError: No image has a labelled pixel, or a file does not fit the manifest.
         """
         test, device = self.wrong_teacher, next(student.parameters()).device
         with evaluating(student):
@@ -124,11 +108,6 @@ def choose_validation(
     config: TrainConfig, manifest: Manifest, workspace: Workspace
 ) -> tuple[Validation | None, str | None]:
     """Choose what is measured: labelled `val` images of the target if there are any, else source.
-
-    Args:
-        config: Section `train`.
-        manifest: Of both domains.
-        workspace: Where images and stores are.
 
     Returns:
         The measurement, None where no image has a label; and why the wrong-teacher test is not part
@@ -166,50 +145,44 @@ class _Enhanced(nn.Module):
 
 
 @contextmanager
-def evaluating(network: Network) -> Iterator[Network]:
+def evaluating(network: nn.Module) -> Iterator[None]:
     """Put a network in eval mode; each of its modules gets its own mode back."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
-        yield network
+        yield
     finally:
         for module, training in modes:
             module.training = training
 
 
 def _wrong_teacher_test(
-    levels: Sequence[str], labelled: Mapping[Domain, Sequence[ImageRecord]], workspace: Workspace
+    levels: tuple[str, ...], labelled: Mapping[Domain, Sequence[ImageRecord]], workspace: Workspace
 ) -> WrongTeacherTest:
-    """Choose images of the first domain that has two of equal size.
+    """Pair images of the first domain with others of equal size, half of these away.
 
     Raises:
         StoreError: No two labelled val images of equal size are embedded.
     """
     for domain, records in labelled.items():
-        every = -(-len(records) // MOST_IMAGES)
-        if pairs := _pairs(records[:: every or 1]):
-            images = {record.image_id: record.content for record, _ in pairs}
-            index = Index.read(workspace.index)
-            try:
-                reader = open_features(
-                    workspace.stores, index, domain, levels=levels, images=images
-                )
-            except StoreIncompleteError as error:
-                raise StoreIncompleteError(
-                    f"add val to embed.splits and run `ssr embed` ({error})"
-                ) from error
-            return WrongTeacherTest(pairs, tuple(levels), reader)
+        groups: dict[Size, list[ImageRecord]] = defaultdict(list)
+        for record in records[:: -(-len(records) // MOST_IMAGES) or 1]:
+            groups[record.working_size_px].append(record)
+        pairs = tuple(
+            (record, group[(position + len(group) // 2) % len(group)])
+            for group in groups.values()
+            if len(group) > 1
+            for position, record in enumerate(group)
+        )
+        if not pairs:
+            continue
+        images = {record.image_id: record.content for record, _ in pairs}
+        index = Index.read(workspace.index)
+        try:
+            reader = open_features(workspace.stores, index, domain, levels=levels, images=images)
+        except StoreIncompleteError as error:
+            raise StoreIncompleteError(
+                f"add val to embed.splits and run `ssr embed` ({error})"
+            ) from error
+        return WrongTeacherTest(pairs, levels, reader)
     raise StoreIncompleteError("there are no two labelled val images of equal size")
-
-
-def _pairs(records: Sequence[ImageRecord]) -> tuple[tuple[ImageRecord, ImageRecord], ...]:
-    """Pair each image with one half a group away, among those of its working size."""
-    groups: dict[Size, list[ImageRecord]] = defaultdict(list)
-    for record in records:
-        groups[record.working_size_px].append(record)
-    return tuple(
-        (record, group[(position + len(group) // 2) % len(group)])
-        for group in groups.values()
-        if len(group) > 1
-        for position, record in enumerate(group)
-    )

@@ -66,13 +66,10 @@ class Workspace:
 
 
 def claim(out: Path, identity: Mapping[str, Any], *, fresh: bool, move_aside: bool) -> None:
-    """Take a folder for a run; the weights of another one are never overwritten.
+    """Take a folder, whose writer's lock is held, for the run of this identity.
 
-    Args:
-        out: The folder, whose writer's lock is held.
-        identity: All that determines the weights, as JSON values.
-        fresh: Move the run that is there to `<out>/replaced/<number>`, even if it is this one.
-        move_aside: Do that with another run's alone, instead of refusing.
+    The weights of another run are never overwritten: `fresh` moves a run that is there to
+    `<out>/replaced/<number>`, `move_aside` only another one's.
 
     Raises:
         ConfigError: If the folder holds another run, and that may not be moved.
@@ -114,12 +111,8 @@ def digests_of_start(config: TrainConfig) -> dict[str, str]:
     The names in the parameters stay when a file behind them changes; so this goes into the
     fingerprint of a run, and by `ssr prepare` into a file that DVC compares.
 
-    Args:
-        config: Section `train`.
-
     Returns:
-        Path -> SHA-256; empty for `random`. A Hugging Face id has no file here either: pin it by
-        downloading it.
+        Path -> SHA-256; empty for `random` and for a Hugging Face id: pin it by downloading it.
     """
     named = [config.student.weights, *([config.init] if config.init else [])]
     paths = [Path(name).expanduser() for name in named]

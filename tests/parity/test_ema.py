@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from stages.train.adaptation.ema import ema_alpha, update_ema
+from stages.train.adaptation.pseudo_labels import ema_alpha, update_ema
 from tests.parity.cases import Case, Reference, assert_close
 
 TOL = 1e-6

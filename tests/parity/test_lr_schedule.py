@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from stages.train.config import OptimizerConfig
-from stages.train.optimizer import learning_rate, set_learning_rate
+from stages.train.state import learning_rate, set_learning_rate
 from tests.parity.cases import Case, Reference
 
 TOL = 1e-15  # absolute

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from stages.train.adaptation.masking import block_mask, draw_blocks, mask_images
+from stages.train.adaptation.augment import block_mask, draw_blocks, mask_images
 from tests.parity.cases import Reference
 
 

@@ -8,8 +8,8 @@ from stages.student.mit import MiT, build_backbone
 from stages.student.student import DAFormerHead, Student
 from stages.student.weights import official_to_ours
 from stages.train.config import OptimizerConfig
-from stages.train.optimizer import build_optimizer
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
+from stages.train.state import build_optimizer
 from tests.parity.cases import Reference
 
 NEVER_OURS = ("ema_model.", "imnet_model.", "predictor.")
@@ -70,4 +70,4 @@ def networks_of(names: list[str]) -> tuple[Student, CrossAttentionBranch]:
             build_backbone(MiT(widths, depths, heads, reductions), drop_path=0.0, norm_eps=1e-6),
             DAFormerHead(widths, 4, 3, 2, dropout=0.0, dilations=[1, 6, 12, 18][: len(branches)]),
         )
-        return student, CrossAttentionBranch(widths, 4, heads, levels)
+        return student, CrossAttentionBranch(widths, {"stride8": 4}, heads, levels)

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.train.config import RareClassConfig
-from stages.train.crops import RareClassSampler, class_probabilities, eligible, redraw_until_enough
+from stages.train.crops import RareClassSampler, class_probabilities, redraw_until_enough
 from tests.parity.cases import Case, Reference, assert_close
 
 STUB_PIXELS = [0, 1500, 1501, 3000]
@@ -58,7 +58,7 @@ def test_class_draws_are_the_official_ones(reference: Reference) -> None:
 
 def test_an_image_must_show_more_than_the_threshold(reference: Reference) -> None:
     case = reference("rcs")
-    suits = eligible(pixel_counts(case), case.meta["min_pixels"])[:, case["in/class_ids"]]
+    suits = sampler(case, case.meta["temperatures"][0]).eligible[:, case["in/class_ids"]]
     assert suits.astype(int).tolist() == case["out/eligible"].tolist()
 
 

@@ -18,14 +18,13 @@ from transformers import SegformerModel
 from stages.student.mit import MiT, build_backbone
 from stages.student.student import DAFormerHead, Student
 from stages.student.weights import import_official
-from stages.train.adaptation.augment import StrongDraw
-from stages.train.adaptation.masking import mask_images
+from stages.train.adaptation.augment import StrongDraw, mask_images
 from stages.train.adaptation.pseudo_labels import pseudo_weight, valid_pixels
 from stages.train.config import OptimizerConfig, TrainConfig
 from stages.train.crops import Batch
 from stages.train.models import ImageNetReference, Models, without_noise
-from stages.train.optimizer import build_optimizer
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
+from stages.train.state import build_optimizer
 from stages.train.step import Draws, StepResult, draw_step, train_step
 from tests.official import export_official, pixel_accuracy
 from tests.parity.cases import Case, Reference, assert_close
@@ -334,7 +333,7 @@ def build_regularizer(case: Case) -> CrossAttentionBranch:
     meta = case.meta
     channels = case["in/sam_src"].shape[1]
     regularizer = CrossAttentionBranch(
-        meta["dims"], channels, meta["heads"], [LEVEL] * len(meta["dims"])
+        meta["dims"], {LEVEL: channels}, meta["heads"], [LEVEL] * len(meta["dims"])
     )
     official = {
         name: tensor

@@ -20,6 +20,7 @@ from stages.train.adaptation.augment import (
     normalise,
 )
 from stages.train.adaptation.mixing import mix
+from stages.train.config import SelfTrainingConfig
 from tests.parity.cases import Case, Reference, assert_close
 
 UNIT_TOL = 1e-5
@@ -131,9 +132,11 @@ def test_jitter_and_blur_happen_for_the_official_draws(reference: Reference) -> 
         draws = draw_strong(
             Gates(1 - settings["color_jitter_draw"], 1 - settings["blur_draw"]),
             settings["B"],
-            jitter_probability=1 - case.meta["color_jitter_p"],
-            jitter_strength=case.meta["color_jitter_s"],
-            blur_probability=0.5,
+            SelfTrainingConfig.model_construct(
+                jitter_probability=1 - case.meta["color_jitter_p"],
+                jitter_strength=case.meta["color_jitter_s"],
+                blur_probability=0.5,
+            ),
             per_image=settings["mix"],
         )
         for draw in draws:
@@ -146,9 +149,9 @@ def test_factors_and_sigma_span_the_official_ranges(reference: Reference) -> Non
     [draw] = draw_strong(
         np.random.default_rng(0),
         100_000,
-        jitter_probability=1,
-        jitter_strength=case.meta["color_jitter_s"],
-        blur_probability=1,
+        SelfTrainingConfig.model_construct(
+            jitter_probability=1, jitter_strength=case.meta["color_jitter_s"], blur_probability=1
+        ),
         per_image=False,
     )
     assert draw.jitter is not None

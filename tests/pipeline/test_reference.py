@@ -68,7 +68,7 @@ def test_the_page_has_every_key_of_a_preset(preset: str) -> None:
     ("key", "says"),
     [
         ("embed.overlap", "number, at least 0, at most 0.5"),
-        ("embed.levels", "list of at least 1 (`stride8`, `stride16`, `stride32`)"),
+        ("embed.splits", "list of at least 1 (`train`, `val`)"),
         ("train.crop_px", "whole number, at least 32, at most 32768, a multiple of 32"),
         ("train.masking", "section, or null"),
         ("train.optimizer.betas", "list of 2 (number, at least 0, below 1)"),

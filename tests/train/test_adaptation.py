@@ -1,36 +1,25 @@
-import copy
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.prepare.labels import IGNORE
-from stages.train.adaptation.ema import update_ema
-from stages.train.adaptation.losses import downscale_label, feature_distance, segmentation_loss
-from stages.train.adaptation.masking import block_mask, draw_blocks, mask_images
+from stages.train.adaptation.augment import draw_blocks, mask_images
+from stages.train.adaptation.losses import (
+    cells_of,
+    downscale_label,
+    feature_distance,
+    segmentation_loss,
+)
 from stages.train.adaptation.mixing import draw_classes, mix_features
 from stages.train.adaptation.pseudo_labels import pseudo_labels, valid_pixels
 from store.errors import ConfigError
-from tests.official import pixel_accuracy
-from tests.parity.cases import Reference, assert_close
 
 
 def backward(loss: Tensor) -> None:
     loss.backward()  # type: ignore[no-untyped-call]
-
-
-@pytest.mark.parametrize("mode", ["train", "eval"])
-def test_loss_and_accuracy_are_those_of_the_official_head(reference: Reference, mode: str) -> None:
-    case = reference("daformer_head")
-    logits, label = case.tensor(f"out/{mode}/logits"), case.tensor("in/label").squeeze(1)
-    weight = case.tensor("in/seg_weight")
-    assert_close(segmentation_loss(logits, label), case[f"out/{mode}/loss"], 1e-6)
-    weighted = case[f"out/{mode}/loss_weighted"]
-    assert_close(segmentation_loss(logits, label, weight), weighted, 1e-6)
-    assert_close(pixel_accuracy(logits, label), case[f"out/{mode}/acc_seg"].reshape(()), 1e-6)
 
 
 def test_a_batch_without_labelled_pixels_has_zero_loss_and_gradient() -> None:
@@ -66,9 +55,9 @@ def test_a_cell_has_the_class_that_fills_enough_of_it(
 
 
 def distance(student: Tensor, imagenet: Tensor, label: Tensor, *classes: int) -> Tensor:
-    return feature_distance(
-        student, imagenet, label, num_classes=5, classes=classes, min_share=0.75
-    )
+    cell_px = label.shape[-1] // student.shape[-1]
+    cells = cells_of(label, cell_px, num_classes=5, classes=classes, min_share=0.75)
+    return feature_distance(student, imagenet, cells)
 
 
 def test_distance_is_averaged_over_the_cells_of_the_whole_batch() -> None:
@@ -91,37 +80,6 @@ def test_equal_features_and_missing_classes_have_zero_loss_and_zero_gradient() -
         assert student.grad is not None
         assert loss.item() == 0
         assert torch.equal(student.grad, torch.zeros_like(imagenet))
-
-
-def test_labels_that_do_not_fit_the_features_are_refused() -> None:
-    features = torch.zeros(1, 4, 2, 2)
-    with pytest.raises(ValueError, match=r"9x8 px is not a multiple of features \(1, 4, 2, 2\)"):
-        distance(features, features, torch.zeros(1, 9, 8, dtype=torch.int64), 0)
-
-
-def networks() -> tuple[nn.Module, nn.Module]:
-    student = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3))
-    student(torch.randn(4, 2, 5, 5))
-    ema = copy.deepcopy(student).requires_grad_(False)
-    for parameter in ema.parameters():
-        parameter.fill_(1.0)
-    for buffer in ema.buffers():
-        buffer.zero_()
-    return ema, student
-
-
-def test_first_update_copies_parameters_but_no_buffers() -> None:
-    ema, student = networks()
-    update_ema(ema, student, 0, 0.999)
-    for old, new in zip(ema.parameters(), student.parameters(), strict=True):
-        assert torch.equal(old, new)
-        assert old is not new
-    assert not any(buffer.any() for buffer in ema.buffers())
-
-
-def test_the_ratio_is_the_share_that_is_hidden() -> None:
-    blocks = draw_blocks(np.random.default_rng(0), 100, (512, 512), 32)
-    assert block_mask(blocks, (64, 64), 0.7).mean().item() == pytest.approx(0.3, abs=0.01)
 
 
 def test_pixels_are_whole_or_the_mean_colour_block_by_block() -> None:
@@ -154,18 +112,6 @@ def test_official_pool_offers_the_classes_of_the_other_images_and_ignore() -> No
         assert {c for classes in drawn for c in classes[image]} == {0, 1, 2, IGNORE}
 
 
-def test_images_draw_independently_and_classes_equally_often() -> None:
-    labels = labels_with([0, 1, 2, 3], [0, 1, 2, 3])
-    rng = np.random.default_rng(0)
-    chosen = np.zeros((4000, 2, 4))
-    for row in chosen:
-        for image, classes in enumerate(draw_classes(rng, labels, "batch")):
-            row[image, classes] = 1
-    assert np.allclose(chosen.mean(axis=0), 0.5, atol=0.03)
-    together = np.einsum("nc,nd->cd", chosen[:, 0], chosen[:, 1]) / len(chosen)
-    assert np.allclose(together, 0.25, atol=0.03)
-
-
 def test_each_token_is_mixed_by_its_share_of_source_pixels() -> None:
     mask = torch.zeros(1, 1, 32, 64, dtype=torch.bool)
     mask[..., :32, :32] = True  # four tokens of stride 16, one of stride 32
@@ -189,34 +135,6 @@ def test_tokens_of_one_side_keep_their_features_to_the_bit(dtype: torch.dtype) -
     assert mixed.dtype == dtype
     assert torch.equal(mixed[0], source["stride8"][0])
     assert torch.equal(mixed[1], target["stride8"][1])
-
-
-def test_features_that_do_not_divide_the_mask_are_refused() -> None:
-    features = {"stride8": torch.zeros(1, 1, 3, 4)}
-    with pytest.raises(ValueError, match="32x32 px has no whole cells on 3x4 tokens"):
-        mix_features(torch.zeros(1, 1, 32, 32, dtype=torch.bool), features, features)
-
-
-def logits_of(*probabilities: float) -> torch.Tensor:
-    """Logits (1, 2, 1, W) whose class 0 has these probabilities."""
-    p = torch.tensor(probabilities, dtype=torch.float64)
-    return torch.stack([p, 1 - p]).log().float().view(1, 2, 1, -1)
-
-
-def test_confidence_is_shared_by_the_images_of_a_batch() -> None:
-    sure, unsure = logits_of(0.99, 0.99), logits_of(0.6, 0.6)
-    assert pseudo_labels(torch.cat([sure, unsure]), (1, 2), 0.9).confidence.item() == 0.5
-
-
-def test_logits_are_enlarged_before_the_softmax() -> None:
-    # Bilinear from +2 and -2 at positions (i + 0.5) / 4 - 0.5: +2, +2, +1.5, +0.5 and the mirror.
-    logits = torch.tensor([[[[2.0, -2.0]], [[0.0, 0.0]]]])
-    result = pseudo_labels(logits, (1, 8), 0.0)
-    assert result.label.tolist() == [[[0, 0, 0, 0, 1, 1, 1, 1]]]
-    sigmoid = torch.sigmoid(torch.tensor([2.0, 2.0, 1.5, 0.5]))
-    for threshold, expected in [(0.6, 1.0), (0.7, 0.75), (0.85, 0.5), (0.9, 0.0)]:
-        assert (sigmoid >= threshold).float().mean().item() == expected
-        assert pseudo_labels(logits, (1, 8), threshold).confidence.item() == expected
 
 
 def test_half_precision_logits_are_judged_in_float32() -> None:

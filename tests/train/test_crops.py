@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
-from stages.prepare.geometry import Box
 from stages.prepare.labels import IGNORE
 from stages.prepare.manifest import Domain, ImageRecord
 from stages.train.config import RareClassConfig, TrainConfig
@@ -22,9 +21,6 @@ from stages.train.crops import (
     RareClassSampler,
     Sample,
     batches,
-    class_probabilities,
-    draw_crop,
-    redraw_until_enough,
     varied,
 )
 from store.errors import ConfigError, DataError, StoreIncompleteError, TrainingError
@@ -240,22 +236,6 @@ def test_arms_without_features_see_the_same_crops(world: World) -> None:
             assert_same(sample[part], expected[part])
 
 
-def test_rare_class_sampling_brings_rare_classes_into_the_crops(world: World) -> None:
-    counts = np.array([record.class_pixels for record in world.records("source")])
-    rarest = int(counts.sum(axis=0).argmin())
-
-    def share(**changes: Any) -> float:  # noqa: ANN401
-        """Crops with more than 30 pixels of the rarest class."""
-        crops = world.crops(config(crop_max_class_share=1.0, **changes))
-        shown = [np.count_nonzero(crops[index]["source_label"] == rarest) for index in range(60)]
-        return float(np.mean(np.array(shown) > 30))
-
-    cold = {"temperature": 1e-6, "min_pixels": 60, "min_crop_ratio": 0.5}
-    first_crop = share(rare_class_sampling={**cold, "min_crop_ratio": 0.0})
-    assert share() + 0.2 < first_crop  # images of the class are chosen more often
-    assert first_crop < 0.95 < share(rare_class_sampling=cold)  # and their crops are drawn again
-
-
 def test_crops_of_one_prevailing_class_are_drawn_again(world: World) -> None:
     def prevailing(max_share: float) -> float:
         crops = world.crops(config(crop_max_class_share=max_share))
@@ -350,26 +330,6 @@ def sampler(min_pixels: int, counts: NDArray[np.int64] = COUNTS) -> RareClassSam
     return RareClassSampler(counts, NAMES, config)
 
 
-def test_rare_classes_come_first_and_absent_ones_never() -> None:
-    classes, probabilities = class_probabilities(COUNTS, 0.5)
-    assert classes.tolist() == [1, 2, 0]
-    share = np.array([50, 150, 1800]) / 2000
-    odds = np.exp((1 - share) / 0.5)
-    assert np.allclose(probabilities, odds / odds.sum(), atol=1e-6)
-
-
-def test_classes_and_images_are_drawn_as_often_as_they_should() -> None:
-    rare, rng = sampler(9), np.random.default_rng(0)
-    drawn = [rare.draw(rng) for _ in range(6000)]
-    for class_id, probability in zip(*class_probabilities(COUNTS, 0.5), strict=True):
-        images = [image for c, image in drawn if c == class_id]
-        assert len(images) / len(drawn) == pytest.approx(probability, abs=0.02)
-        allowed = np.flatnonzero(COUNTS[:, class_id] > 9)
-        assert set(images) == set(allowed)
-        for image in allowed.tolist():
-            assert images.count(image) / len(images) == pytest.approx(1 / len(allowed), abs=0.04)
-
-
 def test_a_class_that_no_image_shows_enough_of_is_named_with_the_cure() -> None:
     with pytest.raises(ConfigError) as caught:
         sampler(40)
@@ -385,22 +345,6 @@ def test_labels_without_any_labelled_pixel_are_refused() -> None:
         sampler(0, np.zeros((3, 4), np.int64))
 
 
-def test_a_crop_needs_more_than_its_share_of_the_threshold() -> None:
-    rare = sampler(9)  # 4.5 pixels
-    label = np.zeros((4, 4), np.uint8)
-    label[0] = 1
-    assert not rare.enough(label, 1)
-    label[1, 0] = 1
-    assert rare.enough(label, 1)
-
-
-@pytest.mark.parametrize(("good", "draws"), [(1, 1), (3, 3), (10, 10), (11, 11), (99, 11)])
-def test_draws_end_with_a_good_one_or_the_eleventh(good: int, draws: int) -> None:
-    numbers = iter(range(1, 100))
-    assert redraw_until_enough(lambda: next(numbers), lambda number: number >= good) == draws
-    assert next(numbers) == draws + 1
-
-
 @pytest.mark.parametrize(
     ("pixels", "expected"),
     [
@@ -414,23 +358,3 @@ def test_draws_end_with_a_good_one_or_the_eleventh(good: int, draws: int) -> Non
 )
 def test_a_crop_is_varied_where_no_class_prevails(pixels: list[int], expected: bool) -> None:
     assert varied(np.array([pixels], np.uint8), 0.75) == expected
-
-
-def crops(label: NDArray[np.uint8], max_class_share: float, number: int) -> list[Box]:
-    rng = np.random.default_rng(0)
-    return [
-        draw_crop(
-            rng,
-            working_px=(label.shape[0], label.shape[1]),
-            crop_px=32,
-            align_px=8,
-            max_class_share=max_class_share,
-            label_in=lambda box: label[box.slices],
-        )
-        for _ in range(number)
-    ]
-
-
-def test_a_label_without_variety_still_gives_a_crop() -> None:
-    [box] = crops(np.zeros((64, 64), np.uint8), 0.75, 1)
-    assert (box.height, box.width) == (32, 32)

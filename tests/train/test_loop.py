@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 from stages.student.student import load_student
 from stages.train.config import TrainConfig
 from stages.train.crops import Batch, Sample
-from stages.train.loop import Callbacks, fit
-from stages.train.optimizer import learning_rate
+from stages.train.loop import fit
+from stages.train.state import learning_rate
 from stages.train.step import STORED, Feed, Mixed, mix_stored
 from store.errors import ConfigError, TrainingError
 from tests.train.example import train_config
@@ -43,12 +43,12 @@ def test_ten_steps_and_ten_more_are_twenty_steps_bit_for_bit(
     world: World, tmp_path: Path, start: int, workers: int
 ) -> None:
     changes = {**TWENTY, "self_training": {"start": start}}
-    assert world.run(tmp_path / "straight", **changes).fit.resumed_from is None
+    assert world.run(tmp_path / "straight", **changes).resumed_from is None
     with pytest.raises(KeyboardInterrupt):
         world.run(tmp_path / "resumed", interrupt, **changes)
     cheaper = {"workers": workers, "prefetch": 3, "activation_checkpointing": True}
     resumed = world.run(tmp_path / "resumed", **{**changes, **cheaper})
-    assert resumed.fit.resumed_from == 10
+    assert resumed.resumed_from == 10
     straight = results(tmp_path / "straight")
     assert straight["checkpoint"]["iteration"] == 20
     assert {"student", "ema", "regularizer", "optimizer", "curves"} < straight["checkpoint"].keys()
@@ -71,13 +71,13 @@ def test_noise_is_another_in_every_iteration_and_for_every_seed(
 
 def test_a_finished_run_is_not_trained_again(world: World, tmp_path: Path) -> None:
     settings = {"iterations": 3, "checkpoint_every": 2}  # the last checkpoint is out of turn
-    first = world.run(tmp_path, silent, **settings).fit
+    first = world.run(tmp_path, silent, **settings)
     before = results(tmp_path)
     (tmp_path / "curves.csv").unlink()
     calls = []
-    again = world.run(tmp_path, lambda *call: calls.append(call), **settings).fit
+    again = world.run(tmp_path, lambda *call: calls.append(call), **settings)
     assert again.resumed_from == 3
-    assert again.last_row == first.last_row
+    assert again.curves.rows[-1] == first.curves.rows[-1]
     assert not calls
     assert_same(results(tmp_path), before)  # with the curves that were lost
 
@@ -89,7 +89,7 @@ def test_curves_have_a_row_for_each_interval_and_the_last_iteration(
         iterations=5, log_every=2, self_training={"start": 2}, regularizer={"on": ["source"]}
     )
     each = train_config(**config.model_dump() | {"log_every": 1})
-    last = world.train(config, tmp_path / "pairs").fit.last_row
+    last = world.train(config, tmp_path / "pairs").curves.rows[-1]
     world.train(each, tmp_path / "each")
     pairs, single = (rows(tmp_path / name) for name in ("pairs", "each"))
 
@@ -143,7 +143,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(world: World, tmp_pat
             device=cpu,
             folder=tmp_path,
             fingerprint="f",
-            callbacks=Callbacks(remember),
+            progress=remember,
         )
     message = str(caught.value)
     assert message.startswith("iteration 1: a loss is not finite (clean ")
@@ -169,13 +169,6 @@ def test_a_loss_that_is_not_finite_is_told_at_the_next_row_and_its_weights_are_n
     assert [done for done, *_ in calls] == [1]  # the checkpoint of the second iteration noticed
     assert not (tmp_path / "checkpoint.pt").exists()
     assert not (tmp_path / "curves.csv").exists()
-
-
-def test_training_computes_with_the_threads_that_it_is_given(world: World, tmp_path: Path) -> None:
-    found: set[int] = set()
-    world.run(tmp_path, lambda *_: found.add(torch.get_num_threads()), threads=2, iterations=1)
-    assert found == {2}
-    assert torch.get_num_threads() == 1
 
 
 class Silenced(Dataset[Sample]):
@@ -207,7 +200,7 @@ def trained(world: World, out: Path, feed: Feed) -> tuple[Tensor, int | None]:
     result = world.train(train_config(), out, feed=feed)
     student, _ = load_student(result.student)
     weights = torch.cat([each.detach().flatten() for each in student.parameters()])
-    return weights, result.fit.resumed_from
+    return weights, result.resumed_from
 
 
 def test_samples_and_mixtures_are_those_of_the_feed(world: World, tmp_path: Path) -> None:

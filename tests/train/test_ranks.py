@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from stages.train.loop import Callbacks, fit
+from stages.train.loop import fit
 from stages.train.ranks import ALONE, Ranks
 from store.errors import ConfigError, SSRError
 from tests.train.example import train_config
@@ -72,7 +72,7 @@ def test_synchronised_batch_norm_is_refused_on_the_cpu(world: World, tmp_path: P
     config = train_config(sync_batch_norm=True)
     with pytest.raises(ConfigError, match=r"train\.sync_batch_norm needs GPUs"):
         world.train(config, tmp_path / "two", ranks=Ranks(1, 2, 1))
-    assert world.train(config, tmp_path / "one").fit.resumed_from is None  # nothing to synchronise
+    assert world.train(config, tmp_path / "one").resumed_from is None  # nothing to synchronise
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_a_run_resumes_with_another_number_of_ranks(done: Path, name: str) -> No
 def test_all_ranks_end_when_one_fails(done: Path) -> None:
     guilty, other = ((done / f"failing-{rank}.txt").read_text() for rank in (1, 0))
     assert guilty == "ConfigError: of this rank alone"
-    assert other.startswith("RankLostError: another process of this run ended")
+    assert other.startswith("TrainingError: another process of this run ended")
     assert "\n" not in other
     assert float((done / "failing-seconds.txt").read_text()) < 60
 
@@ -273,7 +273,7 @@ def record(world: World, path: Path, config: Any, ranks: Ranks) -> None:  # noqa
         device=device,
         folder=folder,
         fingerprint="f",
-        callbacks=Callbacks(silent),
+        progress=silent,
         ranks=ranks,
     )
     torch.save({"gradients": gradients, "rows": state.curves.rows}, path)
@@ -329,7 +329,7 @@ def interrupted(world: World, out: Path, ranks: Ranks) -> None:
 
 def resumed(world: World, out: Path, ranks: Ranks) -> None:
     result = world.train(train_config(**USUAL), out, ranks=ranks)
-    out.with_name(f"{out.name}-{ranks.rank}.txt").write_text(str(result.fit.resumed_from))
+    out.with_name(f"{out.name}-{ranks.rank}.txt").write_text(str(result.resumed_from))
 
 
 def failing(world: World, out: Path, ranks: Ranks) -> None:

@@ -8,15 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stages.student.student import Student, build_student, seeded, still_averages
+from stages.student.student import Student, build_student, seeded
 from stages.train import step as step_module
 from stages.train.config import TrainConfig
 from stages.train.crops import Batch
-from stages.train.loop import _values
 from stages.train.models import ImageNetReference, Models, without_noise
 from stages.train.monitor import Curves, FiniteCheck
-from stages.train.optimizer import build_optimizer
 from stages.train.regularizers.branch import Branch
+from stages.train.state import build_optimizer
 from stages.train.step import Draws, Mixed, StepResult, draw_step, mix_stored, train_step
 from tests.train.example import train_config
 
@@ -33,7 +32,7 @@ def models_for(config: TrainConfig, *, imagenet: bool = False) -> Models:
     ema_branch: Branch | None = None
     if config.regularizer.on:
         with seeded(2):
-            regularizer = config.regularizer.build(student, 4)
+            regularizer = config.regularizer.build(student, {"stride8": 4, "stride16": 4})
     ema = without_noise(student_of(config, seed=3)) if config.self_training else None
     if regularizer is not None and regularizer.labels_target:
         ema_branch = without_noise(deepcopy(regularizer))
@@ -190,17 +189,6 @@ def test_the_ema_model_waits_for_self_training_then_copies_and_then_follows() ->
             torch.testing.assert_close(value, keep * before[name] + (1 - keep) * student[name])
 
 
-def test_the_ema_model_moves_before_it_labels() -> None:
-    config = train_config()
-    models = models_for(config)
-    copied = without_noise(deepcopy(models.student))
-    result = step(config, models)
-    logits = copied(batch_of().target_image)
-    expected = torch.nn.functional.interpolate(logits, (SIDE, SIDE), mode="bilinear").argmax(1)
-    assert result.pseudo is not None
-    assert torch.equal(result.pseudo.label, expected)
-
-
 def test_pseudo_labels_are_without_dropout_and_stochastic_depth() -> None:
     config = train_config(student={"drop_path": 0.9, "dropout": 0.9})
     labels = []
@@ -285,13 +273,6 @@ def test_draws_depend_on_seed_and_iteration_alone() -> None:
     assert str(first) != str(draw_step(train_config(masking=MASKING, seed=1), label, 7))
 
 
-def test_nothing_is_drawn_where_only_the_source_is_trained_on() -> None:
-    label = batch_of().source_label
-    assert draw_step(train_config(**SOURCE_ONLY), label, 9) is None
-    waiting = train_config(self_training={"start": 3})
-    assert [draw_step(waiting, label, i) is None for i in range(5)] == [True] * 3 + [False] * 2
-
-
 ASKING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "is_nonzero", "equal"}
 
 """Operators whose result the host must know before it can go on."""
@@ -334,7 +315,7 @@ def run_step(device: torch.device, **changes: Any) -> None:  # noqa: ANN401
             optimizer.found_inf = watch.failed  # type: ignore[attr-defined]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            curves.add(_values(result))
+            curves.add(result.losses)
     assert curves.close_row(iteration=1, lr=0.0)["clean"] > 0
 
 
@@ -462,16 +443,6 @@ def test_recomputed_activations_change_no_bit(head: str) -> None:
     kept, recomputed = results
     assert kept.keys() == recomputed.keys()
     assert all(torch.equal(recomputed[name], value) for name, value in kept.items())
-
-
-def test_recomputing_moves_shared_batch_norms_once_too() -> None:
-    """Of several GPUs; the layer itself refuses the CPU, its averages need none."""
-    head = nn.Sequential(nn.SyncBatchNorm(4))
-    before = {name: buffer.clone() for name, buffer in head.named_buffers()}
-    with still_averages(head):
-        for buffer in head.buffers():
-            buffer.add_(1)
-    assert all(torch.equal(buffer, before[name]) for name, buffer in head.named_buffers())
 
 
 def test_recomputed_activations_are_not_kept() -> None:

@@ -7,7 +7,10 @@ import sys
 import pytest
 
 from benchmarks.step_time.setting import ARMS
+from benchmarks.step_time.table import step_macs
+from store.spec import Level
 from tests.pipeline.workplace import REPOSITORY
+from tests.train.example import train_config
 
 
 @pytest.mark.slow
@@ -31,6 +34,19 @@ def test_the_benchmark_of_a_step_runs_every_arm() -> None:
         assert sum(column) == pytest.approx(step, rel=0.02)  # printed with three digits
         rest = column[list(parts).index("rest")]
         assert 0 <= rest < 0.2 * step
+
+
+def test_work_of_the_papers_networks_is_what_was_counted_on_the_official_code() -> None:
+    config = train_config(
+        batch_size=2, crop_px=512, student={"backbone": "mit_b5", "head_channels": 256}
+    )
+    off = config.regularizer.model_copy(update={"on": ()})
+    without, with_ = (
+        step_macs(each, num_classes=19, levels={"stride8": Level(8, 256)}) / 1e12
+        for each in (config.model_copy(update={"regularizer": off}), config)
+    )
+    assert without == pytest.approx(1.9, rel=0.02)
+    assert with_ - without == pytest.approx(0.68 + 0.26, rel=0.02)
 
 
 def table_of(text: str) -> dict[str, list[str]]:

@@ -8,12 +8,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.student.student import load_student
-from stages.train.stage import _without_folder
 from stages.train.workspace import claim
 from store.errors import ConfigError
-from tests.train.example import train_config
 from tests.train.test_stage import REPOSITORY, files_of
-from tests.train.world import World, assert_same, results
+from tests.train.world import World
 
 ONE: dict[str, Any] = {"version": 1, "train": {"seed": 1, "optimizer": {"lr": 1.0}}}
 
@@ -132,22 +130,6 @@ def test_all_that_dvc_expects_of_a_run_moves_with_it(tmp_path: Path) -> None:
     assert {*declared} <= names(tmp_path / "replaced" / "1")
 
 
-def test_a_run_beside_a_replaced_one_is_as_in_a_new_folder(world: World, tmp_path: Path) -> None:
-    used, new, config = tmp_path / "used", tmp_path / "new", train_config(iterations=2)
-    world.run(used, iterations=3, seed=1)
-    old = results(used)
-    for out in (used, new):
-        assert world.train(config, out, move_aside=True).fit.resumed_from is None
-    assert_same(results(used), results(new))
-    assert_same(results(used / "replaced" / "1"), old)
-    calls: list[int] = []
-    again = world.train(config, used, lambda done, *_: calls.append(done), fresh=True)
-    assert (again.fit.resumed_from, calls) == (None, [1, 2])
-    assert_same(results(used), results(new))
-    assert world.train(config, used).fit.resumed_from == 2
-    assert load_student(used / "replaced" / "2" / "student")[1]["recipe"]["seed"] == 0
-
-
 OFF = {"on": [], "levels": [None] * 4}
 
 
@@ -180,16 +162,3 @@ def test_first_weights_are_remembered_over_generations_and_folders_are_not(
     assert meta["weights"] == "nvidia/mit-b5"
     assert meta["recipe"]["init"] == "student"
     assert str(tmp_path) not in (tmp_path / "second/student/config.json").read_text()
-
-
-@pytest.mark.parametrize(
-    ("weights", "noted"),
-    [
-        ("nvidia/mit-b5", "nvidia/mit-b5"),
-        ("pretrained/mit_b5.pth", "pretrained/mit_b5.pth"),
-        ("/home/me/mit_b5.pth", "mit_b5.pth"),
-        ("~/mit_b5.pth", "mit_b5.pth"),
-    ],
-)
-def test_only_absolute_paths_are_shortened(weights: str, noted: str) -> None:
-    assert _without_folder(weights) == noted

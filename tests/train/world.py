@@ -20,28 +20,27 @@ from stages.prepare.config import PrepareConfig
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.student.student import Student, build_student, seeded
 from stages.train import stage
-from stages.train.checkpoint import TrainingState
 from stages.train.config import TrainConfig
 from stages.train.crops import TrainingCrops
 from stages.train.loop import Progress
 from stages.train.models import ImageNetReference, Models, without_noise
 from stages.train.monitor import Curves
-from stages.train.optimizer import build_optimizer
 from stages.train.ranks import ALONE, Ranks
 from stages.train.regularizers.branch import Branch
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from stages.train.stage import TrainResult
+from stages.train.state import TrainingState, build_optimizer
 from stages.train.step import STORED, Feed
 from stages.train.validate import Validation
 from stages.train.workspace import Workspace
 from store.index import Index, StoreEntry
 from store.read import FeatureReader
 from store.shard_writer import NOTHING
-from store.spec import ImageEntry, StoreSpec, levels_of_format_1
+from store.spec import ImageEntry, Level, StoreSpec, levels_of_format_1
 from tests.store import worlds as stores
 from tests.train.example import train_config
 
-TEACHER = {"architecture": "random numbers", "channels": 4, "trained": False}
+TEACHER: dict[str, Any] = {"architecture": "random numbers", "channels": 4, "trained": False}
 LEVELS = ("stride8", "stride16")
 DOMAINS: tuple[Domain, ...] = ("source", "target")
 
@@ -123,10 +122,12 @@ class World:
         levels: Sequence[str] = LEVELS,
         teachers: Mapping[str, Mapping[str, Any]] | None = None,
         skipped: Mapping[str, str] = NOTHING,
+        offered: Mapping[str, Level] = levels_of_format_1(TEACHER["channels"]),
     ) -> None:
         """Write stores of random features, and the index; by `teachers` one per domain."""
         entries: dict[str, StoreEntry] = {
-            d: self._embed(d, levels, (teachers or {}).get(d, TEACHER), skipped) for d in domains
+            d: self._embed(d, levels, (teachers or {}).get(d, TEACHER), skipped, offered)
+            for d in domains
         }
         Index(stores=entries).write(self.index_path)
 
@@ -136,12 +137,13 @@ class World:
         levels: Sequence[str],
         teacher: Mapping[str, Any],
         skipped: Mapping[str, str],
+        offered: Mapping[str, Level],
     ) -> StoreEntry:
         images = [entry_of(record) for record in self.records(domain)]
         heights, widths = zip(*(image.working_size_px for image in images), strict=True)
         spec = StoreSpec(
             domain=domain,
-            levels=levels_of_format_1(teacher["channels"]),
+            levels=offered,
             grid_px=(max(heights), max(widths)),
             shard_images=4,
             codec="float16",
@@ -223,7 +225,7 @@ def training_state(config: TrainConfig, *, seed: int, imagenet: bool = False) ->
     if config.regularizer.on:
         with seeded(seed):
             regularizer = CrossAttentionBranch(
-                student.channels, 4, (1, 2, 5, 8), config.regularizer.levels
+                student.channels, dict.fromkeys(LEVELS, 4), (1, 2, 5, 8), config.regularizer.levels
             )
     reference = None
     if imagenet:

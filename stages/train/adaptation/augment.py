@@ -1,7 +1,7 @@
-"""Colour jitter and blur of mixed and masked images (DACS, arXiv 2007.08702).
+"""Colour jitter, blur (DACS, arXiv 2007.08702) and hidden blocks (MIC, arXiv 2212.01322) of images.
 
 The formulas are those of kornia 0.5.8, which official SSR pins: kornia's `adjust_*` functions still
-compute its jitter, `ColorJitter` no longer does. B batch, H W pixels.
+compute its jitter, `ColorJitter` no longer does. B batch, C channels, H W pixels, g blocks a side.
 """
 
 import math
@@ -15,7 +15,10 @@ from kornia.enhance import adjust_brightness, adjust_contrast, adjust_hue, adjus
 from torch import Tensor
 from torch.nn import functional as F
 
+from stages.prepare.geometry import Size
 from stages.prepare.pixels import MEAN, STD
+from stages.train.config import SelfTrainingConfig
+from store.errors import ConfigError
 
 Operation = Literal["brightness", "contrast", "saturation", "hue"]
 OPERATIONS: tuple[Operation, ...] = ("brightness", "contrast", "saturation", "hue")
@@ -31,10 +34,8 @@ _REACH_SIGMAS = 8
 class JitterDraw:
     """One call of the jitter: a factor for each operation and image, one order for all.
 
-    Attributes:
-        factors: Float32 (B,) each; about 1 for brightness, contrast and saturation, about 0 for
-            hue, which is in turns.
-        order: The operations as they are applied.
+    Factors are float32 (B,), about 1 for brightness, contrast and saturation, about 0 for hue,
+    which is in turns.
     """
 
     factors: dict[Operation, Tensor]
@@ -43,12 +44,7 @@ class JitterDraw:
 
 @dataclass(frozen=True)
 class StrongDraw:
-    """One call of the augmentation; None leaves a part out.
-
-    Attributes:
-        jitter: Factors and order of the colour jitter.
-        sigma_px: Standard deviation of the blur.
-    """
+    """One call of the augmentation: jitter, and deviation of the blur; None leaves a part out."""
 
     jitter: JitterDraw | None
     sigma_px: float | None
@@ -73,13 +69,7 @@ def draw_jitter(rng: np.random.Generator, batch: int, strength: float) -> Jitter
 
 
 def draw_strong(
-    rng: np.random.Generator,
-    batch: int,
-    *,
-    jitter_probability: float,
-    jitter_strength: float,
-    blur_probability: float,
-    per_image: bool,
+    rng: np.random.Generator, batch: int, config: SelfTrainingConfig, *, per_image: bool
 ) -> list[StrongDraw]:
     """Draw one iteration's augmentation of a batch.
 
@@ -87,23 +77,15 @@ def draw_strong(
     augments mixed images one by one (`per_image`), and the images of the masked branch in one call,
     so that these share the order of operations and the blur.
 
-    Args:
-        rng: Source of randomness.
-        batch: Number of images.
-        jitter_probability: 0.8 in the paper's runs. The official `color_jitter_probability: 0.2`
-            is the threshold that a uniform draw must exceed.
-        jitter_strength: Largest change of a factor; turns for hue.
-        blur_probability: 0.5 in the paper's runs.
-        per_image: Give each image its own draw.
-
     Returns:
         One draw for each image, or a single one for the batch; see `augment`.
     """
-    jittered, blurred = rng.random() < jitter_probability, rng.random() < blur_probability
+    jittered = rng.random() < config.jitter_probability
+    blurred = rng.random() < config.blur_probability
     calls, images = (batch, 1) if per_image else (1, batch)
     return [
         StrongDraw(
-            draw_jitter(rng, images, jitter_strength) if jittered else None,
+            draw_jitter(rng, images, config.jitter_strength) if jittered else None,
             rng.uniform(*SIGMA_PX) if blurred else None,
         )
         for _ in range(calls)
@@ -194,3 +176,32 @@ def normalise(images: Tensor) -> Tensor:
 def _channels(values: Sequence[float], images: Tensor) -> Tensor:
     # Built on the host and sent without waiting: a step must not stall for three numbers.
     return torch.tensor(values).view(3, 1, 1).to(images.device, non_blocking=True)
+
+
+def draw_blocks(rng: np.random.Generator, batch: int, size_px: Size, block_px: int) -> Tensor:
+    """Draw a uniform number in [0, 1) for each block of each image: float32 (B, 1, gH, gW).
+
+    The grid has round(side / block) blocks, so that they become uneven where the block does not
+    divide the side. Python rounds halves to even here, as it does in the official code.
+
+    Raises:
+        ConfigError: A block is more than twice as large as the image.
+    """
+    grid = [round(side / block_px) for side in size_px]
+    if 0 in grid:
+        raise ConfigError(
+            f"masking: a block of {block_px} px does not fit a crop of {size_px[0]}x{size_px[1]} "
+            f"px; set train.masking.block_px to {min(size_px)} or less"
+        )
+    return torch.from_numpy(rng.random((batch, 1, *grid), dtype=np.float32))
+
+
+def block_mask(uniform: Tensor, size_px: Size, ratio: float) -> Tensor:
+    """Turn the draws (B, 1, gH, gW) into a mask (B, 1, H, W), 1 where a draw is above `ratio`."""
+    return F.interpolate((uniform > ratio).float(), size_px, mode="nearest")
+
+
+def mask_images(images: Tensor, uniform: Tensor, ratio: float) -> Tensor:
+    """Hide blocks of normalised images (B, C, H, W); hidden pixels get the mean colour, 0."""
+    height, width = images.shape[-2:]
+    return images * block_mask(uniform, (height, width), ratio)

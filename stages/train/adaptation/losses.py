@@ -18,18 +18,11 @@ def upsample_logits(logits: Tensor, size_px: Sequence[int]) -> Tensor:
 
 
 def segmentation_loss(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Average the cross entropy over all pixels.
+    """Average the cross entropy over all pixels of a label (B, H, W).
 
-    Ignored pixels and those of weight 0 add nothing but stay in the denominator, and the weights
-    are not normalised by their sum: a low weight makes the loss small.
-
-    Args:
-        logits: (B, K, h, w), enlarged to the label's size first.
-        label: (B, H, W), int64, 255 is ignored.
-        weight: (B, H, W) in 0..1.
-
-    Returns:
-        0-d tensor.
+    Logits (B, K, h, w) are enlarged first. Ignored pixels and those of weight 0 add nothing but
+    stay in the denominator, and the weights (B, H, W) are not normalised by their sum: a low weight
+    makes the loss small.
     """
     logits = upsample_logits(logits, label.shape[-2:])
     loss = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="none")  # (B, H, W)
@@ -37,13 +30,7 @@ def segmentation_loss(logits: Tensor, label: Tensor, weight: Tensor | None = Non
 
 
 def downscale_label(label: Tensor, cell_px: int, num_classes: int, min_share: float) -> Tensor:
-    """Name the class that prevails in each cell.
-
-    Args:
-        label: (B, H, W), int64 in 0..K-1 or 255.
-        cell_px: Side of a cell; divides H and W.
-        num_classes: K.
-        min_share: Share of a cell that its class must fill, itself included.
+    """Name the class that fills `min_share` of each cell of a label (B, H, W), or more.
 
     Returns:
         (B, h, w); 255 where ignored pixels or no class prevails.
@@ -74,43 +61,24 @@ def cells_of(
 
 
 def feature_distance(
-    student: Tensor,
-    imagenet: Tensor,
-    label: Tensor,
-    *,
-    num_classes: int,
-    classes: Sequence[int] | None,
-    min_share: float,
-    among: Tensor | None = None,
+    student: Tensor, imagenet: Tensor, cells: Tensor, count: Tensor | None = None
 ) -> Tensor:
-    """Average the distance to ImageNet features over the cells that show the given classes.
+    """Average the distance to ImageNet features over some cells.
 
-    Differs from SSR: with no such cell the loss is 0, where the official one is NaN; both have zero
+    Differs from SSR: without a cell the loss is 0, where the official one is NaN; both have zero
     gradient.
 
     Args:
         student: Features (B, C, h, w) of the student's last stage.
         imagenet: The same of the frozen ImageNet model.
-        label: (B, H, W), int64; H and W are one multiple of h and w.
-        num_classes: K.
-        classes: Class ids that count; None takes all cells, whatever they show.
-        min_share: Share of a cell that its class must fill to count.
-        among: Number of cells to divide by, 0-d: of the whole batch where this is a part of it;
-            None counts those of the classes.
+        cells: (B, h, w) bool, those that count; see `cells_of`.
+        count: Number to divide by, 0-d: of the whole batch where this is a part of it; None counts
+            `cells`.
 
     Returns:
         Mean L2 norm over channels, a 0-d tensor; its gradient is 0 where the distance is.
     """
     difference = student.float() - imagenet.float()
     distance: Tensor = torch.linalg.vector_norm(difference, dim=1)  # (B, h, w)
-    if classes is None:
-        return distance.mean()
-    height, width = label.shape[-2:]
-    cell_px = width // distance.shape[-1]
-    if (height, width) != tuple(side * cell_px for side in distance.shape[-2:]):
-        raise ValueError(
-            f"a label of {height}x{width} px is not a multiple of features {tuple(student.shape)}"
-        )
-    chosen = cells_of(label, cell_px, num_classes=num_classes, classes=classes, min_share=min_share)
-    count = chosen.sum() if among is None else among
-    return distance.where(chosen, 0).sum() / count.clamp(min=1)
+    number = cells.sum() if count is None else count
+    return distance.where(cells, 0).sum() / number.clamp(min=1)

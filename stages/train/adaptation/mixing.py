@@ -40,15 +40,7 @@ def draw_classes(rng: Rng, labels: Tensor, pool: ClassPool) -> list[list[int]]:
 
 
 def class_mask(labels: Tensor, classes: Sequence[Sequence[int]]) -> Tensor:
-    """Mark the pixels of each image's classes.
-
-    Args:
-        labels: (B, H, W), int64 in 0..255.
-        classes: Class ids for each of the B images.
-
-    Returns:
-        bool (B, 1, H, W).
-    """
+    """Mark the pixels of labels (B, H, W), int64, that are of their image's classes."""
     chosen = torch.zeros(len(classes), LABEL_VALUES, dtype=torch.bool)
     for row, ids in zip(chosen, classes, strict=True):
         row[list(ids)] = True
@@ -59,10 +51,7 @@ def class_mask(labels: Tensor, classes: Sequence[Sequence[int]]) -> Tensor:
 def mix(mask: Tensor, source: Tensor | float, target: Tensor) -> Tensor:
     """Take `source` where the mask is set and `target` elsewhere.
 
-    Args:
-        mask: bool (B, 1, H, W).
-        source: Images (B, C, H, W), labels or weights (B, H, W), or one value for all pixels.
-        target: Of the shape of the result.
+    Both are images (B, C, H, W), or labels or weights (B, H, W); `source` may be one value.
     """
     return torch.where(mask if target.ndim == mask.ndim else mask.squeeze(1), source, target)
 
@@ -73,22 +62,12 @@ def mix_features(
     """Mix teacher features of every level as the pixels below them were mixed.
 
     Differs from SSR: official SSR runs SAM on the mixed, jittered and blurred image. Here stored
-    features of the two clean images are blended, each token by its share of source pixels.
-
-    Args:
-        mask: bool (B, 1, H, W).
-        source: Level -> (B, C, h, w); h and w divide H and W.
-        target: The same levels and shapes.
+    features of the two clean images are blended, each token by its share of source pixels. Both
+    are level -> (B, C, h, w); h and w divide H and W.
     """
     mixed = {}
     for level, features in source.items():
-        share = F.avg_pool2d(mask.float(), _cell_px(mask, features))  # (B, 1, h, w)
+        stride_px = mask.shape[-1] // features.shape[-1]
+        share = F.avg_pool2d(mask.float(), stride_px)  # (B, 1, h, w)
         mixed[level] = torch.lerp(target[level], features, share.to(features.dtype))
     return mixed
-
-
-def _cell_px(mask: Tensor, features: Tensor) -> tuple[int, int]:
-    (height, width), (h, w) = mask.shape[-2:], features.shape[-2:]
-    if height % h or width % w:
-        raise ValueError(f"a mask of {height}x{width} px has no whole cells on {h}x{w} tokens")
-    return height // h, width // w

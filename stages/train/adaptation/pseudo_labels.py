@@ -1,4 +1,4 @@
-"""Pseudo-labels of the EMA model and how far to trust them (DACS, arXiv 2007.08702).
+"""The EMA model, its pseudo-labels and how far to trust them (DACS, arXiv 2007.08702).
 
 B batch, K classes, H W pixels, h w cells of the network's output.
 """
@@ -7,9 +7,27 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from stages.prepare.geometry import Size
+
+
+def ema_alpha(iteration: int, alpha_max: float) -> float:
+    """Share of the old EMA weights at this 0-based iteration: min(1 - 1/(t+1), alpha_max)."""
+    return min(1 - 1 / (iteration + 1), alpha_max)
+
+
+@torch.no_grad()
+def update_ema(ema: nn.Module, student: nn.Module, iteration: int, alpha_max: float) -> None:
+    """Move the parameters of `ema` towards those of `student`, in place.
+
+    At iteration 0 alpha is 0: the student is copied. Buffers are never touched: the EMA model
+    keeps its own batch-norm statistics (parity case `ema`).
+    """
+    old: list[Tensor] = list(ema.parameters())
+    new: list[Tensor] = list(student.parameters())
+    # One kernel for many tensors, and one pass over them instead of two.
+    torch._foreach_lerp_(old, new, weight=1 - ema_alpha(iteration, alpha_max))
 
 
 class PseudoLabels(NamedTuple):
@@ -27,12 +45,8 @@ class PseudoLabels(NamedTuple):
 def pseudo_labels(logits: Tensor, size_px: Size, threshold: float) -> PseudoLabels:
     """Read labels and one confidence for the whole batch off the EMA model's logits.
 
-    Confidence scales the loss of all pixels alike; it is not a threshold for each pixel.
-
-    Args:
-        logits: (B, K, h, w).
-        size_px: Size (H, W) of the images.
-        threshold: Probability from which a pixel counts as confident, itself included.
+    Confidence scales the loss of all pixels alike; it is not a threshold for each pixel. A
+    probability of `threshold` is confident.
     """
     # float32 under autocast too: the count at 0.968 is sensitive to rounding.
     logits = F.interpolate(logits.float(), size_px, mode="bilinear", align_corners=False)
@@ -41,17 +55,10 @@ def pseudo_labels(logits: Tensor, size_px: Size, threshold: float) -> PseudoLabe
 
 
 def pseudo_weight(confidence: Tensor, valid: Tensor) -> Tensor:
-    """Spread the confidence over the pixels that may be learned from.
+    """Spread the 0-d confidence over the pixels (B, H, W) that may be learned from.
 
     Margins and padding count in the confidence and lose their weight only here, as in the official
     code.
-
-    Args:
-        confidence: 0-d.
-        valid: Pixels (B, H, W) that have a weight, bool.
-
-    Returns:
-        Loss weights (B, H, W), float32.
     """
     return confidence * valid
 
@@ -69,10 +76,7 @@ def valid_pixels(
         crop_px: Size (H, W) of the crop, which may reach into the padding.
         image_px: Size of the image without padding.
         ignore_top_px: Rows without weight at the image's top.
-        ignore_bottom_px: Rows without weight at its bottom.
-
-    Returns:
-        bool (H, W).
+        ignore_bottom_px: Likewise at its bottom.
     """
     (y, x), (height, width) = origin_px, image_px
     rows = torch.arange(y, y + crop_px[0])

@@ -1,10 +1,10 @@
 """Teacher features laid onto the student's, where they lie: no attention has to learn where.
 
-Features are embedded, resized to the grid of each stage and added; the student's own are dropped
-for a share of the samples, so that the branch must read the teacher. It has a head of its own and
-sends no gradient to the student.
+The student's own are dropped for a share of the samples, so that the branch must read the teacher.
+It sends no gradient to the student.
 
-# B batch, C teacher channels, C_i student channels of stage i, h w teacher tokens, K classes
+# B batch, C channels of a teacher level, C_i student channels of stage i, h w teacher tokens,
+# K classes
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,12 +21,7 @@ from stages.train.regularizers.branch import Branch, Seen, norm
 
 
 class AlignedFusion(nn.Module):
-    """Projects teacher features to a stage's channels (1x1) and resizes them to its grid.
-
-    Args:
-        teacher_channels: C.
-        channels: C_i.
-    """
+    """Projects teacher features (C) to a stage's channels (C_i, 1x1) and resizes to its grid."""
 
     def __init__(self, teacher_channels: int, channels: int) -> None:
         super().__init__()
@@ -41,12 +36,9 @@ class AlignedFusion(nn.Module):
 
 
 class StudentDrop(_DropoutNd):
-    """Drops all of the student's features of a sample, while training.
+    """Drops all of the student's features of a share p of the samples, while training.
 
     Unlike dropout it does not scale up the others: the teacher's features are added to them.
-
-    Args:
-        p: Share of the samples.
     """
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -60,14 +52,14 @@ class StudentDrop(_DropoutNd):
 
 
 class AlignedBranch(Branch):
-    """Fusion of each stage that reads a level, and a head.
+    """Fusion of each stage that reads a level, and a head of its own.
 
     Args:
         in_channels: Channels of the student's stages, finest first.
-        teacher_channels: Channels of the teacher's features.
+        teacher_channels: Channels of each level.
         levels: The teacher level that each stage reads; None leaves a stage as it is.
         student_drop: Share of samples that see the teacher alone while training.
-        head: Of the branch alone; a copy of the student's, to begin with.
+        head: A copy of the student's, to begin with.
     """
 
     labels_target = True
@@ -75,7 +67,7 @@ class AlignedBranch(Branch):
     def __init__(
         self,
         in_channels: Sequence[int],
-        teacher_channels: int,
+        teacher_channels: Mapping[str, int],
         levels: Sequence[str | None],
         student_drop: float,
         head: nn.Module,
@@ -84,7 +76,7 @@ class AlignedBranch(Branch):
         self.levels = tuple(levels)
         self.fusion = nn.ModuleDict(
             {
-                str(stage): AlignedFusion(teacher_channels, channels)
+                str(stage): AlignedFusion(teacher_channels[level], channels)
                 for stage, (channels, level) in enumerate(zip(in_channels, levels, strict=True))
                 if level is not None
             }
@@ -93,15 +85,7 @@ class AlignedBranch(Branch):
         self.head = head
 
     def forward(self, student: Sequence[Tensor], teacher: Mapping[str, Tensor]) -> list[Tensor]:
-        """Enhance the student's maps, to which no gradient goes back.
-
-        Args:
-            student: Maps (B, C_i, H_i, W_i), finest first.
-            teacher: Level -> (B, C, h, w) of the same places.
-
-        Returns:
-            Maps of the student's shapes: student (or nothing, where it is dropped) + teacher.
-        """
+        """Add the teacher to the student's maps, or to nothing where these are dropped."""
         enhanced: list[Tensor] = self.drop([map_.detach() for map_ in student])
         for stage, level in enumerate(self.levels):
             if level is not None:

@@ -1,6 +1,7 @@
 """SSR's regulariser: student tokens attend to teacher tokens, stage by stage.
 
-# B batch, C teacher channels, C_i student channels of stage i, N student tokens, M teacher tokens
+# B batch, C channels of a teacher level, C_i student channels of stage i, N student tokens,
+# M teacher tokens
 """
 
 import math
@@ -23,30 +24,20 @@ class CrossAttention(nn.Module):
 
     No norm, position code, gate or dropout; only the output projection has a bias (SSR official
     code, `ssr.py`).
-
-    Args:
-        channels: Width of the student's stage.
-        heads: Attention heads; divides `channels`.
-
-    Raises:
-        ValueError: If `heads` does not divide `channels`.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
-        if channels % heads:
-            raise ValueError(f"{heads} attention heads do not divide {channels} channels")
+        assert channels % heads == 0, (channels, heads)
         self.heads = heads
         self.q = nn.Linear(channels, channels, bias=False)
         self.kv = nn.Linear(channels, 2 * channels, bias=False)
         self.proj = nn.Linear(channels, channels)
 
     def project(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Project to queries (B, heads, N, C_i/heads), keys and values (B, heads, M, C_i/heads).
+        """Project (B, N, C_i) and embedded (B, M, C_i) tokens to queries, keys and values.
 
-        Args:
-            student: (B, N, C_i) tokens.
-            teacher: (B, M, C_i) embedded tokens.
+        These are (B, heads, N, C_i/heads) and (B, heads, M, C_i/heads).
         """
         key, value = self.kv(teacher).chunk(2, dim=-1)
         return self._split(self.q(student)), self._split(key), self._split(value)
@@ -68,18 +59,15 @@ class CrossAttentionBranch(Branch):
 
     Args:
         in_channels: Channels of the student's stages, finest first.
-        teacher_channels: Channels of the teacher's features.
+        teacher_channels: Channels of each level.
         heads: Attention heads per stage.
         levels: The teacher level that each stage reads; None leaves a stage as it is.
-
-    Raises:
-        ValueError: If the heads of a stage do not divide its channels.
     """
 
     def __init__(
         self,
         in_channels: Sequence[int],
-        teacher_channels: int,
+        teacher_channels: Mapping[str, int],
         heads: Sequence[int],
         levels: Sequence[str | None],
     ) -> None:
@@ -90,19 +78,11 @@ class CrossAttentionBranch(Branch):
         stages = zip(in_channels, heads, levels, strict=True)
         for stage, (channels, stage_heads, level) in enumerate(stages):
             if level is not None:
-                self.embed[str(stage)] = nn.Linear(teacher_channels, channels)
+                self.embed[str(stage)] = nn.Linear(teacher_channels[level], channels)
                 self.fusion[str(stage)] = CrossAttention(channels, stage_heads)
 
     def forward(self, student: Sequence[Tensor], teacher: Mapping[str, Tensor]) -> list[Tensor]:
-        """Enhance the maps whose stage reads a level; the others pass unchanged.
-
-        Args:
-            student: Maps (B, C_i, H_i, W_i), finest first.
-            teacher: Level -> (B, C, h, w) in the student's dtype.
-
-        Returns:
-            Maps of the student's shapes: student + attention output.
-        """
+        """Add the attention's output to the maps whose stage reads a level; others pass."""
         enhanced = []
         for stage, (map_, level) in enumerate(zip(student, self.levels, strict=True)):
             if level is None:

@@ -10,6 +10,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,8 +18,9 @@ from unittest import mock
 import pytest
 import torch
 
-from stages.student.student import Student
-from stages.train.checkpoint import FORMAT, TrainingState
+from stages.student.student import Student, build_student
+from stages.train.config import OptimizerConfig
+from stages.train.state import FORMAT, TrainingState, build_optimizer, learning_rate
 from store.errors import CheckpointError
 from tests.train.example import train_config
 from tests.train.world import World, assert_same, results, training_state
@@ -202,28 +204,6 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(
     assert "damaged" not in str(caught.value)
 
 
-def test_a_save_that_fails_leaves_the_old_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, old = tmp_path / "checkpoint.pt", updated(1)
-    old.save(path, iteration=7, fingerprint=FINGERPRINT)
-
-    def full_disk(content: object, file: Any) -> None:  # noqa: ANN401
-        file.write(b"half a file")
-        raise OSError("no space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(torch, "save", full_disk)
-        with pytest.raises(OSError, match="no space left"):
-            updated(2).save(path, iteration=8, fingerprint=FINGERPRINT)
-    state = updated(3)
-    assert state.load(path, fingerprint=FINGERPRINT, device=CPU) == 7
-    assert_same(contents(state), contents(old))
-    # what the failed attempt left over is in nobody's way
-    updated(2).save(path, iteration=8, fingerprint=FINGERPRINT)
-    assert state.load(path, fingerprint=FINGERPRINT, device=CPU) == 8
-
-
 @pytest.fixture(scope="module")
 def killed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An undisturbed run, and one for each of `KILLS` that was killed and then run again."""
@@ -260,7 +240,7 @@ def test_kills_at_twenty_random_moments_end_in_the_same_bits(world: World, tmp_p
 
 def in_new_process(function: str, world: World, out: Path) -> Path:
     """Call a function below in a process that forks: this one has threads by now."""
-    code = f"import sys; from tests.train import test_checkpoint as t; t.{function}(*sys.argv[1:])"
+    code = f"import sys; from tests.train import test_state as t; t.{function}(*sys.argv[1:])"
     command = [sys.executable, "-c", code, str(world.folder), str(out)]
     subprocess.run(command, cwd=REPOSITORY, check=True, timeout=600)
     return out
@@ -320,7 +300,7 @@ def train(world: str, out: Path, workers: int = 0) -> None:
     config = train_config(**SETTINGS, workers=workers)
     inputs = World(Path(world))
     result = inputs.train(config, out, validation=inputs.scripted(steps_of))
-    (out / "resumed").write_text(str(result.fit.resumed_from))
+    (out / "resumed").write_text(str(result.resumed_from))
 
 
 def steps_of(student: Student) -> float:
@@ -380,3 +360,62 @@ def kill_at(folder: Path, event: str, count: int) -> None:
     Path.replace = replacing  # type: ignore[assignment,method-assign]
     torch.optim.AdamW.step = stepping  # type: ignore[assignment,method-assign]
     torch.save = saving  # type: ignore[assignment]
+
+
+CONFIG = OptimizerConfig(
+    lr=6e-5,
+    head_lr_factor=10.0,
+    regularizer_lr_factor=3.0,
+    weight_decay=0.01,
+    betas=(0.9, 0.99),
+    warmup_iterations=1500,
+    warmup_ratio=1e-6,
+    power=1.0,
+)
+
+
+@pytest.fixture(scope="module")
+def student() -> Student:
+    return build_student(train_config().student, num_classes=2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("iteration", "expected", "rounding"),
+    [(49, 1.9577e-6, 1e-10), (99, 3.9503e-6, 1e-10), (1500, 5.775e-5, 0), (16549, 3.5177e-5, 1e-9)],
+)
+def test_rates_are_those_of_public_training_logs(
+    iteration: int, expected: float, rounding: float
+) -> None:
+    rate = learning_rate(iteration, CONFIG, 40_000)
+    assert rate == pytest.approx(expected, rel=1e-12, abs=rounding)
+
+
+def test_the_fused_update_is_that_of_the_plain_one(student: Student) -> None:
+    """Fused changes the order of roundings alone."""
+    results = []
+    for fused in (True, False):
+        copy = deepcopy(student)
+        optimizer = build_optimizer(copy, None, CONFIG)
+        assert all(group["fused"] for group in optimizer.param_groups)
+        if not fused:
+            for group in optimizer.param_groups:
+                group.update(fused=False, foreach=False)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(5):
+            for parameter in copy.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.step()
+        results.append([parameter.detach() for parameter in copy.parameters()])
+    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-8)
+
+
+def test_an_update_is_skipped_where_the_device_says_so(student: Student) -> None:
+    copy = deepcopy(student)
+    optimizer = build_optimizer(copy, None, CONFIG)
+    before = deepcopy(copy.state_dict())
+    for parameter in copy.parameters():
+        parameter.grad = torch.full_like(parameter, torch.nan)
+    optimizer.found_inf = torch.tensor(1.0)  # type: ignore[attr-defined]
+    optimizer.step()
+    assert all(torch.equal(before[name], value) for name, value in copy.state_dict().items())
+    assert all(float(state["step"]) == 0 for state in optimizer.state.values())

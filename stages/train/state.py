@@ -1,0 +1,133 @@
+"""All that changes while training: the optimiser, and checkpoints that resume a run bit for bit.
+
+A checkpoint holds student, EMA model, regulariser, optimiser, curves and the iteration; never the
+teacher or the ImageNet model. Random state needs no place: every draw derives from the seed and
+the iteration.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from stages.student.student import Student
+from stages.train.config import OptimizerConfig
+from stages.train.models import Models
+from stages.train.monitor import Curves
+from stages.weight_files import check_checksums, reading
+from store.atomic import TEMPORARY_SUFFIX, replacing
+from store.errors import CheckpointError
+
+FORMAT = 1
+
+
+def build_optimizer(
+    student: Student, regularizer: nn.Module | None, config: OptimizerConfig
+) -> torch.optim.AdamW:
+    """Build AdamW with DAFormer's parameter groups, at the base rate.
+
+    Groups follow the official rules by name: the head trains faster and decays wholly, batch
+    norms and biases included; norms of the backbone do not decay; all else is at the base. A head
+    of the regulariser learns as the student's does.
+    """
+    groups: list[dict[str, Any]] = []
+
+    def add(name: str, params: list[nn.Parameter], factor: float, decay: float) -> None:
+        more = {"lr": config.lr * factor, "lr_factor": factor, "weight_decay": decay}
+        groups.append({"name": name, "params": params, **more})
+
+    decay, head_factor = config.weight_decay, config.head_lr_factor
+    backbone = list(student.backbone.named_parameters())
+    add("backbone", [weight for name, weight in backbone if "norm" not in name], 1.0, decay)
+    add("backbone norms", [weight for name, weight in backbone if "norm" in name], 1.0, 0.0)
+    add("head", list(student.head.parameters()), head_factor, decay)
+    if regularizer is not None:
+        named = list(regularizer.named_parameters())
+        fusion = [weight for name, weight in named if not name.startswith("head.")]
+        add("regularizer", fusion, config.regularizer_lr_factor, decay)
+        if len(fusion) < len(named):
+            own = [weight for name, weight in named if name.startswith("head.")]
+            add("its head", own, head_factor, decay)
+    # Fused: one pass over the weights, and `found_inf` skips an update without asking the device.
+    return torch.optim.AdamW(
+        groups, lr=config.lr, betas=config.betas, weight_decay=decay, fused=True
+    )
+
+
+def learning_rate(iteration: int, config: OptimizerConfig, iterations: int) -> float:
+    """Base learning rate during this 0-based iteration.
+
+    Polynomial decay to zero at `iterations`; in the warm-up it is multiplied (not replaced) by a
+    factor that grows linearly from `warmup_ratio` to 1, as in mmcv's `poly` policy.
+    """
+    decayed: float = config.lr * (1 - iteration / iterations) ** config.power
+    if iteration >= config.warmup_iterations:
+        return decayed
+    missing = (1 - iteration / config.warmup_iterations) * (1 - config.warmup_ratio)
+    return decayed * (1 - missing)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group `lr` times its `lr_factor`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_factor"]
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Networks, optimiser and curves of a run."""
+
+    models: Models
+    optimizer: torch.optim.Optimizer
+    curves: Curves
+
+    def _parts(self) -> dict[str, Any]:
+        models = self.models
+        parts = {
+            "student": models.student,
+            "ema": models.ema,
+            "regularizer": models.regularizer,
+            "ema_branch": models.ema_branch,
+            "optimizer": self.optimizer,
+            "curves": self.curves,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def save(self, path: Path, *, iteration: int, fingerprint: str) -> None:
+        """Write the state after `iteration` updates; a kill leaves the old file or the new one.
+
+        The fingerprint is the hash of all that determines the run; see `load`.
+        """
+        state = {name: part.state_dict() for name, part in self._parts().items()}
+        header = {"format": FORMAT, "fingerprint": fingerprint, "iteration": iteration}
+        with replacing(path, path.name + TEMPORARY_SUFFIX) as file:
+            try:
+                torch.save({**header, **state}, file)
+            except RuntimeError as error:  # PyTorch's own, which hides what the disk said
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+
+    def load(self, path: Path, *, fingerprint: str, device: torch.device) -> int | None:
+        """Take over a checkpoint of the same run, where there is one.
+
+        Returns:
+            Number of finished iterations, or None where there is nothing to resume.
+
+        Raises:
+            CheckpointError: If the file is of another run, damaged, or cannot be read now.
+        """
+        if not path.is_file():
+            return None
+        with reading(path, "is a damaged checkpoint", "delete it to train anew"):
+            check_checksums(path)
+            saved = torch.load(path, map_location=device, weights_only=True)
+            if saved["format"] != FORMAT or saved["fingerprint"] != fingerprint:
+                raise CheckpointError(
+                    f"{path} is of another run; give another --out, or --fresh to move it aside"
+                )
+            for name, part in self._parts().items():
+                part.load_state_dict(saved[name])
+            return int(saved["iteration"])
