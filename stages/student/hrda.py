@@ -1,0 +1,359 @@
+"""HRDA: a context and a detail scale, fused by attention for each class (arXiv 2204.13132).
+
+Official files (`lhoyer/MIC`): `hrda_encoder_decoder.py` and `hrda_head.py`; the constants are those
+of `gtaHR2csHR_mic_hrda.py`. Functions take the parts of a student: `features`, images (B, 3, H, W)
+to four maps, and `head`, four maps to logits. One backbone and one head serve both scales.
+
+# B batch, K classes, H W pixels of the crop, h w pixels of the detail crop, W windows
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stages.prepare.geometry import Size
+from stages.student.heads import DAFormerHead
+from store.errors import ConfigError
+
+CONTEXT_SCALE: Final = 0.5
+LOGIT_STRIDE_PX: Final = 4
+ALIGN_PX: Final = 8
+"""A cell of the context's logits, in pixels of the crop: boxes are multiples of it."""
+DETAIL_WEIGHT: Final = 0.1
+ATTENTION_CHANNELS: Final = 256
+DROPOUT: Final = 0.1
+FRAME_PX: Final = (1024, 2048)
+MARGINS_PX: Final = (30, 240, 30, 30)
+"""Top, bottom, left and right of `FRAME_PX` without pseudo-labels: Cityscapes."""
+
+Box = tuple[int, int, int, int]
+"""y1, y2, x1, x2; ends excluded."""
+
+Features = Callable[[Tensor], Sequence[Tensor]]
+Head = Callable[[Sequence[Tensor]], Tensor]
+PixelLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""(logits, label, weight or None) -> mean over pixels, as `segmentation_loss`."""
+
+
+class ScaleAttention(DAFormerHead):
+    """DAFormer's head with a single 1x1 fusion: logits of how far to trust the detail, by class.
+
+    Args:
+        in_channels: Channels of the four feature maps, finest first.
+        num_classes: K.
+        channels: Of every projected map and of the fusion.
+        dropout: Share of channels dropped in training.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        num_classes: int,
+        *,
+        channels: int = ATTENTION_CHANNELS,
+        dropout: float = DROPOUT,
+    ) -> None:
+        super().__init__(
+            in_channels, channels, channels, num_classes, dropout=dropout, dilations=(1,)
+        )
+        self.bottleneck, self.aspp[0] = self.aspp[0], nn.Identity()  # type: ignore[assignment]
+
+
+class Pyramids(NamedTuple):
+    """Features of both scales, each four maps, finest first; those of the context are halved."""
+
+    context: Sequence[Tensor]
+    detail: Sequence[Tensor]
+
+
+class Fused(NamedTuple):
+    """What the head makes of both scales.
+
+    Attributes:
+        logits: (B, K, H/4, W/4), fused.
+        context: (B, K, H/8, W/8), already attenuated: where attention trusts the detail it is low.
+        detail: (B, K, h/4, w/4) of the box; (B, K, H/4, W/4) without one.
+        attention: (B, K, H/8, W/8) in 0..1, 0 outside the box.
+    """
+
+    logits: Tensor
+    context: Tensor
+    detail: Tensor
+    attention: Tensor
+
+
+def draw_box(
+    draw: Callable[[int], int], image_px: Size, crop_px: Size, *, align_px: int = ALIGN_PX
+) -> Box:
+    """Draw the place of a detail crop, one for all images of a batch.
+
+    The last place is never drawn, as officially. Nothing is drawn where the crop is the image.
+
+    Args:
+        draw: Number of places -> one of them, as a generator's `integers`; rows first.
+        image_px: (H, W).
+        crop_px: (h, w).
+        align_px: Offsets are multiples of it.
+
+    Raises:
+        ConfigError: If there is no place to choose from.
+    """
+    if crop_px == image_px:
+        return 0, image_px[0], 0, image_px[1]
+    places = [(side - crop + 1) // align_px for side, crop in zip(image_px, crop_px, strict=True)]
+    if min(places) < 1:
+        raise ConfigError(
+            f"train.student.hrda: a detail crop of {crop_px[0]}x{crop_px[1]} px has no place in a "
+            f"crop of {image_px[0]}x{image_px[1]} px; make it at least {align_px} px smaller on "
+            "each side, or equal"
+        )
+    y, x = (int(draw(number)) * align_px for number in places)
+    return y, y + crop_px[0], x, x + crop_px[1]
+
+
+def box_of_cells(box: Box, cell_px: int) -> Box:
+    """Divide a box in pixels by the side of a cell, rounding down."""
+    y1, y2, x1, x2 = (side // cell_px for side in box)
+    return y1, y2, x1, x2
+
+
+def crop_to(box: Box, pixels: Tensor) -> Tensor:
+    """Cut images (B, C, H, W), or labels or weights (B, H, W), to a box."""
+    y1, y2, x1, x2 = box
+    return pixels[..., y1:y2, x1:x2]
+
+
+def context_images(images: Tensor) -> Tensor:
+    """Halve images (B, 3, H, W): bilinear, by the factor, so that odd sides lose their last row."""
+    return F.interpolate(images, scale_factor=CONTEXT_SCALE, mode="bilinear", align_corners=False)
+
+
+def features_of(features: Features, images: Tensor, box: Box) -> Pyramids:
+    """Run the backbone on the context of images (B, 3, H, W), then on their detail crop."""
+    return Pyramids(features(context_images(images)), features(crop_to(box, images)))
+
+
+def classify(head: Head, attention: nn.Module, pyramids: Pyramids, box: Box | None) -> Fused:
+    """Classify both scales and fuse them; batch norms see the context first, then the detail.
+
+    Args:
+        head: The student's.
+        attention: A `ScaleAttention`; it sees the context alone.
+        pyramids: Features of both.
+        box: Of the detail; None where it is of the whole image.
+    """
+    context, detail = head(pyramids.context), head(pyramids.detail)
+    return fuse(context, detail, attention(pyramids.context).sigmoid(), box)
+
+
+def fuse(context: Tensor, detail: Tensor, attention: Tensor, box: Box | None = None) -> Fused:
+    """Blend the logits of both scales.
+
+    Attention and the attenuated context are enlarged separately and added then. A box masks the
+    attention before it is enlarged, so that it reaches a cell beyond the box, as officially.
+
+    Args:
+        context: (B, K, H/8, W/8).
+        detail: (B, K, h/4, w/4) of the box, or (B, K, H/4, W/4).
+        attention: (B, K, H/8, W/8) in 0..1.
+        box: In pixels of the crop.
+    """
+    if box is None:
+        canvas = detail
+    else:
+        height, width = context.shape[2:]
+        inside = box_of_cells(box, ALIGN_PX)
+        seen = crop_to(inside, torch.ones_like(attention[:1, :1]))
+        attention = attention * _place(seen, inside, (height, width))
+        canvas = _place(detail, box_of_cells(box, LOGIT_STRIDE_PX), (2 * height, 2 * width))
+    context = (1 - attention) * context
+    return Fused(_double(attention) * canvas + _double(context), context, detail, attention)
+
+
+def scale_losses(
+    fused: Fused,
+    label: Tensor,
+    weight: Tensor | None = None,
+    *,
+    box: Box,
+    loss: PixelLoss,
+    detail_weight: float = DETAIL_WEIGHT,
+    context_weight: float = 0.0,
+) -> dict[str, Tensor]:
+    """Weigh the losses of the fused logits, of the detail and, if asked, of the context.
+
+    Args:
+        fused: As `classify` made it with `box`.
+        label: (B, H, W) int64, of the whole crop.
+        weight: (B, H, W) in 0..1.
+        box: The one of the forward pass.
+        loss: `segmentation_loss`; each term is a mean over its own pixels.
+        detail_weight: Share of the detail.
+        context_weight: Share of the context; the fused logits have the rest.
+
+    Returns:
+        0-d tensors by name, to be added up.
+    """
+    inside = None if weight is None else crop_to(box, weight)
+    losses = {
+        "fused": (1 - detail_weight - context_weight) * loss(fused.logits, label, weight),
+        "detail": detail_weight * loss(fused.detail, crop_to(box, label), inside),
+    }
+    if context_weight:
+        losses["context"] = context_weight * loss(fused.context, label, weight)
+    return losses
+
+
+def predict(
+    features: Features,
+    head: Head,
+    attention: nn.Module,
+    images: Tensor,
+    *,
+    detail_px: Size | None,
+    stride_px: Size | None = None,
+) -> Fused:
+    """Fuse whole images, the detail from sliding windows: for the EMA model and at inference.
+
+    All windows of all images are one batch, windows outermost. In train mode, as the EMA model is,
+    batch norms see them together.
+
+    Args:
+        features: The student's.
+        head: The student's.
+        attention: The student's.
+        images: (B, 3, H, W), sides multiples of 8.
+        detail_px: Size of a window; None sees the detail at once.
+        stride_px: Between windows; None is half a window, as officially.
+    """
+    size = (images.shape[2], images.shape[3])
+    window = detail_px or size
+    boxes = slide_boxes(size, window, stride_px or (window[0] // 2, window[1] // 2))
+    context_maps = features(context_images(images))
+    detail_maps = features(torch.cat([crop_to(box, images) for box in boxes]))
+    context, windows = head(context_maps), head(detail_maps)
+    cells = [box_of_cells(box, LOGIT_STRIDE_PX) for box in boxes]
+    detail = average_windows(windows, cells, (2 * context.shape[2], 2 * context.shape[3]))
+    return fuse(context, detail, attention(context_maps).sigmoid())
+
+
+def slide_boxes(image_px: Size, window_px: Size, stride_px: Size) -> list[Box]:
+    """Spread windows over an image, row by row; the last ones are moved inwards."""
+    rows, columns = (
+        [min(step * stride, max(side - window, 0)) for step in range(_steps(side, window, stride))]
+        for side, window, stride in zip(image_px, window_px, stride_px, strict=True)
+    )
+    height, width = (min(sides) for sides in zip(image_px, window_px, strict=True))
+    return [(y, y + height, x, x + width) for y in rows for x in columns]
+
+
+def window_counts(boxes: Sequence[Box], size: Size) -> Tensor:
+    """Count the windows over each place, float32 (H, W)."""
+    counts = torch.zeros(size)
+    for box in boxes:
+        crop_to(box, counts).add_(1)
+    return counts
+
+
+def average_windows(logits: Tensor, boxes: Sequence[Box], size: Size) -> Tensor:
+    """Average logits, not probabilities, where windows overlap.
+
+    Args:
+        logits: (W B, K, ...), windows outermost, each as large as its box.
+        boxes: W places in the result.
+        size: Of the result.
+
+    Returns:
+        (B, K, *size).
+    """
+    windows = logits.chunk(len(boxes))
+    total = logits.new_zeros(*windows[0].shape[:2], *size)
+    for box, window in zip(boxes, windows, strict=True):
+        crop_to(box, total).add_(window)
+    return total / window_counts(boxes, size).to(total.device)
+
+
+def sliding_logits(
+    student: Callable[[Tensor], Tensor],
+    images: Tensor,
+    *,
+    window_px: Size,
+    stride_px: Size,
+    batched: bool = True,
+) -> Tensor:
+    """Slide a window over images that are larger than a training crop (`encoder_decoder.py`).
+
+    Args:
+        student: In eval mode; images (B, 3, H, W) -> logits at stride 4.
+        images: (B, 3, H, W).
+        window_px: Size of a training crop.
+        stride_px: Between windows; half a window, as officially.
+        batched: All windows in one batch; the same in eval mode, for more memory.
+
+    Returns:
+        (B, K, H, W): each window enlarged to its pixels first, then averaged.
+    """
+    size = (images.shape[2], images.shape[3])
+    boxes = slide_boxes(size, window_px, stride_px)
+    windows = [crop_to(box, images) for box in boxes]
+    logits = (
+        student(torch.cat(windows)) if batched else torch.cat([student(each) for each in windows])
+    )
+    enlarged = F.interpolate(
+        logits.float(), windows[0].shape[2:], mode="bilinear", align_corners=False
+    )
+    return average_windows(enlarged, boxes, size)
+
+
+def margin_mask(
+    *,
+    origin_px: Size,
+    crop_px: Size,
+    image_px: Size,
+    margins_px: tuple[int, int, int, int] = MARGINS_PX,
+    frame_px: Size = FRAME_PX,
+) -> Tensor:
+    """Mark a crop's pixels that lie inside the image and outside its margins.
+
+    The margins are those of a frame that is resized as the image is, to the nearest pixel.
+    Differs from HRDA: its padding weighs 255, ours nothing; its own sizes need no padding.
+
+    Args:
+        origin_px: Top left corner (y, x) of the crop in the image.
+        crop_px: (H, W), may reach beyond the image.
+        image_px: Size of the resized image.
+        margins_px: Top, bottom, left and right, in pixels of the frame.
+        frame_px: Size of the frame.
+
+    Returns:
+        bool (H, W).
+    """
+    rows, columns = (
+        _kept(torch.arange(first, first + length), side, frame, margins)
+        for first, length, side, frame, margins in zip(
+            origin_px, crop_px, image_px, frame_px, (margins_px[:2], margins_px[2:]), strict=True
+        )
+    )
+    return rows[:, None] & columns
+
+
+def _kept(places: Tensor, side: int, frame: int, margins: tuple[int, int]) -> Tensor:
+    of_frame = places * frame // side
+    return (of_frame >= margins[0]) & (of_frame < frame - margins[1]) & (places < side)
+
+
+def _steps(side: int, window: int, stride: int) -> int:
+    return max(side - window + stride - 1, 0) // stride + 1
+
+
+def _place(map_: Tensor, box: Box, size: Size) -> Tensor:
+    """Lay a map into zeros of a size."""
+    y1, y2, x1, x2 = box
+    return F.pad(map_, (x1, size[1] - x2, y1, size[0] - y2))
+
+
+def _double(map_: Tensor) -> Tensor:
+    return F.interpolate(map_, scale_factor=2.0, mode="bilinear", align_corners=False)

@@ -1,0 +1,228 @@
+"""SeMask: attention within a stage whose queries are a class map, and its light decoder.
+
+arXiv 2112.12782; official files of the FPN tree: `semask_swin_transformer.py`,
+`branch_fpn_head.py` and `semask_decode_head.py`.
+
+# B batch, C_i channels of stage i, K classes, H_i W_i its cells, N tokens that see each other
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from store.errors import ConfigError
+
+INITIAL_STD: Final = 0.02
+AUXILIARY_WEIGHT: Final = 0.4
+DROPOUT: Final = 0.1
+
+PixelLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""(logits, label, weight or None) -> mean over pixels, as `segmentation_loss`."""
+
+
+class SemanticAttention(nn.Module):
+    """Attention with K channels in queries and keys, one head, no scaling, no position code.
+
+    `gamma` starts at 0, so that tokens pass unchanged. The projection does not, unlike in three of
+    the four official variants: with both at 0 no gradient reaches the attention, ever.
+
+    Args:
+        channels: C_i.
+        num_classes: K.
+        attends: False leaves the class map alone, which costs nothing at inference.
+    """
+
+    def __init__(self, channels: int, num_classes: int, *, attends: bool = True) -> None:
+        super().__init__()
+        self.attends = attends
+        self.query = nn.Linear(channels, num_classes)
+        if attends:
+            self.key = nn.Linear(channels, num_classes)
+            self.value = nn.Linear(channels, channels)
+            self.project = nn.Linear(channels, channels)
+            self.gamma = nn.Parameter(torch.zeros(1))
+            self.drop = nn.Dropout(DROPOUT)
+        self.apply(_initialise)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Map normalised tokens (B, N, C_i) to their class map (B, N, K) and tokens again."""
+        query = self.query(tokens)
+        if not self.attends:
+            return query, tokens
+        key, value = self.key(tokens), self.value(tokens)
+        read = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # (B, N, C_i)
+        return query, tokens + self.gamma * self.drop(self.project(read))
+
+
+class SemanticLayer(nn.Module):
+    """Semantic attention over a map that a LayerNorm has just made.
+
+    Windows are not shifted. Zeros fill the last ones, at the right and bottom, and take part as
+    keys without a mask, as officially.
+
+    Args:
+        channels: C_i.
+        num_classes: K.
+        window: Side of a window in cells; None sees the whole map.
+        attends: See `SemanticAttention`.
+        depth: Attentions in a row; the last one's queries are the class map.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        *,
+        window: int | None,
+        attends: bool = True,
+        depth: int = 1,
+    ) -> None:
+        super().__init__()
+        self.window = window
+        self.attentions = nn.ModuleList(
+            SemanticAttention(channels, num_classes, attends=attends) for _ in range(depth)
+        )
+
+    def forward(self, map_: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (B, C_i, H_i, W_i) to a class map (B, K, H_i, W_i) and a map of the same shape."""
+        height, width = map_.shape[2:]
+        window = (height, width) if self.window is None else (self.window, self.window)
+        filled = F.pad(map_, (0, -width % window[1], 0, -height % window[0]))
+        tokens = _split(filled, window)
+        class_map = tokens
+        for attention in self.attentions:
+            class_map, tokens = attention(tokens)
+        class_map, seen = (_join(each, filled, window) for each in (class_map, tokens))
+        return class_map[..., :height, :width], seen[..., :height, :width]
+
+
+class SemanticBlock(nn.Module):
+    """A semantic layer with a norm of its own, as official Swin encoders have it.
+
+    The norm's result, not its input, is what attention adds to. A MiT stage ends with a norm
+    already: give `SemanticLayer` its map, and with gamma 0 the student is a plain MiT.
+
+    Args: as `SemanticLayer`.
+    """
+
+    def __init__(
+        self, channels: int, num_classes: int, *, window: int | None, depth: int = 1
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.layer = SemanticLayer(channels, num_classes, window=window, depth=depth)
+
+    def forward(self, map_: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (B, C_i, H_i, W_i) to a class map (B, K, H_i, W_i) and a map of the same shape."""
+        normed = self.norm(map_.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        class_map, seen = self.layer(normed)
+        return class_map, seen
+
+
+def semantic_layers(
+    channels: Sequence[int], num_classes: int, *, windows: Sequence[int | None], attends: bool
+) -> nn.ModuleList:
+    """Build the layers of a student, one for each stage; the arguments of `SemanticLayer`.
+
+    Raises:
+        ConfigError: If a stage has fewer channels than there are classes.
+    """
+    if num_classes > min(channels):
+        raise ConfigError(
+            f"train.student.semask: {num_classes} classes are more than the {min(channels)} "
+            "channels of a stage; take a wider backbone, or set it to null"
+        )
+    return nn.ModuleList(
+        SemanticLayer(width, num_classes, window=window, attends=attends)
+        for width, window in zip(channels, windows, strict=True)
+    )
+
+
+def semantic_features(
+    stages: Iterable[Callable[[Tensor], Tensor]], layers: Iterable[nn.Module], images: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Run stages and semantic layers in turn; what a layer returns is what the next stage sees.
+
+    Args:
+        stages: Of a backbone: images (B, 3, H, W) or the map before -> (B, C_i, H_i, W_i).
+        layers: `SemanticLayer` or `SemanticBlock` of each stage.
+        images: (B, 3, H, W), normalised.
+
+    Returns:
+        The maps (B, C_i, H_i, W_i) and class maps (B, K, H_i, W_i), finest first.
+    """
+    features, class_maps = [], []
+    for stage, layer in zip(stages, layers, strict=True):
+        class_map, images = layer(stage(images))
+        features.append(images)
+        class_maps.append(class_map)
+    return features, class_maps
+
+
+def sum_class_maps(class_maps: Sequence[Tensor], *, align_corners: bool = False) -> Tensor:
+    """Add the class maps at the finest one's size; the light semantic decoder, of no weights.
+
+    Map j is doubled j times and only then resized: one direct resize gives other numbers.
+
+    Args:
+        class_maps: (B, K, H_i, W_i), finest first.
+        align_corners: As the official copies for Mask2Former have it.
+
+    Returns:
+        Logits (B, K, H_0, W_0).
+    """
+    total = class_maps[0]
+    for doublings, map_ in enumerate(class_maps[1:], start=1):
+        for _ in range(doublings):
+            map_ = F.interpolate(map_, scale_factor=2, mode="bilinear", align_corners=align_corners)
+        total = total + F.interpolate(
+            map_, class_maps[0].shape[2:], mode="bilinear", align_corners=align_corners
+        )
+    return total
+
+
+def auxiliary_loss(
+    class_maps: Sequence[Tensor],
+    label: Tensor,
+    weight: Tensor | None = None,
+    *,
+    loss: PixelLoss,
+    factor: float = AUXILIARY_WEIGHT,
+) -> Tensor:
+    """Return `factor` times the loss of the summed class maps; in training only.
+
+    Differs from SeMask, which is supervised: `weight` is that of pseudo-labels on target images.
+
+    Args:
+        class_maps: (B, K, H_i, W_i), finest first.
+        label: (B, H, W) int64.
+        weight: (B, H, W) in 0..1.
+        loss: `segmentation_loss`: ignored pixels add nothing and stay in its denominator.
+        factor: 0.4 as published.
+    """
+    return factor * loss(sum_class_maps(class_maps), label, weight)
+
+
+def _split(map_: Tensor, window: tuple[int, int]) -> Tensor:
+    """Cut (B, C, H, W) into the tokens of its windows, (B windows, N, C)."""
+    batch, channels, height, width = map_.shape
+    rows, columns = height // window[0], width // window[1]
+    cells = map_.reshape(batch, channels, rows, window[0], columns, window[1])
+    return cells.permute(0, 2, 4, 3, 5, 1).reshape(-1, window[0] * window[1], channels)
+
+
+def _join(tokens: Tensor, map_: Tensor, window: tuple[int, int]) -> Tensor:
+    """Undo `_split` for the grid of `map_`, whatever the channels."""
+    batch, _, height, width = map_.shape
+    rows, columns = height // window[0], width // window[1]
+    cells = tokens.view(batch, rows, columns, *window, -1)
+    return cells.permute(0, 5, 1, 3, 2, 4).reshape(batch, -1, height, width)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=INITIAL_STD)
+        nn.init.zeros_(module.bias)
