@@ -1,4 +1,4 @@
-"""Where a token lies: slots in shards, tokens in inner chunks, shards in files."""
+"""Layout of a level: slots in shards, tokens in inner chunks, shards in files."""
 
 import re
 from collections.abc import Iterator
@@ -22,13 +22,9 @@ class LevelGrid:
     """Shape of one level: `(image, channel, y, x)` cut into shards of whole images.
 
     Attributes:
-        level: Name of the level.
         stride_px: Side of a token in working pixels.
-        channels: Channels per token.
-        shard_images: Images (slots) in a shard.
         size_tok: (height, width) of the array, in tokens.
         chunk_side_tok: Side of an inner chunk, which holds one image and all channels.
-        codec: How a number is stored.
     """
 
     level: str
@@ -118,11 +114,7 @@ def place_of(slot: int, shard_images: int) -> tuple[int, int]:
 
 
 def shard_file(level: str, shard: int) -> str:
-    """Return the POSIX path of a shard inside a store.
-
-    Zarr's "default" chunk key with "." between the numbers: one folder per level, not four
-    per shard.
-    """
+    """Return the POSIX path of a shard inside a store: one folder per level, by Zarr's "." keys."""
     return f"{level}/c.{shard}.0.0.0"
 
 

@@ -23,7 +23,7 @@ from store.errors import DataError
 from store.files import Url, join
 from store.index import Index, StoreEntry
 from store.lease import WHOLE, Part
-from store.scale import estimate_scale, scale_sample
+from store.codec import estimate_scale, scale_sample
 from store.shard_writer import ShardTask
 from store.write import StoreWriter
 

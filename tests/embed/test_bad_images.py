@@ -100,7 +100,7 @@ def test_a_shard_without_any_good_image_is_kept_as_empty(world: World) -> None:
     assert result.domains["source"].images == 3
     path = Path(result.domains["source"].path)
     assert verify(path).sound
-    levels = inspect(path, recompute=True).levels
+    levels = inspect(path).levels
     assert levels["stride8"].statistics is not None
     assert levels["stride8"].statistics.count == 3 * 12 * 16
 

@@ -81,17 +81,6 @@ def test_a_folder_without_permission_is_one_line_and_keeps_what_is_done(
     assert world.features() == undisturbed(world)
 
 
-def test_a_folder_of_stores_that_cannot_be_made_is_one_line(world: World) -> None:
-    world.store_url.mkdir()
-    world.store_url.chmod(0o555)
-    with (
-        Writer(world, first=obey_permissions) as writer,
-        pytest.raises(StoreError, match=r"cannot write .*/features/source/\w+\.zarr: Permission"),
-    ):
-        writer.end()
-    assert files(world) == {}
-
-
 def test_on_a_read_only_disk_commands_end_with_one_line_and_stores_can_be_verified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
