@@ -34,9 +34,6 @@ def convert(
         codec: Name of the codec to write.
         progress: Called with images done and images to do.
 
-    Returns:
-        What the index says about the new store.
-
     Raises:
         StoreError: There is no store of float16, it lacks shards or is damaged, the codec is
             unknown or the same, or the new store cannot be written.

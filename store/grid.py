@@ -104,7 +104,7 @@ def shard_count(slots: int, shard_images: int) -> int:
 
 
 def slots_of(shard: int, slots: int, shard_images: int) -> range:
-    """Return the slots of one shard; only the last shard may have fewer than `shard_images`."""
+    """Return the slots of one shard; the last may have fewer than `shard_images`."""
     return range(shard * shard_images, min((shard + 1) * shard_images, slots))
 
 
@@ -119,9 +119,6 @@ def shard_file(level: str, shard: int) -> str:
 
 
 def shard_of(name: str) -> int | None:
-    """Return the number of the shard that a file holds or, in the ledger, is about.
-
-    None of a name that no writer gives, as of a number with too many zeros in front.
-    """
+    """Return the number in the name of a shard or of its entry; None of names of other files."""
     found = re.fullmatch(r"c\.(0|[1-9][0-9]{0,9})\.0\.0\.0|([0-9]{6}|[1-9][0-9]{6,9})\.json", name)
     return None if found is None else int(found[1] or found[2])

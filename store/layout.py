@@ -50,8 +50,8 @@ def skeleton(
 ) -> dict[str, bytes]:
     """Return every file of a store but its shards and their ledger, by POSIX path.
 
-    The files follow from the arguments alone, so that a writer can compare and repair them at
-    any time. The last one holds the digests of all others and belongs on the disk last.
+    They follow from the arguments alone, so that a writer can compare and repair them at any time.
+    The last one holds the digests of all others and belongs on the disk last.
     """
     memory: dict[str, Any] = {}
     root = RootAttributes.of(spec)

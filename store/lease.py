@@ -1,12 +1,9 @@
 """Leases: one writer per part of a store, none beside a writer of the whole, and one per folder.
 
-A part (i, n) owns the shards whose number leaves i - 1 when divided by n; (1, 1) is the whole.
-
-In a folder a lease is a lock that the kernel frees, also after `kill -9`. In a bucket it is an
-object that is kept alive by a heartbeat. Every change of it is a put on the condition that nobody
-else changed it since, so that of two writers one wins. A writer announces itself first and looks at
-overlapping parts then: of two that come at once at least one sees the other. Times are the server's
-alone; no clock here matters.
+A part (i, n) owns the shards whose number leaves i - 1 when divided by n; (1, 1) is the whole. In a
+folder a lease is a lock that the kernel frees, also after `kill -9`; in a bucket it is an object
+that is kept alive by a heartbeat and changed by conditional puts alone. store/README.md says why no
+two writers can meet.
 """
 
 import errno

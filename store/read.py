@@ -113,12 +113,8 @@ class FeatureReader:
     def check(self, *, levels: Iterable[str], images: Mapping[str, str], fingerprint: str) -> None:
         """Refuse the store unless it holds these images at these levels, all of them done.
 
-        Looks at the ledger, existence and sizes; contents are verified as they are read.
-
-        Args:
-            levels: Levels that will be read.
-            images: image id -> content, as in the manifest.
-            fingerprint: Fingerprint of the store, as in the index.
+        Looks at the ledger, existence and sizes; contents are verified as they are read. `images`
+        are image id -> content, as in the manifest.
 
         Raises:
             StoreMismatchError: Features of another teacher, or of other versions of images.
@@ -202,14 +198,7 @@ class FeatureReader:
 def open_features(
     url: Url, index: Index, domain: str, *, levels: Iterable[str], images: Mapping[str, str]
 ) -> FeatureReader:
-    """Open the store that the index names for a domain, and `check` it.
-
-    Args:
-        url: Folder of all stores.
-        index: What `ssr embed` said it made.
-        domain: `source` or `target`.
-        levels: Levels that will be read.
-        images: image id -> content, as in the manifest.
+    """Open the store below a url that the index names for a domain, and `check` it.
 
     Raises:
         StoreMissingError: The index has no such domain, or the store is not there.
@@ -243,8 +232,6 @@ def read_window(
     shard: OpenFile, grid: LevelGrid, row: int, *, y: int, x: int, h: int, w: int
 ) -> NDArray[Any]:
     """Read stored tokens (C, h, w) of the image in one row of a shard, verifying every checksum.
-
-    The window must lie within the shard.
 
     Raises:
         DamageError: A checksum, a size or the index is wrong.

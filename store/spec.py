@@ -81,10 +81,8 @@ class StoreSpec:
         domain: Folder of the store, `source` or `target`.
         levels: Levels that the store can have or, where it was read, has, by name.
         grid_px: (height, width) of the largest working image.
-        shard_images: Images in one shard.
-        codec: How a number is stored, the name of a `Codec`.
+        codec: The name of a `Codec`.
         provenance: What the numbers depend on: teacher, preprocessing, tiling, precision, code.
-        format: Of the store. In format 1 all levels have the channels of one teacher.
     """
 
     domain: str

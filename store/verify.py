@@ -80,9 +80,7 @@ def verify(path: Url, *, progress: Callable[[int, int], None] = lambda done, tod
     Every metadata file and shard is hashed, every ledger entry checked against its own digest. Runs
     at the speed of the disk or of SHA-256, whichever is slower; holds one shard in memory.
 
-    Args:
-        path: Url of the store.
-        progress: Called with shards done and shards to do.
+    `progress` is called with shards done and shards to do.
 
     Raises:
         StoreMissingError: There is no store.

@@ -19,11 +19,11 @@ from stages.embed.format1 import kept_store, memory_at, require_weights
 from stages.embed.planned import PlannedStore, planned_store
 from stages.prepare.manifest import Domain, Manifest
 from stages.prepare.pixels import read_raw
+from store.codec import estimate_scale, scale_sample
 from store.errors import DataError
 from store.files import Url, join
 from store.index import Index, StoreEntry
 from store.lease import WHOLE, Part
-from store.codec import estimate_scale, scale_sample
 from store.shard_writer import ShardTask
 from store.write import StoreWriter
 

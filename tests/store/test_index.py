@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from store.errors import StoreError, StoreMissingError
+from store.errors import StoreError
 from store.index import Index
 from tests.store.worlds import SPEC, images, write
 
@@ -31,11 +31,6 @@ def test_the_index_tells_when_an_image_was_removed(tmp_path: Path) -> None:
     after, _ = write(tmp_path, images(3))
     assert before.images_digest != after.images_digest
     assert after.levels["stride8"].shards[1] is None
-
-
-def test_a_missing_index_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(StoreMissingError, match="run `ssr embed`"):
-        Index.read(tmp_path / "index.json")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 2, "stores": {}}', b"\xff"])

@@ -229,26 +229,6 @@ def test_who_wrote_for_a_killed_writer_writes_no_more_once_another_came(
         assert files(writer.path) == before
 
 
-def test_who_pauses_while_another_takes_over_changes_nothing_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, _ = write(tmp_path, IMAGES)
-    before = files(tmp_path / first.path)
-    left, task = orphan(tmp_path, [changed(IMAGES[0]), *IMAGES[1:]], WHOLE)
-    write_file = LocalFiles.write
-
-    def take_over_before_the_first(self: LocalFiles, name: str, data: bytes) -> None:
-        monkeypatch.setattr(LocalFiles, "write", write_file)
-        write(tmp_path, IMAGES)
-        self.write(name, data)
-
-    monkeypatch.setattr(LocalFiles, "write", take_over_before_the_first)
-    with pytest.raises(StoreBusyError, match="has ended") as caught:
-        left.write(task, features_of(task))
-    assert "\n" not in str(caught.value)
-    assert files(tmp_path / first.path) == before
-
-
 def test_in_a_folder_nobody_takes_over_between_a_look_at_the_lease_and_the_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,12 +324,6 @@ def test_a_complete_store_is_looked_at_and_neither_locked_nor_written(place: Url
             assert [work(place, (i, 2), stack) for i in (1, 2)] == [0, 0]
         with pytest.raises(StoreBusyError):
             write(place, images(15))
-
-
-def test_a_pipe_in_place_of_a_lock_is_refused_and_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "writer.lock")
-    with pytest.raises(OSError, match="is not a regular file"), writer_lock(tmp_path, "it"):
-        pass
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link"])

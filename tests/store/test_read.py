@@ -13,10 +13,8 @@ from store.errors import (
     StoreError,
     StoreIncompleteError,
     StoreMismatchError,
-    StoreMissingError,
 )
-from store.index import Index
-from store.read import FeatureReader, open_features
+from store.read import FeatureReader
 from store.write import StoreWriter
 from tests.store.worlds import LEVELS, SPEC, changed, features, images, write
 
@@ -82,14 +80,6 @@ def test_a_reader_goes_to_other_processes_as_a_path(shared_store: Path) -> None:
     np.testing.assert_array_equal(window, expected)
 
 
-def test_a_shard_that_vanishes_under_an_open_reader_is_incomplete(store: Path) -> None:
-    reader = FeatureReader(store)
-    reader.window(IMAGES[3].image_id, "stride8", 0, 0, 1, 1)
-    (store / "stride8" / "c.1.0.0.0").unlink()
-    with pytest.raises(StoreIncompleteError, match="shard 1 of stride8"):
-        reader.window(IMAGES[3].image_id, "stride8", 0, 0, 1, 1)
-
-
 def test_features_of_an_older_image_are_not_served(store: Path) -> None:
     wanted = [changed(IMAGES[0]), *IMAGES[1:]]
     with StoreWriter(store.parents[1], SPEC, wanted, LEVELS):
@@ -117,11 +107,6 @@ def test_one_flipped_bit_anywhere_in_a_shard_is_noticed(store: Path, seed: int) 
     with pytest.raises(StoreError, match=r"source/train/00. .*c\.0\.0\.0\.0 .*--repair"):
         read_all_of_shard(store, 0)
     read_all_of_shard(store, 1)
-
-
-def test_no_store_is_said_to_be_missing(tmp_path: Path) -> None:
-    with pytest.raises(StoreMissingError, match=r"no feature store at .* run `ssr embed`"):
-        FeatureReader(tmp_path / "nothing").window("a", "stride8", 0, 0, 1, 1)
 
 
 @pytest.mark.parametrize("name", ["zarr.json", "stride8/zarr.json", "height_px/c.0"])
@@ -159,16 +144,6 @@ def test_a_store_of_another_format_or_fingerprint_is_a_mismatch(
     with pytest.raises(StoreMismatchError, match=message) as caught:
         _ = FeatureReader(store).header
     assert "move" in str(caught.value)
-
-
-def test_training_opens_the_store_that_the_index_names(tmp_path: Path) -> None:
-    entry, _ = write(tmp_path, IMAGES)
-    index = Index(stores={"source": entry})
-    contents = {image.image_id: image.content for image in IMAGES}
-    reader = open_features(tmp_path, index, "source", levels=LEVELS, images=contents)
-    assert reader.window(IMAGES[0].image_id, "stride8", 0, 0, 2, 3).shape == (4, 2, 3)
-    with pytest.raises(StoreMissingError, match=r"no features of target, only of \['source'\]"):
-        open_features(tmp_path, index, "target", levels=LEVELS, images=contents)
 
 
 def test_a_store_that_lacks_what_training_reads_is_refused(store: Path) -> None:
