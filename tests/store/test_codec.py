@@ -150,7 +150,7 @@ def test_shards_of_a_lost_scale_are_not_read_with_another(
         assert len(writer.pending()) == 3
     (path / "scale_stride8/c.0").unlink()
     _, tasks = write(tmp_path, IMAGES, spec=spec, levels=("stride8",))
-    assert tasks == []  # the sample gives the old scale again, and the shards are vouched for
+    assert tasks == []  # the sample gives the old scale again, and the shards count again
     assert files(path) == before
 
 
