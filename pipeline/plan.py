@@ -19,8 +19,8 @@ from stages.embed.tiling import plan_tiles
 from stages.prepare.geometry import Size
 from stages.prepare.manifest import Domain, Manifest
 from store.codec import CODECS
-from store.footprint import Footprint, footprint, size_ratio
 from store.grid import LevelGrid
+from store.layout import Footprint, footprint, size_ratio
 from store.spec import StoreSpec
 
 

@@ -12,9 +12,6 @@ from pipeline.options import Overrides, ParamsFile, StoreUrl
 
 def inspect(
     store: StoreUrl,
-    recompute: Annotated[
-        bool, typer.Option("--recompute", help="Read all features for the statistics, by dask.")
-    ] = False,
     png: Annotated[
         Path | None, typer.Option(help="Draw an image beside its features into this file.")
     ] = None,
@@ -36,8 +33,8 @@ def inspect(
     if image is not None and png is None:
         raise ConfigError("--image needs --png FILE, where the picture goes")
     place = parse_url(store)
-    with activity("reading all features" if recompute else "reading"):
-        summary = summarise(place, recompute=recompute)
+    with activity("reading"):
+        summary = summarise(place)
     print_store(summary)
     if png is not None:
         with activity("drawing"):

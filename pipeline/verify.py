@@ -70,7 +70,7 @@ def embed_damaged(
 def _require_readable(report: verify.Report, manifest: Manifest, root: Path) -> None:
     """Refuse to give up a damaged shard that cannot be made anew, as some of it may be intact."""
     records = {record.image_id: record for record in manifest.records}
-    for image_id in {i for one in report.damage for i in (*one.images, *one.intact)}:
+    for image_id in {i for one in report.damage for i in one.images}:
         if image_id in records:
             read_raw(records[image_id], root)
 

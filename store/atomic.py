@@ -17,19 +17,16 @@ TEMPORARY_SUFFIX = ".partial"
 
 
 def open_regular(path: Path, flags: int) -> int:
-    """Open a regular file; a pipe is refused instead of waited for.
-
-    Returns:
-        The descriptor, to be closed by the caller.
+    """Open a file, and return its descriptor, to be closed by the caller.
 
     Raises:
-        OSError: The file cannot be opened, or is no regular file.
+        OSError: It cannot be opened, or is not a regular file: a pipe is not waited for.
     """
     descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)
-    raise OSError(errno.EINVAL, "is no regular file", str(path))
+    raise OSError(errno.EINVAL, "is not a regular file", str(path))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -50,13 +47,28 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
         file.write(data)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def update_bytes(path: Path, data: bytes) -> bool:
+    """Write a file unless it holds exactly these bytes already; tell whether it was written.
+
+    An unchanged file keeps its modification time, which DVC and make look at.
+    """
+    try:
+        if read_bytes(path) == data:
+            return False
+    except FileNotFoundError:
+        pass
+    write_bytes(path, data)
+    return True
+
+
 @contextmanager
 def replacing(path: Path, temporary_name: str) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` that takes its place at the end of the block.
-
-    Args:
-        path: In a folder that exists.
-        temporary_name: Of the file in the meantime; one that is left over is overwritten.
 
     Raises:
         OSError: The disk is full or not writable; it names `path`, which is as it was.
@@ -76,7 +88,7 @@ def replacing(path: Path, temporary_name: str) -> Iterator[BinaryIO]:
 
 
 def move(temporary: Path, path: Path) -> None:
-    """Let a file that was written by `write_bytes` take the place of another in its folder."""
+    """Let a file that was flushed take the place of another in its folder."""
     temporary.replace(path)
     _flush_folder(path.parent)  # a power cut must not undo the rename
 
@@ -86,7 +98,7 @@ def make_folder(folder: Path) -> None:
     if not folder.is_dir():
         make_folder(folder.parent)
         if folder.is_symlink() and not folder.exists():
-            raise OSError(errno.ENOENT, "is a link to nothing", str(folder))
+            raise OSError(errno.ELOOP, "is a link to nothing", str(folder))
         folder.mkdir(exist_ok=True)
         _flush_folder(folder.parent)
 
@@ -101,22 +113,3 @@ def _flush_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_FLUSH:
             raise
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file as `write_bytes` does."""
-    write_bytes(path, text.encode())
-
-
-def update_bytes(path: Path, data: bytes) -> bool:
-    """Write a file unless it holds exactly these bytes already; tell whether it was written.
-
-    An unchanged file keeps its modification time, which DVC and make look at.
-    """
-    try:
-        if read_bytes(path) == data:
-            return False
-    except FileNotFoundError:
-        pass
-    write_bytes(path, data)
-    return True

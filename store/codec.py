@@ -1,4 +1,4 @@
-"""How a number is stored: one name says type, rounding and compression.
+"""Codecs: type, rounding and compression of a stored number, and the scales of 8 bits.
 
 Whatever the codec, features are rounded to float16 first. So a store that is converted from float16
 holds the very bytes that embedding with its codec would have written.
@@ -6,15 +6,17 @@ holds the very bytes that embedding with its codec would have written.
 
 # C channels, h w tokens
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator
 
 from store.errors import StoreError
+from store.fingerprint import CRC_BYTES, crc32c_is_sound
 
 CODECS: Final = ("float16", "int8", "int8-zstd")
 ZSTD_LEVEL: Final = 3
@@ -26,16 +28,27 @@ MISSING_CODE: Final = -128
 OVERFLOW: Final = np.float32(65520.0)
 """The least number that rounds to infinity in float16."""
 
+SAMPLE_IMAGES: Final = 16
+"""Images that scales are estimated from: at stride8 of Cityscapes' size some 200,000 tokens."""
+
+HEADROOM: Final = 1.25
+"""Share of the sample's peak that fits: a clipped number costs a token more than coarser codes."""
+
+_MOST_SCALE: Final = 2.0**16
+"""Above any scale of numbers that were float16 once."""
+
+Scales: TypeAlias = Mapping[str, NDArray[np.float32]]
+"""level -> (C,) float32, greater than zero"""
+
+_Image = TypeVar("_Image")
+
 
 @dataclass(frozen=True)
 class Codec:
-    """What one name stands for.
+    """A codec, by its name in params.yaml.
 
     `float16` keeps the numbers as they are; `int8` keeps `round(number / scale)` with one scale per
     channel; `int8-zstd` compresses that.
-
-    Attributes:
-        name: As in params.yaml.
     """
 
     name: str
@@ -69,11 +82,11 @@ class Codec:
     ) -> tuple[NDArray[Any], int]:
         """Turn finite features (C, ...) into stored numbers; also count those that were clipped."""
         halves = np.ascontiguousarray(features, np.float16)
-        if scale is not None:
-            codes = np.rint(halves.astype(np.float32) / _along_channels(scale, halves.ndim))
-            clipped = int(np.count_nonzero(np.abs(codes) > HIGHEST_CODE))
-            return codes.clip(-HIGHEST_CODE, HIGHEST_CODE).astype(np.int8), clipped
-        return halves, 0
+        if scale is None:
+            return halves, 0
+        codes = np.rint(halves.astype(np.float32) / _along_channels(scale, halves.ndim))
+        clipped = int(np.count_nonzero(np.abs(codes) > HIGHEST_CODE))
+        return codes.clip(-HIGHEST_CODE, HIGHEST_CODE).astype(np.int8), clipped
 
     def decode(self, stored: NDArray[Any], scale: NDArray[np.float32] | None) -> NDArray[Any]:
         """Turn stored numbers (C, ...) that are all there into float16, or float32 if scaled."""
@@ -95,3 +108,56 @@ def _known(name: str) -> str:
 
 CodecName: TypeAlias = Annotated[str, AfterValidator(_known)]
 """Name of a codec, checked where pydantic reads it."""
+
+
+def scale_sample(images: Sequence[_Image]) -> tuple[_Image, ...]:
+    """Choose the images that scales are estimated from: spread evenly, always the same ones."""
+    count = min(SAMPLE_IMAGES, len(images))
+    return tuple(images[n * len(images) // count] for n in range(count))
+
+
+def estimate_scale(features: Iterable[NDArray[Any]]) -> NDArray[np.float32]:
+    """Return the scale (C,) under which no number of a sample is clipped, with some headroom.
+
+    A channel that is zero throughout gets the scale of one whose largest number is 1.
+
+    Args:
+        features: (C, h, w) of each image, float32 or float16, finite.
+    """
+    with np.errstate(over="ignore"):  # what is too large becomes Inf, which `check_scale` refuses
+        peaks = [np.abs(image.astype(np.float16)).max(axis=(1, 2)) for image in features]
+    peak: NDArray[np.float32] = np.max(peaks, axis=0).astype(np.float32)
+    peak[peak == 0] = 1.0
+    return peak * np.float32(HEADROOM / HIGHEST_CODE)
+
+
+def check_scale(level: str, scale: NDArray[Any], channels: int) -> NDArray[np.float32]:
+    """Return a scale (C,) as it is stored; StoreError unless all of it is positive and finite."""
+    stored = np.ascontiguousarray(scale, "<f4")
+    assert stored.shape == (channels,), (level, stored.shape, channels)
+    useless = channels - int(np.count_nonzero(np.isfinite(stored) & (stored > 0)))
+    if useless:
+        raise StoreError(
+            f"the scale of {level}: {useless} of {channels} channels are NaN, Inf or not greater "
+            "than 0; check the teacher's weights and precision"
+        )
+    return stored
+
+
+def scale_name(level: str) -> str:
+    """Return the name of the array of a level's scale."""
+    return f"scale_{level}"
+
+
+def scale_file(level: str) -> str:
+    """Return the POSIX path inside a store of the one chunk of a level's scale."""
+    return f"{scale_name(level)}/c.0"
+
+
+def parse_scale(data: bytes, channels: int) -> NDArray[np.float32] | None:
+    """Read the content of a scale's chunk; None where it is damaged."""
+    size_bytes = 4 * channels + CRC_BYTES
+    if len(data) != size_bytes or not crc32c_is_sound(np.frombuffer(data, np.uint8)):
+        return None
+    scale = np.frombuffer(data[:-CRC_BYTES], "<f4")
+    return scale if np.all((scale > 0) & (scale < _MOST_SCALE)) else None

@@ -9,20 +9,20 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from store.codec import estimate_scale, scale_sample
 from store.errors import StoreError
 from store.files import Url, absolute, join, one_line_for_reads, stores_of
 from store.fingerprint import sha256
-from store.grid import place_of, shard_file
+from store.grid import shard_file
 from store.index import StoreEntry
 from store.read import FeatureReader
-from store.scale import estimate_scale, scale_sample
 from store.spec import ImageEntry
 from store.write import StoreWriter
 
-Progress = Callable[[int, int], None]
 
-
-def convert(path: Url, codec: str, *, progress: Progress = lambda done, todo: None) -> StoreEntry:
+def convert(
+    path: Url, codec: str, *, progress: Callable[[int, int], None] = lambda done, todo: None
+) -> StoreEntry:
     """Write the store of another codec beside a float16 store, and leave that one as it is.
 
     The new store is the one that embedding with this codec would have written, to the byte where
@@ -33,9 +33,6 @@ def convert(path: Url, codec: str, *, progress: Progress = lambda done, todo: No
         path: Url of the complete store, `<url>/<domain>/<fingerprint8>.zarr`.
         codec: Name of the codec to write.
         progress: Called with images done and images to do.
-
-    Returns:
-        What the index says about the new store.
 
     Raises:
         StoreError: There is no store of float16, it lacks shards or is damaged, the codec is
@@ -62,29 +59,25 @@ def convert(path: Url, codec: str, *, progress: Progress = lambda done, todo: No
         fingerprint=header.spec.fingerprint,
     )
 
-    place = {slot.image.image_id: n for n, slot in enumerate(header.slots) if slot.live}
-    with one_line_for_reads(header.files.url):
-        digests = {
-            shard_file(level, entry.shard): entry.digest
-            for level in header.levels
-            for _, entry in header.recorded(level)
-        }
-
     @cache
-    def require_sound(name: str) -> None:
-        with one_line_for_reads(f"{header.files.url}/{name}"):
-            if sha256(header.files.read(name)) != digests[name]:
-                raise StoreError(
-                    f"{header.files.url}/{name} is damaged: `ssr verify {header.files.url} "
-                    "--repair` embeds it again"
-                )
+    def require_sound(level: str, shard: int) -> None:
+        entry, url = reader.entry(level, shard), header.files.url
+        name = shard_file(level, shard)
+        with one_line_for_reads(f"{url}/{name}"):
+            digest = sha256(header.files.read(name))
+        if entry is None or digest != entry.digest:
+            raise StoreError(
+                f"{url}/{name} is damaged: `ssr verify {url} --repair` embeds it again"
+            )
 
     def read(level: str, wanted: Sequence[ImageEntry | None]) -> dict[str, NDArray[Any]]:
-        there = [i.image_id for i in wanted if i is not None and i.image_id not in skipped]
-        for image_id in there:
-            require_sound(shard_file(level, place_of(place[image_id], spec.shard_images)[0]))
-        sizes = {image_id: reader.size_tok(image_id, level) for image_id in there}
-        return {name: reader.window(name, level, 0, 0, *size) for name, size in sizes.items()}
+        features = {}
+        for image in wanted:
+            if image is not None and image.image_id not in skipped:
+                require_sound(level, reader.place(image.image_id, level)[0])
+                size = reader.size_tok(image.image_id, level)
+                features[image.image_id] = reader.window(image.image_id, level, 0, 0, *size)
+        return features
 
     with StoreWriter(stores_of(path), spec, images, header.levels) as writer:
         sample = scale_sample(images)
@@ -92,15 +85,14 @@ def convert(path: Url, codec: str, *, progress: Progress = lambda done, todo: No
             {level: estimate_scale(read(level, sample).values()) for level in writer.unscaled}
         )
         tasks = writer.pending()
-        todo = sum(image is not None for task in tasks for image in task.images)
+        todo = sum(len(task.image_ids) for task in tasks)
         done = 0
         for task in tasks:
-            missing = {i.image_id for i in task.images if i is not None} & skipped.keys()
             writer.write_shard(
                 task,
                 {level: read(level, task.images) for level in task.levels},
-                {image_id: skipped[image_id] for image_id in missing},
+                {name: skipped[name] for name in task.image_ids if name in skipped},
             )
-            done += sum(image is not None for image in task.images)
+            done += len(task.image_ids)
             progress(done, todo)
         return writer.finalise()

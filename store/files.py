@@ -1,11 +1,9 @@
 """Files of stores, in a local folder or below a prefix of an S3 bucket, and the urls of both.
 
-Credentials, region and endpoint of S3 come from where AWS' own tools look for them
-(`AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, `AWS_ENDPOINT_URL`, instance roles ...) and go nowhere else.
-A put is atomic, and what was put is seen by every later read and listing. Requests that a server
-is too busy for, answers that are cut and connections that break are tried again with growing
-pauses, by botocore (3 times; `AWS_MAX_ATTEMPTS`) and s3fs (twice that): a server that never
-answers is given up within a minute.
+Credentials, region and endpoint of S3 come from where AWS' own tools look for them, and go nowhere
+else. A put is atomic, and what was put is seen by every later read and listing. Requests that fail
+for a moment are tried again by botocore and s3fs: a server that never answers is given up within a
+minute (store/README.md has the numbers).
 """
 
 import errno
@@ -51,10 +49,7 @@ class LocalFiles:
         with self.open(name) as file:
             if file.size_bytes > MOST_METADATA_BYTES and not name.endswith(_SHARD):
                 raise OSError(errno.EFBIG, "larger than any metadata", file.url)
-            try:
-                return file.whole()
-            except MemoryError as error:
-                raise OSError(errno.ENOMEM, "not enough memory to read it", file.url) from error
+            return file.whole()
 
     @contextmanager
     def open(self, name: str) -> Iterator["_LocalFile"]:
@@ -97,8 +92,7 @@ class LocalFiles:
     def path(self, name: str) -> str:
         """Return where a file or folder is; the place may be a link, and links may lead inside it.
 
-        Raises:
-            OSError: The name, or a link, leads out of the place.
+        OSError where the name, or a link, leads out of the place.
         """
         path = self.url
         for part in _checked(name).split("/"):
@@ -106,7 +100,7 @@ class LocalFiles:
             if os.path.islink(path):  # noqa: PTH114 - a `Path` each would cost every window
                 place = os.path.realpath(self.url)
                 if os.path.commonpath([place, os.path.realpath(path)]) != place:
-                    raise OSError(errno.EPERM, "a link leads out of the store", path)
+                    raise OSError(errno.ELOOP, "a link leads out of the store", path)
         return path
 
 
@@ -177,7 +171,7 @@ class S3Files:
 
     def size(self, name: str) -> int:
         """Return the size of an object in bytes."""
-        return int(self._told(self._call("head_object", name), name, "ContentLength"))
+        return int(self._call("head_object", name)["ContentLength"])
 
     def names(self, folder: str) -> list[str]:
         """List the objects directly below a prefix, sorted."""
@@ -206,14 +200,10 @@ class S3Files:
     def put(self, name: str, data: bytes, tag: str | None) -> str:
         """Write an object if it has this tag still, or, without a tag, if it is not there.
 
-        Returns:
-            Its new tag.
-
-        Raises:
-            FileExistsError: Somebody else wrote it.
+        Returns its new tag; FileExistsError where somebody else wrote it.
         """
         condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
-        return str(self._told(self._call("put_object", name, Body=data, **condition), name, "ETag"))
+        return str(self._call("put_object", name, Body=data, **condition)["ETag"])
 
     def state(self, name: str) -> State:
         """Read a whole object with its tag and its age by the server's clock.
@@ -221,32 +211,13 @@ class S3Files:
         Where others write meanwhile the tag is of this content, or of an earlier one.
         """
         head = self._call("head_object", name)
-        date = self._told(head, name, "ResponseMetadata", "HTTPHeaders", "date")
-        tag, written = self._told(head, name, "ETag"), self._told(head, name, "LastModified")
-        try:
-            age = parsedate_to_datetime(date) - written
-        except (ValueError, TypeError) as error:
-            raise OSError(
-                errno.EIO, "the server's answer holds no date", f"{self.url}/{name}"
-            ) from error
-        return State(self.read(name), str(tag), age)
+        now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return State(self.read(name), str(head["ETag"]), now - head["LastModified"])
 
     def copy(self, name: str, new_name: str) -> None:
-        """Write an object with the content of another, on the server, in one step.
-
-        Raises:
-            FileNotFoundError: There is no such object.
-        """
+        """Write an object with the content of another, on the server, in one step."""
         bucket, key = self._place(name)
         self._call("copy_object", new_name, CopySource={"Bucket": bucket, "Key": key})
-
-    def _told(self, answer: Any, name: str, *keys: str) -> Any:  # noqa: ANN401
-        """Return a part of an answer; OSError where the server left it out."""
-        for key in keys:
-            if key not in answer:
-                raise OSError(errno.EIO, f"the server's answer lacks {key}", f"{self.url}/{name}")
-            answer = answer[key]
-        return answer
 
     def _call(self, method: str, name: str, **arguments: object) -> Any:  # noqa: ANN401
         bucket, key = self._place(name)
@@ -409,6 +380,10 @@ def stores_of(url: Url) -> Url:
     return whole.parents[1] if isinstance(whole, Path) else whole.rsplit("/", 2)[0]
 
 
+_IN_THE_WAY: Final = (errno.EINVAL, errno.ELOOP, errno.EISDIR)
+"""A folder, a pipe, a device, or a link that leads nowhere or out, where a file belongs."""
+
+
 @contextmanager
 def one_line_for_os_errors(url: Url) -> Iterator[None]:
     """Turn an `OSError` of a write into a `StoreError`."""
@@ -416,11 +391,13 @@ def one_line_for_os_errors(url: Url) -> Iterator[None]:
         yield
     except OSError as error:
         cure = "make room or set permissions"
-        if str(url).startswith(S3):
+        if error.errno in _IN_THE_WAY:
+            cure = "remove what is in the way"
+        elif str(url).startswith(S3):
             cure = "wait, or check the bucket, your permissions and the network,"
         raise StoreError(
-            f"cannot write {_file_of(url, error)}: {error.strerror or error}; {cure} and run the "
-            "command again, it continues after the shards that are done"
+            f"cannot write {_file_of(url, error)}: {reason_of(error)}; {cure} and run the command "
+            "again, it continues after the shards that are done"
         ) from error
 
 
@@ -436,8 +413,8 @@ def one_line_for_reads(url: Url) -> Iterator[None]:
 def unreadable(url: Url, error: OSError | MemoryError) -> StoreUnreadableError:
     """Return the error of a file that could not be looked at."""
     cure = "correct the path or its permissions, or run the command again once it can be read"
-    if isinstance(error, OSError) and error.errno == errno.EINVAL:  # a folder, a pipe, a device
-        cure = "remove it and run `ssr embed`"
+    if isinstance(error, OSError) and error.errno in _IN_THE_WAY:
+        cure = "remove what is in the way and run `ssr embed`"
     return StoreUnreadableError(f"cannot read {_file_of(url, error)} ({reason_of(error)}): {cure}")
 
 

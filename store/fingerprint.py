@@ -1,7 +1,4 @@
-"""Fingerprints, by canonical JSON and SHA-256, and the crc32c of chunks and shard indices.
-
-Equal meaning gives equal bytes gives an equal fingerprint.
-"""
+"""Fingerprints (SHA-256 of canonical JSON), and the crc32c of chunks and shard indices."""
 
 import hashlib
 import json
@@ -25,7 +22,7 @@ def canonical_json(value: Any) -> bytes:  # noqa: ANN401 - whatever json can wri
 
     Raises:
         ValueError: The value holds NaN or infinity, which JSON cannot say.
-        TypeError: The value holds something that is no JSON.
+        TypeError: The value holds something that is not JSON.
     """
     text = json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
@@ -39,11 +36,7 @@ def sha256(data: bytes | memoryview) -> str:
 
 
 def sha256_of_file(path: Path) -> str:
-    """Return the SHA-256 of a file as 64 hex digits, without holding it in memory.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
+    """Return the SHA-256 of a file as 64 hex digits, without holding it in memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

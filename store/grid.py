@@ -1,4 +1,4 @@
-"""Where a token lies: slots in shards, tokens in inner chunks, shards in files."""
+"""Layout of a level: slots in shards, tokens in inner chunks, shards in files."""
 
 import re
 from collections.abc import Iterator
@@ -22,13 +22,9 @@ class LevelGrid:
     """Shape of one level: `(image, channel, y, x)` cut into shards of whole images.
 
     Attributes:
-        level: Name of the level.
         stride_px: Side of a token in working pixels.
-        channels: Channels per token.
-        shard_images: Images (slots) in a shard.
         size_tok: (height, width) of the array, in tokens.
         chunk_side_tok: Side of an inner chunk, which holds one image and all channels.
-        codec: How a number is stored.
     """
 
     level: str
@@ -108,7 +104,7 @@ def shard_count(slots: int, shard_images: int) -> int:
 
 
 def slots_of(shard: int, slots: int, shard_images: int) -> range:
-    """Return the slots of one shard; only the last shard may have fewer than `shard_images`."""
+    """Return the slots of one shard; the last may have fewer than `shard_images`."""
     return range(shard * shard_images, min((shard + 1) * shard_images, slots))
 
 
@@ -118,18 +114,11 @@ def place_of(slot: int, shard_images: int) -> tuple[int, int]:
 
 
 def shard_file(level: str, shard: int) -> str:
-    """Return the POSIX path of a shard inside a store.
-
-    Zarr's "default" chunk key with "." between the numbers: one folder per level, not four
-    per shard.
-    """
+    """Return the POSIX path of a shard inside a store: one folder per level, by Zarr's "." keys."""
     return f"{level}/c.{shard}.0.0.0"
 
 
 def shard_of(name: str) -> int | None:
-    """Return the number of the shard that a file holds or, in the ledger, is about.
-
-    None of a name that no writer gives, as of a number with too many zeros in front.
-    """
+    """Return the number in the name of a shard or of its entry; None of names of other files."""
     found = re.fullmatch(r"c\.(0|[1-9][0-9]{0,9})\.0\.0\.0|([0-9]{6}|[1-9][0-9]{6,9})\.json", name)
     return None if found is None else int(found[1] or found[2])

@@ -1,4 +1,4 @@
-"""What a reader learns before it reads a feature: whose store it is, and that it is sound."""
+"""Metadata of a store, read and verified: specification, levels, slots, scales, digests."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,8 +7,7 @@ from typing import Final, get_args
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from store.checks import check_images
-from store.codec import Codec, CodecName
+from store.codec import Codec, CodecName, Scales, parse_scale, scale_file, scale_name
 from store.errors import (
     StoreError,
     StoreFormatError,
@@ -19,8 +18,15 @@ from store.errors import (
 from store.files import Files, one_line_for_reads
 from store.fingerprint import canonical_json, fingerprint_of, sha256
 from store.grid import shard_count
-from store.ledger import LEDGER, SLOTS_FILE, Ledger, ShardEntry, Slot, wanted_images
-from store.scale import Scales, level_fingerprint, parse_scale, scale_file, scale_name
+from store.ledger import (
+    LEDGER,
+    SLOTS_FILE,
+    ShardEntry,
+    Slot,
+    read_slots,
+    recorded,
+    wanted_images,
+)
 from store.spec import (
     LEVEL_NAME,
     TAKEN,
@@ -29,6 +35,7 @@ from store.spec import (
     Level,
     Size,
     StoreSpec,
+    check_images,
     levels_of_format_1,
 )
 
@@ -45,26 +52,6 @@ _ABOUT = (
     "Features of a frozen teacher, embedded once; arrays (image, channel, y, x), NaN where there "
     "is no feature; the contract is store/README.md of ssr-offline"
 )
-
-
-class MetadataDigests(BaseModel):
-    """Content of `ledger/metadata.json`: SHA-256 of every other file that is no shard's."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: Format
-    files: dict[str, str]
-    check: str = ""
-
-    @classmethod
-    def of(cls, files: Mapping[str, str], store_format: Format) -> "MetadataDigests":
-        """Note digests, with one over all of them."""
-        check = fingerprint_of({"format": store_format, "files": files})
-        return cls(format=store_format, files=dict(files), check=check)
-
-    def json_bytes(self) -> bytes:
-        """Return what the file holds."""
-        return canonical_json(self.model_dump(mode="json"))
 
 
 class RootAttributes(BaseModel):
@@ -107,13 +94,13 @@ class RootAttributes(BaseModel):
         )
 
 
-class _Kind(BaseModel):
-    format: int
-    codec: str = ""
+class _File(BaseModel):
+    attributes: dict[str, JsonValue]
 
 
-class _RootOfAnyKind(BaseModel):
-    attributes: _Kind
+class _Digests(BaseModel):
+    format: Format
+    files: dict[str, str]
 
 
 class _LevelAttributes(BaseModel):
@@ -121,25 +108,14 @@ class _LevelAttributes(BaseModel):
     channels: int
 
 
-class _LevelFile(BaseModel):
-    attributes: _LevelAttributes
-
-
-class _Root(BaseModel):
-    attributes: RootAttributes
-
-
 @dataclass(frozen=True)
 class Header:
     """The sound metadata of one store.
 
     Attributes:
-        files: Its files.
-        spec: Its specification.
         levels: Levels that it has an array for, finest first; `spec` says what they are.
         slots: Its images along the image axis.
         scales: The scale of each level, where the codec has one.
-        digests: SHA-256 of every metadata file.
     """
 
     files: Files
@@ -147,23 +123,26 @@ class Header:
     levels: tuple[str, ...]
     slots: tuple[Slot, ...]
     scales: Scales
-    digests: Mapping[str, str]
 
     def level_fingerprint(self, level: str) -> str:
         """Return the fingerprint of a level, with its scale where it has one."""
-        return level_fingerprint(self.spec, level, self.scales)
+        return self.spec.level_fingerprint(level, self.scales)
+
+    @property
+    def shards(self) -> range:
+        """Numbers of the shards that hold the slots."""
+        return range(shard_count(len(self.slots), self.spec.shard_images))
+
+    def wanted(self, shard: int) -> tuple[ImageEntry | None, ...]:
+        """Return the image of each slot of a shard; None for a tombstone."""
+        return wanted_images(self.slots, shard, self.spec.shard_images)
 
     def recorded(self, level: str) -> Iterator[tuple[tuple[ImageEntry | None, ...], ShardEntry]]:
-        """Yield the wanted images and the entry of each shard of a level that has one.
-
-        Raises:
-            OSError: An entry cannot be read.
-        """
+        """Yield the wanted images and the entry of each shard of a level that has one."""
         fingerprint = self.level_fingerprint(level)
-        ledger = Ledger(self.files)
-        for shard in range(shard_count(len(self.slots), self.spec.shard_images)):
-            images = wanted_images(self.slots, shard, self.spec.shard_images)
-            entry = ledger.recorded(level, shard, fingerprint=fingerprint, images=images)
+        for shard in self.shards:
+            images = self.wanted(shard)
+            entry = recorded(self.files, level, shard, fingerprint=fingerprint, images=images)
             if entry is not None:
                 yield images, entry
 
@@ -179,18 +158,19 @@ def read_spec(files: Files) -> StoreSpec:
     """
     data = _read_file(files, ROOT_FILE)
     try:
-        found = _RootOfAnyKind.model_validate_json(data).attributes
-    except ValidationError as error:
-        raise damaged(files, ROOT_FILE) from error
-    if found.format not in get_args(Format) or found.codec.startswith("bitround-"):
-        raise StoreFormatError(
-            f"the store {files.url} has format {found.format} and codec {found.codec}, which this "
-            "version does not read: move it away and run `ssr embed`, or use the version that "
-            "wrote it"
-        )
-    try:
-        attributes = _Root.model_validate_json(data).attributes
+        found = _File.model_validate_json(data).attributes
+        store_format, codec = found.get("format"), str(found.get("codec"))
+        known = not isinstance(store_format, int) or store_format in get_args(Format)
+        if not known or codec.startswith("bitround-"):
+            raise StoreFormatError(
+                f"the store {files.url} has format {store_format} and codec {codec}, which this "
+                "version does not read: move it away and run `ssr embed`, or use the version that "
+                "wrote it"
+            )
+        attributes = RootAttributes.model_validate(found)
         spec = attributes.spec()
+    except StoreFormatError:
+        raise
     except (ValidationError, StoreError) as error:
         raise damaged(files, ROOT_FILE) from error
     if spec.fingerprint != attributes.fingerprint:
@@ -209,10 +189,11 @@ def read_header(files: Files) -> Header:
         StoreMissingError: There is no store.
         StoreMismatchError: The store has another format, or its attributes were changed.
         StoreUnreadableError: A metadata file cannot be looked at.
-        StoreError: A metadata file is not the one that its writer vouched for.
+        StoreError: A metadata file is not as its writer left it.
     """
     spec = read_spec(files)
-    digests = parse_digests(_read_file(files, METADATA_FILE))
+    with one_line_for_reads(f"{files.url}/{METADATA_FILE}"):
+        digests = read_digests(files)
     if digests is None:
         raise damaged(files, METADATA_FILE)
     for name, digest in digests.items():
@@ -222,7 +203,7 @@ def read_header(files: Files) -> Header:
     spec = spec if spec.format == 1 else replace(spec, levels=there)
     levels = tuple(there)
     with one_line_for_reads(files.url):
-        slots = Ledger(files).read_slots()
+        slots = read_slots(files)
         scales = read_scales(files, spec, levels)
     try:
         check_images(spec, [slot.image for slot in slots])
@@ -231,34 +212,38 @@ def read_header(files: Files) -> Header:
     for level in levels if Codec(spec.codec).scaled else ():
         if level not in scales or scale_file(level) not in digests:
             raise damaged(files, scale_file(level))
-    return Header(files, spec, levels, slots, scales, digests)
+    return Header(files, spec, levels, slots, scales)
 
 
-def parse_digests(data: bytes) -> dict[str, str] | None:
-    """Read `ledger/metadata.json`: name -> SHA-256 of every other metadata file.
+def digests_json(digests: Mapping[str, str], store_format: Format) -> bytes:
+    """Encode `ledger/metadata.json`: name -> SHA-256 of every other file that is not a shard's."""
+    content = {"format": store_format, "files": digests}
+    return canonical_json({**content, "check": fingerprint_of(content)})
+
+
+def read_digests(files: Files) -> dict[str, str] | None:
+    """Read `ledger/metadata.json`; StoreMissingError where there is no store.
 
     None unless it is, to the bit, what was written, and names files that a store has.
     """
     try:
-        digests = MetadataDigests.model_validate_json(data)
-        found = digests.files
-        digests = MetadataDigests.of(found, digests.format)
+        data = files.read(METADATA_FILE)
+        found = _Digests.model_validate_json(data)
     except ValidationError:
         return None
-    named = {ROOT_FILE, SLOTS_FILE} <= found.keys() and all(map(_METADATA.fullmatch, found))
-    return found if named and digests.json_bytes() == data else None
+    except FileNotFoundError as error:
+        if files.names(LEDGER) or files.names(""):
+            return None
+        raise _missing(files) from error
+    named = {ROOT_FILE, SLOTS_FILE} <= found.files.keys()
+    named = named and all(map(_METADATA.fullmatch, found.files))
+    return found.files if named and digests_json(found.files, found.format) == data else None
 
 
 def read_levels(files: Files, spec: StoreSpec, digests: Iterable[str]) -> dict[str, Level]:
     """Return the levels that a store has an array for, finest first.
 
-    Args:
-        files: Of the store.
-        spec: Its specification; format 1 knows no other levels.
-        digests: Names of its metadata files.
-
-    Raises:
-        StoreError: The file of a level is missing or damaged, or format 1 has no such level.
+    StoreError where the file of a level is missing or damaged, or format 1 has no such level.
     """
     found: dict[str, Level] = {}
     for level in level_names(digests):
@@ -267,12 +252,13 @@ def read_levels(files: Files, spec: StoreSpec, digests: Iterable[str]) -> dict[s
             if spec.format == 1:
                 found[level] = spec.level(level)
             else:
-                about = _LevelFile.model_validate_json(_read_file(files, name)).attributes
+                content = _File.model_validate_json(_read_file(files, name))
+                about = _LevelAttributes.model_validate(content.attributes)
                 found[level] = Level(about.stride_px, about.channels)
                 replace(spec, levels=found)  # checks it
+        except StoreUnreadableError:
+            raise
         except (ValidationError, StoreError) as error:
-            if isinstance(error, StoreUnreadableError):
-                raise
             raise damaged(files, name) from error
     return dict(sorted(found.items(), key=lambda item: (item[1].stride_px, item[0])))
 
@@ -284,11 +270,7 @@ def level_names(digests: Iterable[str]) -> list[str]:
 
 
 def read_scales(files: Files, spec: StoreSpec, levels: Iterable[str]) -> Scales:
-    """Read the scale of each level; levels whose scale is absent or damaged are left out.
-
-    Raises:
-        OSError: A file cannot be read.
-    """
+    """Read the scale of each level; levels whose scale is absent or damaged are left out."""
     scales = {}
     for level in levels if Codec(spec.codec).scaled else ():
         try:
@@ -300,33 +282,21 @@ def read_scales(files: Files, spec: StoreSpec, levels: Iterable[str]) -> Scales:
     return scales
 
 
-def read_metadata(files: Files) -> bytes | None:
-    """Read the digests of the metadata as they are; None where a store has lost them.
-
-    Raises:
-        StoreMissingError: There is no store.
-    """
-    try:
-        return files.read(METADATA_FILE)
-    except FileNotFoundError as error:
-        if files.names(LEDGER) or files.names(""):
-            return None
-        raise StoreMissingError(f"no feature store at {files.url}: run `ssr embed`") from error
-
-
 def _read_file(files: Files, name: str) -> bytes:
     with one_line_for_reads(f"{files.url}/{name}"):
         try:
             return files.read(name)
         except FileNotFoundError as error:
-            if files.names(LEDGER):
-                raise damaged(files, name) from error
-            raise StoreMissingError(f"no feature store at {files.url}: run `ssr embed`") from error
+            raise (damaged(files, name) if files.names(LEDGER) else _missing(files)) from error
+
+
+def _missing(files: Files) -> StoreMissingError:
+    return StoreMissingError(f"no feature store at {files.url}: run `ssr embed`")
 
 
 def damaged(files: Files, name: str) -> StoreError:
-    """Return the error that names a metadata file which is not as its writer left it."""
+    """Return the error of a metadata file that is not as its writer left it."""
     return StoreError(
         f"{name} of the store {files.url} is missing, damaged or from an interrupted write: run "
-        "`ssr embed`, which mends the metadata and keeps the features"
+        "`ssr embed`, which repairs the metadata and keeps the features"
     )

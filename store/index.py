@@ -1,4 +1,4 @@
-"""The small file that downstream stages depend on: which stores there are, shard by shard."""
+"""Index: the small file that downstream stages depend on, with every store shard by shard."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,6 @@ class LevelEntry(BaseModel):
     """One level of a store.
 
     Attributes:
-        fingerprint: Fingerprint of the level.
         shards: SHA-256 of each shard file; None for a shard of which all images were removed.
     """
 
@@ -30,8 +29,6 @@ class StoreEntry(BaseModel):
 
     Attributes:
         path: POSIX path of the store below the store url.
-        fingerprint: Fingerprint of the store.
-        provenance: What the features depend on.
         images: Number of images that have features.
         images_digest: SHA-256 over the ids and contents of these images.
         levels: The levels that were asked for.
@@ -62,7 +59,7 @@ class Index(BaseModel):
         for domain, entry in self.stores.items():
             path = f"{domain}/{entry.fingerprint[:8]}.zarr"
             if entry.path != path or not is_name(path) or path.count("/") != 1:
-                raise ValueError(f"{entry.path!r} is no store of {domain!r}")
+                raise ValueError(f"{entry.path!r} is not a store of {domain!r}")
         return self
 
     def skipped(self, domain: str) -> dict[str, str]:
@@ -71,11 +68,7 @@ class Index(BaseModel):
         return {} if entry is None else entry.skipped
 
     def write(self, path: Path) -> bool:
-        """Write the index unless it is on the disk already; tell whether it was written.
-
-        Raises:
-            StoreError: The file cannot be written.
-        """
+        """Write the index unless it is on the disk already; tell whether it was written."""
         text = json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True)
         try:
             return atomic.update_bytes(path, f"{text}\n".encode())
@@ -99,5 +92,5 @@ class Index(BaseModel):
             raise unreadable(path, error) from error
         except ValidationError as error:
             raise StoreError(
-                f"{path} is no index of features: delete it and run `ssr embed`"
+                f"{path} is not an index of features: delete it and run `ssr embed`"
             ) from error

@@ -1,38 +1,44 @@
-"""The bytes of a store as zarr-python writes them: its metadata, coordinates and shards.
+"""Bytes of a store as zarr-python writes them, metadata and shards, and the room that they take.
 
-zarr-python encodes into memory and `store.atomic` puts the bytes in their place. Its own
+zarr-python encodes into memory and `store.lease` puts the bytes in their place. Its own
 `LocalStore` renames a temporary file too, but neither flushes it to the disk nor can replace a
 damaged shard, because it reads the old one first.
 """
 
-import json
+# C channels, h w tokens
+
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Final
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 from pydantic import JsonValue
 from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import MemoryStore
 
-from store.codec import MISSING_CODE, ZSTD_LEVEL
+from store.codec import MISSING_CODE, ZSTD_LEVEL, Codec, Scales, scale_name
 from store.fingerprint import CRC_BYTES, sha256, with_crc32c
-from store.grid import LevelGrid
+from store.grid import LevelGrid, shard_count
 from store.header import (
     METADATA_FILE,
-    ROOT_FILE,
-    Header,
-    MetadataDigests,
     RootAttributes,
-    damaged,
+    digests_json,
 )
 from store.ledger import LEDGER, SLOTS_FILE, ChannelStatistics, Slot, slots_json
-from store.scale import Scales, level_fingerprint, scale_name
 from store.spec import ImageEntry, StoreSpec
 
 _KEYS = {"name": "default", "separator": "."}  # one folder per array
+_ENTRY_BYTES, _ENTRY_PER_IMAGE, _ENTRY_PER_CHANNEL = 325, 57, 60
+"""Of a shard's ledger entry: keys and hashes, an image but for its names, four statistics."""
+
+_FLOAT16_BYTES: Final = 2
+
+_LOCKS: Final = 2
+"""Files that are neither data nor metadata: `ledger/leases/*.lock`, which stay, empty."""
+
 _HISTORY = (
     "written by `ssr embed`; without times, so that equal features give equal bytes: "
     "the provenance in the attributes of the group says by which code and weights"
@@ -44,8 +50,8 @@ def skeleton(
 ) -> dict[str, bytes]:
     """Return every file of a store but its shards and their ledger, by POSIX path.
 
-    The files follow from the arguments alone, so that a writer can compare and mend them at any
-    time. The last one holds the digests of all others and belongs on the disk last.
+    They follow from the arguments alone, so that a writer can compare and repair them at any time.
+    The last one holds the digests of all others and belongs on the disk last.
     """
     memory: dict[str, Any] = {}
     root = RootAttributes.of(spec)
@@ -55,9 +61,12 @@ def skeleton(
         grid = LevelGrid.of(spec, level)
         scale = scales.get(level)
         channel = "channel" if spec.format == 1 else f"channel_{level}"  # a size per name in xarray
-        about = _about_level(grid, level_fingerprint(spec, level, scales), root)
+        about = _about_level(grid, spec.level_fingerprint(level, scales), root)
         if scale is not None:
-            about |= _about_codes(level)
+            about["decoding"] = (
+                f"code * {scale_name(level)}[channel]; {MISSING_CODE} where there is none"
+            )
+            about["coordinates"] = f"height_px width_px live {scale_name(level)}"
             long_name = f"what a code of {level} is multiplied by"
             _add_vector(group, scale_name(level), scale, channel, {"long_name": long_name})
         group.create_array(
@@ -77,42 +86,8 @@ def skeleton(
 
     files = {path: buffer.to_bytes() for path, buffer in memory.items()}
     files[SLOTS_FILE] = slots_json(slots, spec.format)
-    digests = MetadataDigests.of({path: sha256(data) for path, data in files.items()}, spec.format)
-    return files | {METADATA_FILE: digests.json_bytes()}
-
-
-def check_layout(header: Header) -> None:
-    """Refuse metadata by which zarr would read something else than the store of a header.
-
-    What was spelled by another version of zarr-python may differ in bytes, not in meaning.
-
-    Raises:
-        StoreError: A metadata file says another shape, type or codec, or another coordinate.
-        OSError: A file cannot be read.
-    """
-    wanted = skeleton(header.spec, header.levels, header.slots, header.scales)
-    for name in wanted.keys() - {METADATA_FILE, SLOTS_FILE}:
-        if header.digests.get(name) == sha256(wanted[name]):
-            continue
-        try:
-            same = _meaning(header.files.read(name)) == _meaning(wanted[name])
-        except FileNotFoundError:
-            same = False
-        if not name.endswith(ROOT_FILE) or not same:
-            raise damaged(header.files, name)
-
-
-def _meaning(data: bytes) -> dict[str, Any] | None:
-    """Return what zarr and xarray go by in a `zarr.json`; None of what is none."""
-    try:
-        found = json.loads(data)
-        about = {"coordinates": found["attributes"].get("coordinates")}
-        if found["node_type"] == "group":
-            return about | {"node_type": "group", "zarr_format": found["zarr_format"]}
-        array: dict[str, Any] = ArrayV3Metadata.from_dict(found | {"attributes": about}).to_dict()
-        return array
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return None
+    digests = {path: sha256(data) for path, data in files.items()}
+    return files | {METADATA_FILE: digests_json(digests, spec.format)}
 
 
 def encode_images(
@@ -130,8 +105,7 @@ def encode_images(
         features: image id -> (C, h, w), finite; images without features leave no trace.
 
     Returns:
-        The shard, the statistics of what will be read from it (None of nothing), and how many
-        numbers were clipped.
+        The shard, the statistics of what will be read from it, and how many numbers were clipped.
     """
     codec = grid.codec
     block = np.full(grid.shard_shape, codec.fill, codec.dtype)
@@ -143,29 +117,14 @@ def encode_images(
             block[row, :, :h, :w] = stored
             parts.append(ChannelStatistics.of(codec.decode(stored, scale)))
             saturated += clipped
-    data = encode_shard(block, grid) if parts else empty_shard(grid)
-    return data, ChannelStatistics.merge(parts), saturated
-
-
-def empty_shard(grid: LevelGrid) -> bytes:
-    """Encode a shard without any feature, for which zarr-python would write no file."""
-    index = np.full(grid.index_bytes - CRC_BYTES, 0xFF, np.uint8)  # no chunk is there
-    return with_crc32c(index.tobytes())
-
-
-def encode_shard(block: NDArray[Any], grid: LevelGrid) -> memoryview:
-    """Encode a whole shard; inner chunks without features take no space.
-
-    Args:
-        block: Stored numbers (shard_images, C, y, x) in the shape of the shard, the codec's fill
-            where there are none.
-        grid: Layout of the level.
-    """
-    assert block.shape == grid.shard_shape, (block.shape, grid.shard_shape)
+    if not parts:  # zarr-python would write no file
+        no_chunk = np.full(grid.index_bytes - CRC_BYTES, 0xFF, np.uint8)
+        return with_crc32c(no_chunk.tobytes()), None, 0
     memory: dict[str, Any] = {}
     array = zarr.create_array(MemoryStore(memory), **_array_settings(grid, grid.shard_shape))
     array[...] = block
-    return memoryview(memory["c.0.0.0.0"].as_numpy_array())
+    data = memoryview(memory["c.0.0.0.0"].as_numpy_array())
+    return data, ChannelStatistics.merge(parts), saturated
 
 
 def _array_settings(grid: LevelGrid, shape: tuple[int, int, int, int]) -> dict[str, Any]:
@@ -198,13 +157,6 @@ def _about_level(grid: LevelGrid, fingerprint: str, root: RootAttributes) -> dic
     return about if root.format == 1 else about | {"channels": grid.channels}
 
 
-def _about_codes(level: str) -> dict[str, JsonValue]:
-    return {
-        "decoding": f"code * {scale_name(level)}[channel]; {MISSING_CODE} where there is none",
-        "coordinates": f"height_px width_px live {scale_name(level)}",
-    }
-
-
 def _add_vector(
     group: zarr.Group, name: str, values: NDArray[Any], dimension: str, attributes: dict[str, str]
 ) -> None:
@@ -220,3 +172,60 @@ def _add_vector(
         attributes=attributes,
     )
     array[:] = values
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Room on the disk."""
+
+    files: int
+    size_bytes: int
+
+    def __add__(self, other: "Footprint") -> "Footprint":
+        return Footprint(self.files + other.files, self.size_bytes + other.size_bytes)
+
+
+@dataclass(frozen=True)
+class StoreFootprint:
+    """Room of a complete store: the shards and ledger of each level, and all other files."""
+
+    levels: Mapping[str, Footprint]
+    metadata: Footprint
+
+
+def footprint(
+    spec: StoreSpec, images: Sequence[ImageEntry], levels: Sequence[str]
+) -> StoreFootprint:
+    """Predict files and bytes of a store of images in the order of their slots, in float16.
+
+    Shards and metadata are exact; the ledger, some thousandths of a store of SAM's, is a guess.
+    """
+    slots = [Slot(image, live=True) for image in images]
+    scaled = levels if Codec(spec.codec).scaled else ()
+    scales = {level: np.ones(spec.level(level).channels, np.float32) for level in scaled}
+    files = skeleton(spec, levels, slots, scales)
+    return StoreFootprint(
+        levels={level: _level_footprint(spec, images, level) for level in levels},
+        metadata=Footprint(len(files) + _LOCKS, sum(map(len, files.values()))),
+    )
+
+
+def size_ratio(codec: str) -> float:
+    """Return the bytes of a shard under a codec over those of float16.
+
+    Exact for float16 and int8, for int8-zstd the table of README.md (random weights).
+    """
+    return {"float16": 1.0, "int8": 0.50, "int8-zstd": 0.38}[codec]
+
+
+def _level_footprint(spec: StoreSpec, images: Sequence[ImageEntry], level: str) -> Footprint:
+    grid, shards = LevelGrid.of(spec, level), shard_count(len(images), spec.shard_images)
+    chunk_bytes = prod(grid.chunk_shape) * _FLOAT16_BYTES + CRC_BYTES
+    entry_bytes = _ENTRY_BYTES + _ENTRY_PER_CHANNEL * grid.channels
+    size_bytes = shards * (grid.index_bytes + entry_bytes)
+    for image in images:
+        h, w = grid.image_size_tok(image.working_size_px)
+        chunks = len(list(grid.chunks_under(0, 0, h, w)))  # others are not stored
+        names_bytes = len(image.image_id) + len(image.content)
+        size_bytes += chunks * chunk_bytes + names_bytes + _ENTRY_PER_IMAGE
+    return Footprint(2 * shards, size_bytes)

@@ -1,17 +1,13 @@
 """Leases: one writer per part of a store, none beside a writer of the whole, and one per folder.
 
-A part (i, n) owns the shards whose number leaves i - 1 when divided by n; (1, 1) is the whole.
-
-In a folder a lease is a lock that the kernel frees, also after `kill -9`. In a bucket it is an
-object that is kept alive by a heartbeat. Every change of it is a put on the condition that nobody
-else changed it since, so that of two writers one wins. A writer announces itself first and looks at
-overlapping parts then: of two that come at once at least one sees the other. Times are the server's
-alone; no clock here matters.
+A part (i, n) owns the shards whose number leaves i - 1 when divided by n; (1, 1) is the whole. In a
+folder a lease is a lock that the kernel frees, also after `kill -9`; in a bucket it is an object
+that is kept alive by a heartbeat and changed by conditional puts alone. store/README.md says why no
+two writers can meet.
 """
 
 import errno
 import fcntl
-import json
 import logging
 import os
 import re
@@ -24,7 +20,9 @@ from functools import partial
 from math import gcd
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
+
+from pydantic import BaseModel, Field, ValidationError
 
 from store import atomic
 from store.errors import StoreBusyError, StoreError
@@ -50,7 +48,6 @@ _NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What file systems say that know no locks: NFS without its lock service, Lustre without flock."""
 
 _POLL_S: Final = 0.05
-_LONGEST_HOST: Final = 255
 _ENDED: Final = b'{"ended":true}\n'
 _SUFFIX: Final = ".json"
 """Of leases; objects without it wait to be copied into their places."""
@@ -59,11 +56,7 @@ log = logging.getLogger(__name__)
 
 
 def check_part(part: Part) -> None:
-    """Require a part that there is.
-
-    Raises:
-        StoreError: It is not i of n with 1 <= i <= n.
-    """
+    """Raise StoreError unless a part is i of n with 1 <= i <= n."""
     if not 1 <= part[0] <= part[1]:
         raise StoreError(f"there is no part {part[0]}/{part[1]}: parts are 1/n to n/n")
 
@@ -81,10 +74,7 @@ def overlap(one: Part, other: Part) -> bool:
 def writer_lease(files: Files, part: Part) -> AbstractContextManager[str]:
     """Hold the right to write a part of a store; yield the token that names this lease.
 
-    Raises:
-        StoreBusyError: A writer of an overlapping part lives; the message names its pid and host.
-        StoreError: The file system knows no locks.
-        OSError: The place is not writable.
+    Raises StoreBusyError, which names pid and host, where a writer of an overlapping part lives.
     """
     if isinstance(files, LocalFiles):
         return _hold_in_folder(files, part)
@@ -95,12 +85,8 @@ def commit(files: Files, part: Part, token: str, changes: Sequence[Change]) -> N
     """Write and delete files in this order, unless the lease has ended or went to somebody else.
 
     However long this process is held up between its look at the lease and the last of its
-    changes: it changes nothing once another writer of the part has taken over. In a bucket what is
-    taken away becomes empty.
-
-    Raises:
-        StoreBusyError: The lease is lost.
-        OSError: The place is not writable.
+    changes: it changes nothing once another writer of the part has taken over, but raises
+    StoreBusyError. In a bucket what is deleted becomes empty.
     """
     if isinstance(files, LocalFiles):
         _commit_in_folder(files, part, token, changes)
@@ -109,28 +95,20 @@ def commit(files: Files, part: Part, token: str, changes: Sequence[Change]) -> N
 
 
 def require_held(files: Files, part: Part, token: str) -> None:
-    """Refuse to write under a lease that has ended or went to somebody else.
-
-    Raises:
-        StoreBusyError: It has.
-    """
+    """Raise StoreBusyError where a lease has ended or went to somebody else."""
     try:
-        held = _token_of(files.read(f"{LEASES}/{lease_name(part)}{_SUFFIX}"))
+        held = _parse(files.read(_file_of(part)))
     except FileNotFoundError:
         held = None
-    if held != token:
+    if held is None or held.token != token:
         raise _lost(files)
 
 
 @contextmanager
 def writer_lock(folder: Path, what: str) -> Iterator[None]:
-    """Hold the writer's lock of a folder that is not a store.
+    """Hold the writer's lock of a folder that is not a store; `what` is written there.
 
     `writer.lock` carries the lock and stays, empty; `writer.json` only names its holder.
-
-    Args:
-        folder: Where the two files are; it exists.
-        what: What is written, for the message.
 
     Raises:
         StoreBusyError: Another process holds the lock; the message names its pid and host.
@@ -146,6 +124,10 @@ def lease_name(part: Part) -> str:
     return f"{part[0]}-of-{part[1]}"
 
 
+def _file_of(part: Part) -> str:
+    return f"{LEASES}/{lease_name(part)}{_SUFFIX}"
+
+
 def _overlapping(name: str, part: Part) -> Part | None:
     """Return the part that a file among the leases is about, if it shares shards with another."""
     found = re.fullmatch(r"([1-9][0-9]{0,8})-of-([1-9][0-9]{0,8})\..+", name)
@@ -153,11 +135,17 @@ def _overlapping(name: str, part: Part) -> Part | None:
     return theirs if theirs is not None and overlap(part, theirs) else None
 
 
-def _token_of(lease: bytes) -> str | None:
-    """Return the token in the content of a lease; None of one that ended or is damaged."""
+class _Holder(BaseModel):
+    pid: int
+    host: Annotated[str, Field(max_length=255)]
+    token: str | None = None
+
+
+def _parse(holder: bytes) -> _Holder | None:
+    """Read a lease or the file beside a lock, which anybody may have written; None of damage."""
     try:
-        return str(json.loads(lease)["token"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return _Holder.model_validate_json(holder)
+    except ValidationError:
         return None
 
 
@@ -179,14 +167,11 @@ def _busy(what: str, holder: bytes, hint: str = "") -> StoreBusyError:
 
 
 def name_of(holder: bytes) -> str:
-    """Name the process that a lock's or lease's content tells of, which anybody may have made."""
-    try:
-        found = json.loads(holder)
-        pid, host = int(found["pid"]), str(found["host"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    """Name the process in the content of a lock or lease."""
+    found = _parse(holder)
+    if found is None or not found.host.isprintable():
         return "another process"
-    known = host.isprintable() and len(host) <= _LONGEST_HOST
-    return f"process {pid} on host {host}" if known else "another process"
+    return f"process {found.pid} on host {found.host}"
 
 
 def _lost(files: Files) -> StoreBusyError:
@@ -217,7 +202,7 @@ def _hold_in_folder(files: LocalFiles, part: Part) -> Iterator[str]:
                     other.with_suffix(_SUFFIX).unlink(missing_ok=True)
                     if part == WHOLE:
                         other.unlink()  # behind the gate nobody waits for it
-            files.path(f"{LEASES}/{lease_name(part)}{_SUFFIX}")  # no link may lead elsewhere
+            files.path(_file_of(part))  # no link may lead elsewhere
             lock = Path(files.path(f"{LEASES}/{lease_name(part)}.lock"))
             what = _about(files, part)
             held.enter_context(_named_lock(lock, what, _holder_json(token=token)))
@@ -253,11 +238,8 @@ def _gate(files: LocalFiles) -> AbstractContextManager[None]:
     path = Path(files.path(f"{LEASES}/gate.lock"))
 
     def stopped() -> StoreBusyError:
-        holders = {
-            name_of(_holder_in(Path(files.path(f"{LEASES}/{name}"))))
-            for name in files.names(LEASES)
-            if name.endswith(_SUFFIX)
-        }
+        leases = [name for name in files.names(LEASES) if name.endswith(_SUFFIX)]
+        holders = {name_of(files.read(f"{LEASES}/{name}")) for name in leases}
         return StoreBusyError(
             f"{path} has been held for {GATE_S:.0f} s by {' or '.join(sorted(holders))}, which "
             "must have been stopped while it wrote: let it continue or end it, then run the "
@@ -280,24 +262,17 @@ def _named_lock(path: Path, what: str, holder: bytes) -> Iterator[None]:
 
 
 def _busy_by(lock: Path, what: str) -> StoreBusyError:
-    return _busy(what, _holder_in(lock.with_suffix(_SUFFIX)))
-
-
-def _holder_in(path: Path) -> bytes:
     try:
-        return atomic.read_bytes(path)
+        return _busy(what, atomic.read_bytes(lock.with_suffix(_SUFFIX)))
     except OSError:
-        return b""
+        return _busy(what, b"")
 
 
 @contextmanager
 def _lock(path: Path, busy: Callable[[], StoreBusyError], timeout_s: float = 0.0) -> Iterator[None]:
     """Hold the lock of a file, which is created where needed and stays.
 
-    Raises:
-        StoreBusyError: Another process holds it, still after so many seconds; as `busy` says.
-        StoreError: The file system knows no locks.
-        OSError: The file cannot be written.
+    Where another process holds it still after so many seconds, raises what `busy` returns.
     """
     end = monotonic() + timeout_s
     with os.fdopen(atomic.open_regular(path, os.O_RDWR | os.O_CREAT), "rb") as file:
@@ -313,9 +288,9 @@ def _lock(path: Path, busy: Callable[[], StoreBusyError], timeout_s: float = 0.0
                 if error.errno not in _NO_LOCKS:
                     raise
                 raise StoreError(
-                    f"cannot lock {path}: its file system knows no locks ({error.strerror}), and "
-                    "without them two writers could mix their files; mount it with locks (Lustre: "
-                    "flock), or write elsewhere and copy the result there: reading needs no lock"
+                    f"cannot lock {path}: its file system knows no locks ({error.strerror}); mount "
+                    "it with locks (Lustre: flock), or write elsewhere and copy the result there: "
+                    "reading needs no lock"
                 ) from error
         yield
 
@@ -362,7 +337,7 @@ class _BucketLease:
         self.stopped = threading.Event()
         self.token = uuid.uuid4().hex
         self._files, self._part = files, part
-        self._name = f"{LEASES}/{lease_name(part)}{_SUFFIX}"
+        self._name = _file_of(part)
         try:
             self._tag = self._put(None)
         except FileExistsError:
@@ -387,7 +362,7 @@ class _BucketLease:
             try:
                 self._tag = self._put(self._tag)
             except (FileExistsError, FileNotFoundError):
-                return  # another took over, as the next look at the lease will tell
+                return  # another took over, as the next look at the lease will show
             except OSError as error:
                 log.warning("no heartbeat to %s: %s", self._files.url, error)
 
@@ -399,13 +374,8 @@ class _BucketLease:
         """Write over a lease that ended or expired, and return its new tag."""
         hint = f"; if it was killed, its lease ends {EXPIRY_S:.0f} s after its last sign of life"
         holder, tag, age = self._files.state(name)
-        over = age.total_seconds() > EXPIRY_S
-        if age.total_seconds() < -EXPIRY_S and holder != _ENDED:
-            sleep(EXPIRY_S)  # the server's clock was set back: a writer that lives changes the tag
-            before = tag
-            holder, tag, _ = self._files.state(name)
-            over = tag == before
-        if holder != _ENDED and not over:
+        # One of the future was written before the server's clock was set back.
+        if holder != _ENDED and abs(age.total_seconds()) <= EXPIRY_S:
             raise _busy(_about(self._files, theirs), holder, hint)
         try:
             return put(tag)
@@ -416,9 +386,8 @@ class _BucketLease:
     def _put(self, tag: str | None, data: bytes | None = None) -> str:
         """Write this lease over the one with a tag, or where there is none; return its tag.
 
-        Raises:
-            FileExistsError: Somebody else wrote it. This writer may have as well: where the answer
-                to a put is lost, its repetition is refused.
+        FileExistsError where somebody else wrote it. This writer may have as well: where the answer
+        to a put is lost, its repetition is refused.
         """
         # Equal bytes would have equal tags, and a condition on the tag would then mean nothing.
         data = data or _holder_json(token=self.token, beat=uuid.uuid4().hex)
@@ -426,6 +395,7 @@ class _BucketLease:
             return self._files.put(self._name, data, tag)
         except FileExistsError:
             found = self._files.state(self._name)
-            if _token_of(found.data) != self.token:
+            held = _parse(found.data)
+            if held is None or held.token != self.token:
                 raise
             return self._files.put(self._name, data, found.tag)

@@ -1,4 +1,4 @@
-"""The ledger: a small JSON per shard that is done, its statistics, and the slots of the images."""
+"""Ledger: a small JSON per shard that is done, its statistics, and the slots of the images."""
 
 # C channels, N tokens
 
@@ -42,12 +42,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """An image that could not be read when its shard was made.
-
-    Attributes:
-        image: The image that was wanted.
-        reason: Why it is not there, for people.
-    """
+    """An image that was wanted and could not be read when its shard was made, and why."""
 
     image: ImageEntry
     reason: str
@@ -67,15 +62,7 @@ _Numbers: TypeAlias = tuple[Annotated[float, Field(ge=-1e100, le=1e100)], ...]
 
 
 class ChannelStatistics(BaseModel):
-    """Count, sums and extremes of each channel over valid tokens.
-
-    Attributes:
-        count: Tokens that were counted, the same for all channels.
-        sum: Sum per channel.
-        sumsq: Sum of squares per channel.
-        min: Smallest value per channel.
-        max: Largest value per channel.
-    """
+    """Count of valid tokens, the same for all channels; sums and extremes of each channel."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -130,15 +117,12 @@ class ChannelStatistics(BaseModel):
 
 
 class ShardEntry(BaseModel):
-    """What `ledger/<level>/<shard>.json` vouches for; beside it the file holds statistics.
+    """Content of `ledger/<level>/<shard>.json`, beside the statistics of the shard.
 
-    They are read apart (`Ledger.statistics`): they are most of the file, and a look at thousands
-    of shards takes a quarter of the time without them.
+    They are read apart (`read_statistics`): they are most of the file, and a look at thousands of
+    shards takes a quarter of the time without them.
 
     Attributes:
-        format: Version of the store format.
-        level: Level of the shard.
-        shard: Number of the shard.
         fingerprint: Fingerprint of the level.
         images: What each slot of the shard holds; None holds nothing.
         bytes: Size of the shard file.
@@ -160,7 +144,7 @@ class ShardEntry(BaseModel):
     skipped: tuple[Skipped, ...] | None = None
 
     def skipped_of(self, images: Sequence[ImageEntry | None]) -> dict[str, str]:
-        """Return the ids of those of the wanted images that were skipped -> why."""
+        """Return the ids of those of some images that were skipped -> why."""
         skipped = {one.image: one.reason for one in self.skipped or ()}
         return {i.image_id: skipped[i] for i in images if i is not None and i in skipped}
 
@@ -180,81 +164,77 @@ class _Statistics(BaseModel):
     statistics: ChannelStatistics | None = None
 
 
-class Ledger:
-    """The ledger folder of a store."""
+def recorded(
+    files: Files,
+    level: str,
+    shard: int,
+    *,
+    fingerprint: str,
+    images: Sequence[ImageEntry | None] = (),
+) -> ShardEntry | None:
+    """Read the entry of a shard, without a look at the shard.
 
-    def __init__(self, files: Files) -> None:
-        self._files = files
+    None where it is absent or damaged, of another fingerprint, or does not hold the images.
+    """
+    try:
+        entry = parse_entry(files.read(entry_file(level, shard)), level, shard)
+    except FileNotFoundError:
+        return None
+    if entry is None or entry.fingerprint != fingerprint or not entry.holds(images):
+        return None
+    return entry
 
-    def read(self, level: str, shard: int) -> ShardEntry | None:
-        """Read one entry; None where it is absent, damaged or about something else."""
-        try:
-            return parse_entry(self._files.read(entry_file(level, shard)), level, shard)
-        except FileNotFoundError:
-            return None
 
-    def vouched(
-        self, level: str, shard: int, *, fingerprint: str, images: Sequence[ImageEntry | None]
-    ) -> ShardEntry | None:
-        """Read one entry if the shard is done: the entry matches and the file has its size.
+def has_file(files: Files, entry: ShardEntry) -> bool:
+    """Tell whether the shard of an entry is there and has its size.
 
-        Contents are not hashed here: that takes hours, a look at sizes takes seconds.
-        """
-        entry = self.recorded(level, shard, fingerprint=fingerprint, images=images)
-        return entry if entry is not None and self.has_file(entry) else None
+    Contents are not hashed: that takes hours, a look at sizes takes seconds.
+    """
+    try:
+        return files.size(shard_file(entry.level, entry.shard)) == entry.bytes
+    except FileNotFoundError:
+        return False
 
-    def recorded(
-        self, level: str, shard: int, *, fingerprint: str, images: Sequence[ImageEntry | None]
-    ) -> ShardEntry | None:
-        """Read one entry if it matches, without a look at the shard."""
-        entry = self.read(level, shard)
-        if entry is None or entry.fingerprint != fingerprint or not entry.holds(images):
-            return None
-        return entry
 
-    def has_file(self, entry: ShardEntry) -> bool:
-        """Tell whether the shard of an entry is there and has its size."""
-        try:
-            return self._files.size(shard_file(entry.level, entry.shard)) == entry.bytes
-        except FileNotFoundError:
-            return False
+def read_statistics(
+    files: Files, level: str, shard: int, channels: int
+) -> ChannelStatistics | None:
+    """Read the statistics of all tokens in a shard that is recorded; None where it has no token.
 
-    def statistics(
-        self, level: str, shard: int, channels: int | None = None
-    ) -> ChannelStatistics | None:
-        """Read the per-channel statistics of all tokens in a shard; None where it has no token.
+    Raises:
+        StoreError: They are damaged, or not of so many channels.
+    """
+    name = entry_file(level, shard)
+    data = files.read(name)
+    try:
+        return parse_statistics(data, channels)
+    except ValueError as error:
+        raise StoreError(
+            f"{files.url}/{name} is damaged: `ssr verify {files.url} --repair` embeds its shard "
+            "again"
+        ) from error
 
-        Raises:
-            StoreError: They are damaged, or not of so many channels.
-            FileNotFoundError: The shard has no entry.
-        """
-        name = entry_file(level, shard)
-        data = self._files.read(name)
-        try:
-            found = _Statistics.model_validate_json(data).statistics
-            sound = _is_sound(data) and (
-                found is None or channels is None or len(found.sum) == channels
-            )
-        except ValidationError:
-            sound = False
-        if not sound:
-            raise StoreError(
-                f"{self._files.url}/{name} is damaged: `ssr verify {self._files.url} --repair` "
-                "embeds its shard again"
-            )
-        return found
 
-    def read_slots(self) -> tuple[Slot, ...]:
-        """Read the slots, none where the file is absent or damaged.
+def parse_statistics(data: bytes, channels: int | None) -> ChannelStatistics | None:
+    """Read the statistics in an entry; ValueError if they are damaged or of other channels."""
+    found = _Statistics.model_validate_json(data).statistics
+    wrong = found is not None and channels not in (None, len(found.sum))
+    if wrong or not _is_sound(data):
+        raise ValueError("not what was written")
+    return found
 
-        They may be of a damaged list all the same: readers compare its digest before. Nothing
-        wrong comes of starting anew: entries of shards name their images, and a shard whose images
-        lie in other slots now is not done.
-        """
-        try:
-            return SlotTable.model_validate_json(self._files.read(SLOTS_FILE)).slots
-        except (FileNotFoundError, ValidationError):
-            return ()
+
+def read_slots(files: Files) -> tuple[Slot, ...]:
+    """Read the slots, none where the file is absent or damaged.
+
+    They may be of a damaged list all the same: readers compare its digest before. Nothing wrong
+    comes of starting anew: entries of shards name their images, and a shard whose images lie in
+    other slots now is not done.
+    """
+    try:
+        return SlotTable.model_validate_json(files.read(SLOTS_FILE)).slots
+    except (FileNotFoundError, ValidationError):
+        return ()
 
 
 def entry_json(entry: ShardEntry, statistics: ChannelStatistics | None) -> bytes:
@@ -303,12 +283,7 @@ def slots_json(slots: Sequence[Slot], store_format: Format = FORMAT) -> bytes:
 
 
 def assign_slots(slots: Sequence[Slot], images: Iterable[ImageEntry]) -> tuple[Slot, ...]:
-    """Give every image its slot: its old one, or a new one at the end in the order given.
-
-    Args:
-        slots: The slots so far; none ever moves or vanishes.
-        images: The images that are wanted now, with unique ids.
-    """
+    """Give every image (of a unique id) its old slot, or a new one at the end, in this order."""
     wanted = {image.image_id: image for image in images}
     kept = []
     for slot in slots:

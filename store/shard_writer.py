@@ -1,4 +1,4 @@
-"""The only code that writes features: whole shards, each vouched for once it is on the disk."""
+"""Writer of shards, whole and checked; each is recorded once it is on the disk."""
 
 # C channels, h w tokens
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
-from store.checks import check_features, check_keys
-from store.codec import Codec
+from store.codec import OVERFLOW, Codec, Scales
 from store.errors import StoreError
 from store.files import Url, absolute, files_at, join, one_line_for_os_errors
 from store.fingerprint import sha256
@@ -18,7 +18,6 @@ from store.grid import LevelGrid, shard_file
 from store.layout import encode_images
 from store.lease import Part, commit, owns
 from store.ledger import ShardEntry, Skipped, entry_file, entry_json
-from store.scale import Scales, level_fingerprint
 from store.spec import ImageEntry, StoreSpec
 
 Features = Mapping[str, Mapping[str, NDArray[Any]]]
@@ -41,6 +40,11 @@ class ShardTask:
     images: tuple[ImageEntry | None, ...]
     levels: tuple[str, ...]
 
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """Ids of the images, without those that were removed."""
+        return tuple(image.image_id for image in self.images if image is not None)
+
 
 @dataclass(frozen=True)
 class ShardWriter:
@@ -51,8 +55,6 @@ class ShardWriter:
 
     Attributes:
         url: The store.
-        spec: What the features are.
-        scales: The scale of each level, where the codec has one.
         part: Shards that the lease is about.
         token: Names the lease.
     """
@@ -70,7 +72,7 @@ class ShardWriter:
     def write(
         self, task: ShardTask, features: Features, skipped: Mapping[str, str] = NOTHING
     ) -> None:
-        """Write one shard of all levels of a task, whole, and vouch for it.
+        """Write one shard of all levels of a task, whole, and record it.
 
         Args:
             task: A task of `StoreWriter.pending`.
@@ -79,22 +81,18 @@ class ShardWriter:
 
         Raises:
             StoreBusyError: The lease has ended.
-            StoreError: Features are missing, left over, not finite or of a wrong shape or type:
-                nothing was written. Or the disk is full or read-only: other shards are as before.
+            StoreError: Features are not finite in the codec: nothing was written. Or the disk is
+                full or read-only: other shards are as before.
         """
         assert owns(self.part, task.shard)
-        scaled = Codec(self.spec.codec).scaled
-        if bare := [level for level in task.levels if scaled and level not in self.scales]:
-            raise StoreError(f"{', '.join(bare)} have no scale yet: fix_scales() first")
+        assert features.keys() == set(task.levels), (features.keys(), task.levels)
         images = [i for i in task.images if i is not None and i.image_id not in skipped]
-        check_keys("levels", f"features of shard {task.shard}", features, task.levels)
+        scaled = Codec(self.spec.codec).scaled
         for level in task.levels:
-            where = f"features of shard {task.shard}, {level}"
-            check_keys("images", where, features[level], [image.image_id for image in images])
-        for level in task.levels:
+            assert not scaled or level in self.scales, f"fix_scales() of {level} comes first"
+            assert features[level].keys() == {image.image_id for image in images}
             for image in images:
-                check_features(self.spec, level, image, features[level][image.image_id])
-        files = files_at(self.url)
+                self._check(level, image, features[level][image.image_id])
         left_out = tuple(
             Skipped(image, skipped[image.image_id])
             for image in task.images
@@ -109,16 +107,29 @@ class ShardWriter:
                 format=self.spec.format,
                 level=level,
                 shard=task.shard,
-                fingerprint=level_fingerprint(self.spec, level, self.scales),
+                fingerprint=self.spec.level_fingerprint(level, self.scales),
                 images=tuple(image if image in images else None for image in task.images),
                 bytes=len(data),
                 digest=sha256(data),
-                saturated=saturated if grid.codec.scaled else None,
+                saturated=saturated if scaled else None,
                 skipped=left_out or None,
             )
-            name = shard_file(level, task.shard)
-            vouched = entry_file(level, task.shard)
+            name, record = shard_file(level, task.shard), entry_file(level, task.shard)
             with one_line_for_os_errors(join(self.url, name)):
                 # In this order a kill leaves an entry only beside the very bytes it is about.
-                changes = [(vouched, None), (name, data), (vouched, entry_json(entry, statistics))]
-                commit(files, self.part, self.token, changes)
+                changes = [(record, None), (name, data), (record, entry_json(entry, statistics))]
+                commit(files_at(self.url), self.part, self.token, changes)
+
+    def _check(self, level: str, image: ImageEntry, features: NDArray[Any]) -> None:
+        """Refuse features (C, h, w) with numbers that the codec cannot hold."""
+        grid = LevelGrid.of(self.spec, level)
+        expected = (grid.channels, *grid.image_size_tok(image.working_size_px))
+        assert features.shape == expected, (level, image.image_id, features.shape, expected)
+        assert features.dtype in (np.float32, np.float16), features.dtype
+        # Not isfinite: a float32 beyond 65504 would become Inf in float16.
+        outside = features.size - int(np.count_nonzero(np.abs(features) < OVERFLOW))
+        if outside:
+            raise StoreError(
+                f"{level} features of {image.image_id}: {outside} of {features.size} values are "
+                f"NaN, Inf or beyond {self.spec.codec}; check the teacher's weights and precision"
+            )

@@ -1,15 +1,16 @@
-"""The nouns of a store: its levels, its specification, the images that it holds."""
+"""Specification of a store: its levels, its layout, the images that it holds."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from store.codec import Codec
+from store.codec import Codec, Scales
 from store.errors import StoreError
 from store.files import is_name
-from store.fingerprint import fingerprint_of
+from store.fingerprint import fingerprint_of, sha256
 
 Format: TypeAlias = Literal[1, 2]
 FORMAT: Final = 2
@@ -18,6 +19,8 @@ still read, verified and completed."""
 
 COARSEST_STRIDE_PX = 32
 """Working sizes are multiples of it, so that every level covers an image exactly."""
+
+NO_SCALES: Final[Scales] = MappingProxyType({})
 
 MOST_CHANNELS: Final = 2**14
 MOST_SHARD_IMAGES: Final = 2**10
@@ -29,12 +32,7 @@ JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | boo
 
 
 class Level(NamedTuple):
-    """One feature map.
-
-    Attributes:
-        stride_px: Side of a token in working pixels.
-        channels: Numbers of a token.
-    """
+    """One feature map: side of a token in working pixels, and its numbers."""
 
     stride_px: int
     channels: int
@@ -55,11 +53,7 @@ LEVELS = ("stride8", "stride16", "stride32")
 
 
 def stride_of(level: str) -> int:
-    """Return the stride of one of `LEVELS`, in working pixels.
-
-    Raises:
-        StoreError: The level is none of them.
-    """
+    """Return the stride of one of `LEVELS` in working pixels; StoreError for any other name."""
     if level not in LEVELS:
         raise StoreError(f"unknown level {level!r}: choose from {', '.join(LEVELS)}")
     return int(level.removeprefix("stride"))
@@ -72,13 +66,7 @@ def levels_of_format_1(channels: int) -> dict[str, Level]:
 
 @dataclass(frozen=True, slots=True)
 class ImageEntry:
-    """One image as the store sees it.
-
-    Attributes:
-        image_id: Stable key of the image in the manifest.
-        content: Hash of everything about the image that its features depend on.
-        working_size_px: (height, width) of the working image.
-    """
+    """One image: its id in the manifest, a hash of all that its features depend on, its size."""
 
     image_id: str
     content: str
@@ -93,10 +81,8 @@ class StoreSpec:
         domain: Folder of the store, `source` or `target`.
         levels: Levels that the store can have or, where it was read, has, by name.
         grid_px: (height, width) of the largest working image.
-        shard_images: Images in one shard.
-        codec: How a number is stored, the name of a `Codec`.
+        codec: The name of a `Codec`.
         provenance: What the numbers depend on: teacher, preprocessing, tiling, precision, code.
-        format: Of the store. In format 1 all levels have the channels of one teacher.
     """
 
     domain: str
@@ -110,25 +96,22 @@ class StoreSpec:
     def __post_init__(self) -> None:
         Codec(self.codec)
         if not is_name(self.domain) or "/" in self.domain:
-            raise StoreError(f"the domain {self.domain!r} is no name of a folder")
+            raise StoreError(f"the domain {self.domain!r} cannot be the name of a folder")
         if not 1 <= self.shard_images <= MOST_SHARD_IMAGES:
             raise StoreError(
                 f"a shard needs 1 to {MOST_SHARD_IMAGES} images, not {self.shard_images}"
             )
-        for name, level in self.levels.items():
+        for name, (stride, channels) in self.levels.items():
             if not re.fullmatch(LEVEL_NAME, name):
                 raise StoreError(
                     f"a level cannot be named {name!r}: take letters, digits and _, and another "
                     "name than the store's own arrays"
                 )
-            if not 1 <= level.channels <= MOST_CHANNELS:
+            known_stride = stride >= 1 and COARSEST_STRIDE_PX % stride == 0
+            if not (1 <= channels <= MOST_CHANNELS and known_stride):
                 raise StoreError(
-                    f"{name} needs 1 to {MOST_CHANNELS} channels, not {level.channels}"
-                )
-            if level.stride_px < 1 or COARSEST_STRIDE_PX % level.stride_px:
-                raise StoreError(
-                    f"{name} needs a stride that divides {COARSEST_STRIDE_PX} px, not "
-                    f"{level.stride_px} px"
+                    f"{name} needs 1 to {MOST_CHANNELS} channels and a stride that divides "
+                    f"{COARSEST_STRIDE_PX} px, not {channels} channels and {stride} px"
                 )
         if not is_working_size(self.grid_px) or max(self.grid_px) > MOST_SIDE_PX:
             raise StoreError(
@@ -149,9 +132,9 @@ class StoreSpec:
             "grid_px": self.grid_px,
             "provenance": self.provenance,
         }
-        return fingerprint_of(
-            about if self.channels is None else about | {"channels": self.channels}
-        )
+        if self.channels is not None:
+            about["channels"] = self.channels
+        return fingerprint_of(about)
 
     @property
     def channels(self) -> int | None:
@@ -159,11 +142,7 @@ class StoreSpec:
         return next(iter(self.levels.values())).channels if self.format == 1 else None
 
     def level(self, name: str) -> Level:
-        """Return a level.
-
-        Raises:
-            StoreError: There is none of this name.
-        """
+        """Return a level; StoreError where there is none of this name."""
         try:
             return self.levels[name]
         except KeyError:
@@ -171,17 +150,17 @@ class StoreSpec:
                 f"unknown level {name!r}: choose from {', '.join(self.levels)}"
             ) from None
 
-    def level_fingerprint(self, level: str, scale: str | None = None) -> str:
-        """SHA-256 (64 hex) of one level: it does not depend on which other levels there are.
+    def level_fingerprint(self, level: str, scales: Scales = NO_SCALES) -> str:
+        """SHA-256 (64 hex) of a level and its scale, without which codes mean nothing.
 
-        Args:
-            level: Its name.
-            scale: Digest of its scale, where the codec has one: codes mean nothing without it.
+        It does not depend on which other levels there are.
         """
         about: dict[str, JSON] = {"store": self.fingerprint, "level": level}
         if self.format > 1:
             about |= self.level(level)._asdict()
-        return fingerprint_of(about if scale is None else about | {"scale": scale})
+        if level in scales:
+            about["scale"] = sha256(scales[level].tobytes())
+        return fingerprint_of(about)
 
     @property
     def relative_path(self) -> str:
@@ -192,3 +171,24 @@ class StoreSpec:
 def is_working_size(size_px: Size) -> bool:
     """Tell whether both sides are positive multiples of the coarsest stride."""
     return all(side > 0 and side % COARSEST_STRIDE_PX == 0 for side in size_px)
+
+
+def check_images(spec: StoreSpec, images: Sequence[ImageEntry]) -> None:
+    """Refuse images that have no place in a store.
+
+    Raises:
+        StoreError: There are none, an id is given twice, or a size does not fit the grid.
+    """
+    if not images:
+        raise StoreError(f"no images for the store of {spec.domain}: check the manifest")
+    seen: set[str] = set()
+    for image in images:
+        if image.image_id in seen:
+            raise StoreError(f"image id {image.image_id} is given twice: ids must be unique")
+        seen.add(image.image_id)
+        size, grid = image.working_size_px, spec.grid_px
+        if not is_working_size(size) or size[0] > grid[0] or size[1] > grid[1]:
+            raise StoreError(
+                f"working size {size} px of {image.image_id} must be a multiple of 32 px within "
+                f"the grid {grid} px of the store"
+            )

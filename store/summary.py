@@ -1,25 +1,24 @@
-"""A store at a glance: its teacher, size and statistics, or all of it as a lazy xarray data set."""
+"""Summary of a store (teacher, size, statistics), and all of it as a lazy xarray data set."""
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import dask
+import dask.array as da
 import numpy as np
 import xarray as xr
+import zarr
 from numpy.typing import NDArray
 from pydantic import JsonValue
-from zarr.errors import ZarrUserWarning
 from zarr.storage import FsspecStore, LocalStore
 
-from store.codec import MISSING_CODE
-from store.errors import StoreError
+from store.codec import MISSING_CODE, scale_name
 from store.files import S3, Url, files_at, one_line_for_reads
 from store.grid import LevelGrid, place_of
-from store.header import Header, RootAttributes, read_header
-from store.layout import check_layout
-from store.ledger import ChannelStatistics, Ledger
+from store.header import ROOT_FILE, Header, RootAttributes, damaged, read_header
+from store.ledger import ChannelStatistics, has_file, read_statistics
+from store.spec import ImageEntry
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,6 @@ class LevelSummary:
         shape: (image, channel, y, x) of the array.
         shard_shape: The unit of writing.
         chunk_shape: The unit of reading.
-        fingerprint: Fingerprint of the level.
         shards_done: Shards that the ledger records as done.
         shards: Shards that hold an image of the data set.
         size_bytes: Size of the done shards on the disk.
@@ -59,18 +57,7 @@ class LevelSummary:
 
 @dataclass(frozen=True)
 class StoreSummary:
-    """One store.
-
-    Attributes:
-        path: Url of the store.
-        domain: `source` or `target`.
-        fingerprint: Fingerprint of the store.
-        codec: How a number is stored.
-        provenance: What the features depend on.
-        images: Images of the data set.
-        removed_images: Tombstones.
-        levels: Level -> its summary, finest first.
-    """
+    """One store; `removed_images` are its tombstones, and its levels come finest first."""
 
     path: str
     domain: str
@@ -92,23 +79,16 @@ class StoreSummary:
         return all(level.shards_done == level.shards for level in self.levels.values())
 
 
-def inspect(path: Url, *, recompute: bool = False) -> StoreSummary:
+def inspect(path: Url) -> StoreSummary:
     """Summarise the store at a path, from its ledger alone.
-
-    Args:
-        path: Url of the store.
-        recompute: Compute the statistics from the features by dask, shard by shard in float64,
-            which also verifies the checksum of every chunk.
 
     Raises:
         StoreUnreadableError: A file cannot be looked at.
-        StoreError: There is no store, its metadata is not sound, or a shard is damaged.
+        StoreError: There is no store, its metadata is not sound, or a ledger entry is damaged.
     """
     header = read_header(files_at(path))
     with one_line_for_reads(header.files.url):
         levels = {level: _summarise(header, level) for level in header.levels}
-        for level, found in _recompute(header).items() if recompute else ():
-            levels[level] = replace(levels[level], statistics=found)
     live = sum(slot.live for slot in header.slots)
     return StoreSummary(
         path=header.files.url,
@@ -125,9 +105,10 @@ def inspect(path: Url, *, recompute: bool = False) -> StoreSummary:
 def _summarise(header: Header, level: str) -> LevelSummary:
     slots, shard_images = header.slots, header.spec.shard_images
     grid = LevelGrid.of(header.spec, level)
-    ledger = Ledger(header.files)
-    entries = [found for found in header.recorded(level) if ledger.has_file(found[1])]
-    statistics = (ledger.statistics(level, e.shard, grid.channels) for _, e in entries)
+    entries = [found for found in header.recorded(level) if has_file(header.files, found[1])]
+    statistics = (
+        read_statistics(header.files, level, entry.shard, grid.channels) for _, entry in entries
+    )
     return LevelSummary(
         shape=(len(slots), grid.channels, *grid.size_tok),
         shard_shape=grid.shard_shape,
@@ -144,95 +125,74 @@ def _summarise(header: Header, level: str) -> LevelSummary:
     )
 
 
-def _recompute(header: Header) -> dict[str, ChannelStatistics | None]:
-    dataset = open_dataset_of(header)
-    summarise = dask.delayed(_statistics_of_block)
-    tasks = {
-        level: [summarise(block) for block in dataset[level].data.to_delayed().ravel()]
-        for level in header.levels
-    }
-    try:
-        (blocks,) = dask.compute(tasks)
-    except (ValueError, RuntimeError, ArithmeticError) as error:  # zarr's words for damage
-        raise StoreError(
-            f"a shard of the store is damaged: `ssr verify {header.files.url}` says which, and "
-            "with --repair embeds it again"
-        ) from error
-    return {level: ChannelStatistics.merge(parts) for level, parts in blocks.items()}
-
-
-def _statistics_of_block(block: NDArray[Any]) -> ChannelStatistics | None:
-    """Summarise the valid tokens of a block (image, C, y, x)."""
-    parts = []
-    for features in block:  # (C, y, x)
-        valid = ~np.isnan(features[0])  # a token is there for all channels or for none
-        if valid.any():
-            parts.append(ChannelStatistics.of(features[:, valid]))
-    return ChannelStatistics.merge(parts)
-
-
 def open_dataset(path: Url) -> xr.Dataset:
     """Open a store lazily, in chunks that are whole shards.
 
-    One variable per level, `(image, channel, y_<level>, x_<level>)`, NaN where there is no feature;
-    xarray wants one size per dimension name, hence the level in it. float16, or float32 where the
-    codec is one of 8 bits; float16 reductions overflow: reduce with `dtype="float32"`. Coordinates:
-    `image` (the ids, so `.sel(image=...)` works), `height_px`, `width_px`, `live`, `scale_<level>`.
-
-    Warns where images are not embedded (yet): they are NaN.
+    One variable per level, `(image, channel, y_<level>, x_<level>)`, NaN where there is no feature
+    (yet: a warning counts those images); xarray wants one size per dimension name, hence the
+    level in it. float16, or float32 where the codec is one of 8 bits; float16 reductions overflow:
+    reduce with `dtype="float32"`. Coordinates: `image` (the ids, so `.sel(image=...)` works),
+    `height_px`, `width_px`, `live`, `scale_<level>`.
 
     Raises:
         StoreError: There is no store, or its metadata is not sound.
     """
     header = read_header(files_at(path))
-    missing, live = _not_embedded(header), sum(slot.live for slot in header.slots)
-    if missing:
+    url, slots = header.files.url, header.slots
+    live = {slot.image for slot in slots if slot.live}
+    if missing := len(live - _embedded(header)):
         warnings.warn(
-            f"{missing} of {live} images are not embedded yet in {header.files.url} and read as "
-            "NaN: `ssr embed` goes on with them",
+            f"{missing} of {len(live)} images are not embedded yet in {url} and read as NaN: "
+            "`ssr embed` goes on with them",
             stacklevel=2,
         )
-    return open_dataset_of(header)
+    # zarr would split a local folder as a text at `::`
+    place = FsspecStore.from_url(url) if url.startswith(S3) else LocalStore(url)
+    sizes_px = np.array([slot.image.working_size_px for slot in slots], np.int32)
+    coordinates: dict[str, Any] = {
+        "image": [slot.image.image_id for slot in slots],
+        "height_px": ("image", sizes_px[:, 0]),
+        "width_px": ("image", sizes_px[:, 1]),
+        "live": ("image", [slot.live for slot in slots]),
+    }
+    variables: dict[str, Any] = {}
+    for level in header.levels:
+        variables[level] = array = _open_level(header, level, place)
+        if level in header.scales:
+            coordinates[scale_name(level)] = (array.dims[1], header.scales[level])
+    attributes = RootAttributes.of(header.spec).as_json()
+    return xr.Dataset(variables, coordinates, attributes)
 
 
-def _not_embedded(header: Header) -> int:
-    """Count the images that lack a level, those aside that could not be read."""
-    missing = set()
+def _embedded(header: Header) -> set[ImageEntry]:
+    """Return the images that have all levels."""
+    images = {slot.image for slot in header.slots if slot.live}
     with one_line_for_reads(header.files.url):
         for level in header.levels:
-            done = {image for images, _ in header.recorded(level) for image in images}
-            missing |= {slot.image for slot in header.slots if slot.live} - done
-    return len(missing)
+            images &= {image for found, _ in header.recorded(level) for image in found if image}
+    return images
 
 
-def open_dataset_of(header: Header) -> xr.Dataset:
-    """Open the store of a header as `open_dataset` does, without a look at what is done."""
-    url = header.files.url
-    with one_line_for_reads(url):
-        check_layout(header)
-    store = (
-        FsspecStore.from_url(url, read_only=True)
-        if url.startswith(S3)
-        else LocalStore(url, read_only=True)  # zarr splits a text at `::`
+def _open_level(header: Header, level: str, place: FsspecStore | LocalStore) -> xr.Variable:
+    grid, scale = LevelGrid.of(header.spec, level), header.scales.get(level)
+    wanted = (
+        (len(header.slots), grid.channels, *grid.size_tok),
+        grid.shard_shape,
+        grid.codec.dtype,
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Object at .* is not recognized", ZarrUserWarning)
-        dataset: xr.Dataset = xr.open_zarr(store, consolidated=False, chunks=None)  # lazy, not dask
-    ours = {name.partition("/")[0] for name in header.digests}
-    dataset = dataset.drop_vars([name for name in dataset.variables if name not in ours])
-    for coordinate in dataset.coords.values():
-        coordinate.load()
-    chunked = {}
-    for level in header.levels:
-        variable = dataset[level].variable
-        shard_shape = LevelGrid.of(header.spec, level).shard_shape
-        chunks = variable.chunk(dict(zip(variable.dims, shard_shape, strict=True)))
-        scale = header.scales.get(level)
-        if scale is not None:
-            numbers = chunks.data.map_blocks(_decode, scale=scale, dtype=np.float32)
-            chunks = chunks.copy(deep=False, data=numbers)
-        chunked[level] = chunks
-    return dataset.assign(chunked)
+    with one_line_for_reads(f"{header.files.url}/{level}"):
+        try:
+            array = zarr.open_array(place, path=level, mode="r")
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise damaged(header.files, f"{level}/{ROOT_FILE}") from error
+    if (array.shape, array.shards, array.dtype) != wanted:
+        raise damaged(header.files, f"{level}/{ROOT_FILE}")
+    tokens = da.from_array(array, chunks=grid.shard_shape)
+    if scale is not None:
+        tokens = tokens.map_blocks(_decode, scale=scale, dtype=np.float32)
+    channel = "channel" if header.spec.format == 1 else f"channel_{level}"
+    attributes = {name: value for name, value in array.attrs.items() if name != "coordinates"}
+    return xr.Variable(("image", channel, f"y_{level}", f"x_{level}"), tokens, attributes)
 
 
 def _decode(codes: NDArray[np.int8], scale: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,15 +1,10 @@
 """Verification of a store: every byte against the ledger, and the images that damage costs."""
 
-# C channels, h w tokens
-
 import errno
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-import numpy as np
-
-from store.decode import ABSENT, DamageError, decode_chunk, decode_index
 from store.errors import StoreError, StoreFormatError
 from store.files import (
     Files,
@@ -20,19 +15,11 @@ from store.files import (
     reason_of,
 )
 from store.fingerprint import sha256
-from store.grid import LevelGrid, shard_count, shard_file, shard_of
-from store.header import (
-    METADATA_FILE,
-    Header,
-    level_names,
-    parse_digests,
-    read_header,
-    read_metadata,
-    read_spec,
-)
+from store.grid import LevelGrid, shard_file, shard_of
+from store.header import METADATA_FILE, Header, level_names, read_digests, read_header, read_spec
 from store.lease import WHOLE, commit, writer_lease
-from store.ledger import LEDGER, Ledger, ShardEntry, entry_file, parse_entry, wanted_images
-from store.spec import ImageEntry, levels_of_format_1
+from store.ledger import LEDGER, ShardEntry, entry_file, parse_entry, parse_statistics
+from store.spec import LEVELS, ImageEntry
 
 MISSING: Final = "is missing"
 UNRECORDED: Final = "has no ledger entry: its write was interrupted, or the entry was lost"
@@ -48,29 +35,24 @@ class Damage:
     Attributes:
         file: POSIX path inside the store.
         what: What is wrong with it.
-        images: Ids of the images whose features it may cost; none where it is repaired without SAM.
-        intact: Ids of the images in the same shard that are embedded again with them.
-        level: Level of the shard; None where it is about no shard.
-        shard: Number of the shard.
+        images: Ids of the images of its shard, which are embedded again together; none where it is
+            repaired without SAM.
+        level, shard: Of the shard; None where it is about no shard.
     """
 
     file: str
     what: str
     images: tuple[str, ...] = ()
-    intact: tuple[str, ...] = ()
     level: str | None = None
     shard: int | None = None
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` found.
+    """Findings of `verify`: shards that were read, their size, and what is wrong.
 
     Attributes:
-        url: The store.
-        shards: Shards that were read.
-        size_bytes: Their size.
-        damage: What is wrong, in the order of levels and shards; nothing in a sound store.
+        damage: In the order of levels and shards; nothing in a sound store.
         unread: What could not be looked at, as when a server is busy or a disk fails. It may be
             sound: nothing is known about it.
     """
@@ -92,21 +74,17 @@ class Report:
         return tuple(dict.fromkeys(image for damage in self.damage for image in damage.images))
 
 
-def verify(path: Url, *, progress: Progress = lambda done, todo: None) -> Report:
+def verify(path: Url, *, progress: Callable[[int, int], None] = lambda done, todo: None) -> Report:
     """Read a whole store and compare it with what its ledger says.
 
-    Every metadata file and shard is hashed, every ledger entry checked against its own digest, and
-    where a shard is damaged the checksums of its chunks tell which images. Runs at the speed of the
-    disk or of SHA-256, whichever is slower; holds one shard in memory.
+    Every metadata file and shard is hashed, every ledger entry checked against its own digest. Runs
+    at the speed of the disk or of SHA-256, whichever is slower; holds one shard in memory.
 
-    Args:
-        path: Url of the store.
-        progress: Called with shards done and shards to do.
+    `progress` is called with shards done and shards to do.
 
     Raises:
         StoreMissingError: There is no store.
         StoreFormatError: The store has another format.
-        StoreMismatchError: Its attributes and their digest were changed.
         StoreUnreadableError: Not even the list of its files can be read.
     """
     files = files_at(path)
@@ -119,9 +97,9 @@ def verify(path: Url, *, progress: Progress = lambda done, todo: None) -> Report
     except StoreError:
         pass  # is found below, with whatever else is wrong
     with one_line_for_reads(files.url):
-        _look_at_metadata(files, damage, unread)
+        digests = _look_at_metadata(files, damage, unread)
         header = None if damage or unread else read_header(files)
-        shards = sorted(_shards(files, header))
+        shards = sorted(_shards(files, header, digests))
     size_bytes = 0
     for done, (level, shard) in enumerate(shards, start=1):
         try:
@@ -131,8 +109,8 @@ def verify(path: Url, *, progress: Progress = lambda done, todo: None) -> Report
                 damage.append(found)
         except (OSError, MemoryError) as error:
             images = tuple(i.image_id for i in _wanted(header, shard) if i)
-            name = shard_file(level, shard)
-            unread.append(Damage(name, _unread(error), images, (), level, shard))
+            what = f"cannot be read: {reason_of(error)}"
+            unread.append(Damage(shard_file(level, shard), what, images, level, shard))
         progress(done, len(shards))
     return Report(files.url, len(shards), size_bytes, tuple(damage), tuple(unread))
 
@@ -143,8 +121,7 @@ def discard(path: Url, damage: Iterable[Damage]) -> None:
     Shards lose their ledger entry; other files are deleted, as their writer derives them again.
 
     Raises:
-        StoreBusyError: The store is being written.
-        StoreError: It cannot be changed.
+        StoreError: The store is being written, or cannot be changed.
     """
     files = files_at(path)
     names = [
@@ -155,11 +132,13 @@ def discard(path: Url, damage: Iterable[Damage]) -> None:
         commit(files, WHOLE, token, [(name, None) for name in names])
 
 
-def _look_at_metadata(files: Files, damage: list[Damage], unread: list[Damage]) -> None:
-    digests = parse_digests(read_metadata(files) or b"")
+def _look_at_metadata(
+    files: Files, damage: list[Damage], unread: list[Damage]
+) -> dict[str, str] | None:
+    digests = read_digests(files)
     if digests is None:
         damage.append(Damage(METADATA_FILE, "is missing or damaged"))
-        return
+        return None
     for name, digest in digests.items():
         try:
             if sha256(files.read(name)) != digest:
@@ -167,61 +146,50 @@ def _look_at_metadata(files: Files, damage: list[Damage], unread: list[Damage]) 
         except FileNotFoundError:
             damage.append(Damage(name, MISSING))
         except (OSError, MemoryError) as error:
-            unread.append(Damage(name, _unread(error)))
+            unread.append(Damage(name, f"cannot be read: {reason_of(error)}"))
+    return digests
 
 
-def _unread(error: OSError | MemoryError) -> str:
-    return f"cannot be read: {reason_of(error)}"
-
-
-def _shards(files: Files, header: Header | None) -> set[tuple[str, int]]:
+def _shards(
+    files: Files, header: Header | None, digests: dict[str, str] | None
+) -> set[tuple[str, int]]:
     """Return every shard that there is, should be, or has a ledger entry."""
+    levels = level_names(digests) if digests else LEVELS  # as far as they can be known
     found = set()
-    for level in _levels(files) if header is None else header.spec.levels:
+    for level in header.spec.levels if header else levels:
         names = [*files.names(level), *files.names(f"{LEDGER}/{level}")]
         found |= {(level, shard) for name in names if (shard := shard_of(name)) is not None}
-    if header is not None:
-        slots, shard_images = header.slots, header.spec.shard_images
-        count = shard_count(len(slots), shard_images)
-        for level in header.levels:
-            found |= {(level, n) for n in range(count) if any(_wanted(header, n))}
+    if header:
+        found |= {
+            (level, shard)
+            for level in header.levels
+            for shard in header.shards
+            if any(header.wanted(shard))
+        }
     return found
 
 
-def _levels(files: Files) -> Iterable[str]:
-    """Return the levels of a store whose metadata is damaged, as far as they can be known."""
-    digests = parse_digests(read_metadata(files) or b"")
-    return level_names(digests) if digests else levels_of_format_1(1)
-
-
 def _wanted(header: Header | None, shard: int) -> tuple[ImageEntry | None, ...]:
-    if header is None:
-        return ()
-    return wanted_images(header.slots, shard, header.spec.shard_images)
+    return () if header is None else header.wanted(shard)
 
 
 def _shard_damage(
     files: Files, header: Header | None, level: str, shard: int, found_bytes: int | None
 ) -> Damage | None:
-    """Check one shard of a size, None where it is missing, and its entry.
-
-    Raises:
-        OSError: One of them could not be looked at.
-    """
+    """Check one shard of a size, None where it is missing, and its entry."""
     wanted = _wanted(header, shard)
     name, ledger_name = shard_file(level, shard), entry_file(level, shard)
 
     def damaged(file: str, what: str, images: Iterable[ImageEntry | None] = wanted) -> Damage:
-        suffering = tuple(i.image_id for i in images if i)
-        intact = tuple(i.image_id for i in wanted if i and i.image_id not in suffering)
-        return Damage(file, what, suffering, intact, level, shard)
+        held = dict.fromkeys(i.image_id for i in (*images, *wanted) if i)
+        return Damage(file, what, tuple(held), level, shard)
 
     entry_data = _unless_missing(files.read, ledger_name)
-    if not entry_data:  # empty: taken away in a bucket
+    if not entry_data:  # empty: deleted in a bucket
         what = MISSING if found_bytes is None else UNRECORDED
         return damaged(name, what) if any(wanted) or header is None else None
     entry = parse_entry(entry_data, level, shard)
-    if entry is None or not _can_be(files, header, entry):
+    if entry is None or not _can_be(entry, entry_data, header):
         return damaged(ledger_name, "is damaged")
     if header is not None and (
         entry.fingerprint != header.level_fingerprint(level) or not entry.holds(wanted)
@@ -234,41 +202,17 @@ def _shard_damage(
     data = files.read(name)
     if len(data) != found_bytes:
         raise OSError(errno.EIO, "it ended while it was read", name)
-    if sha256(data) == entry.digest:
-        return None
-    suffering = entry.images if header is None else _suffering(data, header, entry)
-    return damaged(name, "is damaged", suffering)
+    return None if sha256(data) == entry.digest else damaged(name, "is damaged", entry.images)
 
 
-def _can_be(files: Files, header: Header | None, entry: ShardEntry) -> bool:
+def _can_be(entry: ShardEntry, entry_data: bytes, header: Header | None) -> bool:
     """Tell whether a store can hold a shard of this size, with such statistics."""
     grid = LevelGrid.of(header.spec, entry.level) if header else None
-    if grid and entry.bytes > grid.most_shard_bytes:
-        return False
     try:
-        Ledger(files).statistics(entry.level, entry.shard, grid.channels if grid else None)
-    except StoreError:
+        parse_statistics(entry_data, grid.channels if grid else None)
+    except ValueError:
         return False
-    return True
-
-
-def _suffering(data: bytes, header: Header, entry: ShardEntry) -> tuple[ImageEntry | None, ...]:
-    """Return the images that a damaged shard has lost: all where none is to blame."""
-    grid = LevelGrid.of(header.spec, entry.level)
-    content = np.frombuffer(data, np.uint8)
-    try:
-        index = decode_index(content[-grid.index_bytes :], grid)
-    except DamageError:
-        return entry.images
-    lost = []
-    for image, chunks in zip(entry.images, index, strict=False):
-        try:
-            for offset, length in chunks.reshape(-1, 2).tolist():
-                if offset != ABSENT:
-                    decode_chunk(content[offset : offset + length], grid)
-        except DamageError:
-            lost.append(image)
-    return tuple(lost) or entry.images
+    return grid is None or entry.bytes <= grid.most_shard_bytes
 
 
 def _unless_missing(look: Callable[[str], _Found], name: str) -> _Found | None:

@@ -1,18 +1,16 @@
-"""Bringing a store up to date: slots, metadata, scales, and which shards are still to be made."""
+"""Writer of a store: its slots, metadata and scales, and the shards that are still to be made."""
 
 # C channels, h w tokens
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from types import TracebackType
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from store.checks import check_images, check_keys
-from store.codec import Codec
+from store.codec import Codec, Scales, check_scale
 from store.errors import (
     StoreError,
     StoreIncompleteError,
@@ -31,12 +29,10 @@ from store.files import (
 from store.fingerprint import fingerprint_of, sha256
 from store.grid import shard_count, shard_of
 from store.header import (
-    METADATA_FILE,
     ROOT_FILE,
     RootAttributes,
-    parse_digests,
+    read_digests,
     read_levels,
-    read_metadata,
     read_scales,
     read_spec,
 )
@@ -46,16 +42,17 @@ from store.lease import WHOLE, Change, Part, check_part, commit, owns, writer_le
 from store.ledger import (
     LEDGER,
     SLOTS_FILE,
-    Ledger,
     ShardEntry,
     Slot,
     assign_slots,
+    has_file,
+    read_slots,
+    recorded,
     slots_json,
     wanted_images,
 )
-from store.scale import Scales, check_scale, level_fingerprint
 from store.shard_writer import NOTHING, Features, ShardTask, ShardWriter
-from store.spec import ImageEntry, Level, StoreSpec
+from store.spec import ImageEntry, Level, StoreSpec, check_images
 
 
 def never(image_id: str) -> bool:
@@ -76,7 +73,6 @@ class StoreWriter:
 
     Args:
         url: Folder or S3 prefix of all stores; this one is `<url>/<domain>/<fingerprint8>.zarr`.
-        spec: What the features are.
         images: All images that the store shall hold; those that it holds beside them become
             tombstones.
         levels: Levels to write; others that the store has are left as they are.
@@ -111,7 +107,6 @@ class StoreWriter:
         self._images = tuple(images)
         self._slots: tuple[Slot, ...] = ()
         self._scales: dict[str, NDArray[np.float32]] = {}
-        self._ledger = Ledger(self._files)
         self._seen: dict[tuple[str, int], ShardEntry] = {}
         self._lease: str | None = None  # its token
         self._stack = ExitStack()
@@ -133,11 +128,16 @@ class StoreWriter:
     def _kept_levels(self) -> dict[str, Level]:
         """Return levels that the store has beside those of the specification, from sound files."""
         try:
-            digests = parse_digests(read_metadata(self._files) or b"")
-            return read_levels(self._files, self.spec, digests or ())
+            return read_levels(self._files, self.spec, self._digests())
         except StoreUnreadableError:
             raise
         except StoreError:
+            return {}
+
+    def _digests(self) -> dict[str, str]:
+        try:
+            return read_digests(self._files) or {}
+        except StoreMissingError:
             return {}
 
     def _known_slots(self) -> tuple[Slot, ...]:
@@ -146,14 +146,11 @@ class StoreWriter:
         A list that is not the one of the metadata is damaged, or its write was interrupted: what
         the entries of the shards say goes before it.
         """
-        slots = self._ledger.read_slots()
+        slots = read_slots(self._files)
+        if self._digests().get(SLOTS_FILE) != sha256(slots_json(slots, self.spec.format)):
+            slots = self._slots_by_entries(slots)
         try:
-            digests = parse_digests(read_metadata(self._files) or b"") or {}
-            if digests.get(SLOTS_FILE) != sha256(slots_json(slots, self.spec.format)):
-                slots = self._slots_by_entries(slots)
             check_images(self.spec, [slot.image for slot in slots])
-        except StoreUnreadableError:
-            raise
         except StoreError:
             return ()
         return slots
@@ -164,11 +161,11 @@ class StoreWriter:
             self.spec.levels, key=lambda name: self.spec.level(name).stride_px, reverse=True
         )
         for level in coarsest_first:
-            fingerprint = level_fingerprint(self.spec, level, self._scales)
+            fingerprint = self.spec.level_fingerprint(level, self._scales)
             for shard in map(shard_of, self._files.names(f"{LEDGER}/{level}")):
                 if shard is None:
                     continue
-                entry = self._ledger.recorded(level, shard, fingerprint=fingerprint, images=())
+                entry = recorded(self._files, level, shard, fingerprint=fingerprint)
                 images = entry.images[:shard_images] if entry is not None else ()
                 for slot, image in enumerate(images, start=shard * shard_images):
                     if image is not None:
@@ -184,16 +181,11 @@ class StoreWriter:
                 self._files.sweep()
                 self._write_skeleton()
             else:
-                self._demand_skeleton()
+                self._require_skeleton()
             self._stack = stack.pop_all()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
 
     @property
     def unscaled(self) -> tuple[str, ...]:
@@ -202,24 +194,19 @@ class StoreWriter:
         return tuple(level for level in self.levels if scaled and level not in self._scales)
 
     def fix_scales(self, scales: Scales) -> None:
-        """Record the scales of the unscaled levels; they hold for ever after.
-
-        Args:
-            scales: level -> (C,), for instance by `estimate_scale` over `scale_sample`.
+        """Record the scales (C,) of the unscaled levels; they hold for ever after.
 
         Raises:
-            StoreError: They are of other levels, not (C,), or not positive; or cannot be written.
+            StoreError: They are not positive, or cannot be written.
         """
         assert self.part == WHOLE
-        check_keys("levels", "the scales", scales, self.unscaled)
-        if not scales:
-            return
-        checked = {
-            n: check_scale(n, scale, self.spec.level(n).channels) for n, scale in scales.items()
-        }
-        with one_line_for_os_errors(self.path):
-            self._scales |= checked
-            self._write_skeleton()
+        assert scales.keys() == set(self.unscaled), (scales.keys(), self.unscaled)
+        if scales:
+            self._scales |= {
+                n: check_scale(n, scale, self.spec.level(n).channels) for n, scale in scales.items()
+            }
+            with one_line_for_os_errors(self.path):
+                self._write_skeleton()
 
     @property
     def shards(self) -> ShardWriter:
@@ -230,8 +217,7 @@ class StoreWriter:
     def pending(self, *, readable: Callable[[str], bool] = never) -> list[ShardTask]:
         """List the shards of the part that are not done, by looking at ledger and sizes.
 
-        Args:
-            readable: Tells of the id of an image that was skipped whether to try again.
+        Also done shards with skipped images of which one is `readable` now.
         """
         if self._lease is None and any(self._pending(readable)):
             self._take_lease()
@@ -240,28 +226,12 @@ class StoreWriter:
     def write_shard(
         self, task: ShardTask, features: Features, skipped: Mapping[str, str] = NOTHING
     ) -> None:
-        """Write one shard of all levels of a task, whole, and vouch for it.
-
-        Args:
-            task: A task of `pending`.
-            features: level -> image id -> (C, h, w), of exactly the task's levels and images.
-            skipped: Images of the task that could not be read and have no features -> why.
-
-        Raises:
-            StoreBusyError: The lease was lost.
-            StoreError: As `ShardWriter.write`, or the task is of an earlier `pending`.
-        """
-        if task.images != self._wanted(task.shard):
-            raise StoreError(f"shard {task.shard} has other images now: ask for pending() again")
-        assert self._lease is not None
+        """Write one shard of a task of the last `pending`; see `ShardWriter.write`."""
+        assert task.images == self._wanted(task.shard), "ask for pending() again"
         self.shards.write(task, features, skipped)
 
     def finalise(self) -> StoreEntry:
-        """Return what the index says about this store.
-
-        Raises:
-            StoreIncompleteError: Shards are missing.
-        """
+        """Return what the index says; StoreIncompleteError where shards are missing."""
         assert self.part == WHOLE
         if self._lease is not None:
             self._files.sweep()  # a process that wrote for this one may have been killed
@@ -270,18 +240,17 @@ class StoreWriter:
         for level in self.levels:
             digests: list[str | None] = []
             for shard in self._shards():
-                entry = self._vouched(level, shard)
-                if entry is None and any(self._wanted(shard)):
+                wanted = self._wanted(shard)
+                entry = self._done(level, shard) if any(wanted) else None
+                if entry is None and any(wanted):
                     raise StoreIncompleteError(
                         f"shard {shard} of {level} is missing in the store {self.path}: "
                         "run `ssr embed`"
                     )
-                digests.append(entry.digest if entry and any(self._wanted(shard)) else None)
-                skipped |= entry.skipped_of(self._wanted(shard)) if entry else {}
-            levels[level] = LevelEntry(
-                fingerprint=level_fingerprint(self.spec, level, self._scales),
-                shards=tuple(digests),
-            )
+                digests.append(entry.digest if entry else None)
+                skipped |= entry.skipped_of(wanted) if entry else {}
+            fingerprint = self.spec.level_fingerprint(level, self._scales)
+            levels[level] = LevelEntry(fingerprint=fingerprint, shards=tuple(digests))
         stored = [s.image for s in self._slots if s.live and s.image.image_id not in skipped]
         return StoreEntry(
             path=self.spec.relative_path,
@@ -294,7 +263,7 @@ class StoreWriter:
         )
 
     def _check_identity(self) -> None:
-        """Refuse a folder that holds something else; a damaged root file is mended."""
+        """Refuse a folder that holds something else; a damaged root file is repaired."""
         try:
             found = read_spec(self._files)
         except (StoreMismatchError, StoreUnreadableError):
@@ -307,13 +276,9 @@ class StoreWriter:
                 f"{self.spec.domain} {self.spec.fingerprint}: move it away and run `ssr embed`"
             )
 
-    def _demand_skeleton(self) -> None:
+    def _require_skeleton(self) -> None:
         """Refuse to write a part of a store whose metadata is not that of these images."""
-        try:
-            found = read_metadata(self._files)
-        except StoreMissingError:
-            found = None
-        if self.unscaled or found != self._skeleton()[METADATA_FILE]:
+        if self.unscaled or self._stale():
             raise StoreIncompleteError(
                 f"the store {self.path} is not ready for parts: run `ssr embed --init` first, "
                 "with the same params and manifest"
@@ -360,15 +325,18 @@ class StoreWriter:
             if levels:
                 yield ShardTask(shard, self._wanted(shard), levels)
 
-    def _vouched(self, level: str, shard: int) -> ShardEntry | None:
+    def _done(self, level: str, shard: int) -> ShardEntry | None:
+        """Return the entry of a shard that is done."""
         if (level, shard) in self._seen:
             return self._seen[level, shard]
-        fingerprint = level_fingerprint(self.spec, level, self._scales)
+        fingerprint = self.spec.level_fingerprint(level, self._scales)
         with one_line_for_reads(self.path):
-            entry = self._ledger.vouched(
-                level, shard, fingerprint=fingerprint, images=self._wanted(shard)
+            entry = recorded(
+                self._files, level, shard, fingerprint=fingerprint, images=self._wanted(shard)
             )
-        if entry is not None and self._lease is None:  # looked at once, as nothing is written
+            if entry is None or not has_file(self._files, entry):
+                return None
+        if self._lease is None:  # looked at once, as nothing is written
             self._seen[level, shard] = entry
         return entry
 
@@ -376,5 +344,5 @@ class StoreWriter:
         wanted = self._wanted(shard)
         if not any(wanted):
             return True
-        entry = self._vouched(level, shard)
+        entry = self._done(level, shard)
         return entry is not None and not any(map(readable, entry.skipped_of(wanted)))

@@ -18,10 +18,10 @@ from stages.embed.config import EmbedConfig
 from stages.embed.format1 import kept_store, memory_at, require_weights
 from stages.embed.planned import PlannedStore, planned_store
 from stages.prepare.manifest import Domain, Manifest
+from store.codec import estimate_scale, scale_sample
 from store.files import Url, join
 from store.index import Index, StoreEntry
 from store.lease import WHOLE, Part
-from store.scale import estimate_scale, scale_sample
 from store.shard_writer import ShardTask
 from store.write import StoreWriter
 

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import resource
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,11 +53,6 @@ def small_disk(folder: Path, options: str) -> Iterator[Disk]:
         yield Disk(folder)
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def limit_file_size() -> None:
-    """Let this process write no file beyond 10 kB: its writes end with EFBIG in the middle."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 
 
 def obey_permissions() -> None:

@@ -1,4 +1,4 @@
-"""Files that are lost or cut: the next run finds them without a `verify`, and mends just those."""
+"""Files that are lost or cut: the next run finds them without `verify`, and makes just those."""
 
 import shutil
 from collections.abc import Callable

@@ -13,8 +13,6 @@ from tests.embed.world import World
 from tests.faults.conftest import Undisturbed
 from tests.faults.disk import obey_permissions, small_disk
 from tests.faults.writer import Writer
-from tests.pipeline.mistakes import assert_refused
-from tests.pipeline.workplace import PHOTOS, SMALLEST, add_photos, demand, write_params
 
 
 def embed_some(world: World, count: int) -> Path:
@@ -79,36 +77,6 @@ def test_a_folder_without_permission_is_one_line_and_keeps_what_is_done(
     assert all(name.endswith("ledger/stride8/000001.json") for name in changed), changed  # lost
     world.run()
     assert world.features() == undisturbed(world)
-
-
-def test_a_folder_of_stores_that_cannot_be_made_is_one_line(world: World) -> None:
-    world.store_url.mkdir()
-    world.store_url.chmod(0o555)
-    with (
-        Writer(world, first=obey_permissions) as writer,
-        pytest.raises(StoreError, match=r"cannot write .*/features/source/\w+\.zarr: Permission"),
-    ):
-        writer.end()
-    assert files(world) == {}
-
-
-def test_on_a_read_only_disk_commands_end_with_one_line_and_stores_can_be_verified(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_params(tmp_path, {**SMALLEST, **PHOTOS})
-    add_photos(tmp_path)
-    with small_disk(tmp_path / "data", "size=8m") as disk:
-        demand("prepare")
-        demand("embed", "-S", "embed.domains=[source]", "-S", "train.regularizer.on=[source]")
-        disk.change("ro")
-        again = demand(
-            "embed", "-S", "embed.domains=[source]", "-S", "train.regularizer.on=[source]"
-        )
-        assert "0 embedded" in " ".join(again.split())
-        assert_refused("embed", "data/features/", "Read-only file system", "set permissions")
-        (store,) = (tmp_path / "data" / "features" / "source").iterdir()
-        assert "every file is what was written" in demand("verify", str(store))
 
 
 def files(world: World) -> dict[str, bytes]:

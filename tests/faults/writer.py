@@ -5,7 +5,6 @@ import signal
 from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from types import TracebackType
 from typing import Any, Final, Self
 
 from store.errors import SSRError
@@ -43,12 +42,7 @@ class Writer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.kill()
         self._here.close()
 
@@ -65,12 +59,12 @@ class Writer:
 
     def end(self) -> int:
         """Wait for the end; return how many images were embedded, or raise what ended it."""
-        told = self._here.recv()
+        outcome = self._here.recv()
         self._process.join()
-        if isinstance(told, SSRError):
-            raise told
-        assert isinstance(told, int), told
-        return told
+        if isinstance(outcome, SSRError):
+            raise outcome
+        assert isinstance(outcome, int), outcome
+        return outcome
 
     def stop(self) -> None:
         """SIGSTOP: the process keeps what it holds and does nothing."""
@@ -89,11 +83,11 @@ def _embed(world: World, pause_at: int, first: Callable[[], None], there: Connec
             there.send(_PAUSED)
             there.recv()
 
-    told: Any
+    outcome: Any
     first()
     there.send(_READY)
     try:
-        told = world.run(progress).domains["source"].embedded
+        outcome = world.run(progress).domains["source"].embedded
     except SSRError as error:
-        told = error
-    there.send(told)
+        outcome = error
+    there.send(outcome)

@@ -14,15 +14,18 @@ from torch.nn import functional as F
 
 from stages.prepare.geometry import Size
 from stages.student import hrda
-from stages.student.heads import DAFormerHead
 from stages.student.mit import BACKBONES, MiT, build_backbone
-from stages.student.names import import_official
-from stages.student.student import Student
-from stages.train.adaptation.ema import update_ema
-from stages.train.adaptation.losses import feature_distance, segmentation_loss, upsample_logits
-from stages.train.adaptation.masking import mask_images
+from stages.student.student import DAFormerHead, Student
+from stages.student.weights import import_official
+from stages.train.adaptation.augment import mask_images
+from stages.train.adaptation.losses import (
+    cells_of,
+    feature_distance,
+    segmentation_loss,
+    upsample_logits,
+)
 from stages.train.adaptation.mixing import class_mask, mix
-from stages.train.adaptation.pseudo_labels import pseudo_labels, pseudo_weight
+from stages.train.adaptation.pseudo_labels import pseudo_labels, pseudo_weight, update_ema
 from stages.train.models import without_noise
 from store.errors import ConfigError
 from tests.official import export_official, pixel_accuracy
@@ -436,14 +439,14 @@ def check_mic_step(module: ModuleType, case: Case) -> None:
     with torch.no_grad():
         frozen = Student(imagenet, nn.Identity()).features(module.context_images(images))
     facts = meta["fdist"]
-    distance = facts["lambda_"] * feature_distance(
-        pyramids.context[-1],
-        frozen[-1],
+    cells = cells_of(
         label,
+        label.shape[-1] // frozen[-1].shape[-1],
         num_classes=meta["config"]["ncls"],
         classes=facts["classes"],
         min_share=facts["min_ratio"],
     )
+    distance = facts["lambda_"] * feature_distance(pyramids.context[-1], frozen[-1], cells)
     assert_close(distance, case["out/log/src.loss_imnet_feat_dist"], 1e-5)
     torch.autograd.backward(logs["clean"] + distance)
 
@@ -752,7 +755,7 @@ def test_the_heads_have_the_official_tensors(hrda_reference: Reference) -> None:
     assert channels == hrda.ATTENTION_CHANNELS
     widths = BACKBONES["mit_b5"].widths
     with torch.device("meta"):
-        heads = {
+        heads: dict[str, nn.Module] = {
             "head": DAFormerHead(widths, channels, channels, classes, dropout=hrda.DROPOUT),
             "scale_attention": hrda.ScaleAttention(widths, classes),
         }

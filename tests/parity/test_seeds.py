@@ -19,11 +19,17 @@ from transformers.models.dinov2.modeling_dinov2 import Dinov2Layer
 
 from stages.prepare.datasets import mapillary_names
 from stages.prepare.datasets.mapillary import MAPILLARY_IDS, NAMES
-from stages.prepare.labels import CITYSCAPES_19, CITYSCAPES_IDS, IGNORE, train_id_table
-from stages.prepare.train_ids import StoredLabel, to_train_ids
+from stages.prepare.labels import (
+    CITYSCAPES_19,
+    CITYSCAPES_IDS,
+    IGNORE,
+    StoredLabel,
+    to_train_ids,
+    train_id_table,
+)
 from stages.student import rein, semask
-from stages.student.heads import ConvNormAct
 from stages.student.mit import BACKBONES, build_backbone, stage_features
+from stages.student.student import ConvNormAct
 from stages.train.adaptation.losses import segmentation_loss
 from store.errors import ConfigError
 from tests.official import pixel_accuracy

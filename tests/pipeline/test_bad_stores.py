@@ -127,7 +127,7 @@ CASES = [
     Case(
         "damaged index",
         "train",
-        ("data/index.json", "no index of features", "ssr embed"),
+        ("data/index.json", "not an index of features", "ssr embed"),
         cut_in_half("data/index.json"),
     ),
     Case(

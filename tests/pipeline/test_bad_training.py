@@ -13,7 +13,6 @@ from tests.pipeline.mistakes import (
     copy,
     cut_in_half,
     edit,
-    flip_bits,
     identifier,
     remove,
     save_backbone,
@@ -229,12 +228,6 @@ CASES = [
         ("cannot read params.yaml/zarr.json", "correct the path"),
     ),
     Case("inspect of another folder", "inspect photos", ("photos", "no feature store")),
-    Case(
-        "inspect of a damaged shard",
-        "inspect --recompute STORE",
-        ("data/features/source/", "damaged", "ssr verify", "--repair"),
-        lambda: flip_bits(shard("source", 0)),
-    ),
 ]
 
 

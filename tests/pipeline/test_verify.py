@@ -25,7 +25,7 @@ def empty(path: Path) -> None:
 
 
 DAMAGES: tuple[tuple[Callable[[Path], None], str, int], ...] = (
-    (flip_a_bit, "is damaged", 1),
+    (flip_a_bit, "is damaged", 4),
     (cut, "is damaged", 4),
     (empty, "is damaged", 4),
     (Path.unlink, "is missing", 4),

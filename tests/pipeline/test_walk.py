@@ -142,11 +142,6 @@ def test_an_incomplete_store_is_called_that(after: Path) -> None:
     assert "1/2" in said
 
 
-def test_statistics_are_recomputed_by_dask(after: Path, walk: Walk) -> None:
-    said = demand("inspect", "--recompute", str(the_store("source")))
-    assert said == walk.said["inspect"]
-
-
 def test_the_source_alone_is_enough_without_self_training(after: Path) -> None:
     alone = {
         "prepare.target": None,

@@ -153,6 +153,10 @@ def test_what_stays_wrong_is_one_line_with_url_and_code_and_costs_nothing(
     with pytest.raises(StoreUnreadableError, match=f"(?i)cannot read {store}.*({says})") as read:
         FeatureReader(store).window(IMAGES[3].image_id, "stride8", 0, 0, 8, 8)
     assert "\n" not in str(read.value)
+    for look in (S3Files(str(store)).size, S3Files(str(store)).delete):
+        with pytest.raises(OSError, match=r"\w") as caught:
+            look("stride8/c.1.0.0.0")
+        assert not isinstance(caught.value, FileNotFoundError)
     server.fault = lambda method, path: fault if "/leases/1-of-1." in path else None
     line = rf"(?i)cannot write {store}/ledger/leases/1-of-1.*: .*({says})"
     with pytest.raises(StoreError, match=line) as written:
@@ -160,29 +164,6 @@ def test_what_stays_wrong_is_one_line_with_url_and_code_and_costs_nothing(
     assert "\n" not in str(written.value)
     server.fault = BadServer.fault
     assert files(store) == before
-
-
-def test_an_answer_that_is_always_cut_is_one_line(server: BadServer, bucket: str) -> None:
-    here = S3Files(f"{bucket}/cut")
-    here.write("a", b"some bytes")
-    server.fault = lambda method, path: "cut"
-    with pytest.raises(OSError, match=r"(?i)not enough data|incomplete|payload") as caught:
-        here.read("a")
-    assert caught.value.filename == f"{bucket}/cut/a"
-    with pytest.raises(OSError, match="cut/a"), here.open("a") as file:
-        list(file.ranges([(0, 4), (4, 4)]))
-
-
-def test_a_server_that_is_busy_says_nothing_of_a_file(
-    server: BadServer, bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    server.fault = lambda method, path: "busy"
-    here = S3Files(f"{bucket}/busy")
-    for look in (here.read, here.size, here.names, here.delete):
-        with pytest.raises(OSError, match="503") as caught:
-            look("a")
-        assert not isinstance(caught.value, FileNotFoundError)
 
 
 def test_requests_are_few(server: BadServer, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,23 +190,3 @@ def test_an_endpoint_that_is_no_url_is_one_line(
     with pytest.raises(StoreError, match="correct AWS_ENDPOINT_URL"):
         S3Files(f"{bucket}/a").read("a")
     S3FileSystem.clear_instance_cache()
-
-
-def test_an_answer_without_its_headers_is_an_os_error(
-    bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(S3Files, "_call", lambda *_, **__: {})
-    here = S3Files(f"{bucket}/a")
-    for look in (here.size, here.state, lambda name: here.put(name, b"", None)):
-        with pytest.raises(OSError, match="the server's answer lacks"):
-            look("a")
-
-
-def test_a_server_that_never_answers_is_given_up_within_a_minute(
-    bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("AWS_MAX_ATTEMPTS", raising=False)
-    S3FileSystem.clear_instance_cache()
-    fs = S3Files(bucket)._fs
-    limits = fs.config_kwargs
-    assert fs.retries * limits["retries"]["total_max_attempts"] * limits["read_timeout"] < 60

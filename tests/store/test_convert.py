@@ -4,10 +4,9 @@ from pathlib import Path
 import pytest
 
 from store.convert import convert
-from store.errors import StoreError, StoreIncompleteError
+from store.errors import StoreError
 from store.verify import verify
-from store.write import StoreWriter
-from tests.store.worlds import SPEC, changed, features_of, files, images, modified, write
+from tests.store.worlds import SPEC, changed, files, images, write
 
 IMAGES = images(7)
 
@@ -26,18 +25,6 @@ def test_a_converted_store_is_the_one_that_embedding_writes(tmp_path: Path, code
     assert files(source) == before
 
 
-def test_converting_twice_does_nothing(tmp_path: Path) -> None:
-    write(tmp_path, IMAGES)
-    entry = convert(tmp_path / SPEC.relative_path, "int8")
-    before = modified(tmp_path / entry.path)
-    steps: list[tuple[int, int]] = []
-    assert convert(tmp_path / SPEC.relative_path, "int8", progress=lambda *s: steps.append(s)) == (
-        entry
-    )
-    assert modified(tmp_path / entry.path) == before
-    assert steps == []
-
-
 def test_an_interrupted_conversion_continues(tmp_path: Path) -> None:
     write(tmp_path, IMAGES)
     entry = convert(tmp_path / SPEC.relative_path, "int8-zstd")
@@ -48,13 +35,6 @@ def test_an_interrupted_conversion_continues(tmp_path: Path) -> None:
     convert(tmp_path / SPEC.relative_path, "int8-zstd", progress=lambda *s: steps.append(s))
     assert steps == [(3, 4), (4, 4)]
     assert files(tmp_path / entry.path) == before
-
-
-def test_what_is_not_all_there_is_not_converted(tmp_path: Path) -> None:
-    with StoreWriter(tmp_path, SPEC, IMAGES, ("stride8",)) as writer:
-        writer.write_shard(task := writer.pending()[0], features_of(task))
-    with pytest.raises(StoreIncompleteError, match="shard 1 of stride8"):
-        convert(tmp_path / SPEC.relative_path, "int8")
 
 
 @pytest.mark.parametrize("shard", [0, 1])
@@ -86,10 +66,3 @@ def test_images_that_were_skipped_are_skipped_in_the_new_store_too(tmp_path: Pat
     assert converted.skipped == gone
     assert converted.images == len(IMAGES) - 1
     assert verify(tmp_path / converted.path).sound
-
-
-def test_a_store_that_was_moved_is_not_converted_to_who_knows_where(tmp_path: Path) -> None:
-    write(tmp_path, IMAGES)
-    lone = (tmp_path / SPEC.relative_path).rename(tmp_path / "lone.zarr")
-    with pytest.raises(StoreError, match="does not lie at <stores>/source/"):
-        convert(lone, "int8")

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.grid import LevelGrid, place_of, shard_count, slots_of
-from store.spec import LEVELS, StoreSpec, levels_of_format_1, stride_of
+from store.spec import LEVELS, StoreSpec, levels_of_format_1
 
 counts = st.integers(0, 300)
 shard_sizes = st.integers(1, 40)
@@ -40,19 +40,6 @@ def test_appending_images_moves_none_and_touches_only_the_last_shard(
 def test_a_slot_is_found_in_its_shard_at_its_row(slot: int, shard_images: int) -> None:
     shard, row = place_of(slot, shard_images)
     assert slots_of(shard, slot + 1, shard_images)[row] == slot
-
-
-@given(sides_px, sides_px, levels)
-def test_whole_chunks_fill_a_shard_and_hold_every_token(
-    height_px: int, width_px: int, level: str
-) -> None:
-    grid = grid_of(height_px, width_px, level)
-    side = grid.chunk_side_tok
-    for shard_side, side_tok in zip(grid.shard_shape[2:], grid.size_tok, strict=True):
-        assert shard_side % side == 0
-        assert 0 <= shard_side - side_tok < side
-    assert grid.size_tok == (height_px // stride_of(level), width_px // stride_of(level))
-    assert grid.chunk_shape[:2] == (1, 5)
 
 
 @given(st.data(), sides_px, sides_px, levels)

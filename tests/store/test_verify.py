@@ -1,15 +1,13 @@
 import random
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from store.errors import StoreBusyError, StoreMissingError
-from store.files import Url, files_at, join
+from store.errors import StoreBusyError
+from store.files import files_at
 from store.spec import LEVELS as ALL_LEVELS
-from store.spec import StoreSpec
 from store.verify import discard, verify
 from store.write import StoreWriter
 from tests.store.worlds import LEVELS, SPEC, features_of, files, flip_a_bit, images, write
@@ -18,25 +16,13 @@ IMAGES = images(7)
 BIT8 = replace(SPEC, codec="int8-zstd")
 
 
-@pytest.mark.parametrize("spec", [SPEC, BIT8], ids=lambda spec: spec.codec)
-def test_a_store_as_it_was_written_is_sound(place: Url, spec: StoreSpec) -> None:
-    entry, _ = write(place, IMAGES, spec=spec)
-    steps: list[tuple[int, int]] = []
-    report = verify(join(place, entry.path), progress=lambda *step: steps.append(step))
-    assert report.sound
-    assert report.images == ()
-    assert report.shards == 6
-    assert steps[-1] == (6, 6)
-    held = files(join(place, entry.path))
-    shards = {name: data for name, data in held.items() if re.match(r"stride\d+/c\.", name)}
-    assert report.size_bytes == sum(map(len, shards.values()))
-
-
-def survive_flips(folder: Path, count: int) -> None:
-    """Flip one bit in each of many places; each must be found, named and mended to the byte."""
+@pytest.mark.parametrize("count", [8, pytest.param(40, marks=pytest.mark.slow)])
+def test_flipped_bits_are_found_named_and_repaired_to_the_byte(tmp_path: Path, count: int) -> None:
+    folder = tmp_path
     rng = random.Random(count)
     for spec in (SPEC, BIT8):
         write(folder / "sound", IMAGES, spec=spec)
+        assert verify(folder / "sound" / spec.relative_path).sound
     for number in range(count):
         spec = (SPEC, BIT8)[number % 2]
         place = folder / f"flipped {number}"
@@ -62,27 +48,6 @@ def survive_flips(folder: Path, count: int) -> None:
         shutil.rmtree(place)
 
 
-def test_8_flipped_bits_are_found_and_mended(tmp_path: Path) -> None:
-    survive_flips(tmp_path, 8)
-
-
-@pytest.mark.slow
-def test_40_flipped_bits_are_found_and_mended(tmp_path: Path) -> None:
-    survive_flips(tmp_path, 40)
-
-
-def test_only_the_images_of_damaged_chunks_suffer(place: Url) -> None:
-    entry, _ = write(place, IMAGES)
-    store = join(place, entry.path)
-    flip_a_bit(store, "stride8/c.1.0.0.0", 800)  # the first chunk of the first image
-    (damage,) = verify(store).damage
-    assert damage.images == (IMAGES[3].image_id,)
-    assert (damage.level, damage.shard) == ("stride8", 1)
-    discard(store, [damage])
-    assert [task.levels for task in write(place, IMAGES)[1]] == [("stride8",)]
-    assert verify(store).sound
-
-
 @pytest.mark.parametrize("size", [None, 0, 10, 1000])
 def test_missing_empty_and_truncated_shards_cost_all_their_images(
     tmp_path: Path, size: int | None
@@ -104,7 +69,7 @@ def test_missing_empty_and_truncated_shards_cost_all_their_images(
 
 
 @pytest.mark.parametrize("name", ["zarr.json", "ledger/images.json", "ledger/metadata.json"])
-def test_lost_metadata_is_found_and_mended_without_embedding(tmp_path: Path, name: str) -> None:
+def test_lost_metadata_is_found_and_repaired_without_embedding(tmp_path: Path, name: str) -> None:
     write(tmp_path, IMAGES)
     store = tmp_path / SPEC.relative_path
     before = files(store)
@@ -136,8 +101,3 @@ def test_a_store_that_is_being_written_is_not_changed(tmp_path: Path) -> None:
     write(tmp_path, IMAGES)
     with StoreWriter(tmp_path, SPEC, images(8), LEVELS), pytest.raises(StoreBusyError):
         discard(tmp_path / SPEC.relative_path, [])
-
-
-def test_no_store_is_said_to_be_missing(tmp_path: Path) -> None:
-    with pytest.raises(StoreMissingError, match="run `ssr embed`"):
-        verify(tmp_path / "nothing")

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from s3fs import S3FileSystem
 
+from store.codec import estimate_scale, scale_sample
 from store.files import Url, files_at
 from store.index import StoreEntry
-from store.scale import estimate_scale, scale_sample
 from store.shard_writer import NOTHING, ShardTask
 from store.spec import ImageEntry, StoreSpec, levels_of_format_1
 from store.write import StoreWriter
