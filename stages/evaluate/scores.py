@@ -1,4 +1,4 @@
-"""Results of an evaluation, as the card of a student, the terminal and the report read them."""
+"""Results of an evaluation, as `metrics.json` holds them."""
 
 import csv
 from collections.abc import Mapping
@@ -19,10 +19,11 @@ class Scores(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    images: int = Field(ge=0, description="Images measured.")
-    content: str = Field(description="Fingerprint of these images and their labels.")
     miou: Percent = Field(description="Mean IoU.")
     accuracy: Percent = Field(description="Correct share of all labelled pixels.")
+    mean_accuracy: Percent | None = Field(default=None, description="Mean over the classes.")
+    images: int = Field(ge=0, description="Images measured.")
+    content: str = Field(description="Fingerprint of these images and their labels.")
     subsets: dict[str, Percent | None] = Field(
         default={}, description="Mean IoU over some of the classes."
     )
@@ -34,11 +35,11 @@ class Scores(BaseModel):
 class Evaluation(Scores):
     """All of `metrics.json`: the first dataset's scores, and those of all where there are more."""
 
+    teacher_trained: bool | None = Field(default=None, description="False: an UNTRAINED TEACHER.")
     student: str = Field(min_length=12, description="Beginning of its weights' SHA-256.")
+    weights: str = Field(default="student", description="`ema` for the averaged model.")
     domain: str = Field(description="Domain that it was measured on.")
     split: str = Field(description="Split of that domain.")
-    weights: str = Field(default="student", description="`ema` for the averaged model.")
-    teacher_trained: bool | None = Field(default=None, description="False: an UNTRAINED TEACHER.")
     inference: dict[str, Any] = Field(
         default={}, description="How images were seen, where not once and whole."
     )
@@ -61,9 +62,6 @@ class Evaluation(Scores):
 def read_scores(run: Path) -> Evaluation:
     """Read the last evaluation of a run.
 
-    Args:
-        run: Folder that `ssr evaluate` wrote to.
-
     Raises:
         DataError: The run was not evaluated, or the file is damaged or of an earlier version.
     """
@@ -82,10 +80,7 @@ def read_scores(run: Path) -> Evaluation:
 
 
 def read_confusion(path: Path) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Read a `confusion.csv`.
-
-    Returns:
-        Names of the K classes, and pixels (K, K) by label (row) and prediction (column).
+    """Read the names of the K classes, and pixels (K, K) by label (row) and prediction (column).
 
     Raises:
         DataError: The file is missing or damaged.

@@ -32,7 +32,6 @@ def test_the_teacher_and_the_student_are_scored_on_every_embedded_val_split(
     assert report["teacher"]["trained"] is False
     row = report["rows"][0]
     assert row["images"] == 2
-    assert row["tokens"] == 2 * 8 * 16
     assert set(row["iou"]) > {"sky", "road", "car"}
     again = probed(*BOTH)
     assert again == {key: s for key, s in scores.items() if key[0].startswith("teacher")}
