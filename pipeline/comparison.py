@@ -22,13 +22,10 @@ MOST_ROWS: Final = 4
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """One run.
+    """One run, its last evaluation, and how its training used a teacher.
 
-    Attributes:
-        folder: Of the run.
-        teacher: How its training used a teacher: `none`, a kind of regulariser, or `?` where the
-            student that was measured does not say or is not in the folder.
-        scores: Of its last evaluation.
+    That is `none`, a kind of regulariser, or `?` where the student that was measured does not say
+    or is not in the folder.
     """
 
     folder: Path

@@ -8,7 +8,9 @@ would have seen alone, the mirrored crop, and the mixed, jittered and blurred im
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,9 +50,7 @@ class Agreement:
 
     Attributes:
         kind: Of the crops; `unrelated` compares crops of two images, as a yardstick.
-        level: Of the features.
-        crops: How many.
-        cosine: Mean over all tokens, of those at the same place.
+        cosine: Mean over all tokens.
         cosine_low: One token in twenty is below.
         relative_error: Norm of the difference over the norm of what they stand for.
     """
@@ -67,35 +67,18 @@ class Agreement:
         """Sum up crops."""
         cosines = np.concatenate([each for each, _, _ in crops])
         error, norm = sum(each for _, each, _ in crops), sum(each for _, _, each in crops)
-        return cls(
-            kind=kind,
-            level=level,
-            crops=len(crops),
-            cosine=float(cosines.mean(dtype=np.float64)),
-            cosine_low=float(np.percentile(cosines, 5)),
-            relative_error=float(np.sqrt(error / norm)),
-        )
+        cosine, low = float(cosines.mean(dtype=np.float64)), float(np.percentile(cosines, 5))
+        return cls(kind, level, len(crops), cosine, low, float(np.sqrt(error / norm)))
 
 
 @dataclass(frozen=True)
 class OnlineReport:
-    """Cached against online features.
-
-    Attributes:
-        store: Url of the store.
-        trained: False for an UNTRAINED TEACHER.
-        rows: By kind and level.
-        without_mix: Why mixed images were not compared; None where they were.
-    """
+    """Cached against online features; why mixed images were not compared, or None."""
 
     store: str
     trained: bool
     rows: tuple[Agreement, ...]
     without_mix: str | None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return what JSON can hold."""
-        return asdict(self)
 
 
 def compare_online(
@@ -109,13 +92,8 @@ def compare_online(
 ) -> OnlineReport:
     """Run the teacher on the first crops that training would draw, and compare.
 
-    Args:
-        params: All sections; the teacher's weights must be those that made the store.
-        manifest: The images.
-        store: The store.
-        index_path: The index, which names the store of the other domain, for mixed images.
-        crops: How many.
-        progress: Called after each crop.
+    The teacher's weights must be those that made the store. The index names the store of the other
+    domain, for mixed images. Progress is called after each crop.
 
     Raises:
         ConfigError: If training draws no crops of the store's domain.
@@ -153,9 +131,7 @@ def compare_online(
         readers=readers,
     )
 
-    def online(image: NDArray[np.float32], level: str) -> NDArray[np.float32]:
-        return encode_crop(image, level, config=params.embed, encoder=encoder)
-
+    online = partial(encode_crop, config=params.embed, encoder=encoder)
     errors: dict[tuple[Kind, str], list[Errors]] = defaultdict(list)
     before: Mapping[str, NDArray[Any]] = {}
     for number in range(crops):
@@ -183,8 +159,7 @@ def compare_online(
                 crop = token_errors(features[0].numpy(), online(image, level))
                 errors["mix", level].append(crop)
         progress(number + 1, crops, spec.domain)
-    kinds: tuple[Kind, ...] = ("crop", "flip", "mix", "unrelated")
-    rows = [Agreement.of(*key, errors[key]) for kind in kinds for key in errors if key[0] == kind]
+    rows = [Agreement.of(*key, errors[key]) for key in sorted(errors, key=itemgetter(0))]
     return OnlineReport(str(store), params.embed.teacher.trained, tuple(rows), without_mix)
 
 
@@ -205,15 +180,7 @@ def encode_crop(
 
     It is scaled by patch/stride; what is smaller than the teacher's side then is padded with zeros
     at the right and below, what is larger is tiled and blended as stage one does it with images.
-
-    Args:
-        crop: (3, H, W) float32, normalised; may be mixed, jittered and blurred.
-        level: Of the teacher; its stride divides H and W.
-        config: Section `embed`.
-        encoder: The loaded teacher.
-
-    Returns:
-        (C, H/stride, W/stride) float32.
+    A normalised crop (3, H, W), whose sides the level's stride divides, gives (C, h, w).
     """
     stride, channels, scale = config.teacher.levels()[level]
     side_px, patch_px = config.teacher.side_px, round(stride * scale)

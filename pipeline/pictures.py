@@ -37,18 +37,14 @@ Panel = tuple[str, NDArray[np.uint8]]
 class Palette:
     """How tokens become colours: the same for all images of a level, so that pictures compare.
 
-    Attributes:
-        mean: (C,) of the sample.
-        axes: (3, C), the principal components, for red, green and blue; the largest weight of each
-            is positive, so that equal samples give equal colours.
-        low: (3,) component that becomes 0; one token in a hundred lies below.
-        high: (3,) component that becomes 255.
+    The largest weight of each axis is positive, so that equal samples give equal colours; one
+    token in a hundred lies below `low`, one above `high`.
     """
 
-    mean: NDArray[np.float32]
-    axes: NDArray[np.float32]
-    low: NDArray[np.float32]
-    high: NDArray[np.float32]
+    mean: NDArray[np.float32]  # (C,)
+    axes: NDArray[np.float32]  # (3, C), principal components for red, green and blue
+    low: NDArray[np.float32]  # (3,), becomes 0
+    high: NDArray[np.float32]  # (3,), becomes 255
 
     @classmethod
     def of(cls, tokens: NDArray[np.float32]) -> "Palette":
@@ -76,18 +72,16 @@ class Palette:
 class Painter:
     """Draws images of a store, all of a level in the same colours.
 
-    Attributes:
-        reader: The store.
-        images: Image id -> what is stored of it.
-        sizes_px: Image id -> (H, W); what lies beyond is padding, and neither drawn nor part of
-            the principal components. An image that is not named has none.
+    What lies beyond the (H, W) of `sizes_px` is padding, and neither drawn nor part of the
+    principal components; an image that is not named there has none.
     """
 
     def __init__(self, reader: FeatureReader, sizes_px: Mapping[str, Size]) -> None:
         self.reader = reader
-        self.images = {s.image.image_id: s.image for s in reader.header.slots if s.live}
+        images = {s.image.image_id: s.image for s in reader.header.slots if s.live}
+        self.contents = {name: image.content for name, image in images.items()}
         self.sizes_px = {
-            name: sizes_px.get(name, image.working_size_px) for name, image in self.images.items()
+            name: sizes_px.get(name, image.working_size_px) for name, image in images.items()
         }
         self._palettes: dict[str, Palette] = {}
 
@@ -134,11 +128,8 @@ def save_picture(
 ) -> str | None:
     """Draw all levels of one image of a store into a PNG file, beside its photo if that is there.
 
-    Without an image id it is the store's first. The params say where the images are, the manifest
-    which file it is and how far images go without their padding.
-
-    Returns:
-        Why the picture is without the photo; None where it is not.
+    Without an image id it is the store's first. Returns why the picture is without the photo; None
+    where it is not.
 
     Raises:
         ConfigError: If the store has no such image.

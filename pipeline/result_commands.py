@@ -9,7 +9,7 @@ import typer
 
 from pipeline import completion
 from pipeline.files import COMPARISON, INDEX, MANIFEST, PARAMS, RUN
-from pipeline.options import Overrides, ParamsFile, RunFolder
+from pipeline.options import Overrides, ParamsFile, RunFolder, WeightsName
 from store.errors import ConfigError
 
 ModelFolder = Annotated[
@@ -20,13 +20,6 @@ Fit = Annotated[
     str | None,
     typer.Option(metavar="WxH", help="Scale images to fit in this, e.g. 1024x512; or `none`."),
 ]
-
-
-class Network(StrEnum):
-    """Which network of a self-training checkpoint is imported."""
-
-    STUDENT = "student"
-    EMA = "ema"
 
 
 class Device(StrEnum):
@@ -168,11 +161,10 @@ def export(
         console.print(f"model card without metrics: {result.why_no_metrics}")
     if result.onnx_difference is not None:
         console.print(f"model.onnx: logits within {result.onnx_difference:.1e} of the student's")
-    if result.why_not_plain is None:
-        console.print(f"{out}: load with SegformerForSemanticSegmentation.from_pretrained")
-    else:
-        console.print(f"{out}: load with Student.from_pretrained of this project; for transformers")
-        console.print(f"alone {result.why_not_plain}")
+    loader, why = "Student.from_pretrained of this project", result.why_not_plain
+    if why is None:
+        loader = "SegformerForSemanticSegmentation.from_pretrained"
+    console.print(f"{out}: load with {loader}" + (f"; for transformers alone {why}" if why else ""))
 
 
 def predict(
@@ -225,8 +217,8 @@ def import_checkpoint(
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the student.")],
     weights: Annotated[
-        Network, typer.Option(help="The student of a training, or its EMA model.")
-    ] = Network.STUDENT,
+        WeightsName, typer.Option(help="The student of a training, or its EMA model.")
+    ] = WeightsName.STUDENT,
     classes: Annotated[
         str | None,
         typer.Option(

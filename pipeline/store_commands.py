@@ -110,7 +110,7 @@ def verify(
             )
         print_online(agreement)
         if json is not None:
-            write_bytes(json, canonical_json(agreement.as_json()))
+            write_bytes(json, canonical_json(asdict(agreement)))
         return
     with progress("verify", "shards") as report:
         if repair:

@@ -69,19 +69,18 @@ def print_validation(
 
     Then why the wrong-teacher test is no part of it, where it is none.
     """
-    if not every:
-        return
-    if validation is None:
+    if every and validation is None:
         console.print("no validation: neither domain has labelled val images")
-        return
-    seen = (
-        "the best is chosen by TARGET LABELS, which unsupervised adaptation does not have"
-        if validation.sees_target_labels
-        else "on the source only, as no val image of the target has a label"
-    )
-    console.print(f"validation every {every} steps on {validation.on}: {seen}; kept in {out}/best")
-    if without is not None:
-        console.print(without)
+    elif every and validation is not None:
+        seen = "on the source only, as no val image of the target has a label"
+        if validation.sees_target_labels:
+            seen = (
+                "the best is chosen by TARGET LABELS, which unsupervised adaptation does not have"
+            )
+        on = f"every {every} steps on {validation.on}"
+        console.print(f"validation {on}: {seen}; kept in {out}/best")
+        if without is not None:
+            console.print(without)
 
 
 def print_trained(result: "TrainResult", iterations: int) -> None:
@@ -106,8 +105,9 @@ def print_store(store: "StoreSummary") -> None:
     removed = f", {store.removed_images} removed" if store.removed_images else ""
     state = "complete" if store.complete else "INCOMPLETE: run `ssr embed`"
     skipped = f" without {len(store.skipped)} that were skipped" if store.skipped else ""
-    images = f"{store.images} images of the {store.domain}{removed}"
-    console.print(f"{store.path}: {images}, {state}{skipped}")
+    console.print(
+        f"{store.path}: {store.images} images of the {store.domain}{removed}, {state}{skipped}"
+    )
     console.print(
         f"teacher {teacher.get('architecture')}, weights {weights_of(teacher)}, {store.codec}, "
         f"fingerprint {store.fingerprint[:8]}"
@@ -198,11 +198,8 @@ def print_metrics(run: Path) -> None:
     """
     scores = read_scores(run)
     datasets, measured = scores.by_dataset, list(scores.by_dataset.values())
-    rows = [(name, *(percent_text(each.iou[name]) for each in measured)) for name in scores.iou]
-    rows.append(("mean IoU", *(percent_text(each.miou) for each in measured)))
-    rows += [
-        (name, *(percent_text(each.subsets[name]) for each in measured)) for name in scores.subsets
-    ]
+    values = [{**each.iou, "mean IoU": each.miou, **each.subsets} for each in measured]
+    rows = [(name, *(percent_text(each[name]) for each in values)) for name in values[0]]
     seen = "".join(f", {key} {value}" for key, value in scores.inference.items())
     averaged = ", the averaged model" if scores.weights == "ema" else ""
     images = sum(each.images for each in measured)

@@ -63,32 +63,27 @@ _MEASURES: Final = {
     "swap": ("change by another image's tokens", "0 ignores the teacher"),
     "gradient": ("gradient norm of fusion", ""),
 }
-CHARTS: Final[Sequence[tuple[str, str, str, Mapping[str, str]]]] = (
-    (
-        "curves.csv",
-        "losses",
-        "averages between two rows",
-        {name.replace("_", " "): name for name in LOSSES},
-    ),
+CHARTS: Final[Sequence[tuple[str, str, str, Sequence[str]]]] = (
+    ("curves.csv", "losses", "averages between two rows", LOSSES),
     (
         "curves.csv",
         "confidence of pseudo-labels",
         "share of pixels above the threshold",
-        {"confidence": "confidence"},
+        ["confidence"],
     ),
     (
         "validation.csv",
         "mean IoU while training",
         "percent; enhanced: the branch; wrong teacher: with another image's features, no lower if "
         "they are ignored",
-        {"miou": "miou", "enhanced": "enhanced", "wrong teacher": "wrong_teacher"},
+        ["miou", "enhanced", "wrong_teacher"],
     ),
     *(
-        ("health.csv", *about, {f"stage {n}": f"{measure}_{n}" for n in range(STAGES)})
+        ("health.csv", *about, [f"{measure}_{n}" for n in range(STAGES)])
         for measure, about in _MEASURES.items()
     ),
 )
-"""File, title, how to read it, and column of each line."""
+"""File, title, how to read it, and columns."""
 
 Content = TypeVar("Content")
 
@@ -120,13 +115,7 @@ def write_report(
 ) -> Path:
     """Write `<run>/report.html` from whatever there is; return the file.
 
-    Args:
-        params: All sections.
-        params_path: Where they were read, to be quoted.
-        overrides: What was asked for beside it, to be quoted, too.
-        run: Folder of the run.
-        manifest: The manifest file.
-        index: The index of features.
+    The params file and the overrides are quoted.
 
     Raises:
         DataError: There is nothing to report: no such run, or neither a manifest nor a run.
@@ -178,12 +167,10 @@ class _Run:
 
     def data(self) -> dict[str, Any]:
         """Splits, classes and what looks wrong."""
-        splits, classes = summarise(self._manifest), self._manifest.classes
-        colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in classes.palette]
+        classes = self._manifest.classes
         return {
-            "splits": splits,
-            "labelled": [split for split in splits if split.class_shares is not None],
-            "classes": list(zip(classes.names, colors, strict=True)),
+            "splits": summarise(self._manifest),
+            "classes": list(zip(classes.names, classes.palette, strict=True)),
             "findings": findings(self._manifest, unused_labels=0),
             "skipped": self._manifest.skipped,
             "sha256": sha256_of_file(self._manifest_path),
@@ -215,32 +202,23 @@ class _Run:
         domains = dict.fromkeys([*index.stores, *(record.domain for record in records)])
         return {domain: Part.of(lambda: read(domain)) for domain in domains}  # noqa: B023
 
-    def _feature_pictures(self, reader: FeatureReader) -> list[dict[str, Any]]:
+    def _feature_pictures(self, reader: FeatureReader) -> list[tuple[str, str, list[str]]]:
         """Draw some images beside all levels of their features."""
         roots, records = self._params.prepare.roots, self._manifest.records
         painter = Painter(reader, {r.image_id: r.resized_size_px for r in records})
-        known = [
-            record
-            for record in records
-            if record.image_id in painter.images
-            and painter.images[record.image_id].content == record.content
-        ]
+        known = [r for r in records if painter.contents.get(r.image_id) == r.content]
         if not known or known[0].domain not in roots:
             raise StoreIncompleteError(
                 f"{reader.header.files.url} has no image of the manifest and the params as they "
                 "are now: run `ssr embed`"
             )
-        return [
-            {
-                "image_id": record.image_id,
-                "photo": _uri(Image.fromarray(read_photo(record, roots[record.domain])), "JPEG"),
-                "levels": [
-                    _uri(Image.fromarray(painter.paint(record.image_id, level)), "PNG")
-                    for level in reader.header.levels
-                ],
-            }
-            for record in known[:: max(1, len(known) // PICTURES)][:PICTURES]
-        ]
+        pictures = []
+        for record in known[:: max(1, len(known) // PICTURES)][:PICTURES]:
+            image_id, photo = record.image_id, read_photo(record, roots[record.domain])
+            painted = [painter.paint(image_id, level) for level in reader.header.levels]
+            levels = [_uri(Image.fromarray(each), "PNG") for each in painted]
+            pictures.append((image_id, _uri(Image.fromarray(photo), "JPEG"), levels))
+        return pictures
 
     def student(self) -> dict[str, Any]:
         """What is noted beside the student, and what the params ask for now."""
@@ -331,7 +309,7 @@ def charts(run: Path) -> list[dict[str, Any]]:
     found = []
     for file, title, note, names in CHARTS:
         columns = read_columns(run / file)
-        chart = chart_of({name: columns[key] for name, key in names.items() if key in columns})
+        chart = chart_of({name: columns[name] for name in names if name in columns})
         found += [{"title": title, "note": note, **chart}] if chart else []
     if not found:
         raise DataError(f"{run}/curves.csv: there are no curves yet; run `ssr train`")
@@ -367,12 +345,9 @@ def chart_of(columns: Mapping[str, Mapping[float, float]]) -> dict[str, Any] | N
     if not columns:
         return None
     given = {name: np.array(list(column.items())).T for name, column in columns.items()}  # (2, N)
-    low, high = (
-        function(np.concatenate(list(given.values()), axis=1), axis=1)
-        for function in (np.min, np.max)
-    )
-    low[1] = min(low[1], 0)
-    high = np.maximum(high, low + 1e-9 * np.maximum(np.abs(low), 1))
+    every = np.concatenate(list(given.values()), axis=1)
+    low = np.minimum(every.min(axis=1), [np.inf, 0])
+    high = np.maximum(every.max(axis=1), low + 1e-9 * np.maximum(np.abs(low), 1))
     ticks = np.linspace(low, high, TICKS, axis=1)
     places = np.linspace(ORIGIN, FAR_ENDS, TICKS, axis=1).round(1).tolist()
     texts = [[f"{tick:.4g}" for tick in row] for row in ticks]
@@ -380,7 +355,7 @@ def chart_of(columns: Mapping[str, Mapping[float, float]]) -> dict[str, Any] | N
     for name, points in given.items():
         some = points[:, :: -(-points.shape[1] // MOST_POINTS)]
         xy = [np.interp(some[n], ticks[n], places[n]).round(1).tolist() for n in (0, 1)]
-        lines.append((name, list(zip(*xy, strict=True)), f"{points[1, -1]:.4g}"))
+        lines.append((name.replace("_", " "), list(zip(*xy, strict=True)), f"{points[1, -1]:.4g}"))
     x_ticks, y_ticks = (list(zip(*pair, strict=True)) for pair in zip(places, texts, strict=True))
     return {"lines": lines, "x_ticks": x_ticks, "y_ticks": y_ticks}
 

@@ -55,17 +55,11 @@ _PROCESSOR: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """What was written.
+    """What was written."""
 
-    Attributes:
-        why_not_plain: Why transformers alone cannot load it; None where it can.
-        why_no_metrics: Why the card has none; None where it has.
-        onnx_difference: Largest of any logit; None where no ONNX twin was asked for.
-    """
-
-    why_not_plain: str | None
+    why_not_plain: str | None  # why transformers alone cannot load it
     why_no_metrics: str | None
-    onnx_difference: float | None
+    onnx_difference: float | None  # largest of any logit
 
 
 def run(*, model: Path, out: Path, onnx: bool, progress: Progress) -> ExportResult:

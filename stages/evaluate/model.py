@@ -15,19 +15,12 @@ from store.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Model:
-    """A student in eval mode on the CPU.
-
-    Attributes:
-        folder: Where it is from.
-        network: (B, 3, H, W) normalised RGB to logits (B, K, H/4, W/4).
-        card: What its folder says of it.
-        classes: Names and colours in the order of the logits.
-    """
+    """A student in eval mode on the CPU."""
 
     folder: Path
-    network: Student
+    network: Student  # (B, 3, H, W) normalised RGB to logits (B, K, H/4, W/4)
     card: Card
-    classes: ClassTable
+    classes: ClassTable  # in the order of the logits
 
     @property
     def fit_px(self) -> tuple[int, int] | None:

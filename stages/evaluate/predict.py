@@ -5,7 +5,7 @@ Legend: B batch, H W pixels of the file.
 
 import glob
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path, PurePosixPath
@@ -41,17 +41,11 @@ class Photo:
 
 @dataclass(frozen=True, slots=True)
 class PredictResult:
-    """What was predicted.
+    """What was predicted."""
 
-    Attributes:
-        names: Of the images; each is a PNG of this name in all three folders.
-        others: Files of the folders given that are not named like images.
-        fit_px: Width and height that the images were scaled to fit in; None is their own size.
-    """
-
-    names: tuple[str, ...]
-    others: int
-    fit_px: tuple[int, int] | None
+    names: tuple[str, ...]  # of the PNGs in all three folders
+    others: int  # files of the folders given that are not named like images
+    fit_px: tuple[int, int] | None  # that images were scaled to fit in; None is their own size
 
 
 def run(
@@ -66,7 +60,7 @@ def run(
     Args:
         config: Scale, windows, batch and device.
         model: Folder of a student, or of a run that has one.
-        images: Files, folders and globs; see `list_photos`.
+        images: See `list_photos`.
         out: Folder for the PNGs.
         progress: Called with images done, images in total and the name of the last one.
 
@@ -100,11 +94,7 @@ def list_photos(wanted: Sequence[str], *, out: Path) -> tuple[tuple[Photo, ...],
 
     A name is the path below the folder that was given; other files have their own name. Where two
     images would share one, all are named from the folder that they have in common; where two still
-    differ in their suffix only, all keep it.
-
-    Args:
-        wanted: Files, folders (with their subfolders; hidden files are passed over) and globs.
-        out: Where the predictions go, outside the folders of images.
+    differ in their suffix only, all keep it. Hidden files are passed over.
 
     Returns:
         The images, each once, in the order given and sorted within a folder; and how many files
@@ -143,19 +133,16 @@ def list_photos(wanted: Sequence[str], *, out: Path) -> tuple[tuple[Photo, ...],
         raise DataError(
             f"{', '.join(wanted) or 'nothing'}: there are no images; give files, folders or globs"
         )
-    names = [photo.name for photo in found.values()]
-    if _repeats(names):
-        common = Path(os.path.commonpath([path.parent for path in found]))
-        names = [path.relative_to(common).as_posix() for path in found]
-    stems = [PurePosixPath(name).with_suffix("").as_posix() for name in names]
-    unique = names if _repeats(stems) else stems
-    pairs = zip(found.values(), unique, strict=True)
-    return tuple(Photo(photo.path, name) for photo, name in pairs), others
-
-
-def _repeats(names: Iterable[str]) -> bool:
-    lower = [name.lower() for name in names]  # some file systems take A.png and a.png for one
-    return len(set(lower)) < len(lower)
+    common = Path(os.path.commonpath([path.parent for path in found]))
+    names = [PurePosixPath(photo.name).with_suffix("") for photo in found.values()]
+    full = [PurePosixPath(path.relative_to(common)) for path in found]
+    for choice in (names, [name.with_suffix("") for name in full], full):
+        # some file systems take A.png and a.png for one
+        if len({str(name).lower() for name in choice}) == len(choice):
+            names = choice
+            break
+    pairs = zip(found.values(), names, strict=True)
+    return tuple(Photo(photo.path, str(name)) for photo, name in pairs), others
 
 
 def _predict(
@@ -164,20 +151,24 @@ def _predict(
     fit_px: tuple[int, int] | None,
     config: PredictConfig,
     device: torch.device,
-) -> Iterator[NDArray[np.uint8]]:
-    """Predict a batch of images (H, W, 3) of one size; class ids (H, W) of each."""
+) -> NDArray[np.uint8]:
+    """Predict a batch of images (H, W, 3) of one size; class ids (B, H, W)."""
     original_px = (images[0].shape[0], images[0].shape[1])
     resized_px = fit_size(original_px, fit_px)
     padded_px = working_size(resized_px, student.crop_px or WORKING_MULTIPLE_PX)
     windows = [normalised_window(resize_image(i, resized_px), 0, 0, *padded_px) for i in images]
-    labels = predict(
-        student.network,
-        torch.from_numpy(np.stack(windows)).to(device),  # (B, 3, h, w)
-        resized_size_px=resized_px,
-        original_size_px=original_px,
-        window_px=config.window_px,
+    ids: NDArray[np.uint8] = (
+        predict(
+            student.network,
+            torch.from_numpy(np.stack(windows)).to(device),  # (B, 3, h, w)
+            resized_size_px=resized_px,
+            original_size_px=original_px,
+            window_px=config.window_px,
+        )
+        .cpu()
+        .numpy()
     )
-    yield from labels.cpu().numpy()
+    return ids
 
 
 def _write(

@@ -56,17 +56,11 @@ _MOST_TOKENS: Final = 512  # of one image that a classifier learns from
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """Scores of classifiers that learnt on labels of the source.
-
-    Attributes:
-        teacher: Provenance of the features, as in the store.
-        learnt_on: Number of images of source/train.
-        scores: (features, split) -> scores of tokens, e.g. of ("teacher stride8", "target/val").
-    """
+    """Scores of classifiers that learnt on labels of the source."""
 
     teacher: Mapping[str, Any]
-    learnt_on: int
-    scores: Mapping[tuple[str, str], Metrics]
+    learnt_on: int  # images of source/train
+    scores: Mapping[tuple[str, str], Metrics]  # by features and split, in percent of tokens
 
     def as_json(self) -> dict[str, Any]:
         """Return what JSON can hold."""
@@ -112,14 +106,24 @@ def run(
         model = open_model(student)
         require_classes(model.card.meta, manifest.classes.names, origin=str(model.folder))
         network = model.network
-    splits = {part: _embedded(manifest, readers, part) for part in (LEARN, *TESTS)}
-    for (domain, split), records in splits.items():
+    spread: dict[Part, list[ImageRecord]] = {}
+    held: dict[str, str] = {}  # image id -> content
+    for reader in readers.values():
+        skipped, slots = reader.skipped(), reader.header.slots
+        live = (slot.image for slot in slots if slot.live)
+        held |= {each.image_id: each.content for each in live if each.image_id not in skipped}
+    for domain, split in (LEARN, *TESTS):
+        records = [
+            record
+            for record in manifest.select(domain=domain, split=split)
+            if record.label is not None and held.get(record.image_id) == record.content
+        ]
         if not records and (domain, split) != ("source", "val"):
             raise StoreIncompleteError(
                 f"no labelled image of {domain}/{split} has features: name both domains in "
                 "embed.domains and [train, val] in embed.splits, and run `ssr embed`"
             )
-    spread = {part: found[:: -(-len(found) // images) or 1] for part, found in splits.items()}
+        spread[domain, split] = records[:: -(-len(records) // images) or 1]
     done, total, classes = count(1), sum(map(len, spread.values())), manifest.classes.names
 
     def images_of(part: Part) -> Iterator[Image]:
@@ -245,21 +249,3 @@ def on_grid(features: Tensor, size_tok: tuple[int, ...]) -> NDArray[np.float32]:
     )
     on: NDArray[np.float32] = resized[0].cpu().numpy()
     return on
-
-
-def _embedded(
-    manifest: Manifest, readers: Mapping[str, FeatureReader], part: Part
-) -> list[ImageRecord]:
-    """List the labelled images of a split whose present content is in the store."""
-    domain, split = part
-    if domain not in readers:
-        return []
-    held = {s.image.image_id: s.image.content for s in readers[domain].header.slots if s.live}
-    skipped = readers[domain].skipped()
-    return [
-        record
-        for record in manifest.select(domain=domain, split=split)
-        if record.label is not None
-        and held.get(record.image_id) == record.content
-        and record.image_id not in skipped
-    ]

@@ -77,7 +77,7 @@ def run(
         config: What to measure on, and how.
         manifest: Its class table must be the student's.
         roots: Folder of each domain.
-        student: Folder that `save_student` wrote.
+        student: Its folder.
         out: Folder for the results.
         progress: Called with images done, images in total and what is being done.
         at_least_px: Side of the crop, to which smaller images of `config.datasets` are padded.
@@ -102,7 +102,16 @@ def run(
     datasets: dict[str, Dataset] = {}
     if config.domain is not None:
         name = f"{config.domain}/{config.split}"
-        datasets[name] = of_manifest(manifest, config.domain, config, roots)
+        split = manifest.select(domain=config.domain, split=config.split)
+        records = tuple(record for record in split if record.label is not None)
+        if not records:
+            raise DataError(
+                f"none of the {len(split)} images of {name} in the manifest has a label to measure "
+                "against: add labels there, or set evaluate.domain and evaluate.split to images "
+                "that have some"
+            )
+        labels = manifest.labels[config.domain]
+        datasets[name] = Dataset(records, roots[config.domain], labels)
     device = pick_device(config.device, "evaluate.device")
     network, card = open_student(student)
     require_classes(card.meta, classes.names, origin=str(student))
@@ -143,25 +152,6 @@ def run(
     text = evaluation.model_dump_json(indent=2, exclude_unset=True)
     write_text(out / "metrics.json", text + "\n")
     return {name: each.metrics for name, each in measured.items()}
-
-
-def of_manifest(
-    manifest: Manifest, domain: Domain, config: EvaluateConfig, roots: Mapping[Domain, Path]
-) -> Dataset:
-    """Take the labelled images of a domain's split.
-
-    Raises:
-        DataError: There are none.
-    """
-    split = manifest.select(domain=domain, split=config.split)
-    records = tuple(record for record in split if record.label is not None)
-    if not records:
-        raise DataError(
-            f"none of the {len(split)} images of {domain}/{config.split} in the manifest "
-            "has a label to measure against: add labels there, or set evaluate.domain and "
-            "evaluate.split to images that have some"
-        )
-    return Dataset(records, roots[domain], manifest.labels[domain])
 
 
 def of_source(

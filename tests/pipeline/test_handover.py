@@ -62,7 +62,7 @@ def test_windows_and_scales_are_asked_for(photos: Path) -> None:
     options = ("--window", "32", "--fit", "96x48", "--batch", "1", "--device", "cpu")
     said = demand("predict", "runs", "photos/*_val/images/*.png", "--out", "predicted", *options)
     assert "2 images, fit in 96x48" in said
-    assert Path("predicted/overlays/dusk_val/images/00012.png").is_file()
+    assert Path("predicted/overlays/00012.png").is_file()
 
 
 def test_the_scale_of_training_travels_with_the_student(photos: Path) -> None:
