@@ -347,10 +347,10 @@ def chart_of(columns: Mapping[str, Mapping[float, float]]) -> dict[str, Any] | N
     given = {name: np.array(list(column.items())).T for name, column in columns.items()}  # (2, N)
     every = np.concatenate(list(given.values()), axis=1)
     low = np.minimum(every.min(axis=1), [np.inf, 0])
-    high = np.maximum(every.max(axis=1), low + 1e-9 * np.maximum(np.abs(low), 1))
+    high = np.where(every.max(axis=1) > low, every.max(axis=1), low + 1)
     ticks = np.linspace(low, high, TICKS, axis=1)
     places = np.linspace(ORIGIN, FAR_ENDS, TICKS, axis=1).round(1).tolist()
-    texts = [[f"{tick:.4g}" for tick in row] for row in ticks]
+    texts = [f"{tick:.6g}" for tick in ticks[0]], [f"{tick:.3g}" for tick in ticks[1]]
     lines = []
     for name, points in given.items():
         some = points[:, :: -(-points.shape[1] // MOST_POINTS)]

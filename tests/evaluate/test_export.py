@@ -18,7 +18,7 @@ from stages.prepare.pixels import normalised_window, read_image
 from stages.student.student import Student, load_student
 from store.errors import CheckpointError, ConfigError
 from tests.conftest import HOSTILE
-from tests.evaluate.models import META, NAMES, PALETTE, exported, save_model
+from tests.evaluate.models import META, NAMES, exported, save_model
 
 PLAIN: dict[str, Any] = {"head": "mlp", "norm_eps": 1e-5}
 METRICS: dict[str, Any] = {
@@ -117,15 +117,6 @@ def test_a_plain_student_gives_a_stranger_our_logits(tmp_path: Path, photo: Path
     assert len(np.unique(theirs["labels"])) > 1
 
 
-def test_the_processor_has_the_constants_of_imagenet(tmp_path: Path) -> None:
-    save_model(tmp_path / "student")
-    exported(tmp_path)
-    processor = json.loads((tmp_path / "exported/preprocessor_config.json").read_text())
-    assert processor["image_mean"] == [0.485, 0.456, 0.406]
-    assert processor["image_std"] == [0.229, 0.224, 0.225]
-    assert processor["do_resize"] is False
-
-
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -159,15 +150,6 @@ def test_an_export_is_a_student_like_any_other(tmp_path: Path, changes: dict[str
     for file in ("model.safetensors", "config.json", "README.md"):
         once, twice = (tmp_path / folder / file for folder in ("exported", "twice"))
         assert once.read_bytes() == twice.read_bytes()
-
-
-def test_classes_have_a_file_of_their_own(tmp_path: Path) -> None:
-    save_model(tmp_path / "student")
-    exported(tmp_path)
-    classes = json.loads((tmp_path / "exported/classes.json").read_text())
-    assert [entry["id"] for entry in classes] == [0, 1, 2, 3]
-    assert tuple(entry["name"] for entry in classes) == NAMES
-    assert tuple(tuple(entry["color"]) for entry in classes) == PALETTE
 
 
 def write_metrics(run_folder: Path, **changes: object) -> None:
@@ -239,20 +221,6 @@ def test_metrics_of_other_weights_are_left_out(
     assert "26.38" not in card
 
 
-def test_an_old_twin_does_not_outlive_its_student(tmp_path: Path) -> None:
-    save_model(tmp_path / "student")
-    exported(tmp_path)
-    (tmp_path / "exported/model.onnx").write_bytes(b"of other weights")
-    exported(tmp_path)
-    assert sorted(path.name for path in (tmp_path / "exported").iterdir()) == [
-        "README.md",
-        "classes.json",
-        "config.json",
-        "model.safetensors",
-        "preprocessor_config.json",
-    ]
-
-
 def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
     message = str(error.value)
     assert "\n" not in message
@@ -294,14 +262,4 @@ def test_a_student_of_unknown_classes_is_refused(
     with pytest.raises(CheckpointError) as error:
         exported(tmp_path)
     assert says in one_line(error)
-    assert not (tmp_path / "exported").exists()
-
-
-def test_a_missing_package_for_onnx_is_named_before_anything_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save_model(tmp_path / "student")
-    monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(ConfigError, match=r"onnxscript; pip install -e '.\[onnx\]'"):
-        exported(tmp_path, onnx=True)
     assert not (tmp_path / "exported").exists()

@@ -19,7 +19,6 @@ from stages.evaluate.pictures import (
     triptych_png,
 )
 from stages.prepare.labels import ClassTable
-from store.errors import DataError
 
 CLASSES = ClassTable(names=("road", "sky"), palette=((255, 0, 0), (0, 0, 255)))
 RED, BLUE, BLACK, WHITE = (255, 0, 0), (0, 0, 255), (0, 0, 0), (255, 255, 255)
@@ -73,16 +72,6 @@ def test_a_legend_that_does_not_fit_is_left_out(height: int, width: int) -> None
     assert picture.size == (3 * width + 2 * GAP_PX, height)
 
 
-def test_large_images_shrink_and_labels_keep_pure_colours() -> None:
-    image, label, prediction = drawn_panels(1024, 2048)
-    label[:, ::2] = 0  # stripes as wide as a pixel, which a smooth resize would mix
-    picture = triptych(image, label, prediction)
-    height = PANEL_PX // 2
-    assert picture.width == 3 * PANEL_PX + 2 * GAP_PX
-    painted = np.asarray(picture)[:height, PANEL_PX + GAP_PX : 2 * PANEL_PX + GAP_PX]
-    assert {tuple(color) for color in painted.reshape(-1, 3)} == {RED, BLUE, BLACK}
-
-
 def test_a_cell_of_the_confusion_matrix_is_as_dark_as_its_share_of_the_label() -> None:
     pixels = np.asarray(confusion_picture(np.array([[0, 100], [75, 25]]), CLASSES.names), float)
 
@@ -114,13 +103,3 @@ def test_a_triptych_comes_apart_into_its_panels(tmp_path: Path, width: int) -> N
     assert (second[0, 0] == RED).all()
     assert (second[-1, -1] == BLACK).all()
     assert (third == BLUE).all()
-
-
-def test_another_picture_is_no_triptych(tmp_path: Path) -> None:
-    path = tmp_path / "pictures" / "000-plain.png"
-    path.parent.mkdir()
-    triptych(*drawn_panels()).save(path)
-    for _ in range(2):
-        with pytest.raises(DataError, match=f"{path}: is not a picture of this version"):
-            read_pictures(tmp_path)
-        path.write_text("no picture")

@@ -1,6 +1,5 @@
 """Prediction of loose images, by students whose answers are known beforehand."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -159,17 +158,6 @@ def test_a_batch_changes_no_label(model: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(one, three)
 
 
-def test_files_of_two_sizes_that_scale_to_one_keep_their_own(
-    by_colour: Path, tmp_path: Path
-) -> None:
-    add(tmp_path, "photos/large.png", np.kron(stripes(), np.ones((2, 2, 1), np.uint8)))
-    add(tmp_path, "photos/small.png", stripes())
-    config = CONFIG.model_copy(update={"fit_px": (96, 64)})
-    call(by_colour, [tmp_path / "photos"], tmp_path / "out", config)
-    assert ids(tmp_path / "out/labels/large.png").shape == (128, 192)
-    assert ids(tmp_path / "out/labels/small.png").shape == (64, 96)
-
-
 def test_a_damaged_image_is_named_and_batches_before_it_are_kept(
     model: Path, tmp_path: Path
 ) -> None:
@@ -220,16 +208,6 @@ def test_logits_are_averaged_where_windows_overlap() -> None:
         assert logits[0, 0, 7, x].item() == pytest.approx(sum(seen) / len(seen))
 
 
-def test_an_older_student_that_says_nothing_of_sizes_predicts_at_the_files_size(
-    tmp_path: Path,
-) -> None:
-    meta = {key: META[key] for key in ("classes", "palette")}
-    save_model(tmp_path / "student", meta=meta)
-    photo = add(tmp_path, "a.png", noise(0, (40, 40)))
-    assert call(tmp_path / "student", [photo], tmp_path / "out").fit_px is None
-    assert json.loads((tmp_path / "student/config.json").read_text())["meta"] == meta
-
-
 OUT = Path("predicted")
 
 
@@ -261,21 +239,10 @@ def test_files_of_a_glob_have_their_own_names_where_these_are_unique() -> None:
     assert names("d/**/*.png") == ["2"]
 
 
-def test_a_file_whose_name_looks_like_a_glob_is_a_file() -> None:
-    touch("photo[1].jpg")
-    assert names("photo[1].jpg") == ["photo[1]"]
-
-
 def test_images_of_one_name_in_two_folders_are_told_apart_by_the_folders() -> None:
     touch("day/1.jpg", "dusk/1.jpg")
     assert names("day", "dusk") == ["day/1", "dusk/1"]
     assert names("day/1.jpg", "dusk/1.jpg") == ["day/1", "dusk/1"]
-
-
-def test_an_image_that_is_named_twice_is_predicted_once() -> None:
-    touch("photos/1.jpg")
-    Path("link").symlink_to("photos")
-    assert names("photos", "photos/1.jpg", "link", "./photos/*.jpg") == ["1"]
 
 
 @given(

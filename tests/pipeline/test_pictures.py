@@ -1,6 +1,5 @@
 """`ssr inspect --png`: colours of tokens, and the picture that a person looks at."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.pictures import CAPTION_PX, Painter, Palette, sheet
-from stages.evaluate.pictures import PAPER
+from pipeline.pictures import Painter, Palette
 from store.read import FeatureReader
 from tests.pipeline.workplace import demand, ssr, the_store
 
@@ -55,15 +53,6 @@ def test_the_picture_shows_the_photo_and_every_level() -> None:
 
 
 @pytest.mark.usefixtures("photos")
-def test_a_store_away_from_its_images_is_drawn_without_the_photo() -> None:
-    store = the_store("source")
-    shutil.rmtree("photos")
-    said = demand("inspect", str(store), "--png", "out.png")
-    assert "without the photo: photos/day" in said
-    assert Path("out.png").is_file()
-
-
-@pytest.mark.usefixtures("photos")
 def test_an_unknown_image_is_refused_with_some_that_are_known() -> None:
     outcome = ssr(
         "inspect", str(the_store("source")), "--image", "source/train/x", "--png", "a.png"
@@ -72,13 +61,6 @@ def test_an_unknown_image_is_refused_with_some_that_are_known() -> None:
     assert "its 6 images begin with source/train/" in outcome.err
     assert ssr("inspect", str(the_store("source")), "--image", "source/train/x").code == 2
     assert not Path("a.png").exists()
-
-
-@pytest.mark.usefixtures("photos")
-def test_images_that_are_not_embedded_yet_are_left_out_of_the_colours() -> None:
-    store = the_store("source")
-    (store / "stride8" / "c.1.0.0.0").unlink()
-    demand("inspect", str(store), "--png", "out.png")
 
 
 @pytest.mark.usefixtures("photos")
@@ -108,11 +90,3 @@ def test_an_image_that_changed_since_it_was_embedded_is_not_shown_beside_its_old
     demand("prepare")
     said = demand("inspect", str(store), "--png", "out.png")
     assert f"without the photo: data/manifest.parquet has no image {first} as it was" in said
-
-
-def test_a_caption_that_is_too_long_ends_before_the_next_panel() -> None:
-    black = np.zeros((10, 20, 3), np.uint8)
-    long, short = (sheet([(text, black), ("", black)], panel_px=100) for text in ("x" * 99, "x"))
-    assert long.size == short.size
-    right = np.asarray(long)[6 : 6 + CAPTION_PX, 108:]
-    assert (right == PAPER).all()

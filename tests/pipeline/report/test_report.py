@@ -169,14 +169,11 @@ def test_a_value_that_was_changed_after_training_is_told(place: Path) -> None:
     [
         "iteration,\n{oops,\n",
         "",
-        "[]",
         "{}",
         "\0\x01",
-        "iteration,clean\n1,1e308\n",
         "label,road\nroad,99999999999999999999\n",
-        "iteration," + "x" * 200_000 + "\n1," + "1" * 200_000 + "\n",
     ],
-    ids=["text", "empty", "list", "object", "binary", "huge", "larger", "long"],
+    ids=["text", "empty", "object", "binary", "large"],
 )
 def test_a_damaged_file_costs_its_part_alone(place: Path, name: str, content: str) -> None:
     (place / "runs" / name).write_text(content)
@@ -186,16 +183,13 @@ def test_a_damaged_file_costs_its_part_alone(place: Path, name: str, content: st
 @pytest.mark.parametrize(
     "change",
     [
-        {"miou": "high"},
         {"miou": float("nan")},
         {"iou": {}},
-        {"inference": None},
         {
             "datasets": {
                 "night": {"miou": 1, "accuracy": 1, "images": 1, "content": "", "iou": {"sky": 1}}
             }
         },
-        {"student": 5},
     ],
     ids=str,
 )
@@ -221,19 +215,6 @@ def test_names_of_classes_are_no_html(place: Path) -> None:
         assert f"\n {name} " in said
 
 
-def test_notes_of_cost_that_make_no_sense_are_passed_over(place: Path) -> None:
-    path = place / "data" / "costs.jsonl"
-    good = path.read_text()
-    bad = json.loads(good.splitlines()[0])
-    changes: list[dict[str, object]] = [
-        {"seconds": float("nan")}, {"peak_bytes": 10**400}, {"units": -1}, {"stage": []}
-    ]  # fmt: skip
-    path.write_text(good + "".join(json.dumps(bad | each) + "\n" for each in changes) + "[1]\n")
-    text = again(place).text
-    assert "16 images" in text
-    assert "nan" not in text.split("Time and memory")[-1]
-
-
 def test_an_imported_student_has_no_recipe_to_compare(place: Path) -> None:
     path = place / "runs" / "student" / "config.json"
     card = json.loads(path.read_text())
@@ -255,37 +236,11 @@ def test_a_run_without_teacher_is_not_called_untrained(place: Path) -> None:
     assert "UNTRAINED TEACHER: its" not in text
 
 
-def test_the_best_student_is_reported_in_its_own_folder(place: Path) -> None:
-    demand("evaluate", "--model", "runs/best")
-    demand("report", "--out", "runs/best")
-    assert "mean IoU" in Page((place / "runs" / "best" / REPORT).read_text()).text
-
-
 def test_a_lost_store_costs_its_own_part(place: Path) -> None:
     shutil.rmtree(the_store("target"))
     text = again(place).text
     assert "no feature store at" in text
     assert text.count(", float16, store") == 1  # the source's
-
-
-def test_without_stores_it_says_why(place: Path) -> None:
-    change_params(place, {"embed.domains": [], "train.regularizer.on": []})
-    demand("embed")
-    assert "no store: embed.domains is []" in again(place).text
-
-
-def test_a_target_that_is_no_longer_asked_for_costs_no_page(place: Path) -> None:
-    change_params(
-        place,
-        {
-            "prepare.target": None,
-            "train.regularizer.on": ["source"],
-            "train.self_training": None,
-            "evaluate.domain": "source",
-        },
-    )
-    text = again(place).text
-    assert "run `ssr prepare`" in text.split("What was run")[0]
 
 
 def test_a_damaged_picture_costs_the_pictures_alone(place: Path) -> None:
