@@ -9,10 +9,10 @@ import numpy as np
 
 from pipeline.console import console, print_table
 from pipeline.pictures import Panel, sheet
-from pipeline.tables import UNTRAINED, percent_text
+from pipeline.tables import UNTRAINED
 from stages.evaluate.model import measured_card
 from stages.evaluate.pictures import png_of, read_pictures
-from stages.evaluate.scores import Evaluation, read_scores
+from stages.evaluate.scores import Evaluation, percent_text, read_scores
 from store.atomic import write_bytes
 from store.errors import CheckpointError, DataError
 

@@ -187,24 +187,23 @@ def predict(
 
     Example: ssr predict runs photos 'more/*.jpg' --out predicted
     """
-    from pydantic import ValidationError
-
     from pipeline.console import activity, console, progress
-    from stages.evaluate.config import PredictConfig
 
-    try:
-        config = PredictConfig(
+    if window is not None and window % 32:
+        raise ConfigError(f"--window {window}: give a multiple of 32")
+    with activity("loading PyTorch and transformers"):
+        from stages.evaluate.predict import run
+    with progress("predict", "images") as report:
+        result = run(
+            model=model,
+            images=images,
+            out=out,
             fit_px="model" if fit is None else _parse_fit(fit),
             window_px=window,
             batch=batch,
             device=device.value,
+            progress=report,
         )
-    except ValidationError as error:
-        raise ConfigError(f"--window {window}: give a multiple of 32") from error
-    with activity("loading PyTorch and transformers"):
-        from stages.evaluate.predict import run
-    with progress("predict", "images") as report:
-        result = run(config, model=model, images=images, out=out, progress=report)
     if result.others:
         console.print(f"{result.others} files are not named like images and were left out")
     size = "at their own size" if result.fit_px is None else "fit in {}x{}".format(*result.fit_px)

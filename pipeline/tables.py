@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.console import console, print_table, size
 from stages.embed.planned import weights_of
-from stages.evaluate.scores import read_scores
+from stages.evaluate.scores import percent_text, read_scores
 from stages.prepare.stage import PrepareResult
 
 if TYPE_CHECKING:  # torch and xarray, which most tables do without
@@ -259,11 +259,6 @@ def statistics_text(level: "LevelSummary") -> tuple[str, ...]:
     deviation = max(squares - mean**2, 0.0) ** 0.5
     values = (mean, deviation, min(statistics.min), max(statistics.max))
     return tuple(f"{value:.3g}" for value in values)
-
-
-def percent_text(value: float | None) -> str:
-    """Write a score in percent; a dash where it is undefined."""
-    return "-" if value is None else f"{value:.2f}"
 
 
 def _print_skipped(skipped: Mapping[str, str]) -> None:

@@ -154,31 +154,34 @@ def write_report(
     return run / REPORT
 
 
+@dataclass(frozen=True)
 class _Run:
     """The parts of the page; each method raises what keeps its part away."""
 
-    def __init__(self, params: Params, run: Path, manifest_path: Path, index_path: Path) -> None:
-        self._params, self._run = params, run
-        self._manifest_path, self._index_path = manifest_path, index_path
+    params: Params
+    run: Path
+    manifest_path: Path
+    index_path: Path
 
     @cached_property
-    def _manifest(self) -> Manifest:
-        return Manifest.read(self._manifest_path)
+    def manifest(self) -> Manifest:
+        """The images; DataError where there are none."""
+        return Manifest.read(self.manifest_path)
 
     def data(self) -> dict[str, Any]:
         """Splits, classes and what looks wrong."""
-        classes = self._manifest.classes
+        classes = self.manifest.classes
         return {
-            "splits": summarise(self._manifest),
+            "splits": summarise(self.manifest),
             "classes": list(zip(classes.names, classes.palette, strict=True)),
-            "findings": findings(self._manifest, unused_labels=0),
-            "skipped": self._manifest.skipped,
-            "sha256": sha256_of_file(self._manifest_path),
+            "findings": findings(self.manifest, unused_labels=0),
+            "skipped": self.manifest.skipped,
+            "sha256": sha256_of_file(self.manifest_path),
         }
 
     def stores(self) -> dict[str, Part[dict[str, Any]]]:
         """Summarise the store of each domain."""
-        index, records = Index.read(self._index_path), self._manifest.records
+        index, records = Index.read(self.index_path), self.manifest.records
         if not index.stores:
             raise StoreMissingError("no store: embed.domains is [], so nothing was embedded")
 
@@ -188,7 +191,7 @@ class _Run:
                     f"there are no features of {domain}: add it to embed.domains and run "
                     "`ssr embed`"
                 )
-            url = join(self._params.store.location, index.stores[domain].path)
+            url = join(self.params.store.location, index.stores[domain].path)
             summary = inspect(url)
             teacher = teacher_of(summary.provenance)
             return {
@@ -204,7 +207,7 @@ class _Run:
 
     def _feature_pictures(self, reader: FeatureReader) -> list[tuple[str, str, list[str]]]:
         """Draw some images beside all levels of their features."""
-        roots, records = self._params.prepare.roots, self._manifest.records
+        roots, records = self.params.prepare.roots, self.manifest.records
         painter = Painter(reader, {r.image_id: r.resized_size_px for r in records})
         known = [r for r in records if painter.contents.get(r.image_id) == r.content]
         if not known or known[0].domain not in roots:
@@ -222,11 +225,11 @@ class _Run:
 
     def student(self) -> dict[str, Any]:
         """What is noted beside the student, and what the params ask for now."""
-        inside = self._run.is_dir()
-        card = read_card(student_folder(self._run, "student") if inside else self._run / "student")
+        inside = self.run.is_dir()
+        card = read_card(student_folder(self.run, "student") if inside else self.run / "student")
         noted = card.meta.get("recipe")
         recipe = noted if isinstance(noted, dict) else {}
-        asked = self._params.train.model_dump(mode="json", exclude=INCIDENTAL)
+        asked = self.params.train.model_dump(mode="json", exclude=INCIDENTAL)
         return {
             "card": card,
             "recipe": recipe,
@@ -239,11 +242,11 @@ class _Run:
 
     def results(self) -> dict[str, Any]:
         """The last evaluation."""
-        scores, plain = read_scores(self._run), ONCE.model_dump(mode="json")
+        scores, plain = read_scores(self.run), ONCE.model_dump(mode="json")
         inference = scores.inference.items()
 
         def confusion() -> dict[str, Any]:
-            classes, counts = read_confusion(self._run / "confusion.csv")
+            classes, counts = read_confusion(self.run / "confusion.csv")
             shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
             rows = zip(classes, shares.tolist(), strict=True)
             return {"classes": classes, "rows": [row for row in rows if any(row[1])]}
@@ -251,7 +254,7 @@ class _Run:
         def pictures() -> list[tuple[str, str, str, str]]:
             return [
                 (image_id, _uri(image, "JPEG"), _uri(label, "PNG"), _uri(prediction, "PNG"))
-                for image_id, (image, label, prediction) in read_pictures(self._run).items()
+                for image_id, (image, label, prediction) in read_pictures(self.run).items()
             ]
 
         return {
@@ -263,8 +266,8 @@ class _Run:
 
     def costs(self) -> dict[str, Any]:
         """Time and memory of each stage; versions of the last run, where it noted them."""
-        data = self._manifest_path.parent
-        folders = {"prepare": data, "embed": data, "train": self._run, "evaluate": self._run}
+        data = self.manifest_path.parent
+        folders = {"prepare": data, "embed": data, "train": self.run, "evaluate": self.run}
         found = {stage: cost_of(stage, folder) for stage, folder in folders.items()}
         last = found["train"] or found["evaluate"] or found["embed"] or found["prepare"]
         return {
@@ -275,8 +278,8 @@ class _Run:
 
     def title(self) -> str:
         """Name both datasets: the kind, with its style if drawn, or a user's own folder."""
-        names, roots = [], self._params.prepare.roots
-        listed = Part.of(lambda: self._manifest).content
+        names, roots = [], self.params.prepare.roots
+        listed = Part.of(lambda: self.manifest).content
         for domain, keys in (listed.sources if listed else {}).items():
             kind, style = (str(keys.get(name, "")) for name in ("kind", "style"))
             own = kind == "folder" and domain in roots
@@ -285,14 +288,14 @@ class _Run:
 
     def warnings(self) -> list[str]:
         """Say what on the page does not belong together, or not to the parameters."""
-        params, path = self._params, self._manifest_path
+        params, path = self.params, self.manifest_path
         found = []
         if path.is_file():
-            current = Part.of(lambda: require_current_manifest(params, self._manifest, path))
+            current = Part.of(lambda: require_current_manifest(params, self.manifest, path))
             found.append(current.missing)
-        if self._index_path.is_file():
-            found.append(Part.of(lambda: require_current_stores(params, self._index_path)).missing)
-        if Part.of(lambda: measured_card(self._run, read_scores(self._run))) == Part(None):
+        if self.index_path.is_file():
+            found.append(Part.of(lambda: require_current_stores(params, self.index_path)).missing)
+        if Part.of(lambda: measured_card(self.run, read_scores(self.run))) == Part(None):
             found.append(
                 "The evaluation below is of another student than the present one: run "
                 "`ssr evaluate`."

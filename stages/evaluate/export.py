@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader
 from torch import nn
 
 from stages.evaluate.model import Model, open_model
-from stages.evaluate.scores import Evaluation, read_scores
+from stages.evaluate.scores import Evaluation, percent_text, read_scores
 from stages.prepare.datasets import DATASETS
 from stages.prepare.geometry import WORKING_MULTIPLE_PX, Size
 from stages.prepare.pixels import MEAN, STD
@@ -209,7 +209,7 @@ def model_card(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"text": _text, "percent": _percent, "flat": _flat}
+    environment.filters |= {"text": _text, "percent": percent_text}
     meta = student.card.meta
     datasets, recipe = meta.get("data", {}), meta.get("recipe")
     regularizer = {} if recipe is None else recipe["regularizer"]
@@ -230,20 +230,6 @@ def model_card(
     )
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            pairs += _flat(value, f"{prefix}{key}.")
-        else:
-            pairs.append((f"{prefix}{key}", "null" if value is None else value))
-    return pairs
-
-
 def _text(name: str) -> str:
     """Write a name so that Markdown shows it as it is, without HTML and in one line."""
     return re.sub(r"([\\`*_{}\[\]<>|#!~&])", r"\\\1", " ".join(name.split()))
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stages.device import pick_device
-from stages.evaluate.config import PredictConfig
 from stages.evaluate.model import Model, open_model
 from stages.evaluate.pictures import colorize, png_of
+from stages.fields import DeviceName
 from stages.prepare.datasets.listing import IMAGE_SUFFIXES, files_under
 from stages.prepare.geometry import WORKING_MULTIPLE_PX, fit_size, working_size
 from stages.prepare.labels import ClassTable
@@ -49,7 +50,15 @@ class PredictResult:
 
 
 def run(
-    config: PredictConfig, *, model: Path, images: Sequence[str], out: Path, progress: Progress
+    *,
+    model: Path,
+    images: Sequence[str],
+    out: Path,
+    fit_px: tuple[int, int] | Literal["model"] | None,
+    window_px: int | None,
+    batch: int,
+    device: DeviceName,
+    progress: Progress,
 ) -> PredictResult:
     """Predict images at their own size, as evaluation does, and write three PNGs of each.
 
@@ -58,10 +67,15 @@ def run(
     them is in memory at a time; every file is replaced atomically.
 
     Args:
-        config: Scale, windows, batch and device.
         model: Folder of a student, or of a run that has one.
         images: See `list_photos`.
         out: Folder for the PNGs.
+        fit_px: Width and height that images are scaled to fit in; `model` is as the student was
+            trained, None keeps their size.
+        window_px: Side of windows that slide over the scaled image, a multiple of 32; None sees
+            all of it at once.
+        batch: Images of one size that are predicted together.
+        device: `auto` takes the GPU where there is one.
         progress: Called with images done, images in total and the name of the last one.
 
     Raises:
@@ -71,18 +85,18 @@ def run(
         OSError: `out` cannot be written.
     """
     photos, others = list_photos(images, out=out)
-    device = pick_device(config.device, "--device")
+    chosen = pick_device(device, "--device")
     student = open_model(model)
-    student.network.to(device)
-    fit_px = student.fit_px if config.fit_px == "model" else config.fit_px
+    student.network.to(chosen)
+    fit_px = student.fit_px if fit_px == "model" else fit_px
     out.mkdir(parents=True, exist_ok=True)
     done = 0
     progress(done, len(photos), "predict")
     read = ((photo, read_image(photo.path)) for photo in photos)
     for _, same_size in groupby(read, key=lambda pair: pair[1].shape):
-        while batch := list(islice(same_size, config.batch)):
-            labels = _predict(student, [image for _, image in batch], fit_px, config, device)
-            for (photo, image), ids in zip(batch, labels, strict=True):
+        while samples := list(islice(same_size, batch)):
+            labels = _predict(student, [each for _, each in samples], fit_px, window_px, chosen)
+            for (photo, image), ids in zip(samples, labels, strict=True):
                 _write(out, photo.name, image, ids, student.classes)
                 done += 1
                 progress(done, len(photos), photo.name)
@@ -149,7 +163,7 @@ def _predict(
     student: Model,
     images: Sequence[NDArray[np.uint8]],
     fit_px: tuple[int, int] | None,
-    config: PredictConfig,
+    window_px: int | None,
     device: torch.device,
 ) -> NDArray[np.uint8]:
     """Predict a batch of images (H, W, 3) of one size; class ids (B, H, W)."""
@@ -163,7 +177,7 @@ def _predict(
             torch.from_numpy(np.stack(windows)).to(device),  # (B, 3, h, w)
             resized_size_px=resized_px,
             original_size_px=original_px,
-            window_px=config.window_px,
+            window_px=window_px,
         )
         .cpu()
         .numpy()

@@ -73,6 +73,11 @@ def read_scores(run: Path) -> Evaluation:
         ) from error
 
 
+def percent_text(value: float | None) -> str:
+    """Write a score in percent; a dash where it is undefined."""
+    return "-" if value is None else f"{value:.2f}"
+
+
 def read_confusion(path: Path) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Read the names of the K classes, and pixels (K, K) by label (row) and prediction (column).
 

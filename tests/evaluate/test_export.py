@@ -176,7 +176,7 @@ def test_the_card_tells_metrics_data_and_licences(tmp_path: Path) -> None:
         "| sky | 9.14 |\n| car | - |",
         "- source: camvid, 305 images, labelled",
         "- target: camvid, 62 images, without labels",
-        "self_training.ema_decay: 0.99",
+        '"ema_decay": 0.99',
         "UNTRAINED TEACHER",
         "nvidia/mit-b5. MiT's ImageNet weights are NVIDIA's, for non-commercial use",
         "- Data: CamVid, for research.",

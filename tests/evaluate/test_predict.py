@@ -13,7 +13,6 @@ from PIL import Image
 from torch import nn
 
 from stages.evaluate import predict as module
-from stages.evaluate.config import PredictConfig
 from stages.evaluate.model import open_model
 from stages.evaluate.predict import PredictResult, list_photos, run
 from stages.prepare.geometry import fit_size
@@ -21,8 +20,6 @@ from stages.prepare.pixels import normalised_window, read_image, resize_image
 from stages.student.inference import predict, predict_logits, window_origins
 from store.errors import ConfigError, DataError
 from tests.evaluate.models import META, PALETTE, save_model
-
-CONFIG = PredictConfig(fit_px="model", window_px=None, batch=2, device="cpu")
 
 
 @pytest.fixture
@@ -43,14 +40,22 @@ def add(folder: Path, name: str, pixels: NDArray[np.uint8]) -> Path:
 
 
 def call(
-    model: Path, images: Sequence[Path], out: Path, config: PredictConfig = CONFIG
+    model: Path,
+    images: Sequence[Path],
+    out: Path,
+    *,
+    window_px: int | None = None,
+    batch: int = 2,
 ) -> PredictResult:
     return run(
-        config,
         model=model,
         images=[str(path) for path in images],
         out=out,
-        progress=lambda done, total, what: None,
+        fit_px="model",
+        window_px=window_px,
+        batch=batch,
+        device="cpu",
+        progress=lambda *call: None,
     )
 
 
@@ -127,8 +132,7 @@ def test_labels_are_those_of_evaluation(
     data = {"source": {}, "target": {"fit_px": [60, 40]}}
     student = save_model(tmp_path / "student", meta={**META, "recipe": recipe, "data": data})
     photo = add(tmp_path, "a.png", noise(1, size))
-    config = CONFIG.model_copy(update={"window_px": window_px})
-    result = call(tmp_path / "student", [photo], tmp_path / "out", config)
+    result = call(tmp_path / "student", [photo], tmp_path / "out", window_px=window_px)
     assert result.fit_px == (60, 40)
     resized_px = {(64, 96): (40, 60), (50, 71): (40, 57)}[size]  # mmcv's rescale_size by hand
     assert fit_size(size, (60, 40)) == resized_px
@@ -150,8 +154,7 @@ def test_a_batch_changes_no_label(model: Path, tmp_path: Path) -> None:
     for index, size in enumerate(sizes):
         add(tmp_path, f"photos/{index}.png", noise(index, size))
     for batch in (1, 3):
-        config = CONFIG.model_copy(update={"batch": batch})
-        call(model, [tmp_path / "photos"], tmp_path / str(batch), config)
+        call(model, [tmp_path / "photos"], tmp_path / str(batch), batch=batch)
     for index, size in enumerate(sizes):
         one, three = (ids(tmp_path / f"{batch}/labels/{index}.png") for batch in (1, 3))
         assert one.shape == size
@@ -163,9 +166,8 @@ def test_a_damaged_image_is_named_and_batches_before_it_are_kept(
 ) -> None:
     good = add(tmp_path, "photos/1.png", noise(0, (32, 32)))
     (tmp_path / "photos/2.png").write_bytes(good.read_bytes()[:-500])
-    config = CONFIG.model_copy(update={"batch": 1})
     with pytest.raises(DataError, match=r"photos/2\.png: is damaged") as error:
-        call(model, [tmp_path / "photos"], tmp_path / "out", config)
+        call(model, [tmp_path / "photos"], tmp_path / "out", batch=1)
     assert "\n" not in str(error.value)
     left = sorted(p.relative_to(tmp_path).as_posix() for p in (tmp_path / "out").rglob("*.*"))
     assert left == [f"out/{kind}/1.png" for kind in ("colors", "labels", "overlays")]
