@@ -136,7 +136,7 @@ def save_picture(
         StoreError: If features are missing or damaged.
     """
     reader = FeatureReader(store)
-    contents = {s.image.image_id: s.image.content for s in reader.header.slots if s.live}
+    contents = Painter(reader, {}).contents
     image_id = image_id or next(iter(contents), "")
     if image_id not in contents:
         raise ConfigError(

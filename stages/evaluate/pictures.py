@@ -58,7 +58,7 @@ def triptych_png(
     scale = min(1.0, PANEL_PX / width)
     width_px, height_px = round(width * scale), max(1, round(height * scale))
     strip = _legend(classes, 3 * width_px + 2 * GAP_PX)
-    legend_px = strip.height if strip is not None and strip.height < height_px else 0
+    legend_px = strip.height if strip.height < height_px else 0
     picture = Image.new("RGB", (3 * width_px + 2 * GAP_PX, height_px + legend_px), PAPER)
     for column, (panel, how) in enumerate(
         (
@@ -69,7 +69,7 @@ def triptych_png(
     ):
         shrunk = Image.fromarray(panel).resize((width_px, height_px), how)
         picture.paste(shrunk, (column * (width_px + GAP_PX), 0))
-    if strip is not None and legend_px:
+    if legend_px:
         picture.paste(strip, (0, height_px))
     about = PngInfo()
     about.add_itxt(_IMAGE_ID, image_id)
@@ -145,15 +145,13 @@ def confusion_picture(counts: NDArray[np.int64], names: Sequence[str]) -> Image.
     return picture
 
 
-def _legend(classes: ClassTable, width_px: int) -> Image.Image | None:
-    """Lay out a swatch and a name per class in rows; None where the widest does not fit."""
+def _legend(classes: ClassTable, width_px: int) -> Image.Image:
+    """Lay out a swatch and a name per class in rows."""
     font = ImageFont.load_default(FONT_PX)
     entries = [*zip(classes.names, classes.palette, strict=True), ("ignored", VOID)]
     step_px = MARGIN_PX + SWATCH_PX + MARGIN_PX // 2 + MARGIN_PX  # around a name
     step_px += max(round(font.getlength(name)) for name, _ in entries)
-    columns = (width_px - MARGIN_PX) // step_px
-    if columns < 1:
-        return None
+    columns = max(1, (width_px - MARGIN_PX) // step_px)
     row_px = SWATCH_PX + MARGIN_PX
     rows = -(-len(entries) // columns)
     strip = Image.new("RGB", (width_px, rows * row_px + MARGIN_PX), PAPER)

@@ -33,14 +33,6 @@ Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Photo:
-    """An image to predict: its file, and a relative POSIX path that is unique in a call."""
-
-    path: Path
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
 class PredictResult:
     """What was predicted."""
 
@@ -92,18 +84,18 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     done = 0
     progress(done, len(photos), "predict")
-    read = ((photo, read_image(photo.path)) for photo in photos)
+    read = ((name, read_image(path)) for name, path in photos.items())
     for _, same_size in groupby(read, key=lambda pair: pair[1].shape):
         while samples := list(islice(same_size, batch)):
             labels = _predict(student, [each for _, each in samples], fit_px, window_px, chosen)
-            for (photo, image), ids in zip(samples, labels, strict=True):
-                _write(out, photo.name, image, ids, student.classes)
+            for (name, image), ids in zip(samples, labels, strict=True):
+                _write(out, name, image, ids, student.classes)
                 done += 1
-                progress(done, len(photos), photo.name)
-    return PredictResult(tuple(photo.name for photo in photos), others, fit_px)
+                progress(done, len(photos), name)
+    return PredictResult(tuple(photos), others, fit_px)
 
 
-def list_photos(wanted: Sequence[str], *, out: Path) -> tuple[tuple[Photo, ...], int]:
+def list_photos(wanted: Sequence[str], *, out: Path) -> tuple[dict[str, Path], int]:
     """Find images and name them.
 
     A name is the path below the folder that was given; other files have their own name. Where two
@@ -111,14 +103,14 @@ def list_photos(wanted: Sequence[str], *, out: Path) -> tuple[tuple[Photo, ...],
     differ in their suffix only, all keep it. Hidden files are passed over.
 
     Returns:
-        The images, each once, in the order given and sorted within a folder; and how many files
-        of the folders are not named like images.
+        The files by name, each once, in the order given and sorted within a folder; and how many
+        files of the folders are not named like images.
 
     Raises:
         ConfigError: `out` lies in a folder of images: the next call would predict predictions.
         DataError: Something named is missing, or there is no image.
     """
-    found: dict[Path, Photo] = {}
+    found: dict[Path, tuple[Path, str]] = {}
     others = 0
     target = out.resolve()
     for text in wanted:
@@ -127,36 +119,34 @@ def list_photos(wanted: Sequence[str], *, out: Path) -> tuple[tuple[Photo, ...],
             if target.is_relative_to(place.resolve()):
                 raise ConfigError(f"--out {out} lies in {text}; give a folder outside the images")
             images, passed = files_under(place, ".", IMAGE_SUFFIXES)
-            listed = [Photo(place / file, file) for file in images]
+            listed = [(place / file, file) for file in images]
             others += len(passed)
         else:
             # unlike Path.glob, this one passes over hidden files, as shells do
             matches = glob.glob(str(place), recursive=True)  # noqa: PTH207
             paths = [place] if place.is_file() else sorted(map(Path, matches))
-            listed = [Photo(path, path.name) for path in paths if path.is_file()]
+            listed = [(path, path.name) for path in paths if path.is_file()]
             if not listed:
                 raise DataError(f"{text}: there is no such file or folder; correct the path")
-        for photo in listed:
-            resolved = photo.path.resolve()
+        for path, name in listed:
+            resolved = path.resolve()
             if resolved.is_relative_to(target):
-                raise ConfigError(
-                    f"{photo.path} lies in --out {out}; give a folder outside the images"
-                )
-            found.setdefault(resolved, photo)
+                raise ConfigError(f"{path} lies in --out {out}; give a folder outside the images")
+            found.setdefault(resolved, (path, name))
     if not found:
         raise DataError(
             f"{', '.join(wanted) or 'nothing'}: there are no images; give files, folders or globs"
         )
     common = Path(os.path.commonpath([path.parent for path in found]))
-    names = [PurePosixPath(photo.name).with_suffix("") for photo in found.values()]
+    names = [PurePosixPath(name).with_suffix("") for _, name in found.values()]
     full = [PurePosixPath(path.relative_to(common)) for path in found]
     for choice in (names, [name.with_suffix("") for name in full], full):
         # some file systems take A.png and a.png for one
         if len({str(name).lower() for name in choice}) == len(choice):
             names = choice
             break
-    pairs = zip(found.values(), names, strict=True)
-    return tuple(Photo(photo.path, str(name)) for photo, name in pairs), others
+    paths = [path for path, _ in found.values()]
+    return dict(zip(map(str, names), paths, strict=True)), others
 
 
 def _predict(
