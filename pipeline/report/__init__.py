@@ -35,7 +35,6 @@ from stages.prepare.manifest import Manifest
 from stages.prepare.stage import summarise
 from stages.student.config import ONCE
 from stages.student.saved import read_card
-from stages.train.monitor import STAGES
 from stages.train.step import LOSSES
 from stages.train.workspace import INCIDENTAL, differences
 from store.atomic import write_text
@@ -56,34 +55,6 @@ LARGEST_PX: Final = (480, 960)
 MOST_POINTS: Final = 400  # of a line; a page is no place for 40,000 rows
 ORIGIN, FAR_ENDS = (64, 230), (610, 12)  # of the horizontal and the vertical axis, in the SVG
 TICKS: Final = 6
-
-_MEASURES: Final = {
-    "residual": ("residual over features", "what fusion adds; 0 is a dead branch"),
-    "entropy": ("attention entropy", "1 is uniform: it looks nowhere"),
-    "swap": ("change by another image's tokens", "0 ignores the teacher"),
-    "gradient": ("gradient norm of fusion", ""),
-}
-CHARTS: Final[Sequence[tuple[str, str, str, Sequence[str]]]] = (
-    ("curves.csv", "losses", "averages between two rows", LOSSES),
-    (
-        "curves.csv",
-        "confidence of pseudo-labels",
-        "share of pixels above the threshold",
-        ["confidence"],
-    ),
-    (
-        "validation.csv",
-        "mean IoU while training",
-        "percent; enhanced: the branch; wrong teacher: with another image's features, no lower if "
-        "they are ignored",
-        ["miou", "enhanced", "wrong_teacher"],
-    ),
-    *(
-        ("health.csv", *about, [f"{measure}_{n}" for n in range(STAGES)])
-        for measure, about in _MEASURES.items()
-    ),
-)
-"""File, title, how to read it, and columns."""
 
 Content = TypeVar("Content")
 
@@ -140,7 +111,9 @@ def write_report(
         data=Part.of(of_run.data),
         stores=Part.of(of_run.stores),
         student=Part.of(of_run.student),
-        curves=Part.of(lambda: charts(run)),
+        curves=Part.of(of_run.curves),
+        chart_of=chart_of,
+        losses=LOSSES,
         results=Part.of(of_run.results),
         costs=Part.of(of_run.costs),
         title=of_run.title(),
@@ -240,6 +213,14 @@ class _Run:
             ],
         }
 
+    def curves(self) -> dict[str, dict[float, float]]:
+        """What training logged: name -> iteration -> value."""
+        names = ("curves.csv", "health.csv", "validation.csv")
+        columns = {k: v for name in names for k, v in read_columns(self.run / name).items()}
+        if not columns:
+            raise DataError(f"{self.run}/curves.csv: there are no curves yet; run `ssr train`")
+        return columns
+
     def results(self) -> dict[str, Any]:
         """The last evaluation."""
         scores, plain = read_scores(self.run), ONCE.model_dump(mode="json")
@@ -303,22 +284,6 @@ class _Run:
         return list(filter(None, found))
 
 
-def charts(run: Path) -> list[dict[str, Any]]:
-    """Draw what a run logged; curves that it does not have are left out.
-
-    Raises:
-        DataError: There is none, or a file is damaged.
-    """
-    found = []
-    for file, title, note, names in CHARTS:
-        columns = read_columns(run / file)
-        chart = chart_of({name: columns[name] for name in names if name in columns})
-        found += [{"title": title, "note": note, **chart}] if chart else []
-    if not found:
-        raise DataError(f"{run}/curves.csv: there are no curves yet; run `ssr train`")
-    return found
-
-
 def read_columns(path: Path) -> dict[str, dict[float, float]]:
     """Read a CSV file of `stages.train.monitor`: name -> iteration -> finite value.
 
@@ -338,16 +303,16 @@ def read_columns(path: Path) -> dict[str, dict[float, float]]:
     return columns
 
 
-def chart_of(columns: Mapping[str, Mapping[float, float]]) -> dict[str, Any] | None:
-    """Lay out columns as lines over a common axis; None where there are none.
+def chart_of(columns: Mapping[str, Mapping[float, float]], names: Sequence[str]) -> dict[str, Any]:
+    """Lay out those of some columns that there are as lines over a common axis.
 
     Returns:
         `lines`: name, (x, y) of each point in units of the SVG, and last value of each column;
         `x_ticks` and `y_ticks`: (position, text) along the bottom and the left side.
     """
-    if not columns:
-        return None
-    given = {name: np.array(list(column.items())).T for name, column in columns.items()}  # (2, N)
+    given = {name: np.array(list(columns[name].items())).T for name in names if name in columns}
+    if not given:
+        return {"lines": []}
     every = np.concatenate(list(given.values()), axis=1)
     low = np.minimum(every.min(axis=1), [np.inf, 0])
     high = np.where(every.max(axis=1) > low, every.max(axis=1), low + 1)
