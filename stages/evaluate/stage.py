@@ -2,7 +2,6 @@
 
 import csv
 import io
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -31,9 +30,6 @@ from store.errors import ConfigError, DataError
 from store.fingerprint import fingerprint_of
 
 Progress = Callable[[int, int, str], None]
-
-DATASETS = "datasets"
-"""Folder of the results of all datasets but the first."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +66,8 @@ def run(
 
     Writes `<out>/per_class.csv`, `confusion.csv`, `confusion.png` and `pictures/NNN-<name>.png` of
     the first dataset, the same files of each further one under `<out>/datasets/<name>`, and
-    `<out>/metrics.json` of all; what an earlier run left of datasets and pictures is removed. Every
-    file is replaced atomically, `metrics.json` last. Equal inputs give equal bytes.
+    `<out>/metrics.json` of all; pictures of an earlier run are removed. Every file is replaced
+    atomically, `metrics.json` last. Equal inputs give equal bytes.
 
     Args:
         config: What to measure on, and how.
@@ -130,10 +126,8 @@ def run(
         for name, dataset in datasets.items()
     }
     first, *others = measured
-    _write(out, measured[first], classes)
-    _remove_folders(out / DATASETS, keep=others)
-    for name in others:
-        _write(out / DATASETS / name, measured[name], classes)
+    for name, each in measured.items():
+        _write(out if name == first else out / "datasets" / name, each, classes)
     described: dict[str, Any] = {
         "teacher_trained": card.meta.get("teacher_trained"),
         "student": card.weights_sha256[:12],  # whose metrics these are
@@ -256,11 +250,3 @@ def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(path, text.getvalue())
-
-
-def _remove_folders(folder: Path, *, keep: Sequence[str]) -> None:
-    """Remove the results of datasets that are no longer measured: only what this stage wrote."""
-    for path in () if folder.is_symlink() else folder.glob("*"):
-        ours = (path / "per_class.csv").is_file() and not path.is_symlink()
-        if ours and path.name not in keep:
-            shutil.rmtree(path)

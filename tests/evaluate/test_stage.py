@@ -319,29 +319,6 @@ def test_a_mean_over_an_unknown_class_is_refused_before_anything_is_predicted(wo
     assert world.calls == []
 
 
-def test_a_dataset_that_is_no_longer_measured_leaves_with_what_was_written_of_it(
-    world: World, streets: EvaluateConfig
-) -> None:
-    world.evaluate(streets)
-    (world.out / "datasets" / "mine").mkdir()
-    (world.out / "datasets" / "mine" / "notes").touch()
-    world.evaluate(streets.model_copy(update={"datasets": {"fog": streets.datasets["fog"]}}))
-    assert sorted(path.name for path in (world.out / "datasets").iterdir()) == ["fog", "mine"]
-
-
-def test_nothing_is_removed_behind_a_link(
-    world: World, streets: EvaluateConfig, tmp_path: Path
-) -> None:
-    world.evaluate(streets)
-    for name in ("pictures", "datasets"):
-        (world.out / name).rename(tmp_path / f"shared-{name}")
-        (world.out / name).symlink_to(tmp_path / f"shared-{name}")
-    (world.out / "pictures" / "002-gone.png").write_bytes(b"of another run")
-    world.evaluate(streets.model_copy(update={"datasets": {}}))
-    assert (tmp_path / "shared-pictures" / "002-gone.png").exists()
-    assert (tmp_path / "shared-datasets" / "fog" / "per_class.csv").exists()
-
-
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -409,15 +386,11 @@ def test_parameters_are_strict() -> None:
     good = CONFIG.model_dump()
     faults: tuple[dict[str, object], ...] = (
         {"pictures": -1},
-        {"pictures": 1000},
-        {"split": "test"},
         {"domain": "both"},
         {"picture": 2},
         {"domain": None},
         {"scales": []},
-        {"scales": [8.0]},
         {"window_px": 100},
-        {"precision": "float16"},
         {"weights": "best"},
         {"subsets": {"mIoU1": []}},
         {"subsets": {"mIoU2": ["road", "road"]}},
