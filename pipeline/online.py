@@ -207,14 +207,12 @@ def _other(
     """Open the store of the other domain, that training mixes with this one."""
     if params.train.self_training is None:
         raise ConfigError("train.self_training is null")
-    index, url = Index.read(index_path), params.store.location
+    entries = Index.read(index_path).stores.items()
+    urls = {name: join(params.store.location, entry.path) for name, entry in entries}
     other: Domain = "target" if domain == "source" else "source"
-    if not {domain, other} <= index.stores.keys() or not is_same(
-        store, join(url, index.stores[domain].path)
-    ):
+    if not {domain, other} <= urls.keys() or not is_same(store, urls[domain]):
         raise ConfigError(f"{index_path} names another store of the {domain}, or no {other}")
-    reader = FeatureReader(join(url, index.stores[other].path))
-    missing = [level for level in levels if level not in reader.header.levels]
-    if missing:
-        raise ConfigError(f"the store of the {other} has no {', '.join(missing)}")
+    reader = FeatureReader(urls[other])
+    if not {*levels} <= {*reader.header.levels}:
+        raise ConfigError(f"the store of the {other} has not all of {', '.join(levels)}")
     return {other: reader}

@@ -3,7 +3,7 @@
 Legend: N tokens, C channels, h w tokens, H W pixels of the image without its padding.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
@@ -16,7 +16,6 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline.params import load_params
 from pipeline.tables import UNTRAINED, teacher_of
 from stages.evaluate.pictures import FONT_PX, INK, PAPER, png_of
-from stages.prepare.geometry import Size
 from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.pixels import read_raw, resize_image
 from store.atomic import write_bytes
@@ -72,17 +71,19 @@ class Palette:
 class Painter:
     """Draws images of a store, all of a level in the same colours.
 
-    What lies beyond the (H, W) of `sizes_px` is padding, and neither drawn nor part of the
-    principal components; an image that is not named there has none.
+    Attributes:
+        records: Of the images whose present content is in the store.
+        sizes_px: (H, W) of every image; what lies beyond is padding, and neither drawn nor part of
+            the principal components. An image without a record has none.
     """
 
-    def __init__(self, reader: FeatureReader, sizes_px: Mapping[str, Size]) -> None:
+    def __init__(self, reader: FeatureReader, records: Iterable[ImageRecord]) -> None:
         self.reader = reader
         images = {s.image.image_id: s.image for s in reader.header.slots if s.live}
-        self.contents = {name: image.content for name, image in images.items()}
-        self.sizes_px = {
-            name: sizes_px.get(name, image.working_size_px) for name, image in images.items()
-        }
+        contents = {name: image.content for name, image in images.items()}
+        self.records = {r.image_id: r for r in records if contents.get(r.image_id) == r.content}
+        self.sizes_px = {name: image.working_size_px for name, image in images.items()}
+        self.sizes_px |= {name: each.resized_size_px for name, each in self.records.items()}
         self._palettes: dict[str, Palette] = {}
 
     def sample(self, level: str) -> NDArray[np.float32]:
@@ -136,38 +137,29 @@ def save_picture(
         StoreError: If features are missing or damaged.
     """
     reader = FeatureReader(store)
-    contents = Painter(reader, {}).contents
-    image_id = image_id or next(iter(contents), "")
-    if image_id not in contents:
+    painter, without = Painter(reader, ()), None
+    image_id = image_id or next(iter(painter.sizes_px), "")
+    if image_id not in painter.sizes_px:
         raise ConfigError(
-            f"--image {image_id}: {store} has no such image; its {len(contents)} images begin with "
-            f"{', '.join(list(contents)[:2])}"
+            f"--image {image_id}: {store} has no such image; its {len(painter.sizes_px)} images "
+            f"begin with {', '.join(list(painter.sizes_px)[:2])}"
         )
     panels: list[Panel] = []
-    without = None
-    records: dict[str, ImageRecord] = {}
     try:
-        records = {
-            record.image_id: record
-            for record in Manifest.read(manifest_path).records
-            if contents.get(record.image_id) == record.content
-        }
+        painter = Painter(reader, Manifest.read(manifest_path).records)
         roots = load_params(params_path).prepare.roots
-        if image_id in records:
-            panels = [(image_id, read_photo(records[image_id], roots[records[image_id].domain]))]
+        if record := painter.records.get(image_id):
+            panels.append((image_id, read_photo(record, roots[record.domain])))
         else:
             without = f"{manifest_path} has no image {image_id} as it was embedded"
     except SSRError as error:  # a store can be looked at far from its images
         without = str(error)
-    painter = Painter(reader, {name: record.resized_size_px for name, record in records.items()})
+    trained = teacher_of(reader.header.spec.provenance).get("trained")
     for level in reader.header.levels:
         h, w = reader.size_tok(image_id, level)
-        panels.append((f"{level}: {h} x {w} tokens", painter.paint(image_id, level)))
-    spec = reader.header.spec
-    notes = [f"Colours compare between images of this {spec.domain} store, not between levels."]
-    if not teacher_of(spec.provenance).get("trained"):
-        notes.append(UNTRAINED)
-    write_bytes(out, png_of(sheet(panels, notes=notes)))
+        caption = f"{level}: {h} x {w} tokens" + ("" if trained else f", {UNTRAINED}")
+        panels.append((caption, painter.paint(image_id, level)))
+    write_bytes(out, png_of(sheet(panels)))
     return without
 
 
@@ -185,14 +177,8 @@ def enlarge(painted: NDArray[np.uint8], stride_px: int) -> NDArray[np.uint8]:
     return painted.repeat(stride_px, axis=0).repeat(stride_px, axis=1)
 
 
-def sheet(
-    panels: Sequence[Panel],
-    *,
-    panel_px: int | None = None,
-    columns: int = 2,
-    notes: Sequence[str] = (),
-) -> Image.Image:
-    """Lay out panels row by row, all as large as the first, with captions; lines of notes below.
+def sheet(panels: Sequence[Panel], *, panel_px: int | None = None, columns: int = 2) -> Image.Image:
+    """Lay out panels row by row, all as large as the first, with captions.
 
     A panel is `panel_px` wide, or else about 480 to 720.
     """
@@ -202,24 +188,15 @@ def sheet(
         panel_px = round(width * min(WIDEST_PX / width, max(1, round(NARROWEST_PX / width))))
     height_px = max(1, round(height * panel_px / width))
     step_x, step_y = panel_px + GAP_PX, height_px + CAPTION_PX + GAP_PX
-    bottom = -(-len(panels) // columns) * step_y
-    whole = (columns * step_x + GAP_PX, bottom + GAP_PX + len(notes) * CAPTION_PX)
-    picture = Image.new("RGB", whole, PAPER)
-    font = ImageFont.load_default(FONT_PX)
-
-    def write(text: str, x: int, y: int, room_px: int) -> None:
-        line = Image.new("RGB", (room_px, CAPTION_PX), PAPER)  # cuts what is too long
-        ImageDraw.Draw(line).text((0, CAPTION_PX // 2), text, fill=INK, font=font, anchor="lm")
-        picture.paste(line, (x, y))
-
+    whole = (columns * step_x + GAP_PX, -(-len(panels) // columns) * step_y + GAP_PX)
+    picture, font = Image.new("RGB", whole, PAPER), ImageFont.load_default(FONT_PX)
     for number, (caption, pixels) in enumerate(panels):
         x, y = GAP_PX + number % columns * step_x, GAP_PX + number // columns * step_y
-        write(caption, x, y, panel_px)
+        line = Image.new("RGB", (panel_px, CAPTION_PX), PAPER)  # cuts what is too long
+        ImageDraw.Draw(line).text((0, CAPTION_PX // 2), caption, fill=INK, font=font, anchor="lm")
+        picture.paste(line, (x, y))
         shrunk = pixels.shape[1] > panel_px
         how = Image.Resampling.BOX if shrunk else Image.Resampling.NEAREST
-        picture.paste(
-            Image.fromarray(pixels).resize((panel_px, height_px), how), (x, y + CAPTION_PX)
-        )
-    for number, note in enumerate(notes):
-        write(note, GAP_PX, bottom + number * CAPTION_PX, whole[0] - 2 * GAP_PX)
+        panel = Image.fromarray(pixels).resize((panel_px, height_px), how)
+        picture.paste(panel, (x, y + CAPTION_PX))
     return picture

@@ -13,7 +13,7 @@ from datetime import timedelta
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -56,18 +56,16 @@ MOST_POINTS: Final = 400  # of a line; a page is no place for 40,000 rows
 ORIGIN, FAR_ENDS = (64, 230), (610, 12)  # of the horizontal and the vertical axis, in the SVG
 TICKS: Final = 6
 
-Content = TypeVar("Content")
-
 
 @dataclass(frozen=True)
-class Part(Generic[Content]):
+class Part:
     """One part of the page, or the line that says why it is not there and what to do."""
 
-    content: Content | None
+    content: Any
     missing: str = ""
 
     @classmethod
-    def of(cls, read: Callable[[], Content]) -> "Part[Content]":
+    def of(cls, read: Callable[[], Any]) -> "Part":
         """Read a part; what is not made yet, or damaged, leaves the others alone."""
         try:
             return cls(read())
@@ -152,7 +150,7 @@ class _Run:
             "sha256": sha256_of_file(self.manifest_path),
         }
 
-    def stores(self) -> dict[str, Part[dict[str, Any]]]:
+    def stores(self) -> dict[str, Part]:
         """Summarise the store of each domain."""
         index, records = Index.read(self.index_path), self.manifest.records
         if not index.stores:
@@ -181,8 +179,8 @@ class _Run:
     def _feature_pictures(self, reader: FeatureReader) -> list[tuple[str, str, list[str]]]:
         """Draw some images beside all levels of their features."""
         roots, records = self.params.prepare.roots, self.manifest.records
-        painter = Painter(reader, {r.image_id: r.resized_size_px for r in records})
-        known = [r for r in records if painter.contents.get(r.image_id) == r.content]
+        painter = Painter(reader, records)
+        known = list(painter.records.values())
         if not known or known[0].domain not in roots:
             raise StoreIncompleteError(
                 f"{reader.header.files.url} has no image of the manifest and the params as they "

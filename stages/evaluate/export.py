@@ -68,14 +68,8 @@ def run(*, model: Path, out: Path, onnx: bool, progress: Progress) -> ExportResu
     The folder holds `model.safetensors`, `config.json`, `preprocessor_config.json`, `classes.json`
     (names and colours), the model card `README.md`, and `model.onnx` where it is asked for. With
     the MLP head and transformers' norm epsilon it is a plain `SegformerForSemanticSegmentation`;
-    any other loads by `Student.from_pretrained`. Every file is replaced atomically, `config.json`
-    last.
-
-    Args:
-        model: Folder of a student, or of a run that has one; metrics are those beside it.
-        out: Made where it does not exist; an earlier export in it is replaced.
-        onnx: Also write the ONNX twin, after comparing its logits with the student's.
-        progress: Called with steps done, steps in total and what is done next.
+    any other loads by `Student.from_pretrained`. Metrics are those beside the student. An earlier
+    export is replaced, every file atomically, `config.json` last.
 
     Raises:
         CheckpointError: There is no student, or its twin differs from it.
@@ -122,14 +116,11 @@ def run(*, model: Path, out: Path, onnx: bool, progress: Progress) -> ExportResu
 
 
 def export_onnx(network: nn.Module, classes: Sequence[str]) -> bytes:
-    """Translate a student; batch, height and width stay free.
-
-    Args:
-        network: In eval mode on the CPU; (B, 3, H, W) to logits (B, K, H/4, W/4).
-        classes: Names, kept in the file's metadata as a JSON list under `classes`.
+    """Translate a student in eval mode on the CPU; batch, height and width stay free.
 
     Returns:
-        An ONNX file with input `pixel_values` and output `logits`, both float32.
+        An ONNX file with input `pixel_values` (B, 3, H, W) and output `logits` (B, K, H/4, W/4),
+        both float32; its metadata have a JSON list of class names under `classes`.
     """
     import onnx
 

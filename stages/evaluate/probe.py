@@ -81,16 +81,10 @@ def run(
     student: Path | None,
     progress: Progress,
 ) -> ProbeReport:
-    """Probe the stores that the index names, and a student.
+    """Probe the stores that the index names, and a student in its own folder or its run's.
 
-    Args:
-        manifest: The images.
-        roots: Folder of each domain.
-        stores: Where the paths of the index begin.
-        index: The stores.
-        images: Most images of each split, evenly spread over it.
-        student: Folder of a student or run.
-        progress: Called after each image.
+    Paths of the index begin at `stores`. At most `images` of each split are read, evenly spread
+    over it; progress is called after each.
 
     Raises:
         StoreError: There are no stores, they are damaged, or no labelled image of the target is

@@ -68,7 +68,8 @@ def test_padding_is_neither_drawn_nor_part_of_the_colours() -> None:
     reader = FeatureReader(the_store("source"))
     ids = [slot.image.image_id for slot in reader.header.slots]
     sizes_px = dict.fromkeys(ids, (41, 96))  # as if the rest of 64 x 128 were padding
-    painter = Painter(reader, sizes_px)
+    painter = Painter(reader, ())
+    painter.sizes_px = sizes_px
     maps = [reader.window(name, "stride8", 0, 0, 5, 12) for name in ids]
     inside = np.concatenate([map_.reshape(len(map_), -1).T for map_ in maps])
     np.testing.assert_array_equal(painter.sample("stride8"), inside.astype(np.float32))
