@@ -112,6 +112,19 @@ def test_it_says_what_was_run_and_from_which_teacher(reported: Path) -> None:
     for stage, done in (("prepare", ""), ("embed", "16 images"), ("train", "4 steps")):
         assert stage in text
         assert done in text
+    for title in ("losses", "mean IoU while training", "attention entropy", "gradient norm"):
+        assert title in text.split("Training")[-1]
+
+
+def test_several_datasets_have_a_column_each(place: Path) -> None:
+    path = place / "runs" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    night = {**metrics, "miou": 12.34, "iou": {**metrics["iou"], "road": None}}
+    several = {"datasets": {"target/val": metrics, "night": night}, "mean_miou": 43.21}
+    path.write_text(json.dumps(metrics | several))
+    text = again(place).text
+    assert "mean IoU, night 12.34 %" in text
+    assert "Mean over the 2 datasets: mean IoU 43.21 %" in text
 
 
 def test_parts_that_are_not_made_yet_say_what_makes_them(place: Path) -> None:
