@@ -156,8 +156,9 @@ def result_of(run: Run) -> Result:
                 out=run.folder / run.exam,
                 progress=_silent,
             )
-        iterations, first = run.params.train.iterations, scores.metrics
-        others = {name: Score(miou=o.miou, iou=dict(o.iou)) for name, o in scores.others.items()}
+        iterations, (first, *rest) = run.params.train.iterations, scores.values()
+        names = list(scores)[1:]
+        others = {n: Score(miou=o.miou, iou=dict(o.iou)) for n, o in zip(names, rest, strict=True)}
         result = Result(
             arm=run.arm,
             seed=run.seed,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from pipeline import completion, result_commands, store_commands, student_commands
+from pipeline import completion, result_commands, store_commands
 from pipeline.files import EVALUATE_CACHE, INDEX, MANIFEST, PARAMS, RUN, SCAN_CACHE, START
 from pipeline.messages import INTERRUPTED, Wrapping, explained, say_interrupted, wrapped
 from pipeline.options import Overrides, ParamsFile, RunFolder, WeightsName
@@ -412,9 +412,9 @@ def doctor(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # n
         print_findings(examine(params, overrides, lambda what: say(f"looking at {what}")))
 
 
-app.command()(student_commands.export)
-app.command()(student_commands.predict)
-app.command("import")(student_commands.import_checkpoint)
+app.command()(result_commands.export)
+app.command()(result_commands.predict)
+app.command("import")(result_commands.import_checkpoint)
 app.command()(store_commands.inspect)
 app.command()(store_commands.verify)
 app.command()(store_commands.convert)

@@ -1,13 +1,19 @@
 """Commands of `ssr` about one feature store: what it holds, whether it is sound, other codecs."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline import completion
 from pipeline.files import INDEX, MANIFEST, PARAMS
 from pipeline.options import Overrides, ParamsFile, StoreUrl
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
+    from store.files import Url
+    from store.verify import Report
 
 
 def inspect(
@@ -45,7 +51,6 @@ def inspect(
             )
         if without_photo is not None:
             console.print(f"without the photo: {without_photo}")
-        console.print(f"picture: {png}")
 
 
 def verify(
@@ -78,11 +83,11 @@ def verify(
     from pipeline.console import activity, console, progress, size
     from pipeline.params import load_params
     from pipeline.tables import print_damage, print_online
-    from pipeline.verify import embed_damaged, find_damage, require_sound
     from store.atomic import write_bytes
-    from store.errors import ConfigError
+    from store.errors import ConfigError, StoreError, StoreUnreadableError
     from store.files import parse_url
     from store.fingerprint import canonical_json
+    from store.verify import verify as find_damage
 
     place = parse_url(store)
     if online is not None:
@@ -102,24 +107,73 @@ def verify(
             )
         print_online(agreement)
         if json is not None:
-            write_bytes(json, canonical_json(agreement.as_json()))
+            write_bytes(json, canonical_json(asdict(agreement)))
         return
     with progress("verify", "shards") as report:
         if repair:
-            config = load_params(params, overrides)
-            manifest = current_manifest(config, MANIFEST)
-            found = embed_damaged(config, manifest, place, index_path=INDEX, progress=report)
+            found = _repair(load_params(params, overrides), place, report)
         else:
-            found = find_damage(place, report)
+            found = find_damage(place, progress=lambda done, todo: report(done, todo, store))
     if json is not None:
         kinds = {"damage": found.damage, "unread": found.unread}
         lists = {kind: [asdict(one) for one in files] for kind, files in kinds.items()}
-        write_bytes(json, canonical_json({"store": str(store), **lists}))
+        write_bytes(json, canonical_json({"store": store, **lists}))
     if not found.sound:
         print_damage(found)
-    require_sound(found)
+    suffering = {image for one in (found.damage or found.unread) for image in one.images}
+    about = f"with features of {len(suffering)} images"
+    if found.damage:
+        unread = f"; {len(found.unread)} more could not be read" if found.unread else ""
+        raise StoreError(
+            f"{store}: {len(found.damage)} files are damaged or missing, {about}; "
+            f"`ssr verify {store} --repair` repairs just those{unread}"
+        )
+    if found.unread:
+        raise StoreUnreadableError(
+            f"{store}: {len(found.unread)} files could not be read, {about}: they may be sound and "
+            "were left alone; run it again once they can be read"
+        )
     read = f"{found.shards} shards, {size(found.size_bytes)}"
     console.print(f"{store}: {read}, every file is what was written")
+
+
+def _repair(params: "Params", url: "Url", progress: Callable[[int, int, str], None]) -> "Report":
+    """Embed damaged and missing shards again; return what is damaged then, or could not be read.
+
+    What could not be read is left as it is: it may be sound.
+
+    Raises:
+        ConfigError: If the store is not one that the params ask for.
+        DataError: If an image of a damaged shard cannot be read: nothing was touched.
+        SSRError: As `stages.embed.stage.run`.
+    """
+    from pipeline.checks import current_manifest
+    from pipeline.stores import demand_planned, run_embed
+    from stages.prepare.pixels import read_raw
+    from store import verify
+    from store.lease import WHOLE
+
+    manifest = current_manifest(params, MANIFEST)
+    domain = demand_planned(params, manifest, url, INDEX)
+
+    def find_damage() -> "Report":
+        return verify.verify(url, progress=lambda done, todo: progress(done, todo, "verify"))
+
+    report = find_damage()
+    if not report.damage:
+        return report
+    records = {record.image_id: record for record in manifest.records}
+    for image_id in {i for one in report.damage for i in one.images}:
+        if image_id in records:  # else a shard that is partly intact could not be made anew
+            read_raw(records[image_id], params.prepare.roots[domain])
+    verify.discard(url, report.damage)
+    damaged = {one.level for one in report.damage}
+    offered = params.embed.teacher.levels()
+    levels = tuple(name for name in offered if name in {*params.embed.levels, *damaged})
+    alone = params.embed.model_copy(update={"domains": (domain,), "levels": levels})
+    params = params.model_copy(update={"embed": alone})
+    run_embed(params, manifest, index_path=INDEX, progress=progress, step=WHOLE)
+    return find_damage()
 
 
 def convert(

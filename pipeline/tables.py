@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.console import console, print_table, size
 from stages.embed.planned import weights_of
-from stages.evaluate.scores import read_scores
+from stages.evaluate.scores import percent_text, read_scores
 from stages.prepare.stage import PrepareResult
 
 if TYPE_CHECKING:  # torch and xarray, which most tables do without
@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # torch and xarray, which most tables do without
     from store.summary import LevelSummary, StoreSummary
     from store.verify import Report
 
-MOST_IMAGES = 20
-"""Of those in damaged shards, or skipped, that are listed."""
+MOST_LINES = 20
+"""Images that are listed by name."""
 
 UNTRAINED = "UNTRAINED TEACHER: its weights are random; expect no gain from SSR"
 
@@ -54,12 +54,9 @@ def print_embedded(result: "EmbedResult", step: "Step") -> None:
             console.print(f"{domain}: {done.path} is ready for parts; next: `ssr embed --part 1/N`")
             continue
         speed = f" at {done.images_per_second:.1f} images/s" if done.embedded else ""
-        if isinstance(step, str):
-            now = "" if step == "finalise" else f", {done.embedded} embedded now{speed}"
-            console.print(f"{domain}: {done.images} images in {done.path}{now}")
-        else:
-            part = f"part {step[0]}/{step[1]}, {done.embedded} images embedded now{speed}"
-            console.print(f"{domain}: {part}, into {done.path}")
+        part = "" if isinstance(step, str) else f", part {step[0]}/{step[1]}"
+        now = "" if step == "finalise" else f"{part}, {done.embedded} embedded now{speed}"
+        console.print(f"{domain}: {done.images} images in {done.path}{now}")
         _print_skipped(done.skipped)
     if not isinstance(step, str):
         console.print("when all parts are done: `ssr embed --finalise`")
@@ -72,19 +69,18 @@ def print_validation(
 
     Then why the wrong-teacher test is no part of it, where it is none.
     """
-    if not every:
-        return
-    if validation is None:
+    if every and validation is None:
         console.print("no validation: neither domain has labelled val images")
-        return
-    seen = (
-        "the best is chosen by TARGET LABELS, which unsupervised adaptation does not have"
-        if validation.sees_target_labels
-        else "on the source only, as no val image of the target has a label"
-    )
-    console.print(f"validation every {every} steps on {validation.on}: {seen}; kept in {out}/best")
-    if without is not None:
-        console.print(without)
+    elif every and validation is not None:
+        seen = "on the source only, as no val image of the target has a label"
+        if validation.sees_target_labels:
+            seen = (
+                "the best is chosen by TARGET LABELS, which unsupervised adaptation does not have"
+            )
+        on = f"every {every} steps on {validation.on}"
+        console.print(f"validation {on}: {seen}; kept in {out}/best")
+        if without is not None:
+            console.print(without)
 
 
 def print_trained(result: "TrainResult", iterations: int) -> None:
@@ -92,7 +88,9 @@ def print_trained(result: "TrainResult", iterations: int) -> None:
     if result.resumed_from is not None:
         console.print(f"resumed after {result.resumed_from} of {iterations} steps")
     curves = result.curves
-    _print_health(curves.health[-1] if curves.health else {})
+    if curves.health:
+        health = ", ".join(f"{name} {value:.3g}" for name, value in curves.health[-1].items())
+        console.print(f"last row of health.csv: {health}")
     if (best := curves.best) is not None:
         console.print(f"best validation: mean IoU {best['miou']:.2f} at step {best['iteration']}")
     if result.teacher_trained is False:
@@ -102,17 +100,16 @@ def print_trained(result: "TrainResult", iterations: int) -> None:
 
 def print_store(store: "StoreSummary") -> None:
     """Show where a store comes from, whether it is complete, and its levels."""
-    teacher = store.provenance.get("teacher")
-    teacher = teacher if isinstance(teacher, dict) else {}
+    teacher = teacher_of(store.provenance)
     removed = f", {store.removed_images} removed" if store.removed_images else ""
     state = "complete" if store.complete else "INCOMPLETE: run `ssr embed`"
     skipped = f" without {len(store.skipped)} that were skipped" if store.skipped else ""
-    images = f"{store.images} images of the {store.domain}{removed}"
-    console.print(f"{store.path}: {images}, {state}{skipped}")
     console.print(
-        f"teacher {teacher.get('architecture')}, "
-        f"weights {weights_of(teacher)}, "
-        f"{store.codec}, fingerprint {store.fingerprint[:8]}"
+        f"{store.path}: {store.images} images of the {store.domain}{removed}, {state}{skipped}"
+    )
+    console.print(
+        f"teacher {teacher.get('architecture')}, weights {weights_of(teacher)}, {store.codec}, "
+        f"fingerprint {store.fingerprint[:8]}"
     )
     if not teacher.get("trained"):
         console.print(UNTRAINED)
@@ -147,11 +144,7 @@ def print_damage(report: "Report") -> None:
                 ("file", "images", "what is wrong"),
                 [(one.file, str(len(one.images)), one.what) for one in found],
             )
-    for image_id in report.images[:MOST_IMAGES]:
-        console.print(f"  {image_id}")
-    if len(report.images) > MOST_IMAGES:
-        more = len(report.images) - MOST_IMAGES
-        console.print(f"  and {more} more images; --json FILE lists them all")
+    _print_first(report.images)
 
 
 def print_online(report: "OnlineReport") -> None:
@@ -162,10 +155,10 @@ def print_online(report: "OnlineReport") -> None:
         [
             (
                 f"{row.kind} {row.level}",
-                str(row.agreement.crops),
-                f"{row.agreement.cosine:.5f}",
-                f"{row.agreement.cosine_low:.5f}",
-                f"{row.agreement.relative_error:.4f}",
+                str(row.crops),
+                f"{row.cosine:.5f}",
+                f"{row.cosine_low:.5f}",
+                f"{row.relative_error:.4f}",
             )
             for row in report.rows
         ],
@@ -203,71 +196,23 @@ def print_metrics(run: Path) -> None:
         DataError: If the run was not evaluated, or the file is damaged or of an earlier version.
     """
     scores = read_scores(run)
-    datasets = scores.by_dataset
-    measured = list(datasets.values())
-    rows = [(name, *(percent_text(each.iou[name]) for each in measured)) for name in scores.iou]
-    rows.append(("mean IoU", *(percent_text(each.miou) for each in measured)))
-    rows += [
-        (name, *(percent_text(each.subsets[name]) for each in measured)) for name in scores.subsets
-    ]
-    images = sum(each.images for each in measured)
+    datasets, measured = scores.by_dataset, list(scores.by_dataset.values())
+    values = [{**each.iou, "mean IoU": each.miou, **each.subsets} for each in measured]
+    rows = [(name, *(percent_text(each[name]) for each in values)) for name in values[0]]
     seen = "".join(f", {key} {value}" for key, value in scores.inference.items())
     averaged = ", the averaged model" if scores.weights == "ema" else ""
+    images = sum(each.images for each in measured)
     title = f"{run / 'metrics.json'}: {images} images, percent{averaged}{seen}"
     print_table(title, ("class", *(datasets if len(measured) > 1 else ("IoU",))), rows)
     for name, each in datasets.items():
-        line = f"{name}: {each.images} images, pixel accuracy {percent_text(each.accuracy)}"
-        console.print(line)
+        accuracy = percent_text(each.accuracy)
+        console.print(f"{name}: {each.images} images, pixel accuracy {accuracy}")
     if scores.mean_miou is not None:
         mean = percent_text(scores.mean_miou)
         console.print(f"mean over the {len(measured)} datasets: mean IoU {mean}")
-    pictures = sorted((run / "pictures").glob("*.png"))
-    if pictures:
-        console.print(f"image | label | prediction: {pictures[0]} and {len(pictures) - 1} more")
-    if (run / "confusion.png").is_file():
-        console.print(f"what is taken for what: {run / 'confusion.png'}")
+    console.print(f"image | label | prediction: {run / 'pictures'}; {run / 'confusion.png'}")
     if scores.teacher_trained is False:
         console.print(UNTRAINED)
-
-
-def sizes_text(sizes: Sequence[tuple[int, int]]) -> str:
-    """Write the most frequent of sizes (height, width), and how many others there are."""
-    height, width = sizes[0]
-    more = f" and {len(sizes) - 1} more" if len(sizes) > 1 else ""
-    return f"{height} x {width}{more}"
-
-
-def statistics_text(level: "LevelSummary") -> tuple[str, str, str, str]:
-    """Write mean, standard deviation, least and largest of all numbers of a level."""
-    statistics = level.statistics
-    if statistics is None:
-        return ("-",) * 4
-    mean = sum(statistics.sum) / (statistics.count * len(statistics.sum))
-    squares = sum(statistics.sumsq) / (statistics.count * len(statistics.sum))
-    deviation = max(squares - mean**2, 0.0) ** 0.5
-    values = (mean, deviation, min(statistics.min), max(statistics.max))
-    first, second, third, fourth = (f"{value:.3g}" for value in values)
-    return first, second, third, fourth
-
-
-def _print_health(row: Mapping[str, float]) -> None:
-    """Show whether the regulariser was alive at the end, per stage of the student."""
-    measures = {
-        "residual": "added over features (0 is dead)",
-        "entropy": "attention entropy (1 looks nowhere)",
-        "swap": "change by swapped tokens (0 ignores SAM)",
-        "gradient": "gradient norm",
-    }
-    stages = sorted(name.rpartition("_")[2] for name in row if name.startswith("residual_"))
-    if stages:
-        print_table(
-            "regulariser at the last row of health.csv",
-            ("", *(f"stage {stage}" for stage in stages)),
-            [
-                (text, *(f"{row.get(f'{name}_{s}', float('nan')):.3g}" for s in stages))
-                for name, text in measures.items()
-            ],
-        )
 
 
 def print_foreign(foreign: "ForeignStudent") -> None:
@@ -285,13 +230,37 @@ def print_foreign(foreign: "ForeignStudent") -> None:
             console.print(f"{what}: {name}")
 
 
+def teacher_of(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the identity of the teacher that features are of; empty where it is not noted."""
+    teacher = provenance.get("teacher")
+    return teacher if isinstance(teacher, Mapping) else {}
+
+
+def sizes_text(sizes: Sequence[tuple[int, int]]) -> str:
+    """Write the most frequent of sizes (height, width), and how many others there are."""
+    height, width = sizes[0]
+    more = f" and {len(sizes) - 1} more" if len(sizes) > 1 else ""
+    return f"{height} x {width}{more}"
+
+
+def statistics_text(level: "LevelSummary") -> tuple[str, ...]:
+    """Write mean, standard deviation, least and largest of all numbers of a level."""
+    statistics = level.statistics
+    if statistics is None:
+        return ("-",) * 4
+    count = statistics.count * len(statistics.sum)
+    mean, squares = sum(statistics.sum) / count, sum(statistics.sumsq) / count
+    deviation = max(squares - mean**2, 0.0) ** 0.5
+    values = (mean, deviation, min(statistics.min), max(statistics.max))
+    return tuple(f"{value:.3g}" for value in values)
+
+
 def _print_skipped(skipped: Mapping[str, str]) -> None:
-    for image_id in list(skipped)[:MOST_IMAGES]:
-        console.print(f"  SKIPPED {image_id}: {skipped[image_id]}")
-    if len(skipped) > MOST_IMAGES:
-        console.print(f"  and {len(skipped) - MOST_IMAGES} more images skipped")
+    _print_first([f"SKIPPED {image_id}: {why}" for image_id, why in skipped.items()])
 
 
-def percent_text(value: float | None) -> str:
-    """Write a score in percent; a dash where it is undefined."""
-    return "-" if value is None else f"{value:.2f}"
+def _print_first(lines: Sequence[str]) -> None:
+    for line in lines[:MOST_LINES]:
+        console.print(f"  {line}")
+    if len(lines) > MOST_LINES:
+        console.print(f"  and {len(lines) - MOST_LINES} more images")

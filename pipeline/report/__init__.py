@@ -4,43 +4,40 @@
 or damaged, leaves a line that says what makes it.
 """
 
+import csv
+import math
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from pipeline.checks import require_current_manifest, require_current_stores
-from pipeline.console import Report, size
-from pipeline.costs import Cost, cost_of, versions
+from pipeline.console import size
+from pipeline.costs import cost_of, versions
 from pipeline.files import RUN
 from pipeline.params import Params
 from pipeline.pictures import Painter, read_photo
-from pipeline.report.chart import Chart, charts
-from pipeline.tables import UNTRAINED, sizes_text, statistics_text
+from pipeline.tables import UNTRAINED, sizes_text, statistics_text, teacher_of
 from stages.embed.planned import weights_of
 from stages.evaluate.model import measured_card, student_folder
-from stages.evaluate.pictures import read_triptych
+from stages.evaluate.pictures import read_pictures
 from stages.evaluate.scores import read_confusion, read_scores
-from stages.prepare.manifest import ImageRecord, Manifest
+from stages.prepare.manifest import Manifest
 from stages.prepare.stage import findings, summarise
 from stages.student.config import ONCE
 from stages.student.saved import read_card
+from stages.train.step import LOSSES
 from stages.train.workspace import INCIDENTAL, differences
 from store.atomic import write_text
-from store.errors import (
-    DataError,
-    SSRError,
-    StoreIncompleteError,
-    StoreMismatchError,
-    StoreMissingError,
-)
+from store.errors import DataError, SSRError, StoreIncompleteError, StoreMissingError
 from store.files import join
 from store.fingerprint import sha256_of_file
 from store.index import Index
@@ -53,25 +50,21 @@ REPORT: Final = "report.html"
 PICTURES: Final = 2
 """Images of a domain that are shown beside their features."""
 
-WIDEST_PX, HIGHEST_PX = 480, 960
-JPEG_QUALITY: Final = 82
-
-_PATHS: Final = ("init", "student.weights")
-"""Keys of `train` that hold folders of a machine."""
-
-Content = TypeVar("Content")
-Further = TypeVar("Further")
+LARGEST_PX: Final = (480, 960)
+MOST_POINTS: Final = 400  # of a line; a page is no place for 40,000 rows
+ORIGIN, FAR_ENDS = (64, 230), (610, 12)  # of the horizontal and the vertical axis, in the SVG
+TICKS: Final = 6
 
 
 @dataclass(frozen=True)
-class Part(Generic[Content]):
+class Part:
     """One part of the page, or the line that says why it is not there and what to do."""
 
-    content: Content | None
+    content: Any
     missing: str = ""
 
     @classmethod
-    def of(cls, read: Callable[[], Content]) -> "Part[Content]":
+    def of(cls, read: Callable[[], Any]) -> "Part":
         """Read a part; what is not made yet, or damaged, leaves the others alone."""
         try:
             return cls(read())
@@ -87,18 +80,10 @@ def write_report(
     run: Path,
     manifest: Path,
     index: Path,
-    progress: Report,
 ) -> Path:
     """Write `<run>/report.html` from whatever there is; return the file.
 
-    Args:
-        params: All sections.
-        params_path: Where they were read, to be quoted.
-        overrides: What was asked for beside it, to be quoted, too.
-        run: Folder of the run.
-        manifest: The manifest file.
-        index: The index of features.
-        progress: Called with (done, in all, what).
+    The params file and the overrides are quoted.
 
     Raises:
         DataError: There is nothing to report: no such run, or neither a manifest nor a run.
@@ -111,13 +96,6 @@ def write_report(
             "or at least `ssr prepare`"
         )
     of_run = _Run(params, run, manifest, index)
-    readers = (
-        of_run.data, of_run.stores, of_run.student, of_run.curves, of_run.results, of_run.costs
-    )  # fmt: skip
-    parts: dict[str, Part[Any]] = {}
-    for number, read in enumerate(readers, start=1):
-        progress(number, len(readers), read.__name__)
-        parts[read.__name__] = Part.of(read)
     environment = Environment(
         loader=PackageLoader(__name__, ""),
         autoescape=True,
@@ -125,119 +103,161 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "size": size, "sizes": sizes_text, "statistics": statistics_text, "duration": _duration
-    }  # fmt: skip
+    environment.filters |= {"size": size, "sizes": sizes_text, "statistics": statistics_text}
     text = environment.get_template("page.html.jinja").render(
-        **parts,
+        data=Part.of(of_run.data),
+        stores=Part.of(of_run.stores),
+        student=Part.of(of_run.student),
+        curves=Part.of(of_run.curves),
+        chart_of=chart_of,
+        losses=LOSSES,
+        results=Part.of(of_run.results),
+        costs=Part.of(of_run.costs),
         title=of_run.title(),
-        untrained=UNTRAINED if _untrained(parts["student"], parts["stores"]) else "",
         warnings=of_run.warnings(),
+        untrained_teacher=UNTRAINED,
         overrides=overrides,
         params=params_path.read_text(),
+        timedelta=timedelta,
     )
     write_text(run / REPORT, text)
     return run / REPORT
 
 
+@dataclass(frozen=True)
 class _Run:
-    """The parts of the page; each method that has no argument raises what keeps its part away."""
+    """The parts of the page; each method raises what keeps its part away."""
 
-    def __init__(self, params: Params, run: Path, manifest_path: Path, index_path: Path) -> None:
-        self._params, self._run = params, run
-        self._manifest_path, self._index_path = manifest_path, index_path
-
-    @cached_property
-    def _manifest(self) -> Manifest:
-        return Manifest.read(self._manifest_path)
+    params: Params
+    run: Path
+    manifest_path: Path
+    index_path: Path
 
     @cached_property
-    def _records(self) -> Mapping[str, ImageRecord]:
-        return {record.image_id: record for record in self._manifest.records}
-
-    @cached_property
-    def _index(self) -> Index:
-        return Index.read(self._index_path)
+    def manifest(self) -> Manifest:
+        """The images; DataError where there are none."""
+        return Manifest.read(self.manifest_path)
 
     def data(self) -> dict[str, Any]:
         """Splits, classes and what looks wrong."""
-        splits, classes = summarise(self._manifest), self._manifest.classes
+        classes = self.manifest.classes
         return {
-            "splits": splits,
-            "labelled": [split for split in splits if split.class_shares is not None],
-            "classes": [
-                (name, "#{:02x}{:02x}{:02x}".format(*color))
-                for name, color in zip(classes.names, classes.palette, strict=True)
-            ],
-            "findings": findings(self._manifest, unused_labels=0),
-            "skipped": self._manifest.skipped,
-            "sha256": sha256_of_file(self._manifest_path),
+            "splits": summarise(self.manifest),
+            "classes": list(zip(classes.names, classes.palette, strict=True)),
+            "findings": findings(self.manifest, unused_labels=0),
+            "skipped": self.manifest.skipped,
+            "sha256": sha256_of_file(self.manifest_path),
         }
 
-    def stores(self) -> dict[str, Part[dict[str, Any]]]:
+    def stores(self) -> dict[str, Part]:
         """Summarise the store of each domain."""
-        records, index = self._records, self._index
+        index, records = Index.read(self.index_path), self.manifest.records
         if not index.stores:
             raise StoreMissingError("no store: embed.domains is [], so nothing was embedded")
-        domains = dict.fromkeys([*index.stores, *(r.domain for r in records.values())])
-        return {domain: self._store(domain) for domain in domains}
+
+        def read(domain: str) -> dict[str, Any]:
+            if domain not in index.stores:
+                raise StoreMissingError(
+                    f"there are no features of {domain}: add it to embed.domains and run "
+                    "`ssr embed`"
+                )
+            url = join(self.params.store.location, index.stores[domain].path)
+            summary = inspect(url)
+            teacher = teacher_of(summary.provenance)
+            return {
+                "summary": summary,
+                "teacher": teacher.get("architecture"),
+                "weights": weights_of(teacher),
+                "trained": teacher.get("trained", False),
+                "pictures": Part.of(lambda: self._feature_pictures(FeatureReader(url))),
+            }
+
+        domains = dict.fromkeys([*index.stores, *(record.domain for record in records)])
+        return {domain: Part.of(lambda: read(domain)) for domain in domains}  # noqa: B023
+
+    def _feature_pictures(self, reader: FeatureReader) -> list[tuple[str, str, list[str]]]:
+        """Draw some images beside all levels of their features."""
+        roots, records = self.params.prepare.roots, self.manifest.records
+        painter = Painter(reader, records)
+        known = list(painter.records.values())
+        if not known or known[0].domain not in roots:
+            raise StoreIncompleteError(
+                f"{reader.header.files.url} has no image of the manifest and the params as they "
+                "are now: run `ssr embed`"
+            )
+        pictures = []
+        for record in known[:: max(1, len(known) // PICTURES)][:PICTURES]:
+            image_id, photo = record.image_id, read_photo(record, roots[record.domain])
+            painted = [painter.paint(image_id, level) for level in reader.header.levels]
+            levels = [_uri(Image.fromarray(each), "PNG") for each in painted]
+            pictures.append((image_id, _uri(Image.fromarray(photo), "JPEG"), levels))
+        return pictures
 
     def student(self) -> dict[str, Any]:
-        """What is noted beside the student."""
-        inside = self._run.is_dir()
-        card = read_card(student_folder(self._run, "student") if inside else self._run / "student")
+        """What is noted beside the student, and what the params ask for now."""
+        inside = self.run.is_dir()
+        card = read_card(student_folder(self.run, "student") if inside else self.run / "student")
         noted = card.meta.get("recipe")
         recipe = noted if isinstance(noted, dict) else {}
-        asked = self._params.train.model_dump(mode="json", exclude=INCIDENTAL)
-        trained = card.meta.get("teacher_trained")
+        asked = self.params.train.model_dump(mode="json", exclude=INCIDENTAL)
         return {
-            "weights": card.weights_sha256[:12],
-            "run": str(card.meta.get("run", "")),
-            "backbone": card.student.backbone,
-            "head": card.student.head,
-            "start": card.meta.get("weights"),
-            "read_no_features": trained is None and "teacher_trained" in card.meta,
-            "teacher_trained": trained,
-            "iterations": recipe.get("iterations"),
+            "card": card,
+            "recipe": recipe,
             "changed": [
                 f"train.{key}: {value} is asked for, {other} when it was trained"
                 for key, value, other in differences(asked, recipe)
-                if key not in _PATHS
+                if key not in ("init", "student.weights")  # folders of a machine
             ],
         }
 
-    def curves(self) -> tuple[Chart, ...]:
-        """What training logged."""
-        return charts(self._run)
+    def curves(self) -> dict[str, dict[float, float]]:
+        """What training logged: name -> iteration -> value."""
+        names = ("curves.csv", "health.csv", "validation.csv")
+        columns = {k: v for name in names for k, v in read_columns(self.run / name).items()}
+        if not columns:
+            raise DataError(f"{self.run}/curves.csv: there are no curves yet; run `ssr train`")
+        return columns
 
     def results(self) -> dict[str, Any]:
         """The last evaluation."""
-        scores, plain = read_scores(self._run), ONCE.model_dump(mode="json")
+        scores, plain = read_scores(self.run), ONCE.model_dump(mode="json")
         inference = scores.inference.items()
+
+        def confusion() -> dict[str, Any]:
+            classes, counts = read_confusion(self.run / "confusion.csv")
+            shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+            rows = zip(classes, shares.tolist(), strict=True)
+            return {"classes": classes, "rows": [row for row in rows if any(row[1])]}
+
+        def pictures() -> list[tuple[str, str, str, str]]:
+            return [
+                (image_id, _uri(image, "JPEG"), _uri(label, "PNG"), _uri(prediction, "PNG"))
+                for image_id, (image, label, prediction) in read_pictures(self.run).items()
+            ]
+
         return {
             "scores": scores,
             "inference": [f"{key} {value}" for key, value in inference if plain.get(key) != value],
-            "confusion": Part.of(self._confusion),
-            "pictures": Part.of(self._pictures),
+            "confusion": Part.of(confusion),
+            "pictures": Part.of(pictures),
         }
 
     def costs(self) -> dict[str, Any]:
         """Time and memory of each stage; versions of the last run, where it noted them."""
-        data = self._manifest_path.parent
-        folders = {"prepare": data, "embed": data, "train": self._run, "evaluate": self._run}
+        data = self.manifest_path.parent
+        folders = {"prepare": data, "embed": data, "train": self.run, "evaluate": self.run}
         found = {stage: cost_of(stage, folder) for stage, folder in folders.items()}
-        stages = [cost for cost in found.values() if cost is not None]
         last = found["train"] or found["evaluate"] or found["embed"] or found["prepare"]
         return {
-            "stages": [(cost, _done(cost)) for cost in stages],
+            "stages": [cost for cost in found.values() if cost is not None],
             "versions": last.versions if last else versions(),
             "when": "when it was run" if last else "now",
         }
 
     def title(self) -> str:
         """Name both datasets: the kind, with its style if drawn, or a user's own folder."""
-        names, roots = [], self._params.prepare.roots
-        listed = Part.of(lambda: self._manifest).content
+        names, roots = [], self.params.prepare.roots
+        listed = Part.of(lambda: self.manifest).content
         for domain, keys in (listed.sources if listed else {}).items():
             kind, style = (str(keys.get(name, "")) for name in ("kind", "style"))
             own = kind == "folder" and domain in roots
@@ -246,147 +266,71 @@ class _Run:
 
     def warnings(self) -> list[str]:
         """Say what on the page does not belong together, or not to the parameters."""
+        params, path = self.params, self.manifest_path
         found = []
-        if self._manifest_path.is_file():
-            found.append(
-                Part.of(
-                    lambda: require_current_manifest(
-                        self._params, self._manifest, self._manifest_path
-                    )
-                ).missing
-            )
-        if self._index_path.is_file():
-            found.append(
-                Part.of(lambda: require_current_stores(self._params, self._index_path)).missing
-            )
-        measured = Part.of(lambda: measured_card(self._run, read_scores(self._run)))
-        if measured == Part(None):
+        if path.is_file():
+            current = Part.of(lambda: require_current_manifest(params, self.manifest, path))
+            found.append(current.missing)
+        if self.index_path.is_file():
+            found.append(Part.of(lambda: require_current_stores(params, self.index_path)).missing)
+        if Part.of(lambda: measured_card(self.run, read_scores(self.run))) == Part(None):
             found.append(
                 "The evaluation below is of another student than the present one: run "
                 "`ssr evaluate`."
             )
         return list(filter(None, found))
 
-    def _store(self, domain: str) -> Part[dict[str, Any]]:
-        def read() -> dict[str, Any]:
-            if domain not in self._index.stores:
-                raise StoreMissingError(
-                    f"there are no features of {domain}: add it to embed.domains and run "
-                    "`ssr embed`"
-                )
-            entry = self._index.stores[domain]
-            url = join(self._params.store.location, entry.path)
-            reader = FeatureReader(url)
-            teacher = entry.provenance.get("teacher")
-            if not isinstance(teacher, dict) or not teacher.keys() >= {"architecture", "trained"}:
-                raise StoreMismatchError(
-                    f"the index does not say of which teacher the {domain} store is: run "
-                    "`ssr embed`"
-                )
-            return {
-                "summary": inspect(url),
-                "teacher": str(teacher["architecture"]),
-                "weights": weights_of(teacher),
-                "trained": bool(teacher["trained"]),
-                "pictures": Part.of(lambda: self._feature_pictures(reader)),
-            }
 
-        return Part.of(read)
+def read_columns(path: Path) -> dict[str, dict[float, float]]:
+    """Read a CSV file of `stages.train.monitor`: name -> iteration -> finite value.
 
-    def _feature_pictures(self, reader: FeatureReader) -> list[dict[str, Any]]:
-        """Draw some images beside all levels of their features."""
-        roots = self._params.prepare.roots
-        sizes_px = {name: record.resized_size_px for name, record in self._records.items()}
-        painter = Painter(reader, sizes_px)
-        known = [
-            record
-            for name, record in self._records.items()
-            if name in painter.images and painter.images[name].content == record.content
-        ]
-        if not known:
-            raise StoreIncompleteError(
-                f"{reader.header.files.url} has no image of the manifest as it is now: run "
-                "`ssr embed`"
-            )
-        if known[0].domain not in roots:
-            raise DataError(
-                f"section prepare names no {known[0].domain}, but the manifest has its images"
-            )
-        return [
-            {
-                "image_id": record.image_id,
-                "photo": _photo(Image.fromarray(read_photo(record, roots[record.domain]))),
-                "levels": [
-                    _drawing(Image.fromarray(painter.paint(record.image_id, level)))
-                    for level in reader.header.levels
-                ],
-            }
-            for record in known[:: max(1, len(known) // PICTURES)][:PICTURES]
-        ]
-
-    def _confusion(self) -> dict[str, Any]:
-        """What is taken for what: a row per label that occurs, shares of its pixels in percent."""
-        classes, counts = read_confusion(self._run / "confusion.csv")
-        totals = counts.sum(axis=1)
-        rows = {n: (100 * counts[n] / totals[n]).tolist() for n in np.flatnonzero(totals > 0)}
-        return {"classes": classes, "rows": [(classes[n], shares) for n, shares in rows.items()]}
-
-    def _pictures(self) -> list[dict[str, Any]]:
-        folder, rows = self._run / "pictures", []
-        for path in sorted(folder.glob("[0-9][0-9][0-9]-*.png")):
-            image_id, (image, label, prediction) = read_triptych(path)
-            rows.append(
-                {
-                    "image_id": image_id,
-                    "image": _photo(image),
-                    "label": _drawing(label),
-                    "prediction": _drawing(prediction),
-                }
-            )
-        if not rows:
-            raise DataError(
-                f"{folder}: holds no pictures; evaluate.pictures says how many are drawn"
-            )
-        return rows
+    Raises:
+        DataError: A cell is not a number, or there is no column of iterations.
+    """
+    columns: dict[str, dict[float, float]] = {}
+    try:
+        for row in csv.DictReader(path.read_text().splitlines() if path.is_file() else ()):
+            iteration = float(row.pop("iteration"))
+            for name, cell in row.items():
+                value = float(cell) if cell else math.nan
+                if max(abs(value), abs(iteration)) < 1e100:  # so that differences are finite, too
+                    columns.setdefault(name, {})[iteration] = value
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise DataError(f"{path}: is damaged; run `ssr train` again, which rewrites it") from error
+    return columns
 
 
-def _untrained(student: Part[Any], stores: Part[Any]) -> bool:
-    """Tell whether the student, or where there is none a store, is of random weights."""
-    if student.content is not None:
-        return student.content["teacher_trained"] is False
-    parts = (stores.content or {}).values()
-    return any(part.content is not None and not part.content["trained"] for part in parts)
+def chart_of(columns: Mapping[str, Mapping[float, float]], names: Sequence[str]) -> dict[str, Any]:
+    """Lay out those of some columns that there are as lines over a common axis.
+
+    Returns:
+        `lines`: name, (x, y) of each point in units of the SVG, and last value of each column;
+        `x_ticks` and `y_ticks`: (position, text) along the bottom and the left side.
+    """
+    given = {name: np.array(list(columns[name].items())).T for name in names if name in columns}
+    if not given:
+        return {"lines": []}
+    every = np.concatenate(list(given.values()), axis=1)
+    low = np.minimum(every.min(axis=1), [np.inf, 0])
+    high = np.where(every.max(axis=1) > low, every.max(axis=1), low + 1)
+    ticks = np.linspace(low, high, TICKS, axis=1)
+    places = np.linspace(ORIGIN, FAR_ENDS, TICKS, axis=1).round(1).tolist()
+    texts = [f"{tick:.6g}" for tick in ticks[0]], [f"{tick:.3g}" for tick in ticks[1]]
+    lines = []
+    for name, points in given.items():
+        some = points[:, :: -(-points.shape[1] // MOST_POINTS)]
+        xy = [np.interp(some[n], ticks[n], places[n]).round(1).tolist() for n in (0, 1)]
+        lines.append((name.replace("_", " "), list(zip(*xy, strict=True)), f"{points[1, -1]:.4g}"))
+    x_ticks, y_ticks = (list(zip(*pair, strict=True)) for pair in zip(places, texts, strict=True))
+    return {"lines": lines, "x_ticks": x_ticks, "y_ticks": y_ticks}
 
 
-def _done(cost: Cost) -> str:
-    done = {"train": f"{cost.units} steps", "embed": f"{cost.units} images"}.get(cost.stage, "")
-    if cost.first:
-        done += f", after {cost.first} that left no note"
-    return done if cost.finished else f"{done}, interrupted".removeprefix(", ")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-def _photo(image: Image.Image) -> str:
-    """Turn a photo into a JPEG as a data URI, shrunk to fit."""
-    return _uri(image, "JPEG", Image.Resampling.BOX)
-
-
-def _drawing(image: Image.Image) -> str:
-    """Turn flat colours into a PNG as a data URI, shrunk to fit without mixing them."""
-    return _uri(image, "PNG", Image.Resampling.NEAREST)
-
-
-def _uri(image: Image.Image, kind: str, how: Image.Resampling) -> str:
+def _uri(image: Image.Image, kind: str) -> str:
+    """Encode a photo (JPEG) or flat colours (PNG) as a data URI, shrunk to fit."""
+    how = Image.Resampling.BOX if kind == "JPEG" else Image.Resampling.NEAREST  # mixes no colours
     small = image.copy()
-    small.thumbnail((WIDEST_PX, HIGHEST_PX), how, reducing_gap=None)
+    small.thumbnail(LARGEST_PX, how, reducing_gap=None)
     small = small.quantize(256) if kind == "PNG" and small.getcolors(256) else small
     file = BytesIO()
-    small.save(file, kind, quality=JPEG_QUALITY, optimize=True)
+    small.save(file, kind, quality=82, optimize=True)
     return f"data:image/{kind.lower()};base64,{b64encode(file.getvalue()).decode()}"

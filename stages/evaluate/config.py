@@ -1,15 +1,11 @@
-"""Parameters of evaluation and of prediction.
-
-`params.yaml` gives every value of evaluation (section `evaluate`); prediction, which needs no
-params file, has its values from the command line.
-"""
+"""Parameters of evaluation: section `evaluate`."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from stages.fields import BatchSize, DeviceName, Domain, Section, SidePx, Split, WindowPx
+from stages.fields import DeviceName, Domain, Split
 from stages.prepare.datasets import SourceConfig
 from stages.student.config import Inference
 
@@ -55,17 +51,3 @@ class EvaluateConfig(Inference):
             if len(set(classes)) != len(classes):
                 raise ValueError(f"subsets.{subset} names a class twice")
         return self
-
-
-class PredictConfig(Section):
-    """How images are predicted that belong to no dataset."""
-
-    fit_px: tuple[SidePx, SidePx] | Literal["model"] | None = Field(
-        description="Width and height that images are scaled to fit in; `model` is as the student "
-        "was trained, null keeps their size."
-    )
-    window_px: WindowPx | None = Field(
-        description="Side of windows that slide over the scaled image; null sees all of it at once."
-    )
-    batch: BatchSize = Field(description="Images of one size that are predicted together.")
-    device: DeviceName = Field(description="`auto` takes the GPU where there is one.")

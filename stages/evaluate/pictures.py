@@ -28,38 +28,11 @@ VOID = (0, 0, 0)
 _IMAGE_ID, _PANEL = "image_id", "panel_px"  # what a triptych says of itself
 
 
-def triptych(
-    image: NDArray[np.uint8],
-    label: NDArray[np.uint8],
-    prediction: NDArray[np.uint8],
-    classes: ClassTable,
-) -> Image.Image:
-    """Draw image | label | prediction, with the legend below where it takes less room than they do.
-
-    Args:
-        image: RGB, (H, W, 3).
-        label: Class ids, (H, W); ignored pixels (255) are black.
-        prediction: Class ids, (H, W).
-        classes: Names and colours.
-    """
-    assert label.shape == prediction.shape == image.shape[:2], (
-        f"image {image.shape}, label {label.shape} and prediction {prediction.shape} must agree"
-    )
-    panel_px = _panel_px(label)
-    panels = (
-        Image.fromarray(image).resize(panel_px, Image.Resampling.BOX),
-        Image.fromarray(colorize(label, classes)).resize(panel_px, Image.Resampling.NEAREST),
-        Image.fromarray(colorize(prediction, classes)).resize(panel_px, Image.Resampling.NEAREST),
-    )
-    size_px = (3 * panel_px[0] + 2 * GAP_PX, panel_px[1])
-    strip = _legend(classes, size_px[0])
-    legend_px = strip.height if strip is not None and strip.height < panel_px[1] else 0
-    picture = Image.new("RGB", (size_px[0], size_px[1] + legend_px), PAPER)
-    for column, panel in enumerate(panels):
-        picture.paste(panel, (column * (panel_px[0] + GAP_PX), 0))
-    if strip is not None and legend_px:
-        picture.paste(strip, (0, size_px[1]))
-    return picture
+def png_of(picture: Image.Image, about: PngInfo | None = None) -> bytes:
+    """Encode a picture as a PNG file."""
+    file = io.BytesIO()
+    picture.save(file, "PNG", pnginfo=about)
+    return file.getvalue()
 
 
 def triptych_png(
@@ -69,31 +42,62 @@ def triptych_png(
     prediction: NDArray[np.uint8],
     classes: ClassTable,
 ) -> bytes:
-    """Draw a triptych into a PNG that says which image it is of, and where its panels end."""
+    """Draw image | label | prediction, with the legend below where it takes less room than they do.
+
+    Args:
+        image_id: The file says which image it is of, and where its panels end.
+        image: RGB, (H, W, 3).
+        label: Class ids, (H, W); ignored pixels (255) are black.
+        prediction: Class ids, (H, W).
+        classes: Names and colours.
+    """
+    assert label.shape == prediction.shape == image.shape[:2], (
+        f"image {image.shape}, label {label.shape} and prediction {prediction.shape} must agree"
+    )
+    height, width = label.shape
+    scale = min(1.0, PANEL_PX / width)
+    width_px, height_px = round(width * scale), max(1, round(height * scale))
+    strip = _legend(classes, 3 * width_px + 2 * GAP_PX)
+    legend_px = strip.height if strip.height < height_px else 0
+    picture = Image.new("RGB", (3 * width_px + 2 * GAP_PX, height_px + legend_px), PAPER)
+    for column, (panel, how) in enumerate(
+        (
+            (image, Image.Resampling.BOX),
+            (colorize(label, classes), Image.Resampling.NEAREST),
+            (colorize(prediction, classes), Image.Resampling.NEAREST),
+        )
+    ):
+        shrunk = Image.fromarray(panel).resize((width_px, height_px), how)
+        picture.paste(shrunk, (column * (width_px + GAP_PX), 0))
+    if legend_px:
+        picture.paste(strip, (0, height_px))
     about = PngInfo()
     about.add_itxt(_IMAGE_ID, image_id)
-    about.add_text(_PANEL, "{}x{}".format(*_panel_px(label)))
-    file = io.BytesIO()
-    triptych(image, label, prediction, classes).save(file, "PNG", pnginfo=about)
-    return file.getvalue()
+    about.add_text(_PANEL, f"{width_px}x{height_px}")
+    return png_of(picture, about)
 
 
-def read_triptych(path: Path) -> tuple[str, tuple[Image.Image, ...]]:
-    """Take a picture of `triptych_png` apart: image id; image, label and prediction.
+def read_pictures(run: Path) -> dict[str, tuple[Image.Image, ...]]:
+    """Read the pictures of a run's last evaluation: image id -> image, label and prediction.
 
     Raises:
-        DataError: The file is none of those.
+        DataError: A file is not a picture of `triptych_png`.
     """
-    try:
-        with Image.open(path, formats=FORMATS) as picture:
-            picture.load()
-            about = getattr(picture, "text", {})
-            width, height = map(int, about[_PANEL].split("x"))
-            lefts = (column * (width + GAP_PX) for column in range(3))
-            panels = tuple(picture.crop((x, 0, x + width, height)) for x in lefts)
-            return str(about[_IMAGE_ID]), panels
-    except (OSError, KeyError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: is not a picture of this version; run `ssr evaluate`") from error
+    found = {}
+    for path in sorted((run / "pictures").glob("[0-9][0-9][0-9]-*.png")):
+        try:
+            with Image.open(path, formats=FORMATS) as picture:
+                picture.load()
+                about = getattr(picture, "text", {})
+                width, height = map(int, about[_PANEL].split("x"))
+                lefts = (column * (width + GAP_PX) for column in range(3))
+                panels = tuple(picture.crop((x, 0, x + width, height)) for x in lefts)
+                found[str(about[_IMAGE_ID])] = panels
+        except (OSError, KeyError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(
+                f"{path}: is not a picture of this version; run `ssr evaluate`"
+            ) from error
+    return found
 
 
 def colorize(ids: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.uint8]:
@@ -141,22 +145,13 @@ def confusion_picture(counts: NDArray[np.int64], names: Sequence[str]) -> Image.
     return picture
 
 
-def _panel_px(label: NDArray[np.uint8]) -> tuple[int, int]:
-    """Return width and height of a panel of images (H, W), in PIL's order."""
-    height_px, width_px = label.shape
-    scale = min(1.0, PANEL_PX / width_px)
-    return round(width_px * scale), max(1, round(height_px * scale))
-
-
-def _legend(classes: ClassTable, width_px: int) -> Image.Image | None:
-    """Lay out a swatch and a name per class in rows; None where the widest does not fit."""
+def _legend(classes: ClassTable, width_px: int) -> Image.Image:
+    """Lay out a swatch and a name per class in rows."""
     font = ImageFont.load_default(FONT_PX)
     entries = [*zip(classes.names, classes.palette, strict=True), ("ignored", VOID)]
     step_px = MARGIN_PX + SWATCH_PX + MARGIN_PX // 2 + MARGIN_PX  # around a name
     step_px += max(round(font.getlength(name)) for name, _ in entries)
-    columns = (width_px - MARGIN_PX) // step_px
-    if columns < 1:
-        return None
+    columns = max(1, (width_px - MARGIN_PX) // step_px)
     row_px = SWATCH_PX + MARGIN_PX
     rows = -(-len(entries) // columns)
     strip = Image.new("RGB", (width_px, rows * row_px + MARGIN_PX), PAPER)

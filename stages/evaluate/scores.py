@@ -1,4 +1,4 @@
-"""Results of an evaluation, as the card of a student, the terminal and the report read them."""
+"""Results of an evaluation, as `metrics.json` holds them."""
 
 import csv
 from collections.abc import Mapping
@@ -19,31 +19,26 @@ class Scores(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    images: int = Field(ge=0, description="Images measured.")
-    content: str = Field(description="Fingerprint of these images and their labels.")
-    miou: Percent = Field(description="Mean IoU.")
-    accuracy: Percent = Field(description="Correct share of all labelled pixels.")
-    subsets: dict[str, Percent | None] = Field(
-        default={}, description="Mean IoU over some of the classes."
-    )
-    iou: Annotated[dict[str, Percent | None], Field(min_length=1)] = Field(
-        description="IoU of each class."
-    )
+    miou: Percent
+    accuracy: Percent  # correct share of all labelled pixels
+    mean_accuracy: Percent | None = None
+    images: int = Field(ge=0)
+    content: str  # fingerprint of these images and their labels
+    subsets: dict[str, Percent | None] = {}  # mean IoU over some of the classes
+    iou: Annotated[dict[str, Percent | None], Field(min_length=1)]
 
 
 class Evaluation(Scores):
     """All of `metrics.json`: the first dataset's scores, and those of all where there are more."""
 
-    student: str = Field(min_length=12, description="Beginning of its weights' SHA-256.")
-    domain: str = Field(description="Domain that it was measured on.")
-    split: str = Field(description="Split of that domain.")
-    weights: str = Field(default="student", description="`ema` for the averaged model.")
-    teacher_trained: bool | None = Field(default=None, description="False: an UNTRAINED TEACHER.")
-    inference: dict[str, Any] = Field(
-        default={}, description="How images were seen, where not once and whole."
-    )
-    mean_miou: Percent | None = Field(default=None, description="Mean over the datasets.")
-    datasets: dict[str, Scores] = Field(default={}, description="Each of several, by name.")
+    teacher_trained: bool | None = None  # False: an UNTRAINED TEACHER
+    student: str = Field(min_length=12)  # beginning of its weights' SHA-256
+    weights: str = "student"  # or "ema", the averaged model
+    domain: str
+    split: str
+    inference: dict[str, Any] = {}  # how images were seen, where not once and whole
+    mean_miou: Percent | None = None  # over the datasets
+    datasets: dict[str, Scores] = {}
 
     @property
     def by_dataset(self) -> Mapping[str, Scores]:
@@ -60,9 +55,6 @@ class Evaluation(Scores):
 
 def read_scores(run: Path) -> Evaluation:
     """Read the last evaluation of a run.
-
-    Args:
-        run: Folder that `ssr evaluate` wrote to.
 
     Raises:
         DataError: The run was not evaluated, or the file is damaged or of an earlier version.
@@ -81,11 +73,13 @@ def read_scores(run: Path) -> Evaluation:
         ) from error
 
 
-def read_confusion(path: Path) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Read a `confusion.csv`.
+def percent_text(value: float | None) -> str:
+    """Write a score in percent; a dash where it is undefined."""
+    return "-" if value is None else f"{value:.2f}"
 
-    Returns:
-        Names of the K classes, and pixels (K, K) by label (row) and prediction (column).
+
+def read_confusion(path: Path) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Read the names of the K classes, and pixels (K, K) by label (row) and prediction (column).
 
     Raises:
         DataError: The file is missing or damaged.

@@ -41,8 +41,10 @@ def test_stored_features_agree_within_float16_and_those_of_another_image_do_not(
         crop = normalised_window(draw((128, 128), seed), 0, 0, 128, 128)
         return encode_crop(crop, "stride8", config=embed_config, encoder=teacher)
 
-    right = Agreement.of([token_errors(online(1).astype(np.float16), online(1))])
-    wrong = Agreement.of([token_errors(online(2).astype(np.float16), online(1))])
+    right, wrong = (
+        Agreement.of("crop", "stride8", [token_errors(online(seed).astype(np.float16), online(1))])
+        for seed in (1, 2)
+    )
     assert right.cosine > 0.999999
     assert right.relative_error < 5e-4
     assert wrong.cosine < 0.9
@@ -54,7 +56,8 @@ def test_cosine_is_the_mean_over_tokens_and_error_is_of_all_numbers() -> None:
     wanted[0] = 1.0  # four tokens (1, 0)
     served = wanted.copy()
     served[:, 0, 3] = (0.0, 1.0)  # one is at a right angle
-    agreement = Agreement.of([token_errors(served, wanted), token_errors(wanted, wanted)])
+    pairs = [token_errors(served, wanted), token_errors(wanted, wanted)]
+    agreement = Agreement.of("crop", "stride8", pairs)
     assert agreement.crops == 2
     assert agreement.cosine == pytest.approx(7 / 8)
     assert agreement.relative_error == pytest.approx(np.sqrt(2 / 8))
@@ -63,4 +66,4 @@ def test_cosine_is_the_mean_over_tokens_and_error_is_of_all_numbers() -> None:
 
 def test_a_token_of_zeros_counts_as_no_agreement() -> None:
     zeros, ones = np.zeros((3, 1, 1), np.float16), np.ones((3, 1, 1), np.float32)
-    assert Agreement.of([token_errors(zeros, ones)]).cosine == 0
+    assert Agreement.of("crop", "stride8", [token_errors(zeros, ones)]).cosine == 0

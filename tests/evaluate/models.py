@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stages.evaluate.export import ExportResult, run
 from stages.student.config import StudentConfig
 from stages.student.saved import save_student
 from stages.student.student import Student, build_student, seeded
@@ -66,3 +67,10 @@ def save_model(
     student = lively_student(config, seed)
     save_student(student, folder, config=config, meta=META if meta is None else meta)
     return student
+
+
+def exported(
+    folder: Path, model: str = "student", out: str = "exported", *, onnx: bool = False
+) -> ExportResult:
+    """Export a model in a folder to another folder in it."""
+    return run(model=folder / model, out=folder / out, onnx=onnx, progress=lambda *call: None)

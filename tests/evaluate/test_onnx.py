@@ -10,11 +10,10 @@ import onnxruntime
 import pytest
 import torch
 
-from stages.evaluate.export import run
-from stages.evaluate.onnx import SIZES, TOLERANCE, compare_twins, export_onnx
+from stages.evaluate.export import TOLERANCE, compare_twins, export_onnx
 from stages.student.student import Student
 from store.errors import CheckpointError
-from tests.evaluate.models import NAMES, lively_student, save_model, student_config
+from tests.evaluate.models import NAMES, exported, lively_student, save_model, student_config
 
 pytestmark = pytest.mark.slow  # the exporter takes its time
 
@@ -69,12 +68,8 @@ def test_a_twin_is_written_beside_the_student_with_how_near_it_is(
     save_model(tmp_path / "student", norm_eps=1e-5)
     twin = student_and_twin("daformer")[1]  # of equal weights
     monkeypatch.setattr("stages.evaluate.export.export_onnx", lambda *given: twin)
-    result = run(model=tmp_path / "student", out=tmp_path / "exported", onnx=True)
-    assert result.agreement is not None
-    assert 0 < result.agreement.largest_difference < TOLERANCE
-    assert result.agreement.sizes_px == SIZES
+    difference = exported(tmp_path, onnx=True).onnx_difference
+    assert difference is not None
+    assert 0 < difference < TOLERANCE
     assert (tmp_path / "exported/model.onnx").read_bytes() == twin
-    assert (
-        f"{result.agreement.largest_difference:.1e}"
-        in (tmp_path / "exported/README.md").read_text()
-    )
+    assert f"{difference:.1e}" in (tmp_path / "exported/README.md").read_text()

@@ -30,12 +30,6 @@ def test_student_and_averaged_model_are_measured_each(photos: Path) -> None:
     assert metrics()["weights"] == "ema"
 
 
-def test_the_averaged_model_is_exported_with_its_own_metrics(photos: Path) -> None:
-    demand("evaluate", "--weights", "ema")
-    assert "without metrics" not in demand("export", "runs/ema", "--out", "exported")
-    assert "without metrics" in demand("export", "runs", "--out", "exported")
-
-
 def test_source_only_training_leaves_no_averaged_model_behind(photos: Path) -> None:
     change_params(photos, {"train.self_training": None, "train.regularizer.on": ["source"]})
     assert Path("runs/ema").is_dir()
@@ -93,16 +87,6 @@ def test_how_images_were_seen_is_written_and_said(photos: Path) -> None:
         "flip": True,
         "precision": "bfloat16",
     }
-
-
-def test_further_means_are_lines_of_the_table(photos: Path) -> None:
-    said = demand("evaluate", "-S", "evaluate.subsets={mIoU2: [road, sky]}")
-    assert "mIoU2" in said
-    content = metrics()
-    both = [content["iou"][name] for name in ("road", "sky")]
-    assert abs(content["subsets"]["mIoU2"] - sum(both) / 2) < 0.011  # both are rounded
-    demand("export", "runs", "--out", "exported")
-    assert f"mIoU2 {content['subsets']['mIoU2']:.2f}" in Path("exported/README.md").read_text()
 
 
 def test_further_datasets_are_columns_of_the_table(photos: Path) -> None:

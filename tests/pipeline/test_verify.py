@@ -95,37 +95,12 @@ def test_a_store_that_the_params_do_not_make_is_not_touched_by_repair() -> None:
 
 
 @pytest.mark.usefixtures("photos")
-def test_where_there_is_no_store_repair_makes_none() -> None:
-    outcome = ssr("verify", "data/features/source/00000000.zarr", "--repair")
-    assert outcome.code == 2
-    assert not Path("data/features/source/00000000.zarr").exists()
-
-
-@pytest.mark.usefixtures("photos")
-def test_repair_and_online_are_not_given_together() -> None:
-    outcome = ssr("verify", str(the_store("source")), "--repair", "--online", "1")
-    assert outcome.code == 2
-    assert "give one of them" in outcome.err
-
-
-@pytest.mark.usefixtures("photos")
 def test_repair_leaves_the_store_of_the_other_domain_alone() -> None:
     lost = [shard(domain, 0) for domain in ("source", "target")]
     for path in lost:
         path.unlink()
     demand("verify", str(the_store("source")), "--repair")
     assert [path.exists() for path in lost] == [True, False]
-
-
-@pytest.mark.usefixtures("photos")
-def test_a_file_that_cannot_be_read_is_reported_with_its_images() -> None:
-    path = shard("source", 0)
-    path.unlink()
-    path.mkdir()  # reading it is an error of the system, as of a bad sector
-    outcome = ssr("verify", str(the_store("source")))
-    assert outcome.code == 2
-    assert "cannot be read" in outcome.out
-    assert "1 files could not be read, with features of 4 images" in outcome.err
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_every_stage_says_what_it_did(walk: Walk) -> None:
     assert "6 embedded now" in walk.said["embed"]
     assert "student in runs/student" in walk.said["train"]
     assert "bicycle" in walk.said["evaluate"]
-    assert "runs/pictures/000-00000.png and 1 more" in walk.said["evaluate"]
+    assert "image | label | prediction: runs/pictures" in walk.said["evaluate"]
     assert walk.said["metrics"] in walk.said["evaluate"]
     assert "6 images of the source, complete" in walk.said["inspect"]
     assert "6 x 64 x 8 x 16" in walk.said["inspect"]

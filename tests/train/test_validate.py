@@ -179,5 +179,5 @@ def test_the_figure_is_that_of_evaluation(world: World, tmp_path: Path, domain: 
     validation = chosen(world, manifest)
     assert validation is not None
     assert validation.measure(load_student(tmp_path / "student")[0], None) == {
-        "miou": evaluated.metrics.miou
+        "miou": evaluated[f"{domain}/val"].miou
     }
