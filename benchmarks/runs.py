@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 from typing_extensions import TypedDict  # pydantic wants it before Python 3.12
 
 from benchmarks.feeds import FeedName, feed_of
+from pipeline.checks import run_embed
 from pipeline.params import Params
-from pipeline.stores import run_embed
 from stages.device import cpu_threads
 from stages.evaluate import stage as evaluate
 from stages.prepare import stage as prepare

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.checks import is_same, require_provenance
 from pipeline.params import Params
-from pipeline.stores import demand_provenance, is_same
 from stages.embed.config import EmbedConfig
 from stages.embed.format1 import require_weights
 from stages.embed.task import teacher_input
@@ -154,7 +154,7 @@ def compare_online(
     domain: Domain = "source" if header.spec.domain == "source" else "target"
     if domain == "target" and params.train.self_training is None:
         raise ConfigError("train.self_training is null: training draws no crops of the target")
-    demand_provenance(params, header.spec.provenance, index_path, where=f"the store {store}")
+    require_provenance(params, header.spec.provenance, index_path, where=f"the store {store}")
     encoder = params.embed.load_encoder()
     require_weights(params.embed, encoder, header.spec)
     readers: dict[Domain, FeatureReader] = {domain: reader}

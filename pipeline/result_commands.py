@@ -5,8 +5,16 @@ from typing import Annotated
 
 import typer
 
-from pipeline.files import COMPARISON, INDEX, MANIFEST, PARAMS, RUN
-from pipeline.options import Overrides, ParamsFile, RunFolder
+from pipeline.options import (
+    COMPARISON,
+    INDEX,
+    MANIFEST,
+    PARAMS,
+    RUN,
+    Overrides,
+    ParamsFile,
+    RunFolder,
+)
 from store.errors import ConfigError
 
 

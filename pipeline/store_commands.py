@@ -5,9 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import completion
-from pipeline.files import INDEX, MANIFEST, PARAMS
-from pipeline.options import Overrides, ParamsFile, StoreUrl
+from pipeline.options import INDEX, MANIFEST, PARAMS, Overrides, ParamsFile, StoreUrl
 
 
 def inspect(
@@ -129,10 +127,7 @@ def convert(
     store: StoreUrl,
     codec: Annotated[
         str,
-        typer.Option(
-            help="int8 or int8-zstd.",
-            autocompletion=completion.of(lambda: ("int8", "int8-zstd")),
-        ),
+        typer.Option(help="int8 or int8-zstd."),
     ],
 ) -> None:
     """Write the store of a smaller codec beside a float16 store, without SAM.

@@ -10,8 +10,6 @@ from typing import Annotated
 
 import typer
 
-from pipeline import completion
-
 ModelFolder = Annotated[
     Path,
     typer.Argument(help="A student or run folder: of train, import or export.", metavar="MODEL"),
@@ -122,12 +120,7 @@ def import_checkpoint(
     ] = Network.STUDENT,
     classes: Annotated[
         str | None,
-        typer.Option(
-            help="cityscapes, camvid or drawn, where the file names no classes.",
-            autocompletion=completion.of(
-                completion.table("stages.prepare.datasets", "CLASS_TABLES")
-            ),
-        ),
+        typer.Option(help="cityscapes, camvid or drawn, where the file names no classes."),
     ] = None,
     fit: Fit = None,
     partial: Annotated[

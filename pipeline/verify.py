@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.checks import require_planned, run_embed
 from pipeline.params import Params
-from pipeline.stores import demand_planned, run_embed
 from stages.prepare.manifest import Manifest
 from stages.prepare.pixels import read_raw
 from store import verify
@@ -52,7 +52,7 @@ def embed_damaged(
         StoreError: If somebody writes to it, or it cannot be written.
         SSRError: As `stages.embed.stage.run`.
     """
-    domain = demand_planned(params, manifest, url, index_path)
+    domain = require_planned(params, manifest, url, index_path)
     report = find_damage(url, progress)
     if not report.damage:
         return report

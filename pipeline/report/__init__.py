@@ -19,7 +19,7 @@ from PIL import Image
 from pipeline.checks import require_current_manifest, require_current_stores
 from pipeline.console import Report, size
 from pipeline.costs import Cost, cost_of, versions
-from pipeline.files import RUN
+from pipeline.options import RUN
 from pipeline.params import Params
 from pipeline.pictures import Painter, read_photo
 from pipeline.report.chart import Chart, charts
@@ -361,8 +361,6 @@ def _untrained(student: Part[Any], stores: Part[Any]) -> bool:
 
 def _done(cost: Cost) -> str:
     done = {"train": f"{cost.units} steps", "embed": f"{cost.units} images"}.get(cost.stage, "")
-    if cost.first:
-        done += f", after {cost.first} that left no note"
     return done if cost.finished else f"{done}, interrupted".removeprefix(", ")
 
 

@@ -104,11 +104,6 @@ def save_backbone(name: str, *, head: bool = False) -> None:
     torch.save(export_official(module.state_dict()), name)
 
 
-def save_half_a_teacher() -> None:
-    save_teacher("sam.pth")
-    cut_in_half("sam.pth")()
-
-
 def flip_bits_of_the_target() -> None:
     for number in (0, 1):
         flip_bits(shard("target", number))

@@ -32,7 +32,7 @@ EMPTY = {
         "`ssr evaluate --out runs`",
     ),
     "report": NO_PARAMS,
-    "doctor": ("a problem, see above",),
+    "doctor": ("problems: 1, see above",),
     "export runs --out exported": NO_STUDENT,
     "predict runs photos --out predicted": ("photos: there is no such file or folder",),
     "import mit_b5.pth --out student": ("mit_b5.pth does not exist", "download it"),

@@ -155,40 +155,30 @@ def test_every_section_refuses_unknown_keys_and_changes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "meant"),
+    "wrong",
     [
-        ("trian", "train"),
-        ("train.optimiser", "train.optimizer"),
-        ("train.optimizer.learning_rate", None),
-        ("train.optimizer.lrr", "train.optimizer.lr"),
-        ("train.self_training.tresh", "train.self_training.threshold"),
-        ("embed.level", "embed.levels"),
-        ("prepare.source.widht_px", "prepare.source.width_px"),
-        ("prepare.target.styel", "prepare.target.style"),
-        ("prepare.traget", "prepare.target"),
-        ("evaluate.picture", "evaluate.pictures"),
+        "trian",
+        "train.optimizer.lrr",
+        "prepare.source.widht_px",
+        "prepare.traget",
     ],
 )
-def test_a_mistyped_key_gets_the_likely_one(path: Path, wrong: str, meant: str | None) -> None:
+def test_a_mistyped_key_is_named(path: Path, wrong: str) -> None:
     change_params(path.parent, {wrong: 1})
-    line = refused(path)
-    assert line.startswith(f"{path}: {wrong} is not a known key; ")
-    assert f"did you mean {meant}?" in line if meant else "known here: lr, " in line
+    assert refused(path).startswith(f"{path}: {wrong} is not a known key; docs/params.md")
 
 
 def test_a_mistyped_key_comes_before_the_missing_one(path: Path) -> None:
     path.write_text(path.read_text().replace("  iterations: 4", "  iteratons: 4"))
     line = refused(path)
-    assert "train.iteratons is not a known key; did you mean train.iterations?" in line
+    assert "train.iteratons is not a known key" in line
     assert line.endswith("(and 1 more)")
 
 
 def test_a_fault_deep_in_a_list_is_located(path: Path) -> None:
     write_params(path.parent, {}, preset="folders")
     path.write_text(path.read_text().replace("name: road,", "nam: road,"))
-    line = refused(path)
-    assert "prepare.source.classes.0.nam is not a known key" in line
-    assert "did you mean prepare.source.classes.0.name?" in line
+    assert "prepare.source.classes.0.nam is not a known key" in refused(path)
 
 
 LAUGHS = "prepare:\n- &a0 [ha, ha, ha, ha, ha, ha, ha, ha, ha]\n" + "".join(
@@ -244,8 +234,8 @@ def test_the_home_of_nobody_is_refused(path: Path, key: str) -> None:
         ("train.seed=[", "the value is not valid YAML"),
         ("train.seed.now=1", "seed has no keys below it"),
         ("train.masking.ratio=0.5", "masking has no keys below it"),
-        ("trian.seed=1", "trian is not a known key; did you mean train?"),
-        ("train.sed=1", "train.sed is not a known key; did you mean train.seed?"),
+        ("trian.seed=1", "trian is not a known key"),
+        ("train.sed=1", "train.sed is not a known key"),
         ("train.crop_px=100", "train.crop_px is 100: input should be a multiple of 32"),
         ("train.iterations=0", "train.iterations is 0: input should be greater than or equal to 1"),
         ("train.iterations=many", "train.iterations is 'many': input should be a valid integer"),
