@@ -10,7 +10,7 @@ import traceback
 from inspect import getdoc
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Annotated, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
 
 import typer
 
@@ -26,7 +26,6 @@ from pipeline.options import (
     Overrides,
     ParamsFile,
     RunFolder,
-    WeightsName,
 )
 from pipeline.presets import ARMS, PRESETS
 
@@ -164,7 +163,6 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
 
     Example: ssr prepare -S prepare.source.root=/data/gta5
     """
-    from pipeline.console import progress
     from pipeline.costs import noted
     from pipeline.params import load_params
     from pipeline.tables import print_manifest
@@ -174,7 +172,7 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
     from store.fingerprint import canonical_json
 
     config = load_params(params, overrides)
-    with progress("prepare", "images") as show, noted("prepare", MANIFEST.parent, show) as report:
+    with noted("prepare", "images", MANIFEST.parent) as report:
         result = stage.run(
             config.prepare,
             at_least_px=config.train.crop_px,
@@ -197,17 +195,14 @@ def plan(
         str | None, typer.Option(help="Device to look up, e.g. a100; else this machine's.")
     ] = None,
 ) -> None:
-    """Say beforehand what `ssr embed` will cost: tiles, time, disk, memory; needs no weights.
+    """Say beforehand what `ssr embed` will cost: tiles, time, disk; needs no weights.
 
     Example: ssr plan --device a100 -S embed.teacher.architecture=vit_h -S embed.precision=bfloat16
     """
     from pipeline.checks import current_manifest
     from pipeline.params import load_params
     from pipeline.plan import print_plan
-    from store.errors import ConfigError
 
-    if calibrate and device:
-        raise ConfigError("--calibrate measures this machine, --device asks the table: give one")
     config = load_params(params, overrides)
     print_plan(config, current_manifest(config, MANIFEST), device=device, calibrate=calibrate)
 
@@ -233,7 +228,6 @@ def embed(
     Example: ssr embed -S embed.teacher.weights=sam_vit_b_01ec64.pth
     """
     from pipeline.checks import current_manifest, run_embed
-    from pipeline.console import progress
     from pipeline.costs import noted
     from pipeline.params import load_params
     from pipeline.tables import print_embedded
@@ -241,29 +235,23 @@ def embed(
     step = _step_of(part, init=init_only, finalise=finalise)
     config = load_params(params, overrides)
     manifest = current_manifest(config, MANIFEST)
-    with progress("embed", "images") as show, noted("embed", INDEX.parent, show) as report:
+    with noted("embed", "images", INDEX.parent) as report:
         result = run_embed(config, manifest, index_path=INDEX, progress=report, step=step)
     print_embedded(result, step)
 
 
 def _step_of(part: str | None, *, init: bool, finalise: bool) -> "Step":
-    """Read the flags of `ssr embed`, of which one at most is given.
-
-    Raises:
-        ConfigError: Several are given, or the part is not I/N.
-    """
+    """Read the flags of `ssr embed`, of which one at most is given."""
     from store.errors import ConfigError
 
     if (part is not None) + init + finalise > 1:
         raise ConfigError("--init, --part and --finalise are three steps; give one at a time")
-    if part is not None:
-        match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", part)
-        if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise ConfigError(f"--part {part[:60]}: write it as I/N, from 1/N to N/N")
-        return int(match[1]), int(match[2])
-    if init:
-        return "init"
-    return "finalise" if finalise else "all"
+    if part is None:
+        return "init" if init else "finalise" if finalise else "all"
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", part)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise ConfigError(f"--part {part[:60]}: write it as I/N, from 1/N to N/N")
+    return int(match[1]), int(match[2])
 
 
 @app.command()
@@ -288,7 +276,7 @@ def train(
     Example: ssr train -S 'train.regularizer.on=[]' --out runs/daformer
     """
     from pipeline.checks import current_manifest, require_current_stores
-    from pipeline.console import activity, console, progress
+    from pipeline.console import activity, console
     from pipeline.costs import noted
     from pipeline.params import load_params
     from pipeline.tables import print_trained, print_validation
@@ -306,8 +294,7 @@ def train(
         workspace = Workspace(MANIFEST, INDEX, config.store.location, config.prepare.roots)
         validation, without = choose_validation(config.train, manifest, workspace)
         print_validation(validation, config.train.validate_every, out, without)
-        noting = out if ranks.first else None
-        with progress("train", "steps") as show, noted("train", noting, show) as report:
+        with noted("train", "steps", out if ranks.first else None) as report:
             result = stage.run(
                 config.train,
                 workspace=workspace,
@@ -329,7 +316,7 @@ def evaluate(
         Path | None, typer.Option(help="Folder of the run and of the results.  [default: runs]")
     ] = None,
     weights: Annotated[
-        WeightsName | None,
+        Literal["student", "ema"] | None,
         typer.Option(help="Whose weights of the run; default: evaluate.weights."),
     ] = None,
     model: Annotated[
@@ -342,30 +329,24 @@ def evaluate(
     Example: ssr evaluate -S evaluate.flip=true -S 'evaluate.scales=[0.75,1.0,1.25]'
     """
     from pipeline.checks import current_manifest
-    from pipeline.console import activity, progress
     from pipeline.costs import noted
     from pipeline.params import load_params
     from pipeline.tables import print_metrics
     from store.errors import ConfigError
 
     if weights is not None:
-        overrides = [*overrides, f"evaluate.weights={weights.value}"]
+        overrides = [*overrides, f"evaluate.weights={weights}"]
     config = load_params(params, overrides)
     manifest = current_manifest(config, MANIFEST)
-    with activity("loading PyTorch and transformers"):
+    run = model or out or RUN
+    out = out or run
+    with noted("evaluate", "images", out) as report:
         from stages.evaluate import stage
         from stages.evaluate.model import student_folder
-    if model is None:
-        out = out or RUN
-        student = student_folder(out, config.evaluate.weights) if out.is_dir() else out / "student"
-    else:
-        out = out or model
-        student = student_folder(model, config.evaluate.weights)
-        if weights is not None and student == model:
-            raise ConfigError(
-                f"{model} holds one student; for --weights {weights.value} give its run's folder"
-            )
-    with progress("evaluate", "images") as show, noted("evaluate", out, show) as report:
+
+        student = student_folder(run, config.evaluate.weights)
+        if weights is not None and student == run:
+            raise ConfigError(f"{run} holds one student; for --weights {weights} give its run")
         stage.run(
             config.evaluate,
             manifest=manifest,

@@ -12,9 +12,9 @@ from pathlib import Path
 from platform import python_version
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.console import Report
+from pipeline.console import Report, progress
 from store.atomic import open_regular
 
 COSTS: Final = "costs.jsonl"
@@ -39,20 +39,20 @@ class Cost(BaseModel):
 
     stage: str
     ended: str
-    seconds: float = Field(ge=0, allow_inf_nan=False)
-    peak_bytes: int | None = Field(ge=0, le=2**60)
-    gpu_peak_bytes: int | None = Field(ge=0, le=2**60)
-    units: int = Field(ge=0)
+    seconds: float
+    peak_bytes: int | None
+    gpu_peak_bytes: int | None
+    units: int
     finished: bool
     versions: dict[str, str]
 
 
 @contextmanager
-def noted(stage: str, folder: Path | None, show: Report) -> Iterator[Report]:
-    """Note the cost of the block in `<folder>/costs.jsonl`, whatever ends it but a kill.
+def noted(stage: str, unit: str, folder: Path | None) -> Iterator[Report]:
+    """Show progress, and note in `<folder>/costs.jsonl` what the block took, if it is not killed.
 
     A folder that is None, not there when the block ends, or cannot be written, is left alone: the
-    note is not worth failing for. Progress is passed on to `show`.
+    note is not worth failing for.
     """
     begun, finished, units = time.monotonic(), False, 0
     last: int | None = None
@@ -66,7 +66,8 @@ def noted(stage: str, folder: Path | None, show: Report) -> Iterator[Report]:
         show(done, total, what)
 
     try:
-        yield count
+        with progress(stage, unit) as show:
+            yield count
         finished = True
     finally:
         torch = sys.modules.get("torch")  # a stage that did not need it has no GPU memory

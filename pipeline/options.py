@@ -1,6 +1,5 @@
 """Options that several commands of `ssr` have, and the files that they default to."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -22,13 +21,6 @@ Overrides = Annotated[
     typer.Option("--set", "-S", metavar="KEY=VALUE", help="Change a value, e.g. train.seed=1."),
 ]
 RunFolder = Annotated[Path, typer.Option("--out", help="Folder of this run's results.")]
-
-
-class WeightsName(StrEnum):
-    """Of a run's two networks."""
-
-    STUDENT = "student"
-    EMA = "ema"
 
 
 def stores_here() -> list[str]:

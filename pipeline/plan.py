@@ -1,4 +1,4 @@
-"""`ssr plan`: what embedding costs in tiles, time, disk and memory, and when it pays.
+"""`ssr plan`: what embedding costs in tiles, time and disk, and when it pays.
 
 No weight, image or store is read: encoders are counted on PyTorch's meta device, stores by the
 arithmetic of their grid.
@@ -6,8 +6,10 @@ arithmetic of their grid.
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from math import ceil, prod
 from pathlib import Path
@@ -22,13 +24,11 @@ from pipeline.checks import planned
 from pipeline.console import console, print_table, size
 from pipeline.params import Params
 from stages.embed.config import EmbedConfig
-from stages.embed.teachers.attention import BIAS_VALUES
 from stages.embed.teachers.sam_encoder import build_encoder
 from stages.embed.teachers.sam_sizes import ARCHITECTURES, ArchitectureName
 from stages.embed.tiling import plan_tiles
 from stages.prepare.geometry import Size
 from stages.prepare.manifest import Domain, Manifest
-from stages.train.models import train_memory
 from store.fingerprint import CRC_BYTES
 from store.grid import LevelGrid, shard_count
 
@@ -64,18 +64,9 @@ class LevelPlan:
 
     domain: Domain
     level: str
-    images: int
     tiles: int
     files: int
     size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """How fast the encoder runs, and who says so."""
-
-    tiles_per_second: float
-    source: str
 
 
 def plan_stores(params: Params, manifest: Manifest) -> list[LevelPlan]:
@@ -87,27 +78,18 @@ def plan_stores(params: Params, manifest: Manifest) -> list[LevelPlan]:
     levels = []
     for domain in params.embed.domains:
         store = planned(params, manifest, domain, weights={})
-        sizes_px = [image.working_size_px for image in store.images]
+        sizes_px = Counter(image.working_size_px for image in store.images)
         for level in params.embed.levels:
             grid = LevelGrid.of(store.spec, level)
-            shards = shard_count(len(sizes_px), grid.shard_images)
-            chunk_bytes = 2 * prod(grid.chunk_shape) + CRC_BYTES
-            tiles = {size: _tiles_of(params.embed, size, level) for size in set(sizes_px)}
-            # inner chunks that hold a token of the image; others are not stored
-            chunks = {
-                size: len([*grid.chunks_under(0, 0, *grid.image_size_tok(size))]) for size in tiles
-            }
-            levels.append(
-                LevelPlan(
-                    domain=domain,
-                    level=level,
-                    images=len(sizes_px),
-                    tiles=sum(tiles[size] for size in sizes_px),
-                    files=2 * shards,
-                    size_bytes=sum(chunks[size] for size in sizes_px) * chunk_bytes
-                    + shards * grid.index_bytes,
-                )
+            shards = shard_count(len(store.images), grid.shard_images)
+            tiles = sum(n * _tiles_of(params.embed, px, level) for px, n in sizes_px.items())
+            chunks = sum(  # inner chunks that hold a token of an image; others are not stored
+                n * len([*grid.chunks_under(0, 0, *grid.image_size_tok(px))])
+                for px, n in sizes_px.items()
             )
+            size_bytes = chunks * (2 * prod(grid.chunk_shape) + CRC_BYTES)
+            size_bytes += shards * grid.index_bytes
+            levels.append(LevelPlan(domain, level, tiles, 2 * shards, size_bytes))
     return levels
 
 
@@ -147,38 +129,22 @@ def macs_per_tile(name: ArchitectureName) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def memory_bytes(name: ArchitectureName, batch_tiles: int) -> int:
-    """Estimate the most memory of one forward pass: weights and activations in float32.
-
-    The peak is a block with its tokens, query, key, value and hidden layer, some 24 times the width
-    a token, the relative rows and columns of each head, and one buffer for the bias: 0.46 GB for
-    one tile of ViT-B, *measured* 0.38 in float32, 0.50 in bfloat16. The official code needs 2.6 GB.
-    """
-    architecture = ARCHITECTURES[name]
-    with torch.device("meta"):
-        weights = sum(each.numel() for each in build_encoder(architecture).parameters())
-    side_tok = architecture.side_px // architecture.patch_px
-    per_token = 24 * architecture.width + 2 * side_tok * architecture.heads
-    bias = min(BIAS_VALUES, batch_tiles * architecture.heads * side_tok**4)
-    return 4 * (weights + batch_tiles * side_tok**2 * per_token + bias)
-
-
-def table_speed(config: EmbedConfig, device: str) -> Speed | None:
-    """Look up how fast the encoder is expected to run on a device; None is unknown."""
+def table_speed(config: EmbedConfig, device: str) -> float | None:
+    """Look up the tiles per second that are expected of a device; None is unknown."""
     known = next((key for key in TFLOPS if re.search(rf"\b{key}\b", device.lower())), None)
     if known is None:
         return None
     peak = TFLOPS[known][config.precision != "float32"]
     units = (os.cpu_count() or 1) if known == CPU else 1
     flops = SHARE_OF_PEAK * peak * units * 1e12
-    return Speed(
-        flops / (2 * macs_per_tile(config.teacher.architecture)),
-        f"{device}, assumed {SHARE_OF_PEAK:.0%} of its peak",
-    )
+    return flops / (2 * macs_per_tile(config.teacher.architecture))
 
 
-def measured_speed(config: EmbedConfig, *, least_s: float = 1.0) -> Speed:
-    """Time the encoder with random weights for that long, after one batch that warms up.
+def measured_speed(config: EmbedConfig, *, least_s: float = 1.0) -> float:
+    """Time the encoder here for so long, after one batch that warms up; its weights are random.
+
+    Returns:
+        Tiles per second.
 
     Raises:
         ConfigError: Where there is no such device, or a batch does not fit in its memory.
@@ -192,9 +158,7 @@ def measured_speed(config: EmbedConfig, *, least_s: float = 1.0) -> Speed:
     while (elapsed_s := perf_counter() - started) < least_s:
         encoder.encode(tiles, level)  # returns when the tokens are on the CPU
         batches += 1
-    gpu = encoder.device.type == "cuda"
-    where = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
-    return Speed(batches * config.batch_tiles / elapsed_s, f"measured on {where}")
+    return batches * config.batch_tiles / elapsed_s
 
 
 def print_plan(
@@ -203,7 +167,7 @@ def print_plan(
     """Show what stage one will cost on a device, by default this machine's, which may be timed."""
     embed, codec = params.embed, params.store.codec
     teacher = embed.teacher
-    if device is None:
+    if device is None or calibrate:
         on_gpu = embed.device != "cpu" and torch.cuda.is_available()
         device = torch.cuda.get_device_name() if on_gpu else CPU
     speed = measured_speed(embed) if calibrate else table_speed(embed, device)
@@ -225,29 +189,17 @@ def print_plan(
         ],
     )
     if speed is None:
-        console.print(
-            f"time: unknown, {device} is not in the table; `ssr plan --calibrate` measures a few "
-            "tiles, `--device a100` asks for another device"
-        )
+        console.print(f"time: unknown, {device} is not in the table; --calibrate measures it here")
     else:
-        rate = speed.tiles_per_second
-        console.print(f"time: {_duration(tiles / rate)} at {rate:.3g} tiles/s ({speed.source})")
+        how = "measured" if calibrate else f"assumed {SHARE_OF_PEAK:.0%} of its peak"
+        time = timedelta(seconds=round(tiles / speed))
+        console.print(f"time: {time} at {speed:.3g} tiles/s on {device}, {how}")
     need, free = size_bytes(levels, codec), free_bytes(params.store.url)
     room = "" if free is None else f", {size(free)} free"
     full = free is not None and need > free
     console.print(
         f"disk: {size(need)} needed{room} at {params.store.url}"
         + (": NOT ENOUGH, unless much of it is there already" if full else "")
-    )
-    encoder = memory_bytes(teacher.architecture, embed.batch_tiles)
-    train = train_memory(
-        params.train,
-        num_classes=len(manifest.classes),
-        teacher_channels=teacher.size.channels,
-    )
-    console.print(
-        f"memory: the encoder about {size(encoder)}, training roughly {size(train.total)}, "
-        f"{size(train.activations)} of it activations"
     )
     per_step = tiles_per_step(params)
     if per_step:
@@ -262,10 +214,3 @@ def _tiles_of(config: EmbedConfig, size_px: Size, level: str) -> int:
     tile_tok = config.teacher.side_px // round(stride * scale)
     size_tok = (size_px[0] // stride, size_px[1] // stride)
     return len(plan_tiles(size_tok, tile_tok, config.overlap))
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} s"

@@ -17,7 +17,6 @@ from pipeline.plan import (
     free_bytes,
     macs_per_tile,
     measured_speed,
-    memory_bytes,
     plan_stores,
     size_bytes,
     table_speed,
@@ -158,14 +157,14 @@ def test_a_device_is_found_by_a_word_of_its_name(
     assert (speed is None) == (key is None)
     if speed is not None and key is not None:
         flops = 0.4 * TFLOPS[key][1] * 1e12
-        assert speed.tiles_per_second == pytest.approx(flops / (2 * macs_per_tile("vit_b")))
+        assert speed == pytest.approx(flops / (2 * macs_per_tile("vit_b")))
 
 
 @pytest.mark.usefixtures("there")
 def test_calibration_times_the_teacher_without_its_weights() -> None:
     changes = ("embed.teacher.weights=not/there.pth", "embed.batch_tiles=2")
     speed = measured_speed(load_params(Path("params.yaml"), changes).embed, least_s=0.05)
-    assert 1 < speed.tiles_per_second < 1e5
+    assert 1 < speed < 1e5
 
 
 @pytest.mark.parametrize(
@@ -175,13 +174,6 @@ def test_multiply_accumulates_are_those_of_the_official_encoders(
     name: ArchitectureName, gmac: int
 ) -> None:
     assert macs_per_tile(name) == pytest.approx(gmac * 1e9, rel=1e-3)
-
-
-def test_one_tile_of_vit_b_needs_what_was_measured_and_a_batch_that_many_times() -> None:
-    weights = 4 * 89_670_912
-    measured = {1: 0.38e9, 2: 0.71e9}  # peak resident memory in float32, weights not counted
-    for tiles, count in measured.items():
-        assert memory_bytes("vit_b", tiles) - weights == pytest.approx(count, rel=0.25)
 
 
 def test_free_room_is_asked_of_the_nearest_folder_that_is_there(tmp_path: Path) -> None:
@@ -195,11 +187,11 @@ def test_the_command_says_everything_without_weights_and_warns_of_a_full_disk(
 ) -> None:
     monkeypatch.setattr("pipeline.plan.disk_usage", lambda path: type("Usage", (), {"free": 5}))
     said = demand("plan", "-S", "embed.teacher.weights=not/there.pth", "--device", "a100")
-    for words in ("source stride8", "int8-zstd", "time: ", "a100", "memory: ", "break-even: step"):
+    for words in ("source stride8", "int8-zstd", "time: ", "a100", "break-even: step"):
         assert words in said
     assert "5 B free at data/features: NOT ENOUGH" in said
     assert "time: unknown, abacus" in demand("plan", "--device", "abacus")
-    assert "(measured on " in demand("plan", "--calibrate")
+    assert ", measured" in demand("plan", "--calibrate")
 
 
 @pytest.mark.usefixtures("there")
