@@ -34,7 +34,6 @@ _THINGS: Final = {
     *("person", "pedestrian", "child", "rider", "bicyclist", "car", "truck", "bus", "train"),
     *("motorcycle", "motorbike", "bicycle", "animal"),
 }
-_FEATURE_DISTANCE: Final = "name the things: {weight: 0.005, classes: [car], min_share: 0.75}"
 
 
 def write_preset(
@@ -203,11 +202,10 @@ def _propose(tree: CommentedMap, proposed: ProposedClasses) -> None:
     _put_classes(source, proposed)
     _put_ignored(tree["prepare"]["target"], proposed)
     things = [c.name for c in proposed.classes if c.name in _THINGS]
-    if train["feature_distance"] is not None and things:
+    if things and train["feature_distance"] is not None:
         train["feature_distance"]["classes"] = flow(things)
-    elif train["feature_distance"] is not None:
+    else:
         train["feature_distance"] = None
-        train.yaml_add_eol_comment(_FEATURE_DISTANCE, "feature_distance")
 
 
 def _put_classes(section: CommentedMap, proposed: ProposedClasses) -> None:

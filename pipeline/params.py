@@ -182,8 +182,6 @@ def _describe(key: str, fault: ErrorDetails) -> str:
     match fault["type"]:
         case kind if kind in _NO_KEY:
             return f"{key} is not a known key; docs/params.md lists them"
-        case "missing" if isinstance(fault["loc"][-1], int):
-            return f"{key.rpartition('.')[0]} has {fault['loc'][-1]} values and needs more"
         case "missing" | "union_tag_not_found":
             return f"{key} is missing; `ssr init` writes every key"
         case "union_tag_invalid":

@@ -5,14 +5,17 @@
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from pipeline.params import Params
 
 COMMAND: Final = "python -m pipeline.reference"
-BOUNDS: Final = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+BOUNDS: Final = {
+    **{"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"},
+    "multipleOf": "a multiple of",
+}
 
 Schema = Mapping[str, Any]
 
@@ -69,11 +72,11 @@ def _words(node: Schema, models: Schema) -> str:
         model = _model(node, models)
         return "section" if "properties" in model else _words(model, models)
     if "oneOf" in node:
-        return f"section of a kind: {_choice(node['discriminator']['mapping'])}"
+        return "section of a kind: " + ", ".join(node["discriminator"]["mapping"])
     if "anyOf" in node:
         return ", or ".join(_words(part, models) for part in node["anyOf"])
     if "const" in node or "enum" in node:
-        return _choice(node.get("enum", [node.get("const")]))
+        return ", ".join(f"`{json.dumps(one)}`" for one in node.get("enum", [node.get("const")]))
     if node["type"] == "array":
         items = node.get("prefixItems", [node.get("items")])
         words = "; ".join(dict.fromkeys(_words(item, models) for item in items))
@@ -83,8 +86,7 @@ def _words(node: Schema, models: Schema) -> str:
         (below,) = node.get("patternProperties", {"": node.get("additionalProperties")}).values()
         return f"{_words(below, models)}, each by a name of your choice"
     bounds = [f"{sign} {node[name]}" for name, sign in BOUNDS.items() if name in node]
-    step = [f"a multiple of {node['multipleOf']}"] if "multipleOf" in node else []
-    return ", ".join([node["type"], *bounds, *step])
+    return ", ".join([node["type"], *bounds])
 
 
 def _model(node: Schema, models: Schema) -> Schema:
@@ -94,10 +96,6 @@ def _model(node: Schema, models: Schema) -> Schema:
 
 def _text(node: Schema) -> str:
     return " ".join(node["description"].split()).replace("|", "\\|")
-
-
-def _choice(values: Iterable[object]) -> str:
-    return ", ".join(f"`{one if isinstance(one, str) else json.dumps(one)}`" for one in values)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def preset(name: str, *, arm: str, roots: Mapping[str, str | None]) -> "Commente
     for domain, root in roots.items():
         if root is not None and tree["prepare"][domain] is not None:
             tree["prepare"][domain]["root"] = root
-    for key, value in _changes_of(arm).items():
+    for key, value in changes_of(arm).items():
         *sections, last = key.split(".")
         section = tree["train"]
         for part in sections:
@@ -69,19 +69,12 @@ def render(name: str, *, arm: str = "ssr", roots: Mapping[str, str | None]) -> s
     return dump(preset(name, arm=arm, roots=roots))
 
 
-def overrides_of(arm: str) -> tuple[str, ...]:
-    """Return the changes of an arm as `-S` takes them, for the params of a preset.
+def changes_of(arm: str) -> "CommentedMap":
+    """Return an arm's keys below `train` with their values.
 
     Raises:
         ConfigError: There is no such arm.
     """
-    return tuple(
-        f"train.{key}={dump({key: value}).partition(': ')[2].strip()}"
-        for key, value in _changes_of(arm).items()
-    )
-
-
-def _changes_of(arm: str) -> "CommentedMap":
     if arm not in ARMS:
         raise ConfigError(f"there is no arm {arm}; the arms are {', '.join(ARMS)}")
     changes: CommentedMap = _packaged("arms")[arm]

@@ -138,12 +138,6 @@ def test_the_version_is_shown() -> None:
     assert ssr("--version").out == f"ssr-offline {version('ssr-offline')}\n"
 
 
-def test_an_unknown_command_is_refused() -> None:
-    outcome = ssr("trian")
-    assert outcome.code == 2
-    assert "No such command 'trian'" in outcome.err
-
-
 @pytest.mark.parametrize(
     ("line", "names"),
     [

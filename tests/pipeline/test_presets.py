@@ -7,8 +7,9 @@ from typing import Any, Final
 import pytest
 from ruamel.yaml import YAML
 
+from benchmarks.runs import overrides_of
 from pipeline.params import load_params
-from pipeline.presets import ARMS, BASES, PRESETS, overrides_of, render
+from pipeline.presets import ARMS, BASES, PRESETS, render
 from stages.prepare.labels import CITYSCAPES_19
 from tests.pipeline.workplace import REPOSITORY, demand, ssr
 

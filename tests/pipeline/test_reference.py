@@ -58,7 +58,7 @@ def test_the_page_has_every_key_of_a_preset(preset: str) -> None:
 @pytest.mark.parametrize(
     ("key", "says"),
     [
-        ("embed.levels", "list (`stride8`, `stride16`, `stride32`)"),
+        ("embed.levels", 'list (`"stride8"`, `"stride16"`, `"stride32"`)'),
         ("train.crop_px", "integer, >= 32, <= 32768, a multiple of 32"),
         ("train.masking", "section, or null"),
         ("train.optimizer.betas", "list of 2 (number, >= 0, < 1)"),
