@@ -104,7 +104,7 @@ def _fill_in(tree: CommentedMap, roots: Mapping[str, str | None]) -> list[str]:
     prepare, train = tree["prepare"], tree["train"]
     said: list[str] = []
     crops_px: list[int] = []
-    has_labels = False
+    evaluate, has_labels = None, False
     for domain, given in roots.items():
         if given is None:
             continue
@@ -117,6 +117,8 @@ def _fill_in(tree: CommentedMap, roots: Mapping[str, str | None]) -> list[str]:
         section = prepare[domain]
         section.update(_folders(domain, splits, said))
         crops_px += _fit(section, root, splits["train"].files)
+        if section["val_images"]:
+            evaluate = domain  # the target, if both have labels to measure on
         if domain == "source":
             classes = classes_of_splits(root, splits.values())
             said += (f"source: {line}" for line in classes.said)
@@ -124,16 +126,15 @@ def _fill_in(tree: CommentedMap, roots: Mapping[str, str | None]) -> list[str]:
             has_labels = bool(classes.said)
     if crops_px:
         train["crop_px"] = min(train["crop_px"], max(min(crops_px) // 32, 1) * 32)
-    measurable = [d for d in roots if roots[d] and prepare[d]["val_images"]]
-    if measurable:
-        tree["evaluate"]["domain"] = measurable[-1]  # of the target, if both
-    elif has_labels:
-        tree["evaluate"]["domain"] = "source"
+    if evaluate is None and has_labels:
+        evaluate = "source"
         prepare["source"]["val_share"] = VAL_SHARE
         said.append(
             f"no labelled images to measure on: the last {VAL_SHARE:.0%} of the source's are held "
             "out (val_share)"
         )
+    if evaluate is not None:
+        tree["evaluate"]["domain"] = evaluate
     return said
 
 
