@@ -86,7 +86,7 @@ def embed_many(folder: Path, count: int, tell: Tell) -> Meter:
     assert (result.images, result.embedded) == (count, count)
 
     (planned,) = plan_stores(params, manifest)
-    sizes = [path.stat().st_size for path in Path(str(result.path)).glob("*/c.*")]
+    sizes = [path.stat().st_size for path in Path(str(result.path)).glob(f"{planned.level}/c.*")]
     tell(f"{count} images: {len(sizes)} shards, {sum(sizes)} bytes")
     assert planned.size_bytes == sum(sizes)
     return meter
