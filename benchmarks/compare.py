@@ -27,6 +27,7 @@ from benchmarks.runs import (
     finish,
     kept_plan,
     make_data,
+    overrides_of,
     positive,
     step_seconds,
     workers,
@@ -34,7 +35,7 @@ from benchmarks.runs import (
 from benchmarks.tables import MOST_SEEDS, arm_table, class_table
 from pipeline.init import write_preset
 from pipeline.params import Params, load_params
-from pipeline.presets import ARMS, overrides_of
+from pipeline.presets import ARMS
 from pipeline.tables import UNTRAINED
 from store.atomic import write_bytes
 from store.errors import SSRError

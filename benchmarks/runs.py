@@ -15,8 +15,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 from typing_extensions import TypedDict  # pydantic wants it before Python 3.12
 
 from benchmarks.feeds import FeedName, feed_of
+from pipeline.checks import run_embed
 from pipeline.params import Params
-from pipeline.stores import run_embed
+from pipeline.presets import changes_of, dump
 from stages.device import cpu_threads
 from stages.evaluate import stage as evaluate
 from stages.prepare import stage as prepare
@@ -42,6 +43,14 @@ SETTLE, STEPS = 2, 4
 
 
 T = TypeVar("T")
+
+
+def overrides_of(arm: str) -> tuple[str, ...]:
+    """Return the changes of an arm as `-S` takes them, for the params of a preset."""
+    return tuple(
+        f"train.{key}={dump({key: value}).partition(': ')[2].strip()}"
+        for key, value in changes_of(arm).items()
+    )
 
 
 class Score(TypedDict):

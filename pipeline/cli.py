@@ -3,22 +3,38 @@
 import logging
 import os
 import re
+import shlex
+import signal
 import sys
+import traceback
 from inspect import getdoc
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from textwrap import fill
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
 
 import typer
 
-from pipeline import completion, result_commands, store_commands
-from pipeline.files import EVALUATE_CACHE, INDEX, MANIFEST, PARAMS, RUN, SCAN_CACHE, START
-from pipeline.messages import INTERRUPTED, Wrapping, explained, say_interrupted, wrapped
-from pipeline.options import Overrides, ParamsFile, RunFolder, WeightsName
+from pipeline import result_commands, store_commands
+from pipeline.options import (
+    EVALUATE_CACHE,
+    INDEX,
+    MANIFEST,
+    PARAMS,
+    RUN,
+    SCAN_CACHE,
+    START,
+    Overrides,
+    ParamsFile,
+    RunFolder,
+)
 from pipeline.presets import ARMS, PRESETS
 
 if TYPE_CHECKING:
     from stages.embed.stage import Step
+
+INTERRUPTED: Final = 130
+"""Exit code of a process that an interrupt ended: 128 and the signal's number."""
 
 app = typer.Typer(
     name="ssr",
@@ -37,16 +53,17 @@ def main() -> None:
     A mistake that the user can correct is one line and exit code 2, an interrupt one line and 130;
     anything unforeseen is one line that names the file of its traceback, and 1.
     """
-    from store.errors import SSRError
+    from store.errors import SSRError, is_out_of_memory
 
-    remarks = logging.StreamHandler()
-    remarks.setFormatter(Wrapping())
-    logging.basicConfig(level=logging.WARNING, handlers=[remarks])
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         app(prog_name="ssr")  # also for `python -m pipeline.cli`
     except SystemExit as end:
         if end.code == INTERRUPTED:  # what typer makes of KeyboardInterrupt
-            say_interrupted(sys.argv[1:])
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one ends it at once
+            again = [word for word in sys.argv[1:] if word != "--fresh"]  # it discards checkpoints
+            command = shlex.join(["ssr", *again])
+            _give_up(f"interrupted: what was written is whole; go on with `{command}`", INTERRUPTED)
         raise
     except SSRError as error:
         _give_up(str(error))
@@ -54,9 +71,32 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         _give_up(f"{where}{error.strerror or error}; check the path, permissions and disk space")
     except Exception as error:
-        from pipeline.costs import versions
+        what = f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(": ")
+        if is_out_of_memory(error):
+            _give_up(
+                f"{what}; close other programs, or take less at a time: train.micro_batch_size, "
+                "train.activation_checkpointing, train.workers, embed.batch_tiles, "
+                "evaluate.window_px"
+            )
+        _give_up(f"unforeseen: {what}; please report it with its traceback: {_traceback()}", 1)
 
-        _give_up(*explained(error, versions()))
+
+def _give_up(message: str, code: int = 2) -> NoReturn:
+    print(f"ssr: {message}", file=sys.stderr)  # noqa: T201 - the shell's own error line
+    sys.exit(code)
+
+
+def _traceback() -> str:
+    """Write the traceback to a new temporary file and name it; to stderr where that fails."""
+    try:
+        with NamedTemporaryFile(
+            "w", prefix="ssr-", suffix=".txt", delete=False, encoding="utf-8", errors="replace"
+        ) as file:
+            file.write(f"{sys.argv}\n{traceback.format_exc()}")
+    except OSError:
+        traceback.print_exc()
+        return "above"
+    return file.name
 
 
 def _choices() -> str:
@@ -65,11 +105,6 @@ def _choices() -> str:
     return "\b\n" + "\n".join(
         fill(text, 78, subsequent_indent="  ", break_on_hyphens=False) for text in texts
     )
-
-
-def _give_up(message: str, code: int = 2) -> NoReturn:
-    print(wrapped(f"ssr: {message}"), file=sys.stderr)  # noqa: T201 - the shell's own error line
-    sys.exit(code)
 
 
 def _show_version(wanted: bool) -> None:
@@ -92,21 +127,11 @@ def _everywhere(
 
 @app.command(epilog=_choices())
 def init(
-    preset: Annotated[
-        str,
-        typer.Option(
-            help="A task, see below.",
-            autocompletion=completion.of(lambda: PRESETS),
-        ),
-    ],
+    preset: Annotated[str, typer.Option(help="A task, see below.", autocompletion=lambda: PRESETS)],
     source: Annotated[str | None, typer.Option(help="Folder of the labelled dataset.")] = None,
     target: Annotated[str | None, typer.Option(help="Folder of the unlabelled dataset.")] = None,
     arm: Annotated[
-        str,
-        typer.Option(
-            help="How it trains, see below.",
-            autocompletion=completion.of(lambda: ARMS),
-        ),
+        str, typer.Option(help="How it trains, see below.", autocompletion=lambda: ARMS)
     ] = "ssr",
     params: ParamsFile = PARAMS,
     force: Annotated[bool, typer.Option("--force", help="Replace an edited params file.")] = False,
@@ -118,16 +143,13 @@ def init(
 
     Example: ssr init --preset gta5-to-cityscapes --source /data/gta5 --target /data/cityscapes
     """
-    from pipeline.console import activity, console
+    from pipeline.console import console
     from pipeline.init import write_preset
 
     roots = {"source": source, "target": target}
-    with activity("looking at the folders"):
-        said = write_preset(preset, params, arm=arm, roots=roots, overwrite=force)
-    for line in said:
-        console.print(line, markup=False)
-    end = f"{params}: preset {preset}, arm {arm}. Next: `dvc repro`, or `ssr prepare`."
-    console.print(end, markup=False)
+    for line in write_preset(preset, params, arm=arm, roots=roots, overwrite=force):
+        console.print(line)
+    console.print(f"{params}: preset {preset}, arm {arm}. Next: `dvc repro`, or `ssr prepare`.")
 
 
 @app.command()
@@ -138,15 +160,14 @@ def classes(
 
     Example: ssr classes /data/gta5
     """
-    from pipeline.console import activity, console
+    from pipeline.console import console
     from pipeline.init import classes_yaml
     from stages.prepare.proposal import classes_under
 
-    with activity("looking at labels"):
-        proposed = classes_under(folder)
+    proposed = classes_under(folder)
     for line in proposed.said:
-        console.print(f"# {line}", markup=False)
-    console.print(classes_yaml(proposed), markup=False, soft_wrap=True, end="")
+        console.print(f"# {line}")
+    console.print(classes_yaml(proposed), soft_wrap=True, end="")
 
 
 @app.command()
@@ -155,14 +176,13 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
 
     Example: ssr prepare -S prepare.source.root=/data/gta5
     """
-    from pipeline.console import progress
     from pipeline.costs import noted
     from pipeline.params import load_params
     from pipeline.tables import print_manifest
     from stages.prepare import stage
 
     config = load_params(params, overrides)
-    with progress("prepare", "images") as show, noted("prepare", MANIFEST.parent, show) as report:
+    with noted("prepare", "images", MANIFEST.parent) as report:
         result = stage.run(
             config.prepare,
             out=MANIFEST,
@@ -178,39 +198,19 @@ def plan(
     overrides: Overrides = [],  # noqa: B006
     calibrate: Annotated[bool, typer.Option("--calibrate", help="Time a few tiles here.")] = False,
     device: Annotated[
-        str | None,
-        typer.Option(
-            help="Device to look up, e.g. a100; else this machine's.",
-            autocompletion=completion.of(completion.table("pipeline.devices", "DEVICES")),
-        ),
+        str | None, typer.Option(help="Device to look up, e.g. a100; else this machine's.")
     ] = None,
 ) -> None:
-    """Say beforehand what `ssr embed` will cost: tiles, time, disk, memory; needs no weights.
+    """Say beforehand what `ssr embed` will cost: tiles, time, disk; needs no weights.
 
     Example: ssr plan --device a100 -S embed.teacher.architecture=vit_h -S embed.precision=bfloat16
     """
     from pipeline.checks import current_manifest
-    from pipeline.console import activity
-    from pipeline.devices import CPU, device_here
     from pipeline.params import load_params
-    from store.errors import ConfigError
+    from pipeline.plan import print_plan
 
-    if calibrate and device:
-        raise ConfigError("--calibrate measures this machine, --device asks the table: give one")
     config = load_params(params, overrides)
-    manifest = current_manifest(config, MANIFEST)
-    device = device or (CPU if config.embed.device == "cpu" else device_here())
-    with activity("loading PyTorch"):
-        from pipeline.plan import Speed, plan_stores, print_plan, table_speed
-    speed = table_speed(config.embed, device)
-    if calibrate:
-        with activity("timing a few tiles"):
-            from stages.embed.cost import tiles_per_second
-
-            rate, device = tiles_per_second(config.embed)
-        speed = Speed(rate, f"measured on {device}")
-    stores = plan_stores(config, manifest)
-    print_plan(stores, config, speed=speed, device=device)
+    print_plan(config, current_manifest(config, MANIFEST), device=device, calibrate=calibrate)
 
 
 @app.command()
@@ -233,39 +233,31 @@ def embed(
 
     Example: ssr embed -S embed.teacher.weights=sam_vit_b_01ec64.pth
     """
-    from pipeline.checks import current_manifest
-    from pipeline.console import progress
+    from pipeline.checks import current_manifest, run_embed
     from pipeline.costs import noted
     from pipeline.params import load_params
-    from pipeline.stores import run_embed
     from pipeline.tables import print_embedded
 
     step = _step_of(part, init=init_only, finalise=finalise)
     config = load_params(params, overrides)
     manifest = current_manifest(config, MANIFEST)
-    with progress("embed", "images") as show, noted("embed", INDEX.parent, show) as report:
+    with noted("embed", "images", INDEX.parent) as report:
         result = run_embed(config, manifest, index_path=INDEX, progress=report, step=step)
     print_embedded(result, step)
 
 
 def _step_of(part: str | None, *, init: bool, finalise: bool) -> "Step":
-    """Read the flags of `ssr embed`, of which one at most is given.
-
-    Raises:
-        ConfigError: Several are given, or the part is not I/N.
-    """
+    """Read the flags of `ssr embed`, of which one at most is given."""
     from store.errors import ConfigError
 
     if (part is not None) + init + finalise > 1:
         raise ConfigError("--init, --part and --finalise are three steps; give one at a time")
-    if part is not None:
-        match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", part)
-        if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise ConfigError(f"--part {part[:60]}: write it as I/N, from 1/N to N/N")
-        return int(match[1]), int(match[2])
-    if init:
-        return "init"
-    return "finalise" if finalise else "all"
+    if part is None:
+        return "init" if init else "finalise" if finalise else "all"
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", part)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise ConfigError(f"--part {part[:60]}: write it as I/N, from 1/N to N/N")
+    return int(match[1]), int(match[2])
 
 
 @app.command()
@@ -294,7 +286,7 @@ def train(
     Example: ssr train -S 'train.regularizer.on=[]' --out runs/daformer
     """
     from pipeline.checks import current_manifest, require_current_stores
-    from pipeline.console import activity, console, progress
+    from pipeline.console import activity, console
     from pipeline.costs import noted
     from pipeline.params import load_params
     from pipeline.tables import print_trained, print_validation
@@ -308,21 +300,19 @@ def train(
         update_bytes(START, canonical_json(digests))
         return
     console.quiet = os.environ.get("RANK", "0") != "0"  # of `torchrun`: the first one speaks
-    with activity("loading PyTorch"):
+    with activity("loading PyTorch and transformers"):
+        from stages.train import stage
         from stages.train.ranks import joined
+        from stages.train.validate import choose_validation
+        from stages.train.workspace import Workspace
     with joined() as ranks:
         config = load_params(params, overrides)
         manifest = current_manifest(config, MANIFEST)
         require_current_stores(config, INDEX)
-        with activity("loading PyTorch and transformers"):
-            from stages.train import stage
-            from stages.train.validate import choose_validation
-            from stages.train.workspace import Workspace
         workspace = Workspace(MANIFEST, INDEX, config.store.location, config.prepare.roots)
         validation, without = choose_validation(config.train, manifest, workspace)
         print_validation(validation, config.train.validate_every, out, without)
-        noting = out if ranks.first else None
-        with progress("train", "steps") as show, noted("train", noting, show) as report:
+        with noted("train", "steps", out if ranks.first else None) as report:
             result = stage.run(
                 config.train,
                 workspace=workspace,
@@ -344,7 +334,7 @@ def evaluate(
         Path | None, typer.Option(help="Folder of the run and of the results.  [default: runs]")
     ] = None,
     weights: Annotated[
-        WeightsName | None,
+        Literal["student", "ema"] | None,
         typer.Option(help="Whose weights of the run; default: evaluate.weights."),
     ] = None,
     model: Annotated[
@@ -357,30 +347,24 @@ def evaluate(
     Example: ssr evaluate -S evaluate.flip=true -S 'evaluate.scales=[0.75,1.0,1.25]'
     """
     from pipeline.checks import current_manifest
-    from pipeline.console import activity, progress
     from pipeline.costs import noted
     from pipeline.params import load_params
     from pipeline.tables import print_metrics
     from store.errors import ConfigError
 
     if weights is not None:
-        overrides = [*overrides, f"evaluate.weights={weights.value}"]
+        overrides = [*overrides, f"evaluate.weights={weights}"]
     config = load_params(params, overrides)
     manifest = current_manifest(config, MANIFEST)
-    with activity("loading PyTorch and transformers"):
+    run = model or out or RUN
+    out = out or run
+    with noted("evaluate", "images", out) as report:
         from stages.evaluate import stage
         from stages.evaluate.model import student_folder
-    if model is None:
-        out = out or RUN
-        student = student_folder(out, config.evaluate.weights) if out.is_dir() else out / "student"
-    else:
-        out = out or model
-        student = student_folder(model, config.evaluate.weights)
-        if weights is not None and student == model:
-            raise ConfigError(
-                f"{model} holds one student; for --weights {weights.value} give its run's folder"
-            )
-    with progress("evaluate", "images") as show, noted("evaluate", out, show) as report:
+
+        student = student_folder(run, config.evaluate.weights)
+        if weights is not None and student == run:
+            raise ConfigError(f"{run} holds one student; for --weights {weights} give its run")
         stage.run(
             config.evaluate,
             manifest=manifest,
@@ -405,11 +389,9 @@ def doctor(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # n
 
     Example: ssr doctor -S train.device=cuda
     """
-    from pipeline.console import activity
     from pipeline.doctor import examine, print_findings
 
-    with activity("looking") as say:
-        print_findings(examine(params, overrides, lambda what: say(f"looking at {what}")))
+    print_findings(examine(params, overrides))
 
 
 app.command()(result_commands.export)

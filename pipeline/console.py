@@ -3,22 +3,11 @@
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
-
-from pipeline.messages import is_wrapped
 
 Report = Callable[[int, int, str], None]
 """(done, in all, what is being done) -> None; what every stage calls."""
@@ -30,81 +19,45 @@ console = Console(
     highlight=False,
     markup=False,  # nor in tables: names of classes and files are the user's
     emoji=False,
-    soft_wrap=not is_wrapped(sys.stdout),
+    soft_wrap=not sys.stdout.isatty(),
 )
-
-
-class _Speed(ProgressColumn):
-    """Units per second."""
-
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self._unit = unit
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:.1f} {self._unit}/s", style="cyan")
 
 
 @contextmanager
 def progress(name: str, unit: str) -> Iterator[Report]:
-    """Show progress while the block runs: bars in a terminal, elsewhere a line now and then."""
-    if console.quiet or not console.is_terminal:
-        yield _Lines(name, unit)
-        return
-    columns = (
-        TextColumn(name),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Speed(unit),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", style="dim", markup=False),
-    )
-    with Progress(*columns, console=console, transient=True) as bars:
-        current = bars.add_task("starting", total=None)  # imports, loading weights
-        last = 0
+    """Show progress while the block runs: one line that changes, or in a log one now and then."""
+    live = console.is_terminal and not console.quiet
+    with console.status(f"{name}: starting") if live else nullcontext() as status:
+        last, begun_s, first, spoke_s = 0, 0.0, 0, 0.0
 
         def report(done: int, total: int, what: str) -> None:
-            nonlocal current, last
-            if last == 0 or done <= last:  # a new piece of work starts counting anew
-                bars.remove_task(current)
-                current = bars.add_task(what, total=total)
-            bars.update(current, completed=done, total=total, description=what)
+            nonlocal last, begun_s, first, spoke_s
+            now_s = time.monotonic()
+            is_new = last == 0 or done <= last  # a new piece of work counts anew
+            if is_new:
+                begun_s, first = now_s, done
             last = done
+            if not (live or is_new or done >= total or now_s - spoke_s >= QUIET_S):
+                return
+            spoke_s = now_s
+            line, seconds, units = f"{name}: {done}/{total}", now_s - begun_s, done - first
+            if seconds > 1 and units:
+                left_s = (total - done) * seconds / units
+                line += f", {units / seconds:.1f} {unit}/s, {left_s:.0f} s left"
+            if status is None:
+                console.print(f"{line}  {what}")
+            else:
+                status.update(Text(f"{line}  {what}"))
 
         yield report
 
 
 @contextmanager
-def activity(what: str) -> Iterator[Callable[[str], None]]:
+def activity(what: str) -> Iterator[None]:
     """Say in a terminal what is being done that counts no units, until the block ends."""
-    if console.quiet or not console.is_terminal:
-        yield lambda what: None
-        return
-    with console.status(Text(what)) as status:
-        yield lambda what: status.update(Text(what))
-
-
-class _Lines:
-    """Progress in a log: the first and last unit of a piece of work, and one every `QUIET_S`."""
-
-    def __init__(self, name: str, unit: str) -> None:
-        self._name, self._unit = name, unit
-        self._last = 0
-        self._begun = (time.monotonic(), 0)
-        self._spoke = float("-inf")
-
-    def __call__(self, done: int, total: int, what: str) -> None:
-        now = time.monotonic()
-        if done <= self._last or self._last == 0:
-            self._begun, self._spoke = (now, done), float("-inf")
-        self._last = done
-        if now - self._spoke < QUIET_S and done < total:
-            return
-        self._spoke = now
-        seconds, units = now - self._begun[0], done - self._begun[1]
-        speed = f", {units / seconds:.1f} {self._unit}/s" if seconds > 1 else ""
-        left = f", {(total - done) * seconds / units:.0f} s left" if seconds > 1 and units else ""
-        console.print(f"{self._name}: {done}/{total}{speed}{left}  {what}")
+    live = console.is_terminal and not console.quiet
+    with console.status(Text(what)) if live else nullcontext():
+        yield
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -1,16 +1,15 @@
 """`ssr init` and `ssr classes`: a params file from a preset and from what lies in one's folders."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import YAMLError
 
-from pipeline.presets import ARMS, PRESETS, dump, flow, needs_target, preset
+from pipeline.params import validate_params
+from pipeline.presets import ARMS, PRESETS, dump, flow, preset, render
 from stages.prepare.datasets.dataset import is_within
 from stages.prepare.geometry import Size, fit_size
 from stages.prepare.labels import IGNORE
@@ -35,26 +34,6 @@ _THINGS: Final = {
     *("person", "pedestrian", "child", "rider", "bicyclist", "car", "truck", "bus", "train"),
     *("motorcycle", "motorbike", "bicycle", "animal"),
 }
-_FEATURE_DISTANCE: Final = "name the things: {weight: 0.005, classes: [car], min_share: 0.75}"
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """What was found in the folders of `source` and `target`.
-
-    Attributes:
-        keys: Domain -> values of its section of `prepare`.
-        sizes: Domain -> (height, width) of most of its images, and whether all have it.
-        classes: From the labels of the source.
-        evaluate: Domain that has labels to measure on; None where neither has any.
-        said: Sentences for the user.
-    """
-
-    keys: Mapping[str, Mapping[str, Any]]
-    sizes: Mapping[str, tuple[Size, bool]]
-    classes: ProposedClasses
-    evaluate: str | None
-    said: tuple[str, ...]
 
 
 def write_preset(
@@ -64,14 +43,14 @@ def write_preset(
     arm: str,
     roots: Mapping[str, str | None],
     overwrite: bool = False,
-) -> tuple[str, ...]:
+) -> list[str]:
     """Write an arm of a preset as params file; of own folders, with what is found in them.
 
     Args:
         name: One of `PRESETS`.
         path: The params file; one that nobody edited is replaced.
         arm: One of `ARMS`.
-        roots: Folder of `source` and `target`; None keeps the preset's.
+        roots: Folder of `source`, then `target`; None keeps the preset's.
         overwrite: Replace an edited file too.
 
     Returns:
@@ -80,22 +59,19 @@ def write_preset(
     Raises:
         ConfigError: Preset or arm are unknown, a target is given or needed and the preset has
             none, or the file was edited.
+        DataError: A folder cannot be listed.
     """
     tree = preset(name, arm=arm, roots=roots)
     if tree["prepare"]["target"] is None and roots.get("target") is not None:
         raise ConfigError(f"the preset {name} has no target; leave out --target")
-    if tree["prepare"]["target"] is None and needs_target(arm):
-        raise ConfigError(
-            f"the arm {arm} trains on a target, which the preset {name} does not have; take "
-            "another arm"
-        )
+    validate_params(tree, origin=f"arm {arm} of preset {name}")
     if path.exists() and not overwrite and not _is_pristine(path):
         raise ConfigError(
             f"{path} was edited; move it away, or replace it with --force (it is not kept)"
         )
-    proposal = _look(roots) if name in OWN_FOLDERS else None
-    write_bytes(path, _filled_in(tree, proposal).encode())
-    return proposal.said if proposal else ()
+    said = _fill_in(tree, roots) if name in OWN_FOLDERS else []
+    write_bytes(path, dump(tree).encode())
+    return said
 
 
 def classes_yaml(classes: ProposedClasses) -> str:
@@ -107,37 +83,28 @@ def classes_yaml(classes: ProposedClasses) -> str:
 
 
 def _is_pristine(path: Path) -> bool:
-    """Tell whether a file is what an arm of some preset with some folders renders to."""
+    """Tell whether a file is what an arm of some preset renders to, whatever the folders."""
     try:
         text = path.read_text()
-        prepare: dict[str, Any] = YAML(typ="safe").load(text)["prepare"]
-        roots = {
-            domain: None if prepare[domain] is None else prepare[domain]["root"]
-            for domain in ("source", "target")
-        }
-    except (OSError, YAMLError, KeyError, TypeError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return False
-    name = next((name for name in PRESETS if text.startswith(f"# {name}: ")), None)
-    if name is None:
-        return False
-    proposals = [None, _look(roots)] if name in OWN_FOLDERS else [None]
-    return any(
-        text == _filled_in(preset(name, arm=arm, roots=roots), proposal)
-        for arm in ARMS
-        for proposal in proposals
+    name = text[2:].partition(":")[0]
+    root = re.compile(r"^    root: .*$", re.MULTILINE)
+    return name in PRESETS and any(
+        root.sub("", text) == root.sub("", render(name, arm=arm, roots={})) for arm in ARMS
     )
 
 
-def _look(roots: Mapping[str, str | None]) -> Proposal:
-    """Look at the folders that there are: names, sizes of a few images, values of some labels.
+def _fill_in(tree: CommentedMap, roots: Mapping[str, str | None]) -> list[str]:
+    """Put in what lies in the folders: names, sizes of a few images, values of some labels.
 
-    Raises:
-        DataError: A folder cannot be listed.
+    Returns:
+        Sentences for the user.
     """
-    keys: dict[str, dict[str, Any]] = {}
-    sizes: dict[str, tuple[Size, bool]] = {}
-    classes = ProposedClasses()
+    prepare, train = tree["prepare"], tree["train"]
     said: list[str] = []
+    crops_px: list[int] = []
+    evaluate, has_labels = None, False
     for domain, given in roots.items():
         if given is None:
             continue
@@ -147,21 +114,29 @@ def _look(roots: Mapping[str, str | None]) -> Proposal:
             what = "holds no images to train on" if root.is_dir() else "is no folder yet"
             said.append(f"{domain}: {given} {what}; params.yaml has the usual names of folders")
             continue
-        keys[domain] = _folders(domain, splits, said)
-        if size := _size(root, splits["train"].files):
-            sizes[domain] = size
+        section = prepare[domain]
+        section.update(_folders(domain, splits, said))
+        crops_px += _fit(section, root, splits["train"].files)
+        if section["val_images"]:
+            evaluate = domain  # the target, if both have labels to measure on
         if domain == "source":
             classes = classes_of_splits(root, splits.values())
             said += (f"source: {line}" for line in classes.said)
-    evaluate = next((d for d in ("target", "source") if keys.get(d, {}).get("val_images")), None)
-    if "source" in keys and evaluate is None and classes.said:
-        keys["source"]["val_share"] = VAL_SHARE
+            _propose(tree, classes)
+            has_labels = bool(classes.said)
+    if crops_px:
+        train["crop_px"] = min(train["crop_px"], max(min(crops_px) // 32, 1) * 32)
+        tree["prepare"]["pad_to_px"] = train["crop_px"]
+    if evaluate is None and has_labels:
         evaluate = "source"
+        prepare["source"]["val_share"] = VAL_SHARE
         said.append(
             f"no labelled images to measure on: the last {VAL_SHARE:.0%} of the source's are held "
             "out (val_share)"
         )
-    return Proposal(keys, sizes, classes, evaluate, tuple(said))
+    if evaluate is not None:
+        tree["evaluate"]["domain"] = evaluate
+    return said
 
 
 def _folders(domain: str, splits: Mapping[str, SplitFolders], said: list[str]) -> dict[str, Any]:
@@ -181,8 +156,13 @@ def _folders(domain: str, splits: Mapping[str, SplitFolders], said: list[str]) -
         labels = "train/labels"
     for split, purpose in ((train, "train on"), (val, "measure on")):
         if split is not None:
-            said.append(f"{domain}: {_counted(split)} to {purpose}")
-    found = {
+            said.append(
+                f"{domain}: {len(split.files)} images in {split.images}, {len(split.label_files)} "
+                f"with a label in {split.labels}, to {purpose}"
+                if split.labels is not None
+                else f"{domain}: {len(split.files)} images in {split.images} to {purpose}"
+            )
+    return {
         "train_images": train.images,
         "train_labels": labels,
         "val_images": val.images if val else None,
@@ -190,22 +170,14 @@ def _folders(domain: str, splits: Mapping[str, SplitFolders], said: list[str]) -
         "image_suffix": suffixes[0],
         "label_suffix": suffixes[1],
     }
-    for name in found.values():
-        if name is not None and not name.isprintable():
-            raise DataError(f"prepare.{domain}: the name {name!a} cannot be written: rename it")
-    return found
 
 
-def _counted(split: SplitFolders) -> str:
-    found = f"{len(split.files)} images in {split.images}"
-    if split.labels is None:
-        return found
-    named = f" (*{split.label_suffix}.png)" if split.label_suffix else ""
-    return f"{found}, {len(split.label_files)} with a label in {split.labels}{named}"
+def _fit(section: CommentedMap, root: Path, files: Sequence[str]) -> list[int]:
+    """Set the preset's shorter side at the ratio of most of a few images; none is enlarged.
 
-
-def _size(root: Path, files: Sequence[str]) -> tuple[Size, bool] | None:
-    """Return the size of most of a few images, and whether all have it; None if none is read."""
+    Returns:
+        The shorter side that images get; nothing where none can be read.
+    """
     sizes: Counter[Size] = Counter()
     for file in files[:: -(-len(files) // _MOST_IMAGES)]:
         try:
@@ -213,44 +185,29 @@ def _size(root: Path, files: Sequence[str]) -> tuple[Size, bool] | None:
         except DataError:
             continue
         sizes[height, width] += 1
-    return (sizes.most_common(1)[0][0], len(sizes) == 1) if sizes else None
+    if not sizes:
+        return []
+    size = sizes.most_common(1)[0][0]
+    ratio = min(*section["fit_px"], *size) / min(size)
+    height, width = (round(length * ratio) for length in size)
+    section["fit_px"] = None if ratio == 1 and len(sizes) == 1 else flow([width, height])
+    return [min(fit_size(size, (width, height)))]
 
 
-def _filled_in(tree: CommentedMap, proposal: Proposal | None) -> str:
-    """Write a preset with a proposal put in; comments stay."""
-    if proposal is None:
-        return dump(tree)
-    train, sides = tree["train"], []
-    for domain, values in proposal.keys.items():
-        tree["prepare"][domain].update(values)
-    for domain, (size, is_every) in proposal.sizes.items():
-        # The preset's shorter side at the ratio of the images; none is enlarged.
-        section = tree["prepare"][domain]
-        ratio = min(*section["fit_px"], *size) / min(size)
-        height, width = (round(length * ratio) for length in size)
-        section["fit_px"] = None if ratio == 1 and is_every else flow([width, height])
-        sides.append(min(fit_size(size, (width, height))))
-    if sides:
-        train["crop_px"] = min(train["crop_px"], max(min(sides) // 32, 1) * 32)
-        tree["prepare"]["pad_to_px"] = train["crop_px"]
-    if proposal.evaluate is not None:
-        tree["evaluate"]["domain"] = proposal.evaluate
-    if proposal.classes.classes:
-        source = tree["prepare"]["source"]
-        source.yaml_set_comment_before_after_key(
-            "classes",
-            before="proposed from the labels: rename, join ids, ignore what is none",
-            indent=4,
-        )
-        _put_classes(source, proposal.classes)
-        _put_ignored(tree["prepare"]["target"], proposal.classes)
-        things = [c.name for c in proposal.classes.classes if c.name in _THINGS]
-        if train["feature_distance"] is not None and things:
-            train["feature_distance"]["classes"] = flow(things)
-        elif train["feature_distance"] is not None:
-            train["feature_distance"] = None
-            train.yaml_add_eol_comment(_FEATURE_DISTANCE, "feature_distance")
-    return dump(tree)
+def _propose(tree: CommentedMap, proposed: ProposedClasses) -> None:
+    """Put the classes of the source's labels into the preset, and the things among them."""
+    if not proposed.classes:
+        return
+    source, train = tree["prepare"]["source"], tree["train"]
+    check = "proposed from the labels: rename, join ids, ignore what is none"
+    source.yaml_set_comment_before_after_key("classes", before=check, indent=4)
+    _put_classes(source, proposed)
+    _put_ignored(tree["prepare"]["target"], proposed)
+    things = [c.name for c in proposed.classes if c.name in _THINGS]
+    if things and train["feature_distance"] is not None:
+        train["feature_distance"]["classes"] = flow(things)
+    else:
+        train["feature_distance"] = None
 
 
 def _put_classes(section: CommentedMap, proposed: ProposedClasses) -> None:

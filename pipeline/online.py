@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from pipeline.checks import is_same, require_provenance
 from pipeline.params import Params
-from pipeline.stores import demand_provenance, is_same
 from stages.embed.config import EmbedConfig
 from stages.embed.format1 import require_weights
 from stages.embed.task import teacher_input
@@ -106,7 +106,7 @@ def compare_online(
     domain: Domain = "source" if spec.domain == "source" else "target"
     if domain == "target" and params.train.self_training is None:
         raise ConfigError("train.self_training is null: training draws no crops of the target")
-    demand_provenance(params, spec.provenance, index_path, where=f"the store {store}")
+    require_provenance(params, spec.provenance, index_path, where=f"the store {store}")
     encoder = params.embed.load_encoder()
     require_weights(params.embed, encoder, spec)
     readers: dict[Domain, FeatureReader] = {domain: reader}

@@ -1,38 +1,37 @@
-"""Options that several commands of `ssr` have."""
+"""Options that several commands of `ssr` have, and the files that they default to."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline import completion
+# `dvc.yaml` names the same paths.
+PARAMS = Path("params.yaml")
+MANIFEST = Path("data/manifest.parquet")
+SCAN_CACHE = Path("data/scan-cache.parquet")
+EVALUATE_CACHE = Path("data/scan-cache-evaluate")
+INDEX = Path("data/index.json")
+START = Path("data/start.json")
+RUN = Path("runs")
+COMPARISON = RUN / "comparison.png"
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The params file.")]
 Overrides = Annotated[
     list[str],
-    typer.Option(
-        "--set",
-        "-S",
-        metavar="KEY=VALUE",
-        help="Change a value, e.g. train.seed=1.",
-        autocompletion=completion.of(completion.keys),
-    ),
+    typer.Option("--set", "-S", metavar="KEY=VALUE", help="Change a value, e.g. train.seed=1."),
 ]
 RunFolder = Annotated[Path, typer.Option("--out", help="Folder of this run's results.")]
 
 
-class WeightsName(StrEnum):
-    """Of a run's two networks."""
-
-    STUDENT = "student"
-    EMA = "ema"
+def stores_here() -> list[str]:
+    """Name the stores in the current folder, for the Tab key."""
+    return sorted(map(str, Path().glob("data/features/*/*.zarr")))
 
 
 StoreUrl = Annotated[
     str,
     typer.Argument(
         help="A store, e.g. data/features/source/1a2b3c4d.zarr or s3://bucket/...",
-        autocompletion=completion.of(completion.stores),
+        autocompletion=stores_here,
     ),
 ]

@@ -1,19 +1,12 @@
 """Reading `params.yaml`: strict sections, one readable line for whatever is wrong."""
 
-import difflib
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Final, Self
 
-from pydantic import (
-    BaseModel,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -28,8 +21,8 @@ from store.errors import ConfigError
 from store.files import Url, is_known, parse_url
 from store.spec import Level
 
-LONGEST_VALUE, MOST_KEYS = 60, 10
-"""Characters of a value and keys of a section that one line has room for."""
+LONGEST_VALUE: Final = 60
+"""Characters of a value that one line has room for."""
 
 _VALUES = reprlib.Repr()  # aliases can make a small file an endless text
 _VALUES.maxstring = _VALUES.maxother = LONGEST_VALUE
@@ -121,10 +114,15 @@ def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
     tree = _read_yaml(path)
     for override in overrides:
         _set(tree, override)
+    return validate_params(tree, origin=str(path), overrides=overrides)
+
+
+def validate_params(tree: dict[str, Any], *, origin: str, overrides: Sequence[str] = ()) -> Params:
+    """Check the content of a params file; as `load_params`."""
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_explain(error, path, overrides)) from error
+        raise ConfigError(_explain(error, tree, origin, overrides)) from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -160,14 +158,14 @@ def _set(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {shown}: the value is not valid YAML") from error
 
 
-def _explain(error: ValidationError, path: Path, overrides: Sequence[str]) -> str:
+def _explain(
+    error: ValidationError, tree: dict[str, Any], origin: str, overrides: Sequence[str]
+) -> str:
     """Name the first fault and count the rest; a mistyped key comes before the missing one."""
     faults = sorted(error.errors(), key=lambda fault: fault["type"] not in _NO_KEY)
     fault = faults[0]
-    key = ".".join(_walk(fault["loc"])[0])
-    if fault["type"].startswith("union_tag"):
-        key += ".kind"
-    where = str(path)
+    key = _key_of(fault, tree)
+    where = origin
     for override in overrides:
         changed, wrong = f"{override.partition('=')[0]}.", f"{key}."
         if wrong.startswith(changed) or (fault["type"] in _NO_KEY and changed.startswith(wrong)):
@@ -176,13 +174,26 @@ def _explain(error: ValidationError, path: Path, overrides: Sequence[str]) -> st
     return f"{where}: {_describe(key, fault)}{more}"
 
 
+def _key_of(fault: ErrorDetails, tree: Any) -> str:  # noqa: ANN401 - YAML
+    """Return where a fault is, without the kinds that pydantic puts between the keys."""
+    keys = []
+    for part in fault["loc"]:
+        try:
+            tree = tree[part]
+        except (LookupError, TypeError):
+            if fault["type"] != "missing" or part != fault["loc"][-1]:
+                continue
+        keys.append(str(part))
+    if fault["type"].startswith("union_tag"):
+        keys.append("kind")
+    return ".".join(keys)
+
+
 def _describe(key: str, fault: ErrorDetails) -> str:
-    location, given = fault["loc"], fault["input"]
+    given = fault["input"]
     match fault["type"]:
         case kind if kind in _NO_KEY:
-            return f"{key} is not a known key{_did_you_mean(location)}"
-        case "missing" if isinstance(location[-1], int):
-            return f"{key.rpartition('.')[0]} has {location[-1]} values and needs more"
+            return f"{key} is not a known key; docs/params.md lists them"
         case "missing" | "union_tag_not_found":
             return f"{key} is missing; `ssr init` writes every key"
         case "union_tag_invalid":
@@ -205,42 +216,3 @@ def _brief(value: object) -> str:
 
 def _cut(text: str) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
-
-
-def _did_you_mean(location: Sequence[int | str]) -> str:
-    parents, models = _walk(location[:-1])
-    known = [name for model in models for name in model.model_fields]
-    near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean {'.'.join([*parents, near[0]])}?"
-    more = f" and {len(known) - MOST_KEYS} more" if len(known) > MOST_KEYS else ""
-    return f"; known here: {', '.join(known[:MOST_KEYS])}{more}" if known else ""
-
-
-def _walk(location: Sequence[int | str]) -> tuple[list[str], list[type[BaseModel]]]:
-    """Return a location's keys, without the kinds that pydantic puts between, and its models.
-
-    Several models may lie there where the kind of a union is not decided yet.
-    """
-    keys: list[str] = []
-    models: list[type[BaseModel]] = [Params]
-    for part in location:
-        fields = [m.model_fields[part] for m in models if part in m.model_fields]
-        of_kind = [m for m in models if "kind" in m.model_fields and part in _kinds_of(m)]
-        if of_kind and not fields:
-            models = of_kind
-            continue
-        keys.append(str(part))
-        if fields:  # else it is an index, or a name that the user chose, as in `evaluate.datasets`
-            models = [model for field in fields for model in _models_in(field.annotation)]
-    return keys, models
-
-
-def _kinds_of(model: type[BaseModel]) -> tuple[str, ...]:
-    return get_args(model.model_fields["kind"].annotation)
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - any type expression
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]

@@ -1,142 +1,109 @@
-"""`ssr plan`: what embedding costs in tiles, time, disk and memory, and when it pays.
+"""`ssr plan`: what embedding costs in tiles, time and disk, and when it pays.
 
-Only counts: no weight, no image and no store is read.
+No weight, image or store is read: encoders are counted on PyTorch's meta device, stores by the
+arithmetic of their grid.
 """
 
-from collections.abc import Iterator, Sequence
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from math import ceil
+from datetime import timedelta
+from functools import cache
+from math import ceil, prod
 from pathlib import Path
 from shutil import disk_usage
+from time import perf_counter
+from typing import Final
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.checks import planned
 from pipeline.console import console, print_table, size
-from pipeline.devices import flops_per_second
 from pipeline.params import Params
-from pipeline.stores import planned
 from stages.embed.config import EmbedConfig
+from stages.embed.teachers.sam_encoder import build_encoder
+from stages.embed.teachers.sam_sizes import ARCHITECTURES, ArchitectureName
 from stages.embed.tiling import plan_tiles
 from stages.prepare.geometry import Size
 from stages.prepare.manifest import Domain, Manifest
-from store.codec import CODECS
-from store.grid import LevelGrid
-from store.layout import Footprint, footprint, size_ratio
-from store.spec import StoreSpec
+from store.fingerprint import CRC_BYTES
+from store.grid import LevelGrid, shard_count
+
+SIZE_RATIOS: Final = {"float16": 1.0, "int8": 0.5, "int8-zstd": 0.38}
+"""Bytes of a shard under a codec over those in float16; the last as measured on random weights."""
+
+CPU: Final = "cpu"
+SHARE_OF_PEAK: Final = 0.4
+"""What a well-fed ViT reaches of a GPU's datasheet, about; `ssr plan --calibrate` measures."""
+
+TFLOPS: Final[Mapping[str, tuple[float, float]]] = {
+    CPU: (0.0925, 0.18),  # such that the share is what ViT-B reached on one AMD EPYC core
+    "l4": (30.3, 121),
+    "rtx 3090": (35.6, 71),
+    "rtx 4090": (82.6, 165),
+    "a100": (19.5, 312),
+    "h100": (67, 989),
+    "h200": (67, 989),
+}
+"""Part of a device's name -> dense peak in float32, without TF32, and in half precision; of the
+CPU for each core."""
 
 
 @dataclass(frozen=True, slots=True)
 class LevelPlan:
-    """One level of one domain; `room` is that of float16."""
+    """One level of one domain, embedded from nothing.
+
+    Attributes:
+        tiles: What the encoder sees.
+        files: Shards and their ledger entries.
+        size_bytes: Size of the shards in float16.
+    """
 
     domain: Domain
     level: str
-    images: int
     tiles: int
-    room: Footprint
+    files: int
+    size_bytes: int
 
 
-@dataclass(frozen=True)
-class StoresPlan:
-    """All stores that the params name, embedded from nothing.
-
-    Attributes:
-        levels: One entry per domain and level.
-        metadata: Files of the stores that belong to no level.
-        shard_bytes: Most main memory for one shard: its features and their encoded form.
-    """
-
-    levels: tuple[LevelPlan, ...]
-    metadata: Footprint
-    shard_bytes: int
-
-    @property
-    def tiles(self) -> int:
-        """Tiles of all domains and levels."""
-        return sum(level.tiles for level in self.levels)
-
-    @cached_property
-    def room(self) -> Footprint:
-        """Room of all stores in float16."""
-        return sum((level.room for level in self.levels), self.metadata)
-
-    def size_bytes(self, codec: str) -> int:
-        """Bytes of all stores under a codec; metadata stays as it is."""
-        levels = sum(level.room.size_bytes for level in self.levels)
-        return round(levels * size_ratio(codec)) + self.metadata.size_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """How fast the encoder runs, and who says so."""
-
-    tiles_per_second: float
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class BreakEven:
-    """When embedding once is cheaper than the teacher in the loop, counted in its tiles.
-
-    Attributes:
-        tiles_per_step: What SSR without a store would encode in every step.
-        steps: After so many steps it would have encoded more.
-    """
-
-    tiles_per_step: int
-    steps: int
-
-
-def plan_stores(params: Params, manifest: Manifest) -> StoresPlan:
-    """Plan the stores that embedding all that the params name leaves.
+def plan_stores(params: Params, manifest: Manifest) -> list[LevelPlan]:
+    """Plan the stores that embedding all that the params name leaves, but for their metadata.
 
     Raises:
         DataError: If the manifest has no images of a domain to embed.
     """
-    levels: list[LevelPlan] = []
-    metadata, shard_bytes = Footprint(0, 0), 0
+    levels = []
     for domain in params.embed.domains:
         store = planned(params, manifest, domain, weights={})
-        room = footprint(store.spec, store.images, params.embed.levels)
-        metadata += room.metadata
-        shard_bytes = max(shard_bytes, _shard_bytes(store.spec, params.embed.levels))
-        sizes_px = [image.working_size_px for image in store.images]
+        sizes_px = Counter(image.working_size_px for image in store.images)
         for level in params.embed.levels:
-            counts = {size: _tiles_of(params.embed, size, level) for size in set(sizes_px)}
-            tiles = sum(counts[size] for size in sizes_px)
-            levels.append(LevelPlan(domain, level, len(sizes_px), tiles, room.levels[level]))
-    return StoresPlan(tuple(levels), metadata, shard_bytes)
+            grid = LevelGrid.of(store.spec, level)
+            shards = shard_count(len(store.images), grid.shard_images)
+            tiles = sum(n * _tiles_of(params.embed, px, level) for px, n in sizes_px.items())
+            chunks = sum(  # inner chunks that hold a token of an image; others are not stored
+                n * len([*grid.chunks_under(0, 0, *grid.image_size_tok(px))])
+                for px, n in sizes_px.items()
+            )
+            size_bytes = chunks * (2 * prod(grid.chunk_shape) + CRC_BYTES)
+            size_bytes += shards * grid.index_bytes
+            levels.append(LevelPlan(domain, level, tiles, 2 * shards, size_bytes))
+    return levels
 
 
-def break_even(params: Params, embed_tiles: int) -> BreakEven | None:
-    """Compare with official SSR, which encodes one crop per image and enhanced pass.
+def size_bytes(levels: Iterable[LevelPlan], codec: str) -> int:
+    """Return the bytes of levels under a codec."""
+    return round(sum(level.size_bytes for level in levels) * SIZE_RATIOS[codec])
 
-    Returns:
-        None where training reads no features.
-    """
+
+def tiles_per_step(params: Params) -> int:
+    """Count the tiles that official SSR encodes in a step: a crop per image and enhanced pass."""
     train = params.train
-    size_px = (train.crop_px, train.crop_px)
-    crop = sum(_tiles_of(params.embed, size_px, level) for level in train.regularizer.used_levels)
-    parts = train.regularizer.on
-    source = train.batch_size * crop * ("source" in parts)
-    both = source + train.batch_size * crop * ("mixed" in parts)
-    if not both:
-        return None
-    start = train.self_training.start if train.self_training else 0  # before it nothing is mixed
-    early = source * start
-    if embed_tiles <= early:
-        return BreakEven(both, ceil(embed_tiles / source))
-    return BreakEven(both, start + ceil((embed_tiles - early) / both))
-
-
-def table_speed(config: EmbedConfig, device: str) -> Speed | None:
-    """Look up how fast the encoder is expected to run on a device; None is unknown."""
-    from stages.embed.cost import macs_per_tile
-
-    found = flops_per_second(device, config.precision)
-    if found is None:
-        return None
-    per_tile = 2 * macs_per_tile(config.teacher.architecture)
-    return Speed(found[0] / per_tile, f"{device}, from the table: {found[1]}")
+    side = (train.crop_px, train.crop_px)
+    crop = sum(_tiles_of(params.embed, side, level) for level in train.regularizer.used_levels)
+    return train.batch_size * crop * len(train.regularizer.on)
 
 
 def free_bytes(url: str) -> int | None:
@@ -149,62 +116,97 @@ def free_bytes(url: str) -> int | None:
     return disk_usage(path).free
 
 
-def print_plan(plan: StoresPlan, params: Params, *, speed: Speed | None, device: str) -> None:
-    """Show what stage one will cost, line by line.
+@cache
+def macs_per_tile(name: ArchitectureName) -> int:
+    """Count the multiply-accumulates of one tile: 486, 1,493 and 2,981 GMAC for ViT-B, L and H.
 
-    Args:
-        plan: The stores.
-        params: What they are of.
-        speed: Of the encoder, from `table_speed` or a calibration.
-        device: Where it was looked up.
+    Those of the official `ImageEncoderViT`, with the padding of grids that are not a multiple of
+    the window. Norms, activations and softmax are left out, as is the custom.
     """
-    from stages.embed.cost import macs_per_tile, memory_bytes
+    side_px = ARCHITECTURES[name].side_px
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        build_encoder(ARCHITECTURES[name])(torch.empty(1, 3, side_px, side_px))
+    return int(counter.get_total_flops()) // 2
 
-    teacher = params.embed.teacher
-    macs = macs_per_tile(teacher.architecture)
+
+def table_speed(config: EmbedConfig, device: str) -> float | None:
+    """Look up the tiles per second that are expected of a device; None is unknown."""
+    known = next((key for key in TFLOPS if re.search(rf"\b{key}\b", device.lower())), None)
+    if known is None:
+        return None
+    peak = TFLOPS[known][config.precision != "float32"]
+    units = (os.cpu_count() or 1) if known == CPU else 1
+    flops = SHARE_OF_PEAK * peak * units * 1e12
+    return flops / (2 * macs_per_tile(config.teacher.architecture))
+
+
+def measured_speed(config: EmbedConfig, *, least_s: float = 1.0) -> float:
+    """Time the encoder here for so long, after one batch that warms up; its weights are random.
+
+    Returns:
+        Tiles per second.
+
+    Raises:
+        ConfigError: Where there is no such device, or a batch does not fit in its memory.
+    """
+    teacher = config.teacher.model_copy(update={"weights": "random"})
+    encoder = config.model_copy(update={"teacher": teacher}).load_encoder()
+    tiles = torch.zeros(config.batch_tiles, 3, teacher.side_px, teacher.side_px)
+    level = config.levels[:1]
+    encoder.encode(tiles, level)
+    batches, started = 0, perf_counter()
+    while (elapsed_s := perf_counter() - started) < least_s:
+        encoder.encode(tiles, level)  # returns when the tokens are on the CPU
+        batches += 1
+    return batches * config.batch_tiles / elapsed_s
+
+
+def print_plan(
+    params: Params, manifest: Manifest, *, device: str | None = None, calibrate: bool = False
+) -> None:
+    """Show what stage one will cost on a device, by default this machine's, which may be timed."""
+    embed, codec = params.embed, params.store.codec
+    teacher = embed.teacher
+    if device is None or calibrate:
+        on_gpu = embed.device != "cpu" and torch.cuda.is_available()
+        device = torch.cuda.get_device_name() if on_gpu else CPU
+    speed = measured_speed(embed) if calibrate else table_speed(embed, device)
+    levels, macs = plan_stores(params, manifest), macs_per_tile(teacher.architecture)
+    tiles = sum(level.tiles for level in levels)
+    rows = [(f"{each.domain} {each.level}", [each]) for each in levels] + [("in all", levels)]
     print_table(
-        f"teacher {teacher.name}, {params.embed.precision}: "
-        f"{_count(macs)}MAC per tile of {teacher.side_px} px",
-        ("", "images", "tiles", "MAC", "time"),
-        _work_rows(plan, macs, speed),
-    )
-    codec = params.store.codec
-    print_table(
-        f"stores below {params.store.url}, {codec}",
-        ("", "files", *CODECS),
-        _disk_rows(plan, CODECS),
+        f"teacher {teacher.name}, {embed.precision}, {macs / 1e9:,.4g} GMAC per tile of "
+        f"{teacher.side_px} px; stores below {params.store.url}, {codec}",
+        ("", "tiles", "files", *SIZE_RATIOS),
+        [
+            (
+                name,
+                f"{sum(each.tiles for each in part):,}",
+                f"{sum(each.files for each in part):,}",
+                *(size(size_bytes(part, codec)) for codec in SIZE_RATIOS),
+            )
+            for name, part in rows
+        ],
     )
     if speed is None:
-        console.print(
-            f"time: unknown, {device} is not in the table; `ssr plan --calibrate` measures a few "
-            "tiles, `--device a100` asks for another device"
-        )
+        console.print(f"time: unknown, {device} is not in the table; --calibrate measures it here")
     else:
-        rate = speed.tiles_per_second
-        console.print(
-            f"time: {_duration(plan.tiles / rate)} at {rate:.3g} tiles/s, "
-            f"{2 * macs * rate / 1e12:.3g} TFLOP/s ({speed.source})"
-        )
-    need, free = plan.size_bytes(codec), free_bytes(params.store.url)
+        how = "measured" if calibrate else f"assumed {SHARE_OF_PEAK:.0%} of its peak"
+        time = timedelta(seconds=round(tiles / speed))
+        console.print(f"time: {time} at {speed:.3g} tiles/s on {device}, {how}")
+    need, free = size_bytes(levels, codec), free_bytes(params.store.url)
     room = "" if free is None else f", {size(free)} free"
     full = free is not None and need > free
     console.print(
         f"disk: {size(need)} needed{room} at {params.store.url}"
         + (": NOT ENOUGH, unless much of it is there already" if full else "")
     )
-    encoder = memory_bytes(teacher.architecture, params.embed.batch_tiles)
-    console.print(
-        f"memory: embed about {size(encoder)} for the encoder and {size(plan.shard_bytes)} for "
-        "a shard"
-    )
-    pays, iterations = break_even(params, plan.tiles), params.train.iterations
-    console.print(
-        "break-even: none, training reads no features (train.regularizer.on is [])"
-        if pays is None
-        else f"break-even: step {pays.steps:,}, {pays.steps / iterations:.2g} runs of "
-        f"{iterations:,} steps; SAM in the loop encodes {pays.tiles_per_step} tiles a step, the "
-        f"stores {plan.tiles:,} once"
-    )
+    per_step = tiles_per_step(params)
+    if per_step:
+        console.print(
+            f"break-even: step {ceil(tiles / per_step):,} of {params.train.iterations:,}; SAM in "
+            f"the loop encodes {per_step} tiles a step, the stores {tiles:,} once"
+        )
 
 
 def _tiles_of(config: EmbedConfig, size_px: Size, level: str) -> int:
@@ -212,43 +214,3 @@ def _tiles_of(config: EmbedConfig, size_px: Size, level: str) -> int:
     tile_tok = config.teacher.side_px // round(stride * scale)
     size_tok = (size_px[0] // stride, size_px[1] // stride)
     return len(plan_tiles(size_tok, tile_tok, config.overlap))
-
-
-def _shard_bytes(spec: StoreSpec, levels: Sequence[str]) -> int:
-    """Float32 features of all levels, and three float16 copies of the largest on their way out."""
-    shapes = [LevelGrid.of(spec, level).shard_shape for level in levels]
-    numbers = [images * channels * height * width for images, channels, height, width in shapes]
-    return 4 * sum(numbers) + 3 * 2 * max(numbers)
-
-
-def _work_rows(plan: StoresPlan, macs: int, speed: Speed | None) -> Iterator[tuple[str, ...]]:
-    images = {level.domain: level.images for level in plan.levels}
-    for name, count, tiles in (
-        *((f"{each.domain} {each.level}", each.images, each.tiles) for each in plan.levels),
-        ("in all", sum(images.values()), plan.tiles),
-    ):
-        time = _duration(tiles / speed.tiles_per_second) if speed else "?"
-        yield name, f"{count:,}", f"{tiles:,}", _count(tiles * macs), time
-
-
-def _disk_rows(plan: StoresPlan, codecs: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    for level in plan.levels:
-        sizes = (size(round(level.room.size_bytes * size_ratio(codec))) for codec in codecs)
-        yield f"{level.domain} {level.level}", f"{level.room.files:,}", *sizes
-    metadata = plan.metadata
-    yield "metadata", f"{metadata.files:,}", *(size(metadata.size_bytes) for _ in codecs)
-    yield "in all", f"{plan.room.files:,}", *(size(plan.size_bytes(codec)) for codec in codecs)
-
-
-def _count(macs: int) -> str:
-    value, units = macs / 1e9, ["G", "T", "P", "E"]
-    while value >= 10_000 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:,.4g} {units[0]}"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} s"

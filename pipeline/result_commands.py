@@ -7,9 +7,16 @@ from typing import Annotated
 
 import typer
 
-from pipeline import completion
-from pipeline.files import COMPARISON, INDEX, MANIFEST, PARAMS, RUN
-from pipeline.options import Overrides, ParamsFile, RunFolder, WeightsName
+from pipeline.options import (
+    COMPARISON,
+    INDEX,
+    MANIFEST,
+    PARAMS,
+    RUN,
+    Overrides,
+    ParamsFile,
+    RunFolder,
+)
 from store.errors import ConfigError
 
 ModelFolder = Annotated[
@@ -20,6 +27,13 @@ Fit = Annotated[
     str | None,
     typer.Option(metavar="WxH", help="Scale images to fit in this, e.g. 1024x512; or `none`."),
 ]
+
+
+class WeightsName(StrEnum):
+    """Which network of a training."""
+
+    STUDENT = "student"
+    EMA = "ema"
 
 
 class Device(StrEnum):
@@ -220,12 +234,7 @@ def import_checkpoint(
     ] = WeightsName.STUDENT,
     classes: Annotated[
         str | None,
-        typer.Option(
-            help="cityscapes, camvid or drawn, where the file names no classes.",
-            autocompletion=completion.of(
-                completion.table("stages.prepare.datasets", "CLASS_TABLES")
-            ),
-        ),
+        typer.Option(help="cityscapes, camvid or drawn, where the file names no classes."),
     ] = None,
     fit: Fit = None,
 ) -> None:

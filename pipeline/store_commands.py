@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import completion
-from pipeline.files import INDEX, MANIFEST, PARAMS
-from pipeline.options import Overrides, ParamsFile, StoreUrl
+from pipeline.options import INDEX, MANIFEST, PARAMS, Overrides, ParamsFile, StoreUrl
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -147,14 +145,13 @@ def _repair(params: "Params", url: "Url", progress: Callable[[int, int, str], No
         DataError: If an image of a damaged shard cannot be read: nothing was touched.
         SSRError: As `stages.embed.stage.run`.
     """
-    from pipeline.checks import current_manifest
-    from pipeline.stores import demand_planned, run_embed
+    from pipeline.checks import current_manifest, require_planned, run_embed
     from stages.prepare.pixels import read_raw
     from store import verify
     from store.lease import WHOLE
 
     manifest = current_manifest(params, MANIFEST)
-    domain = demand_planned(params, manifest, url, INDEX)
+    domain = require_planned(params, manifest, url, INDEX)
 
     def find_damage() -> "Report":
         return verify.verify(url, progress=lambda done, todo: progress(done, todo, "verify"))
@@ -180,10 +177,7 @@ def convert(
     store: StoreUrl,
     codec: Annotated[
         str,
-        typer.Option(
-            help="int8 or int8-zstd.",
-            autocompletion=completion.of(lambda: ("int8", "int8-zstd")),
-        ),
+        typer.Option(help="int8 or int8-zstd."),
     ],
 ) -> None:
     """Write the store of a smaller codec beside a float16 store, without SAM.

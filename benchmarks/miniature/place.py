@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from benchmarks.miniature.arms import ALL_ARMS, ARMS, WARM, World, folder_of
-from benchmarks.runs import ON_ONE_THREAD, Run
+from benchmarks.runs import ON_ONE_THREAD, Run, overrides_of
 from examples.drawn import TEACHER
 from pipeline.params import Params, load_params
-from pipeline.presets import overrides_of
 
 Exam = Literal["val", "test"]
 

@@ -14,7 +14,7 @@ in every other one, so that whatever else the machine does hits them alike; time
 `data` is the part of it in which samples are read; with --workers 0 nothing of that is hidden.
 Peak memory is that of a fresh process for each arm: the GPU's allocations, or on the CPU (Linux)
 the resident set with interpreter, libraries and data. TFLOP are counted from tables
-(stages/train/models.py, stages/embed/cost.py), a multiplication and an addition as two. The goals:
+(stages/train/models.py, pipeline/plan.py), a multiplication and an addition as two. The goals:
 b <= 1.03 d, p >= 1.5 a. SAM's weights are random: no time depends on them.
 """
 

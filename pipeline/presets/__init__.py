@@ -42,12 +42,7 @@ def flow(values: Sequence[Any]) -> "CommentedSeq":
 
 
 def preset(name: str, *, arm: str, roots: Mapping[str, str | None]) -> "CommentedMap":
-    """Return a preset as ruamel reads it, with an arm's values and given folders put in.
-
-    Args:
-        name: One of `PRESETS`.
-        arm: One of `ARMS`.
-        roots: Folder of `source` and `target`; None keeps the preset's.
+    """Return a preset with an arm's values and given folders put in; None keeps the preset's.
 
     Raises:
         ConfigError: Preset or arm are unknown.
@@ -60,7 +55,7 @@ def preset(name: str, *, arm: str, roots: Mapping[str, str | None]) -> "Commente
     for domain, root in roots.items():
         if root is not None and tree["prepare"][domain] is not None:
             tree["prepare"][domain]["root"] = root
-    for key, value in _changes_of(arm).items():
+    for key, value in changes_of(arm).items():
         *sections, last = key.split(".")
         section = tree["train"]
         for part in sections:
@@ -74,29 +69,12 @@ def render(name: str, *, arm: str = "ssr", roots: Mapping[str, str | None]) -> s
     return dump(preset(name, arm=arm, roots=roots))
 
 
-def overrides_of(arm: str) -> tuple[str, ...]:
-    """Return the changes of an arm as `-S` takes them, for the params of a preset.
+def changes_of(arm: str) -> "CommentedMap":
+    """Return an arm's keys below `train` with their values.
 
     Raises:
         ConfigError: There is no such arm.
     """
-    return tuple(
-        f"train.{key}={dump({key: value}).partition(': ')[2].strip()}"
-        for key, value in _changes_of(arm).items()
-    )
-
-
-def needs_target(arm: str) -> bool:
-    """Tell whether an arm trains on a target even where the preset does not.
-
-    Raises:
-        ConfigError: There is no such arm.
-    """
-    changes = _changes_of(arm)
-    return changes.get("masking") is not None or "regularizer.kind" in changes
-
-
-def _changes_of(arm: str) -> "CommentedMap":
     if arm not in ARMS:
         raise ConfigError(f"there is no arm {arm}; the arms are {', '.join(ARMS)}")
     changes: CommentedMap = _packaged("arms")[arm]
@@ -131,16 +109,12 @@ def _yaml() -> "YAML":
     from ruamel.yaml.nodes import ScalarNode
     from ruamel.yaml.representer import RoundTripRepresenter
 
-    class WithNull(RoundTripRepresenter):
-        """Writes null as `null`, as the presets do."""
+    def null(representer: RoundTripRepresenter, data: None) -> ScalarNode:
+        node: ScalarNode = representer.represent_scalar("tag:yaml.org,2002:null", "null")
+        return node
 
-        def represent_none(self, data: None) -> ScalarNode:
-            node: ScalarNode = self.represent_scalar("tag:yaml.org,2002:null", "null")
-            return node
-
-    WithNull.add_representer(type(None), WithNull.represent_none)
     yaml = YAML()
-    yaml.Representer = WithNull
+    yaml.representer.add_representer(type(None), null)  # as the presets write it
     yaml.width, yaml.preserve_quotes = 10_000, True
     yaml.indent(mapping=2, sequence=4, offset=2)
     return yaml

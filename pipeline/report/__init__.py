@@ -22,7 +22,7 @@ from PIL import Image
 from pipeline.checks import require_current_manifest, require_current_stores
 from pipeline.console import size
 from pipeline.costs import cost_of, versions
-from pipeline.files import RUN
+from pipeline.options import RUN
 from pipeline.params import Params
 from pipeline.pictures import Painter, read_photo
 from pipeline.tables import UNTRAINED, sizes_text, statistics_text, teacher_of

@@ -15,13 +15,7 @@ EMBEDDING_VERSION: Final = 2
 
 @dataclass(frozen=True)
 class PlannedStore:
-    """One store before, or while, it is made.
-
-    Attributes:
-        spec: its specification.
-        images: its images in order.
-        records: their manifest rows by image id.
-    """
+    """One store before, or while, it is made: its images in order, and their rows by image id."""
 
     spec: StoreSpec
     images: tuple[ImageEntry, ...]
@@ -50,30 +44,24 @@ def planned_store(
     Raises:
         DataError: for a domain of which the manifest has no images to embed.
     """
-    records = {
-        record.image_id: record
-        for record in manifest.select(domain=domain)
-        if record.split in config.splits
-    }
-    if not records:
+    rows = [row for row in manifest.select(domain=domain) if row.split in config.splits]
+    if not rows:
         raise DataError(
             f"the manifest has no {' or '.join(config.splits)} images of domain {domain}; "
             "change embed.domains or embed.splits, or run `ssr prepare`"
         )
-    sizes = [record.working_size_px for record in records.values()]
+    heights_px, widths_px = zip(*(row.working_size_px for row in rows), strict=True)
+    offered = config.teacher.levels()
     spec = StoreSpec(
         domain=domain,
-        levels={name: Level(*level[:2]) for name, level in config.teacher.levels().items()},
-        grid_px=(max(height for height, _ in sizes), max(width for _, width in sizes)),
+        levels={name: Level(level.stride_px, level.channels) for name, level in offered.items()},
+        grid_px=(max(heights_px), max(widths_px)),
         shard_images=shard_images,
         codec=codec,
         provenance=provenance(config, config.teacher.identity(weights)),
     )
-    images = tuple(
-        ImageEntry(record.image_id, record.content, record.working_size_px)
-        for record in records.values()
-    )
-    return PlannedStore(spec, images, records)
+    images = tuple(ImageEntry(row.image_id, row.content, row.working_size_px) for row in rows)
+    return PlannedStore(spec, images, {row.image_id: row for row in rows})
 
 
 def weights_of(teacher: Mapping[str, Any]) -> str:

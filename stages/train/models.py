@@ -1,4 +1,4 @@
-"""The networks of a training run: how they are built, what they set out with, what they take.
+"""The networks of a training run: how they are built and what they set out with.
 
 Student, EMA model, regulariser and ImageNet reference.
 """

@@ -112,7 +112,7 @@ def run(
         )
     show_rows = rows_for(config.log_to if ranks.first else (), out)
     manifest = Manifest.read(workspace.manifest)
-    stores, readers = _open(config, workspace, manifest)
+    stores, readers = open_stores(config, workspace, manifest)
     skipped = {i: reason for entry in stores.values() for i, reason in entry.skipped.items()}
     manifest = manifest.without(skipped)
     crops = TrainingCrops(config=config, manifest=manifest, roots=workspace.roots, readers=readers)
@@ -189,7 +189,7 @@ def _recipe(config: TrainConfig) -> dict[str, Any]:
     return recipe
 
 
-def _open(
+def open_stores(
     config: TrainConfig, workspace: Workspace, manifest: Manifest
 ) -> tuple[dict[Domain, StoreEntry], dict[Domain, FeatureReader]]:
     """Open the stores that training reads, with all training images but skipped ones."""

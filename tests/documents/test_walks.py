@@ -4,7 +4,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,16 @@ from ruamel.yaml import YAML
 
 from examples.drawn.world import draw
 from examples.drawn.world.style import Style
-from tests.documents.reading import DOCUMENTS, commands_in, fenced, path_of, shell_blocks
+from tests.documents.reading import DOCUMENTS, commands_in, fenced, shell_blocks
 from tests.pipeline.repository import demand_repro, environment, make_repository
 from tests.pipeline.test_handover import official_checkpoint
-from tests.pipeline.workplace import SMALLEST, change_params, demand, write_params
+from tests.pipeline.workplace import REPOSITORY, SMALLEST, change_params, demand, write_params
 from tests.prepare.conftest import ids, save, save_paletted
 
 SIZE = (64, 128)
 STAGES = [
     shlex.split(stage["cmd"])[1:]
-    for stage in YAML(typ="safe").load(path_of("dvc.yaml"))["stages"].values()
+    for stage in YAML(typ="safe").load(REPOSITORY / "dvc.yaml")["stages"].values()
 ]
 """What `dvc repro` runs; that it does is tested beside the pipeline."""
 
@@ -46,8 +46,6 @@ SMALL: Mapping[str, Any] = {
 }
 """What makes a preset small: other networks and less of everything, the same recipe."""
 
-Run = Callable[[str], None]
-
 
 def shrink(params: Path) -> None:
     """Make a preset small, whatever its datasets; a section that its arm leaves out stays out."""
@@ -63,8 +61,8 @@ def shrink(params: Path) -> None:
 
 def typed(block: str, **places: Path) -> None:
     """Type a block in the current folder; `places` replace folders that it names."""
-    for command in commands_in(block, "README.md"):
-        words = [SHORTER.get(word, word) for word in command.words]
+    for command in commands_in(block):
+        words = [SHORTER.get(word, word) for word in command]
         for name, place in places.items():
             words = [re.sub(rf"^{name}$", str(place), word) for word in words]
         match words:

@@ -6,15 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
-
-from stages.embed.teachers.sam_encoder import PREFIX, draw_encoder
-from stages.embed.teachers.sam_sizes import ARCHITECTURES
-from stages.student.student import load_student
-from tests.official import export_official
-from tests.pipeline.workplace import change_params, demand, shard, ssr, stored, the_store
+from tests.pipeline.workplace import change_params, shard, ssr, stored, the_store
 
 LONGEST = 280
 """Characters in a line; one that names two paths, or keys to choose from, needs some."""
@@ -86,36 +78,9 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def save_label(name: str, value: int, size_px: tuple[int, int] = (64, 128)) -> None:
-    """Save a label of one value."""
-    Image.fromarray(np.full(size_px, value, np.uint8)).save(name)
-
-
-def save_teacher(name: str) -> None:
-    """Save a tiny SAM encoder as a checkpoint in the official layout."""
-    weights = draw_encoder(ARCHITECTURES["tiny"], seed=7).state_dict()
-    torch.save({PREFIX + key: value for key, value in weights.items()}, name)
-
-
-def save_backbone(name: str, *, head: bool = False) -> None:
-    """Save the trained student's backbone in the official layout, alone or with the head."""
-    student = load_student(Path("runs/student"))[0]
-    module = student if head else torch.nn.ModuleDict({"backbone": student.backbone})
-    torch.save(export_official(module.state_dict()), name)
-
-
-def save_half_a_teacher() -> None:
-    save_teacher("sam.pth")
-    cut_in_half("sam.pth")()
-
-
 def flip_bits_of_the_target() -> None:
     for number in (0, 1):
         flip_bits(shard("target", number))
-
-
-def embed_the_source_alone() -> None:
-    demand("embed", "-S", "embed.domains=[source]", "-S", "train.regularizer.on=[source]")
 
 
 def identifier(case: Case) -> str:

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.files import INDEX, MANIFEST, RUN, START
+from pipeline.options import INDEX, MANIFEST, RUN, START
 from pipeline.params import Params
 from pipeline.report import REPORT
 from stages.train.monitor import COLUMNS, HEALTH_COLUMNS, VALIDATION_COLUMNS
-from store.index import Index
 from tests.pipeline.repository import Repro, demand_repro, make_repository, repro
 from tests.pipeline.workplace import (
     PHOTOS,
@@ -178,31 +177,6 @@ def test_an_added_image_embeds_one_shard_only(repository: Path) -> None:
     assert again.ran == ALL  # the index changed, so the student is out of date
 
 
-def test_another_teacher_gets_a_store_beside_the_old_one(repository: Path) -> None:
-    content, features = stored(repository), shards(repository)
-    change_params(repository, {"embed.teacher.seed": 1})
-    done = demand_repro(repository, "embed")
-    assert done.ran == CHECKS
-    assert len(written(repository, features)) == len(features)
-    assert features.items() <= shards(repository).items()  # the old ones are as they were
-    new = Index.read(repository / INDEX).stores["source"].path
-    assert not any(name.startswith(new) for name in features)
-    change_params(repository, {"embed.teacher.seed": 0})
-    done = demand_repro(repository)
-    assert (done.ran, done.skipped) == (CHECKS, COSTLY)
-    assert done.out.count(" 0 embedded now") == 2
-    assert content.items() <= stored(repository).items()
-
-
-def test_an_added_level_embeds_that_level_only(repository: Path) -> None:
-    features = shards(repository)
-    change_params(repository, {"embed.levels": ["stride8", "stride32"]})
-    demand_repro(repository, "embed")
-    assert written(repository, features) == [
-        f"{domain}/stride32/c.{shard}.0.0.0" for domain in ("source", "target") for shard in (0, 1)
-    ]
-
-
 def test_a_mistake_ends_repro_with_its_line_and_costs_nothing(repository: Path) -> None:
     content = stored(repository)
     change_params(repository, {"prepare.source.rot": "photos"})
@@ -210,6 +184,6 @@ def test_a_mistake_ends_repro_with_its_line_and_costs_nothing(repository: Path) 
     assert done.code != 0
     assert done.ran == ["prepare"]
     (line,) = (line for line in done.err.splitlines() if line.startswith("ssr: "))
-    assert "prepare.source.rot is not a known key; did you mean prepare.source.root?" in line
+    assert "prepare.source.rot is not a known key" in line
     assert "Traceback" not in done.err
     assert stored(repository) == content

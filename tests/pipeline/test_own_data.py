@@ -14,7 +14,7 @@ from stages.prepare.datasets.drawn import DRAWN
 from stages.prepare.labels import CITYSCAPES_19
 from stages.prepare.manifest import Manifest
 from tests.pipeline.messy import PALETTE, drawn_scene, write_messy
-from tests.pipeline.workplace import change_params, demand, ssr
+from tests.pipeline.workplace import demand
 
 INIT: Final = ("init", "--preset", "folders-small", "--source", "mine", "--target", "theirs")
 
@@ -34,7 +34,7 @@ def source() -> folder.Config:
 
 def test_a_messy_folder_needs_no_edit_before_it_is_prepared() -> None:
     said = demand(*INIT)
-    assert "source: 6 images in photos, 6 with a label in labels (*_L.png) to train on" in said
+    assert "source: 6 images in photos, 6 with a label in labels, to train on" in said
     assert "looked at 6 of 6 label files" in said
     assert "the colours are those of Cityscapes" in said
     assert "the last 10% of the source's are held out (val_share)" in said
@@ -89,24 +89,6 @@ def test_a_folder_that_is_not_there_yet_keeps_the_usual_names() -> None:
     said = demand("init", "--preset", "folders-small", "--source", "nowhere", "--target", "theirs")
     assert "source: nowhere is no folder yet; params.yaml has the usual names of folders" in said
     assert source().train_images == "train/images"
-
-
-def test_a_folder_whose_name_cannot_be_written_is_refused() -> None:
-    Path("mine/labels").rename("mine/labels\n")
-    outcome = ssr(*INIT)
-    assert outcome.code == 2
-    assert outcome.err == (
-        "ssr: prepare.source: the name 'labels\\n' cannot be written: rename it\n"
-    )
-    assert not Path("params.yaml").exists()
-
-
-def test_a_proposal_that_nobody_edited_is_replaced_and_an_edited_one_is_kept() -> None:
-    demand(*INIT)
-    demand("init", "--preset", "folders", *INIT[3:])
-    assert source().label_suffix == "_L"
-    change_params(Path(), {"train.seed": 3})
-    assert ssr(*INIT).code == 2
 
 
 @pytest.mark.slow

@@ -7,10 +7,11 @@ from typing import Any, Final
 import pytest
 from ruamel.yaml import YAML
 
+from benchmarks.runs import overrides_of
 from pipeline.params import load_params
-from pipeline.presets import ARMS, BASES, PRESETS, overrides_of, render
+from pipeline.presets import ARMS, BASES, PRESETS, render
 from stages.prepare.labels import CITYSCAPES_19
-from tests.pipeline.workplace import REPOSITORY, change_params, demand, ssr
+from tests.pipeline.workplace import REPOSITORY, demand, ssr
 
 PARAMS = Path("params.yaml")
 MIC: Final = {"block_px": 32, "ratio": 0.7, "weight": 1.0}
@@ -100,33 +101,29 @@ def test_synthia_is_reported_on_the_classes_that_it_labels() -> None:
     assert [len(chosen) for chosen in subsets.values()] == [16, 13]
 
 
-@pytest.mark.parametrize("arm", NEED_TARGET)
-def test_an_arm_that_needs_a_target_is_refused_without_one(arm: str) -> None:
-    outcome = ssr("init", "--preset", WITHOUT_TARGET, "--arm", arm)
-    assert outcome.code == 2
-    assert outcome.err == (
-        f"ssr: the arm {arm} trains on a target, which the preset {WITHOUT_TARGET} does not have; "
-        "take another arm\n"
-    )
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        *((f"--arm {arm}", "to [") for arm in ("guided", "guided-mic")),
+        *((f"--arm {arm}", "masking needs self_training") for arm in ("daformer-mic", "ssr-mic")),
+        ("--target /data/target", "leave out --target"),
+    ],
+)
+def test_a_preset_without_target_refuses_what_needs_one(words: str, says: str) -> None:
+    outcome = ssr("init", "--preset", WITHOUT_TARGET, *words.split())
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert says in outcome.err
     assert not PARAMS.exists()
 
 
-def test_a_target_for_a_preset_without_one_is_refused() -> None:
-    outcome = ssr("init", "--preset", WITHOUT_TARGET, "--target", "/data/target")
-    assert outcome.code == 2
-    assert outcome.err == f"ssr: the preset {WITHOUT_TARGET} has no target; leave out --target\n"
+def test_a_preset_without_target_takes_a_source() -> None:
     demand("init", "--preset", WITHOUT_TARGET, "--source", "/data/source")
     params = load_params(PARAMS)
     assert (params.prepare.source.root, params.prepare.target) == ("/data/source", None)
-    assert [source.root for source in params.evaluate.datasets.values()] == [
-        "data/cityscapes",
-        "data/bdd100k",
-        "data/mapillary",
-    ]
     demand("init", "--preset", "drawn")  # nobody edited it
 
 
-@pytest.mark.parametrize("name", WITH_TARGET)
+@pytest.mark.parametrize("name", ["folders", "gta5-to-cityscapes", "cityscapes-to-acdc"])
 @pytest.mark.parametrize("root", ["/data/gta 5", "C:\\data", "~/it's: here #1", "relativ/größe"])
 def test_folders_are_put_in_and_all_else_is_kept(name: str, root: str) -> None:
     demand("init", "--preset", name, "--source", root, "--target", "/data/target")
@@ -138,13 +135,6 @@ def test_folders_are_put_in_and_all_else_is_kept(name: str, root: str) -> None:
     changed = [old for old, new in zip(before, after, strict=True) if old != new]
     assert all(line.startswith("    root: ") for line in changed)
     assert len(changed) == 2
-
-
-def test_one_folder_alone_can_be_given() -> None:
-    demand("init", "--preset", "folders", "--target", "/data/target")
-    prepare = load_params(PARAMS).prepare
-    assert prepare.target is not None
-    assert (prepare.source.root, prepare.target.root) == ("data/source", "/data/target")
 
 
 def test_the_arms_are_those_of_the_paper() -> None:
@@ -179,21 +169,6 @@ def test_a_comment_stays_at_its_column() -> None:
     assert "    on: []               # [] is plain DAFormer\n" in PARAMS.read_text()
 
 
-def test_an_arm_that_nobody_edited_is_replaced_and_an_edited_one_is_kept() -> None:
-    demand("init", "--preset", "folders", "--arm", "ssr-mic", "--source", "/data/mine")
-    demand("init", "--preset", "folders", "--arm", "daformer")
-    PARAMS.write_text(PARAMS.read_text().replace("iterations: 40000", "iterations: 20000"))
-    assert ssr("init", "--preset", "folders", "--arm", "ssr").code == 2
-
-
-def test_an_unknown_arm_is_one_line_that_lists_the_arms() -> None:
-    outcome = ssr("init", "--preset", "drawn", "--arm", "dacs")
-    known = "source-only, daformer, daformer-mic, ssr, ssr-mic, guided, guided-mic"
-    assert outcome.code == 2
-    assert outcome.err == f"ssr: there is no arm dacs; the arms are {known}\n"
-    assert not PARAMS.exists()
-
-
 def test_the_shipped_params_are_the_preset_of_the_drawn_world() -> None:
     assert (REPOSITORY / "params.yaml").read_text() == render("drawn", roots={})
 
@@ -223,9 +198,8 @@ def test_an_edited_file_is_kept_unless_forced(old: str, new: str) -> None:
     edited = PARAMS.read_bytes()
     outcome = ssr("init", "--preset", "folders")
     assert outcome.code == 2
-    assert outcome.err == (
-        "ssr: params.yaml was edited; move it away, or replace it with --force (it is not kept)\n"
-    )
+    assert "params.yaml was edited" in outcome.err
+    assert "--force" in outcome.err
     assert PARAMS.read_bytes() == edited
     demand("init", "--preset", "folders", "--force")
     assert PARAMS.read_text() == packaged("folders")
@@ -235,12 +209,6 @@ def test_a_file_of_another_program_is_kept() -> None:
     PARAMS.write_bytes(b"\x89PNG\r\n\x1a\n\x00\xff")
     assert ssr("init", "--preset", "drawn").code == 2
     assert PARAMS.read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_file_without_target_is_kept() -> None:
-    demand("init", "--preset", "drawn")
-    change_params(Path(), {"prepare.target": None})
-    assert ssr("init", "--preset", "drawn").code == 2
 
 
 def test_another_file_can_be_written() -> None:

@@ -84,14 +84,6 @@ def test_a_converted_store_is_trained_from_without_embedding(photos: Path) -> No
     demand_train()
 
 
-@pytest.mark.usefixtures("photos")
-def test_an_unknown_codec_is_one_line() -> None:
-    outcome = ssr("convert", str(the_store("source")), "--codec", "int4")
-    assert outcome.code == 2
-    assert outcome.err.count("\n") == 1
-    assert "int8-zstd" in outcome.err
-
-
 def test_a_bucket_is_as_good_as_a_folder(photos: Path, bucket: str) -> None:
     """Write, resume, inspect, verify, repair and train from S3; credentials are nowhere."""
     from s3fs import S3FileSystem

@@ -90,7 +90,7 @@ def test_a_store_that_the_params_do_not_make_is_not_touched_by_repair() -> None:
     shard("source", 0).unlink()
     outcome = ssr("verify", str(store), "--repair", "-S", "embed.overlap=0.25")
     assert outcome.code == 2
-    assert "is no store that the params ask for" in outcome.err
+    assert "is not a store that the params ask for" in outcome.err
     assert [path.name for path in store.parent.iterdir()] == [store.name]
 
 

@@ -1,6 +1,5 @@
 """The whole walk through the commands, on the smallest drawn world."""
 
-import json
 import shutil
 from contextlib import chdir
 from dataclasses import dataclass
@@ -8,12 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from stages.prepare.manifest import Manifest
 from tests.pipeline.workplace import (
     SMALLEST,
     change_params,
     demand,
-    ssr,
     stored,
     the_store,
     times,
@@ -83,13 +80,6 @@ def test_an_untrained_teacher_is_named(walk: Walk, command: str) -> None:
     assert UNTRAINED in walk.said[command]
 
 
-def test_metrics_are_of_the_labelled_split_of_the_target(walk: Walk) -> None:
-    metrics = json.loads((walk.folder / "runs/metrics.json").read_text())
-    classes = Manifest.read(walk.folder / "data/manifest.parquet").classes.names
-    assert metrics["images"] == 2
-    assert tuple(metrics["iou"]) == classes
-
-
 def test_a_second_walk_recomputes_nothing(after: Path) -> None:
     content, written = stored(after), times(after)
     assert "data/manifest.parquet: unchanged" in demand("prepare")
@@ -116,16 +106,6 @@ def test_a_run_of_its_own_folder_leaves_the_others_alone(after: Path) -> None:
     assert {name: now[name] for name in before if name.startswith("runs/")} == {
         name: digest for name, digest in before.items() if name.startswith("runs/")
     }
-
-
-def test_arms_start_from_one_student(after: Path) -> None:
-    demand("train", "-S", "train.init=runs/student", "--out", "runs/arm")
-    assert Path("runs/arm/student/config.json").is_file()
-
-
-def test_a_domain_less_run_embeds_nothing(after: Path) -> None:
-    off = ["-S", "embed.domains=[]", "-S", "train.regularizer.on=[]"]
-    assert UNTRAINED not in demand("embed", *off)
 
 
 def test_metrics_are_shown_where_the_student_is_not(after: Path) -> None:
@@ -155,11 +135,3 @@ def test_the_source_alone_is_enough_without_self_training(after: Path) -> None:
     demand("embed")
     demand("train", "--out", "runs/alone")
     assert "2 images" in demand("evaluate", "--out", "runs/alone")
-
-
-def test_ssr_works_in_an_empty_folder_up_to_its_first_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert ssr("train").code == 2
-    assert list(tmp_path.iterdir()) == []
