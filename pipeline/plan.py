@@ -15,8 +15,7 @@ from pipeline.devices import flops_per_second
 from pipeline.params import Params
 from pipeline.stores import planned
 from stages.embed.config import EmbedConfig
-from stages.embed.tiling import plan_tiles
-from stages.prepare.geometry import Size
+from stages.embed.teachers.teacher import Counted
 from stages.prepare.manifest import Domain, Manifest
 from store.codec import CODECS
 from store.footprint import Footprint, footprint, size_ratio
@@ -26,7 +25,15 @@ from store.spec import StoreSpec
 
 @dataclass(frozen=True, slots=True)
 class LevelPlan:
-    """One level of one domain; `room` is that of float16."""
+    """One level of one domain.
+
+    Attributes:
+        domain: of the images.
+        level: its name.
+        images: that it has.
+        tiles: to encode; 0 where the pass of a level before makes this one, too.
+        room: that of float16.
+    """
 
     domain: Domain
     level: str
@@ -100,9 +107,10 @@ def plan_stores(params: Params, manifest: Manifest) -> StoresPlan:
         metadata += room.metadata
         shard_bytes = max(shard_bytes, _shard_bytes(store.spec, params.embed.levels))
         sizes_px = [image.working_size_px for image in store.images]
+        passes = _passes(params.embed, params.embed.levels)
         for level in params.embed.levels:
-            counts = {size: _tiles_of(params.embed, size, level) for size in set(sizes_px)}
-            tiles = sum(counts[size] for size in sizes_px)
+            counts = {size: len(params.embed.tiles(level, size)) for size in set(sizes_px)}
+            tiles = sum(counts[size] for size in sizes_px) if level in passes else 0
             levels.append(LevelPlan(domain, level, len(sizes_px), tiles, room.levels[level]))
     return StoresPlan(tuple(levels), metadata, shard_bytes)
 
@@ -115,7 +123,8 @@ def break_even(params: Params, embed_tiles: int) -> BreakEven | None:
     """
     train = params.train
     size_px = (train.crop_px, train.crop_px)
-    crop = sum(_tiles_of(params.embed, size_px, level) for level in train.regularizer.used_levels)
+    passes = _passes(params.embed, train.regularizer.used_levels)
+    crop = sum(len(params.embed.tiles(level, size_px)) for level in passes)
     parts = train.regularizer.on
     source = train.batch_size * crop * ("source" in parts)
     both = source + train.batch_size * crop * ("mixed" in parts)
@@ -130,13 +139,11 @@ def break_even(params: Params, embed_tiles: int) -> BreakEven | None:
 
 def table_speed(config: EmbedConfig, device: str) -> Speed | None:
     """Look up how fast the encoder is expected to run on a device; None is unknown."""
-    from stages.embed.cost import macs_per_tile
-
     found = flops_per_second(device, config.precision)
-    if found is None:
+    counted = config.teacher.counted(config.batch_tiles)
+    if found is None or counted is None:
         return None
-    per_tile = 2 * macs_per_tile(config.teacher.architecture)
-    return Speed(found[0] / per_tile, f"{device}, from the table: {found[1]}")
+    return Speed(found[0] / (2 * counted.macs), f"{device}, from the table: {found[1]}")
 
 
 def free_bytes(url: str) -> int | None:
@@ -161,16 +168,15 @@ def print_plan(
         speed: Of the encoder, from `table_speed` or a calibration.
         device: Where it was looked up.
     """
-    from stages.embed.cost import macs_per_tile, memory_bytes
     from stages.train.models import train_memory
 
     teacher = params.embed.teacher
-    macs = macs_per_tile(teacher.architecture)
+    counted = teacher.counted(params.embed.batch_tiles)
+    macs = f"{_count(counted.macs)}MAC per tile" if counted else "tiles"
     print_table(
-        f"teacher {teacher.name}, {params.embed.precision}: "
-        f"{_count(macs)}MAC per tile of {teacher.side_px} px",
+        f"teacher {teacher.name}, {params.embed.precision}: {macs} of {teacher.side_px} px",
         ("", "images", "tiles", "MAC", "time"),
-        _work_rows(plan, macs, speed),
+        _work_rows(plan, counted, speed),
     )
     codec = params.store.codec
     print_table(
@@ -179,15 +185,17 @@ def print_plan(
         _disk_rows(plan, CODECS),
     )
     if speed is None:
+        why = f"{device} is not in the table" if counted else "nobody has counted this teacher"
         console.print(
-            f"time: unknown, {device} is not in the table; `ssr plan --calibrate` measures a few "
+            f"time: unknown, {why}; `ssr plan --calibrate` measures a few "
             "tiles, `--device a100` asks for another device"
         )
     else:
         rate = speed.tiles_per_second
         console.print(
-            f"time: {_duration(plan.tiles / rate)} at {rate:.3g} tiles/s, "
-            f"{2 * macs * rate / 1e12:.3g} TFLOP/s ({speed.source})"
+            f"time: {_duration(plan.tiles / rate)} at {rate:.3g} tiles/s"
+            + (f", {2 * counted.macs * rate / 1e12:.3g} TFLOP/s" if counted else "")
+            + f" ({speed.source})"
         )
     need, free = plan.size_bytes(codec), free_bytes(params.store.url)
     room = "" if free is None else f", {size(free)} free"
@@ -196,10 +204,12 @@ def print_plan(
         f"disk: {size(need)} needed{room} at {params.store.url}"
         + (": NOT ENOUGH, unless much of it is there already" if full else "")
     )
-    encoder = memory_bytes(teacher.architecture, params.embed.batch_tiles)
-    train = train_memory(params.train, num_classes=classes, teacher_channels=teacher.size.channels)
+    encoder = f"about {size(counted.memory_bytes)}" if counted else "an unknown amount"
+    offered = teacher.levels()
+    widest = max(offered[level].channels for level in params.embed.levels)
+    train = train_memory(params.train, num_classes=classes, teacher_channels=widest)
     console.print(
-        f"memory: embed about {size(encoder)} for the encoder and {size(plan.shard_bytes)} for "
+        f"memory: embed {encoder} for the encoder and {size(plan.shard_bytes)} for "
         f"a shard; train roughly {size(train.total)}, {size(train.activations)} of it activations"
     )
     pays, iterations = break_even(params, plan.tiles), params.train.iterations
@@ -207,16 +217,16 @@ def print_plan(
         "break-even: none, training reads no features (train.regularizer.on is [])"
         if pays is None
         else f"break-even: step {pays.steps:,}, {pays.steps / iterations:.2g} runs of "
-        f"{iterations:,} steps; SAM in the loop encodes {pays.tiles_per_step} tiles a step, the "
-        f"stores {plan.tiles:,} once"
+        f"{iterations:,} steps; the teacher in the loop encodes {pays.tiles_per_step} tiles a "
+        f"step, the stores {plan.tiles:,} once"
     )
 
 
-def _tiles_of(config: EmbedConfig, size_px: Size, level: str) -> int:
-    stride, _, scale = config.teacher.levels()[level]
-    tile_tok = config.teacher.side_px // round(stride * scale)
-    size_tok = (size_px[0] // stride, size_px[1] // stride)
-    return len(plan_tiles(size_tok, tile_tok, config.overlap))
+def _passes(config: EmbedConfig, levels: Sequence[str]) -> list[str]:
+    """Return the levels without those that the pass of one before makes, too."""
+    offered = config.teacher.levels()
+    first = {offered[level].input_scale: level for level in reversed(levels)}
+    return [level for level in levels if first[offered[level].input_scale] == level]
 
 
 def _shard_bytes(spec: StoreSpec, levels: Sequence[str]) -> int:
@@ -226,14 +236,17 @@ def _shard_bytes(spec: StoreSpec, levels: Sequence[str]) -> int:
     return 4 * sum(numbers) + 3 * 2 * max(numbers)
 
 
-def _work_rows(plan: StoresPlan, macs: int, speed: Speed | None) -> Iterator[tuple[str, ...]]:
+def _work_rows(
+    plan: StoresPlan, counted: Counted | None, speed: Speed | None
+) -> Iterator[tuple[str, ...]]:
     images = {level.domain: level.images for level in plan.levels}
     for name, count, tiles in (
         *((f"{each.domain} {each.level}", each.images, each.tiles) for each in plan.levels),
         ("in all", sum(images.values()), plan.tiles),
     ):
         time = _duration(tiles / speed.tiles_per_second) if speed else "?"
-        yield name, f"{count:,}", f"{tiles:,}", _count(tiles * macs), time
+        macs = _count(tiles * counted.macs) if counted else "?"
+        yield name, f"{count:,}", f"{tiles:,}", macs, time
 
 
 def _disk_rows(plan: StoresPlan, codecs: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -6,7 +6,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from stages.embed.teachers import TeacherConfig
 from stages.embed.teachers.teacher import Encoder, Precision
+from stages.embed.tiling import Tile, plan_tiles
 from stages.fields import BatchSize, Cores, DeviceName, Domain, Level, Section, Split
+from stages.prepare.geometry import Size
 
 _T = TypeVar("_T")
 
@@ -72,6 +74,21 @@ class EmbedConfig(Section):
         if self.scheduler is not None and self.workers is not None:
             raise ValueError("the scheduler has workers of its own: set embed.workers to null")
         return self
+
+    def tiles(self, level: str, size_px: Size) -> tuple[Tile, ...]:
+        """Cover an image at a level, in its tokens; levels of one pass have the same tiles.
+
+        Args:
+            level: of the teacher.
+            size_px: (height, width) of the working image, multiples of the level's stride.
+        """
+        offered = self.teacher.levels()
+        stride, _, scale = offered[level]
+        # of all that the teacher offers: tiles do not depend on which of them are embedded
+        coarsest = max(each.stride_px for each in offered.values() if each.input_scale == scale)
+        tile_tok = self.teacher.side_px // round(stride * scale)
+        size_tok = size_px[0] // stride, size_px[1] // stride
+        return plan_tiles(size_tok, tile_tok, self.overlap, coarsest // stride)
 
     def load_encoder(self) -> Encoder:
         """Load the teacher's network; errors as of `Teacher.load`."""

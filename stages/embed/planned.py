@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from stages.embed.config import EmbedConfig
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
-from store.errors import DataError
+from store.errors import ConfigError, DataError
 from store.spec import ImageEntry, Level, StoreSpec
 
 EMBEDDING_VERSION: Final = 2
@@ -48,6 +48,8 @@ def planned_store(
         weights: the teacher's `weights_identity`; anything does where only sizes matter.
 
     Raises:
+        CheckpointError: for a model whose levels cannot be known.
+        ConfigError: for a level that the teacher does not have.
         DataError: for a domain of which the manifest has no images to embed.
     """
     records = {
@@ -60,17 +62,20 @@ def planned_store(
             f"the manifest has no {' or '.join(config.splits)} images of domain {domain}; "
             "change embed.domains or embed.splits, or run `ssr prepare`"
         )
+    offered = config.teacher.levels()
+    if unknown := [level for level in config.levels if level not in offered]:
+        raise ConfigError(
+            f"embed.levels: the teacher {config.teacher.name} has no level {unknown[0]}; choose "
+            f"from {', '.join(offered)}"
+        )
     sizes = [record.working_size_px for record in records.values()]
     spec = StoreSpec(
         domain=domain,
-        levels={
-            name: Level(level.stride_px, level.channels)
-            for name, level in config.teacher.levels().items()
-        },
+        levels={name: Level(level.stride_px, level.channels) for name, level in offered.items()},
         grid_px=(max(height for height, _ in sizes), max(width for _, width in sizes)),
         shard_images=shard_images,
         codec=codec,
-        provenance=provenance(config, config.teacher.identity(weights)),
+        provenance=provenance(config, weights),
     )
     images = tuple(
         ImageEntry(record.image_id, record.content, record.working_size_px)
@@ -85,18 +90,19 @@ def weights_of(teacher: Mapping[str, Any]) -> str:
     return f"random, seed {teacher.get('seed')}" if sha256 is None else f"sha256 {sha256[:12]}"
 
 
-def provenance(config: EmbedConfig, teacher: Mapping[str, Any]) -> dict[str, Any]:
+def provenance(config: EmbedConfig, weights: Mapping[str, Any]) -> dict[str, Any]:
     """Describe all that the features of given images depend on, in JSON's types.
 
     Args:
         config: section `embed`.
-        teacher: its identity.
+        weights: the teacher's `weights_identity`.
     """
+    mean, std = config.teacher.normalisation(weights)
     return {
-        "teacher": dict(teacher),
+        "teacher": config.teacher.identity(weights),
         "preprocessing": {
-            "mean": list(config.teacher.mean),
-            "std": list(config.teacher.std),
+            "mean": list(mean),
+            "std": list(std),
             "scaling": "bilinear, antialiased when shrinking",
         },
         "tiling": {"overlap": config.overlap, "blend": "linear"},

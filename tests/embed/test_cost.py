@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.embed.cost import macs_per_tile, memory_bytes
+from stages.embed.teachers.sam_encoder import macs_per_tile, memory_bytes
 from stages.embed.teachers.sam_sizes import ArchitectureName
 
 
