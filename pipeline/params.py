@@ -26,6 +26,7 @@ from stages.train.config import TrainConfig
 from store.codec import CODECS, CodecName
 from store.errors import ConfigError
 from store.files import Url, is_known, parse_url
+from store.spec import Level
 
 LONGEST_VALUE, MOST_KEYS = 60, 10
 """Characters of a value and keys of a section that one line has room for."""
@@ -89,7 +90,14 @@ class Params(Section):
                     f"embed.{key} {list(given)} lacks {missing}, which train.regularizer reads; "
                     "add it there"
                 )
+        if self.embed.teacher.known:
+            self.train.require_aligned(self.teacher_levels)
         return self
+
+    @property
+    def teacher_levels(self) -> dict[str, Level]:
+        """Levels that the teacher offers, by name."""
+        return {name: Level(*level[:2]) for name, level in self.embed.teacher.levels().items()}
 
 
 YAML_FAULTS = (YAMLError, ValueError, RecursionError)

@@ -205,9 +205,7 @@ def print_plan(
         + (": NOT ENOUGH, unless much of it is there already" if full else "")
     )
     encoder = f"about {size(counted.memory_bytes)}" if counted else "an unknown amount"
-    offered = teacher.levels()
-    widest = max(offered[level].channels for level in params.embed.levels)
-    train = train_memory(params.train, num_classes=classes, teacher_channels=widest)
+    train = train_memory(params.train, num_classes=classes, levels=params.teacher_levels)
     console.print(
         f"memory: embed {encoder} for the encoder and {size(plan.shard_bytes)} for "
         f"a shard; train roughly {size(train.total)}, {size(train.activations)} of it activations"

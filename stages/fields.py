@@ -55,7 +55,6 @@ def _is_path(text: str) -> str:
 DeviceName = Literal["auto", "cpu", "cuda"]
 Domain = Literal["source", "target"]
 Split = Literal["train", "val"]
-Level = Literal["stride8", "stride16", "stride32"]
 Name = Annotated[str, Field(min_length=1), AfterValidator(_is_printable)]
 PathText = Annotated[Name, AfterValidator(_is_path)]
 """A path, `~` not yet expanded; names beside paths, as `random`, are texts of this kind, too."""

@@ -118,7 +118,7 @@ def _build_models(
         heads, levels = BACKBONES[config.student.backbone].heads, config.regularizer.levels
         with seeded(0):
             regularizer = CrossAttentionBranch(
-                student.channels, setting.teacher_channels, heads, levels
+                student.channels, {LEVEL: setting.teacher_channels}, heads, levels
             )
     backbone = deepcopy(student.backbone).eval().requires_grad_(False)
     reference = ImageNetReference(backbone, range(classes // 2, classes))

@@ -11,11 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step_time.arms import Arm
 from benchmarks.step_time.parts import PARTS
-from benchmarks.step_time.setting import ARMS, Setting
+from benchmarks.step_time.setting import ARMS, LEVEL, Setting
 from stages.embed.teachers.sam_encoder import macs_per_tile
 from stages.student.student import build_student
 from stages.train.config import TrainConfig
-from store.spec import stride_of
+from store.spec import Level
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ def _interval(ratios: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def step_macs(config: TrainConfig, *, num_classes: int, teacher_channels: int) -> int:
+def step_macs(config: TrainConfig, *, num_classes: int, levels: Mapping[str, Level]) -> int:
     """Count the multiply-accumulates of a training step with self-training and feature distance.
 
     A backward pass counts twice its forward pass. For MiT-B5 at 512 px, batch 2: 1.9e12 without
@@ -94,12 +94,16 @@ def step_macs(config: TrainConfig, *, num_classes: int, teacher_channels: int) -
         head = _macs(lambda: student.classify(features))[1]
         enhanced = 0
         if config.regularizer.on:
-            branch = config.regularizer.build(student, teacher_channels)
+            branch = config.regularizer.build(
+                student, {name: level.channels for name, level in levels.items()}
+            )
             teacher: dict[str, Tensor] = {
-                level: torch.empty(
-                    config.batch_size, teacher_channels, *[side_px // stride_of(level)] * 2
+                name: torch.empty(
+                    config.batch_size,
+                    levels[name].channels,
+                    *[side_px // levels[name].stride_px] * 2,
                 )
-                for level in config.regularizer.used_levels
+                for name in config.regularizer.used_levels
             }
             enhanced = _macs(lambda: branch.logits(student, features, teacher))[1]
     learnt = (2 + (config.masking is not None)) * (backbone + head)  # source, mixed, masked
@@ -118,7 +122,7 @@ def _macs_of(name: str, arm: Arm, setting: Setting) -> tuple[int, int]:
     own = step_macs(
         arm.config,
         num_classes=arm.models.student.num_classes,
-        teacher_channels=setting.teacher_channels,
+        levels={LEVEL: Level(8, setting.teacher_channels)},
     )
     tiles = 2 * setting.batch if name[0] == "c" else 0
     return own, tiles * macs_per_tile(setting.sam)

@@ -7,8 +7,9 @@ from pydantic import AfterValidator, Field, model_validator
 from stages.embed.teachers import TeacherConfig
 from stages.embed.teachers.teacher import Encoder, Precision
 from stages.embed.tiling import Tile, plan_tiles
-from stages.fields import BatchSize, Cores, DeviceName, Domain, Level, Section, Split
+from stages.fields import BatchSize, Cores, DeviceName, Domain, Name, Section, Split
 from stages.prepare.geometry import Size
+from store.errors import ConfigError
 
 _T = TypeVar("_T")
 
@@ -23,8 +24,8 @@ class EmbedConfig(Section):
     """Section `embed`."""
 
     teacher: TeacherConfig = Field(description="The frozen network whose features are stored.")
-    levels: Annotated[tuple[Level, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
-        description="Feature maps to store; those that `train.regularizer.levels` reads."
+    levels: Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
+        description="Levels of the teacher to store; those that `train.regularizer.levels` reads."
     )
     domains: Annotated[tuple[Domain, ...], AfterValidator(_distinct)] = Field(
         description="Domains to embed: both, `[source]` where train.regularizer.on is `[source]`, "
@@ -69,11 +70,24 @@ class EmbedConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.executor == "serial" and (self.scheduler is not None or self.workers is not None):
-            raise ValueError("workers and scheduler are of the executor dask: set embed.executor")
-        if self.scheduler is not None and self.workers is not None:
-            raise ValueError("the scheduler has workers of its own: set embed.workers to null")
+        if self.teacher.known:
+            self.require_levels()
         return self
+
+    def require_levels(self) -> None:
+        """Refuse levels that the teacher does not have.
+
+        Raises:
+            CheckpointError: for a model whose levels cannot be known.
+            ConfigError: for the first such level.
+        """
+        offered = self.teacher.levels()
+        for level in self.levels:
+            if level not in offered:
+                raise ConfigError(
+                    f"the teacher {self.teacher.name} has no level {level}, which embed.levels "
+                    f"names; it has {', '.join(offered)}"
+                )
 
     def tiles(self, level: str, size_px: Size) -> tuple[Tile, ...]:
         """Cover an image at a level, in its tokens; levels of one pass have the same tiles.

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from stages.embed.config import EmbedConfig
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
-from store.errors import ConfigError, DataError
+from store.errors import DataError
 from store.spec import ImageEntry, Level, StoreSpec
 
 EMBEDDING_VERSION: Final = 2
@@ -62,16 +62,11 @@ def planned_store(
             f"the manifest has no {' or '.join(config.splits)} images of domain {domain}; "
             "change embed.domains or embed.splits, or run `ssr prepare`"
         )
-    offered = config.teacher.levels()
-    if unknown := [level for level in config.levels if level not in offered]:
-        raise ConfigError(
-            f"embed.levels: the teacher {config.teacher.name} has no level {unknown[0]}; choose "
-            f"from {', '.join(offered)}"
-        )
+    config.require_levels()
     sizes = [record.working_size_px for record in records.values()]
     spec = StoreSpec(
         domain=domain,
-        levels={name: Level(level.stride_px, level.channels) for name, level in offered.items()},
+        levels={name: Level(*level[:2]) for name, level in config.teacher.levels().items()},
         grid_px=(max(height for height, _ in sizes), max(width for _, width in sizes)),
         shard_images=shard_images,
         codec=codec,

@@ -36,7 +36,6 @@ from store.errors import CheckpointError, DataError, StoreIncompleteError
 from store.files import Url, join
 from store.index import Index
 from store.read import FeatureReader
-from store.spec import stride_of
 
 Progress = Callable[[int, int, str], None]
 
@@ -155,7 +154,9 @@ def run(
 
     def images_of(part: tuple[Domain, str]) -> Iterator[Image]:
         for record in splits[part]:
-            domain, levels = record.domain, tuple(index.stores[record.domain].levels)
+            domain = record.domain
+            spec = readers[domain].header.spec
+            levels = sorted(index.stores[domain].levels, key=lambda n: spec.level(n).stride_px)
             image = _read(record, roots[domain], readers[domain], manifest, levels, network)
             progress(next(counted), total, "/".join(part))
             yield image
@@ -309,7 +310,7 @@ def _read(
     for level in levels:
         height, width = reader.size_tok(record.image_id, level)
         features = reader.window(record.image_id, level, 0, 0, height, width)
-        ids = token_labels(label, stride_of(level), len(manifest.classes))
+        ids = token_labels(label, reader.header.spec.level(level).stride_px, len(manifest.classes))
         image[f"teacher {level}"] = (features, ids)
     if student is not None:
         _, finest = image[f"teacher {levels[0]}"]

@@ -1,5 +1,6 @@
 """The parameters of training; `params.yaml` gives every value (section `train`)."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -21,7 +22,8 @@ from stages.fields import (
 )
 from stages.student.config import StudentConfig
 from stages.train.regularizers import RegularizerConfig
-from store.spec import stride_of
+from store.errors import ConfigError
+from store.spec import Level
 
 _BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
@@ -186,14 +188,26 @@ class TrainConfig(Section):
         "the target's labelled val split if there is one, else on the source's; 0 is never."
     )
 
+    def require_aligned(self, levels: Mapping[str, Level]) -> None:
+        """Refuse origins of crops that are between the tokens of a level in use.
+
+        Args:
+            levels: Those of the stores or the teacher, at least.
+
+        Raises:
+            ConfigError: `crop_align_px` is no multiple of a stride.
+        """
+        stride_px = max(
+            (levels[name].stride_px for name in self.regularizer.used_levels), default=1
+        )
+        if self.crop_align_px % stride_px:
+            raise ConfigError(
+                f"train.crop_align_px {self.crop_align_px} is not a multiple of {stride_px} px, "
+                f"the coarsest stride that train.regularizer.levels reads; set it to {stride_px}"
+            )
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        for level in reversed(self.regularizer.used_levels):
-            if self.crop_align_px % stride_of(level):
-                raise ValueError(
-                    f"crop_align_px {self.crop_align_px} is not a multiple of {level}, which "
-                    f"regularizer.levels reads; set it to {stride_of(level)}"
-                )
         if self.self_training is None and "mixed" in self.regularizer.on:
             raise ValueError(
                 "regularizer.on has `mixed`, but self_training is null: there are no mixed images"

@@ -35,7 +35,6 @@ from stages.train.config import RareClassConfig, TrainConfig
 from stages.train.ranks import ALONE, Ranks
 from store.errors import ConfigError, DataError, SSRError, TrainingError, is_out_of_memory
 from store.read import FeatureReader
-from store.spec import stride_of
 
 SAMPLE_STREAM, STEP_STREAM = 0, 1
 """Second word of every seed, so that samples and steps draw from different streams."""
@@ -231,7 +230,9 @@ class TrainingCrops(Dataset[Sample]):
 
     Raises:
         DataError: A domain has no training image.
-        ConfigError: Rare class sampling asks for a class that no image shows enough of.
+        ConfigError: Rare class sampling asks for a class that no image shows enough of, or crops
+            begin between the tokens of a level.
+        StoreError: A store lacks a level.
     """
 
     def __init__(
@@ -245,6 +246,9 @@ class TrainingCrops(Dataset[Sample]):
         self._config = config
         self._roots = roots
         self._readers = readers
+        for reader in readers.values():
+            spec = reader.header.spec
+            config.require_aligned({n: spec.level(n) for n in config.regularizer.used_levels})
         self._labels = manifest.labels["source"]
         self._source = _train_split(manifest, "source")
         self._target = _train_split(manifest, "target") if config.self_training else ()
@@ -347,7 +351,7 @@ class TrainingCrops(Dataset[Sample]):
             return {}
         features: dict[str, NDArray[np.float16]] = {}
         for level in self._config.regularizer.used_levels:
-            tok = box.to_tokens(stride_of(level))
+            tok = box.to_tokens(reader.header.spec.level(level).stride_px)
             window = reader.window(record.image_id, level, tok.y, tok.x, tok.height, tok.width)
             features[level] = flip(window) if mirrored else window
         return features

@@ -26,8 +26,8 @@ from stages.train.config import TrainConfig
 from stages.train.ranks import Ranks
 from stages.train.regularizers.branch import Branch
 from store.errors import CheckpointError, ConfigError, StoreMismatchError
-from store.index import StoreEntry
-from store.spec import stride_of
+from store.read import FeatureReader
+from store.spec import Level
 
 _FLOAT_BYTES: Final = 4
 
@@ -93,14 +93,14 @@ class Models:
 
 
 def build_models(
-    config: TrainConfig, manifest: Manifest, stores: Mapping[Domain, StoreEntry], ranks: Ranks
+    config: TrainConfig, manifest: Manifest, readers: Mapping[Domain, FeatureReader], ranks: Ranks
 ) -> tuple[Models, tuple[str, ...], str | None]:
     """Build the networks of a run from its seed.
 
     Args:
         config: Section `train`.
         manifest: Its classes are those of the logits.
-        stores: Features that the regulariser reads, by domain; empty where there is none.
+        readers: Stores that the regulariser reads, by domain; empty where there is none.
         ranks: Ranks that may share their batch norms.
 
     Returns:
@@ -121,14 +121,14 @@ def build_models(
         start = Path(config.init).expanduser()
         weights = _start_from(student, start, config.student, manifest.classes.names)
     regularizer = None
-    if stores:
-        teacher, *others = (teacher_of(entry) for entry in stores.values())
-        if any(other != teacher for other in others):
+    if readers:
+        found = [(teacher_of(reader), _levels_of(config, reader)) for reader in readers.values()]
+        if any(other != found[0] for other in found):
             raise StoreMismatchError(
                 "the stores of source and target are of two teachers; run `ssr embed`"
             )
         with seeded(config.seed):
-            regularizer = config.regularizer.build(student, teacher["channels"])
+            regularizer = config.regularizer.build(student, _channels(found[0][1]))
     if config.sync_batch_norm and ranks.count > 1:
         # Differs from SSR: its batch norms are those of a GPU; this is an option.
         convert = nn.SyncBatchNorm.convert_sync_batchnorm
@@ -174,13 +174,15 @@ class TrainMemory:
         return self.weights + self.copies + self.activations
 
 
-def train_memory(config: TrainConfig, *, num_classes: int, teacher_channels: int) -> TrainMemory:
+def train_memory(
+    config: TrainConfig, *, num_classes: int, levels: Mapping[str, Level]
+) -> TrainMemory:
     """Estimate the peak; rough, as allocators, kernels and workspaces add to it.
 
     Args:
         config: Section `train`.
         num_classes: Of the logits.
-        teacher_channels: Channels of the stored features.
+        levels: Those of the teacher, by name.
     """
     batch, side_px = config.micro_batch_size or config.batch_size, config.crop_px
     drawn = config.student.model_copy(update={"weights": "random"})
@@ -191,7 +193,7 @@ def train_memory(config: TrainConfig, *, num_classes: int, teacher_channels: int
         features, backbone = _saved(student, lambda: student.features(images))
         logits, head = _saved(student, lambda: student.classify(features))
         if config.regularizer.on:
-            branch = config.regularizer.build(student, teacher_channels)
+            branch = config.regularizer.build(student, _channels(levels))
     head += 3 * _FLOAT_BYTES * logits.numel() * 4**2  # enlarged, their softmax and gradient
     if config.activation_checkpointing:  # inputs are kept, and one head at a time
         activations = backbone // _SAVED_PER_INPUT + head
@@ -199,7 +201,7 @@ def train_memory(config: TrainConfig, *, num_classes: int, teacher_channels: int
         activations = backbone + head + (0 if branch is None else head)
     for maps, level in zip(features, config.regularizer.levels, strict=True):
         if branch is not None and level is not None:
-            teacher_numbers = batch * maps.shape[1] * (side_px // stride_of(level)) ** 2
+            teacher_numbers = batch * maps.shape[1] * (side_px // levels[level].stride_px) ** 2
             activations += _SAVED_PER_FUSION * (maps.numel() + teacher_numbers)
     learned = _count(student) + _count(branch)
     copies = _count(student) if config.self_training else 0
@@ -274,11 +276,19 @@ def _naming(key: str) -> Iterator[None]:
         raise CheckpointError(f"{key}: {error}") from error
 
 
-def teacher_of(entry: StoreEntry) -> dict[str, Any]:
+def teacher_of(reader: FeatureReader) -> Mapping[str, Any]:
     """Return what `stages.embed` recorded of the teacher."""
-    teacher = entry.provenance["teacher"]
-    assert isinstance(teacher, dict)
+    teacher = reader.header.spec.provenance["teacher"]
+    assert isinstance(teacher, Mapping)
     return teacher
+
+
+def _levels_of(config: TrainConfig, reader: FeatureReader) -> dict[str, Level]:
+    return {name: reader.header.spec.level(name) for name in config.regularizer.used_levels}
+
+
+def _channels(levels: Mapping[str, Level]) -> dict[str, int]:
+    return {name: level.channels for name, level in levels.items()}
 
 
 def _count(network: nn.Module | None) -> int:

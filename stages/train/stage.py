@@ -108,7 +108,7 @@ def run(
     skipped = {i: reason for entry in stores.values() for i, reason in entry.skipped.items()}
     manifest = manifest.without(skipped)
     crops = TrainingCrops(config=config, manifest=manifest, roots=workspace.roots, readers=readers)
-    models, notes, weights = build_models(config, manifest, stores, ranks)
+    models, notes, weights = build_models(config, manifest, readers, ranks)
     models.set_up(config, device)
     if skipped:
         first, reason = next(iter(skipped.items()))
@@ -120,7 +120,7 @@ def run(
     optimizer = build_optimizer(models.student, models.regularizer, config.optimizer)
 
     out.mkdir(parents=True, exist_ok=True)
-    trained = _teacher_trained(stores)
+    trained = _teacher_trained(readers)
     identity = _identity(config, workspace, stores, feed)
     fingerprint = fingerprint_of(identity)
     meta = describe_student(config, manifest, weights=weights, teacher_trained=trained)
@@ -259,8 +259,8 @@ def _identity(
     }
 
 
-def _teacher_trained(stores: Mapping[Domain, StoreEntry]) -> bool | None:
-    return all(teacher_of(entry)["trained"] for entry in stores.values()) if stores else None
+def _teacher_trained(readers: Mapping[Domain, FeatureReader]) -> bool | None:
+    return all(teacher_of(each)["trained"] for each in readers.values()) if readers else None
 
 
 def _describe_data(manifest: Manifest, domain: Domain) -> dict[str, Any]:

@@ -29,7 +29,6 @@ from stages.train.workspace import Workspace
 from store.errors import StoreError, StoreIncompleteError
 from store.index import Index
 from store.read import FeatureReader, open_features
-from store.spec import stride_of
 
 MOST_IMAGES: Final = 50
 """Of the split that the branch is measured on, spread over it."""
@@ -53,7 +52,7 @@ class WrongTeacherTest:
         """Read all tokens of a working image, level -> float32 (1, C, h, w)."""
         features = {}
         for level in self.levels:
-            h, w = (side // stride_of(level) for side in record.working_size_px)
+            h, w = self.reader.size_tok(record.image_id, level)
             window = self.reader.window(record.image_id, level, 0, 0, h, w)
             features[level] = torch.from_numpy(window).float()[None].to(device)
         return features

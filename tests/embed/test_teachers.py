@@ -1,7 +1,7 @@
 """Every kind of teacher but SAM: its store holds what its own class says of the same tile."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,8 +123,7 @@ def hf_case(kind: str, folder: Path) -> Case:
         model = getattr(model, "vision_encoder", model).eval()
 
         def fpn(pixels: Tensor, level: str) -> Tensor:
-            maps = model(pixels[None]).fpn_hidden_states
-            return next(m for m in maps if m.shape[-1] * _stride(level) == pixels.shape[-1])[0]
+            return _of_stride(model(pixels[None]).fpn_hidden_states, pixels, _stride(level))
 
         return Case(teacher, mean, std, fpn)
     name = type(MODELS[kind]()).__name__.replace("Model", "Backbone")
@@ -134,8 +133,9 @@ def hf_case(kind: str, folder: Path) -> Case:
     def tokens(pixels: Tensor, level: str) -> Tensor:
         maps = backbone(pixels[None]).feature_maps
         if kind == "dinov3_convnext":
-            return next(m for m in maps if m.shape[-1] * _stride(level) == pixels.shape[-1])[0]
-        return maps["block1" not in level][0]
+            return _of_stride(maps, pixels, _stride(level))
+        tapped: Tensor = maps["block1" not in level][0]
+        return tapped
 
     return Case(teacher, mean, std, tokens)
 
@@ -149,12 +149,15 @@ def lite_case(teacher: EfficientNetLiteTeacher) -> Case:
     def tokens(pixels: Tensor, level: str) -> Tensor:
         _, *maps = network(pixels[None])
         if level != "hyper":
-            side = pixels.shape[-1] // teacher.input_scale
-            return next(m for m in maps if m.shape[-1] * _stride(level) == side)[0]
+            return _of_stride(maps, pixels, _stride(level) * teacher.input_scale)
         resized = [F.interpolate(m, maps[0].shape[2:], mode="bilinear") for m in maps]
         return torch.cat(resized, dim=1)[0]
 
     return Case(teacher, (127,) * 3, (128,) * 3, tokens)
+
+
+def _of_stride(maps: Sequence[Tensor], pixels: Tensor, stride: int) -> Tensor:
+    return next(m[0] for m in maps if m.shape[-1] * stride == pixels.shape[-1])
 
 
 def _stride(level: str) -> int:
@@ -367,7 +370,7 @@ def test_a_pyramid_has_no_blocks_to_tap(tmp_path: Path) -> None:
 
 
 def test_a_level_that_the_teacher_does_not_have_is_refused(world: World) -> None:
-    with pytest.raises(ConfigError, match=r"no level hyper; choose from stride8, "):
+    with pytest.raises(ConfigError, match=r"no level hyper, which .*; it has stride8, "):
         world.run(levels=("hyper",))
 
 

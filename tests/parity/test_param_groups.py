@@ -71,4 +71,4 @@ def networks_of(names: list[str]) -> tuple[Student, CrossAttentionBranch]:
             build_backbone(MiT(widths, depths, heads, reductions), drop_path=0.0, norm_eps=1e-6),
             DAFormerHead(widths, 4, 3, 2, dropout=0.0, dilations=[1, 6, 12, 18][: len(branches)]),
         )
-        return student, CrossAttentionBranch(widths, 4, heads, levels)
+        return student, CrossAttentionBranch(widths, {"stride8": 4}, heads, levels)

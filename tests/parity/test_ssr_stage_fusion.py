@@ -14,7 +14,10 @@ TOL = 1e-5
 def build(case: Case) -> CrossAttentionBranch:
     stages = len(case.meta["dims"])
     regularizer = CrossAttentionBranch(
-        case.meta["dims"], case.meta["sam_dim"], case.meta["heads"], ["stride8"] * stages
+        case.meta["dims"],
+        {"stride8": case.meta["sam_dim"]},
+        case.meta["heads"],
+        ["stride8"] * stages,
     )
     tensors, unknown = import_official(case.params("param/"))
     assert not unknown

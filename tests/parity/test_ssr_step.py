@@ -335,7 +335,7 @@ def build_regularizer(case: Case) -> CrossAttentionBranch:
     meta = case.meta
     channels = case["in/sam_src"].shape[1]
     regularizer = CrossAttentionBranch(
-        meta["dims"], channels, meta["heads"], [LEVEL] * len(meta["dims"])
+        meta["dims"], {LEVEL: channels}, meta["heads"], [LEVEL] * len(meta["dims"])
     )
     official = {
         name: tensor

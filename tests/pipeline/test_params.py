@@ -288,8 +288,17 @@ def test_a_wrong_override_is_shown_with_what_is_allowed(
                 "train.regularizer.levels=[stride32,stride32,stride32,stride32]",
                 "train.crop_align_px=8",
             ],
-            "crop_align_px 8",
+            "lacks stride32",
         ),
+        (
+            [
+                "train.regularizer.levels=[stride8,null,null,stride32]",
+                "embed.levels=[stride8,stride32]",
+                "train.crop_align_px=8",
+            ],
+            "train.crop_align_px 8 is not a multiple of 32 px",
+        ),
+        (["embed.levels=[stride4]"], "no level stride4, which embed.levels names; it has stride8, "),
     ],
 )
 def test_keys_that_are_at_odds_are_refused(path: Path, overrides: list[str], says: str) -> None:

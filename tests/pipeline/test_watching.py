@@ -42,7 +42,9 @@ def chosen(folder: Path) -> Validation:
 
 def branch_of(student: Student, *, reads: bool) -> AlignedBranch:
     """A guide with the student's head, whose fusion reads its teacher much or not at all."""
-    guide = AlignedBranch(student.channels, 64, ["stride8"] * 4, 0.5, deepcopy(student.head))
+    guide = AlignedBranch(
+        student.channels, {"stride8": 64}, ["stride8"] * 4, 0.5, deepcopy(student.head)
+    )
     for parameter in guide.fusion.parameters():
         torch.nn.init.constant_(parameter, 0.0)
         if reads and parameter.ndim > 1:

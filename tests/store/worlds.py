@@ -39,16 +39,25 @@ def changed(image: ImageEntry) -> ImageEntry:
     return replace(image, content=f"{image.content}, changed")
 
 
-def features(image: ImageEntry, level: str, channels: int = 4) -> NDArray[np.float32]:
+def features(
+    image: ImageEntry, level: str, channels: int = 4, spec: StoreSpec = SPEC
+) -> NDArray[np.float32]:
     seed = sha256(f"{image.image_id} {image.content} {level}".encode()).digest()
-    h, w = (side // SPEC.level(level).stride_px for side in image.working_size_px)
+    h, w = (side // spec.level(level).stride_px for side in image.working_size_px)
     rng = np.random.default_rng(list(seed))
     return rng.normal(3.0, 2.0, (channels, h, w)).astype(np.float32)
 
 
-def features_of(task: ShardTask) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
+def features_of(
+    task: ShardTask, spec: StoreSpec = SPEC
+) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
+    channels = {level: spec.level(level).channels for level in task.levels}
     return {
-        level: {i.image_id: features(i, level) for i in task.images if i is not None}
+        level: {
+            i.image_id: features(i, level, channels[level], spec)
+            for i in task.images
+            if i is not None
+        }
         for level in task.levels
     }
 
@@ -72,7 +81,7 @@ def write(
             here = {i.image_id for i in task.images if i is not None} & set(skipped)
             kept = {
                 level: {name: held for name, held in of_level.items() if name not in here}
-                for level, of_level in features_of(task).items()
+                for level, of_level in features_of(task, spec).items()
             }
             writer.write_shard(task, kept, {name: skipped[name] for name in here})
         assert writer.pending() == []

@@ -47,7 +47,7 @@ def student(seed: int, num_classes: int = 3) -> Student:
 
 def regularizer(seed: int, levels: list[str | None]) -> CrossAttentionBranch:
     with seeded(seed):
-        return CrossAttentionBranch(TINY.widths, 16, TINY.heads, levels)
+        return CrossAttentionBranch(TINY.widths, {"stride8": 16}, TINY.heads, levels)
 
 
 def official_mit(seed: int) -> dict[str, Tensor]:

@@ -5,6 +5,8 @@ from pydantic import BaseModel, ValidationError
 
 from stages.fields import Section
 from stages.train import config
+from store.errors import ConfigError
+from store.spec import Level
 from tests.train.example import train_config
 
 FEATURE_DISTANCE = {"weight": 0.005, "classes": ["car"], "min_share": 0.75}
@@ -28,7 +30,6 @@ def sections() -> list[type[BaseModel]]:
         ({"regularizer": {"on": ["target"]}}, "regularizer.ssr.on"),
         ({"regularizer": {"on": ["source", "source"]}}, "names a part twice"),
         ({"regularizer": {"levels": ["stride8"] * 3}}, "regularizer.ssr.levels"),
-        ({"regularizer": {"levels": ["stride4"] * 4}}, "regularizer.ssr.levels"),
         ({"regularizer": {"levels": [None] * 4}}, "set regularizer.on: [] instead"),
         ({"self_training": {"ignore_top_px": -1}}, "self_training.ignore_top_px"),
         ({"feature_distance": {**FEATURE_DISTANCE, "classes": []}}, "feature_distance.classes"),
@@ -66,35 +67,24 @@ def test_every_value_comes_from_the_params_file_and_is_explained(model: type[Bas
         assert field.description, name
 
 
-def test_levels_in_use_are_named_once_and_finest_first() -> None:
-    levels = ["stride32", None, "stride8", "stride8"]
-    assert train_config(regularizer={"levels": levels}).regularizer.used_levels == (
-        "stride8",
-        "stride32",
-    )
-
-
 @pytest.mark.parametrize(
-    ("align_px", "level", "fits"),
-    [
-        (8, "stride8", True),
-        (8, "stride16", False),
-        (16, "stride16", True),
-        (16, "stride32", False),
-        (32, "stride8", True),
-        (32, "stride32", True),
-    ],
+    ("align_px", "stride_px", "fits"),
+    [(8, 2, True), (8, 16, False), (16, 16, True), (16, 32, False), (32, 8, True)],
 )
 def test_crops_are_aligned_to_the_coarsest_level_in_use(
-    align_px: int, level: str, fits: bool
+    align_px: int, stride_px: int, fits: bool
 ) -> None:
-    levels = ["stride8", None, None, level]
+    offered = {"a": Level(1, 4), "b": Level(stride_px, 40), "unused": Level(32, 4)}
+    levels = ["a", None, "b", "a"]
+    config = train_config(crop_align_px=align_px, regularizer={"levels": levels})
+    assert config.regularizer.used_levels == ("a", "b")
     if fits:
-        train_config(crop_align_px=align_px, regularizer={"levels": levels})
+        config.require_aligned(offered)
     else:
-        with pytest.raises(ValidationError, match=f"set it to {level[6:]} "):
-            train_config(crop_align_px=align_px, regularizer={"levels": levels})
-    train_config(crop_align_px=align_px, regularizer={"on": [], "levels": levels})
+        with pytest.raises(ConfigError, match=f"set it to {stride_px}$"):
+            config.require_aligned(offered)
+    off = {"on": [], "levels": levels}
+    train_config(crop_align_px=align_px, regularizer=off).require_aligned(offered)
 
 
 @pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)

@@ -4,14 +4,15 @@ import pytest
 
 from benchmarks.step_time.table import step_macs
 from stages.train.models import train_memory
+from store.spec import Level
 from tests.train.example import train_config
 
-CLASSES, CHANNELS = 19, 256
+CLASSES, LEVELS = 19, {"stride8": Level(8, 256)}
 
 
 def total(**changes: object) -> int:
     config = train_config(**changes)
-    return train_memory(config, num_classes=CLASSES, teacher_channels=CHANNELS).total
+    return train_memory(config, num_classes=CLASSES, levels=LEVELS).total
 
 
 def test_every_part_that_training_leaves_out_needs_no_memory() -> None:
@@ -26,7 +27,7 @@ def test_every_part_that_training_leaves_out_needs_no_memory() -> None:
 def test_memory_of_a_small_student_is_what_its_networks_and_maps_need() -> None:
     student = {"backbone": "mit_b0", "head": "mlp", "head_channels": 64}
     config = train_config(crop_px=128, student=student, regularizer={"on": []}, self_training=None)
-    memory = train_memory(config, num_classes=CLASSES, teacher_channels=CHANNELS)
+    memory = train_memory(config, num_classes=CLASSES, levels=LEVELS)
     assert memory.weights == pytest.approx(16 * 3.4e6, rel=0.02)  # MiT-B0 has 3.3 million
     assert memory.copies == 0
     # the finest map alone, 32 x 32 tokens of 32 channels, is kept some 25 times by each of 2 blocks
@@ -39,7 +40,7 @@ def test_work_of_the_papers_networks_is_what_was_counted_on_the_official_code() 
     )
     off = config.regularizer.model_copy(update={"on": ()})
     without, with_ = (
-        step_macs(each, num_classes=CLASSES, teacher_channels=CHANNELS) / 1e12
+        step_macs(each, num_classes=CLASSES, levels=LEVELS) / 1e12
         for each in (config.model_copy(update={"regularizer": off}), config)
     )
     assert without == pytest.approx(1.9, rel=0.02)

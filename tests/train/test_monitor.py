@@ -22,7 +22,11 @@ def example(batch: int = 2) -> tuple[CrossAttentionBranch, list[Tensor], dict[st
     torch.manual_seed(0)
     maps = [torch.randn(batch, c, side, side) for c, side in ((4, 16), (4, 8), (8, 4), (8, 2))]
     teacher = {"stride8": torch.randn(batch, 6, 8, 8), "stride16": torch.randn(batch, 6, 4, 4)}
-    return CrossAttentionBranch((4, 4, 8, 8), 6, (1, 2, 2, 4), LEVELS), maps, teacher
+    return (
+        CrossAttentionBranch((4, 4, 8, 8), {"stride8": 6, "stride16": 6}, (1, 2, 2, 4), LEVELS),
+        maps,
+        teacher,
+    )
 
 
 def seen_of(

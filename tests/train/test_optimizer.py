@@ -38,7 +38,9 @@ def student(request: pytest.FixtureRequest) -> Student:
 
 def regularizer() -> CrossAttentionBranch:
     mit = BACKBONES["mit_tiny"]
-    return CrossAttentionBranch(mit.widths, 64, mit.heads, [None, "stride8", "stride8", "stride8"])
+    return CrossAttentionBranch(
+        mit.widths, {"stride8": 64}, mit.heads, [None, "stride8", "stride8", "stride8"]
+    )
 
 
 def test_groups_hold_every_parameter_once_and_nothing_else(student: Student) -> None:

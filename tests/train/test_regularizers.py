@@ -32,12 +32,14 @@ def student_maps(batch: int = 2) -> list[Tensor]:
 def test_the_papers_regulariser_has_its_number_of_parameters() -> None:
     mit = BACKBONES["mit_b5"]
     with torch.device("meta"):
-        regularizer = CrossAttentionBranch(mit.widths, 256, mit.heads, ["stride8"] * 4)
+        regularizer = CrossAttentionBranch(mit.widths, {"stride8": 256}, mit.heads, ["stride8"] * 4)
     assert sum(parameter.numel() for parameter in regularizer.parameters()) == 1_804_288
 
 
 def test_stages_without_a_level_pass_unchanged_and_have_no_weights() -> None:
-    regularizer = CrossAttentionBranch(WIDTHS, 64, HEADS, [None, "stride8", None, "stride8"])
+    regularizer = CrossAttentionBranch(
+        WIDTHS, {"stride8": 64}, HEADS, [None, "stride8", None, "stride8"]
+    )
     student = student_maps()
     enhanced = regularizer(student, {"stride8": torch.randn(2, 64, 5, 7)})
     assert enhanced[0] is student[0]
@@ -50,15 +52,15 @@ def test_stages_without_a_level_pass_unchanged_and_have_no_weights() -> None:
 
 def test_each_stage_reads_its_own_level_on_a_grid_of_any_size() -> None:
     regularizer = CrossAttentionBranch(
-        WIDTHS, 64, HEADS, ["stride8", "stride16", "stride32", "stride8"]
+        WIDTHS, {"fine": 64, "middle": 40, "coarse": 8}, HEADS, ["fine", "middle", "coarse", "fine"]
     )
     teacher = {
-        "stride8": torch.randn(2, 64, 4, 6),
-        "stride16": torch.randn(2, 64, 2, 3),
-        "stride32": torch.randn(2, 64, 1, 2),
+        "fine": torch.randn(2, 64, 4, 6),
+        "middle": torch.randn(2, 40, 2, 3),
+        "coarse": torch.randn(2, 8, 1, 2),
     }
     before = regularizer(student_maps(), teacher)
-    after = regularizer(student_maps(), teacher | {"stride16": torch.randn(2, 64, 2, 3)})
+    after = regularizer(student_maps(), teacher | {"middle": torch.randn(2, 40, 2, 3)})
     changed = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
     assert changed == [False, True, False, False]
 
@@ -72,7 +74,7 @@ LEVELS = ("stride8", None, "stride8", "stride8")
 def example() -> tuple[AlignedBranch, list[Tensor], dict[str, Tensor]]:
     """A guide, maps of two 64 px crops and features of stride 8; stage 1 reads nothing."""
     student = build_student(CONFIG.student, num_classes=3, seed=0)
-    guide = AlignedBranch(student.channels, 4, LEVELS, 0.5, student.head)
+    guide = AlignedBranch(student.channels, {"stride8": 4}, LEVELS, 0.5, student.head)
     maps = [torch.randn(2, c, 16 >> i, 16 >> i) for i, c in enumerate(student.channels)]
     return guide, maps, {"stride8": torch.randn(2, 4, 8, 8)}
 

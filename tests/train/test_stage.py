@@ -30,6 +30,7 @@ from store.errors import (
 )
 from store.index import Index
 from store.lease import writer_lock
+from store.spec import Level
 from tests.official import export_official
 from tests.train.example import train_config
 from tests.train.world import TEACHER, World, results
@@ -113,6 +114,29 @@ def test_an_arm_needs_only_what_it_reads(
     assert result.fit.resumed_from is None
     assert result.teacher_trained is (None if "index.json" in missing else False)
     assert result.notes == ()
+
+
+OTHER_LEVELS = {"shallow": Level(4, 40), "deep_3": Level(16, 6), "cls": Level(32, 1024)}
+
+
+@pytest.mark.parametrize("kind", [{"kind": "ssr"}, {"kind": "guided", "student_drop": 0.5}])
+def test_levels_have_any_name_stride_and_width(
+    kind: dict[str, Any], world: World, tmp_path: Path
+) -> None:
+    world = world.copy(tmp_path / "world")
+    world.embed(offered=OTHER_LEVELS, levels=tuple(OTHER_LEVELS))
+    levels = ["shallow", "deep_3", "cls", "shallow"]
+    regularizer = {**kind, "levels": levels}
+    result = world.run(tmp_path / "run", iterations=1, regularizer=regularizer, log_every=1)
+    assert result.fit.last_row["enhanced_mix"] > 0
+    assert all(result.fit.last_health[f"gradient_{stage}"] > 0 for stage in range(4))
+    sample = world.crops(train_config(regularizer=regularizer))[0]
+    shapes = {level: maps.shape for level, maps in sample["source_features"].items()}
+    assert shapes == {"shallow": (40, 16, 16), "deep_3": (6, 4, 4), "cls": (1024, 2, 2)}
+    with pytest.raises(StoreError, match="no stride8 of source, only cls, deep_3, "):
+        world.run(tmp_path / "other", regularizer={**kind, "levels": ["stride8"] * 4})
+    with pytest.raises(ConfigError, match="crop_align_px 16 is not"):
+        world.run(tmp_path / "other", regularizer=regularizer, crop_align_px=16)
 
 
 def test_a_trained_teacher_is_told_from_an_untrained_one(world: World, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def models_for(config: TrainConfig, *, imagenet: bool = False) -> Models:
     ema_branch: Branch | None = None
     if config.regularizer.on:
         with seeded(2):
-            regularizer = config.regularizer.build(student, 4)
+            regularizer = config.regularizer.build(student, {"stride8": 4, "stride16": 4})
     ema = without_noise(student_of(config, seed=3)) if config.self_training else None
     if regularizer is not None and regularizer.labels_target:
         ema_branch = without_noise(deepcopy(regularizer))

@@ -37,11 +37,11 @@ from stages.train.workspace import Workspace
 from store.index import Index, StoreEntry
 from store.read import FeatureReader
 from store.shard_writer import NOTHING
-from store.spec import ImageEntry, StoreSpec, levels_of_format_1
+from store.spec import ImageEntry, Level, StoreSpec, levels_of_format_1
 from tests.store import worlds as stores
 from tests.train.example import train_config
 
-TEACHER = {"architecture": "random numbers", "channels": 4, "trained": False}
+TEACHER: dict[str, Any] = {"architecture": "random numbers", "channels": 4, "trained": False}
 LEVELS = ("stride8", "stride16")
 DOMAINS: tuple[Domain, ...] = ("source", "target")
 
@@ -118,10 +118,12 @@ class World:
         levels: Sequence[str] = LEVELS,
         teachers: Mapping[str, Mapping[str, Any]] | None = None,
         skipped: Mapping[str, str] = NOTHING,
+        offered: Mapping[str, Level] = levels_of_format_1(TEACHER["channels"]),
     ) -> None:
         """Write stores of random features, and the index; by `teachers` one per domain."""
         entries: dict[str, StoreEntry] = {
-            d: self._embed(d, levels, (teachers or {}).get(d, TEACHER), skipped) for d in domains
+            d: self._embed(d, levels, (teachers or {}).get(d, TEACHER), skipped, offered)
+            for d in domains
         }
         Index(stores=entries).write(self.index_path)
 
@@ -131,12 +133,13 @@ class World:
         levels: Sequence[str],
         teacher: Mapping[str, Any],
         skipped: Mapping[str, str],
+        offered: Mapping[str, Level],
     ) -> StoreEntry:
         images = [entry_of(record) for record in self.records(domain)]
         heights, widths = zip(*(image.working_size_px for image in images), strict=True)
         spec = StoreSpec(
             domain=domain,
-            levels=levels_of_format_1(teacher["channels"]),
+            levels=offered,
             grid_px=(max(heights), max(widths)),
             shard_images=4,
             codec="float16",
@@ -218,7 +221,7 @@ def training_state(config: TrainConfig, *, seed: int, imagenet: bool = False) ->
     if config.regularizer.on:
         with seeded(seed):
             regularizer = CrossAttentionBranch(
-                student.channels, 4, (1, 2, 5, 8), config.regularizer.levels
+                student.channels, dict.fromkeys(LEVELS, 4), (1, 2, 5, 8), config.regularizer.levels
             )
     reference = None
     if imagenet:

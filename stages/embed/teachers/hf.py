@@ -147,6 +147,12 @@ class HfTeacher(Teacher):
         return folder is not None and _is_whole(folder)
 
     @property
+    def known(self) -> bool:
+        """Whether the small files are there."""
+        folder = self.path if self.revision is None else self._cached()
+        return folder is not None and _has_small(folder)
+
+    @property
     def missing(self) -> str:
         """The folder or the id, and what to do."""
         if self.revision is None:
@@ -280,7 +286,7 @@ class HfTeacher(Teacher):
     def _folder(self, patterns: tuple[str, ...]) -> Path:
         """Return the folder of the model; of an id, with files fetched that the cache lacks."""
         if self.revision is None:
-            if not all((self.path / name).is_file() for name in _SMALL):
+            if not _has_small(self.path):
                 raise CheckpointError(self.missing)
             return self.path
         cached = self._cached()
@@ -302,9 +308,12 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(set(names.values()))] if names else []
 
 
+def _has_small(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in _SMALL)
+
+
 def _is_whole(folder: Path) -> bool:
-    files = [*(folder / name for name in _SMALL), *weight_files(folder)]
-    return all(path.is_file() for path in files)
+    return _has_small(folder) and all(path.is_file() for path in weight_files(folder))
 
 
 def _fetched(model: str, revision: str, patterns: tuple[str, ...]) -> Path:

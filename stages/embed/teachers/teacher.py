@@ -108,6 +108,11 @@ class Teacher(Section):
         return not self.trained or self.path.is_file()
 
     @property
+    def known(self) -> bool:
+        """Whether `levels` needs nothing that is not on this machine."""
+        return True
+
+    @property
     def missing(self) -> str:
         """What to say where the weights are not at hand: what is missing, and the cure."""
         return (

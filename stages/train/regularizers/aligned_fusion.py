@@ -4,7 +4,8 @@ Features are embedded, resized to the grid of each stage and added; the student'
 for a share of the samples, so that the branch must read the teacher. It has a head of its own and
 sends no gradient to the student.
 
-# B batch, C teacher channels, C_i student channels of stage i, h w teacher tokens, K classes
+# B batch, C channels of a teacher level, C_i student channels of stage i, h w teacher tokens,
+# K classes
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,7 +65,7 @@ class AlignedBranch(Branch):
 
     Args:
         in_channels: Channels of the student's stages, finest first.
-        teacher_channels: Channels of the teacher's features.
+        teacher_channels: Channels of each level.
         levels: The teacher level that each stage reads; None leaves a stage as it is.
         student_drop: Share of samples that see the teacher alone while training.
         head: Of the branch alone; a copy of the student's, to begin with.
@@ -75,7 +76,7 @@ class AlignedBranch(Branch):
     def __init__(
         self,
         in_channels: Sequence[int],
-        teacher_channels: int,
+        teacher_channels: Mapping[str, int],
         levels: Sequence[str | None],
         student_drop: float,
         head: nn.Module,
@@ -84,7 +85,7 @@ class AlignedBranch(Branch):
         self.levels = tuple(levels)
         self.fusion = nn.ModuleDict(
             {
-                str(stage): AlignedFusion(teacher_channels, channels)
+                str(stage): AlignedFusion(teacher_channels[level], channels)
                 for stage, (channels, level) in enumerate(zip(in_channels, levels, strict=True))
                 if level is not None
             }

@@ -1,6 +1,6 @@
 """The network of a regulariser, as the training step uses it.
 
-# B batch, C teacher channels, C_i student channels of stage i, K classes
+# B batch, C channels of a teacher level, C_i student channels of stage i, K classes
 """
 
 from abc import abstractmethod

@@ -1,12 +1,12 @@
 """The part of a configuration that all regularisers share."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.fields import Level, Section
-from store.spec import LEVELS
+from stages.fields import Name, Section
 
 if TYPE_CHECKING:  # torch
     from stages.student.student import Student
@@ -27,8 +27,9 @@ class Regularization(Section):
     on: tuple[Part, ...] = Field(
         description="Images with an enhanced pass: `source`, `mixed`; `[]` is plain DAFormer."
     )
-    levels: tuple[Level | None, Level | None, Level | None, Level | None] = Field(
-        description="Level that each of the four stages reads; null leaves a stage as it is."
+    levels: tuple[Name | None, Name | None, Name | None, Name | None] = Field(
+        description="Level that each of the four stages reads, as the stores name it; null leaves "
+        "a stage as it is."
     )
 
     @model_validator(mode="after")
@@ -40,11 +41,15 @@ class Regularization(Section):
         return self
 
     @property
-    def used_levels(self) -> tuple[Level, ...]:
-        """Levels that training reads, finest first; none where the regulariser is off."""
-        wanted = {level for level in self.levels if level is not None} if self.on else set()
-        return tuple(level for level in LEVELS if level in wanted)
+    def used_levels(self) -> tuple[str, ...]:
+        """Levels that training reads, each once; none where the regulariser is off."""
+        return tuple(dict.fromkeys(level for level in self.levels if level)) if self.on else ()
 
     @abstractmethod
-    def build(self, student: "Student", teacher_channels: int) -> "Branch":
-        """Build the network that reads the teacher, from PyTorch's global generator."""
+    def build(self, student: "Student", teacher_channels: Mapping[str, int]) -> "Branch":
+        """Build the network that reads the teacher, from PyTorch's global generator.
+
+        Args:
+            student: What it enhances.
+            teacher_channels: Channels of each level that it reads.
+        """

@@ -1,6 +1,7 @@
 """SSR's regulariser: student tokens attend to teacher tokens, stage by stage.
 
-# B batch, C teacher channels, C_i student channels of stage i, N student tokens, M teacher tokens
+# B batch, C channels of a teacher level, C_i student channels of stage i, N student tokens,
+# M teacher tokens
 """
 
 import math
@@ -68,7 +69,7 @@ class CrossAttentionBranch(Branch):
 
     Args:
         in_channels: Channels of the student's stages, finest first.
-        teacher_channels: Channels of the teacher's features.
+        teacher_channels: Channels of each level.
         heads: Attention heads per stage.
         levels: The teacher level that each stage reads; None leaves a stage as it is.
 
@@ -79,7 +80,7 @@ class CrossAttentionBranch(Branch):
     def __init__(
         self,
         in_channels: Sequence[int],
-        teacher_channels: int,
+        teacher_channels: Mapping[str, int],
         heads: Sequence[int],
         levels: Sequence[str | None],
     ) -> None:
@@ -90,7 +91,7 @@ class CrossAttentionBranch(Branch):
         stages = zip(in_channels, heads, levels, strict=True)
         for stage, (channels, stage_heads, level) in enumerate(stages):
             if level is not None:
-                self.embed[str(stage)] = nn.Linear(teacher_channels, channels)
+                self.embed[str(stage)] = nn.Linear(teacher_channels[level], channels)
                 self.fusion[str(stage)] = CrossAttention(channels, stage_heads)
 
     def forward(self, student: Sequence[Tensor], teacher: Mapping[str, Tensor]) -> list[Tensor]:

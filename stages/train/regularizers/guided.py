@@ -6,6 +6,7 @@ read the teacher, and what it has learnt reaches the student by pseudo-labels al
 labels the target.
 """
 
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -43,7 +44,7 @@ class Config(Regularization):
             )
         return self
 
-    def build(self, student: "Student", teacher_channels: int) -> "Branch":
+    def build(self, student: "Student", teacher_channels: Mapping[str, int]) -> "Branch":
         """Build the branch; its head begins as a copy of the student's."""
         from stages.train.regularizers.aligned_fusion import AlignedBranch
 

@@ -1,5 +1,6 @@
 """SSR's regulariser, `kind: ssr`: the student's stages attend to the teacher, as published."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -18,7 +19,7 @@ class Config(Regularization):
 
     kind: Literal["ssr"] = Field(description="Cross-attention to the teacher, as published.")
 
-    def build(self, student: "Student", teacher_channels: int) -> "Branch":
+    def build(self, student: "Student", teacher_channels: Mapping[str, int]) -> "Branch":
         """Build the fusion layers; they have as many heads as the student's stages."""
         from stages.train.regularizers.cross_attention import CrossAttentionBranch
 
