@@ -285,15 +285,15 @@ def _weights(config: "Params") -> Iterator[Finding]:
     teacher, student, start = config.embed.teacher, config.train.student.weights, config.train.init
     if not teacher.trained:
         yield warning(
-            "embed.teacher.weights is random, an UNTRAINED TEACHER: fine for a trial, else name a "
-            "checkpoint of SAM"
+            "embed.teacher.weights is random, an UNTRAINED TEACHER: fine for a trial, else name "
+            "trained weights"
         )
     elif not teacher.at_hand:
-        missing = f"embed.teacher.weights: {teacher.weights}: there is no such weight file"
+        missing = f"embed.teacher.weights: {teacher.missing}"
         if INDEX.is_file():
             yield warning(f"{missing}; what is embedded can be trained on, embedding needs it")
         else:
-            yield problem(f"{missing}: download it, or correct embed.teacher.weights")
+            yield problem(missing)
     if student != "random" and not Path(student).expanduser().exists():
         if student.endswith(WEIGHT_FILES) or student.startswith(("/", "./", "../", "~")):
             yield problem(

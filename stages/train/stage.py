@@ -120,11 +120,14 @@ def run(
     optimizer = build_optimizer(models.student, models.regularizer, config.optimizer)
 
     out.mkdir(parents=True, exist_ok=True)
-    trained = _teacher_trained(readers)
+    teachers = [teacher_of(reader) for reader in readers.values()]
+    trained = all(teacher["trained"] for teacher in teachers) if teachers else None
     identity = _identity(config, workspace, stores, feed)
     fingerprint = fingerprint_of(identity)
     meta = describe_student(config, manifest, weights=weights, teacher_trained=trained)
     meta["run"] = fingerprint[:12]
+    if licences := sorted({str(of["licence"]) for of in teachers if "licence" in of}):
+        meta["teacher_licence"] = ", ".join(licences)
 
     def keep_best(iteration: int, miou: float) -> None:
         if validation is None:  # a run that resumes at its best without one
@@ -257,10 +260,6 @@ def _identity(
         "feed": feed.name,
         "start": digests_of_start(config),
     }
-
-
-def _teacher_trained(readers: Mapping[Domain, FeatureReader]) -> bool | None:
-    return all(teacher_of(each)["trained"] for each in readers.values()) if readers else None
 
 
 def _describe_data(manifest: Manifest, domain: Domain) -> dict[str, Any]:

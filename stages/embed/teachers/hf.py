@@ -103,8 +103,7 @@ class HfTeacher(Teacher):
     """A ViT at SSR's three strides, or a pyramid whose maps come from one pass.
 
     A ViT's levels are `stride8`, `stride16` and `stride32`, the same network on the image at three
-    scales, followed by `_block5` where block 5 is tapped and not the last one. Its small files are
-    read, and fetched from the hub, before `load`; that imports transformers, and with it torch.
+    scales, followed by `_block5` where block 5 is tapped and not the last one.
     """
 
     origin: ClassVar[str] = "Hugging Face"
@@ -177,7 +176,7 @@ class HfTeacher(Teacher):
         return self
 
     def facts(self) -> Facts:
-        """Read what the model's small files say.
+        """Read what the model's small files say, fetched from the hub where they are not at hand.
 
         Raises:
             CheckpointError: where they cannot be had or do not say it.
