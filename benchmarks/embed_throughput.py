@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from stages.device import cpu_threads, pick_device
 from stages.embed.config import EmbedConfig
 from stages.embed.task import embed_shards, run_serial
-from stages.embed.teachers import TeacherConfig
+from stages.embed.teachers.sam import SamTeacher
 from stages.embed.teachers.sam_encoder import SamEncoder, draw_encoder
 from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from stages.embed.teachers.teacher import Precision
@@ -154,9 +154,7 @@ def build_rows(options: argparse.Namespace, folder: Path) -> list[Row]:
     """Prepare all that is measured; every encoder has run once when this returns."""
     device = pick_device(options.device, "--device")
     config = EmbedConfig(
-        teacher=TeacherConfig(
-            kind="sam", architecture=options.architecture, weights="random", seed=0
-        ),
+        teacher=SamTeacher(kind="sam", architecture=options.architecture, weights="random", seed=0),
         levels=LEVELS,
         domains=("source",),
         splits=("train",),

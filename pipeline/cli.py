@@ -227,7 +227,7 @@ def embed(
         bool, typer.Option("--finalise", help="Only write the index, after all parts.")
     ] = False,
 ) -> None:
-    """Run SAM once over the images and store its features; goes on where it stopped.
+    """Run the teacher once over the images and store its features; goes on where it stopped.
 
     In job arrays: --init once, then --part 1/N to N/N at any time and place, then --finalise.
 

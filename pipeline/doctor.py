@@ -171,9 +171,9 @@ def _weights(config: "Params") -> Iterator[Finding]:
     if not teacher.trained:
         yield warning("embed.teacher.weights is random, an UNTRAINED TEACHER: fine for a trial")
     elif not teacher.at_hand and INDEX.is_file():
-        yield warning(f"{teacher.weights}: no such weight file; only embedding needs it")
+        yield warning(f"{teacher.missing}; only embedding needs it")
     elif not teacher.at_hand:
-        teacher.weights_identity()  # refuses
+        yield problem(teacher.missing)
 
 
 def _data(config: "Params") -> Iterator[Finding]:

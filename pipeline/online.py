@@ -26,7 +26,7 @@ from stages.embed.config import EmbedConfig
 from stages.embed.format1 import require_weights
 from stages.embed.task import teacher_input
 from stages.embed.teachers.teacher import Encoder
-from stages.embed.tiling import Tile, blend, plan_tiles
+from stages.embed.tiling import Tile, blend
 from stages.prepare.geometry import flip
 from stages.prepare.manifest import Domain, Manifest
 from stages.train.adaptation.augment import augment
@@ -185,7 +185,7 @@ def encode_crop(
     stride, channels, scale = config.teacher.levels()[level]
     side_px, patch_px = config.teacher.side_px, round(stride * scale)
     height, width = (side // stride for side in crop.shape[1:])
-    tiles = plan_tiles((height, width), side_px // patch_px, config.overlap)
+    tiles = config.tiles(level, (crop.shape[1], crop.shape[2]))
     pixels = torch.from_numpy(crop)
 
     def tile_input(tile: Tile) -> Tensor:

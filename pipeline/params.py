@@ -88,7 +88,8 @@ class Params(Section):
                     f"embed.{key} {list(given)} lacks {missing}, which train.regularizer reads; "
                     "add it there"
                 )
-        self.train.require_aligned(self.teacher_levels)
+        if self.embed.teacher.known:
+            self.train.require_aligned(self.teacher_levels)
         return self
 
     @property

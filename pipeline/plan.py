@@ -1,16 +1,15 @@
 """`ssr plan`: what embedding costs in tiles, time and disk, and when it pays.
 
-No weight, image or store is read: encoders are counted on PyTorch's meta device, stores by the
-arithmetic of their grid.
+No weight, image or store is read: encoders are counted on PyTorch's meta device where their
+teacher offers that, stores by the arithmetic of their grid.
 """
 
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
 from math import ceil, prod
 from pathlib import Path
 from shutil import disk_usage
@@ -18,16 +17,11 @@ from time import perf_counter
 from typing import Final
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.checks import planned
 from pipeline.console import console, print_table, size
 from pipeline.params import Params
 from stages.embed.config import EmbedConfig
-from stages.embed.teachers.sam_encoder import build_encoder
-from stages.embed.teachers.sam_sizes import ARCHITECTURES, ArchitectureName
-from stages.embed.tiling import plan_tiles
-from stages.prepare.geometry import Size
 from stages.prepare.manifest import Domain, Manifest
 from store.fingerprint import CRC_BYTES
 from store.grid import LevelGrid, shard_count
@@ -57,7 +51,7 @@ class LevelPlan:
     """One level of one domain, embedded from nothing.
 
     Attributes:
-        tiles: What the encoder sees.
+        tiles: What the encoder sees; 0 where the pass of a level before makes this one, too.
         files: Shards and their ledger entries.
         size_bytes: Size of the shards in float16.
     """
@@ -79,10 +73,12 @@ def plan_stores(params: Params, manifest: Manifest) -> list[LevelPlan]:
     for domain in params.embed.domains:
         store = planned(params, manifest, domain, weights={})
         sizes_px = Counter(image.working_size_px for image in store.images)
+        passes = _passes(params.embed, params.embed.levels)
         for level in params.embed.levels:
             grid = LevelGrid.of(store.spec, level)
             shards = shard_count(len(store.images), grid.shard_images)
-            tiles = sum(n * _tiles_of(params.embed, px, level) for px, n in sizes_px.items())
+            counts = [n * len(params.embed.tiles(level, px)) for px, n in sizes_px.items()]
+            tiles = sum(counts) if level in passes else 0
             chunks = sum(  # inner chunks that hold a token of an image; others are not stored
                 n * len([*grid.chunks_under(0, 0, *grid.image_size_tok(px))])
                 for px, n in sizes_px.items()
@@ -102,7 +98,8 @@ def tiles_per_step(params: Params) -> int:
     """Count the tiles that official SSR encodes in a step: a crop per image and enhanced pass."""
     train = params.train
     side = (train.crop_px, train.crop_px)
-    crop = sum(_tiles_of(params.embed, side, level) for level in train.regularizer.used_levels)
+    passes = _passes(params.embed, train.regularizer.used_levels)
+    crop = sum(len(params.embed.tiles(level, side)) for level in passes)
     return train.batch_size * crop * len(train.regularizer.on)
 
 
@@ -116,40 +113,31 @@ def free_bytes(url: str) -> int | None:
     return disk_usage(path).free
 
 
-@cache
-def macs_per_tile(name: ArchitectureName) -> int:
-    """Count the multiply-accumulates of one tile: 486, 1,493 and 2,981 GMAC for ViT-B, L and H.
-
-    Those of the official `ImageEncoderViT`, with the padding of grids that are not a multiple of
-    the window. Norms, activations and softmax are left out, as is the custom.
-    """
-    side_px = ARCHITECTURES[name].side_px
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        build_encoder(ARCHITECTURES[name])(torch.empty(1, 3, side_px, side_px))
-    return int(counter.get_total_flops()) // 2
-
-
 def table_speed(config: EmbedConfig, device: str) -> float | None:
     """Look up the tiles per second that are expected of a device; None is unknown."""
     known = next((key for key in TFLOPS if re.search(rf"\b{key}\b", device.lower())), None)
-    if known is None:
+    macs = config.teacher.macs_per_tile()
+    if known is None or macs is None:
         return None
     peak = TFLOPS[known][config.precision != "float32"]
     units = (os.cpu_count() or 1) if known == CPU else 1
     flops = SHARE_OF_PEAK * peak * units * 1e12
-    return flops / (2 * macs_per_tile(config.teacher.architecture))
+    return flops / (2 * macs)
 
 
 def measured_speed(config: EmbedConfig, *, least_s: float = 1.0) -> float:
-    """Time the encoder here for so long, after one batch that warms up; its weights are random.
+    """Time the encoder here for so long, after one batch that warms up.
+
+    Its weights are random where the teacher can draw them: they cost the same.
 
     Returns:
         Tiles per second.
 
     Raises:
+        CheckpointError: Weights are needed, and missing or damaged.
         ConfigError: Where there is no such device, or a batch does not fit in its memory.
     """
-    teacher = config.teacher.model_copy(update={"weights": "random"})
+    teacher = config.teacher.untrained()
     encoder = config.model_copy(update={"teacher": teacher}).load_encoder()
     tiles = torch.zeros(config.batch_tiles, 3, teacher.side_px, teacher.side_px)
     level = config.levels[:1]
@@ -171,12 +159,13 @@ def print_plan(
         on_gpu = embed.device != "cpu" and torch.cuda.is_available()
         device = torch.cuda.get_device_name() if on_gpu else CPU
     speed = measured_speed(embed) if calibrate else table_speed(embed, device)
-    levels, macs = plan_stores(params, manifest), macs_per_tile(teacher.architecture)
+    levels, macs = plan_stores(params, manifest), teacher.macs_per_tile()
+    work = "tiles" if macs is None else f"{macs / 1e9:,.4g} GMAC per tile"
     tiles = sum(level.tiles for level in levels)
     rows = [(f"{each.domain} {each.level}", [each]) for each in levels] + [("in all", levels)]
     print_table(
-        f"teacher {teacher.name}, {embed.precision}, {macs / 1e9:,.4g} GMAC per tile of "
-        f"{teacher.side_px} px; stores below {params.store.url}, {codec}",
+        f"teacher {teacher.name}, {embed.precision}, {work} of {teacher.side_px} px; stores below "
+        f"{params.store.url}, {codec}",
         ("", "tiles", "files", *SIZE_RATIOS),
         [
             (
@@ -189,7 +178,8 @@ def print_plan(
         ],
     )
     if speed is None:
-        console.print(f"time: unknown, {device} is not in the table; --calibrate measures it here")
+        why = f"{device} is not in the table" if macs else "nobody has counted this teacher"
+        console.print(f"time: unknown, {why}; --calibrate measures it here")
     else:
         how = "measured" if calibrate else f"assumed {SHARE_OF_PEAK:.0%} of its peak"
         time = timedelta(seconds=round(tiles / speed))
@@ -204,13 +194,13 @@ def print_plan(
     per_step = tiles_per_step(params)
     if per_step:
         console.print(
-            f"break-even: step {ceil(tiles / per_step):,} of {params.train.iterations:,}; SAM in "
-            f"the loop encodes {per_step} tiles a step, the stores {tiles:,} once"
+            f"break-even: step {ceil(tiles / per_step):,} of {params.train.iterations:,}; the "
+            f"teacher in the loop encodes {per_step} tiles a step, the stores {tiles:,} once"
         )
 
 
-def _tiles_of(config: EmbedConfig, size_px: Size, level: str) -> int:
-    stride, _, scale = config.teacher.levels()[level]
-    tile_tok = config.teacher.side_px // round(stride * scale)
-    size_tok = (size_px[0] // stride, size_px[1] // stride)
-    return len(plan_tiles(size_tok, tile_tok, config.overlap))
+def _passes(config: EmbedConfig, levels: Sequence[str]) -> list[str]:
+    """Return the levels without those that the pass of one before makes, too."""
+    offered = config.teacher.levels()
+    first = {offered[level].input_scale: level for level in reversed(levels)}
+    return [level for level in levels if first[offered[level].input_scale] == level]

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.step_time.arms import Arm
 from benchmarks.step_time.parts import PARTS
 from benchmarks.step_time.setting import ARMS, LEVEL, Setting
-from pipeline.plan import macs_per_tile
+from stages.embed.teachers.sam_encoder import macs_per_tile
 from stages.student.student import build_student
 from stages.train.config import TrainConfig
 from store.spec import Level

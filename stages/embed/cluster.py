@@ -61,10 +61,7 @@ class ShardJob:
     @classmethod
     def of(cls, config: EmbedConfig, root: Path, writer: ShardWriter) -> "ShardJob":
         """Make all paths absolute: workers start in other folders."""
-        if config.teacher.trained:
-            weights = str(config.teacher.path.absolute())
-            teacher = config.teacher.model_copy(update={"weights": weights})
-            config = config.model_copy(update={"teacher": teacher})
+        config = config.model_copy(update={"teacher": config.teacher.absolute()})
         return cls(config, root.absolute(), writer.absolute())
 
 

@@ -6,7 +6,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from stages.embed.teachers import TeacherConfig
 from stages.embed.teachers.teacher import Encoder, Precision
+from stages.embed.tiling import Tile, plan_tiles
 from stages.fields import BatchSize, Cores, DeviceName, Domain, Name, Section, Split
+from stages.prepare.geometry import Size
+from store.errors import ConfigError
 
 _T = TypeVar("_T")
 
@@ -63,18 +66,39 @@ class EmbedConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.teacher.known:
+            self.require_levels()
+        return self
+
+    def require_levels(self) -> None:
+        """Refuse levels that the teacher does not have.
+
+        Raises:
+            CheckpointError: for a model whose levels cannot be known.
+            ConfigError: for the first such level.
+        """
         offered = self.teacher.levels()
         for level in self.levels:
             if level not in offered:
-                raise ValueError(
-                    f"the teacher has no level {level}, which levels names; it has "
-                    f"{', '.join(offered)}"
+                raise ConfigError(
+                    f"the teacher {self.teacher.name} has no level {level}, which embed.levels "
+                    f"names; it has {', '.join(offered)}"
                 )
-        if self.executor == "serial" and (self.scheduler is not None or self.workers is not None):
-            raise ValueError("workers and scheduler are of the executor dask: set embed.executor")
-        if self.scheduler is not None and self.workers is not None:
-            raise ValueError("the scheduler has workers of its own: set embed.workers to null")
-        return self
+
+    def tiles(self, level: str, size_px: Size) -> tuple[Tile, ...]:
+        """Cover an image at a level, in its tokens; levels of one pass have the same tiles.
+
+        Args:
+            level: of the teacher.
+            size_px: (height, width) of the working image, multiples of the level's stride.
+        """
+        offered = self.teacher.levels()
+        stride, _, scale = offered[level]
+        # of all that the teacher offers: tiles do not depend on which of them are embedded
+        coarsest = max(each.stride_px for each in offered.values() if each.input_scale == scale)
+        tile_tok = self.teacher.side_px // round(stride * scale)
+        size_tok = size_px[0] // stride, size_px[1] // stride
+        return plan_tiles(size_tok, tile_tok, self.overlap, coarsest // stride)
 
     def load_encoder(self) -> Encoder:
         """Load the teacher's network; errors as of `Teacher.load`."""

@@ -96,11 +96,11 @@ def require_provenance(
     """
     stored = found.get("teacher")
     stored = stored if isinstance(stored, Mapping) else {}  # then it is another teacher
-    weights = {key: stored[key] for key in _WEIGHTS if key in stored}
+    weights = {key: stored[key] for key in config.teacher.weights_keys if key in stored}
     if config.teacher.at_hand:
         weights = config.teacher.weights_identity()
     if "kind" in stored:
-        wanted = provenance(config, config.teacher.identity(weights))
+        wanted = provenance(config, weights)
     else:
         tensors = str(stored.get("weights_sha256"))
         if config.teacher.at_hand:
@@ -111,7 +111,7 @@ def require_provenance(
                     "not known yet; run `ssr embed`, which compares them and keeps what is right"
                 )
             tensors = known
-        wanted = provenance(config, _teacher(config, tensors))
+        wanted = provenance(config, weights) | {"teacher": _teacher(config, tensors)}
     changed = [key for key, value in wanted.items() if found.get(key) != value]
     if changed:
         raise StoreMismatchError(
@@ -138,11 +138,8 @@ def require_weights(config: EmbedConfig, encoder: "Encoder", spec: StoreSpec) ->
         )
 
 
-_WEIGHTS: Final = ("weights_sha256", "seed", "torch")
-
-
 def _format_1(spec: StoreSpec, config: EmbedConfig, tensors: str) -> StoreSpec:
-    about = provenance(config, _teacher(config, tensors))
+    about = provenance(config, {}) | {"teacher": _teacher(config, tensors)}
     channels = next(iter(spec.levels.values())).channels
     return replace(spec, format=1, levels=levels_of_format_1(channels), provenance=about)
 

@@ -42,6 +42,8 @@ def planned_store(
         weights: the teacher's `weights_identity`; anything does where only sizes matter.
 
     Raises:
+        CheckpointError: for a model whose levels cannot be known.
+        ConfigError: for a level that the teacher does not have.
         DataError: for a domain of which the manifest has no images to embed.
     """
     rows = [row for row in manifest.select(domain=domain) if row.split in config.splits]
@@ -50,6 +52,7 @@ def planned_store(
             f"the manifest has no {' or '.join(config.splits)} images of domain {domain}; "
             "change embed.domains or embed.splits, or run `ssr prepare`"
         )
+    config.require_levels()
     heights_px, widths_px = zip(*(row.working_size_px for row in rows), strict=True)
     offered = config.teacher.levels()
     spec = StoreSpec(
@@ -58,7 +61,7 @@ def planned_store(
         grid_px=(max(heights_px), max(widths_px)),
         shard_images=shard_images,
         codec=codec,
-        provenance=provenance(config, config.teacher.identity(weights)),
+        provenance=provenance(config, weights),
     )
     images = tuple(ImageEntry(row.image_id, row.content, row.working_size_px) for row in rows)
     return PlannedStore(spec, images, {row.image_id: row for row in rows})
@@ -70,18 +73,19 @@ def weights_of(teacher: Mapping[str, Any]) -> str:
     return f"random, seed {teacher.get('seed')}" if sha256 is None else f"sha256 {sha256[:12]}"
 
 
-def provenance(config: EmbedConfig, teacher: Mapping[str, Any]) -> dict[str, Any]:
+def provenance(config: EmbedConfig, weights: Mapping[str, Any]) -> dict[str, Any]:
     """Describe all that the features of given images depend on, in JSON's types.
 
     Args:
         config: section `embed`.
-        teacher: its identity.
+        weights: the teacher's `weights_identity`.
     """
+    mean, std = config.teacher.normalisation(weights)
     return {
-        "teacher": dict(teacher),
+        "teacher": config.teacher.identity(weights),
         "preprocessing": {
-            "mean": list(config.teacher.mean),
-            "std": list(config.teacher.std),
+            "mean": list(mean),
+            "std": list(std),
             "scaling": "bilinear, antialiased when shrinking",
         },
         "tiling": {"overlap": config.overlap, "blend": "linear"},

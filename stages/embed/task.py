@@ -4,8 +4,8 @@
     this thread:     encode a batch of tiles | blend the batch before into images
     writer thread:   (`run_serial`) write the shard before
 
-A batch takes tiles of several images, but of one level of one shard: in whichever run, order and
-company that comes to be made, its batches are the same, and so are its bytes.
+A batch takes tiles of several images, but at one input scale of one shard: in whichever run, order
+and company that comes to be made, its batches are the same, and so are its bytes.
 """
 
 # B tiles, C channels, H W working pixels, h w tokens
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from stages.embed.config import EmbedConfig
 from stages.embed.teachers.teacher import Encoder
-from stages.embed.tiling import Tile, add_tile, plan_tiles
+from stages.embed.tiling import Tile, add_tile
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import normalised_window, read_raw, resize_image
 from store.shard_writer import ShardTask
@@ -56,14 +56,14 @@ _MOST_READERS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """One tile of one image, from which one pass makes all levels of a stride and input scale.
+    """One tile of one image, from which one pass makes all levels of an input scale.
 
     Attributes:
         task: the shard that it belongs to.
         levels: what the pass makes.
         image_id: the image.
         shapes: of each level, (C, h, w) of the image's tokens.
-        tile: which part of them.
+        tiles: of each level, which part of them.
         pixels: (3, side, side), the teacher's input, in the making.
         siblings: pieces that the image is cut into, at all levels of the task.
     """
@@ -72,7 +72,7 @@ class _Piece:
     levels: tuple[str, ...]
     image_id: str
     shapes: tuple[tuple[int, int, int], ...]
-    tile: Tile
+    tiles: tuple[Tile, ...]
     pixels: Future[Tensor]
     siblings: int
 
@@ -116,11 +116,12 @@ def embed_shards(
             features: Features = {level: {} for level in task.levels}
             pieces_done = Counter[str]()
             for piece, tokens in _encode(of_task, encoder, config.batch_tiles):
-                for level, shape, values in zip(piece.levels, piece.shapes, tokens, strict=True):
+                of_levels = zip(piece.levels, piece.shapes, piece.tiles, tokens, strict=True)
+                for level, shape, tile, values in of_levels:
                     of_level = features[level]
                     if piece.image_id not in of_level:
                         of_level[piece.image_id] = np.zeros(shape, np.float32)
-                    add_tile(of_level[piece.image_id], piece.tile, values)
+                    add_tile(of_level[piece.image_id], tile, values)
                 pieces_done[piece.image_id] += 1
                 if pieces_done[piece.image_id] == piece.siblings:
                     image_done()
@@ -209,24 +210,25 @@ def _cut(
         return pixels.pin_memory() if encoder.device.type == "cuda" else pixels
 
     for task, record, resized in images:
-        height, width = record.working_size_px
-        passes: dict[tuple[int, int], list[str]] = {}
+        passes: dict[float, list[str]] = {}
         for level in task.levels:
-            stride, _, scale = offered[level]
-            passes.setdefault((stride, round(stride * scale)), []).append(level)
+            passes.setdefault(offered[level].input_scale, []).append(level)
         plans = {
-            (stride, patch_px): plan_tiles(
-                (height // stride, width // stride), side_px // patch_px, config.overlap
-            )
-            for stride, patch_px in passes
+            scale: [config.tiles(level, record.working_size_px) for level in levels]
+            for scale, levels in passes.items()
         }
-        siblings = sum(map(len, plans.values()))
-        for (stride, patch_px), levels in passes.items():
-            size_tok = height // stride, width // stride
-            shapes = tuple((offered[level].channels, *size_tok) for level in levels)
-            for tile in plans[stride, patch_px]:
-                pixels = readers.submit(cut, resized, tile, stride, patch_px)
-                yield _Piece(task, tuple(levels), record.image_id, shapes, tile, pixels, siblings)
+        siblings = sum(len(of_levels[0]) for of_levels in plans.values())
+        height, width = record.working_size_px
+        for scale, levels in passes.items():
+            strides = [offered[level].stride_px for level in levels]
+            shapes = tuple(
+                (offered[level].channels, height // stride, width // stride)
+                for level, stride in zip(levels, strides, strict=True)
+            )
+            patch_px = round(strides[0] * scale)
+            for tiles in zip(*plans[scale], strict=True):
+                pixels = readers.submit(cut, resized, tiles[0], strides[0], patch_px)
+                yield _Piece(task, tuple(levels), record.image_id, shapes, tiles, pixels, siblings)
 
 
 def _encode(

@@ -61,7 +61,7 @@ class Tile:
         return np.outer(self.rows.weights, self.columns.weights).astype(np.float32)
 
 
-def spans(length_tok: int, tile_tok: int, overlap: float) -> tuple[Span, ...]:
+def spans(length_tok: int, tile_tok: int, overlap: float, align_tok: int = 1) -> tuple[Span, ...]:
     """Cover an axis with the fewest tiles that overlap enough.
 
     The first tile starts at 0, the last ends with the axis, the others are spaced evenly; an axis
@@ -71,11 +71,13 @@ def spans(length_tok: int, tile_tok: int, overlap: float) -> tuple[Span, ...]:
         length_tok: tokens along the axis.
         tile_tok: tokens along a tile's side.
         overlap: least overlap of neighbours as a share of the tile, 0 to 0.5.
+        align_tok: origins are multiples of it; it divides both lengths.
 
     Returns:
         The tiles in order of their origins.
     """
-    origins = _origins(length_tok, tile_tok, overlap)
+    aligned = _origins(length_tok // align_tok, tile_tok // align_tok, overlap)
+    origins = [origin * align_tok for origin in aligned]
     shares = np.zeros((len(origins), length_tok))
     inside = np.arange(min(tile_tok, length_tok)) + 0.5  # centres of a tile's tokens
     for i, origin in enumerate(origins):
@@ -95,16 +97,19 @@ def spans(length_tok: int, tile_tok: int, overlap: float) -> tuple[Span, ...]:
     )
 
 
-def plan_tiles(size_tok: tuple[int, int], tile_tok: int, overlap: float) -> tuple[Tile, ...]:
+def plan_tiles(
+    size_tok: tuple[int, int], tile_tok: int, overlap: float, align_tok: int = 1
+) -> tuple[Tile, ...]:
     """Cover a token grid with tiles, row by row.
 
     Args:
         size_tok: (height, width) of the grid.
         tile_tok: tokens along a tile's side.
         overlap: least overlap of neighbours as a share of the tile, 0 to 0.5.
+        align_tok: origins are multiples of it, as where one pass makes coarser levels too.
     """
-    columns = spans(size_tok[1], tile_tok, overlap)
-    return tuple(Tile(r, c) for r in spans(size_tok[0], tile_tok, overlap) for c in columns)
+    rows, columns = (spans(length, tile_tok, overlap, align_tok) for length in size_tok)
+    return tuple(Tile(row, column) for row in rows for column in columns)
 
 
 def blend(

@@ -138,6 +138,8 @@ def run(
         "recipe": _recipe(config),
         "run": fingerprint[:12],
     }
+    if licences := sorted({str(of["licence"]) for of in teachers if "licence" in of}):
+        meta["teacher_licence"] = ", ".join(licences)
 
     def keep_best(iteration: int, miou: float) -> None:
         if validation is None:  # a run that resumes at its best without one

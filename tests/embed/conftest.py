@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from stages.embed.config import EmbedConfig
-from stages.embed.teachers import TeacherConfig
+from stages.embed.teachers.sam import SamTeacher
 from tests.embed.world import World
 
 
 @pytest.fixture(scope="session")
 def embed_config() -> EmbedConfig:
     return EmbedConfig(
-        teacher=TeacherConfig(kind="sam", architecture="tiny", weights="random", seed=3),
+        teacher=SamTeacher(kind="sam", architecture="tiny", weights="random", seed=3),
         levels=("stride8",),
         domains=("source",),
         splits=("train",),

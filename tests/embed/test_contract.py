@@ -139,7 +139,7 @@ def test_a_picture_of_one_tile_is_sam_run_on_the_picture(
 ) -> None:
     """The size of a crop: what official SSR computes, for every token."""
     world = World(tmp_path, embed_config.model_copy(update={"levels": tuple(ORIGINS)}))
-    encoder = draw_encoder(ARCHITECTURES["tiny"], embed_config.teacher.seed).eval()
+    encoder = draw_encoder(ARCHITECTURES["tiny"], 3).eval()
     pictures = {}
     for level in ORIGINS:
         stride = int(level.removeprefix("stride"))
@@ -169,7 +169,7 @@ def test_a_picture_smaller_than_a_tile_is_padded_after_scaling(
     padded = torch.zeros(1, 3, SIDE_PX, SIDE_PX)
     padded[:, :, :128, :192] = scaled
     with torch.inference_mode():
-        tokens = draw_encoder(ARCHITECTURES["tiny"], embed_config.teacher.seed).eval()(padded)[0]
+        tokens = draw_encoder(ARCHITECTURES["tiny"], 3).eval()(padded)[0]
     reader = FeatureReader(world.run().domains["source"].path)
     stored = reader.window("source/train/small", "stride8", 0, 0, 8, 12).astype(np.float32)
     assert_stored(stored, tokens[:, :8, :12].numpy())

@@ -241,7 +241,7 @@ def test_a_wrong_override_is_shown_with_what_is_allowed(
             ],
             "train.crop_align_px 8 is not a multiple of 32 px",
         ),
-        (["embed.levels=[stride4]"], "no level stride4, which levels names; it has stride8, "),
+        (["embed.levels=[stride4]"], "no level stride4, which embed.levels names"),
     ],
 )
 def test_keys_that_are_at_odds_are_refused(path: Path, overrides: list[str], says: str) -> None:

@@ -15,14 +15,13 @@ from pipeline.plan import (
     TFLOPS,
     LevelPlan,
     free_bytes,
-    macs_per_tile,
     measured_speed,
     plan_stores,
     size_bytes,
     table_speed,
     tiles_per_step,
 )
-from stages.embed.teachers.sam_encoder import SamEncoder
+from stages.embed.teachers.sam_encoder import SamEncoder, macs_per_tile
 from stages.embed.teachers.sam_sizes import ArchitectureName
 from stages.prepare.labels import CITYSCAPES_19
 from stages.prepare.manifest import Domain, ImageRecord, Manifest

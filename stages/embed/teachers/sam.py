@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from stages.embed.teachers.sam_sizes import ARCHITECTURES, Architecture, ArchitectureName
-from stages.embed.teachers.teacher import Precision, Teacher, TeacherLevel
+from stages.embed.teachers.teacher import RGB, Precision, Teacher, TeacherLevel
 from stages.fields import DeviceName, PathText, Seed
 from stages.prepare.pixels import MEAN, STD
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:  # torch
 class SamTeacher(Teacher):
     """SAM's image encoder: one level per pass, its image enlarged so that a patch is a token."""
 
-    mean: ClassVar[tuple[float, float, float]] = MEAN
-    std: ClassVar[tuple[float, float, float]] = STD
     origin: ClassVar[str] = "github.com/facebookresearch/segment-anything"
 
     kind: Literal["sam"] = Field(description="SAM's image encoder.")
@@ -57,11 +55,21 @@ class SamTeacher(Teacher):
         patch_px, channels = self.patch_px, self.size.channels
         return {f"stride{n}": TeacherLevel(n, channels, patch_px / n) for n in (8, 16, 32)}
 
+    def macs_per_tile(self) -> int:
+        """Count them on the meta device."""
+        from stages.embed.teachers.sam_encoder import macs_per_tile
+
+        return macs_per_tile(self.architecture)
+
     def weights_identity(self) -> dict[str, Any]:
         """Return the hash of the file, or how random weights are drawn."""
         if self.trained:
             return super().weights_identity()
         return {"seed": self.seed, "torch": version("torch")}
+
+    def normalisation(self, weights: Mapping[str, Any]) -> tuple[RGB, RGB]:
+        """Return ImageNet's, with which SAM was trained."""
+        return MEAN, STD
 
     def identity(self, weights: Mapping[str, Any]) -> dict[str, Any]:
         """Return what its features depend on."""

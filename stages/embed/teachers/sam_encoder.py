@@ -12,16 +12,18 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from stages.embed.teachers.attention import fuse_attention
-from stages.embed.teachers.sam_sizes import ARCHITECTURES, NORM_EPS, Architecture
+from stages.embed.teachers.encoder import TileEncoder
+from stages.embed.teachers.sam_sizes import ARCHITECTURES, NORM_EPS, Architecture, ArchitectureName
 from stages.embed.teachers.teacher import Precision, file_sha256
 from stages.weight_files import differences, prefixes_of, read_tensors
 from store.errors import CheckpointError, ConfigError
@@ -43,22 +45,18 @@ _HUGGING_FACE: Final = {
 """Part of a name in transformers' SamModel -> the official one, in the order to replace them."""
 
 
-class SamEncoder:
-    """An image encoder that maps normalised tiles to tokens.
+class SamEncoder(TileEncoder):
+    """An image encoder that maps normalised tiles to tokens, one level at a time.
 
     Args:
         encoder: an official `ImageEncoderViT` with its weights; its attention is replaced.
-        device: where it runs.
-        precision: the halves run under autocast; weights and the sums of residuals stay float32.
-        compiled: True runs it through `torch.compile`, which takes minutes at the first batch.
+        device: as in `TileEncoder`.
+        precision: likewise.
+        compiled: likewise.
 
     Attributes:
-        side_px: side of the tiles that it takes.
         patch_px: pixels per token.
         channels: channels of its tokens.
-
-    Raises:
-        ConfigError: for float16 on the CPU, which computes it slower than float32, if at all.
     """
 
     def __init__(
@@ -69,61 +67,15 @@ class SamEncoder:
         *,
         compiled: bool = False,
     ) -> None:
-        if precision == "float16" and device.type == "cpu":
-            raise ConfigError(
-                "embed.precision float16 needs a GPU; on the CPU set it to bfloat16 or float32"
-            )
-        self.device = device
-        self.precision = precision
         self.patch_px = encoder.get_parameter("patch_embed.proj.weight").shape[-1]
-        self.side_px = encoder.get_parameter("pos_embed").shape[1] * self.patch_px
         self.channels = encoder.get_parameter("neck.3.bias").numel()
+        side_px = encoder.get_parameter("pos_embed").shape[1] * self.patch_px
         fuse_attention(encoder)
-        self.encoder = encoder.to(device).eval().requires_grad_(False)
-        self._forward = cast(
-            Callable[[Tensor], Tensor], torch.compile(encoder) if compiled else encoder
-        )
+        super().__init__(encoder, side_px, device, precision, compiled=compiled)
 
-    def encode(self, tiles: Tensor, levels: Sequence[str]) -> dict[str, Tensor]:
-        """Encode (B, 3, side_px, side_px) and wait for it; all else as in `start`."""
-        return self.start(list(tiles), levels)()
-
-    def start(
-        self, tiles: Sequence[Tensor], levels: Sequence[str]
-    ) -> Callable[[], dict[str, Tensor]]:
-        """Begin to encode a batch of tiles, all of them at the scale of one level.
-
-        A GPU works on while the caller does something else; copies to it wait for nothing either
-        where the tiles lie in pinned memory. The CPU is done when this returns.
-
-        Args:
-            tiles: each (3, side_px, side_px) float32, normalised RGB, on any device.
-            levels: the one level.
-
-        Returns:
-            What waits for the tokens, (B, C, h, w) float32 on the CPU, h = w = side_px / patch_px.
-
-        Raises:
-            ValueError: for tiles of another size, which the encoder might accept and get wrong.
-            ConfigError: for more tiles than fit in the GPU's memory.
-        """
+    def _features(self, batch: Tensor, levels: Sequence[str]) -> dict[str, Tensor]:
         (level,) = levels
-        wanted = (3, self.side_px, self.side_px)
-        for tile in tiles:
-            if tuple(tile.shape) != wanted:
-                raise ValueError(f"tiles of shape {tuple(tile.shape)} given, {wanted} needed")
-        dtype = getattr(torch, self.precision)
-        half = dtype != torch.float32
-        try:
-            with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=half):
-                batch = torch.stack([tile.to(self.device, non_blocking=True) for tile in tiles])
-                wait = _to_cpu(self._forward(batch).float())
-        except torch.OutOfMemoryError as error:
-            raise ConfigError(
-                f"{len(tiles)} tiles of {self.side_px} px are too many for the memory of "
-                f"{self.device}; lower embed.batch_tiles"
-            ) from error
-        return lambda: {level: wait()}
+        return {level: self._forward(batch)}
 
 
 def build_encoder(architecture: Architecture) -> nn.Module:
@@ -146,6 +98,19 @@ def build_encoder(architecture: Architecture) -> nn.Module:
         window_size=architecture.window_tok,
         global_attn_indexes=architecture.global_blocks,
     )
+
+
+@cache
+def macs_per_tile(name: ArchitectureName) -> int:
+    """Count the multiply-accumulates of one tile: 486, 1,493 and 2,981 GMAC for ViT-B, L and H.
+
+    Those of the official `ImageEncoderViT`, with the padding of grids that are not a multiple of
+    the window. Norms, activations and softmax are left out, as is the custom.
+    """
+    side_px = ARCHITECTURES[name].side_px
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        build_encoder(ARCHITECTURES[name])(torch.empty(1, 3, side_px, side_px))
+    return int(counter.get_total_flops()) // 2
 
 
 def draw_encoder(architecture: Architecture, seed: int) -> nn.Module:
@@ -239,22 +204,6 @@ def _check_architecture(weights: Mapping[str, Tensor], wanted: Architecture, pat
         f"{path}: holds {looks} (width {width}, depth {depth}), but embed.teacher.architecture is "
         f"{wanted.name} (width {wanted.width}, depth {wanted.depth}); change one of them"
     )
-
-
-def _to_cpu(tokens: Tensor) -> Callable[[], Tensor]:
-    """Queue the copy right behind the kernels, not behind those of the next batch."""
-    if tokens.device.type != "cuda":
-        return lambda: tokens
-    pinned = torch.empty(tokens.shape, pin_memory=True)
-    pinned.copy_(tokens, non_blocking=True)
-    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    copied.record()
-
-    def wait() -> Tensor:
-        copied.synchronize()
-        return pinned
-
-    return wait
 
 
 def _official_class() -> type[nn.Module]:

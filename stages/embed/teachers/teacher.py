@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 from pydantic import Field
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Precision = Literal["float32", "bfloat16", "float16"]
+RGB = tuple[float, float, float]
+"""A number of each channel, for pixels of 0 to 255."""
 
 
 class TeacherLevel(NamedTuple):
@@ -47,8 +49,9 @@ class Encoder(Protocol):
         """Begin to encode a batch of tiles; a GPU works on while the caller does something else.
 
         Args:
-            tiles: each (3, side_px, side_px) float32, normalised RGB, on any device.
-            levels: what to return; all of one stride and input scale.
+            tiles: each (3, side_px, side_px) float32, RGB normalised as the student's, on any
+                device.
+            levels: what to return; all of one input scale.
 
         Returns:
             What waits for the tokens: level -> (B, C, h, w) float32 on the CPU.
@@ -59,17 +62,16 @@ class Encoder(Protocol):
 
 
 class Teacher(Section):
-    """Section `embed.teacher` of one kind; no torch before `load`.
+    """Section `embed.teacher` of one kind; no torch before `load` where it can be helped.
 
     Attributes:
-        mean: of each channel of RGB, subtracted from pixels of 0 to 255.
-        std: likewise, what they are divided by.
         origin: where its weights are published, for people.
+        weights_keys: keys of `weights_identity`, by which a store's teacher is recognised where
+            the weights are not at hand.
     """
 
-    mean: ClassVar[tuple[float, float, float]]
-    std: ClassVar[tuple[float, float, float]]
     origin: ClassVar[str]
+    weights_keys: ClassVar[tuple[str, ...]] = ("weights_sha256", "seed", "torch")
 
     weights: PathText = Field(description="File of its weights.")
 
@@ -93,32 +95,62 @@ class Teacher(Section):
         """Whether there are weights: random, or a file that is there."""
         return not self.trained or self.path.is_file()
 
+    @property
+    def known(self) -> bool:
+        """Whether `levels` needs nothing that is not on this machine."""
+        return True
+
+    @property
+    def missing(self) -> str:
+        """What to say where the weights are not at hand: what is missing, and the cure."""
+        return (
+            f"{self.weights}: no such weight file; download it to there (addresses: "
+            f"{self.origin}), or set embed.teacher.weights to another"
+        )
+
+    def absolute(self) -> Self:
+        """Return it for a process in another folder: the path of its weights is absolute."""
+        if not self.trained:
+            return self
+        return self.model_copy(update={"weights": str(self.path.absolute())})
+
+    def untrained(self) -> Self:
+        """Return it with random weights, which cost what others do, where it can draw them."""
+        return self.model_copy(update={"weights": "random"})
+
     def weights_identity(self) -> dict[str, Any]:
         """Return which weights they are, as `identity` has it: the hash of their file.
 
         Raises:
             CheckpointError: if the file is missing or cannot be read.
         """
-        if not self.path.is_file():
-            raise CheckpointError(
-                f"{self.weights}: no such weight file; download it to there (addresses: "
-                f"{self.origin}), or set embed.teacher.weights to another"
-            )
+        if not self.at_hand:
+            raise CheckpointError(self.missing)
         return {"weights_sha256": file_sha256(self.path)}
+
+    @abstractmethod
+    def normalisation(self, weights: Mapping[str, Any]) -> tuple[RGB, RGB]:
+        """Return mean and standard deviation of its input; `weights` as in `identity`."""
 
     @property
     @abstractmethod
     def side_px(self) -> int:
         """Side of the square input."""
 
-    @property
-    @abstractmethod
-    def patch_px(self) -> int:
-        """Input pixels per token."""
-
     @abstractmethod
     def levels(self) -> dict[str, TeacherLevel]:
-        """Return the levels that it offers, finest first."""
+        """Return the levels that it offers, finest first.
+
+        Those of one input scale come from one pass over one tile.
+
+        Raises:
+            CheckpointError: where they depend on a model that cannot be had.
+            ConfigError: for levels that the model does not have.
+        """
+
+    def macs_per_tile(self) -> int | None:
+        """Count the multiply-accumulates of one tile; None where nobody has."""
+        return None
 
     @abstractmethod
     def identity(self, weights: Mapping[str, Any]) -> dict[str, Any]:

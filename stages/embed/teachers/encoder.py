@@ -1,0 +1,131 @@
+"""The part that all teachers' encoders share: a network that is run on batches of tiles."""
+
+# B tiles, C channels, h w tokens
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from stages.embed.teachers.teacher import RGB, Precision
+from stages.prepare.pixels import MEAN, STD
+from store.errors import ConfigError
+
+
+class TileEncoder:
+    """A network that maps normalised tiles to tokens.
+
+    Args:
+        network: with its weights; it returns level -> (B, C, h, w) of tiles (B, 3, side, side).
+        side_px: side of the tiles.
+        device: where it runs.
+        precision: the halves run under autocast; weights and the sums of residuals stay float32.
+        compiled: True runs it through `torch.compile`, which takes minutes at the first batch.
+
+    Raises:
+        ConfigError: for float16 on the CPU, which computes it slower than float32, if at all.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        side_px: int,
+        device: torch.device,
+        precision: Precision,
+        *,
+        compiled: bool = False,
+    ) -> None:
+        if precision == "float16" and device.type == "cpu":
+            raise ConfigError(
+                "embed.precision float16 needs a GPU; on the CPU set it to bfloat16 or float32"
+            )
+        self.device = device
+        self.precision = precision
+        self.side_px = side_px
+        self.encoder = network.to(device).eval().requires_grad_(False)
+        self._forward = torch.compile(network) if compiled else network
+
+    def _features(self, batch: Tensor, levels: Sequence[str]) -> Mapping[str, Tensor]:
+        features: Mapping[str, Tensor] = self._forward(batch)
+        return features
+
+    def encode(self, tiles: Tensor, levels: Sequence[str]) -> dict[str, Tensor]:
+        """Encode (B, 3, side_px, side_px) and wait for it; all else as in `start`."""
+        return self.start(list(tiles), levels)()
+
+    def start(
+        self, tiles: Sequence[Tensor], levels: Sequence[str]
+    ) -> Callable[[], dict[str, Tensor]]:
+        """Begin to encode a batch of tiles, all of them at one input scale.
+
+        A GPU works on while the caller does something else; copies to it wait for nothing either
+        where the tiles lie in pinned memory. The CPU is done when this returns.
+
+        Args:
+            tiles: each (3, side_px, side_px) float32, RGB normalised as the student's, on any
+                device.
+            levels: what to return; all of one input scale.
+
+        Returns:
+            What waits for the tokens, of each level (B, C, h, w) float32 on the CPU.
+
+        Raises:
+            ValueError: for tiles of another size, which the encoder might accept and get wrong.
+            ConfigError: for more tiles than fit in the GPU's memory.
+        """
+        wanted = (3, self.side_px, self.side_px)
+        for tile in tiles:
+            if tuple(tile.shape) != wanted:
+                raise ValueError(f"tiles of shape {tuple(tile.shape)} given, {wanted} needed")
+        dtype = getattr(torch, self.precision)
+        half = dtype != torch.float32
+        try:
+            with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=half):
+                batch = torch.stack([tile.to(self.device, non_blocking=True) for tile in tiles])
+                features = self._features(batch, levels)
+                waits = {level: _to_cpu(features[level].float()) for level in levels}
+        except torch.OutOfMemoryError as error:
+            raise ConfigError(
+                f"{len(tiles)} tiles of {self.side_px} px are too many for the memory of "
+                f"{self.device}; lower embed.batch_tiles"
+            ) from error
+        return lambda: {level: wait() for level, wait in waits.items()}
+
+
+class Renormalise(nn.Module):
+    """Turn RGB normalised as the student's into the teacher's (value - mean) / std.
+
+    Padding, which is 0 for the student, becomes what the same mean colour is for the teacher.
+
+    Args:
+        mean: of pixels of 0 to 255.
+        std: likewise.
+    """
+
+    def __init__(self, mean: RGB, std: RGB) -> None:
+        super().__init__()
+        channels = list(zip(MEAN, STD, mean, std, strict=True))
+        factor = torch.tensor([ours / theirs for _, ours, _, theirs in channels])
+        shift = torch.tensor([(ours - theirs) / by for ours, _, theirs, by in channels])
+        self.register_buffer("factor", factor.view(3, 1, 1), persistent=False)
+        self.register_buffer("shift", shift.view(3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return pixels (B, 3, H, W)."""
+        return torch.addcmul(self.get_buffer("shift"), pixels, self.get_buffer("factor"))
+
+
+def _to_cpu(tokens: Tensor) -> Callable[[], Tensor]:
+    """Queue the copy right behind the kernels, not behind those of the next batch."""
+    if tokens.device.type != "cuda":
+        return lambda: tokens
+    pinned = torch.empty(tokens.shape, pin_memory=True)
+    pinned.copy_(tokens, non_blocking=True)
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record()
+
+    def wait() -> Tensor:
+        copied.synchronize()
+        return pinned
+
+    return wait
