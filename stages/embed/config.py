@@ -66,6 +66,10 @@ class EmbedConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.executor == "serial" and (self.scheduler is not None or self.workers is not None):
+            raise ValueError("workers and scheduler are of the executor dask: set embed.executor")
+        if self.scheduler is not None and self.workers is not None:
+            raise ValueError("the scheduler has workers of its own: set embed.workers to null")
         if self.teacher.known:
             self.require_levels()
         return self

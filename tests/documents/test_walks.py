@@ -34,7 +34,6 @@ SHORTER = {"train.iterations=1000": "train.iterations=2"}
 SMALL: Mapping[str, Any] = {
     **{key: value for key, value in SMALLEST.items() if not key.startswith("prepare.")},
     "prepare.pad_to_px": 64,
-    "embed.teacher.architecture": "tiny",
     "embed.teacher.weights": "random",
     "train.student.backbone": "mit_tiny",
     "train.student.weights": "random",
@@ -56,6 +55,8 @@ def shrink(params: Path) -> None:
         if not (key.startswith("train.self_training.") and tree["train"]["self_training"] is None)
     }
     changes |= {f"prepare.{domain}.fit_px": None for domain in ("source", "target")}
+    if tree["embed"]["teacher"]["kind"] == "sam":
+        changes["embed.teacher.architecture"] = "tiny"
     change_params(params.parent, changes, params.name)
 
 

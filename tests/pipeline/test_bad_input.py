@@ -191,7 +191,7 @@ CASES = [
     Case(
         "import of a student's folder",
         "import runs/student --out theirs",
-        ("runs/student is a folder", "give the file in it"),
+        ("runs/student does not exist as a file", "correct the path"),
     ),
     Case(
         "damaged metrics",
