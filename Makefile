@@ -8,16 +8,26 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # as many processes as there are processors, up to four, of one thread each; a file's tests share one
 IN_PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
+# the target of the example, as if it had labels to train on
+ORACLE := -S prepare.source.style=dusk -S prepare.source.strength=0.7 -S prepare.source.seed=2 \
+	-S prepare.source.root=../../data/drawn -S prepare.target.root=../../data/drawn \
+	-S train.init=../../examples/drawn/start
+
 .PHONY: demo test test-all lint install
 
+# the best arm, then the same student without adaptation, without a teacher, and with target labels
 demo: $(INSTALLED)
-	dvc repro  # SSR, and its report
-	ssr train --out runs/daformer -S train.validate_every=0 -S 'train.regularizer.on=[]'
-	ssr evaluate --out runs/daformer
-	ssr train --out runs/guided -S train.validate_every=0 -S train.regularizer.kind=guided \
-		-S train.regularizer.student_drop=0.5 -S train.optimizer.regularizer_lr_factor=3
-	ssr evaluate --out runs/guided
-	ssr compare runs/daformer runs runs/guided
+	dvc repro
+	for arm in source-only daformer; do \
+		ssr init --preset drawn --arm $$arm --params runs/$$arm.yaml --force && \
+		ssr train --params runs/$$arm.yaml --out runs/$$arm && \
+		ssr evaluate --params runs/$$arm.yaml --out runs/$$arm || exit 1; done
+	cd runs && mkdir -p oracle && cd oracle && \
+		ssr prepare --params ../source-only.yaml $(ORACLE) && \
+		ssr train --params ../source-only.yaml $(ORACLE) --out . && \
+		ssr evaluate --params ../source-only.yaml $(ORACLE) --out .
+	ssr compare runs/source-only runs/daformer runs runs/oracle
+	ssr report --compare runs/source-only --compare runs/daformer --compare runs --compare runs/oracle
 
 # what a change is likely to break, in minutes
 test: $(INSTALLED)

@@ -81,12 +81,16 @@ def report(
     params: ParamsFile = PARAMS,
     overrides: Overrides = [],  # noqa: B006
     out: RunFolder = RUN,
+    compare: Annotated[
+        list[Path],
+        typer.Option(help="An evaluated run to show first beside this one; give several in turn."),
+    ] = [],  # noqa: B006
 ) -> None:
     """Write the run's report.html: parameters, data, features, curves, scores, pictures, costs.
 
     One file that opens without a network; what is not made yet says what makes it.
 
-    Example: ssr report --out runs/daformer
+    Example: ssr report --out runs/ssr --compare runs/daformer
     """
     from pipeline.console import activity, console
     from pipeline.params import load_params
@@ -101,6 +105,7 @@ def report(
             run=out,
             manifest=MANIFEST,
             index=INDEX,
+            compare=compare,
         )
     console.print(f"{written}: open it in a browser")
 

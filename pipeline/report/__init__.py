@@ -20,6 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from pipeline.checks import require_current_manifest, require_current_stores
+from pipeline.comparison import read_runs
 from pipeline.console import size
 from pipeline.costs import cost_of, versions
 from pipeline.options import RUN
@@ -49,6 +50,9 @@ REPORT: Final = "report.html"
 
 PICTURES: Final = 2
 """Images of a domain that are shown beside their features."""
+
+COMPARED_PICTURES: Final = 3
+KINDS: Final = ("JPEG", "PNG", "PNG")  # of image, label and prediction
 
 LARGEST_PX: Final = (480, 960)
 MOST_POINTS: Final = 400  # of a line; a page is no place for 40,000 rows
@@ -80,10 +84,12 @@ def write_report(
     run: Path,
     manifest: Path,
     index: Path,
+    compare: Sequence[Path] = (),
 ) -> Path:
     """Write `<run>/report.html` from whatever there is; return the file.
 
-    The params file and the overrides are quoted.
+    The params file and the overrides are quoted. Runs to compare it with come first, in their
+    order; this one is the last of them unless it is named among them.
 
     Raises:
         DataError: There is nothing to report: no such run, or neither a manifest nor a run.
@@ -112,6 +118,7 @@ def write_report(
         chart_of=chart_of,
         losses=LOSSES,
         results=Part.of(of_run.results),
+        comparison=Part.of(lambda: of_run.comparison(compare)) if compare else None,
         costs=Part.of(of_run.costs),
         title=of_run.title(),
         warnings=of_run.warnings(),
@@ -229,10 +236,10 @@ class _Run:
             rows = zip(classes, shares.tolist(), strict=True)
             return {"classes": classes, "rows": [row for row in rows if any(row[1])]}
 
-        def pictures() -> list[tuple[str, str, str, str]]:
+        def pictures() -> list[tuple[str, ...]]:
             return [
-                (image_id, _uri(image, "JPEG"), _uri(label, "PNG"), _uri(prediction, "PNG"))
-                for image_id, (image, label, prediction) in read_pictures(self.run).items()
+                (image_id, *(_uri(each, kind) for each, kind in zip(three, KINDS, strict=True)))
+                for image_id, three in read_pictures(self.run).items()
             ]
 
         return {
@@ -240,6 +247,31 @@ class _Run:
             "inference": [f"{key} {value}" for key, value in inference if plain.get(key) != value],
             "confusion": Part.of(confusion),
             "pictures": Part.of(pictures),
+        }
+
+    def comparison(self, folders: Sequence[Path]) -> dict[str, Any]:
+        """Mean IoU of several runs, and pictures of this one beside those of the one before it."""
+        runs = read_runs(folders if self.run in folders else [*folders, self.run])
+        here = next(n for n, each in enumerate(runs) if each.folder == self.run)
+        this, other = runs[here], runs[here - 1 if here else 1]
+        drawn, others = read_pictures(self.run), read_pictures(other.folder)
+        common = [image_id for image_id in drawn if image_id in others]
+        rows = [
+            (
+                image_id,
+                *(_uri(each, kind) for each, kind in zip(drawn[image_id], KINDS, strict=True)),
+                _uri(others[image_id][2], "PNG"),
+            )
+            for image_id in common[:: -(-len(common) // COMPARED_PICTURES) or 1]
+        ]
+        measured = read_columns(self.run / "validation.csv")
+        branch = [measured.get(name) for name in ("enhanced", "wrong_teacher")]
+        return {
+            "runs": runs,
+            "this": this,
+            "other": other,
+            "pictures": rows,
+            "branch": [of[max(of)] for of in branch if of] if all(branch) else None,
         }
 
     def costs(self) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def test_a_comment_stays_at_its_column() -> None:
 
 
 def test_the_shipped_params_are_the_preset_of_the_drawn_world() -> None:
-    assert (REPOSITORY / "params.yaml").read_text() == render("drawn", roots={})
+    assert (REPOSITORY / "params.yaml").read_text() == render("drawn", arm="guided", roots={})
 
 
 def test_a_file_that_nobody_edited_is_replaced() -> None:
