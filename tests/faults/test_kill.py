@@ -3,6 +3,7 @@
 import random
 import time
 from dataclasses import replace
+from itertools import count
 
 import pytest
 
@@ -46,9 +47,9 @@ def test_kills_at_random_moments_leave_no_trace(larger: World, kills: int, codec
         started = time.monotonic()
         writer.end()
         lasts_s = time.monotonic() - started
-    expected, rng, left = undisturbed.features(), random.Random(kills), kills
+    expected, rng, left, stores = undisturbed.features(), random.Random(kills), kills, count()
     while left:
-        killed = beside(larger, f"killed {left}", codec)
+        killed = beside(larger, f"killed {next(stores)}", codec)
         while left:
             with Writer(killed) as writer:
                 time.sleep(rng.uniform(0.0, lasts_s))

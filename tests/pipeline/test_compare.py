@@ -91,7 +91,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("compare")
     for index, split in enumerate(("day_train", "day_train", "day_val", "dusk_train", "dusk_val")):
         add_photo(folder / "camvid" / split, index, "dusk" if "dusk" in split else "day")
-    done = compare(folder, *STEPS, "--arms", "daformer", "ssr-mic")
+    untrained = ("-S", "embed.teacher.weights=random")
+    done = compare(folder, *STEPS, *untrained, "--arms", "daformer", "ssr-mic")
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -141,7 +142,8 @@ def test_a_second_call_trains_and_measures_nothing_again(compared: tuple[Path, s
     folder, said = compared
     before = times(folder / "out" / "runs"), times(folder / "out" / "data" / "features")
     plan = (folder / "out" / "plan.json").read_bytes()
-    done = compare(folder, *STEPS, "--arms", "daformer", "ssr-mic")
+    untrained = ("-S", "embed.teacher.weights=random")
+    done = compare(folder, *STEPS, *untrained, "--arms", "daformer", "ssr-mic")
     assert done.stdout == said, done.stderr
     assert (times(folder / "out" / "runs"), times(folder / "out" / "data" / "features")) == before
     assert (folder / "out" / "plan.json").read_bytes() == plan
