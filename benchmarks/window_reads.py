@@ -1,4 +1,4 @@
-"""How long a training window takes to read, by reader and side of the inner chunk.
+"""Time to read a training window, by reader and side of the inner chunk.
 
     python -m benchmarks.window_reads [--folder FOLDER] [--rounds 40] [--readers ours ...]
 

@@ -1,1 +1,1 @@
-"""What a person touches: command line, parameters, presets."""
+"""Command line, parameters, presets and report."""

@@ -38,8 +38,8 @@ INTERRUPTED: Final = 130
 
 app = typer.Typer(
     name="ssr",
-    help="Segmentation that adapts to a new domain: embed images with SAM once, train from the "
-    "store. Stages: prepare, embed, train, evaluate, report; `dvc repro` runs them all.",
+    help="Segmentation that adapts to a new domain: embed images with a frozen teacher once, train "
+    "from the store. Stages: prepare, embed, train, evaluate, report; `dvc repro` runs them all.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -61,7 +61,7 @@ def main() -> None:
     except SystemExit as end:
         if end.code == INTERRUPTED:  # what typer makes of KeyboardInterrupt
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one ends it at once
-            again = [word for word in sys.argv[1:] if word != "--fresh"]  # it discards checkpoints
+            again = [word for word in sys.argv[1:] if word != "--fresh"]  # which would start over
             command = shlex.join(["ssr", *again])
             _give_up(f"interrupted: what was written is whole; go on with `{command}`", INTERRUPTED)
         raise
@@ -116,7 +116,7 @@ def _show_version(wanted: bool) -> None:
 
 
 @app.callback()
-def _everywhere(
+def _global_options(
     version: Annotated[
         bool,
         typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
@@ -278,7 +278,7 @@ def train(
         typer.Option("--hash-start", help=f"Hash the weights to start from to {START}, for DVC."),
     ] = False,
 ) -> None:
-    """Train the student from the stores; an interrupted run resumes, SAM is never loaded.
+    """Train the student from the stores; an interrupted run resumes, no teacher is loaded.
 
     A run has a folder of its own: with other parameters or data, give another --out.
     With N GPUs: torchrun --nproc-per-node N -m pipeline.cli train, with the same options.

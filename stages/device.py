@@ -1,4 +1,4 @@
-"""Where to compute: one rule for every stage that runs a network."""
+"""Choice of the device: one rule for every stage that runs a network."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Where the experiment lies, and what its runs are: worlds, trainings, images of the exams."""
+"""Folders and runs of the experiment: worlds, trainings, images of the exams."""
 
 import json
 from collections.abc import Sequence

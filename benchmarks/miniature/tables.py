@@ -1,4 +1,4 @@
-"""What the experiment asks: differences of arms, at dusk and on what no arm trained for."""
+"""Tables of the experiment: differences of arms, at dusk and on what no arm trained for."""
 
 from collections.abc import Sequence
 from typing import Final

@@ -1,4 +1,4 @@
-"""How far the gradients of the ported step are from ours."""
+"""Distance of the gradients of the ported step from ours."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where the time of a step goes: its functions are replaced by clocked ones for some rounds."""
+"""Time of each part of a step: its functions are replaced by clocked ones for some rounds."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

@@ -1,4 +1,4 @@
-"""What all arms of the benchmark have in common, and what tells one from the other."""
+"""Settings that all arms of the benchmark share, and those that differ."""
 
 from dataclasses import dataclass
 from typing import Any, Final

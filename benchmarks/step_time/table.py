@@ -1,4 +1,4 @@
-"""What the benchmark prints."""
+"""Tables that the benchmark prints."""
 
 import statistics
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""What a teacher is pretrained to tell, without names of classes: what belongs together.
+"""Objectives of pretraining a teacher, without names of classes: what belongs together.
 
 Three objectives ask its tokens, at places finer than a token so that thin things count too:
 whether two places are of one object, how far one's own object and the part of it at a place reach,

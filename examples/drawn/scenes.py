@@ -1,4 +1,4 @@
-"""What a teacher is pretrained on: crops of drawn scenes, and which pixels are one object.
+"""Scenes that a teacher is pretrained on: crops of drawn streets, and which pixels are one object.
 
 The teacher sees them as embedding shows it the tiles of a store: squares of working pixels that
 begin on the token grid of a level, normalised, then scaled to its input. No class is known here.

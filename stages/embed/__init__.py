@@ -1,1 +1,1 @@
-"""Stage one: SAM's image encoder runs once over every image; the only code that knows SAM."""
+"""Stage one: a frozen teacher runs once over every image; the only code that knows teachers."""

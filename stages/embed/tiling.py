@@ -1,4 +1,4 @@
-"""Where the teacher looks: tiles of the working image, and how their tokens are blended.
+"""Tiles of the working image that the teacher sees, and the blending of their tokens.
 
 A level of stride S is the teacher run on the working image scaled by patch/S. Its tiles are cut in
 working pixels, `side_px * S / patch_px` on a side, at origins that are multiples of S: on the token

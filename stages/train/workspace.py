@@ -109,7 +109,7 @@ def digests_of_start(config: TrainConfig) -> dict[str, str]:
     """Hash the files of `train.init` and `train.student.weights`.
 
     The names in the parameters stay when a file behind them changes; so this goes into the
-    fingerprint of a run, and by `ssr prepare` into a file that DVC compares.
+    fingerprint of a run, and by `ssr train --hash-start` into a file that DVC compares.
 
     Returns:
         Path -> SHA-256; empty for `random` and for a Hugging Face id: pin it by downloading it.

@@ -1,4 +1,4 @@
-"""Which look a style has: its own, one on the way to it from the day, or a random one."""
+"""The look of a style: its own, one on the way to it from the day, or a random one."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace

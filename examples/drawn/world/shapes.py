@@ -1,4 +1,4 @@
-"""What a drawn street is made of: flat polygons in space, and the outlines that they are cut from.
+"""Shapes of a drawn street: flat polygons in space, and the outlines that they are cut from.
 
 Frame: metres (right, up, ahead) from the ground below the eye. No colours and no pixels here.
 """

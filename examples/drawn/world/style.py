@@ -1,4 +1,4 @@
-"""How a drawn street looks: colours, textures, light, air and lens, by day and by dusk.
+"""Style of a drawn street: colours, textures, light, air and lens, by day and by dusk.
 
 A style is a `Look`: a frozen table of ranges from which every image draws its own values.
 `looks` knows the looks of all styles.
