@@ -40,10 +40,12 @@ def test_a_twin_has_the_students_logits(kind: str, shape: tuple[int, int, int]) 
     (theirs,) = session.run(None, {"pixel_values": images.numpy()})
     with torch.inference_mode():
         ours = student(images).numpy()
-    assert np.abs(ours).max() > 1
-    np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-4)
+    largest = np.abs(ours).max()
+    assert largest > 1
+    tolerance = max(1e-4, 1e-5 * largest)  # what float32 leaves of a student's own logits
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=tolerance)
     ranked = np.sort(ours, axis=1)
-    clear = ranked[:, -1] - ranked[:, -2] > 1e-4
+    clear = ranked[:, -1] - ranked[:, -2] > tolerance
     assert clear.mean() > 0.9
     np.testing.assert_array_equal(theirs.argmax(1)[clear], ours.argmax(1)[clear])
 
