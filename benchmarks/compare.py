@@ -8,8 +8,6 @@ turns, and fixed in DIR/plan.json before any arm trains: with that plan, on such
 are equal bit for bit. Whatever stops, the same command goes on: unfinished trainings from their
 checkpoints, finished ones not again; more arms and seeds may join.
 
-The preset's teacher has random weights: expect no gain. `-S
-embed.teacher.weights=examples/drawn/teacher.pth` takes one that has seen drawn streets only.
 Students are measured when they are finished, on `dusk_val`, the only labelled images at dusk: do
 not choose anything by these numbers.
 """
