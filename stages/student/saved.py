@@ -170,6 +170,11 @@ def read_card(folder: Path) -> Card:
 
 def why_not_plain(config: StudentConfig) -> str | None:
     """Say why a student is not a plain transformers model, and the cure; None if it is one."""
+    if config.backbone not in BACKBONES:
+        return (
+            f"its backbone is {config.backbone}, which transformers does not have "
+            "(train.student.backbone: mit_b0, or another MiT)"
+        )
     if config.head != "mlp":
         return (
             f"its head is {config.head}, which transformers does not have (train.student.head: mlp)"

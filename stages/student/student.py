@@ -6,7 +6,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,13 @@ from transformers import SegformerConfig, SegformerModel
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
 from stages.student.config import STUDENT_FILES, StudentConfig
+from stages.student.efficientnet_lite import SIZES, EfficientNetLiteBackbone
 from stages.student.mit import BACKBONES, build_backbone, stage_features
 from stages.student.saved import Card, read_student
 from stages.student.weights import load_backbone
 from stages.weight_files import reading
+
+Backbone: TypeAlias = SegformerModel | EfficientNetLiteBackbone
 
 DILATIONS = (1, 6, 12, 18)
 
@@ -151,11 +154,12 @@ class Student(nn.Module):
     """A backbone and a head, with the features between them open to the regulariser.
 
     Args:
-        backbone: As built by `build_backbone`.
+        backbone: Its `stages` are four modules, each of which maps the map of the one before, and
+            the first images; `config` has their `hidden_sizes` and `num_attention_heads`.
         head: `DAFormerHead`, or what `mlp_head` builds.
     """
 
-    def __init__(self, backbone: SegformerModel, head: nn.Module) -> None:
+    def __init__(self, backbone: Backbone, head: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -202,9 +206,12 @@ class Student(nn.Module):
         """Compute what blocks and head need for their backward pass there, instead of keeping it.
 
         Results are the same down to the bit: noise is drawn again from the same random state, and
-        the second pass through the head leaves the averages of its batch norms alone.
+        the second pass through batch norms leaves their averages alone.
         """
-        self.backbone.activation_checkpointing_enable({"use_reentrant": False})
+        if isinstance(self.backbone, EfficientNetLiteBackbone):
+            self._features = recompute_stages
+        else:
+            self.backbone.activation_checkpointing_enable({"use_reentrant": False})
         self._classify = recompute_head
 
     def compile_parts(self, backend: str = "inductor") -> None:
@@ -217,7 +224,7 @@ class Student(nn.Module):
         self._classify = torch.compile(run_head, backend=backend)
 
 
-_Features = Callable[[SegformerModel, Tensor], list[Tensor]]
+_Features = Callable[[Backbone, Tensor], list[Tensor]]
 _Classify = Callable[[nn.Module, Sequence[Tensor]], Tensor]
 
 
@@ -229,13 +236,26 @@ def run_head(head: nn.Module, features: Sequence[Tensor]) -> Tensor:
 
 def recompute_head(head: nn.Module, features: Sequence[Tensor]) -> Tensor:
     """Map features to logits, keeping nothing in between for the backward pass."""
-    logits: Tensor = checkpoint(
-        head,
-        features,
+    return _recomputed(head, features)
+
+
+def recompute_stages(backbone: Backbone, images: Tensor) -> list[Tensor]:
+    """Run the four stages, keeping nothing between them for the backward pass."""
+    features: list[Tensor] = []
+    for stage in backbone.stages:
+        images = _recomputed(stage, images)
+        features.append(images)
+    return features
+
+
+def _recomputed(module: nn.Module, given: Tensor | Sequence[Tensor]) -> Tensor:
+    result: Tensor = checkpoint(
+        module,
+        given,
         use_reentrant=False,
-        context_fn=lambda: (nullcontext(), still_averages(head)),
+        context_fn=lambda: (nullcontext(), still_averages(module)),
     )
-    return logits
+    return result
 
 
 @contextmanager
@@ -269,18 +289,26 @@ def build_student(config: StudentConfig, *, num_classes: int, seed: int) -> Stud
     Raises:
         CheckpointError: If the weights cannot be found, read or fitted.
     """
-    mit = BACKBONES[config.backbone]
     with seeded(seed):
-        backbone = build_backbone(mit, drop_path=config.drop_path, norm_eps=config.norm_eps)
+        backbone = _build_backbone(config, seed)
+        widths, width = backbone.config.hidden_sizes, config.head_channels
         head: nn.Module
         if config.head == "daformer":
-            width = config.head_channels
-            head = DAFormerHead(mit.widths, width, width, num_classes, dropout=config.dropout)
+            head = DAFormerHead(widths, width, width, num_classes, dropout=config.dropout)
         else:
-            head = mlp_head(mit.widths, config.head_channels, num_classes, dropout=config.dropout)
-    if config.weights != "random":
+            head = mlp_head(widths, width, num_classes, dropout=config.dropout)
+    if config.weights != "random" and config.backbone in BACKBONES:
         load_backbone(backbone, config.weights)
     return Student(backbone, head).train()
+
+
+def _build_backbone(config: StudentConfig, seed: int) -> Backbone:
+    """Build a MiT with random weights, or EfficientNet-Lite with those it shall have."""
+    if config.backbone in SIZES:
+        return EfficientNetLiteBackbone(SIZES[config.backbone], weights=config.weights, seed=seed)
+    assert config.norm_eps is not None, "StudentConfig requires it of a MiT"
+    mit = BACKBONES[config.backbone]
+    return build_backbone(mit, drop_path=config.drop_path, norm_eps=config.norm_eps)
 
 
 def open_student(folder: Path) -> tuple[Student, Card]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerModel
 from transformers.utils import logging as transformers_logging
 
-from stages.student.config import is_hub_id
+from stages.student.config import IMAGENET, is_hub_id
 from stages.weight_files import differences, prefixes_of, read_tensors
 from store.errors import CheckpointError
 
@@ -170,7 +170,9 @@ def load_backbone(backbone: SegformerModel, weights: str) -> None:
 
 
 def is_of_segmenter(weights: str) -> bool:
-    """Tell whether weights that `load_backbone` took come with a decode head, unlike ImageNet's."""
+    """Tell whether weights that a student took come with a decode head, unlike ImageNet's."""
+    if weights == IMAGENET:
+        return False
     path = Path(weights).expanduser()
     if path.is_file():
         return any("decode_head." in name for name in read_tensors(path)[0])

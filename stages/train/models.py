@@ -13,13 +13,12 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
-from transformers import SegformerModel
 from transformers.models.segformer.modeling_segformer import SegformerDropPath
 
 from stages.prepare.manifest import Domain, Manifest
 from stages.student.config import StudentConfig
 from stages.student.saved import require_classes
-from stages.student.student import Student, build_student, load_student, seeded
+from stages.student.student import Backbone, Student, build_student, load_student, seeded
 from stages.student.weights import is_of_segmenter
 from stages.train.config import TrainConfig
 from stages.train.ranks import Ranks
@@ -35,7 +34,7 @@ Network = TypeVar("Network", bound=nn.Module)
 class ImageNetReference:
     """The frozen ImageNet backbone that feature distance compares with on cells of `classes`."""
 
-    backbone: SegformerModel
+    backbone: Backbone
     classes: Sequence[int]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from stages.student.student import Student
 from stages.train.config import OptimizerConfig
@@ -28,9 +29,9 @@ def build_optimizer(
 ) -> torch.optim.AdamW:
     """Build AdamW with DAFormer's parameter groups, at the base rate.
 
-    Groups follow the official rules by name: the head trains faster and decays wholly, batch
-    norms and biases included; norms of the backbone do not decay; all else is at the base. A head
-    of the regulariser learns as the student's does.
+    Groups are those of the official rules: the head trains faster and decays wholly, batch norms
+    and biases included; norms of the backbone do not decay; all else is at the base. A head of the
+    regulariser learns as the student's does.
     """
     groups: list[dict[str, Any]] = []
 
@@ -39,9 +40,11 @@ def build_optimizer(
         groups.append({"name": name, "params": params, **more})
 
     decay, head_factor = config.weight_decay, config.head_lr_factor
-    backbone = list(student.backbone.named_parameters())
-    add("backbone", [weight for name, weight in backbone if "norm" not in name], 1.0, decay)
-    add("backbone norms", [weight for name, weight in backbone if "norm" in name], 1.0, 0.0)
+    norms = [m for m in student.backbone.modules() if isinstance(m, nn.LayerNorm | _BatchNorm)]
+    of_norms = {id(weight) for norm in norms for weight in norm.parameters()}
+    backbone = list(student.backbone.parameters())
+    add("backbone", [weight for weight in backbone if id(weight) not in of_norms], 1.0, decay)
+    add("backbone norms", [weight for weight in backbone if id(weight) in of_norms], 1.0, 0.0)
     add("head", list(student.head.parameters()), head_factor, decay)
     if regularizer is not None:
         named = list(regularizer.named_parameters())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from stages.prepare.manifest import Domain
-from stages.student.config import STUDENT_FILES
+from stages.student.config import IMAGENET, STUDENT_FILES
 from stages.train.config import TrainConfig
 from store.atomic import TEMPORARY_SUFFIX, read_bytes, update_bytes
 from store.errors import ConfigError
@@ -112,12 +112,21 @@ def digests_of_start(config: TrainConfig) -> dict[str, str]:
     fingerprint of a run, and by `ssr train --hash-start` into a file that DVC compares.
 
     Returns:
-        Path -> SHA-256; empty for `random` and for a Hugging Face id: pin it by downloading it.
+        Path, or `imagenet` -> SHA-256; empty for `random` and for a Hugging Face id: pin it by
+        downloading it.
     """
-    named = [config.student.weights, *([config.init] if config.init else [])]
+    weights = config.student.weights
+    named = [name for name in (weights, config.init) if name and name != IMAGENET]
     paths = [Path(name).expanduser() for name in named]
     files = [file for path in paths for file in _files_of(path)]
-    return {str(file): sha256_of_file(file) for file in sorted(files) if file.is_file()}
+    digests = {str(file): sha256_of_file(file) for file in sorted(files) if file.is_file()}
+    if weights == IMAGENET:
+        from stages.efficientnet_lite import weight_file  # torch
+        from stages.student.efficientnet_lite import SIZES
+
+        if installed := weight_file(SIZES[config.student.backbone]):
+            digests[IMAGENET] = sha256_of_file(installed)
+    return digests
 
 
 def _files_of(path: Path) -> list[Path]:

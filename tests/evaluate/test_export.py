@@ -19,6 +19,7 @@ from stages.student.student import Student, load_student
 from store.errors import CheckpointError, ConfigError
 from tests.conftest import HOSTILE
 from tests.evaluate.models import META, NAMES, exported, save_model
+from tests.train.example import EFFICIENTNET_LITE
 
 PLAIN: dict[str, Any] = {"head": "mlp", "norm_eps": 1e-5}
 METRICS: dict[str, Any] = {
@@ -122,6 +123,7 @@ def test_a_plain_student_gives_a_stranger_our_logits(tmp_path: Path, photo: Path
     [
         ({"head": "mlp", "norm_eps": 1e-6}, "norm_eps 1e-06, which transformers would silently"),
         ({"head": "daformer", "norm_eps": 1e-5}, "head is daformer"),
+        (EFFICIENTNET_LITE | {"head": "mlp"}, "backbone is efficientnet_lite0"),
     ],
 )
 def test_another_student_says_why_and_loads_by_our_import(

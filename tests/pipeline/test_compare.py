@@ -13,6 +13,7 @@ from stages.student.student import load_student
 from tests.pipeline.workplace import REPOSITORY, add_photo, times
 
 TINY = (
+    "embed.teacher.weights=random",
     "train.crop_px=64",
     "train.batch_size=1",
     "train.student.head_channels=8",

@@ -172,6 +172,11 @@ def test_other_architectures_are_refused(
             {"backbone.stages.0.patch_embeddings.proj.weight": torch.ones(1)},
             "holds a student of this project, which needs no import; give its folder",
         ),
+        (
+            {"backbone.stages.0.4._depthwise_conv.weight": torch.ones(1)},
+            "holds a student of this project, which needs no import; give its folder",
+        ),
+        ({"_conv_stem.weight": torch.ones(1)}, "EfficientNet-Lite need no import; set train.stu"),
     ],
 )
 def test_a_file_that_needs_no_import_says_who_takes_it(

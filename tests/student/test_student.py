@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import SegformerConfig, SegformerForSemanticSegmentation
+from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
 
 from stages.student.config import StudentConfig
 from stages.student.mit import BACKBONES, build_backbone
@@ -85,6 +85,7 @@ def test_backbone_starts_as_the_official_one() -> None:
 
 def test_attention_is_fused_and_equals_the_plain_one() -> None:
     student = tiny(drop_path=0.0).eval()
+    assert isinstance(student.backbone, SegformerModel)
     assert student.backbone.config._attn_implementation == "sdpa"
     images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -131,6 +132,7 @@ def test_saved_student_comes_back_bit_for_bit(tmp_path: Path, head: str) -> None
     with torch.no_grad():
         assert torch.equal(loaded(images), student.eval()(images))
     assert loaded.state_dict().keys() == student.state_dict().keys()
+    assert isinstance(loaded.backbone, SegformerModel)
     assert loaded.backbone.stages[0].layer_norm.eps == 1e-5
 
 

@@ -68,6 +68,13 @@ EXAMPLE: dict[str, Any] = {
     "validate_every": 0,
 }
 
+EFFICIENTNET_LITE: dict[str, Any] = {
+    "backbone": "efficientnet_lite0",
+    "norm_eps": None,
+    "drop_path": 0.0,
+}
+"""Keys of a student that is not a MiT."""
+
 
 def train_config(**changes: Any) -> TrainConfig:  # noqa: ANN401 - any value of a params file
     """The example with some keys changed; a dictionary changes keys of a section that is there."""

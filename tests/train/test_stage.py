@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from stages.efficientnet_lite import weight_file
 from stages.prepare.datasets.drawn import DRAWN
 from stages.prepare.manifest import Manifest
 from stages.student.saved import save_student
@@ -28,10 +29,11 @@ from store.errors import (
     StoreMismatchError,
     StoreMissingError,
 )
+from store.fingerprint import sha256_of_file
 from store.lease import writer_lock
 from store.spec import Level
 from tests.official import export_official
-from tests.train.example import train_config
+from tests.train.example import EFFICIENTNET_LITE, train_config
 from tests.train.world import TEACHER, World, results
 
 REPOSITORY = Path(__file__).parents[2]
@@ -202,6 +204,20 @@ def test_features_are_compared_with_imagenet_and_not_with_the_student_to_start_f
         feature_distance=FEATURE_DISTANCE,
     )
     assert result.curves.rows[-1]["feature_distance"] > 0.01
+
+
+def test_efficientnet_lite_has_imagenet_features_from_its_package(
+    world: World, tmp_path: Path
+) -> None:
+    path = weight_file("lite0")
+    if path is None:
+        pytest.skip("the extra efficientnet is not installed")
+    student = EFFICIENTNET_LITE | {"weights": "imagenet", "dropout": 0.0}
+    changes: dict[str, Any] = {"student": student, "feature_distance": FEATURE_DISTANCE}
+    assert digests_of_start(train_config(**changes)) == {"imagenet": sha256_of_file(path)}
+    result = world.run(tmp_path, iterations=1, **changes)
+    assert result.notes == ()
+    assert result.curves.rows[-1]["feature_distance"] > 0.01  # batch statistics are not ImageNet's
 
 
 def test_a_start_that_learned_labels_is_noted_and_no_reference(

@@ -17,7 +17,7 @@ from stages.train.monitor import Curves, FiniteCheck
 from stages.train.regularizers.branch import Branch
 from stages.train.state import build_optimizer
 from stages.train.step import Draws, Mixed, StepResult, draw_step, mix_stored, train_step
-from tests.train.example import train_config
+from tests.train.example import EFFICIENTNET_LITE, train_config
 
 CLASSES, SIDE = 5, 32
 
@@ -187,6 +187,21 @@ def test_the_ema_model_waits_for_self_training_then_copies_and_then_follows() ->
         step(config, models, iteration=iteration)
         for name, value in weights(models.ema).items():
             torch.testing.assert_close(value, keep * before[name] + (1 - keep) * student[name])
+
+
+def test_batch_norms_of_the_ema_model_average_the_target_alone() -> None:
+    config = train_config(**PLAIN, student=EFFICIENTNET_LITE)
+    models, batch = models_for(config), batch_of()
+    assert models.ema is not None
+    step(config, models, batch)
+    twin = without_noise(deepcopy(models.student))  # the EMA model begins as its copy
+    twin.load_state_dict(student_of(config, seed=3).state_dict())
+    twin.load_state_dict(weights(models.student), strict=False)
+    twin(batch.target_image)
+    for name, buffer in models.ema.named_buffers():
+        assert torch.equal(buffer, twin.get_buffer(name)), name
+    name = "backbone.stages.0.2.running_mean"
+    assert not torch.equal(models.student.get_buffer(name), models.ema.get_buffer(name))
 
 
 def test_pseudo_labels_are_without_dropout_and_stochastic_depth() -> None:
@@ -432,10 +447,14 @@ def test_micro_batches_add_up_to_the_batch_but_for_batch_norms() -> None:
     assert {int(n) for k, n in models.student.state_dict().items() if "num_batches" in k} == {10}
 
 
-@pytest.mark.parametrize("head", ["daformer", "mlp"])
-def test_recomputed_activations_change_no_bit(head: str) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [{"head": "daformer"}, {"head": "mlp"}, EFFICIENTNET_LITE],
+    ids=["daformer", "mlp", "EfficientNet-Lite"],
+)
+def test_recomputed_activations_change_no_bit(changes: dict[str, Any]) -> None:
     """Of gradients, losses and averages of batch norms, with noise."""
-    student = NOISY | {"head": head}
+    student = NOISY | changes
     results = []
     for recompute in (False, True):
         models, losses, found = run(student=student, activation_checkpointing=recompute)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.efficientnet_lite import MEAN, STD, EfficientNetLite
-from stages.embed.teachers.encoder import Renormalise
+from stages.renormalise import Renormalise
 
 
 class Pyramid(nn.Module):

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from stages.embed.teachers.teacher import RGB, Precision
-from stages.prepare.pixels import MEAN, STD
+from stages.embed.teachers.teacher import Precision
 from store.errors import ConfigError
 
 
@@ -90,29 +89,6 @@ class TileEncoder:
                 f"{self.device}; lower embed.batch_tiles"
             ) from error
         return lambda: {level: wait() for level, wait in waits.items()}
-
-
-class Renormalise(nn.Module):
-    """Turn RGB normalised as the student's into the teacher's (value - mean) / std.
-
-    Padding, which is 0 for the student, becomes what the same mean colour is for the teacher.
-
-    Args:
-        mean: of pixels of 0 to 255.
-        std: likewise.
-    """
-
-    def __init__(self, mean: RGB, std: RGB) -> None:
-        super().__init__()
-        channels = list(zip(MEAN, STD, mean, std, strict=True))
-        factor = torch.tensor([ours / theirs for _, ours, _, theirs in channels])
-        shift = torch.tensor([(ours - theirs) / by for ours, _, theirs, by in channels])
-        self.register_buffer("factor", factor.view(3, 1, 1), persistent=False)
-        self.register_buffer("shift", shift.view(3, 1, 1), persistent=False)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return pixels (B, 3, H, W)."""
-        return torch.addcmul(self.get_buffer("shift"), pixels, self.get_buffer("factor"))
 
 
 def _to_cpu(tokens: Tensor) -> Callable[[], Tensor]:

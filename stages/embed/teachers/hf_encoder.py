@@ -9,9 +9,10 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from stages.embed.teachers.encoder import Renormalise, TileEncoder
+from stages.embed.teachers.encoder import TileEncoder
 from stages.embed.teachers.hf import Facts, read_config
 from stages.embed.teachers.teacher import Precision
+from stages.renormalise import Renormalise
 from stages.weight_files import Differences
 from store.errors import CheckpointError
 

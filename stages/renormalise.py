@@ -1,0 +1,31 @@
+"""Pixels in a network's own normalisation, from those of all images here."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from stages.prepare.pixels import MEAN, STD
+
+
+class Renormalise(nn.Module):
+    """Turn pixels normalised as all images here into a network's own (value - mean) / std.
+
+    Padding, which is 0 here, becomes what the same mean colour is there.
+
+    Args:
+        mean: of pixels of 0 to 255, for R, G and B.
+        std: likewise.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        channels = list(zip(MEAN, STD, mean, std, strict=True))
+        factor = torch.tensor([ours / theirs for _, ours, _, theirs in channels])
+        shift = torch.tensor([(ours - theirs) / by for ours, _, theirs, by in channels])
+        self.register_buffer("factor", factor.view(3, 1, 1), persistent=False)
+        self.register_buffer("shift", shift.view(3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return pixels (B, 3, H, W)."""
+        return torch.addcmul(self.get_buffer("shift"), pixels, self.get_buffer("factor"))
