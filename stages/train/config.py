@@ -224,4 +224,10 @@ class TrainConfig(Section):
                 f"micro_batch_size {self.micro_batch_size} is not a divisor of batch_size "
                 f"{self.batch_size}"
             )
+        is_normed = self.student.backbone.startswith("efficientnet")
+        if is_normed and self.crop_px == 32 and (self.micro_batch_size or self.batch_size) == 1:
+            raise ValueError(
+                "batch norm of EfficientNet needs more than the one value that a crop of 32 px "
+                "has at stride 32: raise crop_px or batch_size"
+            )
         return self
