@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.prepare.geometry import Size
-from stages.student.student import DAFormerHead
+from stages.student.heads import DAFormerHead
 from store.errors import ConfigError
 
 CONTEXT_SCALE: Final = 0.5

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from stages.prepare.geometry import Size
 from stages.student import hrda
+from stages.student.heads import DAFormerHead
 from stages.student.mit import BACKBONES, MiT, build_backbone
-from stages.student.student import DAFormerHead, Student
+from stages.student.student import Student
 from stages.student.weights import import_official
 from stages.train.adaptation.augment import mask_images
 from stages.train.adaptation.losses import (

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import Dinov2Config
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Layer
 
-from stages.prepare.datasets import mapillary_names
+from stages.prepare.datasets import mapillary
 from stages.prepare.datasets.mapillary import MAPILLARY_IDS, NAMES
 from stages.prepare.labels import (
     CITYSCAPES_19,
@@ -28,8 +28,8 @@ from stages.prepare.labels import (
     train_id_table,
 )
 from stages.student import rein, semask
+from stages.student.heads import ConvNormAct
 from stages.student.mit import BACKBONES, build_backbone, stage_features
-from stages.student.student import ConvNormAct
 from stages.train.adaptation.losses import segmentation_loss
 from store.errors import ConfigError
 from tests.official import pixel_accuracy
@@ -449,7 +449,7 @@ def check_conversion(module: ModuleType, case: Case) -> None:
 
 
 def test_mapillarys_classes_by_their_names(seeds: Reference) -> None:
-    check_names(mapillary_names, seeds)
+    check_names(mapillary, seeds)
 
 
 def check_names(module: ModuleType, seeds: Reference) -> None:
@@ -629,7 +629,7 @@ def test_a_planted_error_is_found(shared: Path, check: str, right: str, wrong: s
 )
 def test_a_planted_error_in_the_names_is_found(shared: Path, right: str, wrong: str) -> None:
     with pytest.raises(AssertionError):
-        check_names(planted(mapillary_names, right, wrong), Reference(shared / "reference-seeds"))
+        check_names(planted(mapillary, right, wrong), Reference(shared / "reference-seeds"))
 
 
 def test_with_gamma_0_a_student_is_a_plain_mit() -> None:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers import SegformerModel
 
+from stages.student.heads import DAFormerHead
 from stages.student.mit import MiT, build_backbone
-from stages.student.student import DAFormerHead, Student
+from stages.student.student import Student
 from stages.student.weights import import_official
 from stages.train.adaptation.augment import StrongDraw, mask_images
 from stages.train.adaptation.pseudo_labels import pseudo_weight, valid_pixels

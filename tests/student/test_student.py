@@ -9,17 +9,10 @@ from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from stages.student.config import StudentConfig
+from stages.student.heads import ConvNormAct, DAFormerHead, mlp_head
 from stages.student.mit import BACKBONES, build_backbone
 from stages.student.saved import Layout, read_card, save_student
-from stages.student.student import (
-    ConvNormAct,
-    DAFormerHead,
-    Student,
-    build_student,
-    load_student,
-    mlp_head,
-    seeded,
-)
+from stages.student.student import Student, build_student, load_student, seeded
 from store.errors import CheckpointError
 
 CONFIG = StudentConfig(
