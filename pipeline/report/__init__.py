@@ -34,7 +34,7 @@ from stages.prepare.manifest import Manifest
 from stages.prepare.stage import findings, summarise
 from stages.student.config import ONCE
 from stages.student.saved import read_card
-from stages.train.step import LOSSES
+from stages.train.step import LOSSES, PARTS
 from stages.train.workspace import INCIDENTAL, differences
 from store.atomic import write_text
 from store.errors import DataError, SSRError, StoreIncompleteError, StoreMissingError
@@ -110,7 +110,7 @@ def write_report(
         student=Part.of(of_run.student),
         curves=Part.of(of_run.curves),
         chart_of=chart_of,
-        losses=LOSSES,
+        losses=(*LOSSES, *(f"{loss}_{part}" for part in PARTS for loss in LOSSES)),
         results=Part.of(of_run.results),
         costs=Part.of(of_run.costs),
         title=of_run.title(),

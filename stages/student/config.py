@@ -1,11 +1,11 @@
 """The parameters of a student and of how it predicts; no torch."""
 
 import re
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
-from stages.fields import Fraction, PathText, Section, WindowPx
+from stages.fields import Fraction, PathText, PositiveInt, Section, Weight, WindowPx
 
 BackboneName = Literal["mit_tiny", "mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"]
 Scale = Annotated[float, Field(ge=0.25, le=4)]
@@ -18,6 +18,22 @@ def _official_or_hf(eps: float) -> float:
     if eps not in (1e-6, 1e-5):
         raise ValueError("is 1e-6 (official) or 1e-5 (Hugging Face)")
     return eps
+
+
+class SemaskConfig(Section):
+    """SeMask (arXiv 2112.12782): a class map after each stage, and attention that it steers."""
+
+    window: PositiveInt | None = Field(
+        description="Side of the windows of its attention, in cells of the stage (usual: 8); null "
+        "sees the whole map."
+    )
+    attention: bool = Field(
+        description="Whether the class map steers attention; false learns it and no more, and "
+        "nothing of it is left at inference."
+    )
+    aux_weight: Weight = Field(
+        description="Weight of the loss of the class maps, while training (paper 0.4)."
+    )
 
 
 class StudentConfig(Section):
@@ -43,6 +59,21 @@ class StudentConfig(Section):
         description="Width of the head (paper: 256)."
     )
     dropout: Fraction = Field(description="Channel dropout before the last convolution.")
+    semask: SemaskConfig | None = Field(
+        default=None, description="Semantic attention after each stage, SeMask; null is off."
+    )
+
+    @property
+    def at_inference(self) -> Self:
+        """Without what only training has."""
+        if self.semask is None or self.semask.attention:
+            return self
+        return self.model_copy(update={"semask": None})
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is off: saved students and fingerprints are as before there was such."""
+        return {key: value for key, value in dump(self).items() if value is not None}
 
 
 class Inference(Section):

@@ -179,6 +179,11 @@ def why_not_plain(config: StudentConfig) -> str | None:
             f"it was trained with norm_eps {config.norm_eps:g}, which transformers would silently "
             f"replace by {PLAIN_EPS:g} (train.student.norm_eps: {PLAIN_EPS:g})"
         )
+    if config.semask is not None and config.semask.attention:
+        return (
+            "its stages attend to their class maps, which transformers does not have "
+            "(train.student.semask.attention: false)"
+        )
     return None
 
 

@@ -81,7 +81,7 @@ class SemanticLayer(nn.Module):
         depth: int = 1,
     ) -> None:
         super().__init__()
-        self.window = window
+        self.window, self.attends = window, attends
         self.attentions = nn.ModuleList(
             SemanticAttention(channels, num_classes, attends=attends) for _ in range(depth)
         )

@@ -1,12 +1,14 @@
 """The student: a MiT backbone and a decode head; all that is left after training.
 
+SeMask's semantic layers are between the stages of the backbone, where the configuration has them.
+
 # B batch, C_i channels of stage i, E embedding channels, K classes, H W pixels
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +19,21 @@ from stages.student.config import STUDENT_FILES, StudentConfig
 from stages.student.heads import DAFormerHead, mlp_head
 from stages.student.mit import BACKBONES, build_backbone, stage_features
 from stages.student.saved import Card, read_student
+from stages.student.semask import semantic_features, semantic_layers
 from stages.student.weights import load_backbone
 from stages.weight_files import reading
+
+
+class Seen(NamedTuple):
+    """What a student makes of images before it classifies them.
+
+    Attributes:
+        features: (B, C_i, H_i, W_i), finest first.
+        class_maps: (B, K, H_i, W_i) of SeMask's layers; none without.
+    """
+
+    features: Sequence[Tensor]
+    class_maps: Sequence[Tensor] = ()
 
 
 class Student(nn.Module):
@@ -27,13 +42,18 @@ class Student(nn.Module):
     Args:
         backbone: As built by `build_backbone`.
         head: `DAFormerHead`, or what `mlp_head` builds.
+        semantic: What `semantic_layers` builds; None is a plain MiT.
     """
 
-    def __init__(self, backbone: SegformerModel, head: nn.Module) -> None:
+    def __init__(
+        self, backbone: SegformerModel, head: nn.Module, semantic: nn.ModuleList | None = None
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.semantic = semantic
         self._features: _Features = stage_features
+        self._semantic_features: _SemanticFeatures = semantic_features
         self._classify: _Classify = run_head
 
     @classmethod
@@ -53,8 +73,16 @@ class Student(nn.Module):
         assert isinstance(classifier, nn.Conv2d)
         return classifier.out_channels
 
-    def features(self, images: Tensor) -> list[Tensor]:
+    def see(self, images: Tensor) -> Seen:
+        """Map normalised images (B, 3, H, W) to what training looks at."""
+        if self.semantic is None:
+            return Seen(self._features(self.backbone, images))
+        return Seen(*self._semantic_features(self.backbone.stages, self.semantic, images))
+
+    def features(self, images: Tensor) -> Sequence[Tensor]:
         """Map normalised images (B, 3, H, W) to maps at strides 4, 8, 16, 32."""
+        if self.semantic is None or any(layer.attends for layer in self.semantic):
+            return self.see(images).features
         return self._features(self.backbone, images)
 
     def classify(self, features: Sequence[Tensor]) -> Tensor:
@@ -88,10 +116,14 @@ class Student(nn.Module):
         with `recompute_activations`: the compiler chooses itself what to keep.
         """
         self._features = torch.compile(stage_features, backend=backend)
+        self._semantic_features = torch.compile(semantic_features, backend=backend)
         self._classify = torch.compile(run_head, backend=backend)
 
 
 _Features = Callable[[SegformerModel, Tensor], list[Tensor]]
+_SemanticFeatures = Callable[
+    [nn.ModuleList, nn.ModuleList, Tensor], tuple[list[Tensor], list[Tensor]]
+]
 _Classify = Callable[[nn.Module, Sequence[Tensor]], Tensor]
 
 
@@ -142,6 +174,7 @@ def build_student(config: StudentConfig, *, num_classes: int, seed: int) -> Stud
 
     Raises:
         CheckpointError: If the weights cannot be found, read or fitted.
+        ConfigError: If a part that is asked for does not fit the backbone.
     """
     mit = BACKBONES[config.backbone]
     with seeded(seed):
@@ -152,9 +185,17 @@ def build_student(config: StudentConfig, *, num_classes: int, seed: int) -> Stud
             head = DAFormerHead(mit.widths, width, width, num_classes, dropout=config.dropout)
         else:
             head = mlp_head(mit.widths, config.head_channels, num_classes, dropout=config.dropout)
+        semantic = None
+        if config.semask is not None:
+            semantic = semantic_layers(
+                mit.widths,
+                num_classes,
+                windows=[config.semask.window] * len(mit.widths),
+                attends=config.semask.attention,
+            )
     if config.weights != "random":
         load_backbone(backbone, config.weights)
-    return Student(backbone, head).train()
+    return Student(backbone, head, semantic).train()
 
 
 def open_student(folder: Path) -> tuple[Student, Card]:

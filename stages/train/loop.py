@@ -146,7 +146,7 @@ def _seed_noise(seed: int, iteration: int, ranks: Ranks) -> None:
 def _describe(curves: Curves) -> str:
     if not curves.rows:
         return ""
-    last = {name: value for name, value in curves.rows[-1].items() if name in COLUMNS[2:]}
+    last = {name: value for name, value in curves.rows[-1].items() if name not in COLUMNS[:2]}
     if curves.validation:
         last["mIoU"] = curves.validation[-1]["miou"]
     return "  ".join(f"{name} {value:.3g}" for name, value in last.items())

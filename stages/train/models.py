@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import nn
@@ -27,6 +27,9 @@ from stages.train.regularizers.branch import Branch
 from store.errors import CheckpointError, ConfigError, StoreMismatchError
 from store.read import FeatureReader
 from store.spec import StoreSpec
+
+ADDED: Final = ("semantic.",)
+"""What a student may have beyond the one that it starts from; it begins as it was drawn."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -173,8 +176,9 @@ def _start_from(
     with _naming("train.init"):
         start, meta = load_student(folder)
         require_classes(meta, classes, origin=str(folder))
+    own = {n: w for n, w in student.state_dict().items() if n.startswith(ADDED)}
     try:
-        student.load_state_dict(start.state_dict())
+        student.load_state_dict(own | start.state_dict())
     except RuntimeError as error:
         raise CheckpointError(
             f"train.init: {folder} is another architecture than train.student "

@@ -6,6 +6,7 @@ reads its teacher at all; the health of the regulariser does.
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -38,6 +39,7 @@ nowhere. Empty for a branch without attention.
 swap: change of the residual, relative to its norm, with the tokens of another image of the batch
 in place of the image's own; 0 is a branch that ignores its teacher. Empty for a batch of one.
 gradient: norm of the gradient of the stage's fusion; `gradient_student` that of the student.
+More where a run has it: `gamma`, the weight of SeMask's attention in a stage; at 0 it is dead.
 """
 
 VALIDATION_COLUMNS = ("iteration", "miou", "enhanced", "wrong_teacher")
@@ -157,6 +159,9 @@ def health_row(seen: Seen, models: Models) -> dict[str, float]:
     """Average what was seen, and add the norms of the gradients; this waits for the device."""
     row = {"gradient_student": _gradient_norm(models.student.parameters())}
     row |= {name: float(torch.stack(values).mean()) for name, values in seen.items()}
+    for name, weight in models.student.named_parameters():
+        if found := re.fullmatch(r"semantic\.(\d)\..*\.gamma", name):
+            row[f"gamma_{found[1]}"] = weight.item()
     if models.regularizer is not None:
         named = list(models.regularizer.named_parameters())
         for stage in models.regularizer.fusion:
@@ -209,9 +214,13 @@ class FiniteCheck:
 
 
 def _write(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
-    """Write rows as CSV; an empty cell is a value that was not computed."""
+    """Write rows as CSV; an empty cell is a value that was not computed.
+
+    Columns of what a run has and others have not, as SeMask's losses, come last.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    more = dict.fromkeys(name for row in rows for name in row if name not in columns)
+    writer = csv.DictWriter(text, [*columns, *more], lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow(row | {name: f"{row[name]:.6g}" for name in row if name != "iteration"})

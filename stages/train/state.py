@@ -43,6 +43,8 @@ def build_optimizer(
     add("backbone", [weight for name, weight in backbone if "norm" not in name], 1.0, decay)
     add("backbone norms", [weight for name, weight in backbone if "norm" in name], 1.0, 0.0)
     add("head", list(student.head.parameters()), head_factor, decay)
+    if student.semantic is not None:
+        add("semantic", list(student.semantic.parameters()), 1.0, decay)
     if regularizer is not None:
         named = list(regularizer.named_parameters())
         fusion = [weight for name, weight in named if not name.startswith("head.")]

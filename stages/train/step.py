@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stages.student.mit import COARSEST_PX, stage_features
+from stages.student.semask import auxiliary_loss
+from stages.student.student import Seen
 from stages.train.adaptation.augment import (
     StrongDraw,
     augment,
@@ -35,6 +37,8 @@ from stages.train.crops import STEP_STREAM, Batch, Sample
 from stages.train.models import Models
 
 LOSSES = ("clean", "enhanced_source", "feature_distance", "mix", "enhanced_mix", "masked")
+PARTS: Final = ("auxiliary",)
+"""What a loss may have beside it, as `clean_auxiliary`: that of SeMask's class maps."""
 
 
 class Draws(NamedTuple):
@@ -146,18 +150,29 @@ def train_step(
     pseudo = None if draws is None else _follow_and_label(models, batch, config, iteration)
     things = _thing_cells(models, batch, config)
 
+    def plain_losses(
+        name: str, seen: Seen, label: Tensor, share: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        losses = {name: segmentation_loss(student.classify(seen.features), label, share)}
+        if (semask := config.student.semask) is not None:
+            losses[f"{name}_auxiliary"] = auxiliary_loss(
+                seen.class_maps, label, share, loss=segmentation_loss, factor=semask.aux_weight
+            )
+        return losses
+
     def source_losses(part: slice) -> dict[str, Tensor]:
         image, label = batch.source_image[part], batch.source_label[part]
-        features = student.features(image)
-        losses = {"clean": segmentation_loss(student.classify(features), label)}
+        seen = student.see(image)
+        losses = plain_losses("clean", seen, label)
         if regularizer is not None and "source" in enhanced_parts:
-            enhanced = regularizer.logits(student, features, _part(batch.source_features, part))
+            teacher = _part(batch.source_features, part)
+            enhanced = regularizer.logits(student, seen.features, teacher)
             losses["enhanced_source"] = segmentation_loss(enhanced, label)
         losses = _scaled(losses, len(label) / len(batch))
         if things is not None and models.imagenet and config.feature_distance:
             with torch.no_grad():
                 reference = stage_features(models.imagenet.backbone, image)[-1]
-            distance = feature_distance(features[-1], reference, things[part], things.sum())
+            distance = feature_distance(seen.features[-1], reference, things[part], things.sum())
             losses["feature_distance"] = config.feature_distance.weight * distance
         return losses
 
@@ -179,10 +194,10 @@ def train_step(
 
     def mixed_losses(part: slice) -> dict[str, Tensor]:
         label, share = mixed.label[part], mixed.weight[part]
-        features = student.features(mixed.image[part])
-        losses = {"mix": segmentation_loss(student.classify(features), label, share)}
+        seen = student.see(mixed.image[part])
+        losses = plain_losses("mix", seen, label, share)
         if regularizer is not None and "mixed" in enhanced_parts:
-            enhanced = regularizer.logits(student, features, _part(mixed_teacher, part))
+            enhanced = regularizer.logits(student, seen.features, _part(mixed_teacher, part))
             losses["enhanced_mix"] = segmentation_loss(enhanced, label, share)
         return _scaled(losses, len(label) / len(batch))
 
@@ -195,8 +210,8 @@ def train_step(
 
     def masked_losses(part: slice) -> dict[str, Tensor]:
         label = pseudo.label[part]
-        loss = segmentation_loss(student(masked[part]), label, weight[part])
-        return _scaled({"masked": loss}, masked_weight * len(label) / len(batch))
+        losses = plain_losses("masked", student.see(masked[part]), label, weight[part])
+        return _scaled(losses, masked_weight * len(label) / len(batch))
 
     losses |= _accumulate(masked_losses, batch, config)
     return StepResult(losses, pseudo, mixed)
@@ -215,11 +230,11 @@ def _follow_and_label(
     if branch is not None and models.regularizer is not None:
         update_ema(branch, models.regularizer, since, self_training.ema_decay)
     with _autocast(config, batch):
-        features = models.ema.features(batch.target_image)
+        images = batch.target_image
         logits = (
-            models.ema.classify(features)
+            models.ema(images)
             if branch is None
-            else branch.logits(models.ema, features, batch.target_features)
+            else branch.logits(models.ema, models.ema.features(images), batch.target_features)
         )
     height, width = batch.target_image.shape[-2:]
     return pseudo_labels(logits, (height, width), self_training.threshold)

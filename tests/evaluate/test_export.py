@@ -20,6 +20,7 @@ from store.errors import CheckpointError, ConfigError
 from tests.conftest import HOSTILE
 from tests.evaluate.models import META, NAMES, exported, save_model
 
+SEMASK = {"window": 4, "attention": True, "aux_weight": 0.4}
 PLAIN: dict[str, Any] = {"head": "mlp", "norm_eps": 1e-5}
 METRICS: dict[str, Any] = {
     "miou": 26.38,
@@ -122,6 +123,7 @@ def test_a_plain_student_gives_a_stranger_our_logits(tmp_path: Path, photo: Path
     [
         ({"head": "mlp", "norm_eps": 1e-6}, "norm_eps 1e-06, which transformers would silently"),
         ({"head": "daformer", "norm_eps": 1e-5}, "head is daformer"),
+        ({**PLAIN, "semask": SEMASK}, "stages attend to their class maps"),
     ],
 )
 def test_another_student_says_why_and_loads_by_our_import(
@@ -135,6 +137,15 @@ def test_another_student_says_why_and_loads_by_our_import(
     assert "model_type" not in json.loads((tmp_path / "exported/config.json").read_text())
     loaded = Student.from_pretrained(str(tmp_path / "exported"))
     assert torch.equal(logits_of(loaded, photo), logits_of(student, photo))
+
+
+def test_semantic_layers_without_attention_are_not_handed_over(tmp_path: Path) -> None:
+    student = save_model(tmp_path / "student", **PLAIN, semask={**SEMASK, "attention": False})
+    assert exported(tmp_path).why_not_plain is None
+    loaded = Student.from_pretrained(str(tmp_path / "exported"))
+    assert loaded.semantic is None
+    images = torch.randn(1, 3, 64, 96)
+    assert torch.equal(loaded(images), student(images))
 
 
 @pytest.mark.parametrize("changes", [PLAIN, {}])

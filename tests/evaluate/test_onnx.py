@@ -22,15 +22,20 @@ SHAPES = ((1, 32, 32), (3, 64, 64), (1, 128, 224), (2, 90, 61), (1, 360, 480))
 
 
 @cache
-def student_and_twin(head: str) -> tuple[Student, bytes]:
-    student = lively_student(student_config(head=head, norm_eps=1e-5))
+def student_and_twin(head: str, window: int | None = 0) -> tuple[Student, bytes]:
+    semask = None if window == 0 else {"window": window, "attention": True, "aux_weight": 0.4}
+    student = lively_student(student_config(head=head, norm_eps=1e-5, semask=semask))
     return student, export_onnx(student, NAMES)
 
 
-@pytest.mark.parametrize("head", ["daformer", "mlp"])
+@pytest.mark.parametrize(
+    "student_of", [("daformer",), ("mlp",), ("mlp", 4), ("mlp", None)], ids=str
+)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_a_twin_has_the_students_logits(head: str, shape: tuple[int, int, int]) -> None:
-    student, twin = student_and_twin(head)
+def test_a_twin_has_the_students_logits(
+    student_of: tuple[str] | tuple[str, int | None], shape: tuple[int, int, int]
+) -> None:
+    student, twin = student_and_twin(*student_of)
     batch, *size = shape
     images = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
     session = onnxruntime.InferenceSession(twin, providers=["CPUExecutionProvider"])

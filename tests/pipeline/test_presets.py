@@ -23,6 +23,8 @@ GUIDED: Final = {
     "optimizer.regularizer_lr_factor": 3.0,
 }
 
+SEMASK: Final = {"window": 8, "attention": True, "aux_weight": 0.4}
+
 DIFFERENCES: Final[dict[str, dict[str, Any]]] = {
     "source-only": {
         "regularizer.on": (),
@@ -36,6 +38,8 @@ DIFFERENCES: Final[dict[str, dict[str, Any]]] = {
     "ssr-mic": {"masking": MIC},
     "guided": GUIDED,
     "guided-mic": {**GUIDED, "masking": MIC},
+    "semask": {"regularizer.on": (), "student.semask": SEMASK},
+    "ssr-semask": {"student.semask": SEMASK},
 }
 """Of each arm from the preset as it is packaged, below `train`."""
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from stages.student.config import StudentConfig
+from stages.student.config import SemaskConfig, StudentConfig
 from stages.student.heads import ConvNormAct, DAFormerHead, mlp_head
 from stages.student.mit import BACKBONES, build_backbone
 from stages.student.saved import Layout, read_card, save_student
@@ -24,6 +24,7 @@ CONFIG = StudentConfig(
     head_channels=8,
     dropout=0.1,
 )
+SEMASK = SemaskConfig(window=4, attention=True, aux_weight=0.4)
 META = {"classes": ["road", "sky"], "palette": [[1, 2, 3], [4, 5, 6]]}
 
 
@@ -277,3 +278,19 @@ def test_maps_lie_in_memory_as_the_weights_do(layout: torch.memory_format) -> No
         head([map_.contiguous(memory_format=strides) for map_ in maps])
     assert len(seen) == 8
     assert all(map_.is_contiguous(memory_format=layout) for map_ in seen)
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_semantic_layers_begin_as_nothing(attention: bool, tmp_path: Path) -> None:
+    semask = SEMASK.model_copy(update={"attention": attention})
+    plain, student = tiny().eval(), tiny(semask=semask).eval()
+    images = torch.randn(1, 3, 64, 96)
+    assert torch.equal(student(images), plain(images))
+    seen = student.see(images)
+    assert [map_.shape[1] for map_ in seen.class_maps] == [2] * 4
+    assert torch.equal(student.classify(seen.features), plain(images))
+    config = CONFIG.model_copy(update={"semask": semask})
+    save_student(student, tmp_path, config=config, meta=META)
+    assert load_student(tmp_path)[0].state_dict().keys() == student.state_dict().keys()
+    save_student(plain, tmp_path, config=CONFIG, meta=META)
+    assert "semask" not in (tmp_path / "config.json").read_text()

@@ -68,6 +68,8 @@ EXAMPLE: dict[str, Any] = {
     "validate_every": 0,
 }
 
+SEMASK: dict[str, Any] = {"window": 4, "attention": True, "aux_weight": 0.4}
+
 
 def train_config(**changes: Any) -> TrainConfig:  # noqa: ANN401 - any value of a params file
     """The example with some keys changed; a dictionary changes keys of a section that is there."""

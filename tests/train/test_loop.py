@@ -16,7 +16,7 @@ from stages.train.loop import fit
 from stages.train.state import learning_rate
 from stages.train.step import STORED, Feed, Mixed, mix_stored
 from store.errors import ConfigError, TrainingError
-from tests.train.example import train_config
+from tests.train.example import SEMASK, train_config
 from tests.train.world import World, assert_same, results, silent, training_state
 
 NOISE: dict[str, Any] = {"drop_path": 0.3, "dropout": 0.3}
@@ -37,12 +37,14 @@ def interrupt(done: int, total: int, what: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "workers"), [(0, 2), (12, 0)], ids=["with loader processes", "before self-training"]
+    ("start", "workers", "student"),
+    [(0, 2, {}), (12, 0, {}), (0, 0, {"semask": SEMASK})],
+    ids=["with loader processes", "before self-training", "SeMask"],
 )
 def test_ten_steps_and_ten_more_are_twenty_steps_bit_for_bit(
-    world: World, tmp_path: Path, start: int, workers: int
+    world: World, tmp_path: Path, start: int, workers: int, student: dict[str, Any]
 ) -> None:
-    changes = {**TWENTY, "self_training": {"start": start}}
+    changes = {**TWENTY, "self_training": {"start": start}, "student": NOISE | student}
     assert world.run(tmp_path / "straight", **changes).resumed_from is None
     with pytest.raises(KeyboardInterrupt):
         world.run(tmp_path / "resumed", interrupt, **changes)

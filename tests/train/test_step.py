@@ -13,11 +13,11 @@ from stages.train import step as step_module
 from stages.train.config import TrainConfig
 from stages.train.crops import Batch
 from stages.train.models import ImageNetReference, Models, without_noise
-from stages.train.monitor import Curves, FiniteCheck
+from stages.train.monitor import Curves, FiniteCheck, health_row
 from stages.train.regularizers.branch import Branch
 from stages.train.state import build_optimizer
 from stages.train.step import Draws, Mixed, StepResult, draw_step, mix_stored, train_step
-from tests.train.example import train_config
+from tests.train.example import SEMASK, train_config
 
 CLASSES, SIDE = 5, 32
 
@@ -107,6 +107,12 @@ PLAIN: dict[str, Any] = {"regularizer": {"on": []}}
         (PLAIN | {"masking": MASKING}, False, "clean mix masked"),
         (PLAIN | {"feature_distance": FEATURE_DISTANCE}, True, "clean feature_distance mix"),
         ({"regularizer": {"on": ["source"]}}, False, "clean enhanced_source mix"),
+        (
+            {"student": {"semask": SEMASK}, "masking": MASKING},
+            False,
+            "clean clean_auxiliary enhanced_source mix mix_auxiliary enhanced_mix masked "
+            "masked_auxiliary",
+        ),
         ({"regularizer": {"on": ["mixed"]}}, False, "clean mix enhanced_mix"),
         ({}, False, "clean enhanced_source mix enhanced_mix"),
         (
@@ -139,6 +145,21 @@ def test_gradients_of_the_enhanced_pass_reach_the_student() -> None:
         found.append(gradients(models.student)["backbone.stages.0.patch_embeddings.proj.weight"])
     plain, enhanced = found
     assert (plain - enhanced).norm() > 0.1 * plain.norm()
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_semantic_layers_learn_from_the_first_step_on(attention: bool) -> None:
+    config = train_config(student={"semask": {**SEMASK, "attention": attention}})
+    models = models_for(config)
+    optimizer = build_optimizer(models.student, models.regularizer, config.optimizer)
+    layers = models.student.semantic
+    before = weights(layers)
+    for iteration in (0, 1):  # gamma is 0 in the first, and lets nothing else of attention learn
+        step(config, models, iteration=iteration)
+        optimizer.step()
+    constant = {name for name in before if name.endswith("key.bias")}  # softmax does not see it
+    assert moved(layers, before) >= before.keys() - constant
+    assert bool(health_row({}, models).keys() & {"gamma_0"}) == attention
 
 
 def test_the_optimiser_changes_student_and_regulariser_alone() -> None:
