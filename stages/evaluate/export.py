@@ -88,6 +88,11 @@ def run(*, model: Path, out: Path, onnx: bool, progress: Progress) -> ExportResu
         raise ConfigError(f"--out {out} is the student itself; give another folder")
     require_free(out, files=(CARD, PROCESSOR, CLASSES, ONNX))
     config = student.card.student.at_inference
+    if onnx and config.hrda is not None:
+        raise ConfigError(
+            "--onnx: the student sees images at two scales (train.student.hrda), the detail in as "
+            "many windows as an image needs, which no ONNX graph holds; export it without --onnx"
+        )
     if config.semask is None:
         student.network.semantic = None
     reason = why_not_plain(config)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
-from stages.fields import Fraction, PathText, PositiveInt, Section, Weight, WindowPx
+from stages.fields import Fraction, NaturalInt, PathText, PositiveInt, Section, Weight, WindowPx
 
 BackboneName = Literal["mit_tiny", "mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"]
 Scale = Annotated[float, Field(ge=0.25, le=4)]
@@ -36,6 +36,25 @@ class SemaskConfig(Section):
     )
 
 
+class HrdaConfig(Section):
+    """HRDA (arXiv 2204.13132): the crop at half its size, and a detail crop at full size."""
+
+    detail_px: WindowPx = Field(
+        description="Side of the detail crop, and of its windows at inference, half of which "
+        "overlap (paper: 512, half of the crop)."
+    )
+    detail_weight: Fraction = Field(
+        description="Share of the detail's own loss; the fused logits have the rest (paper 0.1)."
+    )
+    attention_channels: Annotated[int, Field(ge=1, le=4096)] = Field(
+        description="Width of the head that weighs detail against context (paper: 256)."
+    )
+    margin_px: NaturalInt = Field(
+        description="Columns at both sides of the resized target image without pseudo-labels "
+        "(paper 30)."
+    )
+
+
 class StudentConfig(Section):
     """The network that is trained and handed over."""
 
@@ -62,6 +81,9 @@ class StudentConfig(Section):
     semask: SemaskConfig | None = Field(
         default=None, description="Semantic attention after each stage, SeMask; null is off."
     )
+    hrda: HrdaConfig | None = Field(
+        default=None, description="Two scales, context and detail, HRDA; null is off."
+    )
 
     @property
     def at_inference(self) -> Self:
@@ -80,7 +102,8 @@ class Inference(Section):
     """How an image is predicted; the paper sees it once, whole, at its training size."""
 
     window_px: WindowPx | None = Field(
-        description="Side of windows that slide over the scaled image; null sees all of it at once."
+        description="Side of windows that slide over the scaled image by two thirds of themselves, "
+        "with HRDA by half; null sees all of it at once."
     )
     scales: tuple[Scale, ...] = Field(
         min_length=1,

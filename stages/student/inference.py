@@ -15,6 +15,7 @@ from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import normalised_window, resize_image
 from stages.student.config import ONCE, Inference
 from stages.student.hrda import sliding_logits
+from stages.student.student import Student
 
 UINT8_CLASSES = 255  # 255 itself means "ignore" in labels, and predictions are compared to labels
 
@@ -61,7 +62,9 @@ def predict_logits(
         if window_px is None:
             logits = _resize(student(image), input_size_px)  # (B, K, H, W)
         else:
-            step_px = max(window_px * 2 // 3, 1)  # 341 of 512, as mmseg's users choose
+            two_scales = isinstance(student, Student) and student.attention is not None
+            # 512 of 1024, as HRDA, or 341 of 512, as mmseg's users choose
+            step_px = window_px // 2 if two_scales else window_px * 2 // 3
             logits = sliding_logits(
                 student,
                 image,

@@ -1,6 +1,7 @@
 """The student: a MiT backbone and a decode head; all that is left after training.
 
-SeMask's semantic layers are between the stages of the backbone, where the configuration has them.
+Where the configuration has them, SeMask's layers are between the stages of the backbone, and HRDA
+sees images at two scales.
 
 # B batch, C_i channels of stage i, E embedding channels, K classes, H W pixels
 """
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import SegformerModel
 
+from stages.student import hrda
 from stages.student.config import STUDENT_FILES, StudentConfig
 from stages.student.heads import DAFormerHead, mlp_head
 from stages.student.mit import BACKBONES, build_backbone, stage_features
@@ -24,16 +26,20 @@ from stages.student.weights import load_backbone
 from stages.weight_files import reading
 
 
-class Seen(NamedTuple):
+class Pass(NamedTuple):
     """What a student makes of images before it classifies them.
 
     Attributes:
         features: (B, C_i, H_i, W_i), finest first.
         class_maps: (B, K, H_i, W_i) of SeMask's layers; none without.
+        detail: As `features`, which are the context's with HRDA, of the detail crop; none without.
+        box: Of the detail crop, in pixels of the images.
     """
 
     features: Sequence[Tensor]
     class_maps: Sequence[Tensor] = ()
+    detail: Sequence[Tensor] = ()
+    box: hrda.Box | None = None
 
 
 class Student(nn.Module):
@@ -43,15 +49,24 @@ class Student(nn.Module):
         backbone: As built by `build_backbone`.
         head: `DAFormerHead`, or what `mlp_head` builds.
         semantic: What `semantic_layers` builds; None is a plain MiT.
+        attention: HRDA's; None sees images at one scale.
+        detail_px: Side of HRDA's detail windows; None sees the detail at once.
     """
 
     def __init__(
-        self, backbone: SegformerModel, head: nn.Module, semantic: nn.ModuleList | None = None
+        self,
+        backbone: SegformerModel,
+        head: nn.Module,
+        semantic: nn.ModuleList | None = None,
+        attention: hrda.ScaleAttention | None = None,
+        detail_px: int | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.semantic = semantic
+        self.attention = attention
+        self.detail_px = detail_px
         self._features: _Features = stage_features
         self._semantic_features: _SemanticFeatures = semantic_features
         self._classify: _Classify = run_head
@@ -73,25 +88,56 @@ class Student(nn.Module):
         assert isinstance(classifier, nn.Conv2d)
         return classifier.out_channels
 
-    def see(self, images: Tensor) -> Seen:
-        """Map normalised images (B, 3, H, W) to what training looks at."""
+    def see(self, images: Tensor, box: hrda.Box | None = None) -> Pass:
+        """Map normalised images (B, 3, H, W) to what training looks at.
+
+        Args:
+            images: With HRDA, of sides that are multiples of 8.
+            box: Of the detail crop, for HRDA; None is all of the images.
+        """
+        if self.attention is None:
+            return self._see(images)
+        box = box or (0, images.shape[2], 0, images.shape[3])
+        context, detail = hrda.features_of(self._see, images, box)
+        return context._replace(detail=detail.features, box=box)
+
+    def _see(self, images: Tensor) -> Pass:
         if self.semantic is None:
-            return Seen(self._features(self.backbone, images))
-        return Seen(*self._semantic_features(self.backbone.stages, self.semantic, images))
+            return Pass(self._features(self.backbone, images))
+        return Pass(*self._semantic_features(self.backbone.stages, self.semantic, images))
 
     def features(self, images: Tensor) -> Sequence[Tensor]:
-        """Map normalised images (B, 3, H, W) to maps at strides 4, 8, 16, 32."""
+        """Map normalised images (B, 3, H, W), as they are, to maps at strides 4, 8, 16, 32."""
         if self.semantic is None or any(layer.attends for layer in self.semantic):
-            return self.see(images).features
+            return self._see(images).features
         return self._features(self.backbone, images)
 
     def classify(self, features: Sequence[Tensor]) -> Tensor:
         """Map four feature maps to logits (B, K, H/4, W/4)."""
         return self._classify(self.head, features)
 
+    def decode(self, seen: Pass) -> Tensor | hrda.Fused:
+        """Classify what was seen: logits (B, K, H/4, W/4), with HRDA those of both scales."""
+        if self.attention is None:
+            return self.classify(seen.features)
+        pyramids = hrda.Pyramids(seen.features, seen.detail)
+        return hrda.classify(self.classify, self.attention, pyramids, seen.box)
+
     def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images (B, 3, H, W) to logits (B, K, H/4, W/4)."""
-        return self.classify(self.features(images))
+        """Map normalised images (B, 3, H, W) to logits (B, K, H/4, W/4).
+
+        With HRDA sides are multiples of 8, and the detail is seen in windows that overlap.
+        """
+        if self.attention is None:
+            return self.classify(self.features(images))
+        side = self.detail_px
+        return hrda.predict(
+            self.features,
+            self.classify,
+            self.attention,
+            images,
+            detail_px=None if side is None else (side, side),
+        ).logits
 
     def lay_channels_last(self) -> None:
         """Lay out the weights of convolutions with their channels last, and with them the maps.
@@ -193,9 +239,15 @@ def build_student(config: StudentConfig, *, num_classes: int, seed: int) -> Stud
                 windows=[config.semask.window] * len(mit.widths),
                 attends=config.semask.attention,
             )
+        attention = detail_px = None
+        if config.hrda is not None:
+            width, detail_px = config.hrda.attention_channels, config.hrda.detail_px
+            attention = hrda.ScaleAttention(
+                mit.widths, num_classes, channels=width, dropout=config.dropout
+            )
     if config.weights != "random":
         load_backbone(backbone, config.weights)
-    return Student(backbone, head, semantic).train()
+    return Student(backbone, head, semantic, attention, detail_px).train()
 
 
 def open_student(folder: Path) -> tuple[Student, Card]:

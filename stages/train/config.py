@@ -222,11 +222,22 @@ class TrainConfig(Section):
                 "compile chooses itself which activations to keep; set activation_checkpointing "
                 "or compile to false"
             )
-        if (semask := self.student.semask) and (semask.window or 0) > self.crop_px // FINEST_PX:
+        if (hrda := self.student.hrda) and hrda.detail_px > self.crop_px:
+            raise ValueError(
+                f"student.hrda.detail_px {hrda.detail_px} is more than crop_px {self.crop_px}; "
+                "lower it to half of that, as published, or raise crop_px"
+            )
+        if hrda and self.regularizer.on and self.regularizer.kind == "guided":
+            raise ValueError(
+                "regularizer.kind guided has a head of its own for one scale, and student.hrda has "
+                "two; set student.hrda to null, or the kind to ssr"
+            )
+        finest = self.crop_px // FINEST_PX // (2 if hrda else 1)
+        if (semask := self.student.semask) and (semask.window or 0) > finest:
             raise ValueError(
                 f"student.semask.window {semask.window} is more than the side of the finest map, "
-                f"{self.crop_px // FINEST_PX} cells for a crop of {self.crop_px} px; lower it, or "
-                "set it to null to do without windows"
+                f"{finest} cells for a crop of {self.crop_px} px; lower it, or set it to null to "
+                "do without windows"
             )
         if self.batch_size % (self.micro_batch_size or 1):
             raise ValueError(

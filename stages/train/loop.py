@@ -12,7 +12,7 @@ from stages.train.crops import STEP_STREAM, Sample, batches
 from stages.train.monitor import COLUMNS, Curves, FiniteCheck, health_row, observed
 from stages.train.ranks import ALONE, Ranks
 from stages.train.state import TrainingState, learning_rate, set_learning_rate
-from stages.train.step import FeatureMixer, draw_step, mix_stored, train_step
+from stages.train.step import FeatureMixer, draw_boxes, draw_step, mix_stored, train_step
 from stages.train.validate import Validation
 from stages.train.workspace import CHECKPOINT
 
@@ -91,6 +91,7 @@ def fit(
                 config=config,
                 iteration=iteration,
                 mixer=mixer,
+                boxes=draw_boxes(config, iteration),
             )
         values = dict(result.losses)
         if result.pseudo is not None:

@@ -28,7 +28,7 @@ from store.errors import CheckpointError, ConfigError, StoreMismatchError
 from store.read import FeatureReader
 from store.spec import StoreSpec
 
-ADDED: Final = ("semantic.",)
+ADDED: Final = ("semantic.", "attention.")
 """What a student may have beyond the one that it starts from; it begins as it was drawn."""
 
 Network = TypeVar("Network", bound=nn.Module)

@@ -42,7 +42,10 @@ def build_optimizer(
     backbone = list(student.backbone.named_parameters())
     add("backbone", [weight for name, weight in backbone if "norm" not in name], 1.0, decay)
     add("backbone norms", [weight for name, weight in backbone if "norm" in name], 1.0, 0.0)
-    add("head", list(student.head.parameters()), head_factor, decay)
+    head = [*student.head.parameters()]
+    if student.attention is not None:  # official HRDA goes by the name of its outer head
+        head += student.attention.parameters()
+    add("head", head, head_factor, decay)
     if student.semantic is not None:
         add("semantic", list(student.semantic.parameters()), 1.0, decay)
     if regularizer is not None:

@@ -1,7 +1,7 @@
 """HRDA against the numbers of the official code, from boxes to a whole step with MIC."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +18,7 @@ from stages.student.heads import DAFormerHead
 from stages.student.mit import BACKBONES, MiT, build_backbone
 from stages.student.student import Student
 from stages.student.weights import import_official
+from stages.train.adaptation import pseudo_labels as labels_of_ema
 from stages.train.adaptation.augment import mask_images
 from stages.train.adaptation.losses import (
     cells_of,
@@ -36,6 +37,9 @@ from tests.parity.checks import Check, assert_own, check_all, planted
 KEYS = "hrda_head_full_keys"
 NOTHING_TO_LEARN = re.compile(r"scale_attention\.embed_layers\.\d\.proj\.bias")
 """Batch norm follows these biases: their gradient is rounding noise."""
+
+
+Pyramids = hrda.Pyramids[Sequence[Tensor]]
 
 
 class TwoScales(nn.Module):
@@ -111,7 +115,7 @@ class TwoScales(nn.Module):
                 found[name.replace("decode_head.", f"decode_head.{part}.")] = tensor
         return found
 
-    def forward(self, images: Tensor, box: hrda.Box) -> tuple[hrda.Pyramids, hrda.Fused]:
+    def forward(self, images: Tensor, box: hrda.Box) -> tuple[Pyramids, hrda.Fused]:
         pyramids = self.module.features_of(self.student.features, images, box)
         return pyramids, self.module.classify(self.student.classify, self.attention, pyramids, box)
 
@@ -361,17 +365,20 @@ def check_slide(module: ModuleType, case: Case) -> None:
 
 def check_margins(module: ModuleType, case: Case) -> None:
     frame = tuple(case.meta["mask_size"])
-    assert frame == module.FRAME_PX
     for name, sub in case.meta["subcases"].items():
         margins = tuple(sub["margins"])
-        whole = module.margin_mask(
-            origin_px=(0, 0), crop_px=frame, image_px=frame, margins_px=margins
+        whole = module.valid_pixels(
+            origin_px=(0, 0), crop_px=frame, image_px=frame, margins_px=margins, frame_px=frame
         )
         assert torch.equal(whole.long(), case.tensor(f"out/{name}/full_mask").long())
         image, crop = (sub["img_scale"][1], sub["img_scale"][0]), sub["crop"]
         origin = tuple(int(value) for kind, _, value in sub["draws"] if kind == "randint")
-        mask = module.margin_mask(
-            origin_px=origin, crop_px=tuple(crop), image_px=image, margins_px=margins
+        mask = module.valid_pixels(
+            origin_px=origin,
+            crop_px=tuple(crop),
+            image_px=image,
+            margins_px=margins,
+            frame_px=frame,
         )
         inside = [
             min(side, full - first) for side, full, first in zip(crop, image, origin, strict=True)
@@ -422,8 +429,8 @@ def check_mic_step(module: ModuleType, case: Case) -> None:
         box: hrda.Box,
         label: Tensor,
         weight: Tensor | None = None,
-    ) -> hrda.Pyramids:
-        pyramids: hrda.Pyramids
+    ) -> Pyramids:
+        pyramids: Pyramids
         pyramids, fused = student(images, box)
         losses = module.scale_losses(fused, label, weight, box=box, loss=segmentation_loss)
         prefix = "" if name == "clean" else f"{name}."
@@ -576,6 +583,8 @@ CHECKS: dict[str, Check] = {
 }
 """Case -> what must hold of our module; a wrong copy of it must fail."""
 
+MODULES: dict[str, ModuleType] = dict.fromkeys(CHECKS, hrda) | {"hrda_margins": labels_of_ema}
+
 
 def test_every_case_has_a_check(hrda_reference: Reference) -> None:
     cases = {path.stem for path in hrda_reference.folder.glob("*.[nj]*")}
@@ -585,9 +594,8 @@ def test_every_case_has_a_check(hrda_reference: Reference) -> None:
 @pytest.mark.parametrize("name", CHECKS)
 def test_our_numbers_are_the_official_ones(hrda_reference: Reference, name: str) -> None:
     # Its counters go on from the loaded ones, and its ImageNet model has a head, which rests.
-    check_all(
-        CHECKS[name], hrda, hrda_reference(name), but="num_batches_tracked|out/buf/imnet_model"
-    )
+    but = "num_batches_tracked|out/buf/imnet_model"
+    check_all(CHECKS[name], MODULES[name], hrda_reference(name), but=but)
 
 
 BLEND = "return Fused(_double(attention) * canvas + _double(context), context, detail, attention)"
@@ -719,7 +727,7 @@ WRONG: list[tuple[str, dict[str, tuple[str, ...]]]] = [
     ],
 )
 def test_a_planted_error_is_found(shared: Path, check: str, pieces: tuple[str, ...]) -> None:
-    module = planted(hrda, *pieces)
+    module = planted(MODULES[check], *pieces)
     with pytest.raises(AssertionError):
         CHECKS[check](module, Reference(shared / "reference-hrda")(check))
 

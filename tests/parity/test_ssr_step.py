@@ -269,8 +269,7 @@ def run_variant(case: Case, variant: str) -> Run:
         origin_px=(0, 0),
         crop_px=(height, width),
         image_px=(height, width),
-        ignore_top_px=meta["ignore_top"],
-        ignore_bottom_px=meta["ignore_bottom"],
+        margins_px=(meta["ignore_top"], meta["ignore_bottom"], 0, 0),
     )
     sam_source = {LEVEL: case.tensor("in/sam_src")}
     sam_mixed = {LEVEL: case.tensor("in/sam_mix")}

@@ -16,7 +16,7 @@ from stages.train.loop import fit
 from stages.train.state import learning_rate
 from stages.train.step import STORED, Feed, Mixed, mix_stored
 from store.errors import ConfigError, TrainingError
-from tests.train.example import SEMASK, train_config
+from tests.train.example import HRDA, SEMASK, train_config
 from tests.train.world import World, assert_same, results, silent, training_state
 
 NOISE: dict[str, Any] = {"drop_path": 0.3, "dropout": 0.3}
@@ -38,8 +38,8 @@ def interrupt(done: int, total: int, what: str) -> None:
 
 @pytest.mark.parametrize(
     ("start", "workers", "student"),
-    [(0, 2, {}), (12, 0, {}), (0, 0, {"semask": SEMASK})],
-    ids=["with loader processes", "before self-training", "SeMask"],
+    [(0, 2, {}), (12, 0, {}), (0, 0, {"semask": SEMASK, "hrda": HRDA})],
+    ids=["with loader processes", "before self-training", "SeMask and HRDA"],
 )
 def test_ten_steps_and_ten_more_are_twenty_steps_bit_for_bit(
     world: World, tmp_path: Path, start: int, workers: int, student: dict[str, Any]

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stages.student.hrda import logits_of
 from stages.student.mit import BACKBONES
 from stages.student.student import build_student
 from stages.train.monitor import health_row, observed
@@ -132,10 +133,10 @@ def test_the_averaged_guide_makes_the_labels_and_follows_the_guide() -> None:
     assert moved(models.ema_branch, before)  # at iteration 0 it becomes a copy
     assert_same(weights(models.ema_branch), weights(models.regularizer))
     with torch.no_grad():
-        features = models.ema.features(batch.target_image)
-        logits = models.ema_branch.logits(models.ema, features, batch.target_features)
+        seen = models.ema.see(batch.target_image)
+        logits = logits_of(models.ema_branch.logits(models.ema, seen, batch.target_features))
         others = {"stride8": batch.target_features["stride8"].flip(0)}
-        elsewhere = models.ema_branch.logits(models.ema, features, others)
+        elsewhere = logits_of(models.ema_branch.logits(models.ema, seen, others))
     enlarged = torch.nn.functional.interpolate(logits, (32, 32), mode="bilinear")
     assert result.pseudo is not None
     assert torch.equal(result.pseudo.label, enlarged.argmax(dim=1))

@@ -31,7 +31,7 @@ from store.errors import (
 from store.lease import writer_lock
 from store.spec import Level
 from tests.official import export_official
-from tests.train.example import SEMASK, train_config
+from tests.train.example import HRDA, SEMASK, train_config
 from tests.train.world import TEACHER, World, results
 
 REPOSITORY = Path(__file__).parents[2]
@@ -233,7 +233,9 @@ def test_a_thing_class_that_there_is_not_is_named(world: World, tmp_path: Path) 
     )
 
 
-@pytest.mark.parametrize("added", [{}, {"semask": SEMASK}], ids=["alike", "and SeMask"])
+@pytest.mark.parametrize(
+    "added", [{}, {"semask": SEMASK, "hrda": HRDA}], ids=["alike", "with more parts"]
+)
 def test_training_starts_from_a_saved_student(
     world: World, tmp_path: Path, added: dict[str, Any]
 ) -> None:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from stages.student.student import Student
+from stages.student.hrda import ALIGN_PX, Fused, crop_tokens
+from stages.student.student import Pass, Student
 
 Seen = dict[str, list[Tensor]]
 """Column of `runs/health.csv` -> its value in each enhanced pass, 0-d tensors on the device."""
@@ -44,11 +45,19 @@ class Branch(nn.Module):
             Maps of the student's shapes.
         """
 
-    def logits(
-        self, student: Student, features: Sequence[Tensor], teacher: Mapping[str, Tensor]
-    ) -> Tensor:
-        """Classify the enhanced maps by the student's own head: (B, K, H/4, W/4)."""
-        return student.classify(self(features, teacher))
+    def logits(self, student: Student, seen: Pass, teacher: Mapping[str, Tensor]) -> Tensor | Fused:
+        """Classify what was seen, enhanced, by the student's own head: (B, K, H/4, W/4).
+
+        With HRDA both scales are enhanced, the detail by the tokens that its box touches. That is
+        ours: SSR is published for one scale.
+        """
+        enhanced = seen._replace(features=self(seen.features, teacher))
+        if seen.box is not None:
+            height, width = seen.features[0].shape[2:]
+            image_px = (ALIGN_PX * height, ALIGN_PX * width)
+            inside = {k: crop_tokens(seen.box, map_, image_px) for k, map_ in teacher.items()}
+            enhanced = enhanced._replace(detail=self(seen.detail, inside))
+        return student.decode(enhanced)
 
     @abstractmethod
     def observe(self, seen: Seen) -> list[RemovableHandle]:
