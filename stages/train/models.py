@@ -112,9 +112,10 @@ def build_models(
                 "the stores of source and target are of two teachers; run `ssr embed`"
             )
         with seeded(config.seed):
-            regularizer = config.regularizer.build(
-                student, {name: level.channels for name, level in used[0].items()}
-            )
+            channels = {name: level.channels for name, level in used[0].items()}
+            regularizer = config.regularizer.build(student, channels)
+            if config.regularizer.refine is not None:  # last, so that the others' draws stay
+                regularizer.add_refiner(config.regularizer.refine, channels)
     if config.sync_batch_norm and ranks.count > 1:
         # Differs from SSR: its batch norms are those of a GPU; this is an option.
         convert = nn.SyncBatchNorm.convert_sync_batchnorm

@@ -40,6 +40,7 @@ DIFFERENCES: Final[dict[str, dict[str, Any]]] = {
     "guided-mic": {**GUIDED, "masking": MIC},
     "semask": {"regularizer.on": (), "student.semask": SEMASK},
     "ssr-semask": {"student.semask": SEMASK},
+    "rein": {"regularizer.refine": {"tokens": 100, "rank": 16}},
 }
 """Of each arm from the preset as it is packaged, below `train`."""
 

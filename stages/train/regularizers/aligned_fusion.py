@@ -86,6 +86,7 @@ class AlignedBranch(Branch):
 
     def forward(self, student: Sequence[Tensor], teacher: Mapping[str, Tensor]) -> list[Tensor]:
         """Add the teacher to the student's maps, or to nothing where these are dropped."""
+        teacher = self.refined(teacher)
         enhanced: list[Tensor] = self.drop([map_.detach() for map_ in student])
         for stage, level in enumerate(self.levels):
             if level is not None:

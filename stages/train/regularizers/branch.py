@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from stages.student.hrda import ALIGN_PX, Fused, crop_tokens
+from stages.student.rein import LowRankTokens
 from stages.student.student import Pass, Student
+from stages.train.regularizers.config import RefineConfig
+from store.errors import ConfigError
 
 Seen = dict[str, list[Tensor]]
 """Column of `runs/health.csv` -> its value in each enhanced pass, 0-d tensors on the device."""
@@ -32,6 +35,37 @@ class Branch(nn.Module):
 
     labels_target: ClassVar[bool] = False
     fusion: nn.ModuleDict
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refiner: LowRankTokens | None = None
+
+    def add_refiner(self, config: RefineConfig, teacher_channels: Mapping[str, int]) -> None:
+        """Refine the teacher's features before they are read, a layer for each level.
+
+        Raises:
+            ConfigError: If the levels differ in their channels.
+        """
+        channels, *others = set(teacher_channels.values())
+        if others:
+            raise ConfigError(
+                f"train.regularizer.refine: levels of {channels} and {others[0]} channels cannot "
+                "share its maps; read levels of one width, or set it to null"
+            )
+        self.refiner = LowRankTokens(
+            channels,
+            len(teacher_channels),
+            tokens=config.tokens,
+            rank=config.rank,
+            query_channels=None,
+        )
+
+    def refined(self, teacher: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the maps (B, C, h, w) refined, where there is a refiner."""
+        if self.refiner is None:
+            return teacher
+        levels = enumerate(sorted(teacher))
+        return {name: self.refiner.refine_map(teacher[name], layer) for layer, name in levels}
 
     @abstractmethod
     def forward(self, student: Sequence[Tensor], teacher: Mapping[str, Tensor]) -> list[Tensor]:
@@ -62,6 +96,22 @@ class Branch(nn.Module):
     @abstractmethod
     def observe(self, seen: Seen) -> list[RemovableHandle]:
         """Hook up what notes columns of `stages.train.monitor` in each forward pass."""
+
+
+def observe_refiner(refiner: LowRankTokens, seen: Seen) -> RemovableHandle:
+    """Hook up what notes the refiner's columns in each forward pass."""
+
+    @torch.no_grad()
+    def note(_: nn.Module, given: tuple[Tensor, int], refined: Tensor) -> None:
+        features, layer = given
+        for name, value in {
+            "rein_scale": refiner.scale.detach().clone(),
+            "rein_delta": norm(refined - features) / norm(features),
+            "rein_dropped": refiner.shares(features, layer)[..., 0].float().mean(),
+        }.items():
+            seen.setdefault(name, []).append(value)
+
+    return refiner.register_forward_hook(note)
 
 
 def norm(values: Tensor) -> Tensor:
