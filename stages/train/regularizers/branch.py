@@ -57,7 +57,6 @@ class Branch(nn.Module):
             len(teacher_channels),
             tokens=config.tokens,
             rank=config.rank,
-            query_channels=None,
         )
 
     def refined(self, teacher: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

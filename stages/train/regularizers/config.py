@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from stages.fields import Name, PositiveInt, Section
+from stages.fields import Name, NaturalInt, PositiveInt, Section
 
 if TYPE_CHECKING:  # torch
     from stages.student.student import Student
@@ -22,7 +22,9 @@ class RefineConfig(Section):
     """
 
     tokens: PositiveInt = Field(description="Tokens that features are compared with (paper 100).")
-    rank: PositiveInt = Field(description="Rank of their matrix (paper 16).")
+    rank: NaturalInt = Field(
+        description="Rank of their matrix; 0 learns the tokens themselves (paper 16)."
+    )
 
 
 class Regularization(Section):
