@@ -13,7 +13,7 @@ from benchmarks.step_time.arms import Arm
 from benchmarks.step_time.parts import PARTS
 from benchmarks.step_time.setting import ARMS, LEVEL, Setting
 from stages.embed.teachers.sam_encoder import macs_per_tile
-from stages.student.student import build_student
+from stages.student.student import Pass, build_student
 from stages.train.config import TrainConfig
 from store.spec import Level
 
@@ -105,7 +105,7 @@ def step_macs(config: TrainConfig, *, num_classes: int, levels: Mapping[str, Lev
                 )
                 for name in config.regularizer.used_levels
             }
-            enhanced = _macs(lambda: branch.logits(student, features, teacher))[1]
+            enhanced = _macs(lambda: branch.logits(student, Pass(features), teacher))[1]
     learnt = (2 + (config.masking is not None)) * (backbone + head)  # source, mixed, masked
     learnt += len(config.regularizer.on) * enhanced
     return 3 * learnt + (backbone + head) + backbone  # the EMA model, ImageNet's backbone

@@ -19,6 +19,7 @@ BASES: Final[Mapping[str, str]] = {
     "cityscapes-to-dark-zurich": "gta5-to-cityscapes",
     "gta5-generalization": "gta5-to-cityscapes",
     "gta5-to-cityscapes-dinov2": "gta5-to-cityscapes",
+    "gta5-to-cityscapes-hrda": "gta5-to-cityscapes",
     "folders-small": "folders",
 }
 """Presets whose file holds only what differs -> the preset that they differ from."""

@@ -35,7 +35,7 @@ from stages.prepare.manifest import Manifest
 from stages.prepare.stage import findings, summarise
 from stages.student.config import ONCE
 from stages.student.saved import read_card
-from stages.train.step import LOSSES
+from stages.train.step import LOSSES, PARTS
 from stages.train.workspace import INCIDENTAL, differences
 from store.atomic import write_text
 from store.errors import DataError, SSRError, StoreIncompleteError, StoreMissingError
@@ -116,7 +116,7 @@ def write_report(
         student=Part.of(of_run.student),
         curves=Part.of(of_run.curves),
         chart_of=chart_of,
-        losses=LOSSES,
+        losses=(*LOSSES, *(f"{loss}_{part}" for part in PARTS for loss in LOSSES)),
         results=Part.of(of_run.results),
         comparison=Part.of(lambda: of_run.comparison(compare)) if compare else None,
         costs=Part.of(of_run.costs),
@@ -310,7 +310,20 @@ class _Run:
                 "The evaluation below is of another student than the present one: run "
                 "`ssr evaluate`."
             )
+        found += Part.of(self.lost_classes).content or []
         return list(filter(None, found))
+
+    def lost_classes(self) -> list[str]:
+        """Say which classes the pseudo-labels had lost when training ended."""
+        columns, names = read_columns(self.run / "health.csv"), self.manifest.classes.names
+        last = max((max(values) for values in columns.values()), default=0)
+        lost = [
+            names[int(name.removeprefix("lost_"))]
+            for name, values in columns.items()
+            if name.startswith("lost_") and last in values
+        ]
+        said = f"The pseudo-labels lost {', '.join(lost)}: another seed may do better."
+        return [said] if lost else []
 
 
 def read_columns(path: Path) -> dict[str, dict[float, float]]:

@@ -87,7 +87,15 @@ def run(*, model: Path, out: Path, onnx: bool, progress: Progress) -> ExportResu
     if out.resolve() == student.folder.resolve():
         raise ConfigError(f"--out {out} is the student itself; give another folder")
     require_free(out, files=(CARD, PROCESSOR, CLASSES, ONNX))
-    reason = why_not_plain(student.card.student)
+    config = student.card.student.at_inference
+    if onnx and config.hrda is not None:
+        raise ConfigError(
+            "--onnx: the student sees images at two scales (train.student.hrda), the detail in as "
+            "many windows as an image needs, which no ONNX graph holds; export it without --onnx"
+        )
+    if config.semask is None:
+        student.network.semantic = None
+    reason = why_not_plain(config)
     metrics, why_no_metrics = _metrics(student)
     difference = None
     out.mkdir(parents=True, exist_ok=True)
@@ -108,7 +116,7 @@ def run(*, model: Path, out: Path, onnx: bool, progress: Progress) -> ExportResu
     save_student(
         student.network,
         out,
-        config=student.card.student,
+        config=config,
         meta=dict(student.card.meta),
         layout="segformer" if reason is None else "ssr",
     )

@@ -1,11 +1,17 @@
 """The parameters of a student and of how it predicts; no torch."""
 
 import re
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
-from stages.fields import Fraction, PathText, Section, WindowPx
+from stages.fields import Fraction, NaturalInt, PathText, PositiveInt, Section, Weight, WindowPx
 
 BackboneName = Literal[
     "mit_tiny",
@@ -34,6 +40,41 @@ def _official_or_hf(eps: float) -> float:
     return eps
 
 
+class SemaskConfig(Section):
+    """SeMask (arXiv 2112.12782): a class map after each stage, and attention that it steers."""
+
+    window: PositiveInt | None = Field(
+        description="Side of the windows of its attention, in cells of the stage (usual: 8); null "
+        "sees the whole map."
+    )
+    attention: bool = Field(
+        description="Whether the class map steers attention; false learns it and no more, and "
+        "nothing of it is left at inference."
+    )
+    aux_weight: Weight = Field(
+        description="Weight of the loss of the class maps, while training (paper 0.4)."
+    )
+
+
+class HrdaConfig(Section):
+    """HRDA (arXiv 2204.13132): the crop at half its size, and a detail crop at full size."""
+
+    detail_px: WindowPx = Field(
+        description="Side of the detail crop, and of its windows at inference, half of which "
+        "overlap (paper: 512, half of the crop)."
+    )
+    detail_weight: Fraction = Field(
+        description="Share of the detail's own loss; the fused logits have the rest (paper 0.1)."
+    )
+    attention_channels: Annotated[int, Field(ge=1, le=4096)] = Field(
+        description="Width of the head that weighs detail against context (paper: 256)."
+    )
+    margin_px: NaturalInt = Field(
+        description="Columns at both sides of the resized target image without pseudo-labels "
+        "(paper 30)."
+    )
+
+
 class StudentConfig(Section):
     """The network that is trained and handed over."""
 
@@ -59,6 +100,25 @@ class StudentConfig(Section):
         description="Width of the head (paper: 256)."
     )
     dropout: Fraction = Field(description="Channel dropout before the last convolution.")
+    semask: SemaskConfig | None = Field(
+        default=None, description="Semantic attention after each stage, SeMask; null is off."
+    )
+    hrda: HrdaConfig | None = Field(
+        default=None, description="Two scales, context and detail, HRDA; null is off."
+    )
+
+    @property
+    def at_inference(self) -> Self:
+        """Without what only training has."""
+        if self.semask is None or self.semask.attention:
+            return self
+        return self.model_copy(update={"semask": None})
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is off: saved students and fingerprints are as before there was such."""
+        off = {key for key in ("semask", "hrda") if getattr(self, key) is None}
+        return {key: value for key, value in dump(self).items() if key not in off}
 
     @model_validator(mode="after")
     def _suits_the_backbone(self) -> Self:
@@ -77,6 +137,8 @@ class StudentConfig(Section):
                 f"{self.backbone} has neither LayerNorms nor stochastic depth; set norm_eps to "
                 "null and drop_path to 0"
             )
+        elif self.semask is not None:
+            raise ValueError(f"semask needs the stages of a MiT, which {self.backbone} has not")
         return self
 
 
@@ -84,7 +146,8 @@ class Inference(Section):
     """How an image is predicted; the paper sees it once, whole, at its training size."""
 
     window_px: WindowPx | None = Field(
-        description="Side of windows that slide over the scaled image; null sees all of it at once."
+        description="Side of windows that slide over the scaled image by two thirds of themselves, "
+        "with HRDA by half; null sees all of it at once."
     )
     scales: tuple[Scale, ...] = Field(
         min_length=1,

@@ -1,4 +1,4 @@
-"""Students from checkpoints of other projects: MiT's ImageNet files, DAFormer, MIC and SSR.
+"""Students from checkpoints of other projects: MiT's ImageNet files, DAFormer, HRDA, MIC and SSR.
 
 All names here are those of the file, below the network: `backbone.*`, `decode_head.*`.
 """
@@ -14,7 +14,8 @@ from torch import Tensor
 from stages.fields import RGB
 from stages.prepare.datasets import CLASS_TABLES
 from stages.prepare.labels import ClassTable
-from stages.student.config import StudentConfig
+from stages.student.config import HrdaConfig, StudentConfig
+from stages.student.hrda import DETAIL_WEIGHT
 from stages.student.mit import BACKBONES
 from stages.student.saved import describe_classes, require_free, save_student
 from stages.student.student import Student, build_student
@@ -34,6 +35,7 @@ _OURS = (  # in the files of this project's students
 )
 _EFFICIENTNET_LITE = "_conv_stem.weight"
 _PAPER_CHANNELS = 256  # of the head that a bare backbone is given
+_PAPER_DETAIL_PX = 512  # which no tensor tells
 _IMAGENET_HEAD = "head."  # classifier of MiT's ImageNet files, which SegFormer drops as well
 
 
@@ -83,7 +85,8 @@ def read_foreign(
     """Build the student of a checkpoint and fill it, noting every tensor that does not fit.
 
     Args:
-        path: ImageNet's `mit_b*.pth`, an mmseg model, or a DAFormer, MIC or SSR training.
+        path: ImageNet's `mit_b*.pth`, an mmseg model, or a training of DAFormer, HRDA, MIC or
+            SSR.
         network: Of a training, the student that was trained (whose mIoU is reported) or its EMA.
         classes: Of the logits; None takes names and colours from the file.
 
@@ -97,6 +100,8 @@ def read_foreign(
 
     content, meta = read_tensors(path)
     kind, tensors = _choose(content, network, path)
+    # HRDA has DAFormer's head one level deeper, beside its attention
+    tensors = {n.replace("decode_head.head.", "decode_head."): t for n, t in tensors.items()}
     ours, unknown = import_official(tensors)
     config = _architecture(tensors, path)
     table = _classes(tensors, meta, classes, path)
@@ -223,6 +228,7 @@ def _architecture(tensors: Mapping[str, Tensor], path: Path) -> StudentConfig:
             f"{path} has a decode head that is not DAFormer's ({head[0]}, ...); import its "
             "backbone alone by train.student.weights"
         )
+    attention = tensors.get("decode_head.scale_attention.embed_layers.0.proj.weight")
     return StudentConfig(
         backbone=known[0],
         weights="random",
@@ -231,6 +237,14 @@ def _architecture(tensors: Mapping[str, Tensor], path: Path) -> StudentConfig:
         head="daformer",
         head_channels=_PAPER_CHANNELS if embed is None else embed.shape[0],
         dropout=0.1,
+        hrda=None
+        if attention is None
+        else HrdaConfig(
+            detail_px=_PAPER_DETAIL_PX,
+            detail_weight=DETAIL_WEIGHT,
+            attention_channels=attention.shape[0],
+            margin_px=30,
+        ),
     )
 
 

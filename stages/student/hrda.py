@@ -8,14 +8,14 @@ to four maps, and `head`, four maps to logits. One backbone and one head serve b
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.prepare.geometry import Size
-from stages.student.student import DAFormerHead
+from stages.student.heads import DAFormerHead
 from store.errors import ConfigError
 
 CONTEXT_SCALE: Final = 0.5
@@ -25,12 +25,12 @@ ALIGN_PX: Final = 8
 DETAIL_WEIGHT: Final = 0.1
 ATTENTION_CHANNELS: Final = 256
 DROPOUT: Final = 0.1
-FRAME_PX: Final = (1024, 2048)
-MARGINS_PX: Final = (30, 240, 30, 30)
-"""Top, bottom, left and right of `FRAME_PX` without pseudo-labels: Cityscapes."""
 
 Box = tuple[int, int, int, int]
 """y1, y2, x1, x2; ends excluded."""
+
+Maps = TypeVar("Maps")
+"""What a backbone makes of images: four maps, finest first, and more perhaps."""
 
 Features = Callable[[Tensor], Sequence[Tensor]]
 Head = Callable[[Sequence[Tensor]], Tensor]
@@ -62,11 +62,11 @@ class ScaleAttention(DAFormerHead):
         self.bottleneck, self.aspp[0] = self.aspp[0], nn.Identity()  # type: ignore[assignment]
 
 
-class Pyramids(NamedTuple):
+class Pyramids(NamedTuple, Generic[Maps]):
     """Features of both scales, each four maps, finest first; those of the context are halved."""
 
-    context: Sequence[Tensor]
-    detail: Sequence[Tensor]
+    context: Maps
+    detail: Maps
 
 
 class Fused(NamedTuple):
@@ -131,12 +131,25 @@ def context_images(images: Tensor) -> Tensor:
     return F.interpolate(images, scale_factor=CONTEXT_SCALE, mode="bilinear", align_corners=False)
 
 
-def features_of(features: Features, images: Tensor, box: Box) -> Pyramids:
+def crop_tokens(box: Box, map_: Tensor, image_px: Size) -> Tensor:
+    """Cut a teacher's map (B, C, h, w) of images to the tokens that a box of pixels touches."""
+    rows, columns = (
+        slice(first * tokens // side, -(-last * tokens // side))
+        for first, last, tokens, side in zip(
+            box[::2], box[1::2], map_.shape[2:], image_px, strict=True
+        )
+    )
+    return map_[..., rows, columns]
+
+
+def features_of(features: Callable[[Tensor], Maps], images: Tensor, box: Box) -> Pyramids[Maps]:
     """Run the backbone on the context of images (B, 3, H, W), then on their detail crop."""
     return Pyramids(features(context_images(images)), features(crop_to(box, images)))
 
 
-def classify(head: Head, attention: nn.Module, pyramids: Pyramids, box: Box | None) -> Fused:
+def classify(
+    head: Head, attention: nn.Module, pyramids: Pyramids[Sequence[Tensor]], box: Box | None
+) -> Fused:
     """Classify both scales and fuse them; batch norms see the context first, then the detail.
 
     Args:
@@ -171,6 +184,11 @@ def fuse(context: Tensor, detail: Tensor, attention: Tensor, box: Box | None = N
         canvas = _place(detail, box_of_cells(box, LOGIT_STRIDE_PX), (2 * height, 2 * width))
     context = (1 - attention) * context
     return Fused(_double(attention) * canvas + _double(context), context, detail, attention)
+
+
+def logits_of(predicted: Tensor | Fused) -> Tensor:
+    """Return the logits of one scale, or those of two that are fused."""
+    return predicted if isinstance(predicted, Tensor) else predicted.logits
 
 
 def scale_losses(
@@ -306,43 +324,6 @@ def sliding_logits(
         logits.float(), windows[0].shape[2:], mode="bilinear", align_corners=False
     )
     return average_windows(enlarged, boxes, size)
-
-
-def margin_mask(
-    *,
-    origin_px: Size,
-    crop_px: Size,
-    image_px: Size,
-    margins_px: tuple[int, int, int, int] = MARGINS_PX,
-    frame_px: Size = FRAME_PX,
-) -> Tensor:
-    """Mark a crop's pixels that lie inside the image and outside its margins.
-
-    The margins are those of a frame that is resized as the image is, to the nearest pixel.
-    Differs from HRDA: its padding weighs 255, ours nothing; its own sizes need no padding.
-
-    Args:
-        origin_px: Top left corner (y, x) of the crop in the image.
-        crop_px: (H, W), may reach beyond the image.
-        image_px: Size of the resized image.
-        margins_px: Top, bottom, left and right, in pixels of the frame.
-        frame_px: Size of the frame.
-
-    Returns:
-        bool (H, W).
-    """
-    rows, columns = (
-        _kept(torch.arange(first, first + length), side, frame, margins)
-        for first, length, side, frame, margins in zip(
-            origin_px, crop_px, image_px, frame_px, (margins_px[:2], margins_px[2:]), strict=True
-        )
-    )
-    return rows[:, None] & columns
-
-
-def _kept(places: Tensor, side: int, frame: int, margins: tuple[int, int]) -> Tensor:
-    of_frame = places * frame // side
-    return (of_frame >= margins[0]) & (of_frame < frame - margins[1]) & (places < side)
 
 
 def _steps(side: int, window: int, stride: int) -> int:

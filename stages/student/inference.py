@@ -14,6 +14,8 @@ from stages.prepare.geometry import WORKING_MULTIPLE_PX, Size, working_size
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import normalised_window, resize_image
 from stages.student.config import ONCE, Inference
+from stages.student.hrda import sliding_logits
+from stages.student.student import Student
 
 UINT8_CLASSES = 255  # 255 itself means "ignore" in labels, and predictions are compared to labels
 
@@ -60,7 +62,16 @@ def predict_logits(
         if window_px is None:
             logits = _resize(student(image), input_size_px)  # (B, K, H, W)
         else:
-            logits = _sliding_logits(student, image, window_px)
+            two_scales = isinstance(student, Student) and student.attention is not None
+            # 512 of 1024, as HRDA, or 341 of 512, as mmseg's users choose
+            step_px = window_px // 2 if two_scales else window_px * 2 // 3
+            logits = sliding_logits(
+                student,
+                image,
+                window_px=(window_px, window_px),
+                stride_px=(step_px, step_px),
+                batched=False,
+            )
     logits = logits[:, :, : resized_size_px[0], : resized_size_px[1]]  # (B, K, h, w)
     return _resize(logits, original_size_px)  # (B, K, H0, W0)
 
@@ -132,34 +143,6 @@ def predict_image(
     assert votes is not None, "an image is seen at least once"
     prediction: NDArray[np.uint8] = _classes_of(votes)[0].cpu().numpy()
     return prediction
-
-
-def window_origins(side_px: int, window_px: int) -> list[int]:
-    """Spread windows over a side: steps of two thirds of a window, the last one flush at the end.
-
-    The arithmetic is that of mmseg's `slide_inference` at the stride that its users choose (512
-    and 341). A window that is longer than the side begins at 0.
-    """
-    step_px = max(window_px * 2 // 3, 1)
-    last_px = max(side_px - window_px, 0)
-    return [min(index * step_px, last_px) for index in range(-(-last_px // step_px) + 1)]
-
-
-def _sliding_logits(student: nn.Module, image: Tensor, window_px: int) -> Tensor:
-    """Average the logits of overlapping windows, each enlarged to its own pixels, (B, K, H, W)."""
-    height, width = image.shape[2:]
-    total, windows = None, torch.zeros(height, width, device=image.device)
-    for y in window_origins(height, window_px):
-        for x in window_origins(width, window_px):
-            place = (..., slice(y, y + window_px), slice(x, x + window_px))
-            window = image[place]
-            logits = _resize(student(window), (window.shape[2], window.shape[3]))
-            if total is None:
-                total = logits.new_zeros(*logits.shape[:2], height, width)
-            total[place] += logits
-            windows[place] += 1
-    assert total is not None, "an image has at least one window"
-    return total / windows
 
 
 def _sizes_at(scale: float, record: ImageRecord) -> tuple[Size, Size]:

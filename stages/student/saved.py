@@ -184,6 +184,15 @@ def why_not_plain(config: StudentConfig) -> str | None:
             f"it was trained with norm_eps {config.norm_eps:g}, which transformers would silently "
             f"replace by {PLAIN_EPS:g} (train.student.norm_eps: {PLAIN_EPS:g})"
         )
+    if config.hrda is not None:
+        return (
+            "it sees images at two scales, as no model of transformers (train.student.hrda: null)"
+        )
+    if config.semask is not None and config.semask.attention:
+        return (
+            "its stages attend to their class maps, which transformers does not have "
+            "(train.student.semask.attention: false)"
+        )
     return None
 
 

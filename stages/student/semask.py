@@ -48,12 +48,12 @@ class SemanticAttention(nn.Module):
         self.apply(_initialise)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Map normalised tokens (B, N, C_i) to their class map (B, N, K) and tokens again."""
+        """Map normalised tokens (B, 1, N, C_i) to their class map (B, 1, N, K) and tokens again."""
         query = self.query(tokens)
         if not self.attends:
             return query, tokens
         key, value = self.key(tokens), self.value(tokens)
-        read = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # (B, N, C_i)
+        read = F.scaled_dot_product_attention(query, key, value, scale=1.0)
         return query, tokens + self.gamma * self.drop(self.project(read))
 
 
@@ -81,7 +81,7 @@ class SemanticLayer(nn.Module):
         depth: int = 1,
     ) -> None:
         super().__init__()
-        self.window = window
+        self.window, self.attends = window, attends
         self.attentions = nn.ModuleList(
             SemanticAttention(channels, num_classes, attends=attends) for _ in range(depth)
         )
@@ -207,11 +207,11 @@ def auxiliary_loss(
 
 
 def _split(map_: Tensor, window: tuple[int, int]) -> Tensor:
-    """Cut (B, C, H, W) into the tokens of its windows, (B windows, N, C)."""
+    """Cut (B, C, H, W) into the tokens of its windows, (B windows, 1, N, C)."""
     batch, channels, height, width = map_.shape
     rows, columns = height // window[0], width // window[1]
     cells = map_.reshape(batch, channels, rows, window[0], columns, window[1])
-    return cells.permute(0, 2, 4, 3, 5, 1).reshape(-1, window[0] * window[1], channels)
+    return cells.permute(0, 2, 4, 3, 5, 1).reshape(-1, 1, window[0] * window[1], channels)
 
 
 def _join(tokens: Tensor, map_: Tensor, window: tuple[int, int]) -> Tensor:

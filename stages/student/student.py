@@ -1,153 +1,48 @@
 """The student: a MiT backbone and a decode head; all that is left after training.
 
+Where the configuration has them, SeMask's layers are between the stages of the backbone, and HRDA
+sees images at two scales.
+
 # B batch, C_i channels of stage i, E embedding channels, K classes, H W pixels
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import SegformerConfig, SegformerModel
-from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
+from transformers import SegformerModel
 
+from stages.student import hrda
 from stages.student.config import STUDENT_FILES, StudentConfig
 from stages.student.efficientnet_lite import SIZES, EfficientNetLiteBackbone
+from stages.student.heads import DAFormerHead, mlp_head
 from stages.student.mit import BACKBONES, build_backbone, stage_features
 from stages.student.saved import Card, read_student
+from stages.student.semask import semantic_features, semantic_layers
 from stages.student.weights import load_backbone
 from stages.weight_files import reading
 
 Backbone: TypeAlias = SegformerModel | EfficientNetLiteBackbone
 
-DILATIONS = (1, 6, 12, 18)
 
+class Pass(NamedTuple):
+    """What a student makes of images before it classifies them.
 
-class ConvNormAct(nn.Sequential):
-    """Convolution without bias, batch norm, ReLU; keeps the size."""
-
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int, *, dilation: int = 1, groups: int = 1
-    ) -> None:
-        super().__init__()
-        padding = dilation * (kernel // 2)
-        self.conv = nn.Conv2d(
-            inputs, outputs, kernel, 1, padding, dilation=dilation, groups=groups, bias=False
-        )
-        self.bn = nn.BatchNorm2d(outputs)
-        self.relu = nn.ReLU(inplace=True)
-
-
-class SeparableConvNormAct(nn.Sequential):
-    """Dilated depthwise 3x3 convolution, then a pointwise one, each with norm and ReLU."""
-
-    def __init__(self, inputs: int, outputs: int, *, dilation: int) -> None:
-        super().__init__()
-        self.depthwise = ConvNormAct(inputs, inputs, 3, dilation=dilation, groups=inputs)
-        self.pointwise = ConvNormAct(inputs, outputs, 1)
-
-
-class DAFormerHead(nn.Module):
-    """DAFormer's context-aware head with separable ASPP (arXiv 2111.14887, section 3.2).
-
-    Every map (finest first) is projected to `embed_channels`; each dilation is an ASPP branch of
-    `channels`, 1 is a plain 1x1 convolution. Dropout is of whole channels of the bottleneck.
+    Attributes:
+        features: (B, C_i, H_i, W_i), finest first.
+        class_maps: (B, K, H_i, W_i) of SeMask's layers; none without.
+        detail: As `features`, which are the context's with HRDA, of the detail crop; none without.
+        box: Of the detail crop, in pixels of the images.
     """
 
-    def __init__(
-        self,
-        in_channels: Sequence[int],
-        embed_channels: int,
-        channels: int,
-        num_classes: int,
-        *,
-        dropout: float,
-        dilations: Sequence[int] = DILATIONS,
-    ) -> None:
-        super().__init__()
-        self.embed = nn.ModuleList(nn.Linear(width, embed_channels) for width in in_channels)
-        joined = embed_channels * len(in_channels)
-        self.aspp = nn.ModuleList(
-            ConvNormAct(joined, channels, 1)
-            if dilation == 1
-            else SeparableConvNormAct(joined, channels, dilation=dilation)
-            for dilation in dilations
-        )
-        self.bottleneck = ConvNormAct(channels * len(dilations), channels, 3)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
-        self.apply(_initialise)
-        _initialise_classifier(self.classifier)
-
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Map (B, C_i, H_i, W_i), finest first, to logits (B, K, H_0, W_0)."""
-        size = features[0].shape[2:]
-        embedded = [
-            _resize(_project(map_, linear), size)  # (B, E, H_0, W_0)
-            for map_, linear in zip(features, self.embed, strict=True)
-        ]
-        # Linear layers leave the channels last in memory, where the CPU's dilated depthwise
-        # convolutions take three times as long (measured); so the layout is chosen, not inherited.
-        layout = _layout_of(self.bottleneck.conv.weight)
-        joined = torch.cat(embedded, dim=1).contiguous(memory_format=layout)  # (B, 4E, H_0, W_0)
-        context = torch.cat([branch(joined) for branch in self.aspp], dim=1)
-        logits: Tensor = self.classifier(self.dropout(self.bottleneck(context)))
-        return logits
-
-
-def mlp_head(
-    in_channels: Sequence[int], channels: int, num_classes: int, *, dropout: float
-) -> nn.Module:
-    """Build SegFormer's own head: transformers' class, so that its weights are plain SegFormer.
-
-    Takes and returns what `DAFormerHead` does; dropout is per element.
-    """
-    head: nn.Module = SegformerDecodeHead(
-        SegformerConfig(
-            hidden_sizes=list(in_channels),
-            decoder_hidden_size=channels,
-            classifier_dropout_prob=dropout,
-            num_labels=num_classes,
-        )
-    )
-    head.apply(_initialise)
-    classifier = head.get_submodule("classifier")
-    assert isinstance(classifier, nn.Conv2d)
-    _initialise_classifier(classifier)
-    return head
-
-
-def _project(map_: Tensor, linear: nn.Module) -> Tensor:
-    tokens = linear(map_.flatten(2).transpose(1, 2))  # (B, H_i W_i, E)
-    projected: Tensor = tokens.transpose(1, 2).unflatten(2, map_.shape[2:])
-    return projected
-
-
-def _layout_of(weight: Tensor) -> torch.memory_format:
-    last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
-
-
-def _resize(map_: Tensor, size: torch.Size) -> Tensor:
-    if map_.shape[2:] == size:
-        return map_
-    return F.interpolate(map_, size=size, mode="bilinear", align_corners=False)
-
-
-def _initialise(module: nn.Module) -> None:
-    """Convolutions as mmcv's ConvModule; linear layers keep PyTorch's own."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
-def _initialise_classifier(classifier: nn.Conv2d) -> None:
-    assert classifier.bias is not None
-    nn.init.normal_(classifier.weight, std=0.01)
-    nn.init.zeros_(classifier.bias)
+    features: Sequence[Tensor]
+    class_maps: Sequence[Tensor] = ()
+    detail: Sequence[Tensor] = ()
+    box: hrda.Box | None = None
 
 
 class Student(nn.Module):
@@ -157,13 +52,27 @@ class Student(nn.Module):
         backbone: Its `stages` are four modules, each of which maps the map of the one before, and
             the first images; `config` has their `hidden_sizes` and `num_attention_heads`.
         head: `DAFormerHead`, or what `mlp_head` builds.
+        semantic: What `semantic_layers` builds; None is a plain MiT.
+        attention: HRDA's; None sees images at one scale.
+        detail_px: Side of HRDA's detail windows; None sees the detail at once.
     """
 
-    def __init__(self, backbone: Backbone, head: nn.Module) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: nn.Module,
+        semantic: nn.ModuleList | None = None,
+        attention: hrda.ScaleAttention | None = None,
+        detail_px: int | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.semantic = semantic
+        self.attention = attention
+        self.detail_px = detail_px
         self._features: _Features = stage_features
+        self._semantic_features: _SemanticFeatures = semantic_features
         self._classify: _Classify = run_head
 
     @classmethod
@@ -183,17 +92,56 @@ class Student(nn.Module):
         assert isinstance(classifier, nn.Conv2d)
         return classifier.out_channels
 
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Map normalised images (B, 3, H, W) to maps at strides 4, 8, 16, 32."""
+    def see(self, images: Tensor, box: hrda.Box | None = None) -> Pass:
+        """Map normalised images (B, 3, H, W) to what training looks at.
+
+        Args:
+            images: With HRDA, of sides that are multiples of 8.
+            box: Of the detail crop, for HRDA; None is all of the images.
+        """
+        if self.attention is None:
+            return self._see(images)
+        box = box or (0, images.shape[2], 0, images.shape[3])
+        context, detail = hrda.features_of(self._see, images, box)
+        return context._replace(detail=detail.features, box=box)
+
+    def _see(self, images: Tensor) -> Pass:
+        if self.semantic is None:
+            return Pass(self._features(self.backbone, images))
+        return Pass(*self._semantic_features(self.backbone.stages, self.semantic, images))
+
+    def features(self, images: Tensor) -> Sequence[Tensor]:
+        """Map normalised images (B, 3, H, W), as they are, to maps at strides 4, 8, 16, 32."""
+        if self.semantic is None or any(layer.attends for layer in self.semantic):
+            return self._see(images).features
         return self._features(self.backbone, images)
 
     def classify(self, features: Sequence[Tensor]) -> Tensor:
         """Map four feature maps to logits (B, K, H/4, W/4)."""
         return self._classify(self.head, features)
 
+    def decode(self, seen: Pass) -> Tensor | hrda.Fused:
+        """Classify what was seen: logits (B, K, H/4, W/4), with HRDA those of both scales."""
+        if self.attention is None:
+            return self.classify(seen.features)
+        pyramids = hrda.Pyramids(seen.features, seen.detail)
+        return hrda.classify(self.classify, self.attention, pyramids, seen.box)
+
     def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images (B, 3, H, W) to logits (B, K, H/4, W/4)."""
-        return self.classify(self.features(images))
+        """Map normalised images (B, 3, H, W) to logits (B, K, H/4, W/4).
+
+        With HRDA sides are multiples of 8, and the detail is seen in windows that overlap.
+        """
+        if self.attention is None:
+            return self.classify(self.features(images))
+        side = self.detail_px
+        return hrda.predict(
+            self.features,
+            self.classify,
+            self.attention,
+            images,
+            detail_px=None if side is None else (side, side),
+        ).logits
 
     def lay_channels_last(self) -> None:
         """Lay out the weights of convolutions with their channels last, and with them the maps.
@@ -221,10 +169,14 @@ class Student(nn.Module):
         with `recompute_activations`: the compiler chooses itself what to keep.
         """
         self._features = torch.compile(stage_features, backend=backend)
+        self._semantic_features = torch.compile(semantic_features, backend=backend)
         self._classify = torch.compile(run_head, backend=backend)
 
 
 _Features = Callable[[Backbone, Tensor], list[Tensor]]
+_SemanticFeatures = Callable[
+    [nn.ModuleList, nn.ModuleList, Tensor], tuple[list[Tensor], list[Tensor]]
+]
 _Classify = Callable[[nn.Module, Sequence[Tensor]], Tensor]
 
 
@@ -288,6 +240,7 @@ def build_student(config: StudentConfig, *, num_classes: int, seed: int) -> Stud
 
     Raises:
         CheckpointError: If the weights cannot be found, read or fitted.
+        ConfigError: If a part that is asked for does not fit the backbone.
     """
     with seeded(seed):
         backbone = _build_backbone(config, seed)
@@ -297,9 +250,23 @@ def build_student(config: StudentConfig, *, num_classes: int, seed: int) -> Stud
             head = DAFormerHead(widths, width, width, num_classes, dropout=config.dropout)
         else:
             head = mlp_head(widths, width, num_classes, dropout=config.dropout)
+        semantic = None
+        if config.semask is not None:
+            semantic = semantic_layers(
+                widths,
+                num_classes,
+                windows=[config.semask.window] * len(widths),
+                attends=config.semask.attention,
+            )
+        attention = detail_px = None
+        if config.hrda is not None:
+            width, detail_px = config.hrda.attention_channels, config.hrda.detail_px
+            attention = hrda.ScaleAttention(
+                widths, num_classes, channels=width, dropout=config.dropout
+            )
     if config.weights != "random" and config.backbone in BACKBONES:
         load_backbone(backbone, config.weights)
-    return Student(backbone, head).train()
+    return Student(backbone, head, semantic, attention, detail_px).train()
 
 
 def _build_backbone(config: StudentConfig, seed: int) -> Backbone:

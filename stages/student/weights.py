@@ -81,6 +81,15 @@ _NAMES: Final[tuple[tuple[str | None, str | None, str | None], ...]] = (
     ("head.linear_projections.{s}.proj", None, "decode_head.linear_c.{s}.proj"),
     ("head.linear_fuse", None, "decode_head.linear_fuse"),
     ("head.batch_norm", None, "decode_head.batch_norm"),
+    *(
+        (f"attention.{ours}", f"decode_head.scale_attention.{official}", None)
+        for ours, official in (
+            ("embed.{s}", "embed_layers.{s}.proj"),
+            ("bottleneck.conv", "fuse_layer.conv"),
+            ("bottleneck.bn", "fuse_layer.bn"),
+            ("classifier", "conv_seg"),
+        )
+    ),
     ("embed.{s}", "embedding_layer.{s}.proj", None),
     ("fusion.{s}.q", "fusion_layer.{s}.q", None),
     ("fusion.{s}.kv", "fusion_layer.{s}.kv", None),

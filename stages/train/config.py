@@ -1,7 +1,7 @@
 """The parameters of training; `params.yaml` gives every value (section `train`)."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -24,6 +24,9 @@ from stages.student.config import StudentConfig
 from stages.train.regularizers import RegularizerConfig
 from store.errors import ConfigError
 from store.spec import Level
+
+FINEST_PX: Final = 4
+"""Stride of the student's finest map."""
 
 _BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
@@ -218,6 +221,23 @@ class TrainConfig(Section):
             raise ValueError(
                 "compile chooses itself which activations to keep; set activation_checkpointing "
                 "or compile to false"
+            )
+        if (hrda := self.student.hrda) and hrda.detail_px > self.crop_px:
+            raise ValueError(
+                f"student.hrda.detail_px {hrda.detail_px} is more than crop_px {self.crop_px}; "
+                "lower it to half of that, as published, or raise crop_px"
+            )
+        if hrda and self.regularizer.on and self.regularizer.kind == "guided":
+            raise ValueError(
+                "regularizer.kind guided has a head of its own for one scale, and student.hrda has "
+                "two; set student.hrda to null, or the kind to ssr"
+            )
+        finest = self.crop_px // FINEST_PX // (2 if hrda else 1)
+        if (semask := self.student.semask) and (semask.window or 0) > finest:
+            raise ValueError(
+                f"student.semask.window {semask.window} is more than the side of the finest map, "
+                f"{finest} cells for a crop of {self.crop_px} px; lower it, or set it to null to "
+                "do without windows"
             )
         if self.batch_size % (self.micro_batch_size or 1):
             raise ValueError(

@@ -37,7 +37,7 @@ from stages.train.ranks import ALONE, Ranks
 from store.errors import ConfigError, DataError, SSRError, TrainingError, is_out_of_memory
 from store.read import FeatureReader
 
-SAMPLE_STREAM, STEP_STREAM = 0, 1
+SAMPLE_STREAM, STEP_STREAM, BOX_STREAM = 0, 1, 2
 """Second word of every seed, so that samples and steps draw from different streams."""
 
 REDRAWS = 10
@@ -258,12 +258,12 @@ class TrainingCrops(Dataset[Sample]):
         record = self._target[int(rng.integers(len(self._target)))]
         box = self._box(rng, record)
         mirrored = bool(rng.random() < self._config.flip_probability)
+        sides = 0 if self._config.student.hrda is None else self._config.student.hrda.margin_px
         valid = valid_pixels(
             origin_px=(box.y, box.x),
             crop_px=(side, side),
             image_px=record.resized_size_px,
-            ignore_top_px=self_training.ignore_top_px,
-            ignore_bottom_px=self_training.ignore_bottom_px,
+            margins_px=(self_training.ignore_top_px, self_training.ignore_bottom_px, sides, sides),
         ).numpy()
         image = self._image(record, box, mirrored)
         features = self._features(record, box, mirrored)

@@ -1,6 +1,7 @@
 """The training loop: nothing hides in a trainer class."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from stages.train.crops import STEP_STREAM, Sample, batches
 from stages.train.monitor import COLUMNS, Curves, FiniteCheck, health_row, observed
 from stages.train.ranks import ALONE, Ranks
 from stages.train.state import TrainingState, learning_rate, set_learning_rate
-from stages.train.step import FeatureMixer, draw_step, mix_stored, train_step
+from stages.train.step import FeatureMixer, draw_boxes, draw_step, mix_stored, train_step
 from stages.train.validate import Validation
 from stages.train.workspace import CHECKPOINT
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
 """(iterations done, iterations in all, what the losses are) -> None."""
@@ -34,6 +37,7 @@ def fit(
     validation: Validation | None = None,
     mixer: FeatureMixer = mix_stored,
     ranks: Ranks = ALONE,
+    classes: Sequence[str] = (),
 ) -> int | None:
     """Train to `config.iterations`, from the checkpoint in `folder` if there is one.
 
@@ -52,6 +56,7 @@ def fit(
         validation: Measured every `train.validate_every` iterations and after the last.
         mixer: Makes the teacher features of the mixed images.
         ranks: Ranks that share the run; the first one writes.
+        classes: Names by train id, for messages; numbers where there are none.
 
     Returns:
         Iterations that an earlier process had done; None if there was none.
@@ -70,8 +75,12 @@ def fit(
     if ranks.first and best is not None and best["iteration"] == resumed_from:
         keep_best(start, best["miou"])
     loader = batches(crops, config, start=start, device=device, ranks=ranks)
-    check = FiniteCheck(device)
-    shown = _describe(state.curves)
+    check, shares = FiniteCheck(device), state.curves.shares
+
+    def name_of(train_id: int) -> str:
+        return classes[train_id] if classes else f"class {train_id}"
+
+    shown = _describe(state.curves, name_of)
 
     for iteration in range(start, config.iterations):
         done = iteration + 1
@@ -91,17 +100,26 @@ def fit(
                 config=config,
                 iteration=iteration,
                 mixer=mixer,
+                boxes=draw_boxes(config, iteration),
             )
         values = dict(result.losses)
         if result.pseudo is not None:
             values["confidence"] = result.pseudo.confidence
+            for lost in shares.add(result.pseudo.label, state.models.student.num_classes):
+                log.warning(
+                    f"step {done}: {name_of(lost)} vanishes from the pseudo-labels, down to "
+                    f"{shares.lost[lost]:.1%} of its best share, and seldom comes back: try "
+                    "another seed, rare class sampling or a later self_training.start"
+                )
         weights = (each for group in state.optimizer.param_groups for each in group["params"])
         gradients = [each.grad for each in weights if each.grad is not None]
         ranks.average([*gradients, *values.values()])
         check.add(result.losses, iteration, gradients)  # means of all ranks: all notice alike
         state.curves.add(values)
         if ends_row and ranks.first:
-            state.curves.health.append({"iteration": done, **health_row(seen, state.models)})
+            lost_columns = {f"lost_{train_id}": left for train_id, left in shares.lost.items()}
+            row = health_row(seen, state.models)
+            state.curves.health.append({"iteration": done, **row, **lost_columns})
         state.optimizer.found_inf = check.failed  # type: ignore[attr-defined]  # skips the update
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
@@ -126,7 +144,7 @@ def fit(
             if is_best:
                 keep_best(done, state.curves.validation[-1]["miou"])
         if ends_row:
-            shown = _describe(state.curves)
+            shown = _describe(state.curves, name_of)
         progress(done, config.iterations, shown)
 
     if ranks.first:
@@ -143,10 +161,11 @@ def _seed_noise(seed: int, iteration: int, ranks: Ranks) -> None:
     torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
 
 
-def _describe(curves: Curves) -> str:
+def _describe(curves: Curves, name_of: Callable[[int], str]) -> str:
     if not curves.rows:
         return ""
-    last = {name: value for name, value in curves.rows[-1].items() if name in COLUMNS[2:]}
+    last = {name: value for name, value in curves.rows[-1].items() if name not in COLUMNS[:2]}
     if curves.validation:
         last["mIoU"] = curves.validation[-1]["miou"]
-    return "  ".join(f"{name} {value:.3g}" for name, value in last.items())
+    lost = [f"LOST {name_of(train_id)}" for train_id in curves.shares.lost]
+    return "  ".join([*lost, *(f"{name} {value:.3g}" for name, value in last.items())])

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import nn
@@ -26,6 +26,9 @@ from stages.train.regularizers.branch import Branch
 from store.errors import CheckpointError, ConfigError, StoreMismatchError
 from store.read import FeatureReader
 from store.spec import StoreSpec
+
+ADDED: Final = ("semantic.", "attention.")
+"""What a student may have beyond the one that it starts from; it begins as it was drawn."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -108,9 +111,10 @@ def build_models(
                 "the stores of source and target are of two teachers; run `ssr embed`"
             )
         with seeded(config.seed):
-            regularizer = config.regularizer.build(
-                student, {name: level.channels for name, level in used[0].items()}
-            )
+            channels = {name: level.channels for name, level in used[0].items()}
+            regularizer = config.regularizer.build(student, channels)
+            if config.regularizer.refine is not None:  # last, so that the others' draws stay
+                regularizer.add_refiner(config.regularizer.refine, channels)
     if config.sync_batch_norm and ranks.count > 1:
         # Differs from SSR: its batch norms are those of a GPU; this is an option.
         convert = nn.SyncBatchNorm.convert_sync_batchnorm
@@ -172,8 +176,9 @@ def _start_from(
     with _naming("train.init"):
         start, meta = load_student(folder)
         require_classes(meta, classes, origin=str(folder))
+    own = {n: w for n, w in student.state_dict().items() if n.startswith(ADDED)}
     try:
-        student.load_state_dict(start.state_dict())
+        student.load_state_dict(own | start.state_dict())
     except RuntimeError as error:
         raise CheckpointError(
             f"train.init: {folder} is another architecture than train.student "

@@ -6,16 +6,17 @@ reads its teacher at all; the health of the regulariser does.
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from stages.train.models import Models
-from stages.train.regularizers.branch import Branch, Seen, norm
+from stages.train.regularizers.branch import Branch, Seen, norm, observe_refiner
 from stages.train.step import LOSSES
 from store.atomic import write_bytes
 from store.errors import ConfigError, TrainingError
@@ -38,16 +39,80 @@ nowhere. Empty for a branch without attention.
 swap: change of the residual, relative to its norm, with the tokens of another image of the batch
 in place of the image's own; 0 is a branch that ignores its teacher. Empty for a batch of one.
 gradient: norm of the gradient of the stage's fusion; `gradient_student` that of the student.
+More where a run has it: `gamma`, the weight of SeMask's attention in a stage; at 0 it is dead.
+`rein_scale`, the weight of what refines the teacher's features; `rein_delta`, its norm over that of
+the features, and `rein_dropped`, the attention that features pay to none of its tokens.
+`lost` of a class, by its train id: its share of the pseudo-labels over its best; see `ClassShares`.
 """
 
 VALIDATION_COLUMNS = ("iteration", "miou", "enhanced", "wrong_teacher")
 """Mean IoU in percent of the student, and of the branch with the image's own features and with
 another image's: as much lower as it reads its teacher."""
 
+BLOCK: Final = 500
+"""Iterations over which the share of a class is averaged before it is judged."""
+
+LEAST_SHARE: Final = 0.001
+"""A class with less than this of all pixels at its best is too rare to be judged."""
+
+COLLAPSED: Final = 0.05
+"""A class is lost below this times its best share."""
+
 Row = dict[str, float]
 
 _Tool = tuple[Callable[[str, float, int], object], Callable[[], object]]
 """(kind/name, value, iteration) -> None, and what writes its files."""
+
+
+class ClassShares:
+    """Alarm for classes that vanish from the pseudo-labels: self-training seldom gets one back.
+
+    Attributes:
+        lost: Train ids of these classes -> share of the last block over the best one's.
+    """
+
+    def __init__(self) -> None:
+        self.lost: dict[int, float] = {}
+        self._best: list[float] = []
+        self._iterations = 0
+        self._counts: list[int] | Tensor = []  # of the unfinished block, on the device of labels
+
+    def add(self, label: Tensor, num_classes: int) -> list[int]:
+        """Count pseudo-labels (B, H, W); return the classes that the block ending here has lost.
+
+        Waits for the device where a block ends, and nowhere else.
+        """
+        counts = torch.zeros(num_classes, dtype=torch.int64, device=label.device)
+        counts.scatter_add_(0, label.flatten(), torch.ones_like(label.flatten()))
+        if self._iterations:
+            counts += torch.as_tensor(self._counts, device=label.device)
+        self._counts, self._iterations = counts, self._iterations + 1
+        if self._iterations < BLOCK:
+            return []
+        shares = (counts / counts.sum()).tolist()
+        self._best = self._best or shares
+        before, self.lost = self.lost, {}
+        for train_id, (share, best) in enumerate(zip(shares, self._best, strict=True)):
+            if best >= LEAST_SHARE and share < COLLAPSED * best:
+                self.lost[train_id] = share / best
+        self._best = [max(pair) for pair in zip(shares, self._best, strict=True)]
+        self._counts, self._iterations = [], 0
+        return [train_id for train_id in self.lost if train_id not in before]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all of it, as lists."""
+        counts = self._counts
+        return {
+            "lost": self.lost,
+            "best": self._best,
+            "iterations": self._iterations,
+            "counts": counts.tolist() if isinstance(counts, Tensor) else counts,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of `state_dict`."""
+        self.lost, self._best = dict(state["lost"]), list(state["best"])
+        self._iterations, self._counts = state["iterations"], list(state["counts"])
 
 
 class Curves:
@@ -57,12 +122,14 @@ class Curves:
         rows: Averages since the row before, `COLUMNS`.
         health: The regulariser at the iterations of `rows`, `HEALTH_COLUMNS`.
         validation: Mean IoU in percent, `VALIDATION_COLUMNS`.
+        shares: The alarm for classes that vanish.
     """
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.health: list[Row] = []
         self.validation: list[Row] = []
+        self.shares = ClassShares()
         self._sums: dict[str, float | Tensor] = {}  # tensors stay on their device until read
         self._counts: dict[str, int] = {}
 
@@ -104,10 +171,13 @@ class Curves:
             "validation": self.validation,
             "sums": {name: float(total) for name, total in self._sums.items()},
             "counts": self._counts,
+            "shares": self.shares.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state of `state_dict`."""
+        if "shares" in state:  # earlier versions counted no classes
+            self.shares.load_state_dict(state["shares"])
         self.rows, self.health = list(state["rows"]), list(state["health"])
         self.validation = list(state["validation"])
         self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
@@ -148,8 +218,12 @@ def observed(regularizer: Branch | None) -> Iterator[Seen]:
     """Collect what fusion does in the block; forward passes outside of it cost nothing."""
     seen: Seen = {}
     with ExitStack() as stack:
-        for hook in regularizer.observe(seen) if regularizer is not None else ():
-            stack.enter_context(hook)
+        if regularizer is not None:
+            hooks = regularizer.observe(seen)
+            if regularizer.refiner is not None:
+                hooks.append(observe_refiner(regularizer.refiner, seen))
+            for hook in hooks:
+                stack.enter_context(hook)
         yield seen
 
 
@@ -157,6 +231,9 @@ def health_row(seen: Seen, models: Models) -> dict[str, float]:
     """Average what was seen, and add the norms of the gradients; this waits for the device."""
     row = {"gradient_student": _gradient_norm(models.student.parameters())}
     row |= {name: float(torch.stack(values).mean()) for name, values in seen.items()}
+    for name, weight in models.student.named_parameters():
+        if found := re.fullmatch(r"semantic\.(\d)\..*\.gamma", name):
+            row[f"gamma_{found[1]}"] = weight.item()
     if models.regularizer is not None:
         named = list(models.regularizer.named_parameters())
         for stage in models.regularizer.fusion:
@@ -209,9 +286,13 @@ class FiniteCheck:
 
 
 def _write(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
-    """Write rows as CSV; an empty cell is a value that was not computed."""
+    """Write rows as CSV; an empty cell is a value that was not computed.
+
+    Columns of what a run has and others have not, as SeMask's losses, come last.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    more = dict.fromkeys(name for row in rows for name in row if name not in columns)
+    writer = csv.DictWriter(text, [*columns, *more], lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow(row | {name: f"{row[name]:.6g}" for name in row if name != "iteration"})

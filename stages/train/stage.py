@@ -172,6 +172,7 @@ def run(
             validation=validation,
             mixer=feed.mixer,
             ranks=ranks,
+            classes=manifest.classes.names,
         )
         if ranks.first:
             followed = config.self_training and config.self_training.start < config.iterations

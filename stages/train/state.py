@@ -45,14 +45,24 @@ def build_optimizer(
     backbone = list(student.backbone.parameters())
     add("backbone", [weight for weight in backbone if id(weight) not in of_norms], 1.0, decay)
     add("backbone norms", [weight for weight in backbone if id(weight) in of_norms], 1.0, 0.0)
-    add("head", list(student.head.parameters()), head_factor, decay)
+    head = [*student.head.parameters()]
+    if student.attention is not None:  # official HRDA goes by the name of its outer head
+        head += student.attention.parameters()
+    add("head", head, head_factor, decay)
+    if student.semantic is not None:
+        add("semantic", list(student.semantic.parameters()), 1.0, decay)
     if regularizer is not None:
         named = list(regularizer.named_parameters())
-        fusion = [weight for name, weight in named if not name.startswith("head.")]
+        own = [weight for name, weight in named if name.startswith("head.")]
+        # Rein decays neither its tokens nor its scale
+        tokens = [w for n, w in named if n.startswith(("refiner.factors.", "refiner.scale"))]
+        others = {id(weight) for weight in (*own, *tokens)}
+        fusion = [weight for _, weight in named if id(weight) not in others]
         add("regularizer", fusion, config.regularizer_lr_factor, decay)
-        if len(fusion) < len(named):
-            own = [weight for name, weight in named if name.startswith("head.")]
+        if own:
             add("its head", own, head_factor, decay)
+        if tokens:
+            add("its tokens", tokens, config.regularizer_lr_factor, 0.0)
     # Fused: one pass over the weights, and `found_inf` skips an update without asking the device.
     return torch.optim.AdamW(
         groups, lr=config.lr, betas=config.betas, weight_decay=decay, fused=True

@@ -14,7 +14,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from stages.student.hrda import (
+    CONTEXT_SCALE,
+    Box,
+    Fused,
+    context_images,
+    draw_box,
+    logits_of,
+    scale_losses,
+)
 from stages.student.mit import COARSEST_PX, stage_features
+from stages.student.semask import auxiliary_loss
+from stages.student.student import Pass
 from stages.train.adaptation.augment import (
     StrongDraw,
     augment,
@@ -31,10 +42,12 @@ from stages.train.adaptation.pseudo_labels import (
     update_ema,
 )
 from stages.train.config import TrainConfig
-from stages.train.crops import STEP_STREAM, Batch, Sample
+from stages.train.crops import BOX_STREAM, STEP_STREAM, Batch, Sample
 from stages.train.models import Models
 
 LOSSES = ("clean", "enhanced_source", "feature_distance", "mix", "enhanced_mix", "masked")
+PARTS: Final = ("detail", "auxiliary")
+"""What a loss may have beside it, as `clean_detail`: HRDA's detail, SeMask's class maps."""
 
 
 class Draws(NamedTuple):
@@ -73,6 +86,31 @@ def draw_step(config: TrainConfig, source_label: Tensor, iteration: int) -> Draw
     masked = draw_strong(rng, batch, self_training, per_image=False)
     blocks = draw_blocks(rng, batch, (height, width), config.masking.block_px)
     return Draws(classes, mixed, masked, blocks)
+
+
+class Boxes(NamedTuple):
+    """Places of HRDA's detail crops in the images of one step."""
+
+    source: Box | None = None
+    mixed: Box | None = None
+    masked: Box | None = None
+
+
+ONE_SCALE: Final = Boxes()
+
+
+def draw_boxes(config: TrainConfig, iteration: int) -> Boxes:
+    """Draw three places from the seed and the iteration alone; none where HRDA is off."""
+    if config.student.hrda is None:
+        return ONE_SCALE
+    rng = np.random.default_rng((config.seed, BOX_STREAM, iteration))
+    crop, detail = config.crop_px, config.student.hrda.detail_px
+    return Boxes(
+        *(
+            draw_box(lambda places: int(rng.integers(places)), (crop, crop), (detail, detail))
+            for _ in Boxes._fields
+        )
+    )
 
 
 class Mixed(NamedTuple):
@@ -125,6 +163,7 @@ def train_step(
     config: TrainConfig,
     iteration: int,
     mixer: FeatureMixer = mix_stored,
+    boxes: Boxes = ONE_SCALE,
 ) -> StepResult:
     """Add the gradients of one step to student and regulariser, and move the EMA model.
 
@@ -138,6 +177,7 @@ def train_step(
         config: Section `train`.
         iteration: 0-based.
         mixer: Makes the teacher features of the mixed images.
+        boxes: As of `draw_boxes`.
 
     Returns:
         Losses, pseudo-labels and mixed images, detached. Nothing here waits for the device.
@@ -146,18 +186,43 @@ def train_step(
     pseudo = None if draws is None else _follow_and_label(models, batch, config, iteration)
     things = _thing_cells(models, batch, config)
 
+    def losses_of(
+        name: str, predicted: Tensor | Fused, seen: Pass, label: Tensor, share: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        if isinstance(predicted, Tensor):
+            return {name: segmentation_loss(predicted, label, share)}
+        assert config.student.hrda is not None
+        assert seen.box is not None
+        weight = config.student.hrda.detail_weight
+        terms = scale_losses(
+            predicted, label, share, box=seen.box, loss=segmentation_loss, detail_weight=weight
+        )
+        return {name: terms["fused"], f"{name}_detail": terms["detail"]}
+
+    def plain_losses(
+        name: str, seen: Pass, label: Tensor, share: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        losses = losses_of(name, student.decode(seen), seen, label, share)
+        if (semask := config.student.semask) is not None:
+            losses[f"{name}_auxiliary"] = auxiliary_loss(
+                seen.class_maps, label, share, loss=segmentation_loss, factor=semask.aux_weight
+            )
+        return losses
+
     def source_losses(part: slice) -> dict[str, Tensor]:
         image, label = batch.source_image[part], batch.source_label[part]
-        features = student.features(image)
-        losses = {"clean": segmentation_loss(student.classify(features), label)}
+        seen = student.see(image, boxes.source)
+        losses = plain_losses("clean", seen, label)
         if regularizer is not None and "source" in enhanced_parts:
-            enhanced = regularizer.logits(student, features, _part(batch.source_features, part))
-            losses["enhanced_source"] = segmentation_loss(enhanced, label)
+            teacher = _part(batch.source_features, part)
+            enhanced = regularizer.logits(student, seen, teacher)
+            losses |= losses_of("enhanced_source", enhanced, seen, label)
         losses = _scaled(losses, len(label) / len(batch))
         if things is not None and models.imagenet and config.feature_distance:
             with torch.no_grad():
+                image = image if seen.box is None else context_images(image)
                 reference = stage_features(models.imagenet.backbone, image)[-1]
-            distance = feature_distance(features[-1], reference, things[part], things.sum())
+            distance = feature_distance(seen.features[-1], reference, things[part], things.sum())
             losses["feature_distance"] = config.feature_distance.weight * distance
         return losses
 
@@ -179,11 +244,11 @@ def train_step(
 
     def mixed_losses(part: slice) -> dict[str, Tensor]:
         label, share = mixed.label[part], mixed.weight[part]
-        features = student.features(mixed.image[part])
-        losses = {"mix": segmentation_loss(student.classify(features), label, share)}
+        seen = student.see(mixed.image[part], boxes.mixed)
+        losses = plain_losses("mix", seen, label, share)
         if regularizer is not None and "mixed" in enhanced_parts:
-            enhanced = regularizer.logits(student, features, _part(mixed_teacher, part))
-            losses["enhanced_mix"] = segmentation_loss(enhanced, label, share)
+            enhanced = regularizer.logits(student, seen, _part(mixed_teacher, part))
+            losses |= losses_of("enhanced_mix", enhanced, seen, label, share)
         return _scaled(losses, len(label) / len(batch))
 
     losses |= _accumulate(mixed_losses, batch, config)
@@ -195,8 +260,9 @@ def train_step(
 
     def masked_losses(part: slice) -> dict[str, Tensor]:
         label = pseudo.label[part]
-        loss = segmentation_loss(student(masked[part]), label, weight[part])
-        return _scaled({"masked": loss}, masked_weight * len(label) / len(batch))
+        seen = student.see(masked[part], boxes.masked)
+        losses = plain_losses("masked", seen, label, weight[part])
+        return _scaled(losses, masked_weight * len(label) / len(batch))
 
     losses |= _accumulate(masked_losses, batch, config)
     return StepResult(losses, pseudo, mixed)
@@ -215,11 +281,11 @@ def _follow_and_label(
     if branch is not None and models.regularizer is not None:
         update_ema(branch, models.regularizer, since, self_training.ema_decay)
     with _autocast(config, batch):
-        features = models.ema.features(batch.target_image)
+        images = batch.target_image
         logits = (
-            models.ema.classify(features)
+            models.ema(images)
             if branch is None
-            else branch.logits(models.ema, features, batch.target_features)
+            else logits_of(branch.logits(models.ema, models.ema.see(images), batch.target_features))
         )
     height, width = batch.target_image.shape[-2:]
     return pseudo_labels(logits, (height, width), self_training.threshold)
@@ -229,9 +295,10 @@ def _thing_cells(models: Models, batch: Batch, config: TrainConfig) -> Tensor | 
     """Mark the cells of the batch that feature distance looks at; None where it is off."""
     if models.imagenet is None or config.feature_distance is None:
         return None
+    scale = 1 if models.student.attention is None else CONTEXT_SCALE
     return cells_of(
         batch.source_label,
-        COARSEST_PX,
+        int(COARSEST_PX / scale),
         num_classes=models.student.num_classes,
         classes=models.imagenet.classes,
         min_share=config.feature_distance.min_share,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from stages.prepare.geometry import Size
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.prepare.pixels import read_raw, read_train_ids
+from stages.student.hrda import logits_of
 from stages.student.inference import predict_image
 from stages.student.metrics import ConfusionMatrix, Metrics
 from stages.student.student import Student
@@ -141,7 +142,7 @@ class _Enhanced(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         student, branch = self._parts
-        return branch.logits(student, student.features(image), self._features)
+        return logits_of(branch.logits(student, student.see(image), self._features))
 
 
 @contextmanager

@@ -49,6 +49,9 @@ def lively_student(config: StudentConfig, seed: int = 0) -> Student:
             if isinstance(module, nn.LayerNorm):
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.uniform_(-0.5, 0.5)
+        for layer in student.semantic or ():
+            if layer.attends:
+                layer.get_parameter("attentions.0.gamma").fill_(1.0)
     classifier = student.head.get_submodule("classifier")
     assert isinstance(classifier, nn.Conv2d)
     with torch.no_grad():

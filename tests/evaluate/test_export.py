@@ -21,6 +21,8 @@ from tests.conftest import HOSTILE
 from tests.evaluate.models import META, NAMES, exported, save_model
 from tests.train.example import EFFICIENTNET_LITE
 
+HRDA = {"detail_px": 32, "detail_weight": 0.1, "attention_channels": 16, "margin_px": 0}
+SEMASK = {"window": 4, "attention": True, "aux_weight": 0.4}
 PLAIN: dict[str, Any] = {"head": "mlp", "norm_eps": 1e-5}
 METRICS: dict[str, Any] = {
     "miou": 26.38,
@@ -124,6 +126,8 @@ def test_a_plain_student_gives_a_stranger_our_logits(tmp_path: Path, photo: Path
         ({"head": "mlp", "norm_eps": 1e-6}, "norm_eps 1e-06, which transformers would silently"),
         ({"head": "daformer", "norm_eps": 1e-5}, "head is daformer"),
         (EFFICIENTNET_LITE | {"head": "mlp"}, "backbone is efficientnet_lite0"),
+        ({**PLAIN, "semask": SEMASK}, "stages attend to their class maps"),
+        ({**PLAIN, "hrda": HRDA}, "sees images at two scales"),
     ],
 )
 def test_another_student_says_why_and_loads_by_our_import(
@@ -137,6 +141,15 @@ def test_another_student_says_why_and_loads_by_our_import(
     assert "model_type" not in json.loads((tmp_path / "exported/config.json").read_text())
     loaded = Student.from_pretrained(str(tmp_path / "exported"))
     assert torch.equal(logits_of(loaded, photo), logits_of(student, photo))
+
+
+def test_semantic_layers_without_attention_are_not_handed_over(tmp_path: Path) -> None:
+    student = save_model(tmp_path / "student", **PLAIN, semask={**SEMASK, "attention": False})
+    assert exported(tmp_path).why_not_plain is None
+    loaded = Student.from_pretrained(str(tmp_path / "exported"))
+    assert loaded.semantic is None
+    images = torch.randn(1, 3, 64, 96)
+    assert torch.equal(loaded(images), student(images))
 
 
 @pytest.mark.parametrize("changes", [PLAIN, {}])
@@ -264,4 +277,11 @@ def test_a_student_of_unknown_classes_is_refused(
     with pytest.raises(CheckpointError) as error:
         exported(tmp_path)
     assert says in one_line(error)
+    assert not (tmp_path / "exported").exists()
+
+
+def test_two_scales_have_no_onnx_twin(tmp_path: Path) -> None:
+    save_model(tmp_path / "student", hrda=HRDA)
+    with pytest.raises(ConfigError, match="which no ONNX graph holds; export it without --onnx"):
+        exported(tmp_path, onnx=True)
     assert not (tmp_path / "exported").exists()

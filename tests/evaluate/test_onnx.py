@@ -3,6 +3,7 @@
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,16 +22,25 @@ pytestmark = pytest.mark.slow  # the exporter takes its time
 # batch, height, width
 SHAPES = ((1, 32, 32), (3, 64, 64), (1, 128, 224), (2, 90, 61), (1, 360, 480))
 
+KINDS: dict[str, dict[str, Any]] = {
+    "daformer": {"head": "daformer", "norm_eps": 1e-5},
+    "mlp": {"head": "mlp", "norm_eps": 1e-5},
+    "semask": {
+        "head": "mlp",
+        "norm_eps": 1e-5,
+        "semask": {"window": 4, "attention": True, "aux_weight": 0.4},
+    },
+    "lite": EFFICIENTNET_LITE | {"head": "mlp"},
+}
+
 
 @cache
 def student_and_twin(kind: str) -> tuple[Student, bytes]:
-    lite = EFFICIENTNET_LITE | {"head": "mlp"}
-    changes = lite if kind == "lite" else {"head": kind, "norm_eps": 1e-5}
-    student = lively_student(student_config(**changes))
+    student = lively_student(student_config(**KINDS[kind]))
     return student, export_onnx(student, NAMES)
 
 
-@pytest.mark.parametrize("kind", ["daformer", "mlp", "lite"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_twin_has_the_students_logits(kind: str, shape: tuple[int, int, int]) -> None:
     student, twin = student_and_twin(kind)

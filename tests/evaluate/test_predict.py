@@ -17,7 +17,8 @@ from stages.evaluate.model import open_model
 from stages.evaluate.predict import PredictResult, list_photos, run
 from stages.prepare.geometry import fit_size
 from stages.prepare.pixels import normalised_window, read_image, resize_image
-from stages.student.inference import predict, predict_logits, window_origins
+from stages.student.hrda import slide_boxes
+from stages.student.inference import predict, predict_logits
 from store.errors import ConfigError, DataError
 from tests.evaluate.models import META, PALETTE, save_model
 
@@ -185,7 +186,9 @@ def test_a_damaged_image_is_named_and_batches_before_it_are_kept(
     ],
 )
 def test_windows_cover_a_side_and_end_flush(side: int, window: int, origins: list[int]) -> None:
-    assert window_origins(side, window) == origins
+    stride = window * 2 // 3
+    boxes = slide_boxes((32, side), (32, window), (stride, stride))
+    assert [x for _, _, x, _ in boxes] == origins
 
 
 def test_logits_are_averaged_where_windows_overlap() -> None:

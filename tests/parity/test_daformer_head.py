@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stages.student.student import DAFormerHead
+from stages.student.heads import DAFormerHead
 from stages.student.weights import import_official
 from stages.train.adaptation.losses import segmentation_loss
 from tests.official import export_official, pixel_accuracy

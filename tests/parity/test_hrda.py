@@ -1,10 +1,11 @@
 """HRDA against the numbers of the official code, from boxes to a whole step with MIC."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,27 +15,29 @@ from torch.nn import functional as F
 
 from stages.prepare.geometry import Size
 from stages.student import hrda
+from stages.student.heads import DAFormerHead
 from stages.student.mit import BACKBONES, MiT, build_backbone
-from stages.student.student import DAFormerHead, Student
+from stages.student.student import Pass, Student
 from stages.student.weights import import_official
-from stages.train.adaptation.augment import mask_images
-from stages.train.adaptation.losses import (
-    cells_of,
-    feature_distance,
-    segmentation_loss,
-    upsample_logits,
-)
-from stages.train.adaptation.mixing import class_mask, mix
-from stages.train.adaptation.pseudo_labels import pseudo_labels, pseudo_weight, update_ema
-from stages.train.models import without_noise
+from stages.train import step
+from stages.train.adaptation import pseudo_labels as labels_of_ema
+from stages.train.adaptation.augment import StrongDraw
+from stages.train.adaptation.losses import segmentation_loss, upsample_logits
+from stages.train.crops import Batch
+from stages.train.models import ImageNetReference, Models, without_noise
+from stages.train.step import Boxes, Draws, train_step
 from store.errors import ConfigError
 from tests.official import export_official, pixel_accuracy
 from tests.parity.cases import Case, Reference, assert_close
 from tests.parity.checks import Check, assert_own, check_all, planted
+from tests.train.example import train_config
 
 KEYS = "hrda_head_full_keys"
 NOTHING_TO_LEARN = re.compile(r"scale_attention\.embed_layers\.\d\.proj\.bias")
 """Batch norm follows these biases: their gradient is rounding noise."""
+
+
+Pyramids = hrda.Pyramids[Sequence[Tensor]]
 
 
 class TwoScales(nn.Module):
@@ -86,6 +89,11 @@ class TwoScales(nn.Module):
             assert not unexpected
             assert all(name.startswith("backbone.") for name in missing)
 
+    def whole(self) -> Student:
+        """The student that training knows, of the same modules."""
+        backbone, head = self.student.backbone, self.student.head
+        return Student(backbone, head, None, self.attention, self.window[0])
+
     def parts(self) -> dict[str, nn.Module]:
         return {"head": self.student, "scale_attention": nn.ModuleDict({"head": self.attention})}
 
@@ -110,7 +118,7 @@ class TwoScales(nn.Module):
                 found[name.replace("decode_head.", f"decode_head.{part}.")] = tensor
         return found
 
-    def forward(self, images: Tensor, box: hrda.Box) -> tuple[hrda.Pyramids, hrda.Fused]:
+    def forward(self, images: Tensor, box: hrda.Box) -> tuple[Pyramids, hrda.Fused]:
         pyramids = self.module.features_of(self.student.features, images, box)
         return pyramids, self.module.classify(self.student.classify, self.attention, pyramids, box)
 
@@ -360,17 +368,20 @@ def check_slide(module: ModuleType, case: Case) -> None:
 
 def check_margins(module: ModuleType, case: Case) -> None:
     frame = tuple(case.meta["mask_size"])
-    assert frame == module.FRAME_PX
     for name, sub in case.meta["subcases"].items():
         margins = tuple(sub["margins"])
-        whole = module.margin_mask(
-            origin_px=(0, 0), crop_px=frame, image_px=frame, margins_px=margins
+        whole = module.valid_pixels(
+            origin_px=(0, 0), crop_px=frame, image_px=frame, margins_px=margins, frame_px=frame
         )
         assert torch.equal(whole.long(), case.tensor(f"out/{name}/full_mask").long())
         image, crop = (sub["img_scale"][1], sub["img_scale"][0]), sub["crop"]
         origin = tuple(int(value) for kind, _, value in sub["draws"] if kind == "randint")
-        mask = module.margin_mask(
-            origin_px=origin, crop_px=tuple(crop), image_px=image, margins_px=margins
+        mask = module.valid_pixels(
+            origin_px=origin,
+            crop_px=tuple(crop),
+            image_px=image,
+            margins_px=margins,
+            frame_px=frame,
         )
         inside = [
             min(side, full - first) for side, full, first in zip(crop, image, origin, strict=True)
@@ -385,19 +396,10 @@ def check_margins(module: ModuleType, case: Case) -> None:
 
 
 def check_mic_step(module: ModuleType, case: Case) -> None:
-    """One iteration of DACS and MIC, from the functions that a training step calls."""
-    meta = case.meta
+    """One iteration of DACS and MIC, as training has it."""
+    meta, fdist = case.meta, case.meta["fdist"]
     size, window = tuple(meta["image_hw"]), tuple(meta["config"]["hr_crop"])
-    student = TwoScales(module, case, "model.").train()
-    ema = TwoScales(module, case, "ema_model.")
-    imagenet = TwoScales(module, case, "model.").student.backbone
-    tensors, unknown = import_official(case.params("param/imnet_model."))
-    assert not unknown
-    nn.ModuleDict({"backbone": imagenet}).load_state_dict(tensors)
-    imagenet.eval()
-    images, target = case.tensor("in/img"), case.tensor("in/target_img")
     label = case.tensor("in/label").squeeze(1)
-    valid = case.tensor("in/valid_pseudo_mask").squeeze(1).bool()
     generator = np.random.RandomState(meta["np_seed"])
 
     def draw() -> hrda.Box:
@@ -406,74 +408,109 @@ def check_mic_step(module: ModuleType, case: Case) -> None:
 
     boxes = [draw()]
     present = torch.unique(label)
-    choice = [
-        generator.choice(len(present), (len(present) + 1) // 2, replace=False) for _ in images
-    ]
+    choice = [generator.choice(len(present), (len(present) + 1) // 2, replace=False) for _ in label]
     boxes += [draw(), draw()]
     assert [list(box) for box in boxes] == case["out/boxes"].tolist()
     assert np.array_equal(choice, case["out/choice"])
 
-    logs: dict[str, Tensor] = {}
+    config = train_config(
+        crop_px=size[0],
+        student={
+            "hrda": {
+                "detail_px": window[0],
+                "detail_weight": meta["hr_loss_weight"],
+                "attention_channels": meta["config"]["att_dim"],
+                "margin_px": 0,
+            }
+        },
+        regularizer={"on": []},
+        self_training={
+            "start": 0,
+            "ema_decay": meta["alpha"],
+            "threshold": meta["pseudo_threshold"],
+        },
+        feature_distance={
+            "weight": fdist["lambda_"],
+            "classes": ["by id"],
+            "min_share": fdist["min_ratio"],
+        },
+        masking={
+            "block_px": meta["mic"]["mask_block_size"],
+            "ratio": meta["mic"]["mask_ratio"],
+            "weight": 1.0,
+        },
+    )
+    student, ema, imagenet = (
+        TwoScales(module, case, prefix) for prefix in ("model.", "ema_model.", "model.")
+    )
+    tensors, unknown = import_official(case.params("param/imnet_model."))
+    assert not unknown
+    frozen = imagenet.student.backbone.eval()
+    nn.ModuleDict({"backbone": frozen}).load_state_dict(tensors)
+    models = Models(
+        student=student.whole().train(),
+        ema=without_noise(ema.whole()),
+        regularizer=None,
+        imagenet=ImageNetReference(frozen, fdist["classes"]),
+    )
+    batch = Batch(
+        source_image=case.tensor("in/img"),
+        source_label=label,
+        source_features={},
+        target_image=case.tensor("in/target_img"),
+        target_valid=case.tensor("in/valid_pseudo_mask").squeeze(1).bool(),
+        target_features={},
+    )
+    still = [StrongDraw(None, None)]
+    classes = [present[row].tolist() for row in choice]
+    draws = Draws(classes, still, still, case.tensor("out/mic_uniform"))
+    decode, passes = models.student.decode, list[hrda.Fused]()
 
-    def learn(
-        name: str,
-        images: Tensor,
-        box: hrda.Box,
-        label: Tensor,
-        weight: Tensor | None = None,
-    ) -> hrda.Pyramids:
-        pyramids: hrda.Pyramids
-        pyramids, fused = student(images, box)
-        losses = module.scale_losses(fused, label, weight, box=box, loss=segmentation_loss)
+    def noted(seen: Pass) -> hrda.Fused:
+        fused = decode(seen)
+        assert isinstance(fused, hrda.Fused)
+        passes.append(fused)
+        return fused
+
+    of_ema = list[Tensor]()
+    assert models.ema is not None
+    models.ema.register_forward_hook(lambda *call: of_ema.append(call[2]))
+    with mock.patch.object(models.student, "decode", noted):
+        result = train_step(
+            models,
+            batch,
+            draws,
+            config=config,
+            iteration=meta["local_iter"],
+            boxes=Boxes(*boxes),
+        )
+
+    pseudo, mixed, losses = result.pseudo, result.mixed, result.losses
+    assert pseudo is not None
+    assert mixed is not None
+    labels = (label, mixed.label, pseudo.label)
+    for name, fused, target, box in zip(
+        ("clean", "mix", "masked"), passes, labels, boxes, strict=True
+    ):
         prefix = "" if name == "clean" else f"{name}."
-        compare_losses(case, "out/log", f"{prefix}decode.", losses, 1e-5)
-        compare_accuracies(case, "out/log", f"{prefix}decode.", module, fused, label, box)
+        of_pass = {"fused": losses[name], "detail": losses[f"{name}_detail"]}
+        compare_losses(case, "out/log", f"{prefix}decode.", of_pass, 1e-5)
+        compare_accuracies(case, "out/log", f"{prefix}decode.", module, fused, target, box)
         assert_close(fused.logits, case[f"out/logits/{name}/fused"], 5e-5)
         assert_close(fused.detail, case[f"out/logits/{name}/hr"], 5e-5)
-        logs[name] = losses["fused"] + losses["detail"]
-        return pyramids
-
-    update_ema(ema, student, meta["local_iter"], meta["alpha"])
-    without_noise(ema)
-    pyramids = learn("clean", images, boxes[0], label)
-    with torch.no_grad():
-        frozen = Student(imagenet, nn.Identity()).features(module.context_images(images))
-    facts = meta["fdist"]
-    cells = cells_of(
-        label,
-        label.shape[-1] // frozen[-1].shape[-1],
-        num_classes=meta["config"]["ncls"],
-        classes=facts["classes"],
-        min_share=facts["min_ratio"],
-    )
-    distance = facts["lambda_"] * feature_distance(pyramids.context[-1], frozen[-1], cells)
-    assert_close(distance, case["out/log/src.loss_imnet_feat_dist"], 1e-5)
-    torch.autograd.backward(logs["clean"] + distance)
-
-    with torch.no_grad():
-        logits = ema.predict(target).logits
-    if "out/ema_logits_lowres" in case.arrays:
-        assert_close(logits, case["out/ema_logits_lowres"], 5e-5)
-    pseudo = pseudo_labels(logits, size, meta["pseudo_threshold"])
+    assert_close(losses["feature_distance"], case["out/log/src.loss_imnet_feat_dist"], 1e-5)
+    # the last sum is what it logs
+    assert_close(losses["masked"] + losses["masked_detail"], case["out/log/loss"], 1e-5)
+    assert_close(of_ema[0], case["out/ema_logits_lowres"], 5e-5)
     assert int((pseudo.label != case.tensor("out/pseudo_label")).sum()) <= 2
     assert float(pseudo.confidence) == pytest.approx(meta["pseudo_ratio"], abs=1e-7)
-    raw = pseudo_weight(pseudo.confidence, torch.ones_like(valid))
-    assert_close(raw, case["out/pseudo_weight_raw"], 1e-7)
-    weight = pseudo_weight(pseudo.confidence, valid)
-    assert_close(weight, case["out/mic_weight"], 1e-7)
-
-    mask = class_mask(label, [present[row].tolist() for row in choice])
-    assert torch.equal(mask.long(), case.tensor("out/mask").long())
-    mixed_label, mixed_weight = mix(mask, label, pseudo.label), mix(mask, 1.0, weight)
-    assert_close(mixed_weight, case["out/mixed_weight"], 1e-7)
-    expected = case.tensor("out/mixed_label").view_as(mixed_label)
-    assert int((mixed_label != expected).sum()) <= 2
-    learn("mix", mix(mask, images, target), boxes[1], mixed_label, mixed_weight)
-    torch.autograd.backward(logs["mix"])
-    masked = mask_images(target, case.tensor("out/mic_uniform"), meta["mic"]["mask_ratio"])
-    learn("masked", masked, boxes[2], pseudo.label, weight)
-    assert_close(logs["masked"], case["out/log/loss"], 1e-5)  # the last sum is what it logs
-    torch.autograd.backward(logs["masked"])
+    assert_close(pseudo.confidence.expand(label.shape), case["out/pseudo_weight_raw"], 1e-7)
+    assert torch.equal(mixed.mask.long(), case.tensor("out/mask").long())
+    assert_close(mixed.weight, case["out/mixed_weight"], 1e-7)
+    target_weight = case.tensor("out/mic_weight").where(~mixed.mask.squeeze(1), 1.0)
+    assert_close(mixed.weight, target_weight.numpy(), 1e-7)
+    expected = case.tensor("out/mixed_label").view_as(mixed.label)
+    assert int((mixed.label != expected).sum()) <= 2
 
     gradients = student.gradients()
     norms = case["out/grad_norms"]
@@ -575,6 +612,8 @@ CHECKS: dict[str, Check] = {
 }
 """Case -> what must hold of our module; a wrong copy of it must fail."""
 
+MODULES: dict[str, ModuleType] = dict.fromkeys(CHECKS, hrda) | {"hrda_margins": labels_of_ema}
+
 
 def test_every_case_has_a_check(hrda_reference: Reference) -> None:
     cases = {path.stem for path in hrda_reference.folder.glob("*.[nj]*")}
@@ -584,9 +623,8 @@ def test_every_case_has_a_check(hrda_reference: Reference) -> None:
 @pytest.mark.parametrize("name", CHECKS)
 def test_our_numbers_are_the_official_ones(hrda_reference: Reference, name: str) -> None:
     # Its counters go on from the loaded ones, and its ImageNet model has a head, which rests.
-    check_all(
-        CHECKS[name], hrda, hrda_reference(name), but="num_batches_tracked|out/buf/imnet_model"
-    )
+    but = "num_batches_tracked|out/buf/imnet_model"
+    check_all(CHECKS[name], MODULES[name], hrda_reference(name), but=but)
 
 
 BLEND = "return Fused(_double(attention) * canvas + _double(context), context, detail, attention)"
@@ -718,7 +756,7 @@ WRONG: list[tuple[str, dict[str, tuple[str, ...]]]] = [
     ],
 )
 def test_a_planted_error_is_found(shared: Path, check: str, pieces: tuple[str, ...]) -> None:
-    module = planted(hrda, *pieces)
+    module = planted(MODULES[check], *pieces)
     with pytest.raises(AssertionError):
         CHECKS[check](module, Reference(shared / "reference-hrda")(check))
 
@@ -736,7 +774,7 @@ def test_a_planted_error_is_found(shared: Path, check: str, pieces: tuple[str, .
 def test_a_planted_error_of_the_step_is_found(
     shared: Path, monkeypatch: pytest.MonkeyPatch, ours: str, wrong: object
 ) -> None:
-    monkeypatch.setattr(f"{__name__}.{ours}", wrong)
+    monkeypatch.setattr(f"{__name__ if ours == 'without_noise' else step.__name__}.{ours}", wrong)
     with pytest.raises(AssertionError):
         check_mic_step(hrda, Reference(shared / "reference-hrda")("hrda_mic_step"))
 

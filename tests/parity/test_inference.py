@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from transformers import SegformerModel
 
+from stages.student.heads import DAFormerHead
 from stages.student.inference import predict, predict_logits
 from stages.student.mit import MiT, build_backbone
-from stages.student.student import DAFormerHead, Student
+from stages.student.student import Student
 from stages.student.weights import fill_official
 from tests.parity.cases import Case, Reference, assert_close
 

@@ -7,8 +7,8 @@ from torch import nn
 
 from stages.prepare.labels import CITYSCAPES_19
 from stages.student.foreign import read_foreign
+from stages.student.heads import DAFormerHead
 from stages.student.mit import BACKBONES, build_backbone
-from stages.student.student import DAFormerHead
 from stages.student.weights import import_official
 from tests.official import export_official
 from tests.parity.cases import Reference

@@ -4,8 +4,9 @@ import re
 
 import torch
 
+from stages.student.heads import DAFormerHead
 from stages.student.mit import MiT, build_backbone
-from stages.student.student import DAFormerHead, Student
+from stages.student.student import Student
 from stages.student.weights import official_to_ours
 from stages.train.config import OptimizerConfig
 from stages.train.regularizers.cross_attention import CrossAttentionBranch

@@ -49,8 +49,7 @@ def test_margin_rows_lose_their_weight_after_the_share_is_taken(reference: Refer
         origin_px=(0, 0),
         crop_px=size,
         image_px=size,
-        ignore_top_px=case.meta["ignore_top"],
-        ignore_bottom_px=case.meta["ignore_bottom"],
+        margins_px=(case.meta["ignore_top"], case.meta["ignore_bottom"], 0, 0),
     )
     assert_close(weight(case, "logits", valid.expand(expected.shape)), expected, 1e-7)
 

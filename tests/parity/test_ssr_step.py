@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers import SegformerModel
 
+from stages.student.heads import DAFormerHead
 from stages.student.mit import MiT, build_backbone
-from stages.student.student import DAFormerHead, Student
+from stages.student.student import Student
 from stages.student.weights import import_official
 from stages.train.adaptation.augment import StrongDraw, mask_images
 from stages.train.adaptation.pseudo_labels import pseudo_weight, valid_pixels
@@ -268,8 +269,7 @@ def run_variant(case: Case, variant: str) -> Run:
         origin_px=(0, 0),
         crop_px=(height, width),
         image_px=(height, width),
-        ignore_top_px=meta["ignore_top"],
-        ignore_bottom_px=meta["ignore_bottom"],
+        margins_px=(meta["ignore_top"], meta["ignore_bottom"], 0, 0),
     )
     sam_source = {LEVEL: case.tensor("in/sam_src")}
     sam_mixed = {LEVEL: case.tensor("in/sam_mix")}

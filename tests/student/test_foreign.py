@@ -26,6 +26,22 @@ def network(seed: int) -> Student:
     return build_student(config, num_classes=2, seed=seed)
 
 
+def test_a_student_of_two_scales_is_found_by_its_attention(tmp_path: Path) -> None:
+    hrda = {"detail_px": 512, "detail_weight": 0.1, "attention_channels": 8, "margin_px": 30}
+    config = train_config(crop_px=1024, student={"backbone": "mit_b0", "hrda": hrda}).student
+    student = build_student(config, num_classes=2, seed=1)
+    state = {
+        n if "scale_attention" in n else n.replace("decode_head.", "decode_head.head."): tensor
+        for n, tensor in export_official(student.state_dict()).items()
+    }
+    assert "decode_head.scale_attention.fuse_layer.bn.weight" in state
+    torch.save({"meta": META, "state_dict": state}, tmp_path / "hrda.pth")
+    foreign = read_foreign(tmp_path / "hrda.pth")
+    assert (foreign.config.hrda, foreign.loaded) == (config.hrda, len(state))
+    assert foreign.faults == ((), (), ())
+    assert_equal(foreign.student, student)
+
+
 def training(path: Path, **changes: Any) -> dict[str, Tensor]:  # noqa: ANN401
     """Write an SSR training as mmcv does; return the names of its tensors."""
     state = {

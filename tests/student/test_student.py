@@ -6,20 +6,16 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
 
-from stages.student.config import StudentConfig
+from stages.student.config import HrdaConfig, SemaskConfig, StudentConfig
+from stages.student.heads import ConvNormAct, DAFormerHead, mlp_head
+from stages.student.hrda import average_windows, crop_to, crop_tokens, logits_of
+from stages.student.inference import predict_logits
 from stages.student.mit import BACKBONES, build_backbone
 from stages.student.saved import Layout, read_card, save_student
-from stages.student.student import (
-    ConvNormAct,
-    DAFormerHead,
-    Student,
-    build_student,
-    load_student,
-    mlp_head,
-    seeded,
-)
+from stages.student.student import Student, build_student, load_student, seeded
 from store.errors import CheckpointError
 
 CONFIG = StudentConfig(
@@ -31,6 +27,8 @@ CONFIG = StudentConfig(
     head_channels=8,
     dropout=0.1,
 )
+HRDA = HrdaConfig(detail_px=32, detail_weight=0.1, attention_channels=8, margin_px=0)
+SEMASK = SemaskConfig(window=4, attention=True, aux_weight=0.4)
 META = {"classes": ["road", "sky"], "palette": [[1, 2, 3], [4, 5, 6]]}
 
 
@@ -286,3 +284,51 @@ def test_maps_lie_in_memory_as_the_weights_do(layout: torch.memory_format) -> No
         head([map_.contiguous(memory_format=strides) for map_ in maps])
     assert len(seen) == 8
     assert all(map_.is_contiguous(memory_format=layout) for map_ in seen)
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_semantic_layers_begin_as_nothing(attention: bool, tmp_path: Path) -> None:
+    semask = SEMASK.model_copy(update={"attention": attention})
+    plain, student = tiny().eval(), tiny(semask=semask).eval()
+    images = torch.randn(1, 3, 64, 96)
+    assert torch.equal(student(images), plain(images))
+    seen = student.see(images)
+    assert [map_.shape[1] for map_ in seen.class_maps] == [2] * 4
+    assert torch.equal(student.classify(seen.features), plain(images))
+    config = CONFIG.model_copy(update={"semask": semask})
+    save_student(student, tmp_path, config=config, meta=META)
+    assert load_student(tmp_path)[0].state_dict().keys() == student.state_dict().keys()
+    save_student(plain, tmp_path, config=CONFIG, meta=META)
+    assert "semask" not in (tmp_path / "config.json").read_text()
+
+
+def test_two_scales_have_the_weights_of_one_and_attention(tmp_path: Path) -> None:
+    plain, student = tiny().eval(), tiny(hrda=HRDA).eval()
+    for name, weight in plain.state_dict().items():
+        assert torch.equal(student.state_dict()[name], weight), name
+    images = torch.randn(2, 3, 64, 96)
+    logits = student(images)
+    assert logits.shape == (2, 2, 16, 24)
+    student.detail_px = None
+    assert not torch.equal(student(images), logits)
+    assert torch.equal(student(images), logits_of(student.decode(student.see(images))))
+    config = CONFIG.model_copy(update={"hrda": HRDA})
+    save_student(student, tmp_path, config=config, meta=META)
+    assert torch.equal(load_student(tmp_path)[0](images), logits)
+
+
+def test_windows_of_two_scales_overlap_by_half() -> None:
+    student, images = tiny(hrda=HRDA).eval(), torch.randn(1, 3, 64, 160)
+    logits = predict_logits(
+        student, images, resized_size_px=(64, 160), original_size_px=(64, 160), window_px=64
+    )
+    boxes = [(0, 64, x, x + 64) for x in (0, 32, 64, 96)]
+    seen = [
+        F.interpolate(student(crop_to(box, images)), (64, 64), mode="bilinear") for box in boxes
+    ]
+    torch.testing.assert_close(logits, average_windows(torch.cat(seen), boxes, (64, 160)))
+
+
+def test_a_box_takes_the_tokens_that_it_touches() -> None:
+    tokens = torch.arange(16.0).view(1, 1, 4, 4)  # of 16 px
+    assert crop_tokens((8, 40, 16, 48), tokens, (64, 64)).tolist() == [[[[1, 2], [5, 6], [9, 10]]]]

@@ -19,8 +19,9 @@ from transformers import (
     SegformerModel,
 )
 
+from stages.student.heads import DAFormerHead
 from stages.student.mit import BACKBONES, MiT, build_backbone
-from stages.student.student import DAFormerHead, Student, seeded
+from stages.student.student import Student, seeded
 from stages.student.weights import (
     is_of_segmenter,
     load_backbone,

@@ -75,6 +75,15 @@ EFFICIENTNET_LITE: dict[str, Any] = {
 }
 """Keys of a student that is not a MiT."""
 
+SEMASK: dict[str, Any] = {"window": 4, "attention": True, "aux_weight": 0.4}
+
+HRDA: dict[str, Any] = {
+    "detail_px": 32,
+    "detail_weight": 0.1,
+    "attention_channels": 16,
+    "margin_px": 3,
+}
+
 
 def train_config(**changes: Any) -> TrainConfig:  # noqa: ANN401 - any value of a params file
     """The example with some keys changed; a dictionary changes keys of a section that is there."""

@@ -152,17 +152,17 @@ def test_half_precision_logits_are_judged_in_float32() -> None:
     crop=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     top=st.integers(0, 20),
     bottom=st.integers(0, 20),
+    side=st.integers(0, 20),
 )
 def test_validity_of_a_crop_is_a_crop_of_the_validity_of_the_image(
-    height: int, width: int, y: int, x: int, crop: tuple[int, int], top: int, bottom: int
+    height: int, width: int, y: int, x: int, crop: tuple[int, int], top: int, bottom: int, side: int
 ) -> None:
     padded = torch.zeros(100, 100, dtype=torch.bool)
-    padded[top : max(height - bottom, 0), :width] = True
+    padded[top : max(height - bottom, 0), side : max(width - side, 0)] = True
     got = valid_pixels(
         origin_px=(y, x),
         crop_px=crop,
         image_px=(height, width),
-        ignore_top_px=top,
-        ignore_bottom_px=bottom,
+        margins_px=(top, bottom, side, side),
     )
     assert torch.equal(got, padded[y : y + crop[0], x : x + crop[1]])

@@ -7,9 +7,11 @@ from stages.fields import Section
 from stages.train import config
 from store.errors import ConfigError
 from store.spec import Level
-from tests.train.example import train_config
+from tests.train.example import HRDA, SEMASK, train_config
 
 FEATURE_DISTANCE = {"weight": 0.005, "classes": ["car"], "min_share": 0.75}
+
+GUIDED = {"kind": "guided", "student_drop": 0.5}
 
 MASKING = {"block_px": 8, "ratio": 0.7, "weight": 1.0}
 
@@ -27,6 +29,11 @@ def sections() -> list[type[BaseModel]]:
         ({"crop_max_class_share": 0.0}, "crop_max_class_share"),
         ({"flip_probability": 1.5}, "flip_probability"),
         ({"student": {"norm_eps": 1e-4}}, "is 1e-6"),
+        ({"student": {"semask": {**SEMASK, "window": 17}}}, "finest map, 16 cells"),
+        ({"student": {"semask": {**SEMASK, "window": 9}, "hrda": HRDA}}, "finest map, 8 cells"),
+        ({"student": {"hrda": {**HRDA, "detail_px": 96}}}, "detail_px 96 is more than crop_px 64"),
+        ({"student": {"hrda": {**HRDA, "detail_px": 40}}}, "student.hrda.detail_px"),
+        ({"student": {"hrda": HRDA}, "regularizer": GUIDED}, "has a head of its own for one scale"),
         ({"regularizer": {"on": ["target"]}}, "regularizer.ssr.on"),
         ({"regularizer": {"on": ["source", "source"]}}, "names a part twice"),
         ({"regularizer": {"levels": ["stride8"] * 3}}, "regularizer.ssr.levels"),
@@ -61,9 +68,11 @@ def test_unknown_keys_are_refused(section: str | None) -> None:
 
 
 @pytest.mark.parametrize("model", sections())
-def test_every_value_comes_from_the_params_file_and_is_explained(model: type[BaseModel]) -> None:
+def test_every_value_comes_from_the_params_file_or_is_null_and_is_explained(
+    model: type[BaseModel],
+) -> None:
     for name, field in model.model_fields.items():
-        assert field.is_required(), name
+        assert field.is_required() or field.default is None, name
         assert field.description, name
 
 

@@ -16,7 +16,7 @@ from stages.train.loop import fit
 from stages.train.state import learning_rate
 from stages.train.step import STORED, Feed, Mixed, mix_stored
 from store.errors import ConfigError, TrainingError
-from tests.train.example import EFFICIENTNET_LITE, train_config
+from tests.train.example import EFFICIENTNET_LITE, HRDA, SEMASK, train_config
 from tests.train.world import World, assert_same, results, silent, training_state
 
 NOISE: dict[str, Any] = {"drop_path": 0.3, "dropout": 0.3}
@@ -41,6 +41,7 @@ def interrupt(done: int, total: int, what: str) -> None:
     [
         pytest.param(0, 2, {}, id="with loader processes"),
         pytest.param(12, 0, {}, id="before self-training"),
+        pytest.param(0, 0, {"semask": SEMASK, "hrda": HRDA}, id="SeMask and HRDA"),
         pytest.param(0, 0, EFFICIENTNET_LITE, id="EfficientNet-Lite", marks=pytest.mark.slow),
     ],
 )

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from stages.train import monitor, step
+from stages.train.adaptation.pseudo_labels import PseudoLabels
 from stages.train.models import Models
 from stages.train.monitor import HEALTH_COLUMNS, Curves, FiniteCheck, health_row, observed
 from stages.train.regularizers.cross_attention import CrossAttention, CrossAttentionBranch
@@ -124,6 +126,39 @@ def test_health_has_a_cell_for_each_stage_that_reads(
     empty = {name for name, value in row.items() if not value}
     assert empty == {name for name in row if name[-2] == "_" and name[-1] in missing}
     assert float(row["gradient_student"]) > 0
+
+
+def test_a_class_that_vanishes_from_the_pseudo_labels_is_an_alarm(
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    names, seen = world.manifest.classes.names, list[int]()
+
+    def label(logits: Tensor, size_px: tuple[int, int], threshold: float) -> PseudoLabels:
+        """Class 2 on a quarter until it is taken away; class 3 on too little; 1 comes back."""
+        seen.append(len(seen))
+        labels = torch.zeros(len(logits), *size_px, dtype=torch.int64)
+        if len(seen) <= 4:
+            labels[:, :32, :32], labels[0, 40, 40] = 2, 3
+        if len(seen) not in (5, 6):
+            labels[:, 48:] = 1
+        return PseudoLabels(labels, torch.tensor(0.5))
+
+    monkeypatch.setattr(step, "pseudo_labels", label)
+    monkeypatch.setattr(monitor, "BLOCK", 2)
+    shown = []
+    world.run(
+        tmp_path, lambda *progress: shown.append(progress[2]), iterations=8, log_every=2, workers=0
+    )
+    lost = [{k: float(v) for k, v in row.items() if "lost" in k and v} for row in health(tmp_path)]
+    assert lost == [{}, {}, {"lost_1": 0, "lost_2": 0}, {"lost_2": 0}]
+    assert shown[-1].startswith(f"LOST {names[2]}  ")
+    assert [record.message.partition(" vanishes")[0] for record in caplog.records] == [
+        f"step 6: {names[1]}",
+        f"step 6: {names[2]}",
+    ]
 
 
 def health(out: Path) -> list[dict[str, str]]:

@@ -1,3 +1,4 @@
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -5,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stages.student.hrda import logits_of
 from stages.student.mit import BACKBONES
 from stages.student.student import build_student
 from stages.train.monitor import health_row, observed
@@ -12,6 +14,7 @@ from stages.train.regularizers.aligned_fusion import AlignedBranch, AlignedFusio
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from stages.train.state import build_optimizer
 from stages.train.step import draw_step, train_step
+from store.errors import ConfigError
 from tests.train.example import train_config
 from tests.train.test_loop import TWENTY, interrupt
 from tests.train.test_step import batch_of, gradients, models_for, moved, step, weights
@@ -132,10 +135,10 @@ def test_the_averaged_guide_makes_the_labels_and_follows_the_guide() -> None:
     assert moved(models.ema_branch, before)  # at iteration 0 it becomes a copy
     assert_same(weights(models.ema_branch), weights(models.regularizer))
     with torch.no_grad():
-        features = models.ema.features(batch.target_image)
-        logits = models.ema_branch.logits(models.ema, features, batch.target_features)
+        seen = models.ema.see(batch.target_image)
+        logits = logits_of(models.ema_branch.logits(models.ema, seen, batch.target_features))
         others = {"stride8": batch.target_features["stride8"].flip(0)}
-        elsewhere = models.ema_branch.logits(models.ema, features, others)
+        elsewhere = logits_of(models.ema_branch.logits(models.ema, seen, others))
     enlarged = torch.nn.functional.interpolate(logits, (32, 32), mode="bilinear")
     assert result.pseudo is not None
     assert torch.equal(result.pseudo.label, enlarged.argmax(dim=1))
@@ -197,3 +200,35 @@ def test_a_guided_run_resumes_bit_for_bit(world: World, tmp_path: Path) -> None:
 def test_what_does_not_go_together_is_refused(regularizer: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         train_config(regularizer=regularizer)
+
+
+@pytest.mark.parametrize("kind", ["ssr", "guided"])
+def test_tokens_refine_what_is_read_and_begin_as_little(
+    world: World, tmp_path: Path, kind: str
+) -> None:
+    keys = {**GUIDED, "kind": kind} if kind == "guided" else {}
+    levels = ["stride8", "stride16", None, "stride8"]
+    for name, more in (("plain", {}), ("refined", {"refine": {"tokens": 7, "rank": 2}})):
+        changes: dict[str, Any] = {"regularizer": {**keys, "levels": levels, **more}}
+        world.run(tmp_path / name, iterations=3, log_every=1, **changes)
+    rows = [
+        next(csv.DictReader((tmp_path / name / "health.csv").read_text().splitlines()))
+        for name in ("plain", "refined")
+    ]
+    assert float(rows[1]["residual_0"]) == pytest.approx(float(rows[0]["residual_0"]), rel=0.02)
+    assert float(rows[1]["rein_scale"]) == 0.001
+    assert 0 < float(rows[1]["rein_delta"]) < 0.01
+    assert float(rows[1]["rein_dropped"]) == pytest.approx(1 / 7, rel=0.2)
+    saved = torch.load(tmp_path / "refined/checkpoint.pt", weights_only=True)
+    assert saved["regularizer"]["refiner.scale"] != 0.001
+    plain = torch.load(tmp_path / "plain/checkpoint.pt", weights_only=True)
+    assert plain["regularizer"].keys() < saved["regularizer"].keys()
+
+
+def test_levels_of_two_widths_have_no_common_tokens() -> None:
+    config = train_config(regularizer={"refine": {"tokens": 7, "rank": 2}}).regularizer
+    assert config.refine is not None
+    student = build_student(train_config().student, num_classes=2, seed=0)
+    channels = {"stride8": 4, "stride16": 6}
+    with pytest.raises(ConfigError, match="cannot share its maps; read levels of one width"):
+        config.build(student, channels).add_refiner(config.refine, channels)

@@ -33,7 +33,7 @@ from store.fingerprint import sha256_of_file
 from store.lease import writer_lock
 from store.spec import Level
 from tests.official import export_official
-from tests.train.example import EFFICIENTNET_LITE, train_config
+from tests.train.example import EFFICIENTNET_LITE, HRDA, SEMASK, train_config
 from tests.train.world import TEACHER, World, results
 
 REPOSITORY = Path(__file__).parents[2]
@@ -249,9 +249,14 @@ def test_a_thing_class_that_there_is_not_is_named(world: World, tmp_path: Path) 
     )
 
 
-def test_training_starts_from_a_saved_student(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "added", [{}, {"semask": SEMASK, "hrda": HRDA}], ids=["alike", "with more parts"]
+)
+def test_training_starts_from_a_saved_student(
+    world: World, tmp_path: Path, added: dict[str, Any]
+) -> None:
     start = world.run(tmp_path / "start", iterations=2, seed=3).student
-    world.run(tmp_path / "run", iterations=1, init=str(start), optimizer=FROZEN)
+    world.run(tmp_path / "run", iterations=1, init=str(start), optimizer=FROZEN, student=added)
     weights, begun = saved_weights(tmp_path / "start"), results(tmp_path / "run")["checkpoint"]
     parameters = dict(build_student(STUDENT, num_classes=11, seed=0).named_parameters())
     for name in parameters:

@@ -1,6 +1,8 @@
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,11 +15,20 @@ from stages.train import step as step_module
 from stages.train.config import TrainConfig
 from stages.train.crops import Batch
 from stages.train.models import ImageNetReference, Models, without_noise
-from stages.train.monitor import Curves, FiniteCheck
+from stages.train.monitor import Curves, FiniteCheck, health_row
 from stages.train.regularizers.branch import Branch
 from stages.train.state import build_optimizer
-from stages.train.step import Draws, Mixed, StepResult, draw_step, mix_stored, train_step
-from tests.train.example import EFFICIENTNET_LITE, train_config
+from stages.train.step import (
+    Boxes,
+    Draws,
+    Mixed,
+    StepResult,
+    draw_boxes,
+    draw_step,
+    mix_stored,
+    train_step,
+)
+from tests.train.example import EFFICIENTNET_LITE, HRDA, SEMASK, train_config
 
 CLASSES, SIDE = 5, 32
 
@@ -107,6 +118,12 @@ PLAIN: dict[str, Any] = {"regularizer": {"on": []}}
         (PLAIN | {"masking": MASKING}, False, "clean mix masked"),
         (PLAIN | {"feature_distance": FEATURE_DISTANCE}, True, "clean feature_distance mix"),
         ({"regularizer": {"on": ["source"]}}, False, "clean enhanced_source mix"),
+        (
+            {"student": {"semask": SEMASK}, "masking": MASKING},
+            False,
+            "clean clean_auxiliary enhanced_source mix mix_auxiliary enhanced_mix masked "
+            "masked_auxiliary",
+        ),
         ({"regularizer": {"on": ["mixed"]}}, False, "clean mix enhanced_mix"),
         ({}, False, "clean enhanced_source mix enhanced_mix"),
         (
@@ -139,6 +156,68 @@ def test_gradients_of_the_enhanced_pass_reach_the_student() -> None:
         found.append(gradients(models.student)["backbone.stages.0.patch_embeddings.proj.weight"])
     plain, enhanced = found
     assert (plain - enhanced).norm() > 0.1 * plain.norm()
+
+
+def test_two_scales_learn_in_every_pass_and_from_boxes_of_their_own() -> None:
+    small = batch_of()
+    config = train_config(
+        student={"drop_path": 0.0, "dropout": 0.0, "hrda": HRDA, "semask": SEMASK},
+        masking=MASKING,
+        feature_distance=FEATURE_DISTANCE,
+    )
+    batch = replace(
+        small,
+        source_image=small.source_image.repeat(1, 1, 2, 2),
+        source_label=small.source_label.repeat_interleave(2, 1).repeat_interleave(2, 2),
+        target_image=small.target_image.repeat(1, 1, 2, 2),
+        target_valid=small.target_valid.repeat(1, 2, 2),
+    )
+    draws, boxes = draw_step(config, batch.source_label, 0), draw_boxes(config, 0)
+    assert len(set(boxes)) == 3
+    assert boxes == draw_boxes(config, 0) != draw_boxes(config, 1)
+
+    def losses(boxes: Boxes, models: Models) -> dict[str, float]:
+        found = train_step(models, batch, draws, config=config, iteration=0, boxes=boxes).losses
+        return {name: loss.item() for name, loss in found.items()}
+
+    models = models_for(config, imagenet=True)
+    optimizer = build_optimizer(models.student, models.regularizer, config.optimizer)
+    before = weights(models.student.attention)
+    first = losses(boxes, models)
+    optimizer.step()
+    # a shift before batch norm changes nothing
+    assert moved(models.student.attention, before) >= {
+        name for name in before if not re.fullmatch(r"embed\.\d\.bias", name)
+    }
+    assert list(first) == [
+        *("clean", "clean_detail", "clean_auxiliary", "enhanced_source", "enhanced_source_detail"),
+        *("feature_distance", "mix", "mix_detail", "mix_auxiliary", "enhanced_mix"),
+        *("enhanced_mix_detail", "masked", "masked_detail", "masked_auxiliary"),
+    ]
+    for name, parts in (
+        ("source", ("clean", "enhanced_source")),
+        ("mixed", ("mix", "enhanced_mix")),
+        ("masked", ("masked",)),
+    ):
+        moved_box = boxes._replace(**{name: draw_boxes(config, 1).source})
+        others = losses(moved_box, models_for(config, imagenet=True))
+        changed = {key for key in first if first[key] != others[key]}
+        assert changed == {f"{part}{more}" for part in parts for more in ("", "_detail")}
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_semantic_layers_learn_from_the_first_step_on(attention: bool) -> None:
+    config = train_config(student={"semask": {**SEMASK, "attention": attention}})
+    models = models_for(config)
+    optimizer = build_optimizer(models.student, models.regularizer, config.optimizer)
+    layers = models.student.semantic
+    before = weights(layers)
+    for iteration in (0, 1):  # gamma is 0 in the first, and lets nothing else of attention learn
+        step(config, models, iteration=iteration)
+        optimizer.step()
+    constant = {name for name in before if name.endswith("key.bias")}  # softmax does not see it
+    assert moved(layers, before) >= before.keys() - constant
+    assert bool(health_row({}, models).keys() & {"gamma_0"}) == attention
 
 
 def test_the_optimiser_changes_student_and_regulariser_alone() -> None:

@@ -3,6 +3,7 @@
 Labels are paletted PNGs of 66 ids; the palette is not looked at.
 """
 
+import re
 from pathlib import Path
 from typing import ClassVar, Final, Literal
 
@@ -30,27 +31,30 @@ NAMES: Final = (
 )
 """The 66 classes of v1.2."""
 
-# Which of them is which of Cityscapes' 19, beside those of the same name; others are ignored. There
-# is no official mapping: this is that of Rein's evaluation (arXiv 2312.04265) of domain
-# generalisation.
-_CLASSES: Final = {
-    **dict.fromkeys(("Bike Lane", "Crosswalk - Plain", "Parking", "Service Lane"), "road"),
-    **dict.fromkeys(("Lane Marking - Crosswalk", "Lane Marking - General"), "road"),
-    **dict.fromkeys(("Curb", "Curb Cut", "Pedestrian Area"), "sidewalk"),
-    **dict.fromkeys(("Street Light", "Utility Pole"), "pole"),
-    **dict.fromkeys(("Traffic Sign Frame", "Traffic Sign (Back)"), "traffic sign"),
-    "Traffic Sign (Front)": "traffic sign",
-    **dict.fromkeys(("Bicyclist", "Motorcyclist", "Other Rider"), "rider"),
-    "On Rails": "train",
-}
-
-MAPILLARY_IDS: Final = LabelTable(
-    {
-        stored: CITYSCAPES_19.names.index(name) if name in CITYSCAPES_19.names else IGNORE
-        for stored, own in enumerate(NAMES)
-        for name in [_CLASSES.get(own, own.lower())]
-    }
+# The first rule that has a part of the name decides; a class's own name comes before all. There is
+# no official mapping: these are the rules of Rein's evaluation (arXiv 2312.04265).
+_PARTS: Final = (
+    ("traffic sign", r"trafficsign|front|back"),
+    ("train", r"onrail"),
+    ("rider", r"cyclist|rider"),
+    ("pole", r"pole|streetlight"),
+    ("sidewalk", r"curb|pedestrianarea"),
+    ("road", r"crosswalkplain|parking|bikelane|servicelane|lanemarking"),
 )
+
+
+def train_id_of(name: str) -> int:
+    """Return which of Cityscapes' 19 classes a name means; IGNORE where no rule knows it."""
+    plain = re.sub("[ -]", "", name.lower())
+    for train_id, own in enumerate(CITYSCAPES_19.names):
+        if plain == own.replace(" ", ""):
+            return train_id
+    found = (own for own, parts in _PARTS if re.search(parts, plain))
+    first = next(found, None)
+    return IGNORE if first is None else CITYSCAPES_19.names.index(first)
+
+
+MAPILLARY_IDS: Final = LabelTable({stored: train_id_of(name) for stored, name in enumerate(NAMES)})
 """Ids of v1.2 to the 19 classes of Cityscapes."""
 
 

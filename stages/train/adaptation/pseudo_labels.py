@@ -64,22 +64,43 @@ def pseudo_weight(confidence: Tensor, valid: Tensor) -> Tensor:
 
 
 def valid_pixels(
-    *, origin_px: Size, crop_px: Size, image_px: Size, ignore_top_px: int, ignore_bottom_px: int
+    *,
+    origin_px: Size,
+    crop_px: Size,
+    image_px: Size,
+    margins_px: tuple[int, int, int, int],
+    frame_px: Size | None = None,
 ) -> Tensor:
     """Mark a crop's pixels inside the image and outside its margins (own car, image border).
 
     Differs from SSR: the margins are rows of the image, wherever the crop lies. Official margins
-    are rows of the crop, which is the same as long as the crop is as high as the image.
+    are rows of the crop, which is the same as long as the crop is as high as the image. HRDA's are
+    those of a frame that is resized as the image is, to the nearest pixel; its padding weighs 255.
 
     Args:
         origin_px: Top left corner (y, x) of the crop in the image.
         crop_px: Size (H, W) of the crop, which may reach into the padding.
         image_px: Size of the image without padding.
-        ignore_top_px: Rows without weight at the image's top.
-        ignore_bottom_px: Likewise at its bottom.
+        margins_px: Rows and columns without weight at the top, bottom, left and right.
+        frame_px: Size of the frame whose rows and columns they are; None is the image itself.
+
+    Returns:
+        bool (H, W).
     """
-    (y, x), (height, width) = origin_px, image_px
-    rows = torch.arange(y, y + crop_px[0])
-    columns = torch.arange(x, x + crop_px[1])
-    kept = (rows >= ignore_top_px) & (rows < height - ignore_bottom_px)
-    return kept[:, None] & (columns < width)
+    rows, columns = (
+        _kept(torch.arange(first, first + length), side, frame, margins)
+        for first, length, side, frame, margins in zip(
+            origin_px,
+            crop_px,
+            image_px,
+            frame_px or image_px,
+            (margins_px[:2], margins_px[2:]),
+            strict=True,
+        )
+    )
+    return rows[:, None] & columns
+
+
+def _kept(places: Tensor, side: int, frame: int, margins: tuple[int, int]) -> Tensor:
+    of_frame = places * frame // side
+    return (of_frame >= margins[0]) & (of_frame < frame - margins[1]) & (places < side)

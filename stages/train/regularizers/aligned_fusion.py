@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.hooks import RemovableHandle
 
-from stages.student.student import Student
+from stages.student.student import Pass, Student
 from stages.train.regularizers.branch import Branch, Seen, norm
 
 
@@ -86,6 +86,7 @@ class AlignedBranch(Branch):
 
     def forward(self, student: Sequence[Tensor], teacher: Mapping[str, Tensor]) -> list[Tensor]:
         """Add the teacher to the student's maps, or to nothing where these are dropped."""
+        teacher = self.refined(teacher)
         enhanced: list[Tensor] = self.drop([map_.detach() for map_ in student])
         for stage, level in enumerate(self.levels):
             if level is not None:
@@ -94,11 +95,9 @@ class AlignedBranch(Branch):
                 enhanced[stage] = map_ + self.fusion[str(stage)](teacher[level], size)
         return enhanced
 
-    def logits(
-        self, student: Student, features: Sequence[Tensor], teacher: Mapping[str, Tensor]
-    ) -> Tensor:
+    def logits(self, student: Student, seen: Pass, teacher: Mapping[str, Tensor]) -> Tensor:
         """Classify the enhanced maps by the branch's own head: (B, K, H/4, W/4)."""
-        logits: Tensor = self.head(self(features, teacher))
+        logits: Tensor = self.head(self(seen.features, teacher))
         return logits
 
     def observe(self, seen: Seen) -> list[RemovableHandle]:

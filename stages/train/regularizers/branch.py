@@ -11,7 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from stages.student.student import Student
+from stages.student.hrda import ALIGN_PX, Fused, crop_tokens
+from stages.student.rein import LowRankTokens
+from stages.student.student import Pass, Student
+from stages.train.regularizers.config import RefineConfig
+from store.errors import ConfigError
 
 Seen = dict[str, list[Tensor]]
 """Column of `runs/health.csv` -> its value in each enhanced pass, 0-d tensors on the device."""
@@ -32,6 +36,36 @@ class Branch(nn.Module):
     labels_target: ClassVar[bool] = False
     fusion: nn.ModuleDict
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.refiner: LowRankTokens | None = None
+
+    def add_refiner(self, config: RefineConfig, teacher_channels: Mapping[str, int]) -> None:
+        """Refine the teacher's features before they are read, a layer for each level.
+
+        Raises:
+            ConfigError: If the levels differ in their channels.
+        """
+        channels, *others = set(teacher_channels.values())
+        if others:
+            raise ConfigError(
+                f"train.regularizer.refine: levels of {channels} and {others[0]} channels cannot "
+                "share its maps; read levels of one width, or set it to null"
+            )
+        self.refiner = LowRankTokens(
+            channels,
+            len(teacher_channels),
+            tokens=config.tokens,
+            rank=config.rank,
+        )
+
+    def refined(self, teacher: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the maps (B, C, h, w) refined, where there is a refiner."""
+        if self.refiner is None:
+            return teacher
+        levels = enumerate(sorted(teacher))
+        return {name: self.refiner.refine_map(teacher[name], layer) for layer, name in levels}
+
     @abstractmethod
     def forward(self, student: Sequence[Tensor], teacher: Mapping[str, Tensor]) -> list[Tensor]:
         """Enhance the student's maps.
@@ -44,15 +78,39 @@ class Branch(nn.Module):
             Maps of the student's shapes.
         """
 
-    def logits(
-        self, student: Student, features: Sequence[Tensor], teacher: Mapping[str, Tensor]
-    ) -> Tensor:
-        """Classify the enhanced maps by the student's own head: (B, K, H/4, W/4)."""
-        return student.classify(self(features, teacher))
+    def logits(self, student: Student, seen: Pass, teacher: Mapping[str, Tensor]) -> Tensor | Fused:
+        """Classify what was seen, enhanced, by the student's own head: (B, K, H/4, W/4).
+
+        With HRDA both scales are enhanced, the detail by the tokens that its box touches. That is
+        ours: SSR is published for one scale.
+        """
+        enhanced = seen._replace(features=self(seen.features, teacher))
+        if seen.box is not None:
+            height, width = seen.features[0].shape[2:]
+            image_px = (ALIGN_PX * height, ALIGN_PX * width)
+            inside = {k: crop_tokens(seen.box, map_, image_px) for k, map_ in teacher.items()}
+            enhanced = enhanced._replace(detail=self(seen.detail, inside))
+        return student.decode(enhanced)
 
     @abstractmethod
     def observe(self, seen: Seen) -> list[RemovableHandle]:
         """Hook up what notes columns of `stages.train.monitor` in each forward pass."""
+
+
+def observe_refiner(refiner: LowRankTokens, seen: Seen) -> RemovableHandle:
+    """Hook up what notes the refiner's columns in each forward pass."""
+
+    @torch.no_grad()
+    def note(_: nn.Module, given: tuple[Tensor, int], refined: Tensor) -> None:
+        features, layer = given
+        for name, value in {
+            "rein_scale": refiner.scale.detach().clone(),
+            "rein_delta": norm(refined - features) / norm(features),
+            "rein_dropped": refiner.shares(features, layer)[..., 0].float().mean(),
+        }.items():
+            seen.setdefault(name, []).append(value)
+
+    return refiner.register_forward_hook(note)
 
 
 def norm(values: Tensor) -> Tensor:

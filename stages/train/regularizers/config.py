@@ -2,17 +2,29 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from stages.fields import Name, Section
+from stages.fields import Name, NaturalInt, PositiveInt, Section
 
 if TYPE_CHECKING:  # torch
     from stages.student.student import Student
     from stages.train.regularizers.branch import Branch
 
 Part = Literal["source", "mixed"]
+
+
+class RefineConfig(Section):
+    """Rein's low-rank tokens (arXiv 2312.04265) on stored features; ours in that.
+
+    Published Rein refines inside its frozen network, block by block: its numbers say nothing here.
+    """
+
+    tokens: PositiveInt = Field(description="Tokens that features are compared with (paper 100).")
+    rank: NaturalInt = Field(
+        description="Rank of their matrix; 0 learns the tokens themselves (paper 16)."
+    )
 
 
 class Regularization(Section):
@@ -31,6 +43,17 @@ class Regularization(Section):
         description="Level that each of the four stages reads, as the stores name it; null leaves "
         "a stage as it is."
     )
+
+    refine: RefineConfig | None = Field(
+        default=None,
+        description="Low-rank tokens that refine the teacher's features before they are read, "
+        "after Rein; null is off.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is off: fingerprints are as before there was such."""
+        return {key: value for key, value in dump(self).items() if value is not None}
 
     @model_validator(mode="after")
     def _reads_something(self) -> Self:

@@ -83,7 +83,7 @@ class CrossAttentionBranch(Branch):
 
     def forward(self, student: Sequence[Tensor], teacher: Mapping[str, Tensor]) -> list[Tensor]:
         """Add the attention's output to the maps whose stage reads a level; others pass."""
-        enhanced = []
+        enhanced, teacher = [], self.refined(teacher)
         for stage, (map_, level) in enumerate(zip(student, self.levels, strict=True)):
             if level is None:
                 enhanced.append(map_)
