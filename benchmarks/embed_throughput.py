@@ -143,6 +143,7 @@ def embed(
                 records=records,
                 root=folder,
                 image_done=lambda: None,
+                bases={},
             )
         ) as shards,
     ):

@@ -9,7 +9,6 @@ would have seen alone, the mirrored crop, and the mixed, jittered and blurred im
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -131,7 +130,12 @@ def compare_online(
         readers=readers,
     )
 
-    online = partial(encode_crop, config=params.embed, encoder=encoder)
+    bases = reader.header.bases
+
+    def online(crop: NDArray[np.float32], level: str) -> NDArray[np.float32]:
+        features = encode_crop(crop, level, config=params.embed, encoder=encoder)
+        return bases[level].project(features) if level in bases else features
+
     errors: dict[tuple[Kind, str], list[Errors]] = defaultdict(list)
     before: Mapping[str, NDArray[Any]] = {}
     for number in range(crops):

@@ -18,6 +18,7 @@ from stages.embed.config import EmbedConfig
 from stages.embed.format1 import kept_store, memory_at, require_weights
 from stages.embed.planned import PlannedStore, planned_store
 from stages.prepare.manifest import Domain, Manifest
+from store.basis import Bases, Projection, fit_basis
 from store.codec import estimate_scale, scale_sample
 from store.files import Url, join
 from store.index import Index, StoreEntry
@@ -89,6 +90,7 @@ def run(
     index_path: Path,
     progress: Progress,
     step: Step = "all",
+    projection: Projection | None = None,
 ) -> EmbedResult:
     """Embed what the stores lack and write the index.
 
@@ -105,10 +107,12 @@ def run(
         index_path: where the index is written.
         progress: called with images done, images to do, and the domain.
         step: all, or one step of it.
+        projection: store so many principal components; None stores all channels of the teacher.
 
     Raises:
         CheckpointError: for weights that are missing, damaged or of another architecture.
-        ConfigError: for a dask scheduler that is not there, or workers that die.
+        ConfigError: for a dask scheduler that is not there, workers that die, or more principal
+            components than a level has channels.
         DataError: for a domain without images, or an image that changed since `ssr prepare`.
         StoreError: for a store that is in use, cannot be written, or is not ready for this step.
     """
@@ -126,6 +130,7 @@ def run(
             shard_images=shard_images,
             codec=codec,
             weights=config.teacher.weights_identity(),
+            projection=projection,
         )
         planned = kept_store(planned, config, store_url, memory, load)
         entry, results[domain] = _run_domain(
@@ -196,6 +201,7 @@ class _Embedder:
     ) -> None:
         self._config, self._load, self._root = config, load, root
         self._spec, self._records, self._images = planned.spec, planned.records, planned.images
+        self._projection = planned.projection
 
     def embed(
         self, tasks: Sequence[ShardTask], writer: StoreWriter, image_done: Callable[[], None]
@@ -209,21 +215,30 @@ class _Embedder:
             return
         from stages.embed.task import run_serial
 
-        with self._shards(tasks, image_done) as shards:
+        with self._shards(tasks, image_done, writer.bases) as shards:
             run_serial(shards, lambda shard: writer.write_shard(*shard))
 
     def fix_scales(self, writer: StoreWriter) -> None:
-        """Estimate the scales that the writer lacks from a sample of the images."""
-        if not writer.unscaled:
+        """Find bases and scales that the writer lacks, from a sample of the images."""
+        if not writer.unready:
             return
-        sample = ShardTask(0, scale_sample(self._images), writer.unscaled)
-        with self._shards([sample], lambda: None) as shards:
+        from stages.embed.task import project
+
+        sample = ShardTask(0, scale_sample(self._images), writer.unready)
+        with self._shards([sample], lambda: None, {}) as shards:
             ((_, features),) = shards
-        writer.fix_scales({n: estimate_scale(held.values()) for n, held in features.items()})
+        bases = {
+            level: fit_basis(level, features[level].values(), self._projection)
+            for level in writer.unprojected
+            if self._projection is not None
+        }
+        features = project(features, {**writer.bases, **bases})
+        scales = {level: estimate_scale(features[level].values()) for level in writer.unscaled}
+        writer.fix_scales(scales, bases)
 
     @contextmanager
     def _shards(
-        self, tasks: Sequence[ShardTask], image_done: Callable[[], None]
+        self, tasks: Sequence[ShardTask], image_done: Callable[[], None], bases: Bases
     ) -> "Iterator[Iterator[EmbeddedShard]]":
         from stages.device import cpu_threads
         from stages.embed.task import embed_shards
@@ -237,6 +252,7 @@ class _Embedder:
             records=self._records,
             root=self._root,
             image_done=image_done,
+            bases=bases,
         )
         with cpu_threads(self._config.threads), closing(shards):
             yield shards

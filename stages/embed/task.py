@@ -30,6 +30,7 @@ from stages.embed.teachers.teacher import Encoder
 from stages.embed.tiling import Tile, add_tile
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import normalised_window, read_raw, resize_image
+from store.basis import Bases
 from store.shard_writer import ShardTask
 
 _T = TypeVar("_T")
@@ -85,6 +86,7 @@ def embed_shards(
     records: Mapping[str, ImageRecord],
     root: Path,
     image_done: Callable[[], None],
+    bases: Bases,
 ) -> Generator[EmbeddedShard, None, None]:
     """Embed the images of one shard after the other.
 
@@ -98,6 +100,7 @@ def embed_shards(
         records: manifest rows by image id, for at least the images of the tasks.
         root: folder of the domain that the records' paths start from.
         image_done: called after each image.
+        bases: what levels are projected by; others stay as they are.
 
     Yields:
         The shard of each task.
@@ -125,9 +128,19 @@ def embed_shards(
                 pieces_done[piece.image_id] += 1
                 if pieces_done[piece.image_id] == piece.siblings:
                     image_done()
-            yield EmbeddedShard(task, features)
+            yield EmbeddedShard(task, project(features, bases))
     finally:
         readers.shutdown(cancel_futures=True)
+
+
+def project(features: Features, bases: Bases) -> Features:
+    """Project the levels that have a basis."""
+    return {
+        level: {i: bases[level].project(image) for i, image in images.items()}
+        if level in bases
+        else images
+        for level, images in features.items()
+    }
 
 
 def tile_input(
