@@ -25,6 +25,7 @@ from stages.embed.config import EmbedConfig
 from stages.prepare.manifest import Domain, Manifest
 from store.fingerprint import CRC_BYTES
 from store.grid import LevelGrid, shard_count
+from store.spec import upright
 
 SIZE_RATIOS: Final = {"float16": 1.0, "int8": 0.5, "int8-zstd": 0.38}
 """Bytes of a shard under a codec over those in float16; the last as measured on random weights."""
@@ -73,8 +74,8 @@ def plan_stores(params: Params, manifest: Manifest) -> list[LevelPlan]:
     for domain in params.embed.domains:
         store = planned(params, manifest, domain, weights={})
         sizes_px = Counter(image.working_size_px for image in store.images)
-        passes = _passes(params.embed, params.embed.levels)
-        for level in params.embed.levels:
+        passes = _passes(params.embed, params.embed.stored_levels)
+        for level in params.embed.stored_levels:
             grid = LevelGrid.of(store.spec, level)
             shards = shard_count(len(store.images), grid.shard_images)
             counts = [n * len(params.embed.tiles(level, px)) for px, n in sizes_px.items()]
@@ -202,5 +203,9 @@ def print_plan(
 def _passes(config: EmbedConfig, levels: Sequence[str]) -> list[str]:
     """Return the levels without those that the pass of one before makes, too."""
     offered = config.teacher.levels()
-    first = {offered[level].input_scale: level for level in reversed(levels)}
-    return [level for level in levels if first[offered[level].input_scale] == level]
+
+    def key(level: str) -> tuple[bool, float]:
+        return level == upright(level), offered[upright(level)].input_scale
+
+    first = {key(level): level for level in reversed(levels)}
+    return [level for level in levels if first[key(level)] == level]

@@ -171,8 +171,9 @@ def print_online(report: "OnlineReport") -> None:
         ],
     )
     console.print(
-        "online is the teacher on: the crop alone; the mirrored crop; the mixed, jittered and "
-        "blurred crop. unrelated: features of two crops that have nothing to do with each other"
+        "online is the teacher on: the crop alone; the mirrored crop, against mirrored features "
+        "(flip) and those of mirrored images (stored flip); the mixed, jittered and blurred crop. "
+        "unrelated: features of two crops that have nothing to do with each other"
     )
     if not report.trained:
         console.print(UNTRAINED)

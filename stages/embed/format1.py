@@ -57,7 +57,8 @@ def kept_store(
         CheckpointError: for weights that are missing, damaged or of another network.
         StoreUnreadableError: where it cannot be seen whether a store is there.
     """
-    if _is_there(store_url, planned.spec) or planned.projection is not None:
+    needs_format_2 = planned.projection is not None or "horizontal" in config.flips
+    if needs_format_2 or _is_there(store_url, planned.spec):
         return planned
     weights = config.teacher.weights_identity()
     known = remembered(config, weights, memory)

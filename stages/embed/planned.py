@@ -8,7 +8,7 @@ from stages.embed.config import EmbedConfig
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from store.basis import Projection
 from store.errors import ConfigError, DataError
-from store.spec import ImageEntry, Level, StoreSpec
+from store.spec import FLIPPED, ImageEntry, Level, StoreSpec
 
 EMBEDDING_VERSION: Final = 2
 """Raise it when a change of this package changes the features of the same teacher and image."""
@@ -78,6 +78,8 @@ def planned_store(
             name: Level(level.stride_px, min(level.channels, projection.channels))
             for name, level in levels.items()
         }
+    if "horizontal" in config.flips:
+        levels |= {name + FLIPPED: level for name, level in levels.items()}
     spec = StoreSpec(
         domain=domain,
         levels=levels,

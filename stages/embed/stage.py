@@ -2,7 +2,8 @@
 
 # Differs from SSR: SAM runs once per image instead of in every step. The regulariser therefore sees
 # tokens of whole-image tiles instead of crops, of clean instead of jittered and blurred pixels, at
-# aligned crop origins, mirrored instead of re-encoded under flips, and mixed on the token grid.
+# aligned crop origins, mirrored instead of re-encoded under flips (unless `embed.flips` says so),
+# and mixed on the token grid.
 """
 
 import logging
@@ -164,7 +165,8 @@ def _run_domain(
     part = WHOLE if isinstance(step, str) else step
     domain: Domain = "source" if planned.spec.domain == "source" else "target"
     embedder = _Embedder(config, load, planned, root)
-    with StoreWriter(store_url, planned.spec, planned.images, config.levels, part=part) as writer:
+    levels = config.stored_levels
+    with StoreWriter(store_url, planned.spec, planned.images, levels, part=part) as writer:
         if part == WHOLE and step != "finalise":
             embedder.fix_scales(writer)
         tasks = [] if step in ("init", "finalise") else writer.pending(readable=lambda _: True)

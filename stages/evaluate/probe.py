@@ -36,6 +36,7 @@ from store.errors import DataError, StoreIncompleteError
 from store.files import Url, join
 from store.index import Index
 from store.read import FeatureReader
+from store.spec import upright
 
 Progress = Callable[[int, int, str], None]
 Part = tuple[Domain, Split]
@@ -128,9 +129,8 @@ def run(
             label = resize_label(label, record.resized_size_px)
             label = label_window(label, 0, 0, *record.working_size_px)
             image: dict[str, Labelled] = {}
-            for level in sorted(
-                index.stores[record.domain].levels, key=lambda n: spec.level(n).stride_px
-            ):
+            levels = {*map(upright, index.stores[record.domain].levels)}
+            for level in sorted(levels, key=lambda n: (spec.level(n).stride_px, n)):
                 h, w = reader.size_tok(record.image_id, level)
                 ids = token_labels(label, spec.level(level).stride_px, len(classes))
                 image[f"teacher {level}"] = (reader.window(record.image_id, level, 0, 0, h, w), ids)

@@ -285,7 +285,8 @@ class TrainingCrops(Dataset[Sample]):
         """Read the window of every level in use.
 
         Differs from SSR: features come from tiles of the whole image, not from the crop alone, and
-        those of a mirrored crop are mirrored, though SAM is only nearly flip-equivariant.
+        those of a mirrored crop are mirrored, though no teacher is quite flip-equivariant, unless
+        the store holds those of mirrored images (`embed.flips`).
         """
         reader = self._readers.get(record.domain)
         if reader is None:
@@ -293,7 +294,8 @@ class TrainingCrops(Dataset[Sample]):
         features: dict[str, NDArray[np.float16]] = {}
         for level in self._config.regularizer.used_levels:
             tok = box.to_tokens(reader.header.spec.level(level).stride_px)
-            window = reader.window(record.image_id, level, tok.y, tok.x, tok.height, tok.width)
+            stored = reader.mirrored(level) if mirrored else level
+            window = reader.window(record.image_id, stored, tok.y, tok.x, tok.height, tok.width)
             features[level] = flip(window) if mirrored else window
         return features
 
