@@ -125,8 +125,12 @@ class StoreWriter:
     def _look(self) -> None:
         self._check_identity()
         self.spec = replace(self.spec, levels=self._kept_levels() | dict(self.spec.levels))
-        self._scales = dict(read_scales(self._files, self.spec, self.spec.levels))
         self._bases = dict(read_bases(self._files, self.spec, self.spec.levels))
+        # where the basis was lost, the scale is one of numbers that may not come again
+        known = [
+            n for n in self.spec.levels if upright(n) in self._bases or not self.spec.projected
+        ]
+        self._scales = dict(read_scales(self._files, self.spec, known))
         self._slots = assign_slots(self._known_slots(), self._images)
 
     def _kept_levels(self) -> dict[str, Level]:

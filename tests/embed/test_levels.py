@@ -13,7 +13,7 @@ from stages.embed.config import EmbedConfig
 from stages.prepare.pixels import MEAN
 from store.basis import Projection
 from store.convert import convert
-from store.errors import ConfigError
+from store.errors import ConfigError, StoreError
 from store.read import FeatureReader
 from store.spec import upright
 from store.summary import inspect, open_dataset
@@ -126,7 +126,10 @@ def test_a_basis_holds_for_ever_and_is_found_again_where_it_was_lost(pictures: W
     (path / "basis_stride8/c.0.0").write_bytes(b"damaged")
     found = verify(path)
     assert [one.file for one in found.damage] == ["basis_stride8/c.0.0"]
+    with pytest.raises(StoreError, match=r"basis_stride8/c\.0.* of the store|mean_stride8"):
+        inspect(path)
     discard(path, found.damage)
+    (path / "scale_stride8/c.0").write_bytes(b"of another basis")
     world.run()
     assert world.features() == before
     world.add("new", (64, 64), seed=9)
