@@ -237,6 +237,24 @@ def open_features(
     return reader
 
 
+def require_same_bases(readers: Iterable[FeatureReader]) -> None:
+    """Refuse stores whose principal components are not the same ones: their channels differ.
+
+    Raises:
+        StoreMismatchError: The first two that differ.
+    """
+    seen: dict[str, tuple[str, Url]] = {}
+    for reader in readers:
+        url = reader.header.files.url
+        for level, basis in reader.header.bases.items():
+            digest, other = seen.setdefault(level, (basis.digest, url))
+            if digest != basis.digest:
+                raise StoreMismatchError(
+                    f"{level} of {other} and of {url} holds other principal components: move one "
+                    "of the stores away and run `ssr embed`, which makes it like the other"
+                )
+
+
 class DamageError(Exception):
     """The bytes of a shard are not the ones that were written."""
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -21,14 +21,16 @@ from stages.embed.planned import PlannedStore, planned_store
 from stages.prepare.manifest import Domain, Manifest
 from store.basis import Bases, Projection, fit_basis
 from store.codec import estimate_scale, scale_sample
-from store.files import Url, join
+from store.errors import DataError
+from store.files import Url, files_at, join, one_line_for_reads
+from store.header import read_bases
 from store.index import Index, StoreEntry
 from store.lease import WHOLE, Part
 from store.shard_writer import ShardTask
 from store.write import StoreWriter
 
 if TYPE_CHECKING:
-    from stages.embed.task import EmbeddedShard
+    from stages.embed.task import EmbeddedShard, Features
     from stages.embed.teachers.teacher import Encoder
 
 Step: TypeAlias = Literal["all", "init", "finalise"] | Part
@@ -123,21 +125,34 @@ def run(
         log.warning("UNTRAINED TEACHER: embed.teacher.weights is random")
     entries: dict[str, StoreEntry] = {}
     results: dict[Domain, DomainResult] = {}
+    plan = partial(
+        planned_store,
+        config,
+        manifest=manifest,
+        shard_images=shard_images,
+        codec=codec,
+        projection=projection,
+    )
     for domain in config.domains:
-        planned = planned_store(
-            config,
-            domain,
-            manifest=manifest,
-            shard_images=shard_images,
-            codec=codec,
-            weights=config.teacher.weights_identity(),
-            projection=projection,
-        )
+        planned = plan(domain, weights=config.teacher.weights_identity())
+        other: Domain = "target" if domain == "source" else "source"
+
+        def bases_of_other(other: Domain = other) -> Bases:
+            """Read the bases of the other domain: training mixes features of both."""
+            try:
+                spec = plan(other, weights=config.teacher.weights_identity()).spec
+            except DataError:  # the manifest has no images of it
+                return {}
+            files = files_at(join(store_url, spec.relative_path))
+            with one_line_for_reads(files.url):
+                return read_bases(files, spec, config.levels)
+
         planned = kept_store(planned, config, store_url, memory, load)
         entry, results[domain] = _run_domain(
             planned,
             config=config,
             load=load,
+            bases_of_other=bases_of_other,
             root=roots[domain],
             store_url=store_url,
             step=step,
@@ -156,6 +171,7 @@ def _run_domain(
     *,
     config: EmbedConfig,
     load: "Callable[[], Encoder]",
+    bases_of_other: Callable[[], Bases],
     root: Path,
     store_url: Url,
     step: Step,
@@ -168,7 +184,7 @@ def _run_domain(
     levels = config.stored_levels
     with StoreWriter(store_url, planned.spec, planned.images, levels, part=part) as writer:
         if part == WHOLE and step != "finalise":
-            embedder.fix_scales(writer)
+            embedder.fix_scales(writer, bases_of_other)
         tasks = [] if step in ("init", "finalise") else writer.pending(readable=lambda _: True)
         todo = sum(entry is not None for task in tasks for entry in task.images)
         done = 0
@@ -220,20 +236,26 @@ class _Embedder:
         with self._shards(tasks, image_done, writer.bases) as shards:
             run_serial(shards, lambda shard: writer.write_shard(*shard))
 
-    def fix_scales(self, writer: StoreWriter) -> None:
-        """Find bases and scales that the writer lacks, from a sample of the images."""
+    def fix_scales(self, writer: StoreWriter, bases_of_other: Callable[[], Bases]) -> None:
+        """Find scales that the writer lacks, and bases that the other domain lacks as well.
+
+        Both come from a sample of the images.
+        """
         if not writer.unready:
             return
         from stages.embed.task import project
 
-        sample = ShardTask(0, scale_sample(self._images), writer.unready)
-        with self._shards([sample], lambda: None, {}) as shards:
-            ((_, features),) = shards
-        bases = {
-            level: fit_basis(level, features[level].values(), self._projection)
-            for level in writer.unprojected
-            if self._projection is not None
-        }
+        known = bases_of_other() if writer.unprojected else {}
+        bases = {level: known[level] for level in writer.unprojected if level in known}
+        lacking = [n for n in writer.unready if n in writer.unscaled or n not in bases]
+        features: Features = {}
+        if lacking:
+            sample = ShardTask(0, scale_sample(self._images), tuple(lacking))
+            with self._shards([sample], lambda: None, {}) as shards:
+                ((_, features),) = shards
+        for level in writer.unprojected:
+            if level not in bases and self._projection is not None:
+                bases[level] = fit_basis(level, features[level].values(), self._projection)
         features = project(features, {**writer.bases, **bases})
         scales = {level: estimate_scale(features[level].values()) for level in writer.unscaled}
         writer.fix_scales(scales, bases)

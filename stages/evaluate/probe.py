@@ -37,7 +37,7 @@ from stages.student.saved import require_classes
 from store.errors import DataError, StoreIncompleteError
 from store.files import Url, join
 from store.index import Index
-from store.read import FeatureReader
+from store.read import FeatureReader, require_same_bases
 from store.spec import upright
 
 Progress = Callable[[int, int, str], None]
@@ -101,6 +101,7 @@ def run(
     readers = {
         domain: FeatureReader(join(stores, entry.path)) for domain, entry in index.stores.items()
     }
+    require_same_bases(readers.values())
     network = None
     if student is not None:
         model = open_model(student)

@@ -35,7 +35,7 @@ from stages.train.adaptation.pseudo_labels import valid_pixels
 from stages.train.config import RareClassConfig, TrainConfig
 from stages.train.ranks import ALONE, Ranks
 from store.errors import ConfigError, DataError, SSRError, TrainingError, is_out_of_memory
-from store.read import FeatureReader
+from store.read import FeatureReader, require_same_bases
 
 SAMPLE_STREAM, STEP_STREAM = 0, 1
 """Second word of every seed, so that samples and steps draw from different streams."""
@@ -194,6 +194,7 @@ class TrainingCrops(Dataset[Sample]):
         self._config = config
         self._roots = roots
         self._readers = readers
+        require_same_bases(readers.values())
         for reader in readers.values():
             spec = reader.header.spec
             config.require_aligned({n: spec.level(n) for n in config.regularizer.used_levels})
