@@ -143,6 +143,7 @@ def embed(
                 records=records,
                 root=folder,
                 image_done=lambda: None,
+                bases={},
             )
         ) as shards,
     ):
@@ -159,6 +160,7 @@ def build_rows(options: argparse.Namespace, folder: Path) -> list[Row]:
         domains=("source",),
         splits=("train",),
         overlap=0.125,
+        flips=("none",),
         batch_tiles=options.batch,
         device="auto",
         precision="float32",

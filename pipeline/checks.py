@@ -59,7 +59,7 @@ def require_provenance(
         StoreMismatchError: As `stages.embed.format1.require_provenance`.
     """
     memory = format1.memory_at(params.store.location, index_path)
-    format1.require_provenance(params.embed, found, memory, where=where)
+    format1.require_provenance(params.embed, params.store.projection, found, memory, where=where)
 
 
 def require_current_stores(params: Params, index_path: Path) -> None:
@@ -89,6 +89,7 @@ def planned(
         shard_images=params.store.shard_images,
         codec=params.store.codec,
         weights=weights,
+        projection=params.store.projection,
     )
 
 
@@ -134,4 +135,5 @@ def run_embed(
         index_path=index_path,
         progress=progress,
         step=step,
+        projection=params.store.projection,
     )

@@ -9,7 +9,6 @@ would have seen alone, the mirrored crop, and the mixed, jittered and blurred im
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -38,8 +37,9 @@ from store.errors import ConfigError, SSRError
 from store.files import Url, join
 from store.index import Index
 from store.read import FeatureReader
+from store.spec import FLIPPED, upright
 
-Kind = Literal["crop", "flip", "mix", "unrelated"]
+Kind = Literal["crop", "flip", "stored flip", "mix", "unrelated"]
 Errors = tuple[NDArray[np.float32], float, float]
 """Of one crop: cosines (N,) of tokens at the same place, squared norms of error and features."""
 
@@ -49,7 +49,8 @@ class Agreement:
     """How stored features of many crops agree with those that they stand for.
 
     Attributes:
-        kind: Of the crops; `unrelated` compares crops of two images, as a yardstick.
+        kind: Of the crops; `flip` mirrors what is stored of images as they are, `stored flip` what
+            is of mirrored ones; `unrelated` compares crops of two images, as a yardstick.
         cosine: Mean over all tokens.
         cosine_low: One token in twenty is below.
         relative_error: Norm of the difference over the norm of what they stand for.
@@ -131,17 +132,25 @@ def compare_online(
         readers=readers,
     )
 
-    online = partial(encode_crop, config=params.embed, encoder=encoder)
+    bases = reader.header.bases
+
+    def online(crop: NDArray[np.float32], level: str) -> NDArray[np.float32]:
+        features = encode_crop(crop, level, config=params.embed, encoder=encoder)
+        return bases[level].project(features) if level in bases else features
+
     errors: dict[tuple[Kind, str], list[Errors]] = defaultdict(list)
     before: Mapping[str, NDArray[Any]] = {}
     for number in range(crops):
         sample: Mapping[str, Any] = data[number]
         image, cached = sample[f"{domain}_image"], sample[f"{domain}_features"]
         for level, features in cached.items():
-            wanted = online(image, level)
+            if level != upright(level):
+                continue
+            wanted, mirrored = online(image, level), online(flip(image), level)
             errors["crop", level].append(token_errors(features, wanted))
-            mirrored = token_errors(flip(features), online(flip(image), level))
-            errors["flip", level].append(mirrored)
+            errors["flip", level].append(token_errors(flip(features), mirrored))
+            if (own := cached.get(level + FLIPPED)) is not None:
+                errors["stored flip", level].append(token_errors(flip(own), mirrored))
             if level in before:
                 errors["unrelated", level].append(token_errors(before[level], wanted))
         before = cached
@@ -155,8 +164,8 @@ def compare_online(
             image = augment(mixed, draws.mixed)[0].numpy()
             both = (batch["source_features"], batch["target_features"])
             maps = mix_features(mask, *({k: v.float() for k, v in each.items()} for each in both))
-            for level, features in maps.items():
-                crop = token_errors(features[0].numpy(), online(image, level))
+            for level in filter(lambda name: name == upright(name), maps):
+                crop = token_errors(maps[level][0].numpy(), online(image, level))
                 errors["mix", level].append(crop)
         progress(number + 1, crops, spec.domain)
     rows = [Agreement.of(*key, errors[key]) for key in sorted(errors, key=itemgetter(0))]

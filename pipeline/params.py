@@ -16,10 +16,11 @@ from stages.evaluate.config import EvaluateConfig
 from stages.fields import PathText, Section
 from stages.prepare.config import PrepareConfig
 from stages.train.config import TrainConfig
+from store.basis import Projection
 from store.codec import CODECS, CodecName
 from store.errors import ConfigError
 from store.files import Url, is_known, parse_url
-from store.spec import Level
+from store.spec import MOST_CHANNELS, Level
 
 LONGEST_VALUE: Final = 60
 """Characters of a value that one line has room for."""
@@ -42,11 +43,29 @@ class StoreConfig(Section):
         description="Images per shard, the unit of writing and resuming."
     )
     codec: CodecName = Field(description=f"How tokens are stored: {', '.join(CODECS)}.")
+    channels: Annotated[int, Field(ge=1, le=MOST_CHANNELS)] | None = Field(
+        description="Principal components to store of each level, found on a sample of the images; "
+        "null stores all channels of the teacher."
+    )
+    whiten: bool = Field(
+        description="Scale these components to unit variance; false where `channels` is null."
+    )
 
     @property
     def location(self) -> Url:
         """The folder, `~` expanded, or the S3 prefix."""
         return parse_url(self.url)
+
+    @property
+    def projection(self) -> Projection | None:
+        """What is stored of the teacher's channels; None is all of them."""
+        return None if self.channels is None else Projection(self.channels, self.whiten)
+
+    @model_validator(mode="after")
+    def _whitens_components(self) -> Self:
+        if self.whiten and self.channels is None:
+            raise ValueError("whiten needs `channels`, which is null: set a number of components")
+        return self
 
     @field_validator("url")
     @classmethod

@@ -1,7 +1,7 @@
 """`ssr plan`: what embedding costs in tiles, time and disk, and when it pays.
 
 No weight, image or store is read: encoders are counted on PyTorch's meta device where their
-teacher offers that, stores by the arithmetic of their grid.
+teacher offers that, stores by the arithmetic of their grid. `--calibrate` measures speeds here.
 """
 
 import os
@@ -15,6 +15,7 @@ from pathlib import Path
 from shutil import disk_usage
 from time import perf_counter
 from typing import Final
+from uuid import uuid4
 
 import torch
 
@@ -23,11 +24,15 @@ from pipeline.console import console, print_table, size
 from pipeline.params import Params
 from stages.embed.config import EmbedConfig
 from stages.prepare.manifest import Domain, Manifest
+from store.files import Url, files_at, one_line_for_os_errors
 from store.fingerprint import CRC_BYTES
 from store.grid import LevelGrid, shard_count
+from store.spec import upright
 
 SIZE_RATIOS: Final = {"float16": 1.0, "int8": 0.5, "int8-zstd": 0.38}
 """Bytes of a shard under a codec over those in float16; the last as measured on random weights."""
+
+WRITE_TEST_BYTES: Final = 2**23
 
 CPU: Final = "cpu"
 SHARE_OF_PEAK: Final = 0.4
@@ -73,8 +78,8 @@ def plan_stores(params: Params, manifest: Manifest) -> list[LevelPlan]:
     for domain in params.embed.domains:
         store = planned(params, manifest, domain, weights={})
         sizes_px = Counter(image.working_size_px for image in store.images)
-        passes = _passes(params.embed, params.embed.levels)
-        for level in params.embed.levels:
+        passes = _passes(params.embed, params.embed.stored_levels)
+        for level in params.embed.stored_levels:
             grid = LevelGrid.of(store.spec, level)
             shards = shard_count(len(store.images), grid.shard_images)
             counts = [n * len(params.embed.tiles(level, px)) for px, n in sizes_px.items()]
@@ -107,10 +112,15 @@ def free_bytes(url: str) -> int | None:
     """Return the room on the disk of a store url; None for one that is not on a disk."""
     if "://" in url:
         return None
-    path = Path(url).expanduser().absolute()
+    return disk_usage(_nearest(Path(url).expanduser())).free
+
+
+def _nearest(path: Path) -> Path:
+    """Return a folder, or the nearest above it that is there."""
+    path = path.absolute()
     while not path.exists():
         path = path.parent
-    return disk_usage(path).free
+    return path
 
 
 def table_speed(config: EmbedConfig, device: str) -> float | None:
@@ -149,6 +159,28 @@ def measured_speed(config: EmbedConfig, *, least_s: float = 1.0) -> float:
     return batches * config.batch_tiles / elapsed_s
 
 
+def writing_speed(url: Url) -> float:
+    """Write some bytes that cannot be compressed where stores go, flush and remove them.
+
+    They go to the nearest folder that is there.
+
+    Returns:
+        Bytes per second.
+
+    Raises:
+        StoreError: Where it cannot be written.
+    """
+    files = files_at(_nearest(url) if isinstance(url, Path) else url)
+    name, data = f"speed-{uuid4().hex}", os.urandom(WRITE_TEST_BYTES)
+    with one_line_for_os_errors(files.url):
+        try:
+            started = perf_counter()
+            files.write(name, data)
+            return len(data) / (perf_counter() - started)
+        finally:
+            files.delete(name)
+
+
 def print_plan(
     params: Params, manifest: Manifest, *, device: str | None = None, calibrate: bool = False
 ) -> None:
@@ -184,6 +216,13 @@ def print_plan(
         how = "measured" if calibrate else f"assumed {SHARE_OF_PEAK:.0%} of its peak"
         time = timedelta(seconds=round(tiles / speed))
         console.print(f"time: {time} at {speed:.3g} tiles/s on {device}, {how}")
+    if calibrate:
+        rate = writing_speed(params.store.location)
+        time = timedelta(seconds=round(size_bytes(levels, codec) / rate))
+        console.print(
+            f"writing: {time} at {size(round(rate))}/s, measured at {params.store.url}; the "
+            "teacher goes on meanwhile, so the longer time counts"
+        )
     need, free = size_bytes(levels, codec), free_bytes(params.store.url)
     room = "" if free is None else f", {size(free)} free"
     full = free is not None and need > free
@@ -202,5 +241,9 @@ def print_plan(
 def _passes(config: EmbedConfig, levels: Sequence[str]) -> list[str]:
     """Return the levels without those that the pass of one before makes, too."""
     offered = config.teacher.levels()
-    first = {offered[level].input_scale: level for level in reversed(levels)}
-    return [level for level in levels if first[offered[level].input_scale] == level]
+
+    def key(level: str) -> tuple[bool, float]:
+        return level == upright(level), offered[upright(level)].input_scale
+
+    first = {key(level): level for level in reversed(levels)}
+    return [level for level in levels if first[key(level)] == level]

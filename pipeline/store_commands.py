@@ -149,6 +149,7 @@ def _repair(params: "Params", url: "Url", progress: Callable[[int, int, str], No
     from stages.prepare.pixels import read_raw
     from store import verify
     from store.lease import WHOLE
+    from store.spec import upright
 
     manifest = current_manifest(params, MANIFEST)
     domain = require_planned(params, manifest, url, INDEX)
@@ -164,10 +165,12 @@ def _repair(params: "Params", url: "Url", progress: Callable[[int, int, str], No
         if image_id in records:  # else a shard that is partly intact could not be made anew
             read_raw(records[image_id], params.prepare.roots[domain])
     verify.discard(url, report.damage)
-    damaged = {one.level for one in report.damage}
-    offered = params.embed.teacher.levels()
-    levels = tuple(name for name in offered if name in {*params.embed.levels, *damaged})
-    alone = params.embed.model_copy(update={"domains": (domain,), "levels": levels})
+    damaged = {one.level for one in report.damage if one.level is not None}
+    wanted = {*params.embed.levels, *map(upright, damaged)}
+    levels = tuple(name for name in params.embed.teacher.levels() if name in wanted)
+    flips = ("none", "horizontal") if damaged - wanted else params.embed.flips
+    update = {"domains": (domain,), "levels": levels, "flips": flips}
+    alone = params.embed.model_copy(update=update)
     params = params.model_copy(update={"embed": alone})
     run_embed(params, manifest, index_path=INDEX, progress=progress, step=WHOLE)
     return find_damage()

@@ -131,6 +131,13 @@ def print_store(store: "StoreSummary") -> None:
         if level.saturated:
             share = level.saturated / level.numbers
             console.print(f"{name}: {share:.2g} of the numbers are clipped by their scale")
+    for name, level in store.levels.items():
+        if level.projection is not None:
+            channels, kept = level.projection
+            console.print(
+                f"{name}: {level.shape[1]} principal components of {channels} channels, "
+                f"{kept:.1%} of the variance of a sample"
+            )
     _print_skipped(store.skipped)
 
 
@@ -164,8 +171,9 @@ def print_online(report: "OnlineReport") -> None:
         ],
     )
     console.print(
-        "online is the teacher on: the crop alone; the mirrored crop; the mixed, jittered and "
-        "blurred crop. unrelated: features of two crops that have nothing to do with each other"
+        "online is the teacher on: the crop alone; the mirrored crop, against mirrored features "
+        "(flip) and those of mirrored images (stored flip); the mixed, jittered and blurred crop. "
+        "unrelated: features of two crops that have nothing to do with each other"
     )
     if not report.trained:
         console.print(UNTRAINED)
@@ -185,6 +193,9 @@ def print_probe(report: "ProbeReport") -> None:
             for features in dict.fromkeys(features for features, _ in report.scores)
         ],
     )
+    known = ((level, share) for level, share in report.position.items() if share is not None)
+    if shares := ", ".join(f"{level} {share:.0%}" for level, share in known):
+        console.print(f"variance of tokens that their position in the tile explains: {shares}")
     if not report.teacher["trained"]:
         console.print(UNTRAINED)
 

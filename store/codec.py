@@ -9,6 +9,7 @@ holds the very bytes that embedding with its codec would have written.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import numpy as np
@@ -156,8 +157,13 @@ def scale_file(level: str) -> str:
 
 def parse_scale(data: bytes, channels: int) -> NDArray[np.float32] | None:
     """Read the content of a scale's chunk; None where it is damaged."""
-    size_bytes = 4 * channels + CRC_BYTES
+    scale = parse_floats(data, (channels,))
+    return scale if scale is not None and np.all((scale > 0) & (scale < _MOST_SCALE)) else None
+
+
+def parse_floats(data: bytes, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+    """Read float32 numbers and their crc32c; None where these are not the bytes of such a shape."""
+    size_bytes = 4 * prod(shape) + CRC_BYTES
     if len(data) != size_bytes or not crc32c_is_sound(np.frombuffer(data, np.uint8)):
         return None
-    scale = np.frombuffer(data[:-CRC_BYTES], "<f4")
-    return scale if np.all((scale > 0) & (scale < _MOST_SCALE)) else None
+    return np.frombuffer(data[:-CRC_BYTES], "<f4").reshape(shape)

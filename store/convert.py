@@ -82,7 +82,8 @@ def convert(
     with StoreWriter(stores_of(path), spec, images, header.levels) as writer:
         sample = scale_sample(images)
         writer.fix_scales(
-            {level: estimate_scale(read(level, sample).values()) for level in writer.unscaled}
+            {level: estimate_scale(read(level, sample).values()) for level in writer.unscaled},
+            {level: header.bases[level] for level in writer.unprojected},
         )
         tasks = writer.pending()
         todo = sum(len(task.image_ids) for task in tasks)

@@ -7,7 +7,8 @@ from typing import Final, get_args
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from store.codec import Codec, CodecName, Scales, parse_scale, scale_file, scale_name
+from store.basis import BASIS_ARRAYS, Bases, parse_basis
+from store.codec import Codec, CodecName, Scales, parse_scale, scale_file
 from store.errors import (
     StoreError,
     StoreFormatError,
@@ -37,13 +38,14 @@ from store.spec import (
     StoreSpec,
     check_images,
     levels_of_format_1,
+    upright,
 )
 
 METADATA_FILE = f"{LEDGER}/metadata.json"
 ROOT_FILE = "zarr.json"
-_VECTOR = f"{TAKEN}|{scale_name(LEVEL_NAME)}"
+_VECTOR = f"{TAKEN}|(?:scale|{'|'.join(BASIS_ARRAYS)})_{LEVEL_NAME}"
 _METADATA: Final = re.compile(
-    rf"{ROOT_FILE}|{SLOTS_FILE}|{LEDGER}/{ROOT_FILE}|({_VECTOR})/({ROOT_FILE}|c\.0)"
+    rf"{ROOT_FILE}|{SLOTS_FILE}|{LEDGER}/{ROOT_FILE}|({_VECTOR})/({ROOT_FILE}|c\.0(\.0)?)"
     rf"|(?P<level>{LEVEL_NAME})/{ROOT_FILE}"
 )
 """Names of all files that a store can have beside its shards, their ledger and `METADATA_FILE`."""
@@ -116,6 +118,7 @@ class Header:
         levels: Levels that it has an array for, finest first; `spec` says what they are.
         slots: Its images along the image axis.
         scales: The scale of each level, where the codec has one.
+        bases: The basis of each level, where it holds principal components.
     """
 
     files: Files
@@ -123,10 +126,11 @@ class Header:
     levels: tuple[str, ...]
     slots: tuple[Slot, ...]
     scales: Scales
+    bases: Bases
 
     def level_fingerprint(self, level: str) -> str:
-        """Return the fingerprint of a level, with its scale where it has one."""
-        return self.spec.level_fingerprint(level, self.scales)
+        """Return the fingerprint of a level, with its scale and basis where it has them."""
+        return self.spec.level_fingerprint(level, self.scales, self.bases)
 
     @property
     def shards(self) -> range:
@@ -204,7 +208,7 @@ def read_header(files: Files) -> Header:
     levels = tuple(there)
     with one_line_for_reads(files.url):
         slots = read_slots(files)
-        scales = read_scales(files, spec, levels)
+        scales, bases = read_scales(files, spec, levels), read_bases(files, spec, levels)
     try:
         check_images(spec, [slot.image for slot in slots])
     except StoreError as error:
@@ -212,7 +216,10 @@ def read_header(files: Files) -> Header:
     for level in levels if Codec(spec.codec).scaled else ():
         if level not in scales or scale_file(level) not in digests:
             raise damaged(files, scale_file(level))
-    return Header(files, spec, levels, slots, scales)
+    for level in map(upright, levels) if spec.projected else ():
+        if level not in bases or not {*basis_files(level)} <= digests.keys():
+            raise damaged(files, basis_files(level)[0])
+    return Header(files, spec, levels, slots, scales, bases)
 
 
 def digests_json(digests: Mapping[str, str], store_format: Format) -> bytes:
@@ -280,6 +287,24 @@ def read_scales(files: Files, spec: StoreSpec, levels: Iterable[str]) -> Scales:
         if scale is not None:
             scales[level] = scale
     return scales
+
+
+def basis_files(level: str) -> list[str]:
+    """Return the POSIX paths inside a store of the chunks of a level's basis."""
+    return [f"{name}_{level}/c.0{'.0' * (name == 'basis')}" for name in BASIS_ARRAYS]
+
+
+def read_bases(files: Files, spec: StoreSpec, levels: Iterable[str]) -> Bases:
+    """Read the basis of each level; levels whose basis is absent or damaged are left out."""
+    bases = {}
+    for level in dict.fromkeys(map(upright, levels)) if spec.projected else ():
+        try:
+            basis = parse_basis(*map(files.read, basis_files(level)))
+        except FileNotFoundError:
+            continue
+        if basis is not None and len(basis.components) == spec.level(level).channels:
+            bases[level] = basis
+    return bases
 
 
 def _read_file(files: Files, name: str) -> bytes:

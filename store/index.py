@@ -1,6 +1,7 @@
 """Index: the small file that downstream stages depend on, with every store shard by shard."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, Self
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, model_va
 from store import atomic
 from store.errors import StoreError, StoreMissingError
 from store.files import is_name, unreadable
+from store.spec import FLIPPED
 
 
 class LevelEntry(BaseModel):
@@ -44,6 +46,12 @@ class StoreEntry(BaseModel):
     images_digest: str
     levels: dict[str, LevelEntry]
     skipped: dict[str, str] = {}
+
+    def with_flips(self, levels: Iterable[str]) -> tuple[str, ...]:
+        """Return levels, and those of mirrored images that there are of them."""
+        levels = tuple(levels)
+        flipped = (level + FLIPPED for level in levels)
+        return (*levels, *(level for level in flipped if level in self.levels))
 
 
 class Index(BaseModel):

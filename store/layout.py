@@ -19,6 +19,7 @@ from pydantic import JsonValue
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
+from store.basis import Bases
 from store.codec import MISSING_CODE, ZSTD_LEVEL, Codec, Scales, scale_name
 from store.fingerprint import CRC_BYTES, sha256, with_crc32c
 from store.grid import LevelGrid, shard_count
@@ -28,7 +29,7 @@ from store.header import (
     digests_json,
 )
 from store.ledger import LEDGER, SLOTS_FILE, ChannelStatistics, Slot, slots_json
-from store.spec import ImageEntry, StoreSpec
+from store.spec import NO_BASES, ImageEntry, StoreSpec, upright
 
 _KEYS = {"name": "default", "separator": "."}  # one folder per array
 _ENTRY_BYTES, _ENTRY_PER_IMAGE, _ENTRY_PER_CHANNEL = 325, 57, 60
@@ -46,7 +47,11 @@ _HISTORY = (
 
 
 def skeleton(
-    spec: StoreSpec, levels: Sequence[str], slots: Sequence[Slot], scales: Scales
+    spec: StoreSpec,
+    levels: Sequence[str],
+    slots: Sequence[Slot],
+    scales: Scales,
+    bases: Bases = NO_BASES,
 ) -> dict[str, bytes]:
     """Return every file of a store but its shards and their ledger, by POSIX path.
 
@@ -61,14 +66,23 @@ def skeleton(
         grid = LevelGrid.of(spec, level)
         scale = scales.get(level)
         channel = "channel" if spec.format == 1 else f"channel_{level}"  # a size per name in xarray
-        about = _about_level(grid, spec.level_fingerprint(level, scales), root)
+        about = _about_level(grid, spec.level_fingerprint(level, scales, bases), root)
         if scale is not None:
             about["decoding"] = (
                 f"code * {scale_name(level)}[channel]; {MISSING_CODE} where there is none"
             )
             about["coordinates"] = f"height_px width_px live {scale_name(level)}"
             long_name = f"what a code of {level} is multiplied by"
-            _add_vector(group, scale_name(level), scale, channel, {"long_name": long_name})
+            _add_vector(group, scale_name(level), scale, (channel,), {"long_name": long_name})
+        if upright(level) in bases:
+            arrays = bases[upright(level)].arrays(upright(level))
+            about["projection"] = "{1} @ (features - {0})".format(*arrays)
+            about["coordinates"] = " ".join((str(about["coordinates"]), *arrays))
+            for name, array in arrays.items() if level == upright(level) else ():
+                teacher = f"teacher_channel_{level}"
+                axes = {f"mean_{level}": (teacher,), f"basis_{level}": (channel, teacher)}
+                of = {"long_name": f"of the principal components of {level}"}
+                _add_vector(group, name, array, axes.get(name, (channel,)), of)
         group.create_array(
             level,
             **_array_settings(grid, (len(slots), grid.channels, *grid.size_tok)),
@@ -78,11 +92,11 @@ def skeleton(
     heights, widths = np.array([slot.image.working_size_px for slot in slots], np.int32).T
     ids = np.array([slot.image.image_id for slot in slots], dtype=object)
     live = np.array([slot.live for slot in slots])
-    _add_vector(group, "image", ids, "image", {"long_name": "image id in the manifest"})
+    _add_vector(group, "image", ids, ("image",), {"long_name": "image id in the manifest"})
     for axis, sizes in (("height", heights), ("width", widths)):
         long_name = f"valid {axis} of the working image; of a level: divided by its stride_px"
-        _add_vector(group, f"{axis}_px", sizes, "image", {"long_name": long_name, "units": "px"})
-    _add_vector(group, "live", live, "image", {"long_name": "false: removed from the data set"})
+        _add_vector(group, f"{axis}_px", sizes, ("image",), {"long_name": long_name, "units": "px"})
+    _add_vector(group, "live", live, ("image",), {"long_name": "false: removed from the data set"})
 
     files = {path: buffer.to_bytes() for path, buffer in memory.items()}
     files[SLOTS_FILE] = slots_json(slots, spec.format)
@@ -158,9 +172,13 @@ def _about_level(grid: LevelGrid, fingerprint: str, root: RootAttributes) -> dic
 
 
 def _add_vector(
-    group: zarr.Group, name: str, values: NDArray[Any], dimension: str, attributes: dict[str, str]
+    group: zarr.Group,
+    name: str,
+    values: NDArray[Any],
+    dimensions: tuple[str, ...],
+    attributes: dict[str, str],
 ) -> None:
-    """Add an array along one dimension, in one chunk."""
+    """Add an array in one chunk."""
     array = group.create_array(
         name,
         shape=values.shape,
@@ -168,7 +186,7 @@ def _add_vector(
         chunks=values.shape,
         compressors=[Crc32cCodec()],
         chunk_key_encoding=_KEYS,
-        dimension_names=(dimension,),
+        dimension_names=dimensions,
         attributes=attributes,
     )
     array[:] = values

@@ -28,7 +28,7 @@ from store.grid import LevelGrid, place_of, shard_file
 from store.header import Header, read_header
 from store.index import Index
 from store.ledger import ShardEntry, has_file, recorded
-from store.spec import ImageEntry, Size
+from store.spec import FLIPPED, ImageEntry, Size, upright
 
 _ABSENT: Final = np.iinfo(np.uint64).max
 """Offset of a chunk that holds no feature and is not stored."""
@@ -39,15 +39,25 @@ class FeatureReader:
 
     Opens on first use and keeps no file open, so that it pickles as a path and works in
     DataLoader workers, forked or spawned. It shows the store as it was when first used.
+
+    Args:
+        path: The store.
+        flips: Names of its levels of mirrored images that windows of mirrored crops are read from.
     """
 
-    def __init__(self, path: Url) -> None:
-        self._path = path
+    _flips: tuple[str, ...] = ()
+
+    def __init__(self, path: Url, flips: tuple[str, ...] = ()) -> None:
+        self._path, self._flips = path, flips
         self._grids: dict[str, LevelGrid] = {}
         self._entries: dict[tuple[str, int], ShardEntry | None] = {}
 
-    def __reduce__(self) -> tuple[type["FeatureReader"], tuple[Url]]:
-        return FeatureReader, (self._path,)
+    def __reduce__(self) -> tuple[type["FeatureReader"], tuple[Any, ...]]:
+        return FeatureReader, (self._path, self._flips)
+
+    def mirrored(self, level: str) -> str:
+        """Return the level to read and mirror for mirrored crops: of mirrored images if it can."""
+        return level + FLIPPED if level + FLIPPED in self._flips else level
 
     @cached_property
     def header(self) -> Header:
@@ -200,6 +210,8 @@ def open_features(
 ) -> FeatureReader:
     """Open the store below a url that the index names for a domain, and `check` it.
 
+    It reads mirrored crops from levels of mirrored images where the index names those too.
+
     Raises:
         StoreMissingError: The index has no such domain, or the store is not there.
         StoreMismatchError: Features of another teacher, or of other versions of images.
@@ -211,8 +223,9 @@ def open_features(
             f"the index has no features of {domain}, only of {sorted(index.stores)}: add it to "
             "embed.domains and run `ssr embed`"
         )
-    levels = tuple(levels)
-    reader = FeatureReader(join(url, entry.path))
+    levels = entry.with_flips(levels)
+    flips = tuple(level for level in levels if level != upright(level))
+    reader = FeatureReader(join(url, entry.path), flips)
     reader.check(levels=levels, images=images, fingerprint=entry.fingerprint)
     # The store may have kept a level that was embedded before; the index does not list it.
     absent = [level for level in levels if level not in entry.levels]
@@ -222,6 +235,24 @@ def open_features(
             "embed.levels and run `ssr embed`"
         )
     return reader
+
+
+def require_same_bases(readers: Iterable[FeatureReader]) -> None:
+    """Refuse stores whose principal components are not the same ones: their channels differ.
+
+    Raises:
+        StoreMismatchError: The first two that differ.
+    """
+    seen: dict[str, tuple[str, Url]] = {}
+    for reader in readers:
+        url = reader.header.files.url
+        for level, basis in reader.header.bases.items():
+            digest, other = seen.setdefault(level, (basis.digest, url))
+            if digest != basis.digest:
+                raise StoreMismatchError(
+                    f"{level} of {other} and of {url} holds other principal components: move one "
+                    "of the stores away and run `ssr embed`, which makes it like the other"
+                )
 
 
 class DamageError(Exception):

@@ -2,7 +2,7 @@
 
 # C channels, h w tokens
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
@@ -10,15 +10,17 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from store.basis import Bases
 from store.codec import OVERFLOW, Codec, Scales
 from store.errors import StoreError
-from store.files import Url, absolute, files_at, join, one_line_for_os_errors
+from store.files import Url, absolute, files_at, join, one_line_for_os_errors, one_line_for_reads
 from store.fingerprint import sha256
 from store.grid import LevelGrid, shard_file
+from store.header import basis_files, damaged, read_bases
 from store.layout import encode_images
 from store.lease import Part, commit, owns
 from store.ledger import ShardEntry, Skipped, entry_file, entry_json
-from store.spec import ImageEntry, StoreSpec
+from store.spec import ImageEntry, StoreSpec, upright
 
 Features = Mapping[str, Mapping[str, NDArray[Any]]]
 """level -> image id -> (C, h, w), float32 or float16, h and w the working size over the stride."""
@@ -55,6 +57,7 @@ class ShardWriter:
 
     Attributes:
         url: The store.
+        fingerprints: Of each level, with scale and basis.
         part: Shards that the lease is about.
         token: Names the lease.
     """
@@ -62,12 +65,27 @@ class ShardWriter:
     url: Url
     spec: StoreSpec
     scales: Scales
+    fingerprints: Mapping[str, str]
     part: Part
     token: str
 
     def absolute(self) -> "ShardWriter":
         """Return a writer that works in any folder."""
         return replace(self, url=absolute(self.url))
+
+    def read_bases(self, levels: Sequence[str]) -> Bases:
+        """Read the bases of levels; they are too large to travel with every shard.
+
+        Raises:
+            StoreError: One is not what it was when the writer began.
+        """
+        files = files_at(self.url)
+        with one_line_for_reads(self.url):
+            bases = read_bases(files, self.spec, levels)
+        for level in levels:
+            if self.spec.level_fingerprint(level, self.scales, bases) != self.fingerprints[level]:
+                raise damaged(files, basis_files(upright(level))[0])
+        return bases
 
     def write(
         self, task: ShardTask, features: Features, skipped: Mapping[str, str] = NOTHING
@@ -107,7 +125,7 @@ class ShardWriter:
                 format=self.spec.format,
                 level=level,
                 shard=task.shard,
-                fingerprint=self.spec.level_fingerprint(level, self.scales),
+                fingerprint=self.fingerprints[level],
                 images=tuple(image if image in images else None for image in task.images),
                 bytes=len(data),
                 digest=sha256(data),

@@ -7,6 +7,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, TypeAlias
 
+from store.basis import Bases
 from store.codec import Codec, Scales
 from store.errors import StoreError
 from store.files import is_name
@@ -21,6 +22,7 @@ COARSEST_STRIDE_PX = 32
 """Working sizes are multiples of it, so that every level covers an image exactly."""
 
 NO_SCALES: Final[Scales] = MappingProxyType({})
+NO_BASES: Final[Bases] = MappingProxyType({})
 
 MOST_CHANNELS: Final = 2**14
 MOST_SHARD_IMAGES: Final = 2**10
@@ -42,11 +44,15 @@ TAKEN: Final = "image|height_px|width_px|live"
 """Names of the arrays of a store that are no level's."""
 
 LEVEL_NAME: Final = (
-    rf"(?!(?:{TAKEN}|ledger|leases)(?![A-Za-z0-9_])|(?:scale|channel|y|x)_)"
+    rf"(?!(?:{TAKEN}|ledger|leases)(?![A-Za-z0-9_])|(?:scale|mean|basis|explained|channel|teacher_channel|y|x)_)"
     "[A-Za-z][A-Za-z0-9_]{0,63}"
 )
 """Names that a level can have: none that a store needs for something else."""
 
+
+FLIPPED: Final = "_flipped"
+"""Ending of a level that the teacher made of mirrored images; its tokens lie where those of the
+image do, so a window of it is that of a mirrored crop, mirrored back."""
 
 LEVELS = ("stride8", "stride16", "stride32")
 """Levels of format 1 and of SAM, finest first."""
@@ -57,6 +63,11 @@ def stride_of(level: str) -> int:
     if level not in LEVELS:
         raise StoreError(f"unknown level {level!r}: choose from {', '.join(LEVELS)}")
     return int(level.removeprefix("stride"))
+
+
+def upright(level: str) -> str:
+    """Return the level of images as they are, for one of mirrored images."""
+    return level.removesuffix(FLIPPED)
 
 
 def levels_of_format_1(channels: int) -> dict[str, Level]:
@@ -150,8 +161,15 @@ class StoreSpec:
                 f"unknown level {name!r}: choose from {', '.join(self.levels)}"
             ) from None
 
-    def level_fingerprint(self, level: str, scales: Scales = NO_SCALES) -> str:
-        """SHA-256 (64 hex) of a level and its scale, without which codes mean nothing.
+    @property
+    def projected(self) -> bool:
+        """Whether levels hold principal components, by a basis beside them."""
+        return "projection" in self.provenance
+
+    def level_fingerprint(
+        self, level: str, scales: Scales = NO_SCALES, bases: Bases = NO_BASES
+    ) -> str:
+        """SHA-256 (64 hex) of a level, its scale and its basis, without which codes mean nothing.
 
         It does not depend on which other levels there are.
         """
@@ -160,6 +178,8 @@ class StoreSpec:
             about |= self.level(level)._asdict()
         if level in scales:
             about["scale"] = sha256(scales[level].tobytes())
+        if upright(level) in bases:
+            about["basis"] = bases[upright(level)].digest
         return fingerprint_of(about)
 
     @property

@@ -18,7 +18,7 @@ from store.files import S3, Url, files_at, one_line_for_reads
 from store.grid import LevelGrid, place_of
 from store.header import ROOT_FILE, Header, RootAttributes, damaged, read_header
 from store.ledger import ChannelStatistics, has_file, read_statistics
-from store.spec import ImageEntry
+from store.spec import ImageEntry, upright
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class LevelSummary:
             where nothing is stored.
         saturated: Stored numbers that the scale of an 8 bit codec was too small for.
         skipped: Images that should be there and could not be read -> why.
+        projection: Of stored principal components: channels of the teacher, and the share of a
+            sample's variance that is kept.
     """
 
     shape: tuple[int, int, int, int]
@@ -48,6 +50,7 @@ class LevelSummary:
     statistics: ChannelStatistics | None
     saturated: int
     skipped: Mapping[str, str]
+    projection: tuple[int, float] | None
 
     @property
     def numbers(self) -> int:
@@ -104,7 +107,7 @@ def inspect(path: Url) -> StoreSummary:
 
 def _summarise(header: Header, level: str) -> LevelSummary:
     slots, shard_images = header.slots, header.spec.shard_images
-    grid = LevelGrid.of(header.spec, level)
+    grid, basis = LevelGrid.of(header.spec, level), header.bases.get(upright(level))
     entries = [found for found in header.recorded(level) if has_file(header.files, found[1])]
     statistics = (
         read_statistics(header.files, level, entry.shard, grid.channels) for _, entry in entries
@@ -122,6 +125,7 @@ def _summarise(header: Header, level: str) -> LevelSummary:
         skipped={
             i: why for images, entry in entries for i, why in entry.skipped_of(images).items()
         },
+        projection=None if basis is None else (len(basis.mean), float(basis.explained.sum())),
     )
 
 
@@ -132,7 +136,9 @@ def open_dataset(path: Url) -> xr.Dataset:
     (yet: a warning counts those images); xarray wants one size per dimension name, hence the
     level in it. float16, or float32 where the codec is one of 8 bits; float16 reductions overflow:
     reduce with `dtype="float32"`. Coordinates: `image` (the ids, so `.sel(image=...)` works),
-    `height_px`, `width_px`, `live`, `scale_<level>`.
+    `height_px`, `width_px`, `live`, `scale_<level>`; of principal components also `mean_<level>`
+    (teacher_channel_<level>), `basis_<level>` (channel_<level>, teacher_channel_<level>) and
+    `explained_<level>` (channel_<level>), where a stored token is basis @ (token - mean).
 
     Raises:
         StoreError: There is no store, or its metadata is not sound.
@@ -160,6 +166,11 @@ def open_dataset(path: Url) -> xr.Dataset:
         variables[level] = array = _open_level(header, level, place)
         if level in header.scales:
             coordinates[scale_name(level)] = (array.dims[1], header.scales[level])
+        if level in header.bases:
+            channel, teacher = array.dims[1], f"teacher_channel_{level}"
+            dims = (teacher, (channel, teacher), channel)
+            arrays = header.bases[level].arrays(level).items()
+            coordinates |= {n: (d, a) for (n, a), d in zip(arrays, dims, strict=True)}
     attributes = RootAttributes.of(header.spec).as_json()
     return xr.Dataset(variables, coordinates, attributes)
 

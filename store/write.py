@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from store.basis import Bases, Basis
 from store.codec import Codec, Scales, check_scale
 from store.errors import (
     StoreError,
@@ -31,6 +32,7 @@ from store.grid import shard_count, shard_of
 from store.header import (
     ROOT_FILE,
     RootAttributes,
+    read_bases,
     read_digests,
     read_levels,
     read_scales,
@@ -52,7 +54,7 @@ from store.ledger import (
     wanted_images,
 )
 from store.shard_writer import NOTHING, Features, ShardTask, ShardWriter
-from store.spec import ImageEntry, Level, StoreSpec, check_images
+from store.spec import NO_BASES, ImageEntry, Level, StoreSpec, check_images, upright
 
 
 def never(image_id: str) -> bool:
@@ -107,6 +109,7 @@ class StoreWriter:
         self._images = tuple(images)
         self._slots: tuple[Slot, ...] = ()
         self._scales: dict[str, NDArray[np.float32]] = {}
+        self._bases: dict[str, Basis] = {}
         self._seen: dict[tuple[str, int], ShardEntry] = {}
         self._lease: str | None = None  # its token
         self._stack = ExitStack()
@@ -114,7 +117,7 @@ class StoreWriter:
     def __enter__(self) -> Self:
         with one_line_for_reads(self.path):
             self._look()
-            idle = not (self.unscaled or self._stale() or any(self._pending(never)))
+            idle = not (self.unready or self._stale() or any(self._pending(never)))
         if not idle:
             self._take_lease()
         return self
@@ -122,7 +125,12 @@ class StoreWriter:
     def _look(self) -> None:
         self._check_identity()
         self.spec = replace(self.spec, levels=self._kept_levels() | dict(self.spec.levels))
-        self._scales = dict(read_scales(self._files, self.spec, self.spec.levels))
+        self._bases = dict(read_bases(self._files, self.spec, self.spec.levels))
+        # where the basis was lost, the scale is one of numbers that may not come again
+        known = [
+            n for n in self.spec.levels if upright(n) in self._bases or not self.spec.projected
+        ]
+        self._scales = dict(read_scales(self._files, self.spec, known))
         self._slots = assign_slots(self._known_slots(), self._images)
 
     def _kept_levels(self) -> dict[str, Level]:
@@ -161,7 +169,7 @@ class StoreWriter:
             self.spec.levels, key=lambda name: self.spec.level(name).stride_px, reverse=True
         )
         for level in coarsest_first:
-            fingerprint = self.spec.level_fingerprint(level, self._scales)
+            fingerprint = self._fingerprint(level)
             for shard in map(shard_of, self._files.names(f"{LEDGER}/{level}")):
                 if shard is None:
                     continue
@@ -193,15 +201,33 @@ class StoreWriter:
         scaled = Codec(self.spec.codec).scaled
         return tuple(level for level in self.levels if scaled and level not in self._scales)
 
-    def fix_scales(self, scales: Scales) -> None:
-        """Record the scales (C,) of the unscaled levels; they hold for ever after.
+    @property
+    def unprojected(self) -> tuple[str, ...]:
+        """Levels that have no basis yet; none unless the store holds principal components."""
+        levels = dict.fromkeys(map(upright, self.levels)) if self.spec.projected else ()
+        return tuple(level for level in levels if level not in self._bases)
+
+    @property
+    def unready(self) -> tuple[str, ...]:
+        """Levels that lack scale or basis."""
+        return tuple(dict.fromkeys((*self.unprojected, *self.unscaled)))
+
+    @property
+    def bases(self) -> Bases:
+        """Bases that are fixed."""
+        return self._bases
+
+    def fix_scales(self, scales: Scales, bases: Bases = NO_BASES) -> None:
+        """Record scales (C,) and bases of the levels without; they hold for ever after.
 
         Raises:
-            StoreError: They are not positive, or cannot be written.
+            StoreError: Scales are not positive, or something cannot be written.
         """
         assert self.part == WHOLE
         assert scales.keys() == set(self.unscaled), (scales.keys(), self.unscaled)
-        if scales:
+        assert bases.keys() == set(self.unprojected), (bases.keys(), self.unprojected)
+        if scales or bases:
+            self._bases |= bases
             self._scales |= {
                 n: check_scale(n, scale, self.spec.level(n).channels) for n, scale in scales.items()
             }
@@ -212,7 +238,11 @@ class StoreWriter:
     def shards(self) -> ShardWriter:
         """What writes shards under this writer's lease, here or in a process that works for it."""
         assert self._lease is not None, "a StoreWriter is a context manager"
-        return ShardWriter(self.path, self.spec, self._scales, self.part, self._lease)
+        fingerprints = {level: self._fingerprint(level) for level in self.levels}
+        return ShardWriter(self.path, self.spec, self._scales, fingerprints, self.part, self._lease)
+
+    def _fingerprint(self, level: str) -> str:
+        return self.spec.level_fingerprint(level, self._scales, self._bases)
 
     def pending(self, *, readable: Callable[[str], bool] = never) -> list[ShardTask]:
         """List the shards of the part that are not done, by looking at ledger and sizes.
@@ -249,7 +279,7 @@ class StoreWriter:
                     )
                 digests.append(entry.digest if entry else None)
                 skipped |= entry.skipped_of(wanted) if entry else {}
-            fingerprint = self.spec.level_fingerprint(level, self._scales)
+            fingerprint = self._fingerprint(level)
             levels[level] = LevelEntry(fingerprint=fingerprint, shards=tuple(digests))
         stored = [s.image for s in self._slots if s.live and s.image.image_id not in skipped]
         return StoreEntry(
@@ -278,7 +308,7 @@ class StoreWriter:
 
     def _require_skeleton(self) -> None:
         """Refuse to write a part of a store whose metadata is not that of these images."""
-        if self.unscaled or self._stale():
+        if self.unready or self._stale():
             raise StoreIncompleteError(
                 f"the store {self.path} is not ready for parts: run `ssr embed --init` first, "
                 "with the same params and manifest"
@@ -308,8 +338,9 @@ class StoreWriter:
             for level in self.spec.levels
             if (level in self.levels or exists(self._files, f"{level}/{ROOT_FILE}"))
             and (level in self._scales or not scaled)
+            and (upright(level) in self._bases or not self.spec.projected)
         ]
-        return skeleton(self.spec, levels, self._slots, self._scales)
+        return skeleton(self.spec, levels, self._slots, self._scales, self._bases)
 
     def _shards(self) -> range:
         return range(shard_count(len(self._slots), self.spec.shard_images))
@@ -329,7 +360,7 @@ class StoreWriter:
         """Return the entry of a shard that is done."""
         if (level, shard) in self._seen:
             return self._seen[level, shard]
-        fingerprint = self.spec.level_fingerprint(level, self._scales)
+        fingerprint = self._fingerprint(level)
         with one_line_for_reads(self.path):
             entry = recorded(
                 self._files, level, shard, fingerprint=fingerprint, images=self._wanted(shard)

@@ -150,6 +150,7 @@ def make_shard(
                 records=records,
                 root=job.root,
                 image_done=lambda: None,
+                bases=job.writer.read_bases(task.levels),
             )
             with closing(shards):
                 (shard,) = shards

@@ -10,6 +10,7 @@ from stages.embed.tiling import Tile, plan_tiles
 from stages.fields import BatchSize, Cores, DeviceName, Domain, Name, Section, Split
 from stages.prepare.geometry import Size
 from store.errors import ConfigError
+from store.spec import FLIPPED, upright
 
 _T = TypeVar("_T")
 
@@ -18,6 +19,12 @@ def _distinct(values: tuple[_T, ...]) -> tuple[_T, ...]:
     if len(set(values)) != len(values):
         raise ValueError(f"names one twice: {list(values)}")
     return values
+
+
+def _as_they_are_first(flips: tuple[_T, ...]) -> tuple[_T, ...]:
+    if flips[:1] != ("none",):
+        raise ValueError(f"{list(flips)} does not begin with none: images as they are always count")
+    return flips
 
 
 class EmbedConfig(Section):
@@ -36,6 +43,14 @@ class EmbedConfig(Section):
     )
     overlap: Annotated[float, Field(ge=0, le=0.5)] = Field(
         description="Least overlap of neighbouring tiles, as a share of the tile."
+    )
+    flips: Annotated[
+        tuple[Literal["none", "horizontal"], ...],
+        AfterValidator(_distinct),
+        AfterValidator(_as_they_are_first),
+    ] = Field(
+        description="`[none]`, or `[none, horizontal]`: mirrored images are embedded too, and "
+        "mirrored crops of training read those; twice the time and room."
     )
     batch_tiles: BatchSize = Field(
         description="Most tiles per forward pass, of several images of one shard, at one level."
@@ -74,6 +89,12 @@ class EmbedConfig(Section):
             self.require_levels()
         return self
 
+    @property
+    def stored_levels(self) -> tuple[str, ...]:
+        """Levels of the store: those of the config and, with flips, of mirrored images."""
+        mirrored = self.levels if "horizontal" in self.flips else ()
+        return (*self.levels, *(level + FLIPPED for level in mirrored))
+
     def require_levels(self) -> None:
         """Refuse levels that the teacher does not have.
 
@@ -93,11 +114,11 @@ class EmbedConfig(Section):
         """Cover an image at a level, in its tokens; levels of one pass have the same tiles.
 
         Args:
-            level: of the teacher.
+            level: of the teacher, or the same of mirrored images.
             size_px: (height, width) of the working image, multiples of the level's stride.
         """
         offered = self.teacher.levels()
-        stride, _, scale = offered[level]
+        stride, _, scale = offered[upright(level)]
         # of all that the teacher offers: tiles do not depend on which of them are embedded
         coarsest = max(each.stride_px for each in offered.values() if each.input_scale == scale)
         tile_tok = self.teacher.side_px // round(stride * scale)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stages.embed.config import EmbedConfig
 from stages.embed.planned import PlannedStore, provenance
 from store.atomic import read_bytes, write_bytes
+from store.basis import Projection
 from store.errors import CheckpointError, StoreMismatchError
 from store.files import Url, exists, files_at, join, one_line_for_reads
 from store.fingerprint import fingerprint_of
@@ -56,7 +57,8 @@ def kept_store(
         CheckpointError: for weights that are missing, damaged or of another network.
         StoreUnreadableError: where it cannot be seen whether a store is there.
     """
-    if _is_there(store_url, planned.spec):
+    needs_format_2 = planned.projection is not None or "horizontal" in config.flips
+    if needs_format_2 or _is_there(store_url, planned.spec):
         return planned
     weights = config.teacher.weights_identity()
     known = remembered(config, weights, memory)
@@ -77,15 +79,21 @@ def remembered(config: EmbedConfig, weights: Mapping[str, Any], memory: Path) ->
 
 
 def require_provenance(
-    config: EmbedConfig, found: Mapping[str, Any], memory: Path, *, where: object
+    config: EmbedConfig,
+    projection: Projection | None,
+    found: Mapping[str, Any],
+    memory: Path,
+    *,
+    where: object,
 ) -> None:
-    """Refuse features of another teacher or preprocessing than section `embed` names.
+    """Refuse features of another teacher, preprocessing or projection than the params name.
 
     The teacher is not loaded. Where its weight file is absent, as on a machine that only trains,
     the features are trusted to be of that file.
 
     Args:
         config: section `embed`.
+        projection: of section `store`.
         found: provenance of the features.
         memory: `memory_at`.
         where: what holds the features, for the message.
@@ -100,7 +108,7 @@ def require_provenance(
     if config.teacher.at_hand:
         weights = config.teacher.weights_identity()
     if "kind" in stored:
-        wanted = provenance(config, weights)
+        wanted = provenance(config, weights, projection)
     else:
         tensors = str(stored.get("weights_sha256"))
         if config.teacher.at_hand:
@@ -111,11 +119,12 @@ def require_provenance(
                     "not known yet; run `ssr embed`, which compares them and keeps what is right"
                 )
             tensors = known
-        wanted = provenance(config, weights) | {"teacher": _teacher(config, tensors)}
-    changed = [key for key, value in wanted.items() if found.get(key) != value]
+        wanted = provenance(config, weights, projection)
+        wanted |= {"teacher": _teacher(config, tensors)}
+    changed = [key for key in (*wanted, "projection") if found.get(key) != wanted.get(key)]
     if changed:
         raise StoreMismatchError(
-            f"{where} was made with another {changed[0]} than section embed of the params names; "
+            f"{where} was made with another {changed[0]} than the params name; "
             "run `ssr embed`, or put the old values back"
         )
 
@@ -139,7 +148,7 @@ def require_weights(config: EmbedConfig, encoder: "Encoder", spec: StoreSpec) ->
 
 
 def _format_1(spec: StoreSpec, config: EmbedConfig, tensors: str) -> StoreSpec:
-    about = provenance(config, {}) | {"teacher": _teacher(config, tensors)}
+    about = provenance(config, {}, None) | {"teacher": _teacher(config, tensors)}
     channels = next(iter(spec.levels.values())).channels
     return replace(spec, format=1, levels=levels_of_format_1(channels), provenance=about)
 

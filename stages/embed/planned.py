@@ -6,8 +6,9 @@ from typing import Any, Final
 
 from stages.embed.config import EmbedConfig
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
-from store.errors import DataError
-from store.spec import ImageEntry, Level, StoreSpec
+from store.basis import Projection
+from store.errors import ConfigError, DataError
+from store.spec import FLIPPED, ImageEntry, Level, StoreSpec
 
 EMBEDDING_VERSION: Final = 2
 """Raise it when a change of this package changes the features of the same teacher and image."""
@@ -15,11 +16,18 @@ EMBEDDING_VERSION: Final = 2
 
 @dataclass(frozen=True)
 class PlannedStore:
-    """One store before, or while, it is made: its images in order, and their rows by image id."""
+    """One store before, or while, it is made.
+
+    Attributes:
+        images: in order.
+        records: their rows of the manifest, by image id.
+        projection: None where all channels of the teacher are stored.
+    """
 
     spec: StoreSpec
     images: tuple[ImageEntry, ...]
     records: Mapping[str, ImageRecord]
+    projection: Projection | None
 
 
 def planned_store(
@@ -30,6 +38,7 @@ def planned_store(
     shard_images: int,
     codec: str,
     weights: Mapping[str, Any],
+    projection: Projection | None = None,
 ) -> PlannedStore:
     """Return the store that `ssr embed` makes or keeps for a domain.
 
@@ -40,10 +49,12 @@ def planned_store(
         shard_images: images per shard.
         codec: how tokens are stored.
         weights: the teacher's `weights_identity`; anything does where only sizes matter.
+        projection: None stores all channels of the teacher.
 
     Raises:
         CheckpointError: for a model whose levels cannot be known.
-        ConfigError: for a level that the teacher does not have.
+        ConfigError: for a level that the teacher does not have, or with fewer channels than are to
+            be stored.
         DataError: for a domain of which the manifest has no images to embed.
     """
     rows = [row for row in manifest.select(domain=domain) if row.split in config.splits]
@@ -55,16 +66,30 @@ def planned_store(
     config.require_levels()
     heights_px, widths_px = zip(*(row.working_size_px for row in rows), strict=True)
     offered = config.teacher.levels()
+    levels = {name: Level(level.stride_px, level.channels) for name, level in offered.items()}
+    if projection is not None:
+        for name in config.levels:
+            if projection.channels > levels[name].channels:
+                raise ConfigError(
+                    f"store.channels {projection.channels} is more than the "
+                    f"{levels[name].channels} channels of {name}; lower it, or set it to null"
+                )
+        levels = {
+            name: Level(level.stride_px, min(level.channels, projection.channels))
+            for name, level in levels.items()
+        }
+    if "horizontal" in config.flips:
+        levels |= {name + FLIPPED: level for name, level in levels.items()}
     spec = StoreSpec(
         domain=domain,
-        levels={name: Level(level.stride_px, level.channels) for name, level in offered.items()},
+        levels=levels,
         grid_px=(max(heights_px), max(widths_px)),
         shard_images=shard_images,
         codec=codec,
-        provenance=provenance(config, weights),
+        provenance=provenance(config, weights, projection),
     )
     images = tuple(ImageEntry(row.image_id, row.content, row.working_size_px) for row in rows)
-    return PlannedStore(spec, images, {row.image_id: row for row in rows})
+    return PlannedStore(spec, images, {row.image_id: row for row in rows}, projection)
 
 
 def weights_of(teacher: Mapping[str, Any]) -> str:
@@ -73,15 +98,18 @@ def weights_of(teacher: Mapping[str, Any]) -> str:
     return f"random, seed {teacher.get('seed')}" if sha256 is None else f"sha256 {sha256[:12]}"
 
 
-def provenance(config: EmbedConfig, weights: Mapping[str, Any]) -> dict[str, Any]:
+def provenance(
+    config: EmbedConfig, weights: Mapping[str, Any], projection: Projection | None
+) -> dict[str, Any]:
     """Describe all that the features of given images depend on, in JSON's types.
 
     Args:
         config: section `embed`.
         weights: the teacher's `weights_identity`.
+        projection: None where all channels of the teacher are stored.
     """
     mean, std = config.teacher.normalisation(weights)
-    return {
+    about = {
         "teacher": config.teacher.identity(weights),
         "preprocessing": {
             "mean": list(mean),
@@ -92,3 +120,4 @@ def provenance(config: EmbedConfig, weights: Mapping[str, Any]) -> dict[str, Any
         "precision": config.precision,
         "version": EMBEDDING_VERSION,
     }
+    return about if projection is None else about | {"projection": projection._asdict()}

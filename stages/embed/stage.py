@@ -2,14 +2,15 @@
 
 # Differs from SSR: SAM runs once per image instead of in every step. The regulariser therefore sees
 # tokens of whole-image tiles instead of crops, of clean instead of jittered and blurred pixels, at
-# aligned crop origins, mirrored instead of re-encoded under flips, and mixed on the token grid.
+# aligned crop origins, mirrored instead of re-encoded under flips (unless `embed.flips` says so),
+# and mixed on the token grid.
 """
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -18,15 +19,18 @@ from stages.embed.config import EmbedConfig
 from stages.embed.format1 import kept_store, memory_at, require_weights
 from stages.embed.planned import PlannedStore, planned_store
 from stages.prepare.manifest import Domain, Manifest
+from store.basis import Bases, Projection, fit_basis
 from store.codec import estimate_scale, scale_sample
-from store.files import Url, join
+from store.errors import DataError
+from store.files import Url, files_at, join, one_line_for_reads
+from store.header import read_bases
 from store.index import Index, StoreEntry
 from store.lease import WHOLE, Part
 from store.shard_writer import ShardTask
 from store.write import StoreWriter
 
 if TYPE_CHECKING:
-    from stages.embed.task import EmbeddedShard
+    from stages.embed.task import EmbeddedShard, Features
     from stages.embed.teachers.teacher import Encoder
 
 Step: TypeAlias = Literal["all", "init", "finalise"] | Part
@@ -89,6 +93,7 @@ def run(
     index_path: Path,
     progress: Progress,
     step: Step = "all",
+    projection: Projection | None = None,
 ) -> EmbedResult:
     """Embed what the stores lack and write the index.
 
@@ -105,10 +110,12 @@ def run(
         index_path: where the index is written.
         progress: called with images done, images to do, and the domain.
         step: all, or one step of it.
+        projection: store so many principal components; None stores all channels of the teacher.
 
     Raises:
         CheckpointError: for weights that are missing, damaged or of another architecture.
-        ConfigError: for a dask scheduler that is not there, or workers that die.
+        ConfigError: for a dask scheduler that is not there, workers that die, or more principal
+            components than a level has channels.
         DataError: for a domain without images, or an image that changed since `ssr prepare`.
         StoreError: for a store that is in use, cannot be written, or is not ready for this step.
     """
@@ -118,20 +125,34 @@ def run(
         log.warning("UNTRAINED TEACHER: embed.teacher.weights is random")
     entries: dict[str, StoreEntry] = {}
     results: dict[Domain, DomainResult] = {}
+    plan = partial(
+        planned_store,
+        config,
+        manifest=manifest,
+        shard_images=shard_images,
+        codec=codec,
+        projection=projection,
+    )
     for domain in config.domains:
-        planned = planned_store(
-            config,
-            domain,
-            manifest=manifest,
-            shard_images=shard_images,
-            codec=codec,
-            weights=config.teacher.weights_identity(),
-        )
+        planned = plan(domain, weights=config.teacher.weights_identity())
+        other: Domain = "target" if domain == "source" else "source"
+
+        def bases_of_other(other: Domain = other) -> Bases:
+            """Read the bases of the other domain: training mixes features of both."""
+            try:
+                spec = plan(other, weights=config.teacher.weights_identity()).spec
+            except DataError:  # the manifest has no images of it
+                return {}
+            files = files_at(join(store_url, spec.relative_path))
+            with one_line_for_reads(files.url):
+                return read_bases(files, spec, config.levels)
+
         planned = kept_store(planned, config, store_url, memory, load)
         entry, results[domain] = _run_domain(
             planned,
             config=config,
             load=load,
+            bases_of_other=bases_of_other,
             root=roots[domain],
             store_url=store_url,
             step=step,
@@ -150,6 +171,7 @@ def _run_domain(
     *,
     config: EmbedConfig,
     load: "Callable[[], Encoder]",
+    bases_of_other: Callable[[], Bases],
     root: Path,
     store_url: Url,
     step: Step,
@@ -159,9 +181,10 @@ def _run_domain(
     part = WHOLE if isinstance(step, str) else step
     domain: Domain = "source" if planned.spec.domain == "source" else "target"
     embedder = _Embedder(config, load, planned, root)
-    with StoreWriter(store_url, planned.spec, planned.images, config.levels, part=part) as writer:
+    levels = config.stored_levels
+    with StoreWriter(store_url, planned.spec, planned.images, levels, part=part) as writer:
         if part == WHOLE and step != "finalise":
-            embedder.fix_scales(writer)
+            embedder.fix_scales(writer, bases_of_other)
         tasks = [] if step in ("init", "finalise") else writer.pending(readable=lambda _: True)
         todo = sum(entry is not None for task in tasks for entry in task.images)
         done = 0
@@ -196,6 +219,7 @@ class _Embedder:
     ) -> None:
         self._config, self._load, self._root = config, load, root
         self._spec, self._records, self._images = planned.spec, planned.records, planned.images
+        self._projection = planned.projection
 
     def embed(
         self, tasks: Sequence[ShardTask], writer: StoreWriter, image_done: Callable[[], None]
@@ -209,21 +233,36 @@ class _Embedder:
             return
         from stages.embed.task import run_serial
 
-        with self._shards(tasks, image_done) as shards:
+        with self._shards(tasks, image_done, writer.bases) as shards:
             run_serial(shards, lambda shard: writer.write_shard(*shard))
 
-    def fix_scales(self, writer: StoreWriter) -> None:
-        """Estimate the scales that the writer lacks from a sample of the images."""
-        if not writer.unscaled:
+    def fix_scales(self, writer: StoreWriter, bases_of_other: Callable[[], Bases]) -> None:
+        """Find scales that the writer lacks, and bases that the other domain lacks as well.
+
+        Both come from a sample of the images.
+        """
+        if not writer.unready:
             return
-        sample = ShardTask(0, scale_sample(self._images), writer.unscaled)
-        with self._shards([sample], lambda: None) as shards:
-            ((_, features),) = shards
-        writer.fix_scales({n: estimate_scale(held.values()) for n, held in features.items()})
+        from stages.embed.task import project
+
+        known = bases_of_other() if writer.unprojected else {}
+        bases = {level: known[level] for level in writer.unprojected if level in known}
+        lacking = [n for n in writer.unready if n in writer.unscaled or n not in bases]
+        features: Features = {}
+        if lacking:
+            sample = ShardTask(0, scale_sample(self._images), tuple(lacking))
+            with self._shards([sample], lambda: None, {}) as shards:
+                ((_, features),) = shards
+        for level in writer.unprojected:
+            if level not in bases and self._projection is not None:
+                bases[level] = fit_basis(level, features[level].values(), self._projection)
+        features = project(features, {**writer.bases, **bases})
+        scales = {level: estimate_scale(features[level].values()) for level in writer.unscaled}
+        writer.fix_scales(scales, bases)
 
     @contextmanager
     def _shards(
-        self, tasks: Sequence[ShardTask], image_done: Callable[[], None]
+        self, tasks: Sequence[ShardTask], image_done: Callable[[], None], bases: Bases
     ) -> "Iterator[Iterator[EmbeddedShard]]":
         from stages.device import cpu_threads
         from stages.embed.task import embed_shards
@@ -237,6 +276,7 @@ class _Embedder:
             records=self._records,
             root=self._root,
             image_done=image_done,
+            bases=bases,
         )
         with cpu_threads(self._config.threads), closing(shards):
             yield shards

@@ -4,8 +4,9 @@
     this thread:     encode a batch of tiles | blend the batch before into images
     writer thread:   (`run_serial`) write the shard before
 
-A batch takes tiles of several images, but at one input scale of one shard: in whichever run, order
-and company that comes to be made, its batches are the same, and so are its bytes.
+A batch takes tiles of several images, but at one input scale and orientation of one shard: in
+whichever run, order and company that comes to be made, its batches are the same, and so are its
+bytes.
 """
 
 # B tiles, C channels, H W working pixels, h w tokens
@@ -28,9 +29,12 @@ from torch import Tensor
 from stages.embed.config import EmbedConfig
 from stages.embed.teachers.teacher import Encoder
 from stages.embed.tiling import Tile, add_tile
+from stages.prepare.geometry import flip
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import normalised_window, read_raw, resize_image
+from store.basis import Bases
 from store.shard_writer import ShardTask
+from store.spec import upright
 
 _T = TypeVar("_T")
 
@@ -60,10 +64,10 @@ class _Piece:
 
     Attributes:
         task: the shard that it belongs to.
-        levels: what the pass makes.
+        levels: what the pass makes, all of images as they are or all of mirrored ones.
         image_id: the image.
         shapes: of each level, (C, h, w) of the image's tokens.
-        tiles: of each level, which part of them.
+        tiles: of each level, which part of them, in the frame of what the teacher sees.
         pixels: (3, side, side), the teacher's input, in the making.
         siblings: pieces that the image is cut into, at all levels of the task.
     """
@@ -85,6 +89,7 @@ def embed_shards(
     records: Mapping[str, ImageRecord],
     root: Path,
     image_done: Callable[[], None],
+    bases: Bases,
 ) -> Generator[EmbeddedShard, None, None]:
     """Embed the images of one shard after the other.
 
@@ -98,6 +103,7 @@ def embed_shards(
         records: manifest rows by image id, for at least the images of the tasks.
         root: folder of the domain that the records' paths start from.
         image_done: called after each image.
+        bases: what levels are projected by; others stay as they are.
 
     Yields:
         The shard of each task.
@@ -121,17 +127,34 @@ def embed_shards(
                     of_level = features[level]
                     if piece.image_id not in of_level:
                         of_level[piece.image_id] = np.zeros(shape, np.float32)
-                    add_tile(of_level[piece.image_id], tile, values)
+                    image = of_level[piece.image_id]
+                    add_tile(image if level == upright(level) else image[..., ::-1], tile, values)
                 pieces_done[piece.image_id] += 1
                 if pieces_done[piece.image_id] == piece.siblings:
                     image_done()
-            yield EmbeddedShard(task, features)
+            yield EmbeddedShard(task, project(features, bases))
     finally:
         readers.shutdown(cancel_futures=True)
 
 
+def project(features: Features, bases: Bases) -> Features:
+    """Project the levels that have a basis."""
+    return {
+        level: {i: bases[upright(level)].project(image) for i, image in images.items()}
+        if upright(level) in bases
+        else images
+        for level, images in features.items()
+    }
+
+
 def tile_input(
-    resized: NDArray[np.uint8], tile: Tile, *, stride: int, side_px: int, patch_px: int
+    resized: NDArray[np.uint8],
+    tile: Tile,
+    *,
+    stride: int,
+    side_px: int,
+    patch_px: int,
+    mirrored_tok: int | None = None,
 ) -> Tensor:
     """Cut and normalise one tile, and make it the teacher's input.
 
@@ -141,12 +164,17 @@ def tile_input(
         stride: working pixels per token.
         side_px: side of the teacher's input.
         patch_px: the teacher's pixels per token.
+        mirrored_tok: width of the working image where the tile is one of its mirror image.
 
     Returns:
         (3, side_px, side_px) float32, 0 right of and below the working image.
     """
     (y, x), (height, width) = tile.origin_tok, tile.size_tok
+    if mirrored_tok is not None:
+        x = mirrored_tok - x - width
     window = normalised_window(resized, y * stride, x * stride, height * stride, width * stride)
+    if mirrored_tok is not None:
+        window = flip(window)
     return teacher_input(
         torch.from_numpy(window), stride=stride, side_px=side_px, patch_px=patch_px
     )
@@ -203,31 +231,44 @@ def _cut(
     side_px = config.teacher.side_px
     offered = config.teacher.levels()
 
-    def cut(resized: Future[NDArray[np.uint8]], tile: Tile, stride: int, patch_px: int) -> Tensor:
+    def cut(
+        resized: Future[NDArray[np.uint8]],
+        tile: Tile,
+        stride: int,
+        patch_px: int,
+        mirrored_tok: int | None,
+    ) -> Tensor:
         pixels = tile_input(
-            resized.result(), tile, stride=stride, side_px=side_px, patch_px=patch_px
+            resized.result(),
+            tile,
+            stride=stride,
+            side_px=side_px,
+            patch_px=patch_px,
+            mirrored_tok=mirrored_tok,
         )
         return pixels.pin_memory() if encoder.device.type == "cuda" else pixels
 
     for task, record, resized in images:
-        passes: dict[float, list[str]] = {}
+        passes: dict[tuple[float, bool], list[str]] = {}
         for level in task.levels:
-            passes.setdefault(offered[level].input_scale, []).append(level)
+            scale = offered[upright(level)].input_scale
+            passes.setdefault((scale, level != upright(level)), []).append(level)
         plans = {
-            scale: [config.tiles(level, record.working_size_px) for level in levels]
-            for scale, levels in passes.items()
+            key: [config.tiles(level, record.working_size_px) for level in levels]
+            for key, levels in passes.items()
         }
         siblings = sum(len(of_levels[0]) for of_levels in plans.values())
         height, width = record.working_size_px
-        for scale, levels in passes.items():
-            strides = [offered[level].stride_px for level in levels]
+        for (scale, mirrored), levels in passes.items():
+            strides = [offered[upright(level)].stride_px for level in levels]
             shapes = tuple(
-                (offered[level].channels, height // stride, width // stride)
+                (offered[upright(level)].channels, height // stride, width // stride)
                 for level, stride in zip(levels, strides, strict=True)
             )
             patch_px = round(strides[0] * scale)
-            for tiles in zip(*plans[scale], strict=True):
-                pixels = readers.submit(cut, resized, tiles[0], strides[0], patch_px)
+            mirrored_tok = width // strides[0] if mirrored else None
+            for tiles in zip(*plans[scale, mirrored], strict=True):
+                pixels = readers.submit(cut, resized, tiles[0], strides[0], patch_px, mirrored_tok)
                 yield _Piece(task, tuple(levels), record.image_id, shapes, tiles, pixels, siblings)
 
 
@@ -236,14 +277,19 @@ def _encode(
 ) -> Iterator[tuple[_Piece, list[NDArray[np.float32]]]]:
     """Pair each piece with its tokens (C, t, t), level by level."""
     started = (
-        (batch, encoder.start([piece.pixels.result() for piece in batch], batch[0].levels))
+        (
+            batch,
+            encoder.start(
+                [piece.pixels.result() for piece in batch], [*map(upright, batch[0].levels)]
+            ),
+        )
         for batch in batches(pieces, batch_tiles, lambda piece: " ".join(piece.levels))
     )
     # While the caller blends one batch a GPU works on the next.
     for batch, wait in ahead(started, 0 if encoder.device.type == "cpu" else 1):
         tokens = wait()
         for number, piece in enumerate(batch):
-            yield piece, [tokens[level][number].numpy() for level in piece.levels]
+            yield piece, [tokens[upright(level)][number].numpy() for level in piece.levels]
 
 
 def ahead(items: Iterable[_T], count: int) -> Iterator[_T]:

@@ -35,7 +35,7 @@ from stages.train.adaptation.pseudo_labels import valid_pixels
 from stages.train.config import RareClassConfig, TrainConfig
 from stages.train.ranks import ALONE, Ranks
 from store.errors import ConfigError, DataError, SSRError, TrainingError, is_out_of_memory
-from store.read import FeatureReader
+from store.read import FeatureReader, require_same_bases
 
 SAMPLE_STREAM, STEP_STREAM, BOX_STREAM = 0, 1, 2
 """Second word of every seed, so that samples and steps draw from different streams."""
@@ -194,6 +194,7 @@ class TrainingCrops(Dataset[Sample]):
         self._config = config
         self._roots = roots
         self._readers = readers
+        require_same_bases(readers.values())
         for reader in readers.values():
             spec = reader.header.spec
             config.require_aligned({n: spec.level(n) for n in config.regularizer.used_levels})
@@ -285,7 +286,8 @@ class TrainingCrops(Dataset[Sample]):
         """Read the window of every level in use.
 
         Differs from SSR: features come from tiles of the whole image, not from the crop alone, and
-        those of a mirrored crop are mirrored, though SAM is only nearly flip-equivariant.
+        those of a mirrored crop are mirrored, though no teacher is quite flip-equivariant, unless
+        the store holds those of mirrored images (`embed.flips`).
         """
         reader = self._readers.get(record.domain)
         if reader is None:
@@ -293,7 +295,8 @@ class TrainingCrops(Dataset[Sample]):
         features: dict[str, NDArray[np.float16]] = {}
         for level in self._config.regularizer.used_levels:
             tok = box.to_tokens(reader.header.spec.level(level).stride_px)
-            window = reader.window(record.image_id, level, tok.y, tok.x, tok.height, tok.width)
+            stored = reader.mirrored(level) if mirrored else level
+            window = reader.window(record.image_id, stored, tok.y, tok.x, tok.height, tok.width)
             features[level] = flip(window) if mirrored else window
         return features
 

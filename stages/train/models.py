@@ -113,8 +113,10 @@ def build_models(
         with seeded(config.seed):
             channels = {name: level.channels for name, level in used[0].items()}
             regularizer = config.regularizer.build(student, channels)
-            if config.regularizer.refine is not None:  # last, so that the others' draws stay
-                regularizer.add_refiner(config.regularizer.refine, channels)
+            if (
+                refine := config.regularizer.refine
+            ) is not None:  # last, so that the others' draws stay
+                regularizer.add_refiner(refine.tokens, refine.rank, channels)
     if config.sync_batch_norm and ranks.count > 1:
         # Differs from SSR: its batch norms are those of a GPU; this is an option.
         convert = nn.SyncBatchNorm.convert_sync_batchnorm

@@ -229,7 +229,7 @@ def _identity(
         "features": [
             entry.levels[level].model_dump(mode="json")
             for entry in stores.values()
-            for level in config.regularizer.used_levels
+            for level in entry.with_flips(config.regularizer.used_levels)
         ],
         "feed": feed.name,
         "start": digests_of_start(config),

@@ -17,6 +17,7 @@ def embed_config() -> EmbedConfig:
         domains=("source",),
         splits=("train",),
         overlap=0.125,
+        flips=("none",),
         batch_tiles=4,
         device="cpu",
         precision="float32",

@@ -93,13 +93,13 @@ def test_another_teacher_gets_a_store_of_its_own(old: World) -> None:
 def test_training_accepts_it_once_embed_has_recognised_it(old: World) -> None:
     found, memory = Index.read(old.index_path).stores["source"].provenance, old.store_url / MEMORY
     with pytest.raises(StoreMismatchError, match="not known yet; run `ssr embed`"):
-        require_provenance(old.config, found, memory, where="it")
+        require_provenance(old.config, None, found, memory, where="it")
     absent = changed(old.config, weights="absent.pth")
-    require_provenance(absent, found, memory, where="it")
+    require_provenance(absent, None, found, memory, where="it")
     old.run()
-    require_provenance(old.config, found, memory, where="it")
+    require_provenance(old.config, None, found, memory, where="it")
     with pytest.raises(StoreMismatchError, match="another tiling"):
-        require_provenance(changed(old.config, overlap=0.25), found, memory, where="it")
+        require_provenance(changed(old.config, overlap=0.25), None, found, memory, where="it")
 
 
 @pytest.mark.parametrize("content", ["{", "[]"])

@@ -187,7 +187,7 @@ def test_provenance_tells_all_that_features_depend_on_and_nothing_else(
     change: dict[str, Any], same: bool, embed_config: EmbedConfig
 ) -> None:
     def about(config: EmbedConfig, weights: str = "ab") -> dict[str, Any]:
-        return provenance(config, config.teacher.identity({"weights_sha256": weights}))
+        return provenance(config, config.teacher.identity({"weights_sha256": weights}), None)
 
     assert (about(changed(embed_config, **change)) == about(embed_config)) is same
     assert about(embed_config) != about(embed_config, "cd")

@@ -344,7 +344,7 @@ def test_a_bad_model_is_one_line_and_nothing_is_stored(
     [
         ("GatedRepoError", "owner grants access; ask for it .*hf auth login"),
         ("RepositoryNotFoundError", "no such model on Hugging Face"),
-        ("RevisionNotFoundError", r"no revision v1; correct embed\.teacher\.revision"),
+        ("RevisionNotFoundError", r"no such revision; correct embed\.teacher\.revision"),
         ("LocalEntryNotFoundError", "cannot be fetched from Hugging Face .*revision to null"),
     ],
 )

@@ -15,6 +15,7 @@ from distributed import LocalCluster
 from stages.embed import cluster
 from stages.embed.cluster import ShardJob, make_shard
 from stages.embed.planned import planned_store
+from store.basis import Projection
 from store.errors import (
     CheckpointError,
     ConfigError,
@@ -38,9 +39,16 @@ def in_parts(world: World, count: int, **changes: Any) -> None:  # noqa: ANN401
     world.run(step="finalise", **changes)
 
 
-@pytest.mark.parametrize("codec", ["float16", "int8-zstd"])
-def test_every_way_makes_the_same_bytes(world: World, tmp_path: Path, codec: str) -> None:
-    world.codec = codec
+@pytest.mark.parametrize(
+    ("codec", "projection"),
+    [("float16", None), ("int8-zstd", None), ("int8", Projection(12, whiten=True))],
+)
+def test_every_way_makes_the_same_bytes(
+    world: World, tmp_path: Path, codec: str, projection: Projection | None
+) -> None:
+    world.codec, world.projection = codec, projection
+    if projection is not None:
+        world.config = changed(world.config, flips=("none", "horizontal"))
     ways = [world.twin(tmp_path / name) for name in ("serial", "parts", "dask")]
     serial, parts, workers = ways
     serial.run(**THREADS)

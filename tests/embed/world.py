@@ -16,6 +16,7 @@ from stages.embed.stage import EmbedResult, Progress, Step, run
 from stages.prepare.datasets.camvid import CAMVID_11
 from stages.prepare.geometry import Size, working_size
 from stages.prepare.manifest import ImageRecord, Manifest
+from store.basis import Projection
 
 
 def draw(size_px: Size, seed: int) -> NDArray[np.uint8]:
@@ -50,6 +51,7 @@ class World:
     shard_images: int = 2
     records: dict[str, ImageRecord] = field(default_factory=dict)
     codec: str = "float16"
+    projection: Projection | None = None
 
     @property
     def store_url(self) -> Path:
@@ -111,6 +113,7 @@ class World:
             index_path=self.index_path,
             progress=progress,
             step=step,
+            projection=self.projection,
         )
 
     def features(self) -> dict[str, bytes]:

@@ -57,6 +57,26 @@ CASES = [
         ("params.yaml: embed.domains ['source'] lacks target", "add it there"),
         params(embed={"domains": ["source"]}),
     ),
+    Case(
+        "more components than channels",
+        "embed -S store.channels=1000",
+        ("store.channels 1000 is more than the 64 channels of stride8", "lower it"),
+    ),
+    Case(
+        "mirrored images alone",
+        "embed -S embed.flips=[horizontal]",
+        ("embed.flips", "['horizontal'] does not begin with none"),
+    ),
+    Case(
+        "whitening without components",
+        "embed -S store.whiten=true",
+        ("whiten needs `channels`, which is null",),
+    ),
+    Case(
+        "stores of other components than the params name",
+        "train -S store.channels=8",
+        ("the source store was made with another projection", "run `ssr embed`"),
+    ),
     Case("unknown preset", "init --preset drwan", ("drwan", "drawn, camvid-day-to-dusk")),
     Case("init over an edited file", "init --preset drawn", ("params.yaml", "edited", "--force")),
     Case(

@@ -1,11 +1,13 @@
 """`ssr verify --online`: the three differences to official SSR, each measured apart."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.pipeline.workplace import SMALLEST, demand, ssr, the_store, write_params
+from store.read import FeatureReader
+from tests.pipeline.workplace import SMALLEST, change_params, demand, ssr, the_store, write_params
 
 SIDES = [f"{domain}.{side}_px" for domain in ("source", "target") for side in ("height", "width")]
 SQUARE = {
@@ -62,6 +64,51 @@ def test_a_mix_that_takes_nothing_and_is_not_jittered_is_the_target_crop(
     still = ("train.self_training.jitter_probability=0", "train.self_training.blur_probability=0")
     rows = online("source", *(word for change in still for word in ("-S", change)))
     assert rows["mix", "stride8"]["cosine"] > 0.999999
+
+
+@pytest.mark.usefixtures("there")
+def test_stored_flips_and_components_are_those_of_the_teacher_and_repaired_if_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(".", tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    shutil.rmtree("data/features")
+    change_params(Path(), {"embed.flips": ["none", "horizontal"], "store.channels": 48})
+    demand("embed")
+    rows = online("source")
+    for level in ("stride8", "stride16"):
+        assert rows["stored flip", level]["relative_error"] < 1e-3
+        assert rows["stored flip", level]["cosine"] > 0.99999 > rows["flip", level]["cosine"]
+        assert rows["crop", level]["cosine"] > 0.99999
+    store = the_store("source")
+    assert rows["mix", "stride8"]["cosine"] > rows["unrelated", "stride8"]["cosine"]
+    assert "48 principal components of 64 channels" in demand("inspect", str(store))
+    (store / "stride8_flipped/c.0.0.0.0").write_bytes(b"damaged")
+    change_params(Path(), {"embed.flips": ["none"]})
+    demand("verify", str(store), "--repair")
+    assert "every file is what was written" in demand("verify", str(store))
+
+
+@pytest.mark.usefixtures("there")
+def test_both_domains_have_the_same_components(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(".", tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    shutil.rmtree("data/features")
+    change_params(Path(), {"store.channels": 8})
+    target_alone = ("-S", "embed.domains=[target]", "-S", "train.regularizer.on=[]")
+    demand("embed", *target_alone)
+    shutil.move("data/features", "away")
+    demand("embed")
+    bases = [FeatureReader(the_store(domain)).header.bases for domain in ("source", "target")]
+    assert len({basis["stride8"].digest for basis in bases}) == 1
+    shutil.rmtree("data/features/target")
+    shutil.move("away/target", "data/features/target")  # of components of its own
+    demand("embed")
+    outcome = ssr("train")
+    assert outcome.code == 2
+    assert "holds other principal components: move one of the stores away" in outcome.err
 
 
 @pytest.mark.usefixtures("there")

@@ -1,4 +1,5 @@
 import os
+import pickle
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -20,12 +21,16 @@ from stages.train.config import RareClassConfig, TrainConfig
 from stages.train.crops import (
     RareClassSampler,
     Sample,
+    TrainingCrops,
     batches,
     varied,
 )
+from stages.train.stage import open_stores
 from store.errors import ConfigError, DataError, StoreIncompleteError, TrainingError
+from store.spec import Level, stride_of, upright
+from tests.store import worlds as stores
 from tests.train.example import train_config
-from tests.train.world import World, assert_same, features
+from tests.train.world import World, assert_same, entry_of, features
 
 CROP = 64
 LEVELS = ["stride8", "stride8", "stride16", "stride16"]
@@ -151,6 +156,37 @@ def test_target_mask_and_features_are_those_under_the_image(world: World) -> Non
     assert {place.mirrored for place in seen} == {False, True}
     assert {place.y for place in seen} == {0, 16, 32}
     assert len({place.record.image_id for place in seen}) > 3
+
+
+def test_mirrored_crops_are_those_of_mirrored_images_where_these_are_stored(
+    world: World, tmp_path: Path
+) -> None:
+    """Which makes it another run."""
+    flipping, before = world.copy(tmp_path / "world"), config()
+    out = tmp_path / "out"
+    flipping.train(before, out)
+    used = before.regularizer.used_levels
+    levels = (*used, *(f"{level}_flipped" for level in used))
+    offered = {level: Level(stride_of(upright(level)), 4) for level in levels}
+    flipping.embed(levels=levels, offered=offered)
+    _, readers = open_stores(before, flipping.workspace, flipping.manifest)
+    readers = pickle.loads(pickle.dumps(readers))
+    crops = TrainingCrops(
+        config=before, manifest=flipping.manifest, roots=flipping.roots, readers=readers
+    )
+    seen, spec = set(), readers["source"].header.spec
+    for index in range(12):
+        sample = crops[index]
+        place = locate(flipping, "source", sample["source_image"], 16)
+        seen.add(place.mirrored)
+        for level, found in sample["source_features"].items():
+            stored = f"{level}_flipped" if place.mirrored else level
+            whole = stores.features(entry_of(place.record), stored, spec=spec)
+            wanted = place.cut(whole, stride_of(level)).astype(np.float16)
+            np.testing.assert_array_equal(found, wanted)
+    assert seen == {False, True}
+    with pytest.raises(ConfigError, match="holds another run"):
+        flipping.train(before, out)
 
 
 def test_a_sample_depends_on_seed_and_index_alone(world: World) -> None:

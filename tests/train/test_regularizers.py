@@ -231,4 +231,4 @@ def test_levels_of_two_widths_have_no_common_tokens() -> None:
     student = build_student(train_config().student, num_classes=2, seed=0)
     channels = {"stride8": 4, "stride16": 6}
     with pytest.raises(ConfigError, match="cannot share its maps; read levels of one width"):
-        config.build(student, channels).add_refiner(config.refine, channels)
+        config.build(student, channels).add_refiner(4, 2, channels)

@@ -1,102 +1,36 @@
-"""Models in Hugging Face's format as teachers, `kind: hf`: one record a family, no remote code."""
+"""Models in Hugging Face's format as teachers, `kind: hf`: no remote code."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field
 
+from stages.embed.teachers.hf_models import (
+    CONFIG,
+    FAMILIES,
+    IMAGES,
+    SMALL,
+    WEIGHTS,
+    Facts,
+    cached,
+    facts_of,
+    fetched,
+    has_small,
+    is_whole,
+    weight_files,
+)
 from stages.embed.teachers.teacher import RGB, Precision, Teacher, TeacherLevel, file_sha256
 from stages.fields import DeviceName, Name, PathText
 from store.errors import CheckpointError, ConfigError
 from store.fingerprint import fingerprint_of
 
 if TYPE_CHECKING:  # torch
-    from transformers import PreTrainedConfig
-
     from stages.embed.teachers.hf_encoder import HfEncoder
 
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One family of models.
-
-    Attributes:
-        model: class of transformers.
-        licence: of the published weights, for store and model card.
-        norm: the model's last LayerNorm; empty for a pyramid, which has none for all its maps.
-        strides: of a pyramid, whose maps come from one pass; empty for a ViT.
-        widths: key of the config that has the channels.
-        maps: the pyramid's attribute of the output, whose last maps are those of `strides`.
-        part: attribute of the model that is the encoder; empty where it is all of it.
-        config: class of the config where it is not the one that the model was saved with.
-    """
-
-    model: str
-    licence: str
-    norm: str = ""
-    strides: tuple[int, ...] = ()
-    widths: str = "hidden_size"
-    maps: str = "hidden_states"
-    part: str = ""
-    config: str = ""
-
-
-_DINO2, _DINO3, _SAM2 = "DINOv2: Apache-2.0", "DINOv3: DINOv3 License", "SAM 2.1: Apache-2.0"
-_FPN: Final[dict[str, Any]] = {
-    "strides": (4, 8, 16),
-    "widths": "fpn_hidden_size",
-    "maps": "fpn_hidden_states",
-}
-FAMILIES: Final[Mapping[str, Family]] = {
-    "dinov2": Family("Dinov2Model", _DINO2, norm="layernorm"),
-    "dinov2_with_registers": Family("Dinov2WithRegistersModel", _DINO2, norm="layernorm"),
-    "dinov3_vit": Family("DINOv3ViTModel", _DINO3, norm="norm"),
-    "dinov3_convnext": Family(
-        "DINOv3ConvNextModel", _DINO3, strides=(4, 8, 16, 32), widths="hidden_sizes"
-    ),
-    "sam2_vision_model": Family("Sam2VisionModel", _SAM2, **_FPN),
-    "sam2": Family("Sam2Model", _SAM2, part="vision_encoder", **_FPN),
-    # as the weights of SAM 2.1 are published
-    "sam2_video": Family("Sam2Model", _SAM2, part="vision_encoder", config="Sam2Config", **_FPN),
-}
-"""`model_type` of a config -> its family."""
-
-_CONFIG, _IMAGES, _WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
-_SMALL: Final = (_CONFIG, _IMAGES)
 _PYRAMID_MULTIPLE_PX: Final = 32
 _VIT_STRIDES: Final = (8, 16, 32)
-
-
-class Facts(NamedTuple):
-    """What the small files of a model say.
-
-    Attributes:
-        model_type: of `FAMILIES`.
-        patch_px: input pixels per token of a ViT, 0 of a pyramid.
-        prefix: tokens before those of the image.
-        depth: blocks of a ViT, 0 of a pyramid.
-        channels: of a ViT, or of each map of a pyramid.
-        mean: of the input, for pixels of 0 to 255.
-        std: likewise.
-    """
-
-    model_type: str
-    patch_px: int
-    prefix: int
-    depth: int
-    channels: tuple[int, ...]
-    mean: RGB
-    std: RGB
-
-    @property
-    def family(self) -> Family:
-        """The record of its family."""
-        return FAMILIES[self.model_type]
 
 
 class HfTeacher(Teacher):
@@ -142,21 +76,21 @@ class HfTeacher(Teacher):
     @property
     def at_hand(self) -> bool:
         """Whether the folder, or the cache of the hub, has all files."""
-        folder = self.path if self.revision is None else self._cached()
-        return folder is not None and _is_whole(folder)
+        folder = self._at_hand()
+        return folder is not None and is_whole(folder)
 
     @property
     def known(self) -> bool:
         """Whether the small files are there."""
-        folder = self.path if self.revision is None else self._cached()
-        return folder is not None and _has_small(folder)
+        folder = self._at_hand()
+        return folder is not None and has_small(folder)
 
     @property
     def missing(self) -> str:
         """The folder or the id, and what to do."""
         if self.revision is None:
             return (
-                f"{self.weights}: not a folder with {_CONFIG}, {_IMAGES} and {_WEIGHTS}; correct "
+                f"{self.weights}: not a folder with {CONFIG}, {IMAGES} and {WEIGHTS}; correct "
                 "embed.teacher.weights, or set embed.teacher.revision where it is an id on "
                 "Hugging Face"
             )
@@ -181,7 +115,7 @@ class HfTeacher(Teacher):
         Raises:
             CheckpointError: where they cannot be had or do not say it.
         """
-        return _facts(self._folder(_SMALL))
+        return facts_of(self._folder(SMALL))
 
     def maps(self) -> dict[str, int]:
         """Return each level's place among the maps that one pass makes."""
@@ -214,15 +148,15 @@ class HfTeacher(Teacher):
     def weights_identity(self) -> dict[str, Any]:
         """Return family, hash of the weights, normalisation and licence."""
         facts = self.facts()
-        folder = self._folder((*_SMALL, "*.safetensors*"))
-        if not _is_whole(folder):
+        folder = self._folder((*SMALL, "*.safetensors*"))
+        if not is_whole(folder):
             raise CheckpointError(
-                f"{self.name}: has no {_WEIGHTS}; other formats are not read, as they can run code"
+                f"{self.name}: has no {WEIGHTS}; other formats are not read, as they can run code"
             )
         digests = {path.name: file_sha256(path) for path in weight_files(folder)}
         return {
             "architecture": facts.model_type,
-            "weights_sha256": digests.get(_WEIGHTS) or fingerprint_of(digests),
+            "weights_sha256": digests.get(WEIGHTS) or fingerprint_of(digests),
             "mean": list(facts.mean),
             "std": list(facts.std),
             "licence": facts.family.licence,
@@ -251,7 +185,7 @@ class HfTeacher(Teacher):
         from stages.embed.teachers.hf_encoder import HfEncoder, load_network
 
         self._require_fit(self.facts())
-        folder = self._folder((*_SMALL, "*.safetensors*"))
+        folder = self._folder((*SMALL, "*.safetensors*"))
         network = load_network(folder, self.facts(), self.blocks(), norm=self.norm, name=self.name)
         place = pick_device(device, "embed.device")
         return HfEncoder(network, self.maps(), self.side_px, place, precision, compiled=compiled)
@@ -272,135 +206,16 @@ class HfTeacher(Teacher):
                 f"{self.tile_px}; set it to {max(self.tile_px // multiple, 1) * multiple}"
             )
 
-    def _cached(self) -> Path | None:
-        from huggingface_hub import snapshot_download
-
-        try:
-            return Path(
-                snapshot_download(self.weights, revision=self.revision, local_files_only=True)
-            )
-        except Exception:  # ids, caches and networks share no base
-            return None
+    def _at_hand(self) -> Path | None:
+        return self.path if self.revision is None else cached(self.weights, self.revision)
 
     def _folder(self, patterns: tuple[str, ...]) -> Path:
         """Return the folder of the model; of an id, with files fetched that the cache lacks."""
-        if self.revision is None:
-            if not _has_small(self.path):
-                raise CheckpointError(self.missing)
-            return self.path
-        cached = self._cached()
-        if (
-            cached
-            and all((cached / name).is_file() for name in _SMALL)
-            and (patterns == _SMALL or _is_whole(cached))
-        ):
-            return cached
-        return _fetched(self.weights, self.revision, patterns)
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the file of weights, or all files that their index names; they may be missing."""
-    index = folder / f"{_WEIGHTS}.index.json"
-    if (folder / _WEIGHTS).is_file() or not index.is_file():
-        return [folder / _WEIGHTS]
-    names = _json(index).get("weight_map")
-    return [folder / name for name in sorted(set(names.values()))] if names else []
-
-
-def _has_small(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in _SMALL)
-
-
-def _is_whole(folder: Path) -> bool:
-    return _has_small(folder) and all(path.is_file() for path in weight_files(folder))
-
-
-def _fetched(model: str, revision: str, patterns: tuple[str, ...]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        folder = Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
-    except GatedRepoError as error:
-        raise CheckpointError(
-            f"{model}: its owner grants access; ask for it on Hugging Face and log in with "
-            "`hf auth login`"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise CheckpointError(
-            f"{model}: there is no such model on Hugging Face; correct embed.teacher.weights (a "
-            "private model needs `hf auth login`)"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise CheckpointError(
-            f"{model}: has no revision {revision}; correct embed.teacher.revision"
-        ) from error
-    except Exception as error:  # of the network; names, timeouts and proxies share no base
-        raise CheckpointError(
-            f"{model}: cannot be fetched from Hugging Face ({type(error).__name__}); try again, or "
-            "give a folder that holds it and set embed.teacher.revision to null"
-        ) from error
-    if lacking := [name for name in _SMALL if not (folder / name).is_file()]:
-        raise CheckpointError(f"{model} at {revision}: has no {lacking[0]}; take another model")
-    return folder
-
-
-@cache
-def _facts(folder: Path) -> Facts:
-    found = str(_json(folder / _CONFIG).get("model_type"))
-    if found not in FAMILIES:
-        raise CheckpointError(
-            f"{folder / _CONFIG}: model_type {found!r} is not a known teacher; choose one of "
-            f"{', '.join(FAMILIES)}"
-        )
-    config, family = read_config(folder), FAMILIES[found]
-    images = _json(folder / _IMAGES)
-    mean, std = images.get("image_mean"), images.get("image_std")
-    if not mean or not std:
-        raise CheckpointError(f"{folder / _IMAGES}: holds no image_mean and image_std; add them")
-    by = images.get("rescale_factor", 1 / 255) if images.get("do_rescale", True) else 1.0
-    config = config if hasattr(config, family.widths) else config.vision_config
-    widths = getattr(config, family.widths)
-    channels = tuple(widths) if isinstance(widths, list | tuple) else (widths,)
-    return Facts(
-        model_type=found,
-        patch_px=0 if family.strides else config.patch_size,
-        prefix=0 if family.strides else 1 + getattr(config, "num_register_tokens", 0),
-        depth=0 if family.strides else config.num_hidden_layers,
-        channels=channels * len(family.strides)
-        if len(channels) < len(family.strides)
-        else channels,
-        mean=tuple(value / by for value in mean),
-        std=tuple(value / by for value in std),
-    )
-
-
-def read_config(folder: Path) -> "PreTrainedConfig":
-    """Read a model's config.
-
-    Raises:
-        CheckpointError: if transformers refuses it.
-    """
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # of JSON, of the config's own checks
-        raise CheckpointError(
-            f"{folder / _CONFIG}: is not a config that transformers reads "
-            f"({type(error).__name__}); get the file again"
-        ) from error
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read now ({error.strerror})") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is not JSON; get the file again") from error
-    return content if isinstance(content, dict) else {}
+        folder = self._at_hand()
+        if folder is not None and (has_small if patterns == SMALL else is_whole)(folder):
+            return folder
+        if self.revision is not None:
+            return fetched(self.weights, self.revision, patterns)
+        if not has_small(self.path):
+            raise CheckpointError(self.missing)
+        return self.path

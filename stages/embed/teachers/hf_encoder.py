@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor, nn
 
 from stages.embed.teachers.encoder import TileEncoder
-from stages.embed.teachers.hf import Facts, read_config
+from stages.embed.teachers.hf_models import Facts, read_config
 from stages.embed.teachers.teacher import Precision
 from stages.renormalise import Renormalise
 from stages.weight_files import Differences

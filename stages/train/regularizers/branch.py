@@ -14,7 +14,6 @@ from torch.utils.hooks import RemovableHandle
 from stages.student.hrda import ALIGN_PX, Fused, crop_tokens
 from stages.student.rein import LowRankTokens
 from stages.student.student import Pass, Student
-from stages.train.regularizers.config import RefineConfig
 from store.errors import ConfigError
 
 Seen = dict[str, list[Tensor]]
@@ -40,7 +39,7 @@ class Branch(nn.Module):
         super().__init__()
         self.refiner: LowRankTokens | None = None
 
-    def add_refiner(self, config: RefineConfig, teacher_channels: Mapping[str, int]) -> None:
+    def add_refiner(self, tokens: int, rank: int, teacher_channels: Mapping[str, int]) -> None:
         """Refine the teacher's features before they are read, a layer for each level.
 
         Raises:
@@ -55,8 +54,8 @@ class Branch(nn.Module):
         self.refiner = LowRankTokens(
             channels,
             len(teacher_channels),
-            tokens=config.tokens,
-            rank=config.rank,
+            tokens=tokens,
+            rank=rank,
         )
 
     def refined(self, teacher: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

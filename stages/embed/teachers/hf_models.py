@@ -1,0 +1,206 @@
+"""Models in Hugging Face's format: families, what their small files say, and where they lie."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from stages.embed.teachers.teacher import RGB
+from store.errors import CheckpointError
+
+if TYPE_CHECKING:  # torch
+    from transformers import PreTrainedConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One family of models.
+
+    Attributes:
+        model: class of transformers.
+        licence: of the published weights, for store and model card.
+        norm: the model's last LayerNorm; empty for a pyramid, which has none for all its maps.
+        strides: of a pyramid, whose maps come from one pass; empty for a ViT.
+        widths: key of the config that has the channels.
+        maps: the pyramid's attribute of the output, whose last maps are those of `strides`.
+        part: attribute of the model that is the encoder; empty where it is all of it.
+        config: class of the config where it is not the one that the model was saved with.
+    """
+
+    model: str
+    licence: str
+    norm: str = ""
+    strides: tuple[int, ...] = ()
+    widths: str = "hidden_size"
+    maps: str = "hidden_states"
+    part: str = ""
+    config: str = ""
+
+
+_DINO2, _DINO3, _SAM2 = "DINOv2: Apache-2.0", "DINOv3: DINOv3 License", "SAM 2.1: Apache-2.0"
+_FPN: Final[dict[str, Any]] = {
+    "strides": (4, 8, 16),
+    "widths": "fpn_hidden_size",
+    "maps": "fpn_hidden_states",
+}
+FAMILIES: Final[Mapping[str, Family]] = {
+    "dinov2": Family("Dinov2Model", _DINO2, norm="layernorm"),
+    "dinov2_with_registers": Family("Dinov2WithRegistersModel", _DINO2, norm="layernorm"),
+    "dinov3_vit": Family("DINOv3ViTModel", _DINO3, norm="norm"),
+    "dinov3_convnext": Family(
+        "DINOv3ConvNextModel", _DINO3, strides=(4, 8, 16, 32), widths="hidden_sizes"
+    ),
+    "sam2_vision_model": Family("Sam2VisionModel", _SAM2, **_FPN),
+    "sam2": Family("Sam2Model", _SAM2, part="vision_encoder", **_FPN),
+    # as the weights of SAM 2.1 are published
+    "sam2_video": Family("Sam2Model", _SAM2, part="vision_encoder", config="Sam2Config", **_FPN),
+}
+"""`model_type` of a config -> its family."""
+
+CONFIG, IMAGES, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
+SMALL: Final = (CONFIG, IMAGES)
+
+_ELSE: Final = "try again, or give a folder that holds it and set embed.teacher.revision to null"
+_REFUSALS: Final[Mapping[str, str]] = {
+    "GatedRepoError": "its owner grants access; ask for it on Hugging Face and log in with "
+    "`hf auth login`",
+    "RepositoryNotFoundError": "there is no such model on Hugging Face; correct "
+    "embed.teacher.weights (a private model needs `hf auth login`)",
+    "RevisionNotFoundError": "there is no such revision; correct embed.teacher.revision",
+}
+"""What the hub raises -> what to do."""
+
+
+class Facts(NamedTuple):
+    """What the small files of a model say.
+
+    Attributes:
+        model_type: of `FAMILIES`.
+        patch_px: input pixels per token of a ViT, 0 of a pyramid.
+        prefix: tokens before those of the image.
+        depth: blocks of a ViT, 0 of a pyramid.
+        channels: of a ViT, or of each map of a pyramid.
+        mean: of the input, for pixels of 0 to 255.
+        std: likewise.
+    """
+
+    model_type: str
+    patch_px: int
+    prefix: int
+    depth: int
+    channels: tuple[int, ...]
+    mean: RGB
+    std: RGB
+
+    @property
+    def family(self) -> Family:
+        """The record of its family."""
+        return FAMILIES[self.model_type]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the file of weights, or all files that their index names; they may be missing."""
+    index = folder / f"{WEIGHTS}.index.json"
+    if (folder / WEIGHTS).is_file() or not index.is_file():
+        return [folder / WEIGHTS]
+    names = _json(index).get("weight_map")
+    return [folder / name for name in sorted(set(names.values()))] if names else []
+
+
+def has_small(folder: Path) -> bool:
+    """Whether a folder has the files that `facts_of` reads."""
+    return all((folder / name).is_file() for name in SMALL)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder has all files of a model."""
+    return has_small(folder) and all(path.is_file() for path in weight_files(folder))
+
+
+def cached(model: str, revision: str) -> Path | None:
+    """Return the folder of an id in the cache of the hub; None where it has none."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, revision=revision, local_files_only=True))
+    except Exception:  # ids, caches and networks share no base
+        return None
+
+
+def fetched(model: str, revision: str, patterns: Sequence[str]) -> Path:
+    """Fetch files of an id from the hub, and return their folder.
+
+    Raises:
+        CheckpointError: where the hub or the network refuses, or a small file is missing.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
+    except Exception as error:  # of the network; names, timeouts and proxies share no base
+        kind = type(error).__name__
+        why = _REFUSALS.get(kind, f"cannot be fetched from Hugging Face ({kind}); {_ELSE}")
+        raise CheckpointError(f"{model} at {revision}: {why}") from error
+    if lacking := [name for name in SMALL if not (folder / name).is_file()]:
+        raise CheckpointError(f"{model} at {revision}: has no {lacking[0]}; take another model")
+    return folder
+
+
+@cache
+def facts_of(folder: Path) -> Facts:
+    """Read the small files of a model; CheckpointError where they do not say it."""
+    found = str(_json(folder / CONFIG).get("model_type"))
+    if found not in FAMILIES:
+        raise CheckpointError(
+            f"{folder / CONFIG}: model_type {found!r} is not a known teacher; choose one of "
+            f"{', '.join(FAMILIES)}"
+        )
+    config, family = read_config(folder), FAMILIES[found]
+    images = _json(folder / IMAGES)
+    mean, std = images.get("image_mean"), images.get("image_std")
+    if not mean or not std:
+        raise CheckpointError(f"{folder / IMAGES}: holds no image_mean and image_std; add them")
+    by = images.get("rescale_factor", 1 / 255) if images.get("do_rescale", True) else 1.0
+    config = config if hasattr(config, family.widths) else config.vision_config
+    widths = getattr(config, family.widths)
+    channels = tuple(widths) if isinstance(widths, list | tuple) else (widths,)
+    return Facts(
+        model_type=found,
+        patch_px=0 if family.strides else config.patch_size,
+        prefix=0 if family.strides else 1 + getattr(config, "num_register_tokens", 0),
+        depth=0 if family.strides else config.num_hidden_layers,
+        channels=channels * len(family.strides)
+        if len(channels) < len(family.strides)
+        else channels,
+        mean=tuple(value / by for value in mean),
+        std=tuple(value / by for value in std),
+    )
+
+
+def read_config(folder: Path) -> "PreTrainedConfig":
+    """Read a model's config.
+
+    Raises:
+        CheckpointError: if transformers refuses it.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # of JSON, of the config's own checks
+        raise CheckpointError(
+            f"{folder / CONFIG}: is not a config that transformers reads "
+            f"({type(error).__name__}); get the file again"
+        ) from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read now ({error.strerror})") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: is not JSON; get the file again") from error
+    return content if isinstance(content, dict) else {}
