@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import SegformerModel
 
@@ -130,18 +131,22 @@ class Student(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, 3, H, W) to logits (B, K, H/4, W/4).
 
-        With HRDA sides are multiples of 8, and the detail is seen in windows that overlap.
+        With HRDA sides are filled with zeros to multiples of 8, and the detail is seen in windows
+        that overlap.
         """
         if self.attention is None:
             return self.classify(self.features(images))
-        side = self.detail_px
-        return hrda.predict(
+        side, (height, width) = self.detail_px, images.shape[2:]
+        filled = F.pad(images, (0, -width % hrda.ALIGN_PX, 0, -height % hrda.ALIGN_PX))
+        fused = hrda.predict(
             self.features,
             self.classify,
             self.attention,
-            images,
+            filled,
             detail_px=None if side is None else (side, side),
-        ).logits
+        )
+        stride = hrda.LOGIT_STRIDE_PX
+        return fused.logits[..., : -(-height // stride), : -(-width // stride)]
 
     def lay_channels_last(self) -> None:
         """Lay out the weights of convolutions with their channels last, and with them the maps.

@@ -222,7 +222,12 @@ class TrainConfig(Section):
                 "compile chooses itself which activations to keep; set activation_checkpointing "
                 "or compile to false"
             )
-        if (hrda := self.student.hrda) and hrda.detail_px > self.crop_px:
+        if (hrda := self.student.hrda) and self.crop_px < 64:
+            raise ValueError(
+                f"student.hrda halves crops, and half of crop_px {self.crop_px} is less than the "
+                "backbone can see; raise crop_px to 64 or more"
+            )
+        if hrda and hrda.detail_px > self.crop_px:
             raise ValueError(
                 f"student.hrda.detail_px {hrda.detail_px} is more than crop_px {self.crop_px}; "
                 "lower it to half of that, as published, or raise crop_px"

@@ -309,6 +309,9 @@ def test_two_scales_have_the_weights_of_one_and_attention(tmp_path: Path) -> Non
     images = torch.randn(2, 3, 64, 96)
     logits = student(images)
     assert logits.shape == (2, 2, 16, 24)
+    odd = images[..., :-5, :-1]
+    assert student(odd).shape == plain(odd).shape
+    assert student(odd).isfinite().all()
     student.detail_px = None
     assert not torch.equal(student(images), logits)
     assert torch.equal(student(images), logits_of(student.decode(student.see(images))))

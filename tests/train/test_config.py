@@ -33,6 +33,7 @@ def sections() -> list[type[BaseModel]]:
         ({"student": {"semask": {**SEMASK, "window": 9}, "hrda": HRDA}}, "finest map, 8 cells"),
         ({"student": {"hrda": {**HRDA, "detail_px": 96}}}, "detail_px 96 is more than crop_px 64"),
         ({"student": {"hrda": {**HRDA, "detail_px": 40}}}, "student.hrda.detail_px"),
+        ({"student": {"hrda": HRDA}, "crop_px": 32}, "raise crop_px to 64 or more"),
         ({"student": {"hrda": HRDA}, "regularizer": GUIDED}, "has a head of its own for one scale"),
         ({"regularizer": {"on": ["target"]}}, "regularizer.ssr.on"),
         ({"regularizer": {"on": ["source", "source"]}}, "names a part twice"),
