@@ -57,6 +57,8 @@ def shrink(params: Path) -> None:
     changes |= {f"prepare.{domain}.fit_px": None for domain in ("source", "target")}
     if tree["embed"]["teacher"]["kind"] == "sam":
         changes["embed.teacher.architecture"] = "tiny"
+    if tree["train"]["student"]["norm_eps"] is None:
+        changes["train.student.backbone"] = "efficientnet_lite0"
     change_params(params.parent, changes, params.name)
 
 
