@@ -232,10 +232,10 @@ class TrainConfig(Section):
                 f"student.hrda.detail_px {hrda.detail_px} is more than crop_px {self.crop_px}; "
                 "lower it to half of that, as published, or raise crop_px"
             )
-        if hrda and self.regularizer.on and self.regularizer.kind == "guided":
+        if hrda and self.regularizer.on and not self.regularizer.two_scales:
             raise ValueError(
-                "regularizer.kind guided has a head of its own for one scale, and student.hrda has "
-                "two; set student.hrda to null, or the kind to ssr"
+                f"regularizer.kind {self.regularizer.kind} has a head of its own for one scale, "
+                "and student.hrda has two; set student.hrda to null, or the kind to ssr"
             )
         finest = self.crop_px // FINEST_PX // (2 if hrda else 1)
         if (semask := self.student.semask) and (semask.window or 0) > finest:

@@ -32,9 +32,11 @@ class Regularization(Section):
 
     Attributes:
         summary: What a model card says of a student that was trained with it.
+        two_scales: Whether it enhances both scales of HRDA.
     """
 
     summary: ClassVar[str]
+    two_scales: ClassVar[bool] = False
 
     on: tuple[Part, ...] = Field(
         description="Images with an enhanced pass: `source`, `mixed`; `[]` is plain DAFormer."

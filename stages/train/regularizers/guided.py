@@ -24,7 +24,7 @@ class Config(Regularization):
     """Our own: a branch with teacher features laid onto the student's makes the pseudo-labels."""
 
     summary: ClassVar[str] = (
-        "with pseudo-labels of a branch that reads cached features of Segment Anything"
+        "with pseudo-labels of a branch that reads cached features of a frozen teacher"
     )
 
     kind: Literal["guided"] = Field(

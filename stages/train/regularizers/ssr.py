@@ -15,7 +15,8 @@ if TYPE_CHECKING:  # torch
 class Config(Regularization):
     """Cross-attention of the student's stages to the teacher, as published."""
 
-    summary: ClassVar[str] = "regularised by cached features of Segment Anything (SSR)"
+    summary: ClassVar[str] = "regularised by cached features of a frozen teacher (SSR)"
+    two_scales: ClassVar[bool] = True
 
     kind: Literal["ssr"] = Field(description="Cross-attention to the teacher, as published.")
 
