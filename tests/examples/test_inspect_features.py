@@ -13,6 +13,7 @@ import pytest
 from nbclient import NotebookClient
 from numpy.typing import NDArray
 from PIL import Image
+from traitlets.config import Config
 
 from store.read import FeatureReader
 from store.spec import stride_of
@@ -92,10 +93,12 @@ def executed(world: Path, tmp_path_factory: pytest.TempPathFactory) -> nbformat.
     parameters.source += f"\nROOT = {str(world)!r}"
     probe = nbformat.v4.new_code_cell(PROBE)  # type: ignore[no-untyped-call]
     notebook.cells.append(probe)
+    sockets = tmp_path_factory.mktemp("ipc")  # no ports, which other tests take meanwhile
     client = NotebookClient(
         notebook,
         timeout=120,
         kernel_name="python3",
+        config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/k"}),
         resources={"metadata": {"path": str(NOTEBOOK.parent)}},
     )
     with pytest.MonkeyPatch.context() as patch:
