@@ -235,6 +235,11 @@ def print_foreign(foreign: "ForeignStudent") -> None:
         f"{config.head_channels} channels, {len(foreign.classes)} classes; "
         f"{foreign.loaded} tensors loaded",
     )
+    if config.hrda is not None:
+        console.print(
+            f"HRDA: detail windows of {config.hrda.detail_px} px are assumed, no file names them; "
+            "evaluate with window_px 1024, as published"
+        )
     kinds = ("missing, left random", "unexpected, left out", "of another shape, left random")
     for what, names in zip(kinds, foreign.differences, strict=True):
         for name in names:

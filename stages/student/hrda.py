@@ -268,16 +268,16 @@ def slide_boxes(image_px: Size, window_px: Size, stride_px: Size) -> list[Box]:
     return [(y, y + height, x, x + width) for y in rows for x in columns]
 
 
-def window_counts(boxes: Sequence[Box], size: Size) -> Tensor:
+def window_counts(boxes: Sequence[Box], size: Size, device: torch.device | None = None) -> Tensor:
     """Count the windows over each place, float32 (H, W)."""
-    counts = torch.zeros(size)
+    counts = torch.zeros(size, device=device)
     for box in boxes:
         crop_to(box, counts).add_(1)
     return counts
 
 
 def average_windows(logits: Tensor, boxes: Sequence[Box], size: Size) -> Tensor:
-    """Average logits, not probabilities, where windows overlap.
+    """Average logits, not probabilities, where windows overlap; in float32 at least.
 
     Args:
         logits: (W B, K, ...), windows outermost, each as large as its box.
@@ -288,10 +288,12 @@ def average_windows(logits: Tensor, boxes: Sequence[Box], size: Size) -> Tensor:
         (B, K, *size).
     """
     windows = logits.chunk(len(boxes))
-    total = logits.new_zeros(*windows[0].shape[:2], *size)
+    total = logits.new_zeros(
+        *windows[0].shape[:2], *size, dtype=torch.promote_types(logits.dtype, torch.float32)
+    )
     for box, window in zip(boxes, windows, strict=True):
         crop_to(box, total).add_(window)
-    return total / window_counts(boxes, size).to(total.device)
+    return total / window_counts(boxes, size, total.device)
 
 
 def sliding_logits(

@@ -1,4 +1,4 @@
-"""The student: a MiT backbone and a decode head; all that is left after training.
+"""The student: a backbone and a decode head; all that is left after training.
 
 Where the configuration has them, SeMask's layers are between the stages of the backbone, and HRDA
 sees images at two scales.
@@ -21,7 +21,7 @@ from stages.student import hrda
 from stages.student.config import STUDENT_FILES, StudentConfig
 from stages.student.efficientnet_lite import SIZES, EfficientNetLiteBackbone
 from stages.student.heads import DAFormerHead, mlp_head
-from stages.student.mit import BACKBONES, build_backbone, stage_features
+from stages.student.mit import BACKBONES, COARSEST_PX, build_backbone, stage_features
 from stages.student.saved import Card, read_student
 from stages.student.semask import semantic_features, semantic_layers
 from stages.student.weights import load_backbone
@@ -131,13 +131,16 @@ class Student(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, 3, H, W) to logits (B, K, H/4, W/4).
 
-        With HRDA sides are filled with zeros to multiples of 8, and the detail is seen in windows
-        that overlap.
+        With HRDA sides are filled with zeros to multiples of 8 and at least 64 px, half of which
+        the backbone sees as context, and the detail is seen in windows that overlap.
         """
         if self.attention is None:
             return self.classify(self.features(images))
         side, (height, width) = self.detail_px, images.shape[2:]
-        filled = F.pad(images, (0, -width % hrda.ALIGN_PX, 0, -height % hrda.ALIGN_PX))
+        right, bottom = (
+            max(-each % hrda.ALIGN_PX, 2 * COARSEST_PX - each) for each in (width, height)
+        )
+        filled = F.pad(images, (0, right, 0, bottom))
         fused = hrda.predict(
             self.features,
             self.classify,

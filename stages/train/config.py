@@ -237,11 +237,17 @@ class TrainConfig(Section):
                 f"regularizer.kind {self.regularizer.kind} has a head of its own for one scale, "
                 "and student.hrda has two; set student.hrda to null, or the kind to ssr"
             )
-        finest = self.crop_px // FINEST_PX // (2 if hrda else 1)
+        if hrda and self.feature_distance is not None and self.crop_px % 64:
+            raise ValueError(
+                "feature_distance with student.hrda looks at cells of 64 px, of which crop_px "
+                f"{self.crop_px} is not a multiple; change crop_px, or set feature_distance to null"
+            )
+        least_px = min(self.crop_px // 2, hrda.detail_px) if hrda else self.crop_px
+        finest = least_px // FINEST_PX
         if (semask := self.student.semask) and (semask.window or 0) > finest:
             raise ValueError(
                 f"student.semask.window {semask.window} is more than the side of the finest map, "
-                f"{finest} cells for a crop of {self.crop_px} px; lower it, or set it to null to "
+                f"{finest} cells for {least_px} px; lower it, or set it to null to "
                 "do without windows"
             )
         if self.batch_size % (self.micro_batch_size or 1):
@@ -250,9 +256,9 @@ class TrainConfig(Section):
                 f"{self.batch_size}"
             )
         is_normed = self.student.backbone.startswith("efficientnet")
-        if is_normed and self.crop_px == 32 and (self.micro_batch_size or self.batch_size) == 1:
+        if is_normed and least_px == 32 and (self.micro_batch_size or self.batch_size) == 1:
             raise ValueError(
-                "batch norm of EfficientNet needs more than the one value that a crop of 32 px "
-                "has at stride 32: raise crop_px or batch_size"
+                "batch norm of EfficientNet needs more than the one value that 32 px have at "
+                "stride 32: raise crop_px, student.hrda.detail_px or batch_size"
             )
         return self

@@ -105,7 +105,8 @@ def fit(
         values = dict(result.losses)
         if result.pseudo is not None:
             values["confidence"] = result.pseudo.confidence
-            for lost in shares.add(result.pseudo.label, state.models.student.num_classes):
+            lost_now = shares.add(result.pseudo.label, state.models.student.num_classes)
+            for lost in lost_now if ranks.first else ():
                 log.warning(
                     f"step {done}: {name_of(lost)} vanishes from the pseudo-labels, down to "
                     f"{shares.lost[lost]:.1%} of its best share, and seldom comes back: try "

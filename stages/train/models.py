@@ -184,7 +184,8 @@ def _start_from(
     except RuntimeError as error:
         raise CheckpointError(
             f"train.init: {folder} is another architecture than train.student "
-            f"({config.backbone}, {config.head}, {config.head_channels} channels); make them equal"
+            f"({config.backbone}, {config.head}, {config.head_channels} channels, semask, hrda); "
+            "make them equal"
         ) from error
     weights: str | None = meta.get("weights")
     return weights

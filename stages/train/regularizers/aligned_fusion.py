@@ -105,7 +105,7 @@ class AlignedBranch(Branch):
 
         @torch.no_grad()
         def note(branch: nn.Module, maps: tuple[Any, ...], enhanced: object) -> None:
-            student, teacher = maps
+            student, teacher = maps[0], self.refined(maps[1])
             for stage, level in enumerate(self.levels):
                 if level is None:
                     continue

@@ -63,6 +63,10 @@ class Regularization(Section):
             raise ValueError(f"regularizer.on names a part twice: {list(self.on)}")
         if self.on and not self.used_levels:
             raise ValueError("regularizer.levels are all null; set regularizer.on: [] instead")
+        if self.refine and not self.on:
+            raise ValueError(
+                "regularizer.on is [], so refine has nothing to refine; set it to null"
+            )
         return self
 
     @property
