@@ -1,7 +1,8 @@
 """`ssr plan`: what embedding costs in tiles, time and disk, and when it pays.
 
-No weight, image or store is read: encoders are counted on PyTorch's meta device where their
-teacher offers that, stores by the arithmetic of their grid. `--calibrate` measures speeds here.
+Without `--calibrate` no weight, image or store is read, and of a model on the hub its small files:
+encoders are counted on PyTorch's meta device where their teacher offers that, stores by the
+arithmetic of their grid. `--calibrate` measures speeds here.
 """
 
 import os

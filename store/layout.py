@@ -1,4 +1,4 @@
-"""Bytes of a store as zarr-python writes them, metadata and shards, and the room that they take.
+"""Bytes of a store as zarr-python writes them, metadata and shards.
 
 zarr-python encodes into memory and `store.lease` puts the bytes in their place. Its own
 `LocalStore` renames a temporary file too, but neither flushes it to the disk nor can replace a
@@ -8,9 +8,7 @@ damaged shard, because it reads the old one first.
 # C channels, h w tokens
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import prod
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import zarr
@@ -20,9 +18,9 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
 from store.basis import Bases
-from store.codec import MISSING_CODE, ZSTD_LEVEL, Codec, Scales, scale_name
+from store.codec import MISSING_CODE, ZSTD_LEVEL, Scales, scale_name
 from store.fingerprint import CRC_BYTES, sha256, with_crc32c
-from store.grid import LevelGrid, shard_count
+from store.grid import LevelGrid
 from store.header import (
     METADATA_FILE,
     RootAttributes,
@@ -32,14 +30,6 @@ from store.ledger import LEDGER, SLOTS_FILE, ChannelStatistics, Slot, slots_json
 from store.spec import NO_BASES, ImageEntry, StoreSpec, upright
 
 _KEYS = {"name": "default", "separator": "."}  # one folder per array
-_ENTRY_BYTES, _ENTRY_PER_IMAGE, _ENTRY_PER_CHANNEL = 325, 57, 60
-"""Of a shard's ledger entry: keys and hashes, an image but for its names, four statistics."""
-
-_FLOAT16_BYTES: Final = 2
-
-_LOCKS: Final = 2
-"""Files that are neither data nor metadata: `ledger/leases/*.lock`, which stay, empty."""
-
 _HISTORY = (
     "written by `ssr embed`; without times, so that equal features give equal bytes: "
     "the provenance in the attributes of the group says by which code and weights"
@@ -190,60 +180,3 @@ def _add_vector(
         attributes=attributes,
     )
     array[:] = values
-
-
-@dataclass(frozen=True, slots=True)
-class Footprint:
-    """Room on the disk."""
-
-    files: int
-    size_bytes: int
-
-    def __add__(self, other: "Footprint") -> "Footprint":
-        return Footprint(self.files + other.files, self.size_bytes + other.size_bytes)
-
-
-@dataclass(frozen=True)
-class StoreFootprint:
-    """Room of a complete store: the shards and ledger of each level, and all other files."""
-
-    levels: Mapping[str, Footprint]
-    metadata: Footprint
-
-
-def footprint(
-    spec: StoreSpec, images: Sequence[ImageEntry], levels: Sequence[str]
-) -> StoreFootprint:
-    """Predict files and bytes of a store of images in the order of their slots, in float16.
-
-    Shards and metadata are exact; the ledger, some thousandths of a store of SAM's, is a guess.
-    """
-    slots = [Slot(image, live=True) for image in images]
-    scaled = levels if Codec(spec.codec).scaled else ()
-    scales = {level: np.ones(spec.level(level).channels, np.float32) for level in scaled}
-    files = skeleton(spec, levels, slots, scales)
-    return StoreFootprint(
-        levels={level: _level_footprint(spec, images, level) for level in levels},
-        metadata=Footprint(len(files) + _LOCKS, sum(map(len, files.values()))),
-    )
-
-
-def size_ratio(codec: str) -> float:
-    """Return the bytes of a shard under a codec over those of float16.
-
-    Exact for float16 and int8, for int8-zstd the table of README.md (random weights).
-    """
-    return {"float16": 1.0, "int8": 0.50, "int8-zstd": 0.38}[codec]
-
-
-def _level_footprint(spec: StoreSpec, images: Sequence[ImageEntry], level: str) -> Footprint:
-    grid, shards = LevelGrid.of(spec, level), shard_count(len(images), spec.shard_images)
-    chunk_bytes = prod(grid.chunk_shape) * _FLOAT16_BYTES + CRC_BYTES
-    entry_bytes = _ENTRY_BYTES + _ENTRY_PER_CHANNEL * grid.channels
-    size_bytes = shards * (grid.index_bytes + entry_bytes)
-    for image in images:
-        h, w = grid.image_size_tok(image.working_size_px)
-        chunks = len(list(grid.chunks_under(0, 0, h, w)))  # others are not stored
-        names_bytes = len(image.image_id) + len(image.content)
-        size_bytes += chunks * chunk_bytes + names_bytes + _ENTRY_PER_IMAGE
-    return Footprint(2 * shards, size_bytes)

@@ -237,16 +237,19 @@ def open_features(
     return reader
 
 
-def require_same_bases(readers: Iterable[FeatureReader]) -> None:
-    """Refuse stores whose principal components are not the same ones: their channels differ.
+def require_same_bases(readers: Iterable[FeatureReader], levels: Iterable[str]) -> None:
+    """Refuse stores whose principal components of some levels are not the same ones.
 
     Raises:
         StoreMismatchError: The first two that differ.
     """
     seen: dict[str, tuple[str, Url]] = {}
+    used = {*map(upright, levels)}
     for reader in readers:
         url = reader.header.files.url
         for level, basis in reader.header.bases.items():
+            if level not in used:
+                continue
             digest, other = seen.setdefault(level, (basis.digest, url))
             if digest != basis.digest:
                 raise StoreMismatchError(

@@ -53,7 +53,8 @@ class EmbedConfig(Section):
         "mirrored crops of training read those; twice the time and room."
     )
     batch_tiles: BatchSize = Field(
-        description="Most tiles per forward pass, of several images of one shard, at one level."
+        description="Most tiles per forward pass, of several images of one shard, at one input "
+        "scale and orientation."
     )
     device: DeviceName = Field(description="`auto` takes the GPU where there is one.")
     precision: Precision = Field(

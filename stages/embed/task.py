@@ -94,7 +94,7 @@ def embed_shards(
     """Embed the images of one shard after the other.
 
     Two batches of tiles are prepared ahead, also those of the next shard; memory holds these, one
-    unfinished batch per level and one shard's features. Close the generator to end its threads.
+    unfinished batch per pass and one shard's features. Close the generator to end its threads.
 
     Args:
         tasks: which images and levels.

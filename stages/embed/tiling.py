@@ -1,9 +1,9 @@
 """Tiles of the working image that the teacher sees, and the blending of their tokens.
 
-A level of stride S is the teacher run on the working image scaled by patch/S. Its tiles are cut in
-working pixels, `side_px * S / patch_px` on a side, at origins that are multiples of S: on the token
-grid of the level a tile is a window of `side_px / patch_px` tokens. Everything here counts in
-tokens of the level and knows neither pixels' values nor torch.
+A level is the teacher run on the working image at the level's `input_scale`. Its tiles are cut in
+working pixels, `side_px / input_scale` on a side, at origins that are multiples of the coarsest
+stride of that pass. Everything here counts in tokens of the level and knows neither pixels' values
+nor torch.
 
 # Differs from SSR: the official code runs SAM on the augmented crop. Tiles of the whole image see
 # more context than a crop does; where crop == tile (and no flip) the tokens are the same numbers.

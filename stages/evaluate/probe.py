@@ -101,7 +101,8 @@ def run(
     readers = {
         domain: FeatureReader(join(stores, entry.path)) for domain, entry in index.stores.items()
     }
-    require_same_bases(readers.values())
+    named = {level for entry in index.stores.values() for level in entry.levels}
+    require_same_bases(readers.values(), named)
     network = None
     if student is not None:
         model = open_model(student)

@@ -194,7 +194,7 @@ class TrainingCrops(Dataset[Sample]):
         self._config = config
         self._roots = roots
         self._readers = readers
-        require_same_bases(readers.values())
+        require_same_bases(readers.values(), config.regularizer.used_levels)
         for reader in readers.values():
             spec = reader.header.spec
             config.require_aligned({n: spec.level(n) for n in config.regularizer.used_levels})

@@ -316,7 +316,7 @@ def add_tensor(folder: Path) -> None:
         (lambda f: (f / "preprocessor_config.json").unlink(), {}, CheckpointError,
          r"not a folder with .*set embed\.teacher\.revision"),
         (lambda f: (f / "preprocessor_config.json").write_text("{}"), {}, CheckpointError,
-         "no image_mean"),
+         "image_mean"),
     ],
 )  # fmt: skip
 def test_a_bad_model_is_one_line_and_nothing_is_stored(

@@ -15,6 +15,7 @@ from stages.embed.teachers.hf_models import (
     WEIGHTS,
     Facts,
     cached,
+    config_digest,
     facts_of,
     fetched,
     has_small,
@@ -42,7 +43,7 @@ class HfTeacher(Teacher):
 
     origin: ClassVar[str] = "Hugging Face"
     weights_keys: ClassVar[tuple[str, ...]] = (
-        "architecture", "weights_sha256", "mean", "std", "licence",
+        "architecture", "config", "weights_sha256", "mean", "std", "licence",
     )  # fmt: skip
 
     kind: Literal["hf"] = Field(description="A model in Hugging Face's format.")
@@ -156,6 +157,7 @@ class HfTeacher(Teacher):
         digests = {path.name: file_sha256(path) for path in weight_files(folder)}
         return {
             "architecture": facts.model_type,
+            "config": config_digest(folder),
             "weights_sha256": digests.get(WEIGHTS) or fingerprint_of(digests),
             "mean": list(facts.mean),
             "std": list(facts.std),

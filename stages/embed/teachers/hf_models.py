@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stages.embed.teachers.teacher import RGB
 from store.errors import CheckpointError
+from store.fingerprint import fingerprint_of
 
 if TYPE_CHECKING:  # torch
     from transformers import PreTrainedConfig
@@ -59,6 +60,9 @@ FAMILIES: Final[Mapping[str, Family]] = {
 }
 """`model_type` of a config -> its family."""
 
+_NOT_OF_FEATURES: Final = frozenset(
+    ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+)
 CONFIG, IMAGES, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
 SMALL: Final = (CONFIG, IMAGES)
 
@@ -106,7 +110,15 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).is_file() or not index.is_file():
         return [folder / WEIGHTS]
     names = _json(index).get("weight_map")
-    return [folder / name for name in sorted(set(names.values()))] if names else []
+    if not isinstance(names, dict) or not names:
+        return [folder / WEIGHTS]  # which is missing
+    return [folder / name for name in sorted({str(each) for each in names.values()})]
+
+
+def config_digest(folder: Path) -> str:
+    """Hash what a model's configuration says of its network: features depend on it."""
+    said = _json(folder / CONFIG).items()
+    return fingerprint_of({key: value for key, value in said if key not in _NOT_OF_FEATURES})
 
 
 def has_small(folder: Path) -> bool:
@@ -159,10 +171,17 @@ def facts_of(folder: Path) -> Facts:
         )
     config, family = read_config(folder), FAMILIES[found]
     images = _json(folder / IMAGES)
-    mean, std = images.get("image_mean"), images.get("image_std")
-    if not mean or not std:
-        raise CheckpointError(f"{folder / IMAGES}: holds no image_mean and image_std; add them")
+    mean, std = images.get("image_mean", ()), images.get("image_std", ())
     by = images.get("rescale_factor", 1 / 255) if images.get("do_rescale", True) else 1.0
+    if (
+        not (_is_rgb(mean) and _is_rgb(std) and min(std) > 0)
+        or not (isinstance(by, int | float) and by > 0)
+        or not images.get("do_normalize", True)
+    ):
+        raise CheckpointError(
+            f"{folder / IMAGES}: image_mean, image_std and rescale_factor are not those of "
+            "normalised RGB images; add or correct them"
+        )
     config = config if hasattr(config, family.widths) else config.vision_config
     widths = getattr(config, family.widths)
     channels = tuple(widths) if isinstance(widths, list | tuple) else (widths,)
@@ -194,6 +213,11 @@ def read_config(folder: Path) -> "PreTrainedConfig":
             f"{folder / CONFIG}: is not a config that transformers reads "
             f"({type(error).__name__}); get the file again"
         ) from error
+
+
+def _is_rgb(value: object) -> bool:
+    numbers = value if isinstance(value, list) else []
+    return len(numbers) == 3 and all(isinstance(each, int | float) for each in numbers)
 
 
 def _json(path: Path) -> dict[str, Any]:
