@@ -113,7 +113,7 @@ def test_the_first_repro_runs_everything_without_a_warning(first: tuple[Path, Re
     assert "mean IoU" in done.out
     assert done.out.count("UNTRAINED TEACHER") == 2  # after training and after evaluation
     # Nothing from libraries: our own remark alone.
-    assert done.err == "UNTRAINED TEACHER: embed.teacher.weights is random (seed 0)\n"
+    assert done.err == "UNTRAINED TEACHER: embed.teacher.weights is random\n"
     ignored = (folder / ".gitignore").read_text().split()
     assert {"/data/", "/runs/"} <= set(ignored)
 
@@ -171,7 +171,7 @@ def test_an_added_image_embeds_one_shard_only(repository: Path) -> None:
     add_photo(repository / "photos" / "day", 20, "day")  # sorted behind the others
     add_photo(repository / "photos" / "dusk", 5, "dusk")  # sorted before the others
     done = demand_repro(repository, "embed")
-    assert done.ran == CHECKS
+    assert done.ran == CHECKS[:2]
     assert written(repository, features) == ["source/stride8/c.1.0.0.0", "target/stride8/c.1.0.0.0"]
     again = repro(repository, "--dry")
     assert again.ran == ALL  # the index changed, so the student is out of date
