@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 import transformers
+from efficientnet_lite_pytorch import EfficientNet
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -175,10 +176,7 @@ LITE = {
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
     if request.param in MODELS:
         return hf_case(request.param, tmp_path / "model")
-    teacher = LITE[request.param]
-    if not teacher.at_hand:
-        pytest.skip("the extra efficientnet is not installed")
-    return lite_case(teacher)
+    return lite_case(LITE[request.param])
 
 
 def with_teacher(config: EmbedConfig, teacher: TeacherConfig) -> EmbedConfig:
@@ -257,12 +255,10 @@ def test_a_level_is_the_same_whichever_others_are_embedded_in_its_pass(
 
 @pytest.mark.parametrize("size", CHANNELS)
 def test_the_network_is_that_of_the_package(size: Any) -> None:  # noqa: ANN401
-    package = pytest.importorskip("efficientnet_lite_pytorch")
     path = weight_file(size)
-    if path is None:
-        pytest.skip("the extra efficientnet is not installed")
+    assert path is not None
     # its padding is that of TensorFlow where the image can be halved five times
-    official = package.EfficientNet.from_name(f"efficientnet-{size}", image_size=128).eval()
+    official = EfficientNet.from_name(f"efficientnet-{size}", image_size=128).eval()
     official.load_state_dict(torch.load(path, weights_only=True))
     network, x = pretrained(size).eval(), torch.randn(1, 3, 128, 128)
     with torch.inference_mode():

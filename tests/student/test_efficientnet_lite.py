@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from efficientnet_lite_pytorch import EfficientNet
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -30,11 +31,10 @@ def normalised(colours: Tensor, mean: object, std: object) -> Tensor:
 
 @pytest.mark.parametrize("backbone", SIZES)
 def test_stages_are_those_of_the_package_on_its_own_pixels(backbone: str) -> None:
-    package, size = pytest.importorskip("efficientnet_lite_pytorch"), SIZES[backbone]
+    size = SIZES[backbone]
     path = weight_file(size)
-    if path is None:
-        pytest.skip("the extra efficientnet is not installed")
-    official = package.EfficientNet.from_name(f"efficientnet-{size}", image_size=128).eval()
+    assert path is not None
+    official = EfficientNet.from_name(f"efficientnet-{size}", image_size=128).eval()
     official.load_state_dict(torch.load(path, weights_only=True))
     colours = torch.randint(256, (2, 3, 128, 128), generator=torch.Generator().manual_seed(0))
     student = lite(backbone=backbone, weights="imagenet").eval()

