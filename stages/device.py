@@ -1,7 +1,8 @@
-"""Choice of the device: one rule for every stage that runs a network."""
+"""Choice of the device, and how it computes: one rule for every stage that runs a network."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 
@@ -35,3 +36,20 @@ def cpu_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def float32_on_gpu(kind: Literal["highest", "tf32"]) -> Iterator[None]:
+    """Compute products and convolutions of float32 on a GPU in it, or in TF32, both alike.
+
+    PyTorch's own default is a mixture: TF32 in convolutions alone.
+    """
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "tf32" if kind == "tf32" else "ieee"
+    try:
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision

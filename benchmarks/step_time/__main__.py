@@ -54,7 +54,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=2, help="rounds before")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--activation-checkpointing", action="store_true")
     parser.add_argument("--threads", type=int, default=None, help="cores used on the CPU")

@@ -34,7 +34,6 @@ class Setting:
     batch: int
     device: str
     precision: str
-    channels_last: bool
     compile: bool
     activation_checkpointing: bool
     threads: int | None
@@ -65,7 +64,6 @@ def configure(setting: Setting, arm: str) -> TrainConfig:
             "masking": MIC if arm.endswith("mic") else None,
             "rare_class_sampling": None,
             "precision": setting.precision if ours else "float32",
-            "channels_last": setting.channels_last and ours,
             "compile": setting.compile and ours,
             "activation_checkpointing": setting.activation_checkpointing and ours,
             "threads": setting.threads,

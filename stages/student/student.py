@@ -151,13 +151,6 @@ class Student(nn.Module):
         stride = hrda.LOGIT_STRIDE_PX
         return fused.logits[..., : -(-height // stride), : -(-width // stride)]
 
-    def lay_channels_last(self) -> None:
-        """Lay out the weights of convolutions with their channels last, and with them the maps.
-
-        Before there is an optimiser, which takes the layout over.
-        """
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
     def recompute_activations(self) -> None:
         """Compute what blocks and head need for their backward pass there, instead of keeping it.
 

@@ -152,9 +152,13 @@ class TrainConfig(Section):
         description="Of the networks' forward passes; `bfloat16` is autocast, with weights, "
         "softmax, threshold, cross entropy and distances in float32."
     )
-    channels_last: bool = Field(
-        description="Lay out convolutions with their channels last: faster with bfloat16 on a GPU, "
-        "slower on the CPU; results differ by rounding."
+    matmul: Literal["highest", "tf32"] = Field(
+        description="What float32 is on a GPU, in products and convolutions alike: `highest` is "
+        "float32, `tf32` has 10 bits of mantissa and is faster.",
+    )
+    cuda_graphs: Literal["auto", "off"] = Field(
+        description="On a GPU, `auto` records a step as a CUDA graph, launched as one: several "
+        "times faster, in about twice the memory, with the same results.",
     )
     compile: bool = Field(
         description="Run the student through torch.compile: minutes at the start, faster after; "

@@ -10,10 +10,18 @@ from torch.utils.data import Dataset
 
 from stages.train.config import TrainConfig
 from stages.train.crops import STEP_STREAM, Sample, batches
+from stages.train.graphs import passes_for
 from stages.train.monitor import COLUMNS, Curves, FiniteCheck, health_row, observed
 from stages.train.ranks import ALONE, Ranks
 from stages.train.state import TrainingState, learning_rate, set_learning_rate
-from stages.train.step import FeatureMixer, draw_boxes, draw_step, mix_stored, train_step
+from stages.train.step import (
+    FeatureMixer,
+    draw_boxes,
+    draw_step,
+    mix_stored,
+    run_passes,
+    train_step,
+)
 from stages.train.validate import Validation
 from stages.train.workspace import CHECKPOINT
 
@@ -76,6 +84,7 @@ def fit(
         keep_best(start, best["miou"])
     loader = batches(crops, config, start=start, device=device, ranks=ranks)
     check, shares = FiniteCheck(device), state.curves.shares
+    passes = passes_for(config, device, ranks.count)
 
     def name_of(train_id: int) -> str:
         return classes[train_id] if classes else f"class {train_id}"
@@ -92,7 +101,8 @@ def fit(
         if draws is not None:  # drawn for the batch of all ranks, whose labels decide
             draws = draws.of(ranks.rows(config.batch_size))
         _seed_noise(config.seed, iteration, ranks)  # after the loader, which draws from it too
-        with observed(state.models.regularizer if ends_row and ranks.first else None) as seen:
+        looks = ends_row and ranks.first
+        with observed(state.models.regularizer if looks else None) as seen:
             result = train_step(
                 state.models,
                 samples.to(device),
@@ -101,6 +111,7 @@ def fit(
                 iteration=iteration,
                 mixer=mixer,
                 boxes=draw_boxes(config, iteration),
+                passes=run_passes if looks else passes,  # a graph would not show what it sees
             )
         values = dict(result.losses)
         if result.pseudo is not None:
@@ -117,7 +128,7 @@ def fit(
         ranks.average([*gradients, *values.values()])
         check.add(result.losses, iteration, gradients)  # means of all ranks: all notice alike
         state.curves.add(values)
-        if ends_row and ranks.first:
+        if looks:
             lost_columns = {f"lost_{train_id}": left for train_id, left in shares.lost.items()}
             row = health_row(seen, state.models)
             state.curves.health.append({"iteration": done, **row, **lost_columns})

@@ -66,8 +66,6 @@ class Models:
             if network is None:
                 continue
             network.to(device)
-            if isinstance(network, Student) and config.channels_last:
-                network.lay_channels_last()
             if isinstance(network, Student) and config.compile:
                 network.compile_parts()
         if config.activation_checkpointing:

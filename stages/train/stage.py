@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.device import cpu_threads
+from stages.device import cpu_threads, float32_on_gpu
 from stages.prepare.manifest import Domain, Manifest
 from stages.student.saved import describe_classes, save_student
 from stages.train.config import TrainConfig
@@ -156,7 +156,7 @@ def run(
     # `kill -9` of `dvc repro` leaves its child running: two of them must not share a checkpoint.
     curves, started = Curves(), time.perf_counter()
     lock = writer_lock(out, f"the run in {out}") if ranks.first else nullcontext()
-    with lock, cpu_threads(config.threads):
+    with lock, cpu_threads(config.threads), float32_on_gpu(config.matmul):
         if ranks.first:
             claim(out, identity, fresh=fresh, move_aside=move_aside)
         resumed_from = fit(

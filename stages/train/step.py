@@ -7,7 +7,7 @@ Gradients are added up, the caller updates. B batch, C channels, H W pixels, h w
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -113,6 +113,36 @@ def draw_boxes(config: TrainConfig, iteration: int) -> Boxes:
     )
 
 
+class Views(NamedTuple):
+    """What a step looks at beside its batch; no weight has a part in it.
+
+    Attributes:
+        things: (B, h, w) bool, cells that feature distance looks at; None where it is off.
+        mask: (B, 1, H, W) bool, set where mixed images show the source; None, as all that follows,
+            where the step trains on the source only.
+        mixed: (B, 3, H, W), ClassMix of source and target, augmented and normalised.
+        masked: (B, 3, H, W), the target, augmented, with hidden blocks; None without masking.
+    """
+
+    things: Tensor | None
+    mask: Tensor | None = None
+    mixed: Tensor | None = None
+    masked: Tensor | None = None
+
+
+def draw_views(models: Models, batch: Batch, draws: Draws | None, config: TrainConfig) -> Views:
+    """Mix, augment and mask the images of a batch as it was drawn, on their device."""
+    things = _thing_cells(models, batch, config)
+    if draws is None:
+        return Views(things)
+    mask = class_mask(batch.source_label, draws.classes)
+    mixed = augment(mix(mask, batch.source_image, batch.target_image), draws.mixed)
+    if config.masking is None or draws.blocks is None:
+        return Views(things, mask, mixed)
+    augmented = augment(batch.target_image, draws.masked)
+    return Views(things, mask, mixed, mask_images(augmented, draws.blocks, config.masking.ratio))
+
+
 class Mixed(NamedTuple):
     """ClassMix of source and target, augmented."""
 
@@ -155,6 +185,22 @@ class StepResult(NamedTuple):
     mixed: Mixed | None
 
 
+class Passes(Protocol):
+    """`run_passes`, or what does the same in another way."""
+
+    def __call__(
+        self,
+        models: Models,
+        batch: Batch,
+        views: Views,
+        *,
+        config: TrainConfig,
+        mixer: FeatureMixer,
+        boxes: Boxes,
+    ) -> StepResult:
+        """Add gradients; return losses, pseudo-labels and mixed images."""
+
+
 def train_step(
     models: Models,
     batch: Batch,
@@ -164,11 +210,9 @@ def train_step(
     iteration: int,
     mixer: FeatureMixer = mix_stored,
     boxes: Boxes = ONE_SCALE,
+    passes: Passes | None = None,
 ) -> StepResult:
-    """Add the gradients of one step to student and regulariser, and move the EMA model.
-
-    Losses that share a forward pass share a backward pass, which frees its memory. The official
-    code goes back four times, with one graph retained; the gradients are the same.
+    """Move the EMA model, and add the gradients of one step to student and regulariser.
 
     Args:
         models: On the device of the batch; student and regulariser in train mode.
@@ -178,13 +222,38 @@ def train_step(
         iteration: 0-based.
         mixer: Makes the teacher features of the mixed images.
         boxes: As of `draw_boxes`.
+        passes: Runs the passes; None is `run_passes` itself.
 
     Returns:
         Losses, pseudo-labels and mixed images, detached. Nothing here waits for the device.
     """
+    views = draw_views(models, batch, draws, config)
+    if draws is not None:
+        _follow(models, config, iteration)
+    passes = passes or run_passes
+    return passes(models, batch, views, config=config, mixer=mixer, boxes=boxes)
+
+
+def run_passes(
+    models: Models,
+    batch: Batch,
+    views: Views,
+    *,
+    config: TrainConfig,
+    mixer: FeatureMixer = mix_stored,
+    boxes: Boxes = ONE_SCALE,
+) -> StepResult:
+    """Go forward and back through all networks: what a step computes from weights.
+
+    It can be recorded as a CUDA graph (`stages.train.graphs`): the host sends nothing to the device
+    and reads nothing from it, and the same kernels run in every iteration.
+
+    Losses that share a forward pass share a backward pass, which frees its memory. The official
+    code goes back four times, with one graph retained; the gradients are the same.
+    """
     student, regularizer, enhanced_parts = models.student, models.regularizer, config.regularizer.on
-    pseudo = None if draws is None else _follow_and_label(models, batch, config, iteration)
-    things = _thing_cells(models, batch, config)
+    pseudo = None if views.mask is None else _label(models, batch, config)
+    things = views.things
 
     def losses_of(
         name: str, predicted: Tensor | Fused, seen: Pass, label: Tensor, share: Tensor | None = None
@@ -227,16 +296,15 @@ def train_step(
         return losses
 
     losses = _accumulate(source_losses, batch, config)
-    if draws is None or pseudo is None:
+    if views.mask is None or views.mixed is None or pseudo is None:
         return StepResult(losses, None, None)
 
-    mask = class_mask(batch.source_label, draws.classes)
     weight = pseudo_weight(pseudo.confidence, batch.target_valid)
     mixed = Mixed(
-        image=augment(mix(mask, batch.source_image, batch.target_image), draws.mixed),
-        label=mix(mask, batch.source_label, pseudo.label),
-        weight=mix(mask, 1.0, weight),
-        mask=mask,
+        image=views.mixed,
+        label=mix(views.mask, batch.source_label, pseudo.label),
+        weight=mix(views.mask, 1.0, weight),
+        mask=views.mask,
     )
     mixed_teacher: Mapping[str, Tensor] = {}
     if regularizer is not None and "mixed" in enhanced_parts:
@@ -252,11 +320,10 @@ def train_step(
         return _scaled(losses, len(label) / len(batch))
 
     losses |= _accumulate(mixed_losses, batch, config)
-    if config.masking is None or draws.blocks is None:
+    if config.masking is None or views.masked is None:
         return StepResult(losses, pseudo, mixed)
 
-    ratio, masked_weight = config.masking.ratio, config.masking.weight
-    masked = mask_images(augment(batch.target_image, draws.masked), draws.blocks, ratio)
+    masked, masked_weight = views.masked, config.masking.weight
 
     def masked_losses(part: slice) -> dict[str, Tensor]:
         label = pseudo.label[part]
@@ -268,18 +335,23 @@ def train_step(
     return StepResult(losses, pseudo, mixed)
 
 
-@torch.no_grad()
-def _follow_and_label(
-    models: Models, batch: Batch, config: TrainConfig, iteration: int
-) -> PseudoLabels:
-    """Update the EMA model, then let it, or the average of a branch, label the clean targets."""
-    self_training, branch = config.self_training, models.ema_branch
+def _follow(models: Models, config: TrainConfig, iteration: int) -> None:
+    """Move the EMA model, and that of a branch."""
+    self_training = config.self_training
     assert self_training is not None
     assert models.ema is not None
     since = iteration - self_training.start
     update_ema(models.ema, models.student, since, self_training.ema_decay)
-    if branch is not None and models.regularizer is not None:
-        update_ema(branch, models.regularizer, since, self_training.ema_decay)
+    if models.ema_branch is not None and models.regularizer is not None:
+        update_ema(models.ema_branch, models.regularizer, since, self_training.ema_decay)
+
+
+@torch.no_grad()
+def _label(models: Models, batch: Batch, config: TrainConfig) -> PseudoLabels:
+    """Let the EMA model, or the average of a branch, label the clean targets."""
+    self_training, branch = config.self_training, models.ema_branch
+    assert self_training is not None
+    assert models.ema is not None
     with _autocast(config, batch):
         images = batch.target_image
         logits = (

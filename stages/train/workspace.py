@@ -29,6 +29,8 @@ INCIDENTAL: Final = {
     "workers",
     "prefetch",
     "activation_checkpointing",
+    "matmul",
+    "cuda_graphs",
     "log_every",
     "log_to",
     "checkpoint_every",

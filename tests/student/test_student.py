@@ -271,11 +271,9 @@ def test_mlp_head_is_segformers_own() -> None:
         assert torch.equal(head(features), model(images).logits)
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_maps_lie_in_memory_as_the_weights_do(layout: torch.memory_format) -> None:
+def test_convolutions_of_the_head_see_contiguous_maps() -> None:
     with seeded(0):
         head = DAFormerHead([4, 4], 8, 16, 2, dropout=0.0)
-    head.to(memory_format=layout)  # type: ignore[call-overload]
     seen: list[torch.Tensor] = []
     for branch in head.aspp:
         branch.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
@@ -283,7 +281,7 @@ def test_maps_lie_in_memory_as_the_weights_do(layout: torch.memory_format) -> No
         maps = [torch.randn(2, 4, 8, 8), torch.randn(2, 4, 4, 4)]
         head([map_.contiguous(memory_format=strides) for map_ in maps])
     assert len(seen) == 8
-    assert all(map_.is_contiguous(memory_format=layout) for map_ in seen)
+    assert all(map_.is_contiguous() for map_ in seen)
 
 
 @pytest.mark.parametrize("attention", [True, False])

@@ -204,4 +204,5 @@ def block_mask(uniform: Tensor, size_px: Size, ratio: float) -> Tensor:
 def mask_images(images: Tensor, uniform: Tensor, ratio: float) -> Tensor:
     """Hide blocks of normalised images (B, C, H, W); hidden pixels get the mean colour, 0."""
     height, width = images.shape[-2:]
+    uniform = uniform.to(images.device, non_blocking=True)
     return images * block_mask(uniform, (height, width), ratio)

@@ -1,0 +1,157 @@
+"""The passes of a step as CUDA graphs: recorded once, launched as one.
+
+A step of MiT-B5 launches some 20,000 kernels, and the host takes four times as long to launch them
+as a GPU to run them. A graph is launched at once. It reads its inputs and leaves its results and
+gradients at the places that it was recorded with.
+
+# B batch, H W pixels
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from stages.train.config import TrainConfig
+from stages.train.crops import Batch
+from stages.train.models import Models
+from stages.train.step import (
+    Boxes,
+    FeatureMixer,
+    Passes,
+    StepResult,
+    Views,
+    run_passes,
+)
+
+log = logging.getLogger(__name__)
+
+WARM_UP: Final = 3
+"""Steps of a kind that run without a graph first: libraries choose kernels and take memory."""
+
+Record = Callable[[Callable[[], StepResult]], tuple[StepResult, Callable[[], None]]]
+"""Record what a function launches, without running it -> its results' places, and what runs it."""
+
+
+def passes_for(config: TrainConfig, device: torch.device, ranks: int) -> Passes:
+    """Return what runs the passes of a run: graphs on a GPU where they can, else `run_passes`."""
+    if device.type != "cuda" or config.cuda_graphs == "off":
+        return run_passes
+    hindrances = {
+        "train.compile is on": config.compile,
+        "train.activation_checkpointing is on": config.activation_checkpointing,
+        "train.student.hrda draws other windows in each": config.student.hrda is not None,
+        "train.sync_batch_norm waits for other GPUs": config.sync_batch_norm and ranks > 1,
+    }
+    for hindrance in [text for text, hinders in hindrances.items() if hinders]:
+        log.warning(f"train.cuda_graphs: steps are launched kernel by kernel, as {hindrance}")
+        return run_passes
+    return RecordedPasses()
+
+
+def record_cuda(run: Callable[[], StepResult]) -> tuple[StepResult, Callable[[], None]]:
+    """Record a CUDA graph of all that a function launches on the current device."""
+    graph = torch.cuda.CUDAGraph()
+    # Threads that pin the loader's batches go on meanwhile.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        result = run()
+    return result, graph.replay
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """One graph, and the tensors whose places it knows."""
+
+    batch: Batch
+    views: Views
+    result: StepResult
+    gradients: list[tuple[nn.Parameter, Tensor | None]]
+    replay: Callable[[], None]
+
+
+class RecordedPasses:
+    """Run the passes of steps as graphs, one for each kind of step, by the shapes of its inputs.
+
+    Numbers are those of `run_passes`, noise included: a graph draws from the seed that the
+    generator has when it is launched. What cannot be recorded runs kernel by kernel, with a
+    warning.
+
+    Args:
+        record: Records a graph; tests give a stand-in.
+    """
+
+    def __init__(self, record: Record = record_cuda) -> None:
+        self._record = record
+        self._recorded: dict[object, _Recorded] = {}
+        self._steps = Counter[object]()
+        self._failed = False
+
+    def __call__(
+        self,
+        models: Models,
+        batch: Batch,
+        views: Views,
+        *,
+        config: TrainConfig,
+        mixer: FeatureMixer,
+        boxes: Boxes,
+    ) -> StepResult:
+        """Add gradients as `run_passes` does, to parameters that have none yet.
+
+        What is returned beside the losses holds until the next call.
+        """
+
+        def run(batch: Batch, views: Views) -> StepResult:
+            return run_passes(models, batch, views, config=config, mixer=mixer, boxes=boxes)
+
+        kind = tuple((each.shape, each.dtype) for each in _tensors(batch, views))
+        self._steps[kind] += 1
+        if self._failed or self._steps[kind] <= WARM_UP:
+            return run(batch, views)
+        if kind not in self._recorded:
+            networks = (models.student, models.regularizer)
+            weights = [w for each in networks if each is not None for w in each.parameters()]
+            try:
+                self._recorded[kind] = self._recording(run, weights, batch, views)
+            except RuntimeError as error:
+                self._failed = True
+                reason = str(error).partition("\n")[0]
+                log.warning(f"train.cuda_graphs: steps are launched kernel by kernel ({reason})")
+                for weight in weights:
+                    weight.grad = None
+                return run(batch, views)
+        recorded = self._recorded[kind]
+        given = _tensors(batch, views)
+        for place, tensor in zip(_tensors(recorded.batch, recorded.views), given, strict=True):
+            place.copy_(tensor, non_blocking=True)
+        for weight, gradient in recorded.gradients:
+            weight.grad = gradient
+        recorded.replay()
+        losses = recorded.result.losses
+        copies = torch.stack([*losses.values()]).unbind()  # outlive the next launch
+        return recorded.result._replace(losses=dict(zip(losses, copies, strict=True)))
+
+    def _recording(
+        self,
+        run: Callable[[Batch, Views], StepResult],
+        weights: list[nn.Parameter],
+        batch: Batch,
+        views: Views,
+    ) -> _Recorded:
+        batch, views = deepcopy(batch), deepcopy(views)
+        result, replay = self._record(lambda: run(batch, views))
+        gradients = [(weight, weight.grad) for weight in weights]
+        return _Recorded(batch, views, result, gradients, replay)
+
+
+def _tensors(batch: Batch, views: Views) -> list[Tensor]:
+    return [
+        *(batch.source_image, batch.source_label, *batch.source_features.values()),
+        *(batch.target_image, batch.target_valid, *batch.target_features.values()),
+        *(view for view in views if view is not None),
+    ]

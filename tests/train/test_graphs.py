@@ -1,0 +1,142 @@
+"""Recorded steps compute what others do: on a GPU, and with a stand-in for CUDA graphs here."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stages.train import loop
+from stages.train.graphs import RecordedPasses, passes_for
+from stages.train.models import Models
+from stages.train.step import StepResult, run_passes
+from tests.train.example import HRDA, train_config
+from tests.train.test_loop import TWENTY, interrupt
+from tests.train.world import World, assert_same, results
+
+# log_every: rows are made by steps that are not recorded; self-training is a second kind of step
+CHANGES: dict[str, Any] = {
+    **TWENTY,
+    "log_every": 7,
+    "self_training": {"start": 5, "jitter_probability": 1.0, "blur_probability": 0.5},
+}
+
+
+class Rerun(RecordedPasses):
+    """Records on the CPU: what is launched is the function itself, on the recorded places."""
+
+    def __init__(self) -> None:
+        super().__init__(self.rerun)
+        self.launches = 0
+
+    def __call__(self, models: Models, *args: Any, **kwargs: Any) -> StepResult:  # noqa: ANN401
+        networks = (models.student, models.ema, models.regularizer, models.ema_branch)
+        self.networks = [network for network in networks if network is not None]
+        return super().__call__(models, *args, **kwargs)
+
+    def rerun(self, run: Callable[[], StepResult]) -> tuple[StepResult, Callable[[], None]]:
+        held = [deepcopy(network.state_dict()) for network in self.networks]
+        noise = torch.get_rng_state()
+        result = run()
+        torch.set_rng_state(noise)
+        for network, state in zip(self.networks, held, strict=True):
+            network.load_state_dict(state)
+        weights = [weight for network in self.networks for weight in network.parameters()]
+
+        def launch() -> None:
+            self.launches += 1
+            places = [weight.grad for weight in weights]
+            for weight in weights:
+                weight.grad = None
+            again = run()
+            for name, loss in again.losses.items():
+                result.losses[name].copy_(loss)
+            for old, new in ((result.pseudo, again.pseudo), (result.mixed, again.mixed)):
+                for tensor, value in zip(old or (), new or (), strict=True):
+                    tensor.copy_(value)
+            for weight, place in zip(weights, places, strict=True):
+                if place is not None and weight.grad is not None:
+                    place.copy_(weight.grad)
+                assert (place is None) == (weight.grad is None)
+                weight.grad = place
+
+        return result, launch
+
+
+def test_recorded_steps_leave_what_others_do(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.run(tmp_path / "eager", **CHANGES)
+    passes = Rerun()
+    monkeypatch.setattr(loop, "passes_for", lambda *_: passes)
+    world.run(tmp_path / "recorded", **CHANGES)
+    assert passes.launches == 2 + 9  # of 5 and 15 steps, 3 of each to warm up, 3 rows
+    assert_same(results(tmp_path / "recorded"), results(tmp_path / "eager"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["ssr", "guided"])
+def test_graphs_leave_what_others_do_on_a_gpu_and_resume(
+    world: World, tmp_path: Path, kind: str, precision: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    more = {"student_drop": 0.5} if kind == "guided" else {}
+    changes = {
+        **CHANGES,
+        "device": "cuda",
+        "precision": precision,
+        "regularizer": {"kind": kind, **more},
+    }
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        world.run(tmp_path / "eager", **changes | {"cuda_graphs": "off"})
+        world.run(tmp_path / "graphs", **changes)
+        with pytest.raises(KeyboardInterrupt):
+            world.run(tmp_path / "resumed", interrupt, **changes)
+        assert world.run(tmp_path / "resumed", **changes).resumed_from == 10
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert "kernel by kernel" not in caplog.text
+    straight = results(tmp_path / "graphs")
+    assert_same(straight, results(tmp_path / "eager"))
+    assert_same(results(tmp_path / "resumed"), straight)
+
+
+@pytest.mark.gpu
+def test_what_cannot_be_recorded_runs_kernel_by_kernel(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def asking(models: Models, *args: Any, **kwargs: Any) -> StepResult:  # noqa: ANN401
+        next(models.student.parameters()).sum().item()
+        return run_passes(models, *args, **kwargs)
+
+    world.run(tmp_path / "eager", iterations=6, device="cuda", cuda_graphs="off")
+    monkeypatch.setattr("stages.train.graphs.run_passes", asking)
+    world.run(tmp_path / "graphs", iterations=6, device="cuda")
+    assert caplog.text.count("kernel by kernel") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "hindrance"),
+    [
+        ({"compile": True}, "compile"),
+        ({"activation_checkpointing": True}, "activation_checkpointing"),
+        ({"student": {"hrda": HRDA}}, "hrda"),
+        ({"sync_batch_norm": True}, "sync_batch_norm"),
+    ],
+)
+def test_steps_that_no_graph_can_hold_are_launched_kernel_by_kernel(
+    changes: dict[str, Any], hindrance: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, device = train_config(**changes), torch.device("cuda")
+    assert passes_for(config, device, 2) is run_passes
+    assert hindrance in caplog.text
+
+
+def test_graphs_are_for_gpus_and_can_be_switched_off() -> None:
+    cuda = torch.device("cuda")
+    assert isinstance(passes_for(train_config(), cuda, 1), RecordedPasses)
+    assert passes_for(train_config(), torch.device("cpu"), 1) is run_passes
+    assert passes_for(train_config(cuda_graphs="off"), cuda, 1) is run_passes
