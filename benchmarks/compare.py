@@ -36,7 +36,7 @@ from pipeline.params import Params, load_params
 from pipeline.presets import ARMS
 from pipeline.tables import UNTRAINED
 from store.atomic import write_bytes
-from store.errors import SSRError
+from store.errors import ConfigError, SSRError
 from store.fingerprint import fingerprint_of
 
 PRESET: Final = "camvid-day-to-dusk"
@@ -72,6 +72,14 @@ class Workplace(NamedTuple):
         params = self.params(arm, f"train.iterations={iterations}")
         return Run(arm, 0, params, folder, self.out / "data")
 
+    def fits(self, arm: str) -> bool:
+        """Tell whether the preset's student can be trained by an arm, as SeMask needs a MiT."""
+        try:
+            self.params(arm)
+        except ConfigError:
+            return False
+        return True
+
     def params(self, arm: str, *values: str) -> Params:
         """Return the preset's parameters with those of an arm and further values."""
         store = f"store.url={json.dumps(str(self.out / 'data' / 'features'))}"
@@ -82,6 +90,8 @@ class Workplace(NamedTuple):
 def compare(place: Workplace, options: argparse.Namespace) -> str:
     """Do what is not yet done; return the tables, which are also written beside the runs."""
     seeds = range(options.seeds)
+    for arm in options.arms:
+        place.params(arm)  # refuses one that does not fit before any work
     make_data(place.params("ssr"), place.out / "data")
     iterations: Mapping[str, int] = planned(place, options)["iterations"]
     with workers(options.jobs) as pool:
@@ -113,7 +123,7 @@ def planned(place: Workplace, options: argparse.Namespace) -> dict[str, Any]:
     kept = kept_plan(path, settings, "steps")
     if kept is not None:
         return kept
-    seconds = step_seconds({arm: partial(place.timed, arm) for arm in ARMS})
+    seconds = step_seconds({arm: partial(place.timed, arm) for arm in ARMS if place.fits(arm)})
     budget = options.budget_steps * seconds[BASELINE]
     iterations = {arm: max(1, round(budget / each)) for arm, each in seconds.items()}
     plan = {"settings": settings, "cpu_s_per_step": seconds, "iterations": iterations}
