@@ -271,12 +271,12 @@ def show_steps(folder: Path, options: argparse.Namespace) -> None:
 
 def show_embed(_: Path, options: argparse.Namespace) -> None:
     """Time the encoders."""
-    sizes = {"vit_b": (8, 256, 3), "vit_h": (4, 32, 2)}
+    sizes = {"vit_b": (8, 1000, 2), "vit_h": (4, 120, 1)}
     if options.tiny:
         sizes = {"vit_b": (1, 2, 1)}
     for name, (batch, tiles, repeats) in sizes.items():
         command = ["-m", "benchmarks.embed_throughput", "--architecture", name]
-        command += ["--device", options.device, "--batch", str(batch)]
+        command += ["--device", options.device, "--precisions", "bfloat16", "--batch", str(batch)]
         command += ["--tiles", str(tiles), "--repeats", str(repeats)]
         call(command)
 
