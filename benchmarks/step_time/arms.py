@@ -45,6 +45,7 @@ class Arm:
         learn: Adds the gradients of an iteration.
         update: Moves the weights.
         encode: SAM, where it is in the loop.
+        ported: Whether it runs the ported step, not ours.
         seconds: Of the whole step in each round.
         data_seconds: Of `load` in each round.
     """
@@ -55,6 +56,7 @@ class Arm:
     learn: Callable[[Batch, Draws, int], None]
     update: Callable[[], None]
     encode: Encode | None
+    ported: bool
     seconds: list[float] = field(default_factory=list)
     data_seconds: list[float] = field(default_factory=list)
 
@@ -84,7 +86,7 @@ def device_of(setting: Setting) -> torch.device:
 def build_arm(arm: str, folder: Path, setting: Setting) -> Arm:
     """Prepare an arm over the data of `draw_data`; nothing has run when this returns."""
     device, config = device_of(setting), configure(setting, arm)
-    models = _build_models(config, setting, len(read_manifest(folder).classes), device)
+    models = build_models(config, setting, len(read_manifest(folder).classes), device)
     loader = batches(crops_of(arm, folder, setting), config, start=0, device=device)
     ported = arm == "p"
     if ported:
@@ -103,12 +105,12 @@ def build_arm(arm: str, folder: Path, setting: Setting) -> Arm:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    encode = _encoder_of(arm, setting, device)
-    built = Arm(config, models, lambda: next(loader), learn, update, encode)
+    encode = encoder_of(arm, setting, device)
+    built = Arm(config, models, lambda: next(loader), learn, update, encode, ported)
     return built
 
 
-def _build_models(
+def build_models(
     config: TrainConfig, setting: Setting, classes: int, device: torch.device
 ) -> Models:
     """Build the networks; the same weights for every arm."""
@@ -147,7 +149,7 @@ def _our_step(
     train_step(models, batch, draws, config=config, iteration=iteration, mixer=see_mixed)
 
 
-def _encoder_of(arm: str, setting: Setting, device: torch.device) -> Encode | None:
+def encoder_of(arm: str, setting: Setting, device: torch.device) -> Encode | None:
     """Return what encodes images in the step; official SSR scales them to SAM's side."""
     if arm[0] != "c":
         return None

@@ -24,13 +24,14 @@ IMAGES: Final = 8
 
 
 class MemoryReader(FeatureReader):
-    """Windows of features that lie in memory: image id -> (C, h, w)."""
+    """Windows of a store's features that lie in memory: image id -> (C, h, w)."""
 
-    def __init__(self, held: Mapping[str, NDArray[Any]]) -> None:
+    def __init__(self, path: Path, held: Mapping[str, NDArray[Any]]) -> None:
+        super().__init__(path)
         self._held = held
 
-    def __reduce__(self) -> tuple[type["MemoryReader"], tuple[Any]]:
-        return MemoryReader, (self._held,)
+    def __reduce__(self) -> tuple[type["MemoryReader"], tuple[Any, ...]]:
+        return MemoryReader, (self._path, self._held)
 
     def window(self, image_id: str, level: str, y: int, x: int, h: int, w: int) -> NDArray[Any]:
         """Copy the tokens (C, h, w) from (y, x) on."""
@@ -90,14 +91,13 @@ def crops_of(arm: str, folder: Path, setting: Setting) -> TrainingCrops:
         config = config.model_copy(update={"regularizer": nowhere})
     readers: dict[Domain, FeatureReader] = {}
     for domain in DOMAINS if reads_features(arm) else ():
+        path = folder / "features" / (folder / f"{domain}.path").read_text()
         if arm == "d":
             records = manifest.select(domain=domain, split="train")
             features = np.load(folder / f"{domain}.npy")
-            readers[domain] = MemoryReader(
-                {record.image_id: row for record, row in zip(records, features, strict=True)}
-            )
+            held = {record.image_id: row for record, row in zip(records, features, strict=True)}
+            readers[domain] = MemoryReader(path, held)
         else:
-            path = (folder / f"{domain}.path").read_text()
-            readers[domain] = FeatureReader(folder / "features" / path)
+            readers[domain] = FeatureReader(path)
     roots = dict.fromkeys(DOMAINS, folder / "drawn")
     return TrainingCrops(config=config, manifest=manifest, roots=roots, readers=readers)

@@ -66,13 +66,17 @@ def measure_parts(arm: Arm, device: torch.device, iterations: range) -> dict[str
 
 @contextmanager
 def _clocked(arm: Arm, clock: Clock) -> Iterator[None]:
-    """Have the functions of an arm's step tell the clock."""
+    """Have the functions of an arm's step tell the clock.
+
+    Raises:
+        RuntimeError: At the end, if one was never called: its time would be missed in silence.
+    """
     models = arm.models
     calls: list[tuple[object, str, str]] = [
         (arm, "load", "data"),
         (arm, "update", "optimiser"),
         (models.ema, "forward", "EMA forward"),
-        (models.student, "features", "student backbone"),
+        (models.student, "features" if arm.ported else "see", "student backbone"),
         (models.student, "classify", "student head"),
         (Tensor, "backward", "backward"),
     ]
@@ -80,10 +84,17 @@ def _clocked(arm: Arm, clock: Clock) -> Iterator[None]:
         calls.append((arm, "encode", "SAM"))
     if models.regularizer is not None:
         calls.append((models.regularizer, "forward", "regulariser"))
-    for module in (step, ported_step):
-        calls += [(module, name, part) for name, part in FUNCTIONS.items() if hasattr(module, name)]
+    unused = {"class_mask"} if arm.ported else set()
+    if models.regularizer is None or arm.encode is not None:
+        unused.add("mix_features")
+    if arm.config.masking is None:
+        unused.add("mask_images")
+    module = ported_step if arm.ported else step
+    calls += [(module, name, part) for name, part in FUNCTIONS.items() if name not in unused]
     with ExitStack() as stack:
         for owner, name, part in calls:
-            timed = clock.timed(part, getattr(owner, name))
+            timed = clock.timed(part, getattr(owner, name), name)
             stack.enter_context(patch.object(owner, name, timed))
         yield
+    if missed := {name for _, name, _ in calls} - clock.called:
+        raise RuntimeError(f"a step did not call {', '.join(sorted(missed))}: clock what it calls")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from stages.device import float32_on_gpu
 from stages.embed.task import tile_input
 from stages.embed.teachers.sam_encoder import PREFIX, SamEncoder, build_encoder, load_encoder
 from stages.embed.teachers.sam_sizes import ARCHITECTURES, NORM_EPS, Architecture, ArchitectureName
@@ -23,8 +24,10 @@ def case(reference: Reference) -> Case:
     return reference("sam_encoder")
 
 
-@pytest.fixture(scope="module")
-def teacher(case: Case, tmp_path_factory: pytest.TempPathFactory) -> SamEncoder:
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def teacher(
+    request: pytest.FixtureRequest, case: Case, tmp_path_factory: pytest.TempPathFactory
+) -> SamEncoder:
     meta = case.meta
     architecture = Architecture(
         name="reference",
@@ -42,7 +45,7 @@ def teacher(case: Case, tmp_path_factory: pytest.TempPathFactory) -> SamEncoder:
     torch.save(case.params("param/"), path)
     return SamEncoder(
         load_encoder(architecture, path),
-        torch.device("cpu"),
+        torch.device(request.param),
         "float32",
     )
 
@@ -58,7 +61,9 @@ def test_outputs_and_every_block_are_the_official_ones(case: Case, teacher: SamE
     for key in case.keys("out/enc"):
         _, run, part = key.split("/")
         tiles = case.tensor(f"out/preprocess{run.removeprefix('enc')}")
-        assert_close(trace(teacher, tiles)[part], case[key], TOL)
+        with float32_on_gpu("highest"):
+            found = trace(teacher, tiles)
+        assert_close(found[part], case[key], TOL)
 
 
 def test_pixels_are_normalised_then_padded_as_by_sam(case: Case) -> None:
@@ -109,7 +114,7 @@ def trace(teacher: SamEncoder, tiles: Tensor) -> dict[str, Tensor]:
 
     def keep(name: str) -> Callable[[nn.Module, object, Tensor], None]:
         def hook(module: nn.Module, given: object, result: Tensor) -> None:
-            seen[name] = result
+            seen[name] = result.cpu()
 
         return hook
 

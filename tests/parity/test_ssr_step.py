@@ -15,18 +15,19 @@ import torch
 from torch import Tensor, nn
 from transformers import SegformerModel
 
+from stages.device import float32_on_gpu
 from stages.student.heads import DAFormerHead
 from stages.student.mit import MiT, build_backbone
 from stages.student.student import Student
 from stages.student.weights import import_official
 from stages.train.adaptation.augment import StrongDraw, mask_images
-from stages.train.adaptation.pseudo_labels import pseudo_weight, valid_pixels
+from stages.train.adaptation.pseudo_labels import PseudoLabels, pseudo_weight, valid_pixels
 from stages.train.config import OptimizerConfig, TrainConfig
 from stages.train.crops import Batch
 from stages.train.models import ImageNetReference, Models, without_noise
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from stages.train.state import build_optimizer
-from stages.train.step import Draws, StepResult, draw_step, train_step
+from stages.train.step import Draws, Mixed, StepResult, draw_step, train_step
 from tests.official import export_official, pixel_accuracy
 from tests.parity.cases import Case, Reference, assert_close
 from tests.train.example import train_config
@@ -41,6 +42,7 @@ LOSS_LOGS = {
     "masked": "masked.decode.loss_seg",
 }
 LOGITS = ("clean", "enhanced_src", "mix", "enhanced_mix", "masked")
+CPU = torch.device("cpu")
 NO_DRAW = [StrongDraw(None, None)]
 
 
@@ -77,9 +79,10 @@ def variant(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="module")
-def run(case: Case, variant: str) -> Run:
-    return run_variant(case, variant)
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def run(request: pytest.FixtureRequest, case: Case, variant: str) -> Run:
+    with float32_on_gpu("highest"):
+        return run_variant(case, variant, torch.device(request.param))
 
 
 def test_pseudo_labels_and_confidence(case: Case, variant: str, run: Run) -> None:
@@ -234,7 +237,8 @@ def test_classes_are_drawn_as_officially_from_the_whole_batch(case: Case) -> Non
     assert [len(ids) for ids in draws.classes] == [case["out/fd/choice"].shape[1]] * len(labels)
 
 
-def run_variant(case: Case, variant: str) -> Run:
+def run_variant(case: Case, variant: str, device: torch.device = CPU) -> Run:
+    """Run a step on a device; everything is on the CPU when this returns."""
     meta, settings = case.meta, case.meta["variants"][variant]
     height, width = case["in/label"].shape[-2:]
     student, ema = build_student(case, "model."), without_noise(build_student(case, "ema_model."))
@@ -289,20 +293,30 @@ def run_variant(case: Case, variant: str) -> Run:
         blocks=case.tensor(f"out/{variant}/mic_uniform") if settings["mic"] else None,
     )
     run = Run(models, config, batch, StepResult({}, None, None))
-    student.head.register_forward_hook(lambda *a: run.logits.append(a[2].detach()))
-    ema.head.register_forward_hook(lambda *a: run.ema_logits.append(a[2].detach()))
+    student.head.register_forward_hook(lambda *a: run.logits.append(a[2].detach().cpu()))
+    ema.head.register_forward_hook(lambda *a: run.ema_logits.append(a[2].detach().cpu()))
 
     def fused(_: nn.Module, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-        run.features.append([map_.detach() for map_ in inputs[0]])
-        run.enhanced.append([map_.detach() for map_ in output])
+        run.features.append([map_.detach().cpu() for map_ in inputs[0]])
+        run.enhanced.append([map_.detach().cpu() for map_ in output])
 
     regularizer.register_forward_hook(fused)
 
     def recorded(*_: object) -> Mapping[str, Tensor]:
-        return sam_mixed
+        return {level: maps.to(device) for level, maps in sam_mixed.items()}
 
-    run.result = train_step(
-        models, batch, draws, config=config, iteration=settings["local_iter"], mixer=recorded
+    iteration = settings["local_iter"]
+    models.set_up(config, device)
+    losses, pseudo, mixed = train_step(
+        models, batch.to(device), draws, config=config, iteration=iteration, mixer=recorded
+    )
+    models.set_up(config, CPU)
+    assert pseudo is not None
+    assert mixed is not None
+    run.result = StepResult(
+        {name: loss.cpu() for name, loss in losses.items()},
+        PseudoLabels(*(each.cpu() for each in pseudo)),
+        Mixed(*(each.cpu() for each in mixed)),
     )
     return run
 
