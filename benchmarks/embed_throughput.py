@@ -147,7 +147,7 @@ def embed(
             )
         ) as shards,
     ):
-        run_serial(shards, lambda shard: writer.write_shard(*shard))
+        run_serial(shards, lambda shard: writer.write_shard(shard.task, shard.features()))
         writer.finalise()
 
 
