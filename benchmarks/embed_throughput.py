@@ -4,6 +4,8 @@ All rows come from one run, interleaved, as medians: only their ratios mean some
 machine. Weights are random, tables of relative positions too, which changes no time.
 
     python benchmarks/embed_throughput.py --architecture vit_b --repeats 3
+    python benchmarks/embed_throughput.py --device cuda --precisions bfloat16 --batch 8 \
+        --tiles 2000 --repeats 1     # TMPDIR should be in memory: 2 GB per 1000 tiles
 """
 
 import argparse
@@ -42,6 +44,9 @@ WORKING_PX: Final = (512, 960)  # two tiles of a 1024 px teacher at stride 8, wi
 RAW_PX: Final = (578, 1083)
 TILES_PER_IMAGE: Final = 2
 LEVELS: Final = ("stride8",)
+SHARD_IMAGES: Final = 16
+PICTURES: Final = 8
+"""Pictures that are drawn; images beyond them are links."""
 
 
 @dataclass
@@ -82,11 +87,30 @@ class Row:
 
 
 def official(encoder: nn.Module, tiles: Tensor, precision: Precision) -> Tensor:
-    """Run the official forward pass, tokens on the CPU."""
+    """Run the official forward pass."""
     device, dtype = tiles.device.type, getattr(torch, precision)
     with torch.inference_mode(), torch.autocast(device, dtype, enabled=precision != "float32"):
         tokens: Tensor = encoder(tiles)
-    return tokens.float().cpu()
+    return tokens.float()
+
+
+def ours(encoder: SamEncoder, tiles: Tensor) -> Tensor:
+    """Run our forward pass."""
+    return encoder.start(list(tiles), LEVELS)[LEVELS[0]]
+
+
+def bare(name: str, run: Callable[[], Tensor], reference: Tensor) -> Row:
+    """Time passes without input and output, after a first one that is compared."""
+    tokens = run()
+    passes = 8 if tokens.is_cuda else 1
+
+    def run_all() -> None:
+        for _ in range(passes):
+            run()
+        if tokens.is_cuda:
+            torch.cuda.synchronize()
+
+    return Row(name, run_all, passes * len(tokens), least_cosine(tokens, reference))
 
 
 def least_cosine(tokens: Tensor, reference: Tensor) -> float:
@@ -100,8 +124,11 @@ def draw_images(folder: Path, count: int) -> dict[str, ImageRecord]:
     records = {}
     for i in range(count):
         path = folder / f"{i}.png"
-        coarse = Image.fromarray(rng.integers(0, 256, (36, 67, 3)).astype(np.uint8))
-        coarse.resize((RAW_PX[1], RAW_PX[0]), Image.Resampling.BICUBIC).save(path)
+        if i < PICTURES:
+            coarse = Image.fromarray(rng.integers(0, 256, (36, 67, 3)).astype(np.uint8))
+            coarse.resize((RAW_PX[1], RAW_PX[0]), Image.Resampling.BICUBIC).save(path)
+        else:
+            path.hardlink_to(folder / f"{i % PICTURES}.png")
         image_id = f"source/train/{i}"
         records[image_id] = ImageRecord(
             image_id=image_id,
@@ -122,12 +149,12 @@ def draw_images(folder: Path, count: int) -> dict[str, ImageRecord]:
 def embed(
     encoder: SamEncoder, records: dict[str, ImageRecord], folder: Path, config: EmbedConfig
 ) -> None:
-    """Images in, one shard on the disk."""
+    """Images in, shards on the disk."""
     spec = StoreSpec(
         domain="source",
         levels={name: Level(8, encoder.channels) for name in LEVELS},
         grid_px=WORKING_PX,
-        shard_images=len(records),
+        shard_images=min(SHARD_IMAGES, len(records)),
         codec="float16",
         provenance={},
     )
@@ -147,7 +174,7 @@ def embed(
             )
         ) as shards,
     ):
-        run_serial(shards, lambda shard: writer.write_shard(*shard))
+        run_serial(shards, lambda shard: writer.write_shard(shard.task, shard.features()))
         writer.finalise()
 
 
@@ -177,26 +204,18 @@ def build_rows(options: argparse.Namespace, folder: Path) -> list[Row]:
     records = draw_images(folder, max(1, options.tiles // TILES_PER_IMAGE))
     batch = options.batch
     rows, ends = [], []
-    reference = Tensor()
     precisions: list[Precision] = [
-        p for p in get_args(Precision) if p != "float16" or device.type == "cuda"
+        p for p in options.precisions if p != "float16" or device.type == "cuda"
     ]
     tiles = torch.randn(batch, 3, 1024, 1024, generator=torch.Generator().manual_seed(0))
     theirs, there = copy.deepcopy(plain).to(device), tiles.to(device)
+    reference = official(theirs, there, "float32")
+    for precision in dict.fromkeys(("float32", *precisions)):
+        run = partial(official, theirs, there, precision)
+        rows.append(bare(f"official {precision}", run, reference))
     for precision in precisions:
-        rows.append(
-            Row(
-                f"official {precision}",
-                partial(official, theirs, there, precision),
-                batch,
-            )
-        )
         encoder = SamEncoder(copy.deepcopy(plain), device, precision, compiled=options.compile)
-        rows.append(Row(f"ours {precision}", partial(encoder.encode, there, LEVELS), batch))
-        tokens = official(theirs, there, precision)
-        reference = tokens if precision == "float32" else reference
-        rows[-2].cosine = least_cosine(tokens, reference)
-        rows[-1].cosine = least_cosine(encoder.encode(there, LEVELS)[LEVELS[0]], reference)
+        rows.append(bare(f"ours {precision}", partial(ours, encoder, there), reference))
         ends.append(
             Row(
                 f"ours {precision}, end to end",
@@ -205,6 +224,16 @@ def build_rows(options: argparse.Namespace, folder: Path) -> list[Row]:
             )
         )
     return rows + ends
+
+
+def measure(options: argparse.Namespace) -> list[Row]:
+    """Measure all rows in turn, `options.repeats` times."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = build_rows(options, Path(folder))
+        for _ in range(options.repeats):
+            for row in rows:
+                row.measure()
+    return rows
 
 
 def main() -> None:
@@ -217,12 +246,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1, help="tiles per forward pass")
     parser.add_argument("--threads", type=int, default=None, help="cores used on the CPU")
     parser.add_argument("--compile", action="store_true", help="ours through torch.compile")
+    precisions = get_args(Precision)
+    parser.add_argument("--precisions", nargs="+", choices=precisions, default=precisions)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, cpu_threads(options.threads):
-        rows = build_rows(options, Path(folder))
-        for _ in range(options.repeats):
-            for row in rows:
-                row.measure()
+    with cpu_threads(options.threads):
+        rows = measure(options)
         where = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
         print(f"{options.architecture}, {where}, {torch.get_num_threads()} CPU threads")
     first = rows[0]

@@ -23,9 +23,9 @@ from pipeline.checks import is_same, require_provenance
 from pipeline.params import Params
 from stages.embed.config import EmbedConfig
 from stages.embed.format1 import require_weights
-from stages.embed.task import teacher_input
+from stages.embed.task import blend, teacher_input
 from stages.embed.teachers.teacher import Encoder
-from stages.embed.tiling import Tile, blend
+from stages.embed.tiling import Tile
 from stages.prepare.geometry import flip
 from stages.prepare.manifest import Domain, Manifest
 from stages.train.adaptation.augment import augment
@@ -202,12 +202,12 @@ def encode_crop(
         cut = pixels[:, y * stride : (y + height) * stride, x * stride : (x + width) * stride]
         return teacher_input(cut, stride=stride, side_px=side_px, patch_px=patch_px)
 
-    def tokens() -> Iterator[NDArray[np.float32]]:
+    def tokens() -> Iterator[Tensor]:
         for start in range(0, len(tiles), config.batch_tiles):
             inputs = torch.stack([*map(tile_input, tiles[start : start + config.batch_tiles])])
-            yield from encoder.encode(inputs, [level])[level].numpy()  # (C, t, t) each
+            yield from encoder.encode(inputs, [level])[level]  # (C, t, t) each
 
-    return blend(tiles, tokens(), (channels, height, width))
+    return blend(tiles, tokens(), (channels, height, width)).numpy()
 
 
 def _other(

@@ -154,7 +154,7 @@ def make_shard(
             )
             with closing(shards):
                 (shard,) = shards
-        job.writer.write(*shard)
+        job.writer.write(task, shard.features())
     except SSRError as error:
         return error
     return None

@@ -234,7 +234,7 @@ class _Embedder:
         from stages.embed.task import run_serial
 
         with self._shards(tasks, image_done, writer.bases) as shards:
-            run_serial(shards, lambda shard: writer.write_shard(*shard))
+            run_serial(shards, lambda shard: writer.write_shard(shard.task, shard.features()))
 
     def fix_scales(self, writer: StoreWriter, bases_of_other: Callable[[], Bases]) -> None:
         """Find scales that the writer lacks, and bases that the other domain lacks as well.
@@ -252,7 +252,8 @@ class _Embedder:
         if lacking:
             sample = ShardTask(0, scale_sample(self._images), tuple(lacking))
             with self._shards([sample], lambda: None, {}) as shards:
-                ((_, features),) = shards
+                (shard,) = shards
+                features = shard.features()
         for level in writer.unprojected:
             if level not in bases and self._projection is not None:
                 bases[level] = fit_basis(level, features[level].values(), self._projection)

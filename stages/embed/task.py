@@ -1,8 +1,11 @@
 """From shard tasks to features: read, cut, encode, blend, all at the same time.
 
     reader threads:  read and resize image 7 | cut, normalise and scale its tiles
-    this thread:     encode a batch of tiles | blend the batch before into images
-    writer thread:   (`run_serial`) write the shard before
+    this thread:     encode a batch of tiles | blend it into images
+    writer thread:   (`run_serial`) project and write the shard before
+
+All that comes after resizing happens on the encoder's device. On a GPU nothing here waits for it
+but the writer thread: image 7 goes there once, as bytes, and each level of it comes back once.
 
 A batch takes tiles of several images, but at one input scale and orientation of one shard: in
 whichever run, order and company that comes to be made, its batches are the same, and so are its
@@ -13,12 +16,13 @@ bytes.
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
@@ -28,8 +32,7 @@ from torch import Tensor
 
 from stages.embed.config import EmbedConfig
 from stages.embed.teachers.teacher import Encoder
-from stages.embed.tiling import Tile, add_tile
-from stages.prepare.geometry import flip
+from stages.embed.tiling import Tile
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import normalised_window, read_raw, resize_image
 from store.basis import Bases
@@ -38,20 +41,31 @@ from store.spec import upright
 
 _T = TypeVar("_T")
 
-Features = dict[str, dict[str, NDArray[np.float32]]]
-"""level -> image id -> (C, h, w)"""
+Features = dict[str, dict[str, NDArray[Any]]]
+"""level -> image id -> (C, h, w) float32, or float16 of what a GPU computed"""
 
 
-class EmbeddedShard(NamedTuple):
-    """What `StoreWriter.write_shard` takes.
+@dataclass(frozen=True, slots=True)
+class EmbeddedShard:
+    """A shard whose features a GPU may still be computing.
 
     Attributes:
         task: the shard.
-        features: of each of its levels and images, (C, h, w) float32.
+        unprojected: of each of its levels and images, filled by the time of `copied`.
+        copied: passes when a GPU is done; None on the CPU.
+        bases: what levels are projected by.
     """
 
     task: ShardTask
-    features: Features
+    unprojected: Features
+    copied: torch.cuda.Event | None
+    bases: Bases
+
+    def features(self) -> Features:
+        """Wait for them and project them: what `StoreWriter.write_shard` takes."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        return project(self.unprojected, self.bases)
 
 
 _BATCHES_AHEAD: Final = 2
@@ -94,7 +108,8 @@ def embed_shards(
     """Embed the images of one shard after the other.
 
     Two batches of tiles are prepared ahead, also those of the next shard; memory holds these, one
-    unfinished batch per pass and one shard's features. Close the generator to end its threads.
+    unfinished batch per pass and one shard's features; a GPU's holds only those of its images that
+    are in the making. Close the generator to end its threads.
 
     Args:
         tasks: which images and levels.
@@ -112,27 +127,32 @@ def embed_shards(
         DataError: for an image that is unreadable or not the one that the manifest describes.
     """
     # The CPU is busy encoding: one thread keeps it fed. A GPU outruns any single one.
-    on_cpu = encoder.device.type == "cpu"
+    device, on_cpu = encoder.device, encoder.device.type == "cpu"
     count = 1 if on_cpu else min(_MOST_READERS, os.cpu_count() or 1)
     readers = ThreadPoolExecutor(count, "read")
     try:
-        images = ahead(_read_images(tasks, readers, records, root), count)
-        pieces = ahead(_cut(images, readers, config, encoder), _BATCHES_AHEAD * config.batch_tiles)
+        images = ahead(_read_images(tasks, readers, records, root, device), count)
+        pieces = ahead(_cut(images, readers, config), _BATCHES_AHEAD * config.batch_tiles)
         for task, of_task in groupby(pieces, lambda piece: piece.task):
             features: Features = {level: {} for level in task.levels}
+            blended: dict[str, dict[str, Tensor]] = {}  # image id -> level -> (C, h, w)
             pieces_done = Counter[str]()
             for piece, tokens in _encode(of_task, encoder, config.batch_tiles):
+                image = blended.setdefault(piece.image_id, {})
                 of_levels = zip(piece.levels, piece.shapes, piece.tiles, tokens, strict=True)
                 for level, shape, tile, values in of_levels:
-                    of_level = features[level]
-                    if piece.image_id not in of_level:
-                        of_level[piece.image_id] = np.zeros(shape, np.float32)
-                    image = of_level[piece.image_id]
-                    add_tile(image if level == upright(level) else image[..., ::-1], tile, values)
+                    if level not in image:
+                        image[level] = torch.zeros(shape, device=device)
+                    add_tile(image[level], tile, values)
                 pieces_done[piece.image_id] += 1
                 if pieces_done[piece.image_id] == piece.siblings:
+                    for level, values in blended.pop(piece.image_id).items():
+                        own = values if level == upright(level) else values.flip(-1)
+                        # Whatever the codec, it begins with this rounding.
+                        rounded = own if on_cpu or upright(level) in bases else own.half()
+                        features[level][piece.image_id] = _to_host(rounded)
                     image_done()
-            yield EmbeddedShard(task, project(features, bases))
+            yield EmbeddedShard(task, features, None if on_cpu else _recorded(), bases)
     finally:
         readers.shutdown(cancel_futures=True)
 
@@ -148,7 +168,7 @@ def project(features: Features, bases: Bases) -> Features:
 
 
 def tile_input(
-    resized: NDArray[np.uint8],
+    resized: Tensor,
     tile: Tile,
     *,
     stride: int,
@@ -159,7 +179,7 @@ def tile_input(
     """Cut and normalise one tile, and make it the teacher's input.
 
     Args:
-        resized: (h, w, 3) uint8 RGB.
+        resized: (h, w, 3) uint8 RGB, on the device that is to do it.
         tile: which part; beyond `resized` but inside the working image lies the mean colour (0).
         stride: working pixels per token.
         side_px: side of the teacher's input.
@@ -172,12 +192,21 @@ def tile_input(
     (y, x), (height, width) = tile.origin_tok, tile.size_tok
     if mirrored_tok is not None:
         x = mirrored_tok - x - width
-    window = normalised_window(resized, y * stride, x * stride, height * stride, width * stride)
+    height_px, width_px = height * stride, width * stride
+    inside = resized[y * stride :, x * stride :][:height_px, :width_px].permute(2, 0, 1)
+    # Looked up, values are the student's to the bit on any device.
+    values = _normalised(resized.device).gather(1, inside.flatten(1).long()).view(inside.shape)
+    window = F.pad(values, (0, width_px - inside.shape[2], 0, height_px - inside.shape[1]))
     if mirrored_tok is not None:
-        window = flip(window)
-    return teacher_input(
-        torch.from_numpy(window), stride=stride, side_px=side_px, patch_px=patch_px
-    )
+        window = window.flip(-1)
+    return teacher_input(window, stride=stride, side_px=side_px, patch_px=patch_px)
+
+
+@cache
+def _normalised(device: torch.device) -> Tensor:
+    """Normalise each byte: (3, 256)."""
+    every_byte = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
+    return torch.from_numpy(normalised_window(every_byte, 0, 0, 256, 1)[..., 0]).to(device)
 
 
 def teacher_input(pixels: Tensor, *, stride: int, side_px: int, patch_px: int) -> Tensor:
@@ -207,14 +236,65 @@ def teacher_input(pixels: Tensor, *, stride: int, side_px: int, patch_px: int) -
     return F.pad(pixels, (0, side_px - pixels.shape[2], 0, side_px - pixels.shape[1]))
 
 
+def blend(tiles: Iterable[Tile], tokens: Iterable[Tensor], shape: Sequence[int]) -> Tensor:
+    """Add up tiles by their weights, on the CPU.
+
+    Args:
+        tiles: the plan.
+        tokens: (C, t, t) of each tile, in the same order; what lies outside the image is dropped.
+        shape: (C, h, w) of the result.
+
+    Returns:
+        (C, h, w); a token that only one tile covers is that tile's token bit for bit.
+    """
+    image = torch.zeros(*shape)
+    for tile, of_tile in zip(tiles, tokens, strict=True):
+        add_tile(image, tile, of_tile)
+    return image
+
+
+def add_tile(image: Tensor, tile: Tile, tokens: Tensor) -> None:
+    """Add one tile to an image, in place; the weights of all tiles of a plan sum to 1.
+
+    Args:
+        image: (C, h, w) float32, 0 before the first tile.
+        tile: one of the plan.
+        tokens: (C, t, t), on the same device; what lies outside the image is dropped.
+    """
+    (y, x), (height, width) = tile.origin_tok, tile.size_tok
+    weights = _to_device(tile.weights, image.device)
+    image[:, y : y + height, x : x + width] += weights * tokens[:, :height, :width]
+
+
+def _to_device(array: NDArray[Any], device: torch.device) -> Tensor:
+    """Send it without waiting for what the device is at."""
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _to_host(tensor: Tensor) -> NDArray[Any]:
+    """Queue its copy behind what a GPU is at; it is there when an event recorded later passes."""
+    if tensor.device.type == "cpu":
+        return tensor.numpy()
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return pinned.copy_(tensor, non_blocking=True).numpy()
+
+
+def _recorded() -> torch.cuda.Event:
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record()
+    return event
+
+
 def _read_images(
     tasks: Iterable[ShardTask],
     readers: ThreadPoolExecutor,
     records: Mapping[str, ImageRecord],
     root: Path,
-) -> Iterator[tuple[ShardTask, ImageRecord, Future[NDArray[np.uint8]]]]:
-    def read(record: ImageRecord) -> NDArray[np.uint8]:
-        return resize_image(read_raw(record, root), record.resized_size_px)
+    device: torch.device,
+) -> Iterator[tuple[ShardTask, ImageRecord, Future[Tensor]]]:
+    def read(record: ImageRecord) -> Tensor:
+        return _to_device(resize_image(read_raw(record, root), record.resized_size_px), device)
 
     for task in tasks:
         for entry in filter(None, task.images):
@@ -223,22 +303,17 @@ def _read_images(
 
 
 def _cut(
-    images: Iterable[tuple[ShardTask, ImageRecord, Future[NDArray[np.uint8]]]],
+    images: Iterable[tuple[ShardTask, ImageRecord, Future[Tensor]]],
     readers: ThreadPoolExecutor,
     config: EmbedConfig,
-    encoder: Encoder,
 ) -> Iterator[_Piece]:
     side_px = config.teacher.side_px
     offered = config.teacher.levels()
 
     def cut(
-        resized: Future[NDArray[np.uint8]],
-        tile: Tile,
-        stride: int,
-        patch_px: int,
-        mirrored_tok: int | None,
+        resized: Future[Tensor], tile: Tile, stride: int, patch_px: int, mirrored_tok: int | None
     ) -> Tensor:
-        pixels = tile_input(
+        return tile_input(
             resized.result(),
             tile,
             stride=stride,
@@ -246,7 +321,6 @@ def _cut(
             patch_px=patch_px,
             mirrored_tok=mirrored_tok,
         )
-        return pixels.pin_memory() if encoder.device.type == "cuda" else pixels
 
     for task, record, resized in images:
         passes: dict[tuple[float, bool], list[str]] = {}
@@ -274,22 +348,13 @@ def _cut(
 
 def _encode(
     pieces: Iterable[_Piece], encoder: Encoder, batch_tiles: int
-) -> Iterator[tuple[_Piece, list[NDArray[np.float32]]]]:
+) -> Iterator[tuple[_Piece, list[Tensor]]]:
     """Pair each piece with its tokens (C, t, t), level by level."""
-    started = (
-        (
-            batch,
-            encoder.start(
-                [piece.pixels.result() for piece in batch], [*map(upright, batch[0].levels)]
-            ),
-        )
-        for batch in batches(pieces, batch_tiles, lambda piece: " ".join(piece.levels))
-    )
-    # While the caller blends one batch a GPU works on the next.
-    for batch, wait in ahead(started, 0 if encoder.device.type == "cpu" else 1):
-        tokens = wait()
+    for batch in batches(pieces, batch_tiles, lambda piece: " ".join(piece.levels)):
+        levels = [*map(upright, batch[0].levels)]
+        tokens = encoder.start([piece.pixels.result() for piece in batch], levels)
         for number, piece in enumerate(batch):
-            yield piece, [tokens[upright(level)][number].numpy() for level in piece.levels]
+            yield piece, [tokens[level][number] for level in levels]
 
 
 def ahead(items: Iterable[_T], count: int) -> Iterator[_T]:
@@ -323,8 +388,8 @@ def batches(items: Iterable[_T], size: int, kind: Callable[[_T], str]) -> Iterat
 def run_serial(shards: Iterable[_T], write: Callable[[_T], None]) -> None:
     """Write each shard in a second thread while this one makes the next.
 
-    At most one shard waits to be written. What ends the run here, an interrupt too, lets the
-    shard that is being written be finished.
+    At most one shard waits to be written. What ends the run here, an interrupt too, lets shards
+    that are made be written; what `write` raises leaves those after it unwritten.
 
     Args:
         shards: made when drawn.
@@ -333,11 +398,18 @@ def run_serial(shards: Iterable[_T], write: Callable[[_T], None]) -> None:
     Raises:
         Exception: what `shards` or `write` raises.
     """
-    with ThreadPoolExecutor(1, "write") as thread:
-        writing: Future[None] | None = None
+
+    def write_after(last: Future[None] | None, shard: _T) -> None:
+        if last is not None:
+            last.result()
+        write(shard)
+
+    def submitted(thread: ThreadPoolExecutor) -> Iterator[Future[None]]:
+        last = None
         for shard in shards:
-            if writing:
-                writing.result()
-            writing = thread.submit(write, shard)
-        if writing:
+            last = thread.submit(write_after, last, shard)
+            yield last
+
+    with ThreadPoolExecutor(1, "write") as thread:
+        for writing in ahead(submitted(thread), 2):
             writing.result()

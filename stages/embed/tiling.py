@@ -1,4 +1,4 @@
-"""Tiles of the working image that the teacher sees, and the blending of their tokens.
+"""Tiles of the working image that the teacher sees, and their weights.
 
 A level is the teacher run on the working image at the level's `input_scale`. Its tiles are cut in
 working pixels, `side_px / input_scale` on a side, at origins that are multiples of the coarsest
@@ -9,9 +9,6 @@ nor torch.
 # more context than a crop does; where crop == tile (and no flip) the tokens are the same numbers.
 """
 
-# C channels, h w tokens of the image, t tokens of a tile's side
-
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
@@ -110,39 +107,6 @@ def plan_tiles(
     """
     rows, columns = (spans(length, tile_tok, overlap, align_tok) for length in size_tok)
     return tuple(Tile(row, column) for row in rows for column in columns)
-
-
-def blend(
-    tiles: Iterable[Tile],
-    tokens: Iterable[NDArray[np.float32]],
-    shape: tuple[int, int, int],
-) -> NDArray[np.float32]:
-    """Add up tiles by their weights.
-
-    Args:
-        tiles: the plan.
-        tokens: (C, t, t) of each tile, in the same order; what lies outside the image is dropped.
-        shape: (C, h, w) of the result.
-
-    Returns:
-        (C, h, w); a token that only one tile covers is that tile's token bit for bit.
-    """
-    image = np.zeros(shape, np.float32)
-    for tile, of_tile in zip(tiles, tokens, strict=True):
-        add_tile(image, tile, of_tile)
-    return image
-
-
-def add_tile(image: NDArray[np.float32], tile: Tile, tokens: NDArray[np.float32]) -> None:
-    """Add one tile to an image, in place; the weights of all tiles of a plan sum to 1.
-
-    Args:
-        image: (C, h, w), 0 before the first tile.
-        tile: one of the plan.
-        tokens: (C, t, t); what lies outside the image is dropped.
-    """
-    (y, x), (height, width) = tile.origin_tok, tile.size_tok
-    image[:, y : y + height, x : x + width] += tile.weights * tokens[:, :height, :width]
 
 
 def _origins(length_tok: int, tile_tok: int, overlap: float) -> list[int]:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +214,7 @@ def test_batches_mix_images_but_never_shards_or_levels(
 
     def count(
         encoder: SamEncoder, tiles: Sequence[Tensor], levels: Sequence[str]
-    ) -> Callable[[], dict[str, Tensor]]:
+    ) -> dict[str, Tensor]:
         seen.append(len(tiles))
         return start(encoder, tiles, levels)
 

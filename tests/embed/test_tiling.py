@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.embed.tiling import Span, blend, plan_tiles, spans
+from stages.embed.task import blend
+from stages.embed.tiling import Span, plan_tiles, spans
 
 lengths = st.integers(1, 300)
 sides = st.integers(2, 64)
@@ -106,11 +108,11 @@ def test_blending_tiles_of_one_picture_gives_the_picture(
     picture = values.reshape(2, h + side, w + side)
     tiles = plan_tiles((h, w), side, o)
     cut = [picture[:, y : y + side, x : x + side] for y, x in (tile.origin_tok for tile in tiles)]
-    blended = blend(tiles, cut, (2, h, w))
+    blended = blend(tiles, map(torch.from_numpy, cut), (2, h, w))
     np.testing.assert_allclose(blended, picture[:, :h, :w], rtol=1e-6, atol=1e-5)
 
 
 def test_blending_refuses_another_number_of_tiles() -> None:
     tiles = plan_tiles((4, 10), 4, 0.25)
     with pytest.raises(ValueError, match="zip"):
-        blend(tiles, [np.zeros((1, 4, 4), np.float32)], (1, 4, 10))
+        blend(tiles, [torch.zeros(1, 4, 4)], (1, 4, 10))

@@ -79,7 +79,9 @@ def test_pixels_are_normalised_then_padded_as_by_sam(case: Case) -> None:
         # At this stride the level's scale is 1: one tile, no resampling.
         height, width = (min(s, side) for s in working_size(raw.shape[:2], 0))
         (tile,) = plan_tiles((height // patch, width // patch), side // patch, 0.125)
-        got = tile_input(resized, tile, stride=patch, side_px=side, patch_px=patch)
+        got = tile_input(
+            torch.from_numpy(resized), tile, stride=patch, side_px=side, patch_px=patch
+        )
         assert_close(got, expected[0], TOL)
 
 

@@ -106,7 +106,7 @@ def test_tiles_are_counted_as_they_are_encoded(monkeypatch: pytest.MonkeyPatch) 
 
     def count(
         self: SamEncoder, tiles: Sequence[Tensor], levels: Sequence[str]
-    ) -> Callable[[], dict[str, Tensor]]:
+    ) -> dict[str, Tensor]:
         nonlocal encoded
         encoded += len(tiles)
         return start(self, tiles, levels)

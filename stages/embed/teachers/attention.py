@@ -15,6 +15,8 @@ from typing import Final, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.backends.cuda import SDPAParams, can_use_cudnn_attention
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 BIAS_VALUES: Final = 2**25
 """Values of the bias that exist at a time on the CPU: 128 MiB, two heads of ViT-B."""
@@ -66,11 +68,11 @@ def _offsets(table: Tensor) -> Tensor:
 
 
 def _relative(q: Tensor, by_y: Tensor, by_x: Tensor) -> tuple[Tensor, Tensor]:
-    """Bias of each query towards each row (B, n, N, h) and each column (B, n, N, w) of keys."""
+    """Bias of each query (B, n, h, w) towards each row (.., h) and each column (.., w) of keys."""
     grid = q.reshape(*q.shape[:2], len(by_y), len(by_x), -1)  # (B, n, h, w, d)
     rel_y = torch.einsum("bnyxd,ykd->bnyxk", grid, by_y.to(q.dtype))
     rel_x = torch.einsum("bnyxd,xkd->bnyxk", grid, by_x.to(q.dtype))
-    return rel_y.flatten(2, 3), rel_x.flatten(2, 3)
+    return rel_y, rel_x
 
 
 def _attend_with_bias(
@@ -84,7 +86,7 @@ def _attend_with_bias(
     dtype, shape, tokens = q.dtype, q.shape, q.shape[2]
     with torch.autocast("cpu", enabled=False):
         q, k, v = (part.float() for part in (q, k, v))
-        rel_y, rel_x = (rel.flatten(0, 1) for rel in _relative(q, by_y, by_x))
+        rel_y, rel_x = (rel.flatten(2, 3).flatten(0, 1) for rel in _relative(q, by_y, by_x))
         q, k, v = (part.flatten(0, 1)[None] for part in (q, k, v))  # (1, B n, N, d)
         heads = q.shape[1]
         step = min(heads, max(1, BIAS_VALUES // tokens**2))
@@ -104,20 +106,55 @@ def _attend_with_bias(
 def _attend_with_longer_keys(
     q: Tensor, k: Tensor, v: Tensor, by_y: Tensor, by_x: Tensor, scale: float
 ) -> Tensor:
-    """For GPUs: no bias at all, so that the flash kernels, which take none, can run.
+    """For GPUs: no bias at all, so that kernels, which take none or only slowly, can run.
 
     The bias is a product too: append rel_y and rel_x to the query, and to the key one-hot codes of
-    its row and column. Values get as many zeros, since these kernels want one width for all three.
+    its row and column.
     """
+    (batch, heads, tokens, own), height, width = q.shape, len(by_y), len(by_x)
+    ends = (own, own + height, own + height + width)
+    whole = ends[-1] + -ends[-1] % 8  # flash needs multiples of eight
+    # In the order in memory that the projection wants of the result: (B, N, n, d).
+    longer = q.new_zeros if whole > ends[-1] else q.new_empty
+    longer_q, longer_k = longer(2, batch, tokens, heads, whole)
+    longer_q[..., :own] = q.transpose(1, 2)
+    longer_k[..., :own] = k.transpose(1, 2)
+    grids = (part.unflatten(1, (height, width)) for part in (longer_q, longer_k))
+    (q_y, q_x), (k_y, k_x) = (
+        (grid[..., ends[0] : ends[1]], grid[..., ends[1] : ends[2]]) for grid in grids
+    )
     # Dividing the tables, not their products, rounds once; the kernel multiplies by scale.
     rel_y, rel_x = _relative(q, by_y / scale, by_x / scale)
-    height, width = len(by_y), len(by_x)
-    rows = torch.eye(height, dtype=q.dtype, device=q.device).repeat_interleave(width, 0)
-    columns = torch.eye(width, dtype=q.dtype, device=q.device).repeat(height, 1)
-    places = torch.cat([rows, columns], 1).expand(*k.shape[:2], -1, -1)
-    spare = -(q.shape[-1] + height + width) % 8  # flash needs multiples of eight
-    longer_q = F.pad(torch.cat([q, rel_y, rel_x], -1), (0, spare))
-    longer_k = F.pad(torch.cat([k, places], -1), (0, spare))
-    longer_v = F.pad(v, (0, height + width + spare))
-    mixed = F.scaled_dot_product_attention(longer_q, longer_k, longer_v, scale=scale)
-    return mixed[..., : v.shape[-1]]
+    q_y.copy_(rel_y.permute(0, 2, 3, 1, 4))
+    q_x.copy_(rel_x.permute(0, 2, 3, 1, 4))
+    k_y.copy_(torch.eye(height, dtype=q.dtype, device=q.device)[:, None, None])
+    k_x.copy_(torch.eye(width, dtype=q.dtype, device=q.device)[:, None])
+    q, k = longer_q.transpose(1, 2), longer_k.transpose(1, 2)
+    if (mixed := _attend_by_cudnn(q, k, v, scale)) is not None:
+        return mixed
+    # The other kernels want one width for all three.
+    mixed = F.scaled_dot_product_attention(q, k, F.pad(v, (0, whole - own)), scale=scale)
+    return mixed[..., :own]
+
+
+_refused: Final[set[tuple[torch.Size, torch.Size, torch.dtype]]] = set()
+"""Shapes of q and v that cuDNN does not compute here, though it says so."""
+
+
+def _attend_by_cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor | None:
+    """Let cuDNN do it, which leaves values as narrow as they are; None where it cannot."""
+    if not q.is_cuda or torch.compiler.is_compiling():
+        return None
+    case = (q.shape, v.shape, q.dtype)
+    if case in _refused or not can_use_cudnn_attention(
+        SDPAParams(q, k, v, None, 0.0, False, False)
+    ):
+        return None
+    try:
+        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        _refused.add(case)
+        return None

@@ -2,7 +2,7 @@
 
 # B tiles, C channels, h w tokens
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -49,16 +49,13 @@ class TileEncoder:
         return features
 
     def encode(self, tiles: Tensor, levels: Sequence[str]) -> dict[str, Tensor]:
-        """Encode (B, 3, side_px, side_px) and wait for it; all else as in `start`."""
-        return self.start(list(tiles), levels)()
+        """Encode (B, 3, side_px, side_px), wait for it and return it on the CPU."""
+        return {level: part.cpu() for level, part in self.start(list(tiles), levels).items()}
 
-    def start(
-        self, tiles: Sequence[Tensor], levels: Sequence[str]
-    ) -> Callable[[], dict[str, Tensor]]:
+    def start(self, tiles: Sequence[Tensor], levels: Sequence[str]) -> dict[str, Tensor]:
         """Begin to encode a batch of tiles, all of them at one input scale.
 
-        A GPU works on while the caller does something else; copies to it wait for nothing either
-        where the tiles lie in pinned memory. The CPU is done when this returns.
+        A GPU works on while the caller does something else. The CPU is done when this returns.
 
         Args:
             tiles: each (3, side_px, side_px) float32, RGB normalised as the student's, on any
@@ -66,7 +63,7 @@ class TileEncoder:
             levels: what to return; all of one input scale.
 
         Returns:
-            What waits for the tokens, of each level (B, C, h, w) float32 on the CPU.
+            level -> (B, C, h, w) float32, on the encoder's device.
 
         Raises:
             ValueError: for tiles of another size, which the encoder might accept and get wrong.
@@ -80,28 +77,11 @@ class TileEncoder:
         half = dtype != torch.float32
         try:
             with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=half):
-                batch = torch.stack([tile.to(self.device, non_blocking=True) for tile in tiles])
+                batch = torch.stack([tile.to(self.device) for tile in tiles])
                 features = self._features(batch, levels)
-                waits = {level: _to_cpu(features[level].float()) for level in levels}
+                return {level: features[level].float() for level in levels}
         except torch.OutOfMemoryError as error:
             raise ConfigError(
                 f"{len(tiles)} tiles of {self.side_px} px are too many for the memory of "
                 f"{self.device}; lower embed.batch_tiles"
             ) from error
-        return lambda: {level: wait() for level, wait in waits.items()}
-
-
-def _to_cpu(tokens: Tensor) -> Callable[[], Tensor]:
-    """Queue the copy right behind the kernels, not behind those of the next batch."""
-    if tokens.device.type != "cuda":
-        return lambda: tokens
-    pinned = torch.empty(tokens.shape, pin_memory=True)
-    pinned.copy_(tokens, non_blocking=True)
-    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    copied.record()
-
-    def wait() -> Tensor:
-        copied.synchronize()
-        return pinned
-
-    return wait

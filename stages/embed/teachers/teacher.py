@@ -3,7 +3,7 @@
 # B tiles, C channels, h w tokens
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
@@ -43,9 +43,7 @@ class Encoder(Protocol):
     device: "torch.device"
     side_px: int
 
-    def start(
-        self, tiles: "Sequence[Tensor]", levels: Sequence[str]
-    ) -> "Callable[[], Mapping[str, Tensor]]":
+    def start(self, tiles: "Sequence[Tensor]", levels: Sequence[str]) -> "Mapping[str, Tensor]":
         """Begin to encode a batch of tiles; a GPU works on while the caller does something else.
 
         Args:
@@ -54,11 +52,11 @@ class Encoder(Protocol):
             levels: what to return; all of one input scale.
 
         Returns:
-            What waits for the tokens: level -> (B, C, h, w) float32 on the CPU.
+            level -> (B, C, h, w) float32, on the encoder's device.
         """
 
     def encode(self, tiles: "Tensor", levels: Sequence[str]) -> "Mapping[str, Tensor]":
-        """Encode (B, 3, side_px, side_px) and wait for it; all else as in `start`."""
+        """Encode (B, 3, side_px, side_px), wait for it and return it on the CPU."""
 
 
 class Teacher(Section):
