@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 WARM_UP: Final = 3
 """Steps of a kind that run without a graph first: libraries choose kernels and take memory."""
 
-Record = Callable[[Callable[[], StepResult]], tuple[StepResult, Callable[[], None]]]
+Launch = Callable[[], None]
+Record = Callable[[Callable[[], StepResult]], tuple[StepResult, Launch]]
 """Record what a function launches, without running it -> its results' places, and what runs it."""
 
 
@@ -54,13 +55,23 @@ def passes_for(config: TrainConfig, device: torch.device, ranks: int) -> Passes:
     return RecordedPasses()
 
 
-def record_cuda(run: Callable[[], StepResult]) -> tuple[StepResult, Callable[[], None]]:
-    """Record a CUDA graph of all that a function launches on the current device."""
-    graph = torch.cuda.CUDAGraph()
-    # Threads that pin the loader's batches go on meanwhile.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        result = run()
-    return result, graph.replay
+class CudaRecorder:
+    """Record CUDA graphs on the current device, all in one pool of memory.
+
+    They may share it, as nobody reads the results of one after another was launched.
+    """
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def __call__(self, run: Callable[[], StepResult]) -> tuple[StepResult, Launch]:
+        """Record all that a function launches."""
+        graph = torch.cuda.CUDAGraph()
+        # Threads that pin the loader's batches go on meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            result = run()
+        self._pool = graph.pool()
+        return result, graph.replay
 
 
 @dataclass(frozen=True)
@@ -71,11 +82,11 @@ class _Recorded:
     views: Views
     result: StepResult
     gradients: list[tuple[nn.Parameter, Tensor | None]]
-    replay: Callable[[], None]
+    launch: Launch
 
 
 class RecordedPasses:
-    """Run the passes of steps as graphs, one for each kind of step, by the shapes of its inputs.
+    """Run the passes of steps as graphs, one for each kind of step: by the shapes of its inputs.
 
     Numbers are those of `run_passes`, noise included: a graph draws from the seed that the
     generator has when it is launched. What cannot be recorded runs kernel by kernel, with a
@@ -85,8 +96,8 @@ class RecordedPasses:
         record: Records a graph; tests give a stand-in.
     """
 
-    def __init__(self, record: Record = record_cuda) -> None:
-        self._record = record
+    def __init__(self, record: Record | None = None) -> None:
+        self._record = record or CudaRecorder()
         self._recorded: dict[object, _Recorded] = {}
         self._steps = Counter[object]()
         self._failed = False
@@ -100,6 +111,7 @@ class RecordedPasses:
         config: TrainConfig,
         mixer: FeatureMixer,
         boxes: Boxes,
+        observe: bool,
     ) -> StepResult:
         """Add gradients as `run_passes` does, to parameters that have none yet.
 
@@ -107,12 +119,15 @@ class RecordedPasses:
         """
 
         def run(batch: Batch, views: Views) -> StepResult:
-            return run_passes(models, batch, views, config=config, mixer=mixer, boxes=boxes)
+            return run_passes(
+                models, batch, views, config=config, mixer=mixer, boxes=boxes, observe=observe
+            )
 
-        kind = tuple((each.shape, each.dtype) for each in _tensors(batch, views))
-        self._steps[kind] += 1
-        if self._failed or self._steps[kind] <= WARM_UP:
+        shapes = tuple((each.shape, each.dtype) for each in _tensors(batch, views))
+        self._steps[shapes] += 1
+        if self._failed or self._steps[shapes] <= WARM_UP:
             return run(batch, views)
+        kind = (shapes, observe)
         if kind not in self._recorded:
             networks = (models.student, models.regularizer)
             weights = [w for each in networks if each is not None for w in each.parameters()]
@@ -131,7 +146,7 @@ class RecordedPasses:
             place.copy_(tensor, non_blocking=True)
         for weight, gradient in recorded.gradients:
             weight.grad = gradient
-        recorded.replay()
+        recorded.launch()
         losses = recorded.result.losses
         copies = torch.stack([*losses.values()]).unbind()  # outlive the next launch
         return recorded.result._replace(losses=dict(zip(losses, copies, strict=True)))
@@ -144,9 +159,9 @@ class RecordedPasses:
         views: Views,
     ) -> _Recorded:
         batch, views = deepcopy(batch), deepcopy(views)
-        result, replay = self._record(lambda: run(batch, views))
+        result, launch = self._record(lambda: run(batch, views))
         gradients = [(weight, weight.grad) for weight in weights]
-        return _Recorded(batch, views, result, gradients, replay)
+        return _Recorded(batch, views, result, gradients, launch)
 
 
 def _tensors(batch: Batch, views: Views) -> list[Tensor]:

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from stages.train.config import TrainConfig
 from stages.train.crops import STEP_STREAM, Sample, batches
 from stages.train.graphs import passes_for
-from stages.train.monitor import COLUMNS, Curves, FiniteCheck, health_row, observed
+from stages.train.monitor import COLUMNS, Curves, FiniteCheck, health_row
 from stages.train.ranks import ALONE, Ranks
 from stages.train.state import TrainingState, learning_rate, set_learning_rate
 from stages.train.step import (
@@ -19,7 +19,6 @@ from stages.train.step import (
     draw_boxes,
     draw_step,
     mix_stored,
-    run_passes,
     train_step,
 )
 from stages.train.validate import Validation
@@ -102,17 +101,17 @@ def fit(
             draws = draws.of(ranks.rows(config.batch_size))
         _seed_noise(config.seed, iteration, ranks)  # after the loader, which draws from it too
         looks = ends_row and ranks.first
-        with observed(state.models.regularizer if looks else None) as seen:
-            result = train_step(
-                state.models,
-                samples.to(device),
-                draws,
-                config=config,
-                iteration=iteration,
-                mixer=mixer,
-                boxes=draw_boxes(config, iteration),
-                passes=run_passes if looks else passes,  # a graph would not show what it sees
-            )
+        result = train_step(
+            state.models,
+            samples.to(device),
+            draws,
+            config=config,
+            iteration=iteration,
+            mixer=mixer,
+            boxes=draw_boxes(config, iteration),
+            observe=looks,
+            passes=passes,
+        )
         values = dict(result.losses)
         if result.pseudo is not None:
             values["confidence"] = result.pseudo.confidence
@@ -130,7 +129,7 @@ def fit(
         state.curves.add(values)
         if looks:
             lost_columns = {f"lost_{train_id}": left for train_id, left in shares.lost.items()}
-            row = health_row(seen, state.models)
+            row = health_row(result.seen, state.models)
             state.curves.health.append({"iteration": done, **row, **lost_columns})
         state.optimizer.found_inf = check.failed  # type: ignore[attr-defined]  # skips the update
         state.optimizer.step()

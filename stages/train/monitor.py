@@ -7,8 +7,7 @@ reads its teacher at all; the health of the regulariser does.
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.train.models import Models
-from stages.train.regularizers.branch import Branch, Seen, norm, observe_refiner
+from stages.train.regularizers.branch import Seen, norm
 from stages.train.step import LOSSES
 from store.atomic import write_bytes
 from store.errors import ConfigError, TrainingError
@@ -211,20 +210,6 @@ def rows_for(names: Iterable[str], folder: Path) -> Callable[[Curves], None]:
             flush()
 
     return pass_on
-
-
-@contextmanager
-def observed(regularizer: Branch | None) -> Iterator[Seen]:
-    """Collect what fusion does in the block; forward passes outside of it cost nothing."""
-    seen: Seen = {}
-    with ExitStack() as stack:
-        if regularizer is not None:
-            hooks = regularizer.observe(seen)
-            if regularizer.refiner is not None:
-                hooks.append(observe_refiner(regularizer.refiner, seen))
-            for hook in hooks:
-                stack.enter_context(hook)
-        yield seen
 
 
 def health_row(seen: Seen, models: Models) -> dict[str, float]:

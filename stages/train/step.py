@@ -44,6 +44,7 @@ from stages.train.adaptation.pseudo_labels import (
 from stages.train.config import TrainConfig
 from stages.train.crops import BOX_STREAM, STEP_STREAM, Batch, Sample
 from stages.train.models import Models
+from stages.train.regularizers.branch import Seen, observed
 
 LOSSES = ("clean", "enhanced_source", "feature_distance", "mix", "enhanced_mix", "masked")
 PARTS: Final = ("detail", "auxiliary")
@@ -178,11 +179,18 @@ STORED: Final = Feed("stored", lambda crops: crops, mix_stored)
 
 
 class StepResult(NamedTuple):
-    """What a step computed: detached losses by name, and what self-training made of the batch."""
+    """What a step computed, detached.
+
+    Attributes:
+        losses: By name.
+        pseudo: What self-training made of the batch; likewise `mixed`.
+        seen: What was observed of the regulariser.
+    """
 
     losses: dict[str, Tensor]
     pseudo: PseudoLabels | None
     mixed: Mixed | None
+    seen: Seen
 
 
 class Passes(Protocol):
@@ -197,6 +205,7 @@ class Passes(Protocol):
         config: TrainConfig,
         mixer: FeatureMixer,
         boxes: Boxes,
+        observe: bool,
     ) -> StepResult:
         """Add gradients; return losses, pseudo-labels and mixed images."""
 
@@ -210,6 +219,7 @@ def train_step(
     iteration: int,
     mixer: FeatureMixer = mix_stored,
     boxes: Boxes = ONE_SCALE,
+    observe: bool = False,
     passes: Passes | None = None,
 ) -> StepResult:
     """Move the EMA model, and add the gradients of one step to student and regulariser.
@@ -222,6 +232,7 @@ def train_step(
         iteration: 0-based.
         mixer: Makes the teacher features of the mixed images.
         boxes: As of `draw_boxes`.
+        observe: Also note what the regulariser does, for a row of its health.
         passes: Runs the passes; None is `run_passes` itself.
 
     Returns:
@@ -231,7 +242,7 @@ def train_step(
     if draws is not None:
         _follow(models, config, iteration)
     passes = passes or run_passes
-    return passes(models, batch, views, config=config, mixer=mixer, boxes=boxes)
+    return passes(models, batch, views, config=config, mixer=mixer, boxes=boxes, observe=observe)
 
 
 def run_passes(
@@ -242,6 +253,7 @@ def run_passes(
     config: TrainConfig,
     mixer: FeatureMixer = mix_stored,
     boxes: Boxes = ONE_SCALE,
+    observe: bool = False,
 ) -> StepResult:
     """Go forward and back through all networks: what a step computes from weights.
 
@@ -251,6 +263,18 @@ def run_passes(
     Losses that share a forward pass share a backward pass, which frees its memory. The official
     code goes back four times, with one graph retained; the gradients are the same.
     """
+    with observed(models.regularizer if observe else None) as seen:
+        return StepResult(*_run_passes(models, batch, views, config, mixer, boxes), seen)
+
+
+def _run_passes(
+    models: Models,
+    batch: Batch,
+    views: Views,
+    config: TrainConfig,
+    mixer: FeatureMixer,
+    boxes: Boxes,
+) -> tuple[dict[str, Tensor], PseudoLabels | None, Mixed | None]:
     student, regularizer, enhanced_parts = models.student, models.regularizer, config.regularizer.on
     pseudo = None if views.mask is None else _label(models, batch, config)
     things = views.things
@@ -297,7 +321,7 @@ def run_passes(
 
     losses = _accumulate(source_losses, batch, config)
     if views.mask is None or views.mixed is None or pseudo is None:
-        return StepResult(losses, None, None)
+        return losses, None, None
 
     weight = pseudo_weight(pseudo.confidence, batch.target_valid)
     mixed = Mixed(
@@ -321,7 +345,7 @@ def run_passes(
 
     losses |= _accumulate(mixed_losses, batch, config)
     if config.masking is None or views.masked is None:
-        return StepResult(losses, pseudo, mixed)
+        return losses, pseudo, mixed
 
     masked, masked_weight = views.masked, config.masking.weight
 
@@ -332,7 +356,7 @@ def run_passes(
         return _scaled(losses, masked_weight * len(label) / len(batch))
 
     losses |= _accumulate(masked_losses, batch, config)
-    return StepResult(losses, pseudo, mixed)
+    return losses, pseudo, mixed
 
 
 def _follow(models: Models, config: TrainConfig, iteration: int) -> None:

@@ -292,7 +292,7 @@ def run_variant(case: Case, variant: str, device: torch.device = CPU) -> Run:
         masked=NO_DRAW,
         blocks=case.tensor(f"out/{variant}/mic_uniform") if settings["mic"] else None,
     )
-    run = Run(models, config, batch, StepResult({}, None, None))
+    run = Run(models, config, batch, StepResult({}, None, None, {}))
     student.head.register_forward_hook(lambda *a: run.logits.append(a[2].detach().cpu()))
     ema.head.register_forward_hook(lambda *a: run.ema_logits.append(a[2].detach().cpu()))
 
@@ -307,7 +307,7 @@ def run_variant(case: Case, variant: str, device: torch.device = CPU) -> Run:
 
     iteration = settings["local_iter"]
     models.set_up(config, device)
-    losses, pseudo, mixed = train_step(
+    losses, pseudo, mixed, _ = train_step(
         models, batch.to(device), draws, config=config, iteration=iteration, mixer=recorded
     )
     models.set_up(config, CPU)
@@ -317,6 +317,7 @@ def run_variant(case: Case, variant: str, device: torch.device = CPU) -> Run:
         {name: loss.cpu() for name, loss in losses.items()},
         PseudoLabels(*(each.cpu() for each in pseudo)),
         Mixed(*(each.cpu() for each in mixed)),
+        {},
     )
     return run
 

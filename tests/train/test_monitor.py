@@ -10,7 +10,8 @@ from torch import Tensor
 from stages.train import monitor, step
 from stages.train.adaptation.pseudo_labels import PseudoLabels
 from stages.train.models import Models
-from stages.train.monitor import HEALTH_COLUMNS, Curves, FiniteCheck, health_row, observed
+from stages.train.monitor import HEALTH_COLUMNS, Curves, FiniteCheck, health_row
+from stages.train.regularizers.branch import observed
 from stages.train.regularizers.cross_attention import CrossAttention, CrossAttentionBranch
 from store.errors import TrainingError
 from tests.train.example import train_config

@@ -9,8 +9,9 @@ from torch import Tensor
 from stages.student.hrda import logits_of
 from stages.student.mit import BACKBONES
 from stages.student.student import build_student
-from stages.train.monitor import health_row, observed
+from stages.train.monitor import health_row
 from stages.train.regularizers.aligned_fusion import AlignedBranch, AlignedFusion, StudentDrop
+from stages.train.regularizers.branch import observed
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from stages.train.state import build_optimizer
 from stages.train.step import draw_step, train_step

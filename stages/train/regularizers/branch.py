@@ -4,7 +4,8 @@
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import ClassVar
 
 import torch
@@ -96,7 +97,21 @@ class Branch(nn.Module):
         """Hook up what notes columns of `stages.train.monitor` in each forward pass."""
 
 
-def observe_refiner(refiner: LowRankTokens, seen: Seen) -> RemovableHandle:
+@contextmanager
+def observed(regularizer: Branch | None) -> Iterator[Seen]:
+    """Collect what fusion does in the block; forward passes outside of it cost nothing."""
+    seen: Seen = {}
+    with ExitStack() as stack:
+        if regularizer is not None:
+            hooks = regularizer.observe(seen)
+            if regularizer.refiner is not None:
+                hooks.append(_observe_refiner(regularizer.refiner, seen))
+            for hook in hooks:
+                stack.enter_context(hook)
+        yield seen
+
+
+def _observe_refiner(refiner: LowRankTokens, seen: Seen) -> RemovableHandle:
     """Hook up what notes the refiner's columns in each forward pass."""
 
     @torch.no_grad()
