@@ -90,14 +90,15 @@ class Workplace(NamedTuple):
 def compare(place: Workplace, options: argparse.Namespace) -> str:
     """Do what is not yet done; return the tables, which are also written beside the runs."""
     seeds = range(options.seeds)
-    for arm in options.arms:
+    arms = options.arms or [arm for arm in ARMS if place.fits(arm)]
+    for arm in arms:
         place.params(arm)  # refuses one that does not fit before any work
     make_data(place.params("ssr"), place.out / "data")
     iterations: Mapping[str, int] = planned(place, options)["iterations"]
     with workers(options.jobs) as pool:
         results = finish([place.run(WARM, seed, options.warm_steps) for seed in seeds], pool)
         results += finish(
-            [place.run(arm, seed, iterations[arm]) for seed in seeds for arm in options.arms], pool
+            [place.run(arm, seed, iterations[arm]) for seed in seeds for arm in arms], pool
         )
     untrained = place.params("ssr").embed.teacher.weights == "random"
     notes = [f"{UNTRAINED}.", NOTE] if untrained else [NOTE]
@@ -143,7 +144,7 @@ def main() -> None:
     add("--seeds", type=int, default=3, choices=numbers, metavar="N", help="seeds 0, 1, ...")
     add("--warm-steps", type=positive, default=400, help="source-only, before all arms of a seed")
     add("--budget-steps", type=positive, default=400, help=budget)
-    add("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=", ".join(ARMS))
+    add("--arms", nargs="+", choices=ARMS, metavar="ARM", help=f"{', '.join(ARMS)}; all that fit")
     add("--jobs", type=positive, default=2, help="trainings at a time, one thread each")
     add(
         "-S", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="in all runs"
