@@ -152,11 +152,12 @@ class Student(nn.Module):
         return fused.logits[..., : -(-height // stride), : -(-width // stride)]
 
     def lay_channels_last(self) -> None:
-        """Lay out the weights of convolutions with their channels last, and with them the maps.
+        """Lay out the weights of the backbone's convolutions, and so its maps, channels last.
 
-        Before there is an optimiser, which takes the layout over.
+        The head's dilated convolutions are the slower for it. Before there is an optimiser, which
+        takes the layout over.
         """
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.backbone.to(memory_format=torch.channels_last)
 
     def recompute_activations(self) -> None:
         """Compute what blocks and head need for their backward pass there, instead of keeping it.

@@ -183,7 +183,10 @@ def train_step(
         Losses, pseudo-labels and mixed images, detached. Nothing here waits for the device.
     """
     student, regularizer, enhanced_parts = models.student, models.regularizer, config.regularizer.on
-    pseudo = None if draws is None else _follow_and_label(models, batch, config, iteration)
+    if draws is not None:
+        _follow(models, config, iteration)
+    models.half.refresh()
+    pseudo = None if draws is None else _label(models, batch, config)
     things = _thing_cells(models, batch, config)
 
     def losses_of(
@@ -226,7 +229,7 @@ def train_step(
             losses["feature_distance"] = config.feature_distance.weight * distance
         return losses
 
-    losses = _accumulate(source_losses, batch, config)
+    losses = _accumulate(source_losses, models, batch, config)
     if draws is None or pseudo is None:
         return StepResult(losses, None, None)
 
@@ -251,7 +254,7 @@ def train_step(
             losses |= losses_of("enhanced_mix", enhanced, seen, label, share)
         return _scaled(losses, len(label) / len(batch))
 
-    losses |= _accumulate(mixed_losses, batch, config)
+    losses |= _accumulate(mixed_losses, models, batch, config)
     if config.masking is None or draws.blocks is None:
         return StepResult(losses, pseudo, mixed)
 
@@ -264,23 +267,28 @@ def train_step(
         losses = plain_losses("masked", seen, label, weight[part])
         return _scaled(losses, masked_weight * len(label) / len(batch))
 
-    losses |= _accumulate(masked_losses, batch, config)
+    losses |= _accumulate(masked_losses, models, batch, config)
     return StepResult(losses, pseudo, mixed)
 
 
-@torch.no_grad()
-def _follow_and_label(
-    models: Models, batch: Batch, config: TrainConfig, iteration: int
-) -> PseudoLabels:
-    """Update the EMA model, then let it, or the average of a branch, label the clean targets."""
-    self_training, branch = config.self_training, models.ema_branch
+def _follow(models: Models, config: TrainConfig, iteration: int) -> None:
+    """Move the EMA model, and that of a branch."""
+    self_training = config.self_training
     assert self_training is not None
     assert models.ema is not None
     since = iteration - self_training.start
     update_ema(models.ema, models.student, since, self_training.ema_decay)
-    if branch is not None and models.regularizer is not None:
-        update_ema(branch, models.regularizer, since, self_training.ema_decay)
-    with _autocast(config, batch):
+    if models.ema_branch is not None and models.regularizer is not None:
+        update_ema(models.ema_branch, models.regularizer, since, self_training.ema_decay)
+
+
+@torch.no_grad()
+def _label(models: Models, batch: Batch, config: TrainConfig) -> PseudoLabels:
+    """Let the EMA model, or the average of a branch, label the clean targets."""
+    self_training, branch = config.self_training, models.ema_branch
+    assert self_training is not None
+    assert models.ema is not None
+    with models.half, _autocast(config, batch):
         images = batch.target_image
         logits = (
             models.ema(images)
@@ -306,15 +314,19 @@ def _thing_cells(models: Models, batch: Batch, config: TrainConfig) -> Tensor | 
 
 
 def _accumulate(
-    losses_of: Callable[[slice], dict[str, Tensor]], batch: Batch, config: TrainConfig
+    losses_of: Callable[[slice], dict[str, Tensor]],
+    models: Models,
+    batch: Batch,
+    config: TrainConfig,
 ) -> dict[str, Tensor]:
     """Go forward and back over the micro-batches; return the sums of their losses, detached."""
     size = config.micro_batch_size or len(batch)
     totals: dict[str, Tensor] = {}
     for start in range(0, len(batch), size):
-        with _autocast(config, batch):
-            losses = losses_of(slice(start, start + size))
-        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        with models.half:
+            with _autocast(config, batch):
+                losses = losses_of(slice(start, start + size))
+            torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         for name, loss in losses.items():
             totals[name] = totals[name] + loss.detach() if name in totals else loss.detach()
     return totals
