@@ -157,7 +157,7 @@ class Student(nn.Module):
         The head's dilated convolutions are the slower for it. Before there is an optimiser, which
         takes the layout over.
         """
-        self.backbone.to(memory_format=torch.channels_last)
+        self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def recompute_activations(self) -> None:
         """Compute what blocks and head need for their backward pass there, instead of keeping it.

@@ -54,15 +54,15 @@ class HalfCopies:
 
     @torch.no_grad()
     def _add_gradients(self) -> None:
-        learned = [pair for pair in self._copies.items() if pair[1].grad is not None]
-        if not learned:
+        halves = {w: copy.grad for w, copy in self._copies.items() if copy.grad is not None}
+        if not halves:
             return
-        gradients = [torch.empty_like(weight) for weight, _ in learned]
-        torch._foreach_copy_(gradients, [copy.grad for _, copy in learned])
+        gradients = [torch.empty_like(weight) for weight in halves]
+        torch._foreach_copy_(gradients, list(halves.values()))
         sums: list[Tensor] = []
         terms: list[Tensor] = []
-        for (weight, copy), gradient in zip(learned, gradients, strict=True):
-            copy.grad = None
+        for weight, gradient in zip(halves, gradients, strict=True):
+            self._copies[weight].grad = None
             if weight.grad is None:
                 weight.grad = gradient
             else:

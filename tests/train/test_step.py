@@ -498,7 +498,10 @@ def test_one_way_back_for_losses_of_one_forward_pass_has_the_gradients_of_severa
     _, _, expected = run()
 
     def one_by_one(
-        losses_of: Callable[[slice], dict[str, Tensor]], batch: Batch, config: TrainConfig
+        losses_of: Callable[[slice], dict[str, Tensor]],
+        _: Models,
+        batch: Batch,
+        config: TrainConfig,
     ) -> dict[str, Tensor]:
         losses = losses_of(slice(None))
         for loss in losses.values():
