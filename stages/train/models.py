@@ -6,7 +6,7 @@ Student, EMA model, regulariser and ImageNet reference.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -21,6 +21,7 @@ from stages.student.saved import require_classes
 from stages.student.student import Backbone, Student, build_student, load_student, seeded
 from stages.student.weights import is_of_segmenter
 from stages.train.config import TrainConfig
+from stages.train.half_precision import HalfCopies
 from stages.train.ranks import Ranks
 from stages.train.regularizers.branch import Branch
 from store.errors import CheckpointError, ConfigError, StoreMismatchError
@@ -51,6 +52,7 @@ class Models:
         regularizer: The enhanced branch.
         imagenet: What feature distance compares with.
         ema_branch: The branch's slowly moving copy.
+        half: Copies of the weights of all, in bfloat16 training.
     """
 
     student: Student
@@ -58,6 +60,7 @@ class Models:
     regularizer: Branch | None
     imagenet: ImageNetReference | None
     ema_branch: Branch | None = None
+    half: HalfCopies = field(default_factory=HalfCopies)
 
     def set_up(self, config: TrainConfig, device: torch.device) -> None:
         """Move to the device, to compute there as `config` says; before there is an optimiser."""
@@ -68,6 +71,8 @@ class Models:
             network.to(device)
             if isinstance(network, Student) and config.compile:
                 network.compile_parts()
+            if config.precision == "bfloat16":
+                self.half.add(network.modules())
         if config.activation_checkpointing:
             self.student.recompute_activations()
 

@@ -276,6 +276,7 @@ def _run_passes(
     boxes: Boxes,
 ) -> tuple[dict[str, Tensor], PseudoLabels | None, Mixed | None]:
     student, regularizer, enhanced_parts = models.student, models.regularizer, config.regularizer.on
+    models.half.refresh()
     pseudo = None if views.mask is None else _label(models, batch, config)
     things = views.things
 
@@ -319,7 +320,7 @@ def _run_passes(
             losses["feature_distance"] = config.feature_distance.weight * distance
         return losses
 
-    losses = _accumulate(source_losses, batch, config)
+    losses = _accumulate(source_losses, models, batch, config)
     if views.mask is None or views.mixed is None or pseudo is None:
         return losses, None, None
 
@@ -343,7 +344,7 @@ def _run_passes(
             losses |= losses_of("enhanced_mix", enhanced, seen, label, share)
         return _scaled(losses, len(label) / len(batch))
 
-    losses |= _accumulate(mixed_losses, batch, config)
+    losses |= _accumulate(mixed_losses, models, batch, config)
     if config.masking is None or views.masked is None:
         return losses, pseudo, mixed
 
@@ -355,7 +356,7 @@ def _run_passes(
         losses = plain_losses("masked", seen, label, weight[part])
         return _scaled(losses, masked_weight * len(label) / len(batch))
 
-    losses |= _accumulate(masked_losses, batch, config)
+    losses |= _accumulate(masked_losses, models, batch, config)
     return losses, pseudo, mixed
 
 
@@ -376,7 +377,7 @@ def _label(models: Models, batch: Batch, config: TrainConfig) -> PseudoLabels:
     self_training, branch = config.self_training, models.ema_branch
     assert self_training is not None
     assert models.ema is not None
-    with _autocast(config, batch):
+    with models.half, _autocast(config, batch):
         images = batch.target_image
         logits = (
             models.ema(images)
@@ -402,15 +403,19 @@ def _thing_cells(models: Models, batch: Batch, config: TrainConfig) -> Tensor | 
 
 
 def _accumulate(
-    losses_of: Callable[[slice], dict[str, Tensor]], batch: Batch, config: TrainConfig
+    losses_of: Callable[[slice], dict[str, Tensor]],
+    models: Models,
+    batch: Batch,
+    config: TrainConfig,
 ) -> dict[str, Tensor]:
     """Go forward and back over the micro-batches; return the sums of their losses, detached."""
     size = config.micro_batch_size or len(batch)
     totals: dict[str, Tensor] = {}
     for start in range(0, len(batch), size):
-        with _autocast(config, batch):
-            losses = losses_of(slice(start, start + size))
-        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        with models.half:
+            with _autocast(config, batch):
+                losses = losses_of(slice(start, start + size))
+            torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         for name, loss in losses.items():
             totals[name] = totals[name] + loss.detach() if name in totals else loss.detach()
     return totals

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.overhead import Operators
 from stages.device import float32_on_gpu
 from stages.student.student import Student, build_student, seeded
 from stages.train import step as step_module
 from stages.train.config import TrainConfig
 from stages.train.crops import Batch
+from stages.train.half_precision import HalfCopies
 from stages.train.models import ImageNetReference, Models, without_noise
 from stages.train.monitor import Curves, FiniteCheck, health_row
 from stages.train.regularizers.branch import Branch
@@ -162,20 +164,24 @@ def test_gradients_of_the_enhanced_pass_reach_the_student() -> None:
     assert (plain - enhanced).norm() > 0.1 * plain.norm()
 
 
+def doubled(batch: Batch) -> Batch:
+    """Images of twice the side, beside features of the same grid."""
+    return replace(
+        batch,
+        source_image=batch.source_image.repeat(1, 1, 2, 2),
+        source_label=batch.source_label.repeat_interleave(2, 1).repeat_interleave(2, 2),
+        target_image=batch.target_image.repeat(1, 1, 2, 2),
+        target_valid=batch.target_valid.repeat(1, 2, 2),
+    )
+
+
 def test_two_scales_learn_in_every_pass_and_from_boxes_of_their_own() -> None:
-    small = batch_of()
     config = train_config(
         student={"drop_path": 0.0, "dropout": 0.0, "hrda": HRDA, "semask": SEMASK},
         masking=MASKING,
         feature_distance=FEATURE_DISTANCE,
     )
-    batch = replace(
-        small,
-        source_image=small.source_image.repeat(1, 1, 2, 2),
-        source_label=small.source_label.repeat_interleave(2, 1).repeat_interleave(2, 2),
-        target_image=small.target_image.repeat(1, 1, 2, 2),
-        target_valid=small.target_valid.repeat(1, 2, 2),
-    )
+    batch = doubled(batch_of())
     draws, boxes = draw_step(config, batch.source_label, 0), draw_boxes(config, 0)
     assert len(set(boxes)) == 3
     assert boxes == draw_boxes(config, 0) != draw_boxes(config, 1)
@@ -521,7 +527,10 @@ def test_one_way_back_for_losses_of_one_forward_pass_has_the_gradients_of_severa
     _, _, expected = run()
 
     def one_by_one(
-        losses_of: Callable[[slice], dict[str, Tensor]], batch: Batch, config: TrainConfig
+        losses_of: Callable[[slice], dict[str, Tensor]],
+        _: Models,
+        batch: Batch,
+        config: TrainConfig,
     ) -> dict[str, Tensor]:
         losses = losses_of(slice(None))
         for loss in losses.values():
@@ -613,6 +622,55 @@ def test_bfloat16_leaves_weights_gradients_and_losses_in_float32() -> None:
     for name, loss in expected_losses.items():
         assert float(losses[name]) == pytest.approx(float(loss), rel=2e-3), name
     assert 1e-3 < relative_error(found, expected) < 0.05
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        PLAIN,
+        {"micro_batch_size": 1},
+        {"activation_checkpointing": True},
+        {"student": NOISY | {"semask": SEMASK}, "feature_distance": None},
+        {"student": {"hrda": HRDA}, "feature_distance": None},
+        {"student": {"head": "mlp"}, "regularizer": {"refine": {"tokens": 4, "rank": 2}}},
+        {"regularizer": {"kind": "guided", "student_drop": 0.5, "on": ["source", "mixed"]}},
+    ],
+    ids=["daformer", "micro-batches", "recomputed", "semask", "hrda", "refined", "guided"],
+)
+def test_copies_of_weights_change_no_bit_of_what_autocast_computes(changes: dict[str, Any]) -> None:
+    """Of losses, gradients, weights and averages of batch norms in three steps."""
+    config = train_config(**EVERYTHING | {"precision": "bfloat16"} | changes)
+    results = []
+    for copies in (False, True):
+        models = models_for(config, imagenet=True)
+        models.set_up(config, CPU)
+        if not copies:
+            models = replace(models, half=HalfCopies())
+        optimizer = build_optimizer(models.student, models.regularizer, config.optimizer)
+        found: Found = {}
+        for iteration in range(3):
+            torch.manual_seed(iteration)
+            batch, boxes = doubled(batch_of(iteration)), draw_boxes(config, iteration)
+            draws = draw_step(config, batch.source_label, iteration)
+            with Operators() as operators:
+                result = train_step(
+                    models, batch, draws, config=config, iteration=iteration, boxes=boxes
+                )
+            found = {f"{iteration} {name}": loss for name, loss in result.losses.items()} | found
+            for network in (models.student, models.regularizer):
+                if network is not None:
+                    found |= {f"{iteration} {n}": g for n, g in gradients(network).items()}
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        for network in (models.student, models.ema):
+            assert network is not None
+            found |= {f"{network is models.ema} {n}": v for n, v in network.state_dict().items()}
+        results.append((found, operators.counts["_to_copy"]))
+    (expected, many), (found, few) = results
+    assert found.keys() == expected.keys()
+    different = [name for name, value in expected.items() if not torch.equal(found[name], value)]
+    assert not different
+    assert few < many / 3, "weights are cast in the passes"
 
 
 def test_bfloat16_keeps_softmax_threshold_cross_entropy_and_distance_in_float32(
