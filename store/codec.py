@@ -85,9 +85,11 @@ class Codec:
         halves = np.ascontiguousarray(features, np.float16)
         if scale is None:
             return halves, 0
-        codes = np.rint(halves.astype(np.float32) / _along_channels(scale, halves.ndim))
+        codes = halves.astype(np.float32)
+        codes /= _along_channels(scale, halves.ndim)
+        np.rint(codes, out=codes)
         clipped = int(np.count_nonzero(np.abs(codes) > HIGHEST_CODE))
-        return codes.clip(-HIGHEST_CODE, HIGHEST_CODE).astype(np.int8), clipped
+        return codes.clip(-HIGHEST_CODE, HIGHEST_CODE, out=codes).astype(np.int8), clipped
 
     def decode(self, stored: NDArray[Any], scale: NDArray[np.float32] | None) -> NDArray[Any]:
         """Turn stored numbers (C, ...) that are all there into float16, or float32 if scaled."""

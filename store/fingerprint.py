@@ -48,7 +48,13 @@ def fingerprint_of(value: Any) -> str:  # noqa: ANN401 - whatever json can write
 
 def with_crc32c(data: bytes) -> bytes:
     """Return data and its crc32c."""
-    return data + int(google_crc32c.value(data)).to_bytes(CRC_BYTES, "little")
+    return data + crc32c(data)
+
+
+def crc32c(data: "bytes | NDArray[np.uint8]") -> bytes:
+    """Return the crc32c of some bytes, little endian."""
+    buffer: Any = data  # google_crc32c takes whatever has a buffer
+    return int(google_crc32c.value(buffer)).to_bytes(CRC_BYTES, "little")
 
 
 def crc32c_is_sound(data: "NDArray[np.uint8]") -> bool:

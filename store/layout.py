@@ -1,17 +1,20 @@
 """Bytes of a store as zarr-python writes them, metadata and shards.
 
-zarr-python encodes into memory and `store.lease` puts the bytes in their place. Its own
-`LocalStore` renames a temporary file too, but neither flushes it to the disk nor can replace a
-damaged shard, because it reads the old one first.
+zarr-python encodes metadata into memory; shards are encoded here, as zarr-python copies every
+number several times. `store.lease` puts the bytes in their place: zarr-python's `LocalStore`
+neither flushes a file to the disk nor can replace a damaged shard: it reads the old one first.
 """
 
 # C channels, h w tokens
 
+import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
 
 import numpy as np
 import zarr
+from numcodecs import Zstd
 from numpy.typing import NDArray
 from pydantic import JsonValue
 from zarr.codecs import Crc32cCodec, ZstdCodec
@@ -19,7 +22,7 @@ from zarr.storage import MemoryStore
 
 from store.basis import Bases
 from store.codec import MISSING_CODE, ZSTD_LEVEL, Scales, scale_name
-from store.fingerprint import CRC_BYTES, sha256, with_crc32c
+from store.fingerprint import CRC_BYTES, crc32c, sha256, with_crc32c
 from store.grid import LevelGrid
 from store.header import (
     METADATA_FILE,
@@ -28,6 +31,11 @@ from store.header import (
 )
 from store.ledger import LEDGER, SLOTS_FILE, ChannelStatistics, Slot, slots_json
 from store.spec import NO_BASES, ImageEntry, StoreSpec, upright
+
+THREADS: Final = min(
+    4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+)
+"""Images of a shard that are encoded at once: more would wait for memory."""
 
 _KEYS = {"name": "default", "separator": "."}  # one folder per array
 _HISTORY = (
@@ -75,7 +83,7 @@ def skeleton(
                 _add_vector(group, name, array, axes.get(name, (channel,)), of)
         group.create_array(
             level,
-            **_array_settings(grid, (len(slots), grid.channels, *grid.size_tok)),
+            **array_settings(grid, (len(slots), grid.channels, *grid.size_tok)),
             dimension_names=("image", channel, f"y_{level}", f"x_{level}"),
             attributes=about,
         )
@@ -99,39 +107,85 @@ def encode_images(
     scale: NDArray[np.float32] | None,
     images: Sequence[ImageEntry | None],
     features: Mapping[str, NDArray[Any]],
-) -> tuple[bytes | memoryview, ChannelStatistics | None, int]:
-    """Encode the images of a shard.
+    threads: int = THREADS,
+) -> tuple[memoryview, ChannelStatistics | None, int]:
+    """Encode the images of a shard, to the bytes that zarr-python would write.
 
     Args:
         grid: Layout of the level.
         scale: (C,) where the codec has one.
         images: The image of each slot.
         features: image id -> (C, h, w), finite; images without features leave no trace.
+        threads: Images that are encoded at once; the bytes do not depend on it.
 
     Returns:
         The shard, the statistics of what will be read from it, and how many numbers were clipped.
     """
-    codec = grid.codec
-    block = np.full(grid.shard_shape, codec.fill, codec.dtype)
-    parts, saturated = [], 0
-    for row, image in enumerate(images):
-        if image is not None and image.image_id in features:
-            h, w = grid.image_size_tok(image.working_size_px)
-            stored, clipped = codec.encode(features[image.image_id], scale)
-            block[row, :, :h, :w] = stored
-            parts.append(ChannelStatistics.of(codec.decode(stored, scale)))
-            saturated += clipped
-    if not parts:  # zarr-python would write no file
-        no_chunk = np.full(grid.index_bytes - CRC_BYTES, 0xFF, np.uint8)
-        return with_crc32c(no_chunk.tobytes()), None, 0
-    memory: dict[str, Any] = {}
-    array = zarr.create_array(MemoryStore(memory), **_array_settings(grid, grid.shard_shape))
-    array[...] = block
-    data = memoryview(memory["c.0.0.0.0"].as_numpy_array())
-    return data, ChannelStatistics.merge(parts), saturated
+    held = {
+        row: features[image.image_id]
+        for row, image in enumerate(images)
+        if image is not None and image.image_id in features
+    }
+    chunks = [
+        (row, y, x)
+        for row, values in held.items()
+        for y, x in grid.chunks_under(0, 0, *values.shape[1:])
+    ]
+    sides = (grid.shard_images, *grid.chunks_per_image)
+    chunks.sort(key=lambda chunk: _morton_code(chunk, sides))
+    slot_of = {chunk: slot for slot, chunk in enumerate(chunks)}
+    size = grid.chunk_bytes + CRC_BYTES
+    data = np.empty(len(chunks) * size + grid.index_bytes, np.uint8)
+    places = data[: -grid.index_bytes].reshape(len(chunks), size)
+    frames: list[bytes] = [b""] * len(chunks)  # where the codec compresses
+
+    def encode(row: int) -> tuple[ChannelStatistics, int]:
+        stored, clipped = grid.codec.encode(held[row], scale)
+        side = grid.chunk_side_tok
+        for y, x in grid.chunks_under(0, 0, *stored.shape[1:]):
+            slot = slot_of[row, y, x]
+            raw = places[slot, :-CRC_BYTES]
+            block = raw.view(grid.codec.dtype).reshape(grid.chunk_shape[1:])
+            part = stored[:, y * side : (y + 1) * side, x * side : (x + 1) * side]
+            if part.shape != block.shape:
+                block[...] = grid.codec.fill
+            block[:, : part.shape[1], : part.shape[2]] = part
+            if grid.codec.compressed:
+                frames[slot] = with_crc32c(Zstd(ZSTD_LEVEL).encode(raw))
+            else:
+                places[slot, -CRC_BYTES:] = np.frombuffer(crc32c(raw), np.uint8)
+        return ChannelStatistics.of(grid.codec.decode(stored, scale)), clipped
+
+    with ThreadPoolExecutor(threads) as pool:
+        done = list(pool.map(encode, held))
+    lengths = np.full(len(chunks), size)
+    if grid.codec.compressed:
+        lengths = np.array([len(frame) for frame in frames])
+    index = np.full((*sides, 2), 2**64 - 1, "<u8")  # what zarr-python says of a chunk without data
+    if chunks:
+        index[tuple(np.transpose(chunks))] = np.stack([lengths.cumsum() - lengths, lengths], 1)
+    end = with_crc32c(index.tobytes())
+    if grid.codec.compressed:
+        data = np.frombuffer(b"".join([*frames, end]), np.uint8)
+    else:
+        data[-grid.index_bytes :] = np.frombuffer(end, np.uint8)
+    statistics = ChannelStatistics.merge(part for part, _ in done)
+    return data.data, statistics, sum(clipped for _, clipped in done)
 
 
-def _array_settings(grid: LevelGrid, shape: tuple[int, int, int, int]) -> dict[str, Any]:
+def _morton_code(chunk: Sequence[int], sides: Sequence[int]) -> int:
+    """Return the rank of a chunk in Z-order, with as many bits per axis as its side needs."""
+    code, place = 0, 0
+    for bit in range(max(sides).bit_length()):
+        for at, side in zip(chunk, sides, strict=True):
+            if bit < (side - 1).bit_length():
+                code |= (at >> bit & 1) << place
+                place += 1
+    return code
+
+
+def array_settings(grid: LevelGrid, shape: tuple[int, int, int, int]) -> dict[str, Any]:
+    """Return what `zarr.create_array` needs to lay out a level, or one shard of it."""
     zstd = [ZstdCodec(level=ZSTD_LEVEL)] if grid.codec.compressed else []
     return {
         "shape": shape,
