@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -55,12 +55,13 @@ class Row(NamedTuple):
     graphs: str
     matmul: str = "highest"
     sam: ArchitectureName = "vit_b"
+    repeats: bool = False
 
     @property
     def name(self) -> str:
         """What the table calls it."""
         seen = f", {self.sam}" if self.arm[0] == "c" else ""
-        return f"{ARMS[self.arm]}{seen}"
+        return f"{ARMS[self.arm]}{seen}{', repeatable' if self.repeats else ''}"
 
 
 ROWS: Final = (
@@ -70,6 +71,7 @@ ROWS: Final = (
     Row("c fused", "bfloat16", "auto"),
     Row("c", "bfloat16", "auto"),
     Row("c fused", "bfloat16", "auto", sam="vit_h"),
+    Row("b", "bfloat16", "auto", repeats=True),
     Row("b", "bfloat16", "off"),
     Row("b", "float32", "off"),
     Row("b", "float32", "auto"),
@@ -217,13 +219,11 @@ def seeing(encode: Encode) -> Callable[..., StepResult]:
 
 
 @contextmanager
-def float32_of(matmul: str) -> Iterator[None]:
-    """Compute float32 as a row says; `default` is PyTorch's: convolutions in TF32."""
-    if matmul == "default":
+def computing(row: Row) -> Iterator[None]:
+    """Compute as a row says; float32 by `default` is PyTorch's: convolutions in TF32."""
+    torch.use_deterministic_algorithms(row.repeats)
+    with nullcontext() if row.matmul == "default" else float32_on_gpu(row.matmul):  # type: ignore[arg-type]
         yield
-    else:
-        with float32_on_gpu(matmul):  # type: ignore[arg-type]
-            yield
 
 
 def show_steps(folder: Path, options: argparse.Namespace) -> None:
@@ -253,7 +253,7 @@ def show_steps(folder: Path, options: argparse.Namespace) -> None:
             torch.cuda.reset_peak_memory_stats()
         chosen = replace(setting, precision=row.precision, sam="tiny" if options.tiny else row.sam)
         try:
-            with float32_of(row.matmul):
+            with computing(row):
                 times = time_row(row, folder, chosen, tiny=options.tiny)
         except RuntimeError as error:  # the other rows go on
             show(f"| {row.name} | {row.precision} | {row.matmul} | {row.graphs} | {error!r:.500} |")
@@ -345,6 +345,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=8, help="loader processes")
     parser.add_argument("--tiny", action="store_true", help="networks of a test, few steps")
     options = parser.parse_args()
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # sums in one order, for `repeatable`
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     where = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     show(f"{where}, torch {torch.__version__}")
     for part in options.only:
