@@ -28,6 +28,7 @@ from stages.train.step import (
     Views,
     run_passes,
 )
+from store.errors import TrainingError
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +90,7 @@ class RecordedPasses:
     """Run the passes of steps as graphs, one for each kind of step: by the shapes of its inputs.
 
     Numbers are those of `run_passes`, noise included: a graph draws from the seed that the
-    generator has when it is launched. What cannot be recorded runs kernel by kernel, with a
-    warning.
+    generator has when it is launched.
 
     Args:
         record: Records a graph; tests give a stand-in.
@@ -100,7 +100,6 @@ class RecordedPasses:
         self._record = record or CudaRecorder()
         self._recorded: dict[object, _Recorded] = {}
         self._steps = Counter[object]()
-        self._failed = False
 
     def __call__(
         self,
@@ -116,6 +115,9 @@ class RecordedPasses:
         """Add gradients as `run_passes` does, to parameters that have none yet.
 
         What is returned beside the losses holds until the next call.
+
+        Raises:
+            TrainingError: If a graph cannot be recorded, for want of memory too.
         """
 
         def run(batch: Batch, views: Views) -> StepResult:
@@ -125,7 +127,7 @@ class RecordedPasses:
 
         shapes = tuple((each.shape, each.dtype) for each in _tensors(batch, views))
         self._steps[shapes] += 1
-        if self._failed or self._steps[shapes] <= WARM_UP:
+        if self._steps[shapes] <= WARM_UP:
             return run(batch, views)
         kind = (shapes, observe)
         if kind not in self._recorded:
@@ -133,13 +135,12 @@ class RecordedPasses:
             weights = [w for each in networks if each is not None for w in each.parameters()]
             try:
                 self._recorded[kind] = self._recording(run, weights, batch, views)
-            except RuntimeError as error:
-                self._failed = True
+            except RuntimeError as error:  # after which the generator can draw no more
                 reason = str(error).partition("\n")[0]
-                log.warning(f"train.cuda_graphs: steps are launched kernel by kernel ({reason})")
-                for weight in weights:
-                    weight.grad = None
-                return run(batch, views)
+                raise TrainingError(
+                    f"a step cannot be recorded as a CUDA graph ({reason}); set train.cuda_graphs "
+                    "to off"
+                ) from error
         recorded = self._recorded[kind]
         given = _tensors(batch, views)
         for place, tensor in zip(_tensors(recorded.batch, recorded.views), given, strict=True):

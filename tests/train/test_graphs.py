@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from stages.train import loop
 from stages.train.graphs import RecordedPasses, passes_for
 from stages.train.models import Models
 from stages.train.step import StepResult, run_passes
+from store.errors import TrainingError
 from tests.train.example import HRDA, train_config
 from tests.train.test_loop import TWENTY, interrupt
 from tests.train.world import World, assert_same, results
@@ -113,18 +114,15 @@ def test_graphs_leave_what_others_do_on_a_gpu_and_resume(
     assert_same(results(tmp_path / "resumed"), straight)
 
 
-@pytest.mark.gpu
-def test_what_cannot_be_recorded_runs_kernel_by_kernel(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_step_that_cannot_be_recorded_is_one_line_with_its_cure(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def asking(models: Models, *args: Any, **kwargs: Any) -> StepResult:  # noqa: ANN401
-        next(models.student.parameters()).sum().item()
-        return run_passes(models, *args, **kwargs)
+    def refuse(run: Callable[[], StepResult]) -> NoReturn:
+        raise RuntimeError("CUDA error: operation not permitted\nSearch for it in the docs")
 
-    world.run(tmp_path / "eager", iterations=8, device="cuda", cuda_graphs="off")
-    monkeypatch.setattr("stages.train.graphs.run_passes", asking)
-    world.run(tmp_path / "graphs", iterations=8, device="cuda")
-    assert caplog.text.count("kernel by kernel") == 1
+    monkeypatch.setattr(loop, "passes_for", lambda *_: RecordedPasses(refuse))
+    with pytest.raises(TrainingError, match=r"\(CUDA error: operation not permitted\); set train"):
+        world.run(tmp_path, iterations=6)
 
 
 @pytest.mark.parametrize(
