@@ -158,7 +158,7 @@ class TrainConfig(Section):
     )
     cuda_graphs: Literal["auto", "off"] = Field(
         description="On a GPU, `auto` records a step as a CUDA graph, launched as one: several "
-        "times faster, in about twice the memory, with the same results.",
+        "times faster, with the same results; the memory of a step stays taken.",
     )
     compile: bool = Field(
         description="Run the student through torch.compile: minutes at the start, faster after; "
