@@ -16,24 +16,14 @@ from store.index import Index
 
 
 def current_manifest(params: Params, path: Path) -> Manifest:
-    """Read the manifest; refuse it as `require_current_manifest` does.
+    """Read the manifest; refuse one of other datasets than section `prepare` names.
+
+    Where their folders lie does not matter.
 
     Raises:
         DataError: If there is no manifest, or it is of other domains or datasets.
     """
     manifest = Manifest.read(path)
-    require_current_manifest(params, manifest, path)
-    return manifest
-
-
-def require_current_manifest(params: Params, manifest: Manifest, path: Path) -> None:
-    """Refuse a manifest of other datasets than section `prepare` names.
-
-    Where their folders lie does not matter.
-
-    Raises:
-        DataError: If it is of other domains or datasets.
-    """
     found, named = {record.domain for record in manifest.records}, set(params.prepare.domains)
     if found != named:
         raise DataError(
@@ -48,6 +38,7 @@ def require_current_manifest(params: Params, manifest: Manifest, path: Path) -> 
                 f"{path}: was made with another prepare.{domain}.{changed[0]}; run `ssr prepare`, "
                 "or put the old value back"
             )
+    return manifest
 
 
 def require_provenance(

@@ -196,9 +196,7 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
 def plan(
     params: ParamsFile = PARAMS,
     overrides: Overrides = [],  # noqa: B006
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Time a few tiles, and a write, here.")
-    ] = False,
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="Time a few tiles here.")] = False,
     device: Annotated[
         str | None, typer.Option(help="Device to look up, e.g. a100; else this machine's.")
     ] = None,
@@ -288,7 +286,7 @@ def train(
     Example: ssr train -S 'train.regularizer.on=[]' --out runs/daformer
     """
     from pipeline.checks import current_manifest, require_current_stores
-    from pipeline.console import activity, console
+    from pipeline.console import console
     from pipeline.costs import noted
     from pipeline.params import load_params
     from pipeline.tables import print_trained, print_validation
@@ -302,11 +300,11 @@ def train(
         update_bytes(START, canonical_json(digests))
         return
     console.quiet = os.environ.get("RANK", "0") != "0"  # of `torchrun`: the first one speaks
-    with activity("loading PyTorch and transformers"):
-        from stages.train import stage
-        from stages.train.ranks import joined
-        from stages.train.validate import choose_validation
-        from stages.train.workspace import Workspace
+    from stages.train import stage
+    from stages.train.ranks import joined
+    from stages.train.validate import choose_validation
+    from stages.train.workspace import Workspace
+
     with joined() as ranks:
         config = load_params(params, overrides)
         manifest = current_manifest(config, MANIFEST)

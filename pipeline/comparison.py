@@ -1,23 +1,14 @@
-"""Evaluated runs side by side: scores on the same images, and predictions of them."""
+"""Evaluated runs side by side: scores on the same images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
-
-import numpy as np
 
 from pipeline.console import console, print_table
-from pipeline.pictures import Panel, sheet
 from pipeline.tables import UNTRAINED
 from stages.evaluate.model import measured_card
-from stages.evaluate.pictures import png_of, read_pictures
 from stages.evaluate.scores import Evaluation, percent_text, read_scores
-from store.atomic import write_bytes
 from store.errors import CheckpointError, DataError
-
-MOST_ROWS: Final = 4
-"""Images of the picture."""
 
 
 @dataclass(frozen=True)
@@ -69,28 +60,6 @@ def print_comparison(runs: Sequence[ComparedRun]) -> None:
         print_table(title, ("", *(str(run.folder) for run in runs)), rows)
     if any(run.scores.teacher_trained is False for run in runs):
         console.print(UNTRAINED)
-
-
-def draw_comparison(runs: Sequence[ComparedRun], path: Path) -> bool:
-    """Write image | label | a prediction of each run, one row per image that all have drawn.
-
-    Returns:
-        False where they have drawn no image in common; nothing is written then.
-
-    Raises:
-        DataError: If a picture of a run is damaged or of an earlier version.
-    """
-    drawn = [read_pictures(run.folder) for run in runs]
-    common = [image_id for image_id in drawn[0] if all(image_id in other for other in drawn)]
-    titles = [f"{run.folder}, teacher: {run.teacher}" for run in runs]
-    panels: list[Panel] = []
-    for image_id in common[:: -(-len(common) // MOST_ROWS) or 1]:
-        shown = [*drawn[0][image_id][:2], *(pictures[image_id][2] for pictures in drawn)]
-        captions = (image_id, "label", *titles)
-        panels += [(text, np.asarray(each)) for text, each in zip(captions, shown, strict=True)]
-    if panels:
-        write_bytes(path, png_of(sheet(panels, columns=2 + len(runs))))
-    return bool(panels)
 
 
 def _teacher(run: Path, scores: Evaluation) -> str:

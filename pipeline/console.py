@@ -52,14 +52,6 @@ def progress(name: str, unit: str) -> Iterator[Report]:
         yield report
 
 
-@contextmanager
-def activity(what: str) -> Iterator[None]:
-    """Say in a terminal what is being done that counts no units, until the block ends."""
-    live = console.is_terminal and not console.quiet
-    with console.status(Text(what)) if live else nullcontext():
-        yield
-
-
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table; the first column is text, the others are numbers or short words."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None)
@@ -68,11 +60,3 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     for row in rows:
         table.add_row(*row)
     console.print(table)
-
-
-def size(count: int) -> str:
-    """Write a number of bytes for people."""
-    value, units = float(count), ["B", "KB", "MB", "GB", "TB"]
-    while value >= 1000 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.3g} {units[0]}"

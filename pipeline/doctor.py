@@ -7,7 +7,6 @@ import os
 import platform
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
 from rich.text import Text
 
-from pipeline.console import console, size
+from pipeline.console import console
 from pipeline.options import INDEX, MANIFEST, RUN
 from store.errors import ConfigError, DataError, SSRError
 
@@ -92,26 +91,14 @@ def _packages() -> Iterator[Finding]:
 
 
 def _dvc() -> Iterator[Finding]:
-    """Check what `dvc repro` needs, and whether a merge or a kill left a damaged file."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
+    """Check what `dvc repro` needs."""
     if not Path("dvc.yaml").is_file() or not Path(".dvc").is_dir():
         yield warning(
             "no dvc.yaml and .dvc in this folder: `dvc repro` needs a clone of the repository, the "
             "commands of `ssr` do not"
         )
-        return
-    yield ok("DVC: dvc.yaml and .dvc are there")
-    for name, cure in (
-        ("dvc.lock", "restore it, after a merge take one side, or delete it, then `dvc repro`"),
-        (".dvc/tmp/rwlock", "delete it when no DVC is running; a kill left it so"),
-    ):
-        content = None
-        with suppress(YAMLError, ValueError, RecursionError, FileNotFoundError):
-            content = YAML(typ="safe").load(Path(name))  # JSON is YAML
-        if Path(name).exists() and not isinstance(content, dict):
-            yield problem(f"{name} is damaged: {cure}")
+    else:
+        yield ok("DVC: dvc.yaml and .dvc are there")
 
 
 def _work(path: Path, overrides: Sequence[str]) -> Iterator[Finding]:
@@ -120,7 +107,7 @@ def _work(path: Path, overrides: Sequence[str]) -> Iterator[Finding]:
 
     config = load_params(path, overrides)
     yield ok(f"{path}: every key and value is allowed")
-    for check in (_devices, _folders, _weights, _data, _disk):
+    for check in (_devices, _folders, _weights, _data):
         yield from _guarded(check(config))
 
 
@@ -212,16 +199,3 @@ def _data(config: "Params") -> Iterator[Finding]:
         place = Workspace(MANIFEST, INDEX, config.store.location, roots)
         for domain, reader in open_stores(config.train, place, images)[1].items():
             yield ok(f"{domain} store: every training image is in {reader.header.files.url}")
-
-
-def _disk(config: "Params") -> Iterator[Finding]:
-    """Compare the room on the disk with what embedding needs; once it is done it needs none."""
-    from pipeline.checks import current_manifest
-    from pipeline.plan import free_bytes, plan_stores, size_bytes
-
-    free = free_bytes(config.store.url)
-    if free is None or INDEX.exists() or not MANIFEST.exists():
-        return
-    need = size_bytes(plan_stores(config, current_manifest(config, MANIFEST)), config.store.codec)
-    line = f"room: {size(free)} free at {config.store.url}, {size(need)} needed"
-    yield ok(line) if need <= free else warning(f"{line}: make room, unless much of it is there")

@@ -13,7 +13,6 @@ EVALUATE_CACHE = Path("data/scan-cache-evaluate")
 INDEX = Path("data/index.json")
 START = Path("data/start.json")
 RUN = Path("runs")
-COMPARISON = RUN / "comparison.png"
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The params file.")]
 Overrides = Annotated[

@@ -2,7 +2,7 @@
 
 Without `--calibrate` no weight, image or store is read, and of a model on the hub its small files:
 encoders are counted on PyTorch's meta device where their teacher offers that, stores by the
-arithmetic of their grid. `--calibrate` measures speeds here.
+arithmetic of their grid. `--calibrate` measures the speed here.
 """
 
 import os
@@ -16,24 +16,20 @@ from pathlib import Path
 from shutil import disk_usage
 from time import perf_counter
 from typing import Final
-from uuid import uuid4
 
 import torch
+from rich.filesize import decimal
 
 from pipeline.checks import planned
-from pipeline.console import console, print_table, size
+from pipeline.console import console, print_table
 from pipeline.params import Params
 from stages.embed.config import EmbedConfig
 from stages.prepare.manifest import Domain, Manifest
-from store.files import Url, files_at, one_line_for_os_errors
-from store.fingerprint import CRC_BYTES
-from store.grid import LevelGrid, shard_count
+from store.grid import LevelGrid
 from store.spec import upright
 
 SIZE_RATIOS: Final = {"float16": 1.0, "int8": 0.5, "int8-zstd": 0.38}
 """Bytes of a shard under a codec over those in float16; the last as measured on random weights."""
-
-WRITE_TEST_BYTES: Final = 2**23
 
 CPU: Final = "cpu"
 SHARE_OF_PEAK: Final = 0.4
@@ -58,19 +54,17 @@ class LevelPlan:
 
     Attributes:
         tiles: What the encoder sees; 0 where the pass of a level before makes this one, too.
-        files: Shards and their ledger entries.
-        size_bytes: Size of the shards in float16.
+        size_bytes: In float16, but for checksums and metadata.
     """
 
     domain: Domain
     level: str
     tiles: int
-    files: int
     size_bytes: int
 
 
 def plan_stores(params: Params, manifest: Manifest) -> list[LevelPlan]:
-    """Plan the stores that embedding all that the params name leaves, but for their metadata.
+    """Plan the stores that embedding all that the params name leaves.
 
     Raises:
         DataError: If the manifest has no images of a domain to embed.
@@ -82,16 +76,13 @@ def plan_stores(params: Params, manifest: Manifest) -> list[LevelPlan]:
         passes = _passes(params.embed, params.embed.stored_levels)
         for level in params.embed.stored_levels:
             grid = LevelGrid.of(store.spec, level)
-            shards = shard_count(len(store.images), grid.shard_images)
             counts = [n * len(params.embed.tiles(level, px)) for px, n in sizes_px.items()]
             tiles = sum(counts) if level in passes else 0
             chunks = sum(  # inner chunks that hold a token of an image; others are not stored
                 n * len([*grid.chunks_under(0, 0, *grid.image_size_tok(px))])
                 for px, n in sizes_px.items()
             )
-            size_bytes = chunks * (2 * prod(grid.chunk_shape) + CRC_BYTES)
-            size_bytes += shards * grid.index_bytes
-            levels.append(LevelPlan(domain, level, tiles, 2 * shards, size_bytes))
+            levels.append(LevelPlan(domain, level, tiles, chunks * 2 * prod(grid.chunk_shape)))
     return levels
 
 
@@ -113,15 +104,10 @@ def free_bytes(url: str) -> int | None:
     """Return the room on the disk of a store url; None for one that is not on a disk."""
     if "://" in url:
         return None
-    return disk_usage(_nearest(Path(url).expanduser())).free
-
-
-def _nearest(path: Path) -> Path:
-    """Return a folder, or the nearest above it that is there."""
-    path = path.absolute()
+    path = Path(url).expanduser().absolute()
     while not path.exists():
         path = path.parent
-    return path
+    return disk_usage(path).free
 
 
 def table_speed(config: EmbedConfig, device: str) -> float | None:
@@ -160,28 +146,6 @@ def measured_speed(config: EmbedConfig, *, least_s: float = 1.0) -> float:
     return batches * config.batch_tiles / elapsed_s
 
 
-def writing_speed(url: Url) -> float:
-    """Write some bytes that cannot be compressed where stores go, flush and remove them.
-
-    They go to the nearest folder that is there.
-
-    Returns:
-        Bytes per second.
-
-    Raises:
-        StoreError: Where it cannot be written.
-    """
-    files = files_at(_nearest(url) if isinstance(url, Path) else url)
-    name, data = f"speed-{uuid4().hex}", os.urandom(WRITE_TEST_BYTES)
-    with one_line_for_os_errors(files.url):
-        try:
-            started = perf_counter()
-            files.write(name, data)
-            return len(data) / (perf_counter() - started)
-        finally:
-            files.delete(name)
-
-
 def print_plan(
     params: Params, manifest: Manifest, *, device: str | None = None, calibrate: bool = False
 ) -> None:
@@ -199,13 +163,12 @@ def print_plan(
     print_table(
         f"teacher {teacher.name}, {embed.precision}, {work} of {teacher.side_px} px; stores below "
         f"{params.store.url}, {codec}",
-        ("", "tiles", "files", *SIZE_RATIOS),
+        ("", "tiles", *SIZE_RATIOS),
         [
             (
                 name,
                 f"{sum(each.tiles for each in part):,}",
-                f"{sum(each.files for each in part):,}",
-                *(size(size_bytes(part, codec)) for codec in SIZE_RATIOS),
+                *(decimal(size_bytes(part, codec)) for codec in SIZE_RATIOS),
             )
             for name, part in rows
         ],
@@ -217,18 +180,11 @@ def print_plan(
         how = "measured" if calibrate else f"assumed {SHARE_OF_PEAK:.0%} of its peak"
         time = timedelta(seconds=round(tiles / speed))
         console.print(f"time: {time} at {speed:.3g} tiles/s on {device}, {how}")
-    if calibrate:
-        rate = writing_speed(params.store.location)
-        time = timedelta(seconds=round(size_bytes(levels, codec) / rate))
-        console.print(
-            f"writing: {time} at {size(round(rate))}/s, measured at {params.store.url}; the "
-            "teacher goes on meanwhile, so the longer time counts"
-        )
     need, free = size_bytes(levels, codec), free_bytes(params.store.url)
-    room = "" if free is None else f", {size(free)} free"
+    room = "" if free is None else f", {decimal(free)} free"
     full = free is not None and need > free
     console.print(
-        f"disk: {size(need)} needed{room} at {params.store.url}"
+        f"disk: {decimal(need)} needed{room} at {params.store.url}"
         + (": NOT ENOUGH, unless much of it is there already" if full else "")
     )
     per_step = tiles_per_step(params)

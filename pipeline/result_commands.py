@@ -1,14 +1,12 @@
 """Commands of `ssr` about what came out: scores and the report, features, students to hand over."""
 
 import re
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from pipeline.options import (
-    COMPARISON,
     INDEX,
     MANIFEST,
     PARAMS,
@@ -29,21 +27,6 @@ Fit = Annotated[
 ]
 
 
-class WeightsName(StrEnum):
-    """Which network of a training."""
-
-    STUDENT = "student"
-    EMA = "ema"
-
-
-class Device(StrEnum):
-    """Where to compute."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
 def metrics(out: RunFolder = RUN) -> None:
     """Show the last evaluation: mean IoU, IoU per class, where the pictures are.
 
@@ -56,25 +39,18 @@ def metrics(out: RunFolder = RUN) -> None:
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of evaluated runs, at least two.")],
-    picture: Annotated[Path, typer.Option(help="PNG file for their predictions.")] = COMPARISON,
 ) -> None:
-    """Show evaluated runs side by side, gains against the first one, and draw their predictions.
+    """Show evaluated runs side by side, and gains against the first one.
+
+    `ssr report --compare` also shows their predictions.
 
     Example: ssr compare runs/daformer runs/ssr
     """
-    from pipeline.comparison import draw_comparison, print_comparison, read_runs
-    from pipeline.console import console
+    from pipeline.comparison import print_comparison, read_runs
 
     if len(runs) < 2:
         raise ConfigError(f"{runs[0]} is one run: name another one to compare it with")
-    if picture.suffix != ".png":
-        raise ConfigError(f"{picture}: --picture is a PNG; give a name that ends in .png")
-    compared = read_runs(runs)
-    print_comparison(compared)
-    if draw_comparison(compared, picture):
-        console.print(f"image | label | predictions: {picture}")
-    else:
-        console.print("no picture: the runs have drawn no image in common")
+    print_comparison(read_runs(runs))
 
 
 def report(
@@ -92,21 +68,19 @@ def report(
 
     Example: ssr report --out runs/ssr --compare runs/daformer
     """
-    from pipeline.console import activity, console
+    from pipeline.console import console
     from pipeline.params import load_params
     from pipeline.report import write_report
 
-    config = load_params(params, overrides)
-    with activity("writing the report"):
-        written = write_report(
-            config,
-            params_path=params,
-            overrides=overrides,
-            run=out,
-            manifest=MANIFEST,
-            index=INDEX,
-            compare=compare,
-        )
+    written = write_report(
+        load_params(params, overrides),
+        params_path=params,
+        overrides=overrides,
+        run=out,
+        manifest=MANIFEST,
+        index=INDEX,
+        compare=compare,
+    )
     console.print(f"{written}: open it in a browser")
 
 
@@ -172,10 +146,9 @@ def export(
 
     Example: ssr export runs --out exported --onnx
     """
-    from pipeline.console import activity, console, progress
+    from pipeline.console import console, progress
+    from stages.evaluate.export import run
 
-    with activity("loading PyTorch and transformers"):
-        from stages.evaluate.export import run
     with progress("export", "steps") as report:
         result = run(model=model, out=out, onnx=onnx, progress=report)
     if result.why_no_metrics is not None:
@@ -200,20 +173,19 @@ def predict(
         ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, max=4096, help="Images of one size at a time.")] = 4,
-    device: Annotated[Device, typer.Option(help="auto takes the GPU if there is one.")] = (
-        Device.AUTO
-    ),
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes the GPU if there is one.")
+    ] = "auto",
 ) -> None:
     """Predict images: paletted label PNGs, colours, overlays. Scaled as in training by default.
 
     Example: ssr predict runs photos 'more/*.jpg' --out predicted
     """
-    from pipeline.console import activity, console, progress
+    from pipeline.console import console, progress
+    from stages.evaluate.predict import run
 
     if window is not None and window % 32:
         raise ConfigError(f"--window {window}: give a multiple of 32")
-    with activity("loading PyTorch and transformers"):
-        from stages.evaluate.predict import run
     with progress("predict", "images") as report:
         result = run(
             model=model,
@@ -222,7 +194,7 @@ def predict(
             fit_px="model" if fit is None else _parse_fit(fit),
             window_px=window,
             batch=batch,
-            device=device.value,
+            device=device,
             progress=report,
         )
     if result.others:
@@ -237,8 +209,9 @@ def import_checkpoint(
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the student.")],
     weights: Annotated[
-        WeightsName, typer.Option(help="The student of a training, or its EMA model.")
-    ] = WeightsName.STUDENT,
+        Literal["student", "ema"],
+        typer.Option(help="The student of a training, or its EMA model."),
+    ] = "student",
     classes: Annotated[
         str | None,
         typer.Option(help="cityscapes, camvid or drawn, where the file names no classes."),
@@ -249,21 +222,19 @@ def import_checkpoint(
 
     Example: ssr import daformer.pth --out runs/daformer/student --fit 1024x512
     """
-    from pipeline.console import activity, console
+    from pipeline.console import console
     from pipeline.tables import print_foreign
     from stages.prepare.datasets import CLASS_TABLES
+    from stages.student.foreign import read_foreign, save_foreign
 
     if classes is not None and classes not in CLASS_TABLES:
         known = ", ".join(CLASS_TABLES)
         raise ConfigError(f"--classes {classes} is unknown; choose one of {known}")
     fit_px = None if fit is None else _parse_fit(fit)
     table = None if classes is None else CLASS_TABLES[classes]
-    with activity("reading the checkpoint"):
-        from stages.student.foreign import read_foreign, save_foreign
-
-        foreign = read_foreign(checkpoint, network=weights.value, classes=table)
+    foreign = read_foreign(checkpoint, network=weights, classes=table)
     print_foreign(foreign)
-    save_foreign(foreign, out, network=weights.value, fit_px=fit_px)
+    save_foreign(foreign, out, network=weights, fit_px=fit_px)
     console.print(f"student in {out}")
 
 

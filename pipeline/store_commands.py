@@ -28,7 +28,7 @@ def inspect(
 
     Example: ssr inspect data/features/source/1a2b3c4d.zarr --png features.png
     """
-    from pipeline.console import activity, console
+    from pipeline.console import console
     from pipeline.tables import print_store
     from store.errors import ConfigError
     from store.files import parse_url
@@ -37,16 +37,13 @@ def inspect(
     if image is not None and png is None:
         raise ConfigError("--image needs --png FILE, where the picture goes")
     place = parse_url(store)
-    with activity("reading"):
-        summary = summarise(place)
-    print_store(summary)
+    print_store(summarise(place))
     if png is not None:
-        with activity("drawing"):
-            from pipeline.pictures import save_picture
+        from pipeline.pictures import save_picture
 
-            without_photo = save_picture(
-                png, store=place, image_id=image, params_path=params, manifest_path=MANIFEST
-            )
+        without_photo = save_picture(
+            png, store=place, image_id=image, params_path=params, manifest_path=MANIFEST
+        )
         if without_photo is not None:
             console.print(f"without the photo: {without_photo}")
 
@@ -77,8 +74,10 @@ def verify(
     """
     from dataclasses import asdict
 
+    from rich.filesize import decimal
+
     from pipeline.checks import current_manifest
-    from pipeline.console import activity, console, progress, size
+    from pipeline.console import console, progress
     from pipeline.params import load_params
     from pipeline.tables import print_damage, print_online
     from store.atomic import write_bytes
@@ -91,9 +90,9 @@ def verify(
     if online is not None:
         if repair:
             raise ConfigError("--repair and --online are two different things; give one of them")
+        from pipeline.online import compare_online
+
         config = load_params(params, overrides)
-        with activity("loading PyTorch and transformers"):
-            from pipeline.online import compare_online
         with progress("verify", "crops") as report:
             agreement = compare_online(
                 config,
@@ -131,7 +130,7 @@ def verify(
             f"{store}: {len(found.unread)} files could not be read, {about}: they may be sound and "
             "were left alone; run it again once they can be read"
         )
-    read = f"{found.shards} shards, {size(found.size_bytes)}"
+    read = f"{found.shards} shards, {decimal(found.size_bytes)}"
     console.print(f"{store}: {read}, every file is what was written")
 
 
@@ -178,16 +177,15 @@ def _repair(params: "Params", url: "Url", progress: Callable[[int, int, str], No
 
 def convert(
     store: StoreUrl,
-    codec: Annotated[
-        str,
-        typer.Option(help="int8 or int8-zstd."),
-    ],
+    codec: Annotated[str, typer.Option(help="int8 or int8-zstd.")],
 ) -> None:
     """Write the store of a smaller codec beside a float16 store, without SAM.
 
     Example: ssr convert data/features/source/1a2b3c4d.zarr --codec int8-zstd
     """
-    from pipeline.console import console, progress, size
+    from rich.filesize import decimal
+
+    from pipeline.console import console, progress
     from store.convert import convert as run
     from store.files import join, parse_url, stores_of
     from store.summary import inspect as summarise
@@ -199,7 +197,7 @@ def convert(
     before, after = (
         sum(level.size_bytes for level in summarise(url).levels.values()) for url in (place, new)
     )
-    console.print(f"{new}: {size(after)}, {after / before:.0%} of {size(before)} in float16")
+    console.print(f"{new}: {decimal(after)}, {after / before:.0%} of {decimal(before)} in float16")
     console.print(
         f"when the stores of all domains are converted: set store.codec: {codec} and run "
         "`ssr embed`, which then runs no SAM"

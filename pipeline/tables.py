@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.console import console, print_table, size
+from rich.filesize import decimal
+
+from pipeline.console import console, print_table
 from stages.embed.planned import weights_of
 from stages.evaluate.scores import percent_text, read_scores
 from stages.prepare.stage import PrepareResult
@@ -121,7 +123,7 @@ def print_store(store: "StoreSummary") -> None:
                 name,
                 " x ".join(map(str, level.shape)),
                 f"{level.shards_done}/{level.shards}",
-                size(level.size_bytes),
+                decimal(level.size_bytes),
                 *statistics_text(level),
             )
             for name, level in store.levels.items()

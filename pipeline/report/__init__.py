@@ -18,10 +18,10 @@ from typing import Any, Final
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
+from rich.filesize import decimal
 
-from pipeline.checks import require_current_manifest, require_current_stores
+from pipeline.checks import current_manifest, require_current_stores
 from pipeline.comparison import read_runs
-from pipeline.console import size
 from pipeline.costs import cost_of, versions
 from pipeline.options import RUN
 from pipeline.params import Params
@@ -109,7 +109,7 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"size": size, "sizes": sizes_text, "statistics": statistics_text}
+    environment.filters |= {"size": decimal, "sizes": sizes_text, "statistics": statistics_text}
     text = environment.get_template("page.html.jinja").render(
         data=Part.of(of_run.data),
         stores=Part.of(of_run.stores),
@@ -301,8 +301,7 @@ class _Run:
         params, path = self.params, self.manifest_path
         found = []
         if path.is_file():
-            current = Part.of(lambda: require_current_manifest(params, self.manifest, path))
-            found.append(current.missing)
+            found.append(Part.of(lambda: current_manifest(params, path)).missing)
         if self.index_path.is_file():
             found.append(Part.of(lambda: require_current_stores(params, self.index_path)).missing)
         if Part.of(lambda: measured_card(self.run, read_scores(self.run))) == Part(None):

@@ -1,7 +1,6 @@
 """`ssr doctor` finds faults of installation, params, data and stores, and names their cure."""
 
 import json
-import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import pytest
 
 from pipeline.doctor import examine
 from tests.pipeline.mistakes import Case, identifier, params, remove
-from tests.pipeline.workplace import REPOSITORY, shard, ssr, stored
+from tests.pipeline.workplace import shard, ssr, stored
 
 PARAMS = Path("params.yaml")
 
@@ -32,11 +31,6 @@ def doctor(*overrides: str) -> Said:
     return said
 
 
-def put_a_file_in_place_of_the_results() -> None:
-    shutil.rmtree("runs")
-    Path("runs").write_text("")
-
-
 CASES = [
     Case("no data folder", "prepare.source.root=nowhere", ("prepare.source.root: nowhere",)),
     Case(
@@ -44,11 +38,6 @@ CASES = [
         "",
         ("photos/day/images/00000.png", "ssr prepare"),
         remove("photos/day/images"),
-    ),
-    Case(
-        "manifest of other datasets",
-        "prepare.source.exclude=[day/images/00000]",
-        ("data/manifest.parquet", "another prepare.source.exclude", "ssr prepare"),
     ),
     Case(
         "no teacher weights, nothing embedded",
@@ -60,11 +49,6 @@ CASES = [
         "no student weights",
         "train.student.weights=weights/mit_b0.pth",
         ("train.student.weights: weights/mit_b0.pth", "does not exist", "correct the path"),
-    ),
-    Case(
-        "student weights by a name that is none",
-        "train.student.weights=mit_b0",
-        ("train.student.weights: mit_b0", "not a Hugging Face id"),
     ),
     Case(
         "no student to start from",
@@ -86,9 +70,8 @@ CASES = [
         "results folder that is a file",
         "",
         ("runs", "not a folder that can be written to"),
-        put_a_file_in_place_of_the_results,
+        lambda: [shutil.rmtree("runs"), Path("runs").touch()],
     ),
-    Case("typo", "train.sed=1", ("--set train.sed=1", "not a known key")),
 ]
 
 
@@ -128,23 +111,12 @@ def test_a_problem_ends_with_exit_code_2(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("workplace")
-def test_before_the_first_stage_the_next_steps_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert doctor().problem == []
-    assert any("run `ssr prepare`" in line for line in doctor().warning)
-    ssr("prepare")
+def test_before_the_first_stage_the_next_steps_are_named() -> None:
     said = doctor()
-    assert any("run `ssr embed`" in line for line in said.warning)
-    assert any("free at data/features" in line for line in said.ok)
-    monkeypatch.setattr("pipeline.plan.free_bytes", lambda url: 1000)
-    assert any("room: 1 KB free at data/features" in line for line in doctor().warning)
-
-
-@pytest.mark.usefixtures("photos")
-def test_training_without_features_needs_no_store() -> None:
-    remove("data/index.json", "data/features")()
-    said = doctor("train.regularizer.on=[]")
     assert said.problem == []
-    assert "train.regularizer.on is []: no features are read" in said.ok
+    assert any("run `ssr prepare`" in line for line in said.warning)
+    ssr("prepare")
+    assert any("run `ssr embed`" in line for line in doctor().warning)
 
 
 @pytest.mark.usefixtures("photos")
@@ -159,31 +131,11 @@ def test_a_machine_that_only_trains_needs_no_teacher() -> None:
     assert any("sam.pth" in line and "only embedding needs it" in line for line in said.warning)
 
 
-@pytest.mark.usefixtures("photos", "no_gpu")
-def test_a_gpu_that_there_is_not_is_said_of_every_key() -> None:
-    said = doctor("embed.device=cuda", "train.device=cuda")
-    assert [line.split(" ")[0] for line in said.problem] == ["embed.device", "train.device"]
-
-
 @pytest.mark.usefixtures("photos")
 def test_a_bucket_without_its_package_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.doctor.find_spec", lambda name: None)
     (line,) = doctor("store.url=s3://bucket/features").problem
     assert "needs s3fs: `pip install -e '.[s3]'`" in line
-
-
-@pytest.mark.usefixtures("photos")
-def test_a_folder_without_permission_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Tests may run as root, to whom permissions say nothing.
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "runs")
-    (line,) = doctor().problem
-    assert "runs: is not a folder that can be written to" in line
-
-
-@pytest.mark.usefixtures("workplace", "no_gpu")
-def test_a_gpu_that_pytorch_does_not_see_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert any("sees no GPU, but" in line for line in doctor().warning)
 
 
 @pytest.mark.usefixtures("workplace")
@@ -195,26 +147,3 @@ def test_what_cannot_be_imported_is_a_problem(module: str, monkeypatch: pytest.M
     line = doctor().problem[0]
     assert line.startswith("a check failed (ModuleNotFoundError: ")
     assert "`pip install -e .`" in line
-
-
-@pytest.mark.parametrize("name", ["dvc.lock", ".dvc/tmp/rwlock"])
-@pytest.mark.parametrize(
-    ("content", "mark"),
-    [
-        ("{}", "ok"),
-        ("stages:\n<<<<<<< HEAD\n  a: 1\n=======\n  a: 2\n>>>>>>> other\n", "problem"),
-        ("", "problem"),
-        ("[" * 2000, "problem"),
-    ],
-)
-def test_a_damaged_file_of_dvc_is_a_problem(
-    name: str, content: str, mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(REPOSITORY / "dvc.yaml", tmp_path)
-    Path(".dvc/tmp").mkdir(parents=True)
-    assert "DVC: dvc.yaml and .dvc are there" in doctor().ok
-    Path(name).write_text(content)
-    assert any(line.startswith(f"{name} is damaged") for line in doctor().problem) == (
-        mark == "problem"
-    )

@@ -104,7 +104,6 @@ def test_what_does_not_fit_is_listed_before_it_is_refused(photos: Path) -> None:
         ("predict runs notes.txt --out predicted", ("notes.txt: is damaged or not an image",)),
         ("predict runs photos/dusk --out params.yaml/x", ("params.yaml", "check the path")),
         ("predict runs photos/dusk --out o --window 33", ("--window 33", "multiple of 32")),
-        ("predict runs photos/dusk --out o --fit 5", ("--fit 5", "WIDTHxHEIGHT")),
         ("import notes.txt --out theirs", ("notes.txt is damaged or not a weight file",)),
         ("import notes.txt --out o --classes ade", ("--classes ade", "cityscapes, camvid")),
         ("compare runs", ("runs is one run", "name another one")),

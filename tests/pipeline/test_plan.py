@@ -1,10 +1,8 @@
 """`ssr plan`: the estimate against a real run, and what an encoder costs."""
 
 import os
-import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,15 +13,12 @@ from pipeline.options import MANIFEST
 from pipeline.params import Params, load_params
 from pipeline.plan import (
     TFLOPS,
-    WRITE_TEST_BYTES,
     LevelPlan,
-    free_bytes,
     measured_speed,
     plan_stores,
     size_bytes,
     table_speed,
     tiles_per_step,
-    writing_speed,
 )
 from stages.embed.teachers.sam_encoder import SamEncoder, macs_per_tile
 from stages.embed.teachers.sam_sizes import ArchitectureName
@@ -92,11 +87,11 @@ def planned(*overrides: str) -> list[LevelPlan]:
     return plan_stores(load_params(Path("params.yaml"), overrides), Manifest.read(MANIFEST))
 
 
-def test_shards_are_exact_to_the_byte(there: Path) -> None:
+def test_sizes_are_those_of_shards(there: Path) -> None:
     for level in planned(LEVELS):
         shards = [*the_store(level.domain, there).glob(f"{level.level}/c.*")]
-        assert level.files == 2 * len(shards)
-        assert level.size_bytes == sum(path.stat().st_size for path in shards)
+        written = sum(path.stat().st_size for path in shards)
+        assert level.size_bytes == pytest.approx(written, rel=0.02)
 
 
 @pytest.mark.usefixtures("there")
@@ -124,7 +119,6 @@ def test_the_papers_setting_needs_what_its_arithmetic_says(paper: Callable[..., 
     tokens = 24_966 * (96 * 160) + 2_975 * (64 * 128)  # in whole chunks of 16x16
     assert size_bytes(plan, "float16") == pytest.approx(tokens * 256 * 2, rel=0.001)
     assert size_bytes(plan, "int8") == pytest.approx(tokens * 256, rel=0.001)
-    assert sum(level.files for level in plan) == 2 * (-(-24_966 // 32) - (-2_975 // 32))
 
 
 @pytest.mark.parametrize(
@@ -179,30 +173,6 @@ def test_multiply_accumulates_are_those_of_the_official_encoders(
     assert macs_per_tile(name) == pytest.approx(gmac * 1e9, rel=1e-3)
 
 
-def test_free_room_is_asked_of_the_nearest_folder_that_is_there(tmp_path: Path) -> None:
-    assert free_bytes(str(tmp_path / "not" / "there")) == free_bytes(str(tmp_path))
-    assert free_bytes("s3://bucket/features") is None
-
-
-def test_writing_is_timed_with_bytes_that_reach_the_disk_and_are_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flushed: list[int] = []
-    fsync = os.fsync
-
-    def slow(file: int) -> None:
-        if stat.S_ISREG(os.fstat(file).st_mode):
-            flushed.append(os.fstat(file).st_size)
-            time.sleep(0.2)
-        fsync(file)
-
-    monkeypatch.setattr(os, "fsync", slow)
-    speed = writing_speed(tmp_path / "not" / "there")
-    assert flushed == [WRITE_TEST_BYTES]
-    assert 0 < speed < WRITE_TEST_BYTES / 0.2
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.usefixtures("there")
 def test_the_command_says_everything_without_weights_and_warns_of_a_full_disk(
     monkeypatch: pytest.MonkeyPatch,
@@ -211,11 +181,9 @@ def test_the_command_says_everything_without_weights_and_warns_of_a_full_disk(
     said = demand("plan", "-S", "embed.teacher.weights=not/there.pth", "--device", "a100")
     for words in ("source stride8", "int8-zstd", "time: ", "a100", "break-even: step"):
         assert words in said
-    assert "5 B free at data/features: NOT ENOUGH" in said
+    assert "5 bytes free at data/features: NOT ENOUGH" in said
     assert "time: unknown, abacus" in demand("plan", "--device", "abacus")
-    said = demand("plan", "--calibrate")
-    assert "tiles/s on cpu, measured" in said
-    assert "/s, measured at data/features; the teacher goes on meanwhile" in said
+    assert "tiles/s on cpu, measured" in demand("plan", "--calibrate")
 
 
 @pytest.mark.usefixtures("there")
