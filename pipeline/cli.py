@@ -6,10 +6,8 @@ import re
 import shlex
 import signal
 import sys
-import traceback
 from inspect import getdoc
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
 
@@ -50,8 +48,7 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line.
 
-    A mistake that the user can correct is one line and exit code 2, an interrupt one line and 130;
-    anything unforeseen is one line that names the file of its traceback, and 1.
+    A mistake that the user can correct is one line and exit code 2, an interrupt one line and 130.
     """
     from store.errors import SSRError, is_out_of_memory
 
@@ -71,32 +68,19 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         _give_up(f"{where}{error.strerror or error}; check the path, permissions and disk space")
     except Exception as error:
-        what = f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(": ")
-        if is_out_of_memory(error):
-            _give_up(
-                f"{what}; close other programs, or take less at a time: train.micro_batch_size, "
-                "train.activation_checkpointing, train.workers, embed.batch_tiles, "
-                "evaluate.window_px"
-            )
-        _give_up(f"unforeseen: {what}; please report it with its traceback: {_traceback()}", 1)
+        if not is_out_of_memory(error):
+            raise
+        what = str(error).partition("\n")[0]
+        _give_up(
+            f"out of memory ({what}): close other programs, or take less at a time: "
+            "train.micro_batch_size, train.activation_checkpointing, train.workers, "
+            "embed.batch_tiles, evaluate.window_px"
+        )
 
 
 def _give_up(message: str, code: int = 2) -> NoReturn:
     print(f"ssr: {message}", file=sys.stderr)  # noqa: T201 - the shell's own error line
     sys.exit(code)
-
-
-def _traceback() -> str:
-    """Write the traceback to a new temporary file and name it; to stderr where that fails."""
-    try:
-        with NamedTemporaryFile(
-            "w", prefix="ssr-", suffix=".txt", delete=False, encoding="utf-8", errors="replace"
-        ) as file:
-            file.write(f"{sys.argv}\n{traceback.format_exc()}")
-    except OSError:
-        traceback.print_exc()
-        return "above"
-    return file.name
 
 
 def _choices() -> str:

@@ -22,29 +22,18 @@ PACKAGES: Final = ("ssr-offline", "torch", "transformers", "segment-anything", "
 
 
 class Cost(BaseModel):
-    """One run of a stage, or what is known of several that went on from each other.
-
-    Attributes:
-        ended: When, in UTC, to the second.
-        seconds: From the first line of the command to its end, loading included.
-        peak_bytes: Most memory that the main process held, its workers' left out; None where the
-            system does not tell.
-        gpu_peak_bytes: Most memory allocated on the current GPU; None without one.
-        units: Steps or images that its progress reported.
-        finished: False where it was interrupted or failed.
-        versions: Of Python and the packages that numbers depend on.
-    """
+    """One run of a stage."""
 
     model_config = ConfigDict(frozen=True)
 
     stage: str
-    ended: str
-    seconds: float
-    peak_bytes: int | None
-    gpu_peak_bytes: int | None
-    units: int
-    finished: bool
-    versions: dict[str, str]
+    ended: str  # in UTC, to the second
+    seconds: float  # loading included
+    peak_bytes: int | None  # of the main process; None where the system does not tell
+    gpu_peak_bytes: int | None  # allocated on the current GPU; None without one
+    units: int  # steps or images that its progress reported
+    finished: bool  # False where it was interrupted or failed
+    versions: dict[str, str]  # of Python and the packages that numbers depend on
 
 
 @contextmanager
@@ -89,28 +78,19 @@ def noted(stage: str, unit: str, folder: Path | None) -> Iterator[Report]:
 
 
 def cost_of(stage: str, folder: Path) -> Cost | None:
-    """Return what the last run that did something took, with the interrupted ones before it.
+    """Return what the last run that did something took.
 
-    Seconds and units add up. A line that a failing machine tore is passed over.
+    A line that a failing machine tore is passed over.
     """
-    path, whole = folder / COSTS, None
+    path = folder / COSTS
     for line in reversed(path.read_text(errors="replace").splitlines() if path.is_file() else []):
         try:
             cost = Cost.model_validate_json(line)
         except ValidationError:
             continue
-        if cost.stage != stage or cost.units == 0:
-            continue
-        if whole is None:
-            whole = cost
-        elif cost.finished:
-            break  # an older run
-        else:
-            sums = {
-                name: getattr(cost, name) + getattr(whole, name) for name in ("seconds", "units")
-            }
-            whole = whole.model_copy(update=sums)
-    return whole
+        if cost.stage == stage and cost.units:
+            return cost
+    return None
 
 
 def peak_bytes() -> int | None:

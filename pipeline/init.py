@@ -46,15 +46,8 @@ def write_preset(
 ) -> list[str]:
     """Write an arm of a preset as params file; of own folders, with what is found in them.
 
-    Args:
-        name: One of `PRESETS`.
-        path: The params file; one that nobody edited is replaced.
-        arm: One of `ARMS`.
-        roots: Folder of `source`, then `target`; None keeps the preset's.
-        overwrite: Replace an edited file too.
-
-    Returns:
-        What was found, in sentences.
+    A file that nobody edited is replaced. Roots are the folders of `source`, then `target`; None
+    keeps the preset's. Returns what was found, in sentences.
 
     Raises:
         ConfigError: Preset or arm are unknown, a target is given or needed and the preset has

@@ -122,11 +122,7 @@ YAML_FAULTS = (YAMLError, ValueError, RecursionError)
 
 
 def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
-    """Read and check a params file.
-
-    Args:
-        path: YAML file.
-        overrides: `section.key=value` each; the value is YAML.
+    """Read and check a params file; overrides are `section.key=value` each, of YAML values.
 
     Raises:
         ConfigError: One line that names file, key, fault and, for a typo, the likely key.
@@ -228,10 +224,7 @@ def _describe(key: str, fault: ErrorDetails) -> str:
 
 
 def _brief(value: object) -> str:
-    try:
-        return _cut(_VALUES.repr(value))
-    except ValueError:  # of a number that is too long for Python to write
-        return "a number of thousands of digits"
+    return _cut(_VALUES.repr(value))
 
 
 def _cut(text: str) -> str:

@@ -146,11 +146,12 @@ def export(
 
     Example: ssr export runs --out exported --onnx
     """
-    from pipeline.console import console, progress
+    from pipeline.console import console
     from stages.evaluate.export import run
 
-    with progress("export", "steps") as report:
-        result = run(model=model, out=out, onnx=onnx, progress=report)
+    if onnx:
+        console.print("translating to ONNX: minutes for a large student")
+    result = run(model=model, out=out, onnx=onnx)
     if result.why_no_metrics is not None:
         console.print(f"model card without metrics: {result.why_no_metrics}")
     if result.onnx_difference is not None:

@@ -71,18 +71,17 @@ def print_validation(
 
     Then why the wrong-teacher test is no part of it, where it is none.
     """
-    if every and validation is None:
+    if not every:
+        return
+    if validation is None:
         console.print("no validation: neither domain has labelled val images")
-    elif every and validation is not None:
-        seen = "on the source only, as no val image of the target has a label"
-        if validation.sees_target_labels:
-            seen = (
-                "the best is chosen by TARGET LABELS, which unsupervised adaptation does not have"
-            )
-        on = f"every {every} steps on {validation.on}"
-        console.print(f"validation {on}: {seen}; kept in {out}/best")
-        if without is not None:
-            console.print(without)
+        return
+    seen = "on the source only, as no val image of the target has a label"
+    if validation.sees_target_labels:
+        seen = "the best is chosen by TARGET LABELS, which unsupervised adaptation does not have"
+    console.print(f"validation every {every} steps on {validation.on}: {seen}; kept in {out}/best")
+    if without is not None:
+        console.print(without)
 
 
 def print_trained(result: "TrainResult", iterations: int) -> None:

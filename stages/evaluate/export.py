@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -37,8 +37,6 @@ TOLERANCE: Final = 1e-4
 SIZES: Final[tuple[Size, ...]] = ((64, 64), (96, 160), (160, 128), (75, 110))
 """Inputs on which twins are compared; the last is not a multiple of 32."""
 
-Progress = Callable[[int, int, str], None]
-
 # transformers counts from 0 to 1 where our constants count from 0 to 255; it resizes to one fixed
 # size, whatever the image's ratio, so that is left to the caller.
 _PROCESSOR: Mapping[str, Any] = {
@@ -62,7 +60,7 @@ class ExportResult:
     onnx_difference: float | None  # largest of any logit
 
 
-def run(*, model: Path, out: Path, onnx: bool, progress: Progress) -> ExportResult:
+def run(*, model: Path, out: Path, onnx: bool) -> ExportResult:
     """Export a student.
 
     The folder holds `model.safetensors`, `config.json`, `preprocessor_config.json`, `classes.json`
@@ -100,12 +98,9 @@ def run(*, model: Path, out: Path, onnx: bool, progress: Progress) -> ExportResu
     difference = None
     out.mkdir(parents=True, exist_ok=True)
     if onnx:
-        progress(0, 2, "translating to ONNX, minutes for a large student")
         twin = export_onnx(student.network, student.classes.names)
-        progress(1, 2, "comparing its logits")
         difference = compare_twins(student.network, twin)
         write_bytes(out / ONNX, twin)
-        progress(2, 2, "written")
     else:
         (out / ONNX).unlink(missing_ok=True)  # of an earlier export, of other weights perhaps
     classes = zip(student.classes.names, student.classes.palette, strict=True)

@@ -69,15 +69,9 @@ def run(
     `<out>/metrics.json` of all; pictures of an earlier run are removed. Every file is replaced
     atomically, `metrics.json` last. Equal inputs give equal bytes.
 
-    Args:
-        config: What to measure on, and how.
-        manifest: Its class table must be the student's.
-        roots: Folder of each domain.
-        student: Its folder.
-        out: Folder for the results.
-        progress: Called with images done, images in total and what is being done.
-        at_least_px: Side of the crop, to which smaller images of `config.datasets` are padded.
-        cache: File that remembers what was measured of their files; None is one in `out`.
+    The manifest's classes must be the student's. Smaller images of `config.datasets` are padded to
+    `at_least_px`, the side of the crop; what was measured of their files is kept in the file
+    `cache`, by default one in `out`. Progress is called with images done, in all, and what is done.
 
     Returns:
         Scores of each dataset by name, in percent; the domain's, e.g. "target/val", first.

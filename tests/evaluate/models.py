@@ -76,4 +76,4 @@ def exported(
     folder: Path, model: str = "student", out: str = "exported", *, onnx: bool = False
 ) -> ExportResult:
     """Export a model in a folder to another folder in it."""
-    return run(model=folder / model, out=folder / out, onnx=onnx, progress=lambda *call: None)
+    return run(model=folder / model, out=folder / out, onnx=onnx)

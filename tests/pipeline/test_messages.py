@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from pipeline.cli import INTERRUPTED
 from pipeline.console import console, print_table, progress
 from tests.conftest import HOSTILE
-from tests.pipeline.workplace import Outcome, change_params, demand, ssr, times
+from tests.pipeline.workplace import change_params, demand, ssr, times
 
 DEADLINE_S = 120.0
 MANY = 40
@@ -92,18 +92,6 @@ def test_an_interrupted_embed_goes_on_with_what_it_lacks(workplace: Path, option
     assert demand("embed").count(" 0 embedded now") == 2
 
 
-@pytest.mark.slow
-def test_an_interrupted_training_goes_on_from_its_checkpoint(workplace: Path) -> None:
-    changes = {"iterations": MANY, "checkpoint_every": 1, "validate_every": 0, "workers": 1}
-    change_params(workplace, {f"train.{key}": value for key, value in changes.items()})
-    demand("prepare")
-    demand("embed")
-    line = interrupt("train --fresh", (workplace / "runs" / "checkpoint.pt").is_file)
-    assert not (workplace / "runs" / "student").exists()
-    (done,) = re.findall(rf"resumed after (\d+) of {MANY} steps", go_on(line))
-    assert 0 < int(done) < MANY
-
-
 def test_a_name_with_markup_is_shown_as_it_is(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,38 +105,11 @@ def test_a_name_with_markup_is_shown_as_it_is(
             assert capsys.readouterr().out.count(name) >= 4
 
 
-def test_progress_in_a_log_is_the_first_and_the_last_unit_of_each_piece_of_work(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with progress("embed", "images") as report:
-        for what in ("source", "target"):
-            for done in (1, 2, 3):
-                report(done, 3, what)
-    lines = capsys.readouterr().out.splitlines()
-    assert [" ".join(line.split()) for line in lines] == [
-        f"embed: {done}/3 {what}" for what in ("source", "target") for done in (1, 3)
-    ]
-
-
-def failing(error: Exception) -> Outcome:
-    with mock.patch.object(TyperGroup, "invoke", side_effect=error):
-        return ssr("train", "--out", "mine")
-
-
-def test_an_unforeseen_error_is_one_line_that_names_its_traceback() -> None:
-    outcome = failing(ZeroDivisionError("by zero\nand more"))
-    line, where = outcome.err.rsplit(": ", 1)
-    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
-    assert line.startswith("ssr: unforeseen: ZeroDivisionError: by zero; ")
-    saved = Path(where.strip())
-    assert saved.read_text().rstrip().endswith("ZeroDivisionError: by zero\nand more")
-    saved.unlink()
-
-
 @pytest.mark.parametrize(
     "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried\nto")]
 )
 def test_memory_that_is_short_is_a_line_with_what_needs_less(error: Exception) -> None:
-    outcome = failing(error)
+    with mock.patch.object(TyperGroup, "invoke", side_effect=error):
+        outcome = ssr("train", "--out", "mine")
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
     assert "train.micro_batch_size" in outcome.err
