@@ -33,9 +33,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 pytest $(IN_PARALLEL)
 
-# and everything else but what needs a GPU or a browser
+# and everything else but what needs a GPU
 test-all: test
-	OMP_NUM_THREADS=1 pytest $(IN_PARALLEL) -m 'slow and not gpu and not browser'
+	OMP_NUM_THREADS=1 pytest $(IN_PARALLEL) -m 'slow and not gpu'
 
 lint: $(INSTALLED)
 	ruff format --check

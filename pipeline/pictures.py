@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline.options import MANIFEST
 from pipeline.params import load_params
 from pipeline.tables import UNTRAINED, teacher_of
 from stages.evaluate.pictures import FONT_PX, INK, PAPER, png_of
@@ -124,9 +125,7 @@ class Painter:
         return enlarge(painted, self.reader.header.spec.level(level).stride_px)[:height, :width]
 
 
-def save_picture(
-    out: Path, *, store: Url, image_id: str | None, params_path: Path, manifest_path: Path
-) -> str | None:
+def save_picture(out: Path, *, store: Url, image_id: str | None, params_path: Path) -> str | None:
     """Draw all levels of one image of a store into a PNG file, beside its photo if that is there.
 
     Without an image id it is the store's first. Returns why the picture is without the photo; None
@@ -146,12 +145,12 @@ def save_picture(
         )
     panels: list[Panel] = []
     try:
-        painter = Painter(reader, Manifest.read(manifest_path).records)
+        painter = Painter(reader, Manifest.read(MANIFEST).records)
         roots = load_params(params_path).prepare.roots
         if record := painter.records.get(image_id):
             panels.append((image_id, read_photo(record, roots[record.domain])))
         else:
-            without = f"{manifest_path} has no image {image_id} as it was embedded"
+            without = f"{MANIFEST} has no image {image_id} as it was embedded"
     except SSRError as error:  # a store can be looked at far from its images
         without = str(error)
     trained = teacher_of(reader.header.spec.provenance).get("trained")

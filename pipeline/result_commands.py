@@ -77,8 +77,6 @@ def report(
         params_path=params,
         overrides=overrides,
         run=out,
-        manifest=MANIFEST,
-        index=INDEX,
         compare=compare,
     )
     console.print(f"{written}: open it in a browser")

@@ -41,9 +41,7 @@ def inspect(
     if png is not None:
         from pipeline.pictures import save_picture
 
-        without_photo = save_picture(
-            png, store=place, image_id=image, params_path=params, manifest_path=MANIFEST
-        )
+        without_photo = save_picture(png, store=place, image_id=image, params_path=params)
         if without_photo is not None:
             console.print(f"without the photo: {without_photo}")
 

@@ -23,7 +23,7 @@ from rich.filesize import decimal
 from pipeline.checks import current_manifest, require_current_stores
 from pipeline.comparison import read_runs
 from pipeline.costs import cost_of, versions
-from pipeline.options import RUN
+from pipeline.options import INDEX, MANIFEST, RUN
 from pipeline.params import Params
 from pipeline.pictures import Painter, read_photo
 from pipeline.tables import UNTRAINED, sizes_text, statistics_text, teacher_of
@@ -82,9 +82,7 @@ def write_report(
     params_path: Path,
     overrides: Sequence[str],
     run: Path,
-    manifest: Path,
-    index: Path,
-    compare: Sequence[Path] = (),
+    compare: Sequence[Path],
 ) -> Path:
     """Write `<run>/report.html` from whatever there is; return the file.
 
@@ -96,12 +94,12 @@ def write_report(
     """
     if not run.is_dir() and run != RUN:
         raise DataError(f"{run}: there is no such folder; give one that `ssr train` wrote")
-    if not run.is_dir() and not manifest.is_file():
+    if not run.is_dir() and not MANIFEST.is_file():
         raise DataError(
-            f"nothing to report yet: there is neither {manifest} nor {run}; run `dvc repro`, "
+            f"nothing to report yet: there is neither {MANIFEST} nor {run}; run `dvc repro`, "
             "or at least `ssr prepare`"
         )
-    of_run = _Run(params, run, manifest, index)
+    of_run = _Run(params, run)
     environment = Environment(
         loader=PackageLoader(__name__, ""),
         autoescape=True,
@@ -137,13 +135,11 @@ class _Run:
 
     params: Params
     run: Path
-    manifest_path: Path
-    index_path: Path
 
     @cached_property
     def manifest(self) -> Manifest:
         """The images; DataError where there are none."""
-        return Manifest.read(self.manifest_path)
+        return Manifest.read(MANIFEST)
 
     def data(self) -> dict[str, Any]:
         """Splits, classes and what looks wrong."""
@@ -153,12 +149,12 @@ class _Run:
             "classes": list(zip(classes.names, classes.palette, strict=True)),
             "findings": findings(self.manifest, unused_labels=0),
             "skipped": self.manifest.skipped,
-            "sha256": sha256_of_file(self.manifest_path),
+            "sha256": sha256_of_file(MANIFEST),
         }
 
     def stores(self) -> dict[str, Part]:
         """Summarise the store of each domain."""
-        index, records = Index.read(self.index_path), self.manifest.records
+        index, records = Index.read(INDEX), self.manifest.records
         if not index.stores:
             raise StoreMissingError("no store: embed.domains is [], so nothing was embedded")
 
@@ -276,7 +272,7 @@ class _Run:
 
     def costs(self) -> dict[str, Any]:
         """Time and memory of each stage; versions of the last run, where it noted them."""
-        data = self.manifest_path.parent
+        data = MANIFEST.parent
         folders = {"prepare": data, "embed": data, "train": self.run, "evaluate": self.run}
         found = {stage: cost_of(stage, folder) for stage, folder in folders.items()}
         last = found["train"] or found["evaluate"] or found["embed"] or found["prepare"]
@@ -298,12 +294,11 @@ class _Run:
 
     def warnings(self) -> list[str]:
         """Say what on the page does not belong together, or not to the parameters."""
-        params, path = self.params, self.manifest_path
-        found = []
-        if path.is_file():
-            found.append(Part.of(lambda: current_manifest(params, path)).missing)
-        if self.index_path.is_file():
-            found.append(Part.of(lambda: require_current_stores(params, self.index_path)).missing)
+        params, found = self.params, []
+        if MANIFEST.is_file():
+            found.append(Part.of(lambda: current_manifest(params, MANIFEST)).missing)
+        if INDEX.is_file():
+            found.append(Part.of(lambda: require_current_stores(params, INDEX)).missing)
         if Part.of(lambda: measured_card(self.run, read_scores(self.run))) == Part(None):
             found.append(
                 "The evaluation below is of another student than the present one: run "

@@ -19,7 +19,14 @@ from examples.drawn.world.style import Style
 from tests.documents.reading import DOCUMENTS, commands_in, fenced, shell_blocks
 from tests.pipeline.repository import demand_repro, environment, make_repository
 from tests.pipeline.test_handover import official_checkpoint
-from tests.pipeline.workplace import REPOSITORY, SMALLEST, change_params, demand, write_params
+from tests.pipeline.workplace import (
+    REPOSITORY,
+    SMALLEST,
+    change_params,
+    demand,
+    enter_copy,
+    write_params,
+)
 from tests.prepare.conftest import ids, save, save_paletted
 
 SIZE = (64, 128)
@@ -110,9 +117,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def after(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder: a copy of that."""
-    shutil.copytree(trained, tmp_path / "after")
-    monkeypatch.chdir(tmp_path / "after")
-    return tmp_path / "after"
+    return enter_copy(trained, tmp_path, monkeypatch)
 
 
 @pytest.fixture

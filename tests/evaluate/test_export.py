@@ -251,18 +251,6 @@ def test_a_student_is_not_exported_onto_itself(tmp_path: Path) -> None:
     assert (tmp_path / "student/config.json").read_bytes() == before
 
 
-def test_nothing_is_written_among_other_files(tmp_path: Path) -> None:
-    save_model(tmp_path / "student")
-    other = tmp_path / "project"
-    other.mkdir()
-    (other / "README.md").write_text("of a project")
-    (other / "params.yaml").write_text("of a project")
-    with pytest.raises(ConfigError, match=r"holds other files \(params\.yaml\)") as error:
-        exported(tmp_path, out=other.name)
-    one_line(error)
-    assert (other / "README.md").read_text() == "of a project"
-
-
 @pytest.mark.parametrize(
     ("meta", "says"),
     [

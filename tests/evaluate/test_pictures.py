@@ -1,17 +1,14 @@
 """Pictures are read back pixel by pixel."""
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 
 from stages.evaluate.pictures import (
     CELL_PX,
     FULL,
-    GAP_PX,
     PANEL_PX,
     colorize,
     confusion_picture,
@@ -36,40 +33,9 @@ def drawn_panels(
     return image, label, np.ones((height, width), np.uint8)
 
 
-def triptych(
-    image: NDArray[np.uint8], label: NDArray[np.uint8], prediction: NDArray[np.uint8]
-) -> Image.Image:
-    return Image.open(io.BytesIO(triptych_png("a", image, label, prediction, CLASSES)))
-
-
 def test_ids_take_the_colours_of_the_table_and_all_others_are_black() -> None:
     painted = colorize(np.array([[0, 1, 2, 255]], np.uint8), CLASSES)
     assert painted.tolist() == [[list(RED), list(BLUE), list(BLACK), list(BLACK)]]
-
-
-def test_image_label_and_prediction_stand_in_this_order() -> None:
-    picture = triptych(*drawn_panels())
-    pixels = np.asarray(picture)
-    assert picture.width == 3 * W + 2 * GAP_PX
-    assert (pixels[:H, :W] == 90).all()
-    assert (pixels[:H, W : W + GAP_PX] == WHITE).all()
-    label, prediction = pixels[:H, W + GAP_PX : 2 * W + GAP_PX], pixels[:H, 2 * (W + GAP_PX) :]
-    assert (label[: H // 2] == RED).all()
-    assert (label[H // 2 :, : W // 2] == BLUE).all()
-    assert (label[-H // 4 :, -W // 4 :] == BLACK).all()
-    assert (prediction == BLUE).all()
-
-
-def test_the_legend_below_shows_every_class_and_the_ignored_colour() -> None:
-    legend = np.asarray(triptych(*drawn_panels()))[H:].reshape(-1, 3)
-    for color in (RED, BLUE, BLACK):
-        assert (legend == color).all(axis=1).sum() >= 100, color
-
-
-@pytest.mark.parametrize(("height", "width"), [(8, 120), (60, 16)])
-def test_a_legend_that_does_not_fit_is_left_out(height: int, width: int) -> None:
-    picture = triptych(*drawn_panels(height, width))
-    assert picture.size == (3 * width + 2 * GAP_PX, height)
 
 
 def test_a_cell_of_the_confusion_matrix_is_as_dark_as_its_share_of_the_label() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from store.errors import SSRError, StoreError
+from store.errors import SSRError
 from store.verify import MISSING, UNRECORDED, verify
 from tests.embed.world import World
 from tests.faults.conftest import Undisturbed
@@ -53,30 +53,6 @@ def test_a_full_disk_loses_nothing_in_the_metadata_in_a_shard_and_near_the_end(
     need = sum(-(-len(data) // PAGE_BYTES) for data in files.values())
     sizes = {max(1, int(need * share)) for share in shares}
     survive_full_disks(world, files, [f"size={n * PAGE_BYTES}" for n in sorted(sizes)])
-
-
-def test_a_disk_without_room_for_another_file_loses_nothing(
-    world: World, undisturbed: Undisturbed
-) -> None:
-    survive_full_disks(world, undisturbed(world), [f"nr_inodes={n}" for n in (8, 24, 32)])
-
-
-def test_a_full_disk_costs_a_complete_store_no_shard_but_the_changed_one(
-    world: World, undisturbed: Undisturbed
-) -> None:
-    with small_disk(world.store_url, "size=8m") as disk:
-        store = Path(world.run().domains["source"].path)
-        before = world.features()
-        world.add("c", seed=99)
-        disk.fill()
-        with pytest.raises(StoreError, match="No space left on device"):
-            world.run()
-        touched = {name for name, data in before.items() if world.features().get(name) != data}
-        assert all(name.endswith("ledger/stride8/000001.json") for name in touched), touched
-        assert_only_incomplete(store)
-        (disk.folder / "in the way").unlink()
-        assert world.run().domains["source"].embedded == 2
-        assert world.features() == undisturbed(world)
 
 
 def test_on_a_full_disk_commands_end_with_one_line_that_names_the_file(

@@ -96,14 +96,3 @@ def test_a_bad_image_is_named_or_left_out(
     skipped = list_photos(world, on_bad_image="skip").manifest.skipped
     assert [*skipped] == [f"source/train/photos/{name}"]
     assert world.run().domains["source"].images == 1
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_an_image_that_goes_bad_after_it_was_listed_is_named(
-    world: World, add: Callable[[str, bytes], Path], name: str
-) -> None:
-    path = add("first good", saved(PICTURE, "png"))
-    list_photos(world)
-    path.write_bytes(BAD[name])
-    with pytest.raises(DataError, match=r"first good\.png: has changed"):
-        world.run()

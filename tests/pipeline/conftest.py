@@ -1,12 +1,10 @@
 """Folders to work in, fresh or after the whole walk."""
 
-import shutil
-from contextlib import chdir
 from pathlib import Path
 
 import pytest
 
-from tests.pipeline.workplace import PHOTOS, SMALLEST, add_photos, demand, write_params
+from tests.pipeline.workplace import PHOTOS, SMALLEST, add_photos, enter_copy, made, write_params
 
 
 @pytest.fixture
@@ -20,18 +18,11 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def photos(trained_on_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder: a world of image files, after the whole walk; free to be spoilt."""
-    folder = tmp_path / "work"
-    shutil.copytree(trained_on_photos, folder)
-    monkeypatch.chdir(folder)
-    return folder
+    return enter_copy(trained_on_photos, tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="session")
 def trained_on_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
-    write_params(folder, {**SMALLEST, **PHOTOS})
     add_photos(folder)
-    with chdir(folder):
-        for command in ("prepare", "embed", "train", "evaluate"):
-            demand(command)
-    return folder
+    return made(folder, {**SMALLEST, **PHOTOS}, "prepare", "embed", "train", "evaluate")

@@ -72,12 +72,6 @@ def flip_bits(path: Path) -> None:
     path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()))
 
 
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
-
-
 def flip_bits_of_the_target() -> None:
     for number in (0, 1):
         flip_bits(shard("target", number))

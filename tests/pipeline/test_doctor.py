@@ -31,6 +31,11 @@ def doctor(*overrides: str) -> Said:
     return said
 
 
+def put_a_file_in_place_of_the_results() -> None:
+    shutil.rmtree("runs")
+    Path("runs").touch()
+
+
 CASES = [
     Case("no data folder", "prepare.source.root=nowhere", ("prepare.source.root: nowhere",)),
     Case(
@@ -70,7 +75,7 @@ CASES = [
         "results folder that is a file",
         "",
         ("runs", "not a folder that can be written to"),
-        lambda: [shutil.rmtree("runs"), Path("runs").touch()],
+        put_a_file_in_place_of_the_results,
     ),
 ]
 

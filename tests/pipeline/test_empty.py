@@ -10,7 +10,7 @@ import pytest
 
 from tests.pipeline.mistakes import assert_refused
 from tests.pipeline.test_help import COMMANDS
-from tests.pipeline.workplace import demand, ssr
+from tests.pipeline.workplace import demand
 
 STORE = "data/features/source/1a2b3c4d.zarr"
 NO_PARAMS = ("params.yaml: there is no such file", "`ssr init --preset drawn` writes one")
@@ -88,19 +88,3 @@ def test_after_prepare_a_command_says_what_comes_first(words: str, workplace: Pa
     assert_refused(words, *AFTER_PREPARE[words])
     assert not (workplace / "runs").exists()
     assert not (workplace / "data" / "features").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "missing"),
-    [
-        ("init", "--preset"),
-        ("inspect", "store"),
-        ("export", "MODEL"),
-    ],
-)
-def test_a_word_that_is_missing_is_named(words: str, missing: str) -> None:
-    outcome = ssr(words)
-    assert outcome.code == 2
-    assert f"Usage: ssr {words}" in outcome.err
-    assert "Missing" in outcome.err
-    assert missing in outcome.err.splitlines()[-1]

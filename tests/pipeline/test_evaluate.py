@@ -59,16 +59,6 @@ def test_the_card_of_the_best_student_says_how_it_was_chosen(photos: Path) -> No
     assert "averaged weights of self-training" in Path("averaged/README.md").read_text()
 
 
-def test_params_that_ask_for_the_averaged_model_do_not_concern_a_lone_student(
-    photos: Path,
-) -> None:
-    change_params(photos, {"evaluate.weights": "ema"})
-    demand("evaluate", "--model", "runs/best", "--out", "runs")
-    assert (metrics()["weights"], metrics()["student"]) == ("student", student_of("runs/best"))
-    demand("evaluate", "--model", "runs/ema", "--out", "runs")
-    assert (metrics()["weights"], metrics()["student"]) == ("ema", student_of("runs/ema"))
-
-
 def test_an_averaged_model_of_another_run_is_refused(photos: Path) -> None:
     demand("train", "-S", "train.seed=5", "--out", "runs/five")
     shutil.rmtree("runs/ema")
@@ -87,21 +77,3 @@ def test_how_images_were_seen_is_written_and_said(photos: Path) -> None:
         "flip": True,
         "precision": "bfloat16",
     }
-
-
-def test_further_datasets_are_columns_of_the_table(photos: Path) -> None:
-    shutil.copytree("photos", "elsewhere")
-    night = {
-        "kind": "camvid",
-        "root": "elsewhere",
-        "fit_px": None,
-        "splits": {"train": "dusk", "val": "dusk_val"},
-    }
-    change_params(photos, {"evaluate.datasets": {"night": night}})
-    said = demand("evaluate")
-    assert "night: 2 images, pixel accuracy" in said
-    assert "mean over the 2 datasets" in said
-    found = metrics()["datasets"]
-    assert found["night"] == found["target/val"]  # they are the same images
-    assert Path("runs/datasets/night/confusion.png").is_file()
-    assert demand("metrics") in said

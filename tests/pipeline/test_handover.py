@@ -3,13 +3,13 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from stages.student.student import load_student
 from tests.official import export_official
+from tests.pipeline.mistakes import assert_refused
 from tests.pipeline.workplace import demand, ssr
 
 RUNS = ("runs", "runs/theirs")
@@ -31,27 +31,6 @@ def test_a_student_is_exported_and_its_export_predicts_the_same(photos: Path) ->
         assert one.read_bytes() == other.read_bytes()
         with Image.open(one) as label, Image.open(f"photos/dusk_val/images/{name}.png") as photo:
             assert label.size == photo.size
-
-
-def test_predictions_of_photos_are_those_that_evaluation_counts(photos: Path) -> None:
-    demand("predict", "runs", "photos/dusk_val/images", "--out", "predicted")
-    counts = np.zeros((11, 11), np.int64)
-    for name in ("00012", "00013"):
-        with (
-            Image.open(f"predicted/labels/{name}.png") as predicted,
-            Image.open(f"photos/dusk_val/labels/{name}.png") as label,
-        ):
-            given, wanted = np.array(predicted).ravel(), np.array(label).ravel()
-        np.add.at(counts, (wanted[wanted < 11], given[wanted < 11]), 1)
-    accuracy = 100 * counts.trace() / counts.sum()
-    assert f"pixel accuracy {accuracy:.2f}" in demand("metrics")
-
-
-def test_windows_and_scales_are_asked_for(photos: Path) -> None:
-    options = ("--window", "32", "--fit", "96x48", "--batch", "1", "--device", "cpu")
-    said = demand("predict", "runs", "photos/*_val/images/*.png", "--out", "predicted", *options)
-    assert "2 images, fit in 96x48" in said
-    assert Path("predicted/overlays/00012.png").is_file()
 
 
 def official_checkpoint(path: Path, student: Path) -> None:
@@ -110,13 +89,8 @@ def test_what_does_not_fit_is_listed_before_it_is_refused(photos: Path) -> None:
         ("probe --student absent", ("there is no such folder",)),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(
-    words: str, parts: tuple[str, ...], photos: Path
-) -> None:
+@pytest.mark.usefixtures("photos")
+def test_a_mistake_is_one_line_and_exit_code_2(words: str, parts: tuple[str, ...]) -> None:
     Path("notes.txt").write_text("no image")
-    outcome = ssr(*words.split())
-    assert outcome.code == 2, outcome
-    (line,) = outcome.err.splitlines()
-    for part in parts:
-        assert part in line
+    assert_refused(words, *parts)
     assert not Path("exported").exists()

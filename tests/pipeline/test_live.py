@@ -1,7 +1,6 @@
 """Files of DVCLive and TensorBoard hold the rows of ours."""
 
 import csv
-import json
 import sys
 from pathlib import Path
 
@@ -48,12 +47,6 @@ def test_every_row_is_passed_on_once(tmp_path: Path, tool: str) -> None:
     assert steps(tmp_path, "train/clean", tool) == [(10, 1), (20, 0.5)]
     assert steps(tmp_path, "health/residual_0", tool) == [(10, 0.25), (20, 0.5)]
     assert steps(tmp_path, "validation/miou", tool) == [(15, 12.5)]
-
-
-def test_dvclive_has_its_summary(tmp_path: Path) -> None:
-    rows_for(["dvclive"], tmp_path)(curves(2))
-    summary = json.loads((tmp_path / "live" / "metrics.json").read_text())
-    assert summary["train"]["clean"] == 0.5
 
 
 @pytest.mark.parametrize("tool", TOOLS)

@@ -3,23 +3,20 @@
 import json
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
-from typing import Any, get_args
-from xml.etree import ElementTree
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
 
-from benchmarks.feeds import FeedName, Online, Shuffled, feed_of
-from benchmarks.miniature.__main__ import Earlier, Plan, planned
-from benchmarks.miniature.arms import ALL_ARMS, ARMS, BASELINE, EQUAL_TIME, GUIDED, folder_of
+from benchmarks.feeds import Online, Shuffled
+from benchmarks.miniature.arms import ALL_ARMS, ARMS, BASELINE, GUIDED, folder_of
 from benchmarks.miniature.place import Place
 from benchmarks.miniature.plot import plot
 from benchmarks.miniature.tables import difference_table
-from benchmarks.runs import Result, result_of
+from benchmarks.runs import result_of
 from benchmarks.tables import Interval, arm_table, class_table
 from examples.drawn import TEACHER
 from pipeline.init import write_preset
@@ -27,10 +24,8 @@ from stages.embed.teachers.sam_encoder import SamEncoder, draw_encoder
 from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from stages.prepare.datasets.drawn import Config
 from stages.student.student import load_student
-from stages.train.crops import Batch, Sample
-from stages.train.step import STORED, Mixed
+from stages.train.crops import Sample
 from store.errors import ConfigError
-from store.fingerprint import fingerprint_of
 from tests.pipeline.workplace import REPOSITORY, times
 
 
@@ -84,27 +79,6 @@ def test_arms_differ_in_nothing_but_what_they_say(place: Place, name: str) -> No
     assert (run.params.train.self_training is None) == (arm.recipe == "source-only")
 
 
-def test_a_plan_is_of_all_values_but_not_of_a_folder_or_an_exam(place: Place) -> None:
-    elsewhere = place.out / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "params.yaml").write_bytes((place.out / "params.yaml").read_bytes())
-    assert place.choices() == Place(elsewhere, "test").choices()
-    for change in ("train.batch_size=8", "prepare.source.train=3", "embed.teacher.seed=1"):
-        assert place._replace(overrides=(change,)).choices() != place.choices()
-
-
-def test_a_plan_is_of_what_the_arms_are(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = fingerprint_of(place.choices())
-    monkeypatch.setitem(ARMS, GUIDED, ARMS[GUIDED]._replace(changes=("train.batch_size=8",)))
-    assert fingerprint_of(place.choices()) != before
-
-
-def test_every_arm_has_a_folder_of_its_own() -> None:
-    folders = [folder_of(name) for name in ALL_ARMS]
-    assert len(set(folders)) == len(folders)
-    assert all(set(folder) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for folder in folders)
-
-
 class Numbered(Dataset[Sample]):
     """Samples in which everything is the number of the sample."""
 
@@ -149,73 +123,6 @@ def test_online_features_are_the_teachers_of_the_crop_as_it_is(
     torch.testing.assert_close(tokens, teacher.encode(scaled, ["stride8"])["stride8"])
 
 
-def test_online_sees_the_mixed_image_and_replaces_stored_features(teacher: SamEncoder) -> None:
-    online = Online(teacher, ("stride8",))
-    sample = online.samples(Numbered())[0]
-    assert sample["source_features"]["stride8"].shape == (64, 16, 16)
-    image = torch.randn(2, 3, 64, 64)
-    nothing = torch.zeros(2, 64, 64)
-    batch = Batch(image, nothing.long(), {}, image, nothing.bool(), {})
-    mixed = Mixed(2 * image, nothing.long(), nothing, nothing.bool()[:, None])
-    seen = online.mixer(mixed, batch)["stride8"]
-    torch.testing.assert_close(seen, online.encode(2 * image)["stride8"])
-    assert seen.requires_grad is False
-    assert not seen.is_inference()  # training goes back through what reads it
-
-
-def test_feeds_have_names(place: Place) -> None:
-    params, names = place.params(1, "untrained"), get_args(FeedName)
-    assert [feed_of(name, params).name for name in names] == list(names)
-    assert feed_of("stored", params) is STORED
-
-
-def test_what_is_no_earlier_piece_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "test.json"
-    empty: dict[str, object] = {"exam": "test", "plan": None, "results": []}
-    for text in (None, "{", "[]", json.dumps(empty), json.dumps({**empty, "plan": {}})):
-        if text is not None:
-            path.write_text(text)
-        with pytest.raises(ConfigError, match=r"--known names a test\.json"):
-            Earlier.read(path, "test")
-
-
-def test_an_earlier_piece_is_of_the_same_images(tmp_path: Path) -> None:
-    path = tmp_path / "test.json"
-    path.write_text(json.dumps({"exam": "test", "plan": PLAN, "results": RESULTS}))
-    earlier = Earlier.read(path, "test")
-    assert earlier.plan == PLAN
-    assert earlier.results[GUIDED, 1]["miou"] == 35.0
-    with pytest.raises(ConfigError, match="is of test images; give --exam test or other results"):
-        Earlier.read(path, "val")
-
-
-def test_an_earlier_piece_is_of_the_same_plan(place: Place) -> None:
-    options = Namespace(steps=500, warm_steps=1600, first_seed=1, known=Path("test.json"))
-    settings = {"steps": 500, "warm_steps": 1600, "params": fingerprint_of(place.choices())}
-    plan = Plan(**{**PLAN, "settings": settings})
-    assert planned(place, options, plan) == plan  # taken over
-    assert planned(place, options, None) == plan
-    with pytest.raises(ConfigError, match=r"another plan than that of test\.json"):
-        planned(place, options, Plan(**{**plan, "longer": 681}))
-    with pytest.raises(ConfigError, match="was made with other --steps"):
-        planned(place, Namespace(**{**vars(options), "steps": 400}), plan)
-
-
-def test_an_earlier_piece_that_does_not_fit_leaves_no_plan(place: Place) -> None:
-    options = Namespace(steps=500, warm_steps=1600, first_seed=1, known=Path("test.json"))
-    with pytest.raises(ConfigError, match=r"test\.json: is of other --steps"):
-        planned(place, options, PLAN)
-    assert not (place.out / "plan.json").exists()
-
-
-def test_a_damaged_plan_is_one_line(place: Place) -> None:
-    options = Namespace(steps=500, warm_steps=1600, first_seed=1, known=None)
-    for text in ("{", "[]", "{}"):
-        (place.out / "plan.json").write_text(text)
-        with pytest.raises(ConfigError, match=r"plan\.json: is damaged"):
-            planned(place, options, None)
-
-
 @pytest.mark.parametrize("change", [{"arm": "SSR"}, {"feed": "shuffled"}, {"iterations": 8}])
 def test_the_training_of_another_run_is_not_taken(place: Place, change: dict[str, Any]) -> None:
     run = place.run(GUIDED, 1, 7)
@@ -228,57 +135,11 @@ def test_the_training_of_another_run_is_not_taken(place: Place, change: dict[str
         result_of(other)
 
 
-def result(arm: str, seed: int, dusk: float, fog: float, car: float | None = 1.0) -> Result:
-    return {
-        "arm": arm,
-        "seed": seed,
-        "iterations": 500,
-        "cpu_s": 90.0 if seed else None,
-        "miou": dusk,
-        "iou": {"road": dusk, "car": car},
-        "others": {"fog": {"miou": fog, "iou": {"road": fog, "car": None}}},
-        "commit": None,
-    }
-
-
-PLAN = Plan(settings={}, cpu_s_per_step={}, ratio=1.36, longer=680)
-
-
-RESULTS = (
-    *(result(BASELINE, seed, 30.0 + seed, 20.0) for seed in range(3)),
-    *(result(EQUAL_TIME, seed, 31.0, 21.0) for seed in range(3)),
-    *(result(GUIDED, seed, 33.0 + 2 * seed, 20.0 - seed, car=None) for seed in range(3)),
-)
-
-
 def test_an_interval_is_students_t_around_the_mean_of_differences() -> None:
     interval = Interval.of([1.0, 2.0, 3.0])
     assert interval.mean == pytest.approx(2.0)
     assert interval.high - interval.mean == pytest.approx(4.303 / 3**0.5)
     assert str(interval) == "+2.00 (-0.48 to +4.48)"
-
-
-def test_tables_pair_arms_by_seed() -> None:
-    rows = arm_table(RESULTS, BASELINE).splitlines()
-    assert rows[2].startswith(f"| {BASELINE} | 500 | 1.5 | 30.00 | 31.00 | 32.00 | 31.00 ± 1.00 |")
-    assert rows[4].endswith("| 35.00 ± 2.00 | 19.00 | +4.00 (+1.52 to +6.48) |")
-    differences = difference_table(RESULTS)
-    assert f"| guided minus {BASELINE} | +4.00 (+1.52 to +6.48) | -1.00" in differences
-    assert "SSR" not in differences  # not run
-    assert class_table(RESULTS).splitlines()[-1] == "| car | 1.0 | 1.0 |  |"
-
-
-def test_one_seed_has_no_interval() -> None:
-    alone = [each for each in RESULTS if each["seed"] == 0]
-    assert arm_table(alone, BASELINE).splitlines()[-1].endswith("| 33.00 | 20.00 |  |")
-
-
-def test_the_plot_has_a_dot_for_each_run_and_a_bar_for_each_arm() -> None:
-    tree = ElementTree.fromstring(plot(RESULTS, "a < b"))
-    parts = [element.tag.rpartition("}")[2] for element in tree]
-    assert parts.count("circle") == len(RESULTS)
-    bars = [element for element in tree if element.get("stroke-width") == "3"]
-    assert len(bars) == 3
 
 
 def test_the_published_tables_and_plot_are_of_the_published_results() -> None:

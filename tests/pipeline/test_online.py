@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from store.read import FeatureReader
-from tests.pipeline.workplace import SMALLEST, change_params, demand, ssr, the_store, write_params
+from tests.pipeline.workplace import (
+    SMALLEST,
+    change_params,
+    demand,
+    enter_copy,
+    made,
+    ssr,
+    the_store,
+)
 
 SIDES = [f"{domain}.{side}_px" for domain in ("source", "target") for side in ("height", "width")]
 SQUARE = {
@@ -23,13 +31,8 @@ Rows = dict[tuple[str, str], dict[str, float]]
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder after prepare and embed, where a crop is a whole tile."""
-    folder = tmp_path_factory.mktemp("squares")
-    write_params(folder, {**SMALLEST, **SQUARE, "embed.levels": ["stride8", "stride16"]})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        demand("prepare")
-        demand("embed")
-    return folder
+    params = {**SMALLEST, **SQUARE, "embed.levels": ["stride8", "stride16"]}
+    return made(tmp_path_factory.mktemp("squares"), params, "prepare", "embed")
 
 
 @pytest.fixture
@@ -66,12 +69,10 @@ def test_a_mix_that_takes_nothing_and_is_not_jittered_is_the_target_crop(
     assert rows["mix", "stride8"]["cosine"] > 0.999999
 
 
-@pytest.mark.usefixtures("there")
 def test_stored_flips_and_components_are_those_of_the_teacher_and_repaired_if_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(".", tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
+    enter_copy(squares, tmp_path, monkeypatch)
     shutil.rmtree("data/features")
     change_params(Path(), {"embed.flips": ["none", "horizontal"], "store.channels": 48})
     demand("embed")
@@ -89,12 +90,10 @@ def test_stored_flips_and_components_are_those_of_the_teacher_and_repaired_if_da
     assert "every file is what was written" in demand("verify", str(store))
 
 
-@pytest.mark.usefixtures("there")
 def test_both_domains_have_the_same_components(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(".", tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
+    enter_copy(squares, tmp_path, monkeypatch)
     shutil.rmtree("data/features")
     change_params(Path(), {"store.channels": 8})
     target_alone = ("-S", "embed.domains=[target]", "-S", "train.regularizer.on=[]")

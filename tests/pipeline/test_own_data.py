@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import pytest
-from PIL import Image
 from ruamel.yaml import YAML
 
 from pipeline.params import load_params
@@ -69,33 +67,3 @@ def test_a_class_table_is_printed_as_it_is_pasted() -> None:
     entries = [{"name": e.name, "color": list(e.color)} for e in source().classes]
     assert printed == {"classes": entries, "ignore_ids": [255], "ignore_colors": [[0, 0, 0]]}
     assert "% of the pixels" in demand("classes", "mine/labels")
-
-
-def test_paletted_ids_keep_both_their_values_and_their_colours() -> None:
-    for path in Path("mine/labels").rglob("*_L.*"):
-        ids = np.full((96, 160), 3, np.uint8)
-        ids[:10], ids[10:20] = 7, 255
-        label = Image.fromarray(ids)
-        label.putpalette([0] * 9 + [1, 2, 3] + [0] * 9 + [4, 5, 6] + [0] * 735 + [224, 224, 192])
-        label.save(path)
-    demand(*INIT)
-    assert [(e.name, e.color, e.ids) for e in source().classes] == [
-        ("class_3", (1, 2, 3), (3,)),
-        ("class_7", (4, 5, 6), (7,)),
-    ]
-
-
-def test_a_folder_that_is_not_there_yet_keeps_the_usual_names() -> None:
-    said = demand("init", "--preset", "folders-small", "--source", "nowhere", "--target", "theirs")
-    assert "source: nowhere is no folder yet; params.yaml has the usual names of folders" in said
-    assert source().train_images == "train/images"
-
-
-@pytest.mark.slow
-def test_a_messy_folder_goes_to_a_report_without_an_edit() -> None:
-    demand(*INIT)
-    quick = ("-S", "train.iterations=4", "-S", "train.validate_every=2")
-    for command in ("prepare", "embed", "train", "evaluate"):
-        demand(command, *quick)
-    demand("report")
-    assert Path("runs/report.html").is_file()

@@ -25,20 +25,6 @@ def test_colours_are_the_main_components_with_their_largest_weight_positive() ->
     assert (palette.axes.max(axis=1) > 0.9).all()
 
 
-def test_the_same_token_has_the_same_colour_wherever_it_lies() -> None:
-    palette, features = Palette.of(tokens(100)), tokens(12).T.reshape(8, 3, 4)
-    painted = palette.paint(features)
-    assert painted.shape == (3, 4, 3)
-    np.testing.assert_array_equal(palette.paint(features[:, ::-1]), painted[::-1])
-    assert painted.std() > 20
-
-
-@pytest.mark.parametrize("count", [1, 2, 50])
-def test_tokens_without_three_components_are_painted_too(count: int) -> None:
-    flat = np.ones((count, 8), np.float32)
-    assert Palette.of(flat).paint(flat.T[:, None]).shape == (1, count, 3)
-
-
 @pytest.mark.usefixtures("photos")
 def test_the_picture_shows_the_photo_and_every_level() -> None:
     demand("embed", "-S", "embed.levels=[stride8, stride16]")

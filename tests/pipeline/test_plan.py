@@ -30,6 +30,7 @@ from tests.pipeline.workplace import (
     SMALLEST,
     add_photos,
     demand,
+    made,
     the_store,
     write_params,
 )
@@ -41,13 +42,8 @@ LEVELS = "embed.levels=[stride8, stride16]"
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder after prepare and embed at two levels."""
     folder = tmp_path_factory.mktemp("embedded")
-    write_params(folder, {**SMALLEST, **PHOTOS})
     add_photos(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        demand("prepare")
-        demand("embed", "-S", LEVELS)
-    return folder
+    return made(folder, {**SMALLEST, **PHOTOS}, "prepare", f"embed -S '{LEVELS}'")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.workplace import REPOSITORY, SMALLEST, demand, ssr, stored, write_params
+from tests.pipeline.workplace import REPOSITORY, SMALLEST, demand, made, ssr, stored
 
 DEADLINE_S = 240
 
@@ -35,27 +35,24 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("torchrun")
-    write_params(folder, SMALLEST)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        demand("prepare")
-        demand("embed")
-    return folder
+    return made(tmp_path_factory.mktemp("torchrun"), SMALLEST, "prepare", "embed")
+
+
+@pytest.fixture
+def there(embedded: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(embedded)
+    return embedded
 
 
 @pytest.mark.slow
-def test_torchrun_trains_by_two_processes_with_one_voice(
-    embedded: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(embedded)
+def test_torchrun_trains_by_two_processes_with_one_voice(there: Path) -> None:
     done = torchrun("--out", "runs/two")
     assert done.returncode == 0, done
     assert done.stdout.count("train: 4/4") == 1
     assert done.stdout.count("student in runs/two/student") == 1
     assert "Traceback" not in done.stderr
     assert "ssr:" not in done.stderr
-    left = {name.removeprefix("runs/two/") for name in stored(embedded) if "runs/two" in name}
+    left = {name.removeprefix("runs/two/") for name in stored(there) if "runs/two" in name}
     assert left == {
         *("checkpoint.pt", "curves.csv", "health.csv", "validation.csv", "run.json", "writer.lock"),
         *(f"{kind}/{name}" for kind in ("student", "best", "ema") for name in WEIGHTS),
@@ -69,10 +66,8 @@ WEIGHTS = ("config.json", "model.safetensors")
 
 
 @pytest.mark.slow
-def test_a_mistake_of_all_is_one_line_of_each(
-    embedded: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(embedded)
+@pytest.mark.usefixtures("there")
+def test_a_mistake_of_all_is_one_line_of_each() -> None:
     done = torchrun("-S", "train.batch_size=3")
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("ssr: ")]
@@ -83,10 +78,8 @@ def test_a_mistake_of_all_is_one_line_of_each(
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_all_and_the_run_goes_on_with_one(
-    embedded: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(embedded)
+@pytest.mark.usefixtures("there")
+def test_a_killed_process_ends_all_and_the_run_goes_on_with_one() -> None:
     longer = ("-S", "train.iterations=400", "--out", "runs/killed")
     launcher = subprocess.Popen(
         [*LAUNCH, *longer], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
@@ -110,10 +103,10 @@ def processes_below(pid: int) -> list[int]:
     return sorted(int(child) for child in listed)
 
 
+@pytest.mark.usefixtures("there")
 def test_processes_that_do_not_find_each_other_are_a_mistake(
-    embedded: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.chdir(embedded)
     for name, value in {"WORLD_SIZE": "2", "RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     for name in ("MASTER_ADDR", "MASTER_PORT"):

@@ -55,21 +55,6 @@ def test_the_page_has_every_key_of_a_preset(preset: str) -> None:
             assert f"| `{key}` |" in page, key
 
 
-@pytest.mark.parametrize(
-    ("key", "says"),
-    [
-        ("embed.splits", 'list (`"train"`, `"val"`)'),
-        ("train.crop_px", "integer, >= 32, <= 32768, a multiple of 32"),
-        ("train.masking", "section, or null"),
-        ("train.optimizer.betas", "list of 2 (number, >= 0, < 1)"),
-        ("classes[].color", "list of 3 (integer, >= 0, <= 255)"),
-    ],
-)
-def test_a_value_is_told_in_words(key: str, says: str) -> None:
-    rows = REFERENCES["docs/params.md"].splitlines()
-    assert [row.split(" | ")[1] for row in rows if row.startswith(f"| `{key}` |")] == [says]
-
-
 def test_the_schema_accepts_every_preset() -> None:
     for preset in PRESETS:
         for arm in ARMS:

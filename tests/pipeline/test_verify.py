@@ -20,26 +20,17 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-DAMAGES: tuple[tuple[Callable[[Path], None], str, int], ...] = (
-    (flip_a_bit, "is damaged", 4),
-    (cut, "is damaged", 4),
-    (empty, "is damaged", 4),
-    (Path.unlink, "is missing", 4),
-)
-
-
 @pytest.mark.usefixtures("photos")
 def test_a_sound_store_is_said_to_be_sound() -> None:
     assert "every file is what was written" in demand("verify", str(the_store("source")))
 
 
-@pytest.mark.parametrize(("damage", "problem", "images"), DAMAGES)
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [(flip_a_bit, "is damaged"), (cut, "is damaged"), (Path.unlink, "is missing")],
+)
 def test_a_damaged_shard_is_named_with_its_images_and_repaired_to_the_same_bytes(
-    damage: Callable[[Path], None], problem: str, images: int, photos: Path
+    damage: Callable[[Path], None], problem: str, photos: Path
 ) -> None:
     store, before = str(the_store("source")), stored(photos)
     other = shard("source", 1).stat().st_mtime_ns
@@ -49,39 +40,15 @@ def test_a_damaged_shard_is_named_with_its_images_and_repaired_to_the_same_bytes
     assert outcome.code == 2
     assert problem in outcome.out
     assert "  source/train/day/images/0000" in outcome.out
-    assert f"1 files are damaged or missing, with features of {images} images" in outcome.err
+    assert "1 files are damaged or missing, with features of 4 images" in outcome.err
     assert outcome.err.count("\n") == 1
     (fault,) = json.loads(Path("found.json").read_text())["damage"]
     assert (fault["level"], fault["shard"]) == ("stride8", 0)
-    assert len(fault["images"]) == images
+    assert len(fault["images"]) == 4
 
     demand("verify", store, "--repair")
     assert stored(photos) == before
     assert shard("source", 1).stat().st_mtime_ns == other
-
-
-@pytest.mark.usefixtures("photos")
-def test_a_lost_ledger_entry_and_a_changed_one_are_found() -> None:
-    store = the_store("source")
-    entries = sorted((store / "ledger" / "stride8").iterdir())
-    entries[0].unlink()
-    entry = json.loads(entries[1].read_text())
-    entries[1].write_text(json.dumps(entry | {"fingerprint": "0" * 64}))  # its digest tells
-    outcome = ssr("verify", str(store))
-    assert "has no ledger entry" in outcome.out
-    assert "is damaged" in outcome.out
-    assert "2 files are damaged or missing, with features of 6 images" in outcome.err
-
-
-def test_damaged_metadata_is_named_and_repaired(photos: Path) -> None:
-    store, before = the_store("source"), stored(photos)
-    flip_a_bit(store / "ledger" / "metadata.json")
-    flip_a_bit(shard("source", 0))
-    outcome = ssr("verify", str(store))
-    assert outcome.code == 2
-    assert "2 files are damaged or missing" in outcome.err
-    demand("verify", str(store), "--repair")
-    assert stored(photos) == before
 
 
 @pytest.mark.usefixtures("photos")
@@ -94,29 +61,15 @@ def test_a_store_that_the_params_do_not_make_is_not_touched_by_repair() -> None:
     assert [path.name for path in store.parent.iterdir()] == [store.name]
 
 
-@pytest.mark.usefixtures("photos")
-def test_repair_leaves_the_store_of_the_other_domain_alone() -> None:
-    lost = [shard(domain, 0) for domain in ("source", "target")]
-    for path in lost:
-        path.unlink()
-    demand("verify", str(the_store("source")), "--repair")
-    assert [path.exists() for path in lost] == [True, False]
-
-
-@pytest.mark.parametrize(
-    "error",
-    [OSError(5, "Input/output error"), PermissionError(13, "Forbidden"), MemoryError()],
-    ids=lambda error: type(error).__name__,
-)
 def test_repair_leaves_alone_what_cannot_be_read_and_says_so(
-    error: Exception, photos: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, before = str(the_store("source")), stored(photos)
     read = LocalFiles.read
 
     def fail(files: LocalFiles, name: str) -> bytes:
         if name == "stride8/c.0.0.0.0":
-            raise error
+            raise OSError(5, "Input/output error")
         return read(files, name)
 
     monkeypatch.setattr(LocalFiles, "read", fail)

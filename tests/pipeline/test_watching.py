@@ -1,7 +1,6 @@
 """The wrong-teacher test is part of every validation, or a line says why it is not."""
 
 import csv
-from contextlib import chdir
 from copy import deepcopy
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from stages.student.student import Student, load_student
 from stages.train.regularizers.aligned_fusion import AlignedBranch
 from stages.train.validate import Validation, choose_validation
 from stages.train.workspace import Workspace
-from tests.pipeline.workplace import SMALLEST, change_params, demand, write_params
+from tests.pipeline.workplace import SMALLEST, demand, made
 
 GUIDED = {"train.regularizer.kind": "guided", "train.regularizer.student_drop": 0.5}
 WITH_VAL = {**SMALLEST, "embed.splits": ["train", "val"], "prepare.target.val": 5}
@@ -24,11 +23,7 @@ WITH_VAL = {**SMALLEST, "embed.splits": ["train", "val"], "prepare.target.val": 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("guided")
-    write_params(folder, {**WITH_VAL, **GUIDED})
-    with chdir(folder):
-        for command in ("prepare", "embed", "train"):
-            demand(command)
-    return folder
+    return made(folder, {**WITH_VAL, **GUIDED}, "prepare", "embed", "train")
 
 
 def chosen(folder: Path) -> Validation:
@@ -95,9 +90,3 @@ def test_a_store_without_val_says_so_in_a_line(workplace: Path) -> None:
     )
     rows = list(csv.DictReader((workplace / "runs/validation.csv").read_text().splitlines()))
     assert {row["enhanced"] for row in rows} == {""}
-
-
-def test_without_a_branch_nothing_is_missed(workplace: Path) -> None:
-    change_params(workplace, {"train.regularizer.on": []})
-    demand("prepare")
-    assert "wrong-teacher" not in demand("train")

@@ -1,9 +1,11 @@
 """A folder to work in: the smallest parameters that use everything, and `ssr` run inside it."""
 
 import hashlib
+import shlex
+import shutil
 import sys
 from collections.abc import Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from io import StringIO
@@ -100,6 +102,22 @@ def demand(*arguments: str) -> str:
     outcome = ssr(*arguments)
     assert (outcome.code, outcome.err) == (0, ""), outcome
     return outcome.out
+
+
+def made(folder: Path, params: Mapping[str, Any], *commands: str) -> Path:
+    """Run commands that must succeed in a folder with these params; return the folder."""
+    write_params(folder, params)
+    with chdir(folder):
+        for command in commands:
+            demand(*shlex.split(command))
+    return folder
+
+
+def enter_copy(of: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a copy of a folder, free to be spoilt, the current folder; return it."""
+    shutil.copytree(of, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy"
 
 
 def write_params(folder: Path, changes: Mapping[str, Any], preset: str = "drawn") -> None:

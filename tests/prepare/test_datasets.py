@@ -18,7 +18,6 @@ from pydantic import TypeAdapter
 from stages.prepare.datasets import SourceConfig
 from stages.prepare.datasets.camvid import CAMVID_11
 from stages.prepare.datasets.dataset import Item, Listing
-from stages.prepare.datasets.drawn import DRAWN
 from stages.prepare.datasets.mapillary import MAPILLARY_IDS, NAMES
 from stages.prepare.labels import CITYSCAPES_19, IGNORE, StoredLabel, to_train_ids
 from stages.prepare.pixels import read_label
@@ -54,15 +53,6 @@ def test_gta5_pairs_images_with_labels_and_ignores_converted_copies(gta5: Path) 
     )
 
 
-def test_gta5_labels_convert_from_ids_and_from_colours(gta5: Path) -> None:
-    save(gta5 / "labels" / "00002.png", np.array([(0, 0, 142), (0, 0, 0)], np.uint8)[None])
-    table = scan(gta5_config(gta5)).labels
-    by_id = to_train_ids(read_label(gta5 / "labels" / "00001.png"), table)
-    assert np.array_equal(by_id, ids(0, 13, 255))  # 34 is the licence plate: no class
-    by_colour = to_train_ids(read_label(gta5 / "labels" / "00002.png"), table)
-    assert by_colour.tolist() == [[13, 255]]
-
-
 def test_gta5_holds_out_the_images_of_a_list(gta5: Path) -> None:
     (gta5 / "val.txt").write_text("00002.png\n00003\n")
     items = scan(gta5_config(gta5, val_list="val.txt")).items
@@ -75,17 +65,6 @@ def test_gta5_refuses_a_wrong_list(gta5: Path, content: str | None, message: str
         (gta5 / "val.txt").write_text(content)
     with pytest.raises(DataError, match=rf"val\.txt: {message}"):
         scan(gta5_config(gta5, val_list="val.txt"))
-
-
-def test_cityscapes_pairs_frames_with_label_ids(cityscapes: Path) -> None:
-    listing = scan(cityscapes_config(cityscapes))
-    assert [item.split for item in listing.items] == ["train", "train", "val"]
-    assert listing.items[2] == Item(
-        "val",
-        "leftImg8bit/val/lindau/lindau_000000_000019_leftImg8bit.png",
-        "gtFine/val/lindau/lindau_000000_000019_gtFine_labelIds.png",
-    )
-    assert listing.labels.ids[26] == 13
 
 
 def test_cityscapes_reads_train_ids_where_there_are_no_label_ids(cityscapes: Path) -> None:
@@ -158,22 +137,6 @@ def test_labels_may_lie_among_the_images_or_below_them(tmp_path: Path, labels: s
     assert listing.items == (Item("train", "c.jpg", label),)
 
 
-def test_a_split_may_lie_below_another(own_data: Path) -> None:
-    everything = own_data / "everything"
-    (own_data / "train").rename(everything)
-    (own_data / "val").rename(everything / "images" / "val")
-    (everything / "labels").rename(everything / "images" / "labels")
-    folders = {"train_images": ".", "train_labels": "labels"}
-    folders |= {"val_images": "val/images", "val_labels": "val/labels"}
-    listing = scan(folder_config(everything / "images", **folders))
-    assert [item.label for item in listing.items] == [
-        "labels/a/1.png",
-        "labels/a/2.png",
-        "labels/b/1.png",
-        "val/labels/v.png",
-    ]
-
-
 def test_labels_without_an_image_are_counted_and_a_suffix_is_proposed(own_data: Path) -> None:
     for name in ("a/1", "b/1"):
         (own_data / f"train/images/{name}.jpg").unlink()
@@ -211,11 +174,6 @@ def test_the_last_images_are_held_out(own_data: Path) -> None:
     assert [item.split for item in scan(config).items] == ["train", "train", "val"]
 
 
-def test_own_labels_may_be_colours(own_data: Path) -> None:
-    colours = StoredLabel(np.array([[[128, 64, 128], [70, 70, 70], [0, 0, 0]]], np.uint8))
-    assert to_train_ids(colours, scan(folder_config(own_data)).labels).tolist() == [[0, 1, 255]]
-
-
 def _remove(folder: Path) -> None:
     for path in sorted(folder.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
@@ -235,16 +193,6 @@ def test_a_folder_that_is_missing_or_empty_is_an_error(
     with pytest.raises(DataError, match=rf"train/images.*: {message}") as info:
         scan(folder_config(own_data))
     assert "\n" not in str(info.value)
-
-
-def test_the_drawn_world_is_drawn_once(tmp_path: Path) -> None:
-    first = scan(drawn_config(tmp_path))
-    assert first.classes == DRAWN
-    assert [item.split for item in first.items] == ["train"] * 3 + ["val"] * 2
-    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
-    assert len(written) == 10
-    assert scan(drawn_config(tmp_path)) == first
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")} == written
 
 
 def test_without_what_draws_a_line_says_where_it_is(
@@ -349,14 +297,43 @@ def mapillary(tmp_path: Path) -> Path:
     return root
 
 
-def test_synthia_is_all_for_training(synthia: Path) -> None:
-    listing = scan(config("synthia", synthia))
+@pytest.mark.parametrize(
+    ("kind", "keys", "trained_on", "values"),
+    [
+        ("cityscapes", {}, 2, (IGNORE, 2, 18)),
+        ("synthia", {}, 2, (0, 3, IGNORE)),  # road, wall, and lane markings, which have no class
+        ("acdc", {"conditions": ["night"]}, 1, (IGNORE, 0, 18)),
+        ("acdc", {"conditions": ["fog", "night", "rain", "snow"]}, 4, (IGNORE, 0, 18)),
+        ("dark_zurich", {"train_times": ["night"]}, 1, (IGNORE, 0, 18)),
+        ("dark_zurich", {"train_times": ["day", "twilight", "night"]}, 3, (IGNORE, 0, 18)),
+        ("bdd100k", {}, 1, (0, 18, IGNORE)),
+        ("mapillary", {}, 1, (0, 5, IGNORE)),  # road, street light, unlabelled
+    ],
+)
+def test_published_layouts_are_listed_and_their_ids_read(
+    kind: str,
+    keys: dict[str, object],
+    trained_on: int,
+    values: tuple[int, ...],
+    request: pytest.FixtureRequest,
+) -> None:
+    root: Path = request.getfixturevalue(kind)
+    listing = scan(config(kind, root, **keys))
     assert listing.classes == CITYSCAPES_19
-    assert listing.items == tuple(
-        Item("train", f"RGB/000000{i}.png", f"GT/LABELS/000000{i}.png") for i in (0, 1)
-    )
-    # road, wall, and lane markings, which have no class
-    assert np.array_equal(train_ids(listing, synthia, listing.items[0]), ids(0, 3, IGNORE))
+    assert [item.split for item in listing.items].count("train") == trained_on
+    assert all((root / item.image).is_file() for item in listing.items)
+    last = listing.items[-1]
+    assert np.array_equal(train_ids(listing, root, last), ids(*values))
+    if kind == "dark_zurich":
+        assert {item.label for item in listing.items[:-1]} == {None}
+
+
+def test_mapillary_is_also_read_as_version_two_lays_it_out(mapillary: Path) -> None:
+    for split in ("training", "validation"):  # its archive holds both versions
+        (mapillary / split / "v1.2").mkdir()
+        (mapillary / split / "labels").rename(mapillary / split / "v1.2" / "labels")
+    (train, _) = scan(config("mapillary", mapillary)).items
+    assert train.label == "training/v1.2/labels/__CRyFzoDOXn6unQ6a3DnQ.png"
 
 
 def test_synthia_ids_are_those_of_daformer(synthia: Path) -> None:
@@ -379,29 +356,6 @@ def test_synthia_takes_converted_labels_where_there_are_no_others(
     assert np.array_equal(train_ids(listing, synthia, listing.items[1]), ids(0, 3, IGNORE))
 
 
-def test_acdc_takes_the_conditions_that_are_named(acdc: Path) -> None:
-    everything = scan(config("acdc", acdc, conditions=["fog", "night", "rain", "snow"]))
-    assert [item.split for item in everything.items] == ["train"] * 4 + ["val"] * 4
-    night = scan(config("acdc", acdc, conditions=["night"]))
-    frame = "night/train/GOPR0475/GOPR0475_frame_000001"
-    assert night.items[0] == Item(
-        "train", f"rgb_anon/{frame}_rgb_anon.png", f"gt/{frame}_gt_labelIds.png"
-    )
-    assert len(night.items) == 2
-
-
-def test_dark_zurich_trains_without_labels(dark_zurich: Path) -> None:
-    night = scan(config("dark_zurich", dark_zurich, train_times=["night"]))
-    train, val = night.items
-    assert train == Item(
-        "train", "rgb_anon/train/night/GOPR0345/GOPR0345_frame_000005_rgb_anon.png", None
-    )
-    assert val.image == "rgb_anon/val/night/GOPR0356/GOPR0356_frame_000321_rgb_anon.png"
-    assert val.label == "gt/val/night/GOPR0356/GOPR0356_frame_000321_gt_labelIds.png"
-    every = scan(config("dark_zurich", dark_zurich, train_times=["day", "twilight", "night"]))
-    assert [item.split for item in every.items] == ["train"] * 3 + ["val"]
-
-
 @pytest.mark.parametrize("kept", ["labelIds", "labelTrainIds"])
 @pytest.mark.parametrize("kind", ["acdc", "dark_zurich"])
 def test_ids_and_train_ids_mean_the_same(
@@ -414,30 +368,6 @@ def test_ids_and_train_ids_mean_the_same(
             label.unlink()
     listing = scan(config(kind, root, **keys))
     assert np.array_equal(train_ids(listing, root, listing.items[-1]), ids(IGNORE, 0, 18))
-
-
-def test_bdd100k_stores_train_ids(bdd100k: Path) -> None:
-    listing = scan(config("bdd100k", bdd100k))
-    assert [item.split for item in listing.items] == ["train", "val"]
-    assert listing.items[1] == Item(
-        "val",
-        "images/10k/val/7d06fefd-f7be05a6.jpg",
-        "labels/sem_seg/masks/val/7d06fefd-f7be05a6.png",
-    )
-    assert np.array_equal(train_ids(listing, bdd100k, listing.items[1]), ids(0, 18, IGNORE))
-
-
-@pytest.mark.parametrize("newer", [False, True])
-def test_mapillary_reads_the_palettes_ids(mapillary: Path, newer: bool) -> None:
-    if newer:  # the archive of v2.0 holds both versions
-        for split in ("training", "validation"):
-            (mapillary / split / "v1.2").mkdir()
-            (mapillary / split / "labels").rename(mapillary / split / "v1.2" / "labels")
-    listing = scan(config("mapillary", mapillary))
-    assert [item.split for item in listing.items] == ["train", "val"]
-    assert listing.items[0].image == "training/images/__CRyFzoDOXn6unQ6a3DnQ.jpg"
-    # road, street light, unlabelled
-    assert np.array_equal(train_ids(listing, mapillary, listing.items[0]), ids(0, 5, IGNORE))
 
 
 def test_mapillary_ids_are_those_of_the_evaluations(shared: Path) -> None:

@@ -73,16 +73,6 @@ def test_thumbnails_are_counted(prepare: Prepare, own_data: Path) -> None:
     assert finding.endswith("the first is train/images/a/1.jpg")
 
 
-def test_grey_images_are_odd_only_among_colours(prepare: Prepare, own_data: Path) -> None:
-    for seed, image in enumerate((own_data / "train").rglob("*.jpg")):
-        save(image, photo(60 + seed)[..., 0])
-    save(own_data / "val" / "images" / "v.jpg", photo(50))
-    assert prepare(folder_config(own_data)).findings == ()
-    save(own_data / "train" / "images" / "b" / "1.jpg", photo(7))
-    (finding,) = prepare(folder_config(own_data)).findings
-    assert finding.startswith("source train: 2 of 3 images have one channel")
-
-
 def save_turned(path: Path, pixels: NDArray[np.uint8], orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation

@@ -1,6 +1,4 @@
 import random
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,31 +51,6 @@ def test_equal_manifests_are_equal_bytes_whatever_their_order(tmp_path: Path) ->
     MANIFEST.write(tmp_path / "a.parquet")
     replace(MANIFEST, records=MANIFEST.records[::-1]).write(tmp_path / "b.parquet")
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
-
-
-def test_pandas_reads_a_manifest(tmp_path: Path) -> None:
-    MANIFEST.write(tmp_path / "m.parquet")
-    table = pd.read_parquet(tmp_path / "m.parquet")
-    assert list(table.columns) == [
-        "image_id",
-        "domain",
-        "split",
-        "image",
-        "label",
-        "raw_height",
-        "raw_width",
-        "resized_height",
-        "resized_width",
-        "working_height",
-        "working_width",
-        "sha256",
-        "class_pixels",
-        "label_sha256",
-    ]
-    assert table.image_id.tolist() == [record.image_id for record in MANIFEST.records]
-    assert table.raw_width.tolist() == [1914] * 3
-    assert table.class_pixels[0].tolist() == [5_000_000_000, 0]
-    assert table.class_pixels[2] is None
 
 
 def test_content_follows_what_features_depend_on_and_nothing_else() -> None:
@@ -155,8 +128,3 @@ def test_a_manifest_names_images_inside_their_folder(
     replace(MANIFEST, records=(replace(LABELLED, **changed),)).write(tmp_path / "m.parquet")
     with pytest.raises(DataError, match="run `ssr prepare` again"):
         Manifest.read(tmp_path / "m.parquet")
-
-
-def test_prepare_imports_no_torch() -> None:
-    code = "import stages.prepare.stage, sys; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 
 from stages.prepare.labels import Color
 from stages.prepare.proposal import (
@@ -71,14 +70,6 @@ def test_colours_of_voc_are_those_of_its_development_kit() -> None:
     known = {0: (0, 0, 0), 1: (128, 0, 0), 8: (64, 0, 0), 15: (192, 128, 128), 255: (224, 224, 192)}
     assert {index: voc_color(index) for index in known} == known
     assert len({voc_color(index) for index in range(256)}) == 256
-
-
-def test_a_palette_with_one_colour_for_two_ids_says_nothing(tmp_path: Path) -> None:
-    label = Image.fromarray(ids(1, 2, 3))
-    label.putpalette([0] * 6 + [9, 8, 7] * 2)
-    label.save(tmp_path / "a.png")
-    found = propose_classes([tmp_path / "a.png"])
-    assert [c.ids for c in found.classes] == [(1,), (2,), (3,)]
 
 
 @pytest.mark.parametrize(

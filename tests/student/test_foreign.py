@@ -14,7 +14,7 @@ from stages.student.saved import save_student
 from stages.student.student import Student, build_student, load_student
 from store.errors import CheckpointError, ConfigError
 from tests.official import export_official
-from tests.student.test_weights import assert_equal, official_mit, regularizer
+from tests.student.test_weights import assert_equal, regularizer
 from tests.train.example import train_config
 
 TWO = ClassTable(("road", "sky"), ((128, 64, 128), (70, 130, 180)))
@@ -143,16 +143,6 @@ def test_classes_come_from_the_file_or_from_the_caller(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="logits of 2 classes, and 19 classes are given"):
         read_foreign(path, classes=CITYSCAPES_19)
     assert read_foreign(path, classes=TWO).classes == TWO
-
-
-@pytest.mark.parametrize("palette", [None, [[1, 2, 3]]])
-def test_names_without_colours_take_those_of_the_table_of_these_names(
-    tmp_path: Path, palette: object
-) -> None:
-    bare = {n: t for n, t in official_mit(1).items() if not n.startswith("head.")}
-    meta = {"CLASSES": CAMVID_11.names, "PALETTE": palette}
-    torch.save({"meta": meta, "state_dict": bare}, tmp_path / "mit.pth")
-    assert read_foreign(tmp_path / "mit.pth").classes == CAMVID_11
 
 
 @pytest.mark.parametrize(

@@ -44,17 +44,6 @@ def test_labels_come_at_the_original_size_as_uint8(student: nn.Module) -> None:
     assert (labels[..., 50:] == 1).all()
 
 
-def test_the_resize_goes_through_the_input_size(student: nn.Module) -> None:
-    image = torch.randn(2, 3, 32, 64, generator=torch.Generator().manual_seed(0))
-    logits = predict_logits(student, image, resized_size_px=(32, 64), original_size_px=(70, 90))
-    low = student(image)
-    middle = F.interpolate(low, (32, 64), mode="bilinear", align_corners=False)
-    twice = F.interpolate(middle, (70, 90), mode="bilinear", align_corners=False)
-    once = F.interpolate(low, (70, 90), mode="bilinear", align_corners=False)
-    assert torch.equal(logits, twice)
-    assert (logits - once).abs().max() > 1e-2
-
-
 def test_padding_is_cut_off_before_the_second_resize(student: nn.Module) -> None:
     # 40 of 64 columns and 24 of 32 rows are the image; the padding is loudly of class 0.
     image = half_bright(32, 64, 20)
@@ -76,16 +65,6 @@ def test_a_flipped_input_gives_the_prediction_of_the_image_it_mirrors(student: n
     assert torch.equal(labels(image.flip(-1), flip=True), plain)
     assert torch.equal(labels(image, flip=True), plain.flip(-1))
     assert not torch.equal(plain, plain.flip(-1))
-
-
-def test_a_student_in_training_mode_is_refused(student: nn.Module) -> None:
-    with pytest.raises(AssertionError, match="eval"):
-        predict(
-            student.train(),
-            half_bright(32, 32, 16),
-            resized_size_px=(32, 32),
-            original_size_px=(32, 32),
-        )
 
 
 RAW, RESIZED, WORKING = (60, 100), (48, 80), (64, 96)
@@ -150,14 +129,6 @@ def test_views_of_an_image_vote_with_their_probabilities(lively: nn.Module) -> N
     assert set(np.unique(labels)) <= set(range(len(NAMES)))
 
 
-def test_a_mirrored_image_has_the_mirrored_prediction_when_both_are_seen(lively: nn.Module) -> None:
-    both = [
-        predict_image(lively, pixels, RECORD, device=torch.device("cpu"), how=seen(flip=True))
-        for pixels in (photo(), np.ascontiguousarray(photo()[:, ::-1]))
-    ]
-    assert (both[0] == both[1][:, ::-1]).mean() > 0.999
-
-
 def test_bfloat16_changes_few_labels_and_the_logits_a_little(lively: nn.Module) -> None:
     window = torch.from_numpy(normalised_window(photo(), 0, 0, 64, 128))[None]
     full, half = (
@@ -169,11 +140,3 @@ def test_bfloat16_changes_few_labels_and_the_logits_a_little(lively: nn.Module) 
     assert half.dtype == torch.float32
     difference = (full - half).norm() / full.norm()
     assert 1e-5 < difference < 0.1
-
-
-def test_windows_slide_over_every_view(lively: nn.Module) -> None:
-    whole, windows = (
-        predict_image(lively, photo(), RECORD, device=torch.device("cpu"), how=seen(window_px=px))
-        for px in (None, 32)
-    )
-    assert (whole != windows).any()

@@ -22,14 +22,6 @@ def test_every_point_lies_inside_the_axes(column: dict[int, float]) -> None:
         assert top <= y <= bottom
 
 
-def test_a_larger_value_is_drawn_higher_and_a_later_one_further_right() -> None:
-    chart = chart_of({"clean": {1.0: 4.0, 2.0: 1.0}}, ["clean"])
-    ((_, ((x_first, y_first), (x_last, y_last)), last),) = chart["lines"]
-    assert x_first < x_last
-    assert y_first < y_last  # the y axis of an SVG points down
-    assert last == "1"
-
-
 def test_a_long_curve_is_thinned() -> None:
     chart = chart_of({"clean": {float(x): float(x) for x in range(40_000)}}, ["clean"])
     ((_, points, last),) = chart["lines"]
@@ -50,8 +42,3 @@ def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:
     path.write_text("iteration,clean\n2,oops\n")
     with pytest.raises(DataError, match=r"curves.csv: is damaged; run `ssr train` again"):
         read_columns(path)
-
-
-@pytest.mark.parametrize("value", [0.0, 1e-14, 5e-324, -3e-9, 1e99])
-def test_a_single_value_is_drawn(value: float) -> None:
-    assert len(chart_of({"a": {1.0: value}}, ["a"])["lines"]) == 1

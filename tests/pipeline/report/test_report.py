@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from contextlib import chdir
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,9 +9,14 @@ import pytest
 
 from pipeline.report import REPORT
 from tests.conftest import HOSTILE
-from tests.pipeline.workplace import SMALLEST, change_params, demand, ssr, the_store, write_params
-
-PICTURES = 2
+from tests.pipeline.workplace import (
+    SMALLEST,
+    change_params,
+    demand,
+    enter_copy,
+    made,
+    ssr,
+)
 
 
 class Page(HTMLParser):
@@ -45,20 +49,15 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("reported")
-    write_params(folder, {**SMALLEST, "embed.splits": ["train", "val"]})
-    with chdir(folder):
-        for command in ("prepare", "embed", "train", "evaluate", "report"):
-            demand(command)
-    return folder
+    folder, params = tmp_path_factory.mktemp("reported"), {"embed.splits": ["train", "val"]}
+    commands = ("prepare", "embed", "train", "evaluate", "report")
+    return made(folder, {**SMALLEST, **params}, *commands)
 
 
 @pytest.fixture
 def place(reported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder: a copy of that, free to be spoilt."""
-    shutil.copytree(reported, tmp_path / "place")
-    monkeypatch.chdir(tmp_path / "place")
-    return tmp_path / "place"
+    return enter_copy(reported, tmp_path, monkeypatch)
 
 
 def page_of(folder: Path) -> Page:
@@ -89,15 +88,6 @@ def test_scores_are_those_of_the_evaluation(reported: Path) -> None:
         assert f"{name} {'–' if iou is None else format(iou, '.2f')}" in text  # noqa: RUF001
 
 
-def test_every_picture_shows_image_label_and_prediction(reported: Path) -> None:
-    shown = [alt for alt, _ in page_of(reported).pictures]
-    for row in range(PICTURES):
-        start = len(shown) - 3 * (PICTURES - row)
-        assert shown[start].startswith("target/val/")
-        wanted = ["its label", "its prediction"]
-        assert shown[start + 1 : start + 3] == wanted
-
-
 def test_it_says_what_was_run_and_from_which_teacher(reported: Path) -> None:
     text = page_of(reported).text
     card = json.loads((reported / "runs" / "student" / "config.json").read_text())
@@ -116,17 +106,6 @@ def test_it_says_what_was_run_and_from_which_teacher(reported: Path) -> None:
         assert title in text.split("Training")[-1]
 
 
-def test_several_datasets_have_a_column_each(place: Path) -> None:
-    path = place / "runs" / "metrics.json"
-    metrics = json.loads(path.read_text())
-    night = {**metrics, "miou": 12.34, "iou": {**metrics["iou"], "road": None}}
-    several = {"datasets": {"target/val": metrics, "night": night}, "mean_miou": 43.21}
-    path.write_text(json.dumps(metrics | several))
-    text = again(place).text
-    assert "mean IoU, night 12.34 %" in text
-    assert "Mean over the 2 datasets: mean IoU 43.21 %" in text
-
-
 def test_parts_that_are_not_made_yet_say_what_makes_them(place: Path) -> None:
     shutil.rmtree(place / "runs")
     (place / "data" / "index.json").unlink()
@@ -135,15 +114,6 @@ def test_parts_that_are_not_made_yet_say_what_makes_them(place: Path) -> None:
     assert "run `ssr train`" in text
     assert "there is no evaluation yet; run `dvc repro`, or `ssr evaluate --out runs`" in text
     assert "source train 6 6" in text  # what is there is shown
-
-
-def test_nothing_to_report_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_params(tmp_path, SMALLEST)
-    ended = ssr("report")
-    assert ended.code == 2
-    assert "nothing to report yet" in ended.err
-    assert "ssr prepare" in ended.err
 
 
 def test_an_evaluation_of_another_student_is_told(place: Path) -> None:
@@ -177,35 +147,13 @@ def test_a_value_that_was_changed_after_training_is_told(place: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["metrics.json", "curves.csv", "confusion.csv", "student/config.json"]
 )
-@pytest.mark.parametrize(
-    "content",
-    [
-        "iteration,\n{oops,\n",
-        "",
-        "{}",
-        "\0\x01",
-        "label,road\nroad,99999999999999999999\n",
-    ],
-    ids=["text", "empty", "object", "binary", "large"],
-)
+@pytest.mark.parametrize("content", ["iteration,\n{oops,\n", "{}"], ids=["text", "object"])
 def test_a_damaged_file_costs_its_part_alone(place: Path, name: str, content: str) -> None:
     (place / "runs" / name).write_text(content)
     assert "source train 6 6" in again(place).text
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"miou": float("nan")},
-        {"iou": {}},
-        {
-            "datasets": {
-                "night": {"miou": 1, "accuracy": 1, "images": 1, "content": "", "iou": {"sky": 1}}
-            }
-        },
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("change", [{"miou": float("nan")}, {"iou": {}}], ids=str)
 def test_scores_of_another_shape_are_refused_in_a_line(
     place: Path, change: dict[str, object]
 ) -> None:
@@ -226,38 +174,3 @@ def test_names_of_classes_are_no_html(place: Path) -> None:
     for name in HOSTILE:
         assert name in page.text
         assert f"\n {name} " in said
-
-
-def test_an_imported_student_has_no_recipe_to_compare(place: Path) -> None:
-    path = place / "runs" / "student" / "config.json"
-    card = json.loads(path.read_text())
-    for key in ("recipe", "run", "teacher_trained"):
-        del card["meta"][key]
-    del card["sha256"]
-    path.write_text(json.dumps(card))
-    text = again(place).text
-    assert "its recipe is not noted" in text
-    assert "is asked for" not in text
-    assert "read no features" not in text
-
-
-def test_a_run_without_teacher_is_not_called_untrained(place: Path) -> None:
-    demand("train", "-S", "train.regularizer.on=[]", "--out", "runs/plain")
-    demand("report", "--out", "runs/plain")
-    text = Page((place / "runs" / "plain" / REPORT).read_text()).text
-    assert "It read no features of a teacher" in text
-    assert "UNTRAINED TEACHER: its" not in text
-
-
-def test_a_lost_store_costs_its_own_part(place: Path) -> None:
-    shutil.rmtree(the_store("target"))
-    text = again(place).text
-    assert "no feature store at" in text
-    assert text.count(", float16, store") == 1  # the source's
-
-
-def test_a_damaged_picture_costs_the_pictures_alone(place: Path) -> None:
-    next((place / "runs" / "pictures").glob("*.png")).write_bytes(b"no picture")
-    text = again(place).text
-    assert "is not a picture of this version; run `ssr evaluate`" in text
-    assert "What is taken for what" in text
