@@ -88,11 +88,7 @@ def print_trained(result: "TrainResult", iterations: int) -> None:
     """Show where the student is, where the run was resumed, and a warning if SAM was not SAM."""
     if result.resumed_from is not None:
         console.print(f"resumed after {result.resumed_from} of {iterations} steps")
-    curves = result.curves
-    if curves.health:
-        health = ", ".join(f"{name} {value:.3g}" for name, value in curves.health[-1].items())
-        console.print(f"last row of health.csv: {health}")
-    if (best := curves.best) is not None:
+    if (best := result.curves.best) is not None:
         console.print(f"best validation: mean IoU {best['miou']:.2f} at step {best['iteration']}")
     if result.teacher_trained is False:
         console.print(UNTRAINED)

@@ -166,22 +166,15 @@ def test_all_problems_are_told_at_once_in_a_line_for_each_kind(
         prepare(folder_config(own_data), target)
     heading, *lines = str(info.value).split("\n  ")
     assert heading == "6 kinds of problems with the data:"
-    place, remedy = f"{own_data}/train", "there is no such folder: put the data there or correct"
-    assert lines.pop().startswith(
-        f"prepare.source.train_labels: {place}/labels/d.png: label colours ("
-    )
-    damaged = lines.pop(2)
-    assert damaged.startswith(f"prepare.source.train_images: {place}/images/a/1.jpg: is damaged")
-    assert damaged.endswith("fetch the file again or remove it (1 more: 2.jpg)")
-    assert lines == [
-        f"prepare.target: {own_data}/nowhere/train/images: {remedy} the path train_images",
-        f"prepare.target: {own_data}/nowhere/val/images: {remedy} the path val_images",
-        f"prepare.source.train_labels: {place}/labels/b/1.png: label ids 9, 11, 200 are not in the "
-        "class table: correct the label or, of kind `folder`, the class table (`ssr classes DIR` "
-        "prints one) (1 more: c.jpg)",
-        f"prepare.source.train_labels: {place}/images/b/2.jpg: has no label at "
-        f"{place}/labels/b/2.png: add it or exclude the image",
-    ]
+    for part, more in (
+        ("prepare.target: ", "val/images: there is no such folder"),
+        ("prepare.source.train_images: ", "images/a/1.jpg: is damaged"),
+        ("prepare.source.train_labels: ", "labels/b/1.png: label ids 9, 11, 200 are not in"),
+        ("prepare.source.train_labels: ", "(1 more: c.jpg)"),
+        ("prepare.source.train_labels: ", "images/b/2.jpg: has no label at"),
+        ("prepare.source.train_labels: ", "labels/d.png: label colours ("),
+    ):
+        assert sum(line.startswith(part) and more in line for line in lines) == 1, more
 
 
 @pytest.mark.parametrize("bad", [IMAGE, "train/labels/a/1.png"])
