@@ -7,7 +7,7 @@ from tests.embed.world import World, silent
 from tests.prepare.conftest import folder_config
 
 
-def list_photos(world: World, *, on_bad_image: str = "fail") -> PrepareResult:
+def list_photos(world: World) -> PrepareResult:
     """List `images/photos` with their `images/labels`, cache included, into the world's records."""
     config = folder_config(
         world.folder / "images",
@@ -18,7 +18,7 @@ def list_photos(world: World, *, on_bad_image: str = "fail") -> PrepareResult:
     )
     result = prepare_stage.run(
         PrepareConfig.model_validate(
-            {"source": config, "target": None, "pad_to_px": 32, "on_bad_image": on_bad_image}
+            {"source": config, "target": None, "pad_to_px": 32, "on_bad_image": "fail"}
         ),
         out=world.folder / "manifest.parquet",
         cache=world.folder / "scan-cache",

@@ -72,7 +72,7 @@ def own_data(tmp_path: Path) -> Path:
     root = tmp_path / "own"
     for split, names in (("train", ("a/1", "a/2", "b/1")), ("val", ("v",))):
         for seed, name in enumerate(names):
-            save(root / split / "images" / f"{name}.jpg", photo(seed))
+            save(root / split / "images" / f"{name}.jpg", photo(seed + 50 * (split == "val")))
             save(root / split / "labels" / f"{name}.png", ids(0, 7, 255))
     return root
 

@@ -26,12 +26,10 @@ from tests.prepare.conftest import (
 
 
 def test_sound_data_needs_no_word(prepare: Prepare, own_data: Path) -> None:
-    save(own_data / "val" / "images" / "v.jpg", photo(50))  # else it is a copy of a/1.jpg
     assert prepare(folder_config(own_data)).findings == ()
 
 
 def test_classes_that_no_label_shows_are_named(prepare: Prepare, own_data: Path) -> None:
-    save(own_data / "val" / "images" / "v.jpg", photo(50))
     for label in (own_data / "train" / "labels").rglob("*.png"):
         save(label, ids(7, 255))
     (finding,) = prepare(folder_config(own_data)).findings
@@ -59,13 +57,12 @@ def test_images_of_two_splits_are_counted_and_the_first_is_named(
     save(own_data / "val" / "labels" / "w.png", ids(0, 7))
     (finding,) = prepare(folder_config(own_data)).findings
     assert finding == (
-        "source train and source val share 2 images, byte for byte; the first is "
-        "train/images/a/1.jpg, there val/images/v.jpg"
+        "source train and source val share 1 images, byte for byte; the first is "
+        "train/images/a/2.jpg, there val/images/w.jpg"
     )
 
 
 def test_thumbnails_are_counted(prepare: Prepare, own_data: Path) -> None:
-    save(own_data / "val" / "images" / "v.jpg", photo(50))
     save(own_data / "train" / "images" / "a" / "1.jpg", photo(1, (5, 7)))
     save(own_data / "train" / "labels" / "a" / "1.png", ids(0, size=(5, 7)))
     (finding,) = prepare(folder_config(own_data)).findings
@@ -97,7 +94,6 @@ def test_a_turn_that_sizes_leave_open_is_said(
     size: tuple[int, int],
     open_: bool,
 ) -> None:
-    save(own_data / "val" / "images" / "v.jpg", photo(50))
     image, label = own_data / "train/images/a/1.jpg", own_data / "train/labels/a/1.png"
     save_turned(image, photo(1, size), orientation or 1)
     save_turned(label, ids(0, 7, size=size), label_orientation or 1)
@@ -167,7 +163,6 @@ def test_resampled_labels_are_told_from_poles(
 
 
 def test_classes_that_show_mostly_as_rims_are_named(prepare: Prepare, own_data: Path) -> None:
-    save(own_data / "val" / "images" / "v.jpg", photo(50))
     for seed, image in enumerate((own_data / "train" / "images").rglob("*.jpg")):
         save(image, photo(seed, (90, 30)))
         soft = ids(0, 8, size=(90, 30))

@@ -60,7 +60,7 @@ def test_an_image_is_read_as_what_it_shows_whatever_its_name(
     path = tmp_path / "x.png"
     Image.fromarray(photo(1)).convert(mode).save(path, kind)
     with Image.open(path) as image:
-        assert np.array_equal(read_image(path), image.convert("RGB"))
+        assert np.array_equal(read_image(path), np.asarray(image.convert("RGB")))
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:

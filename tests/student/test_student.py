@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
 
-from stages.student.config import HrdaConfig, SemaskConfig, StudentConfig
+from stages.student.config import HrdaConfig, SemaskConfig
 from stages.student.heads import ConvNormAct, DAFormerHead, mlp_head
 from stages.student.hrda import average_windows, crop_to, crop_tokens, logits_of
 from stages.student.inference import predict_logits
@@ -17,16 +17,9 @@ from stages.student.mit import BACKBONES, build_backbone
 from stages.student.saved import Layout, read_card, save_student
 from stages.student.student import Student, build_student, load_student, seeded
 from store.errors import CheckpointError
+from tests.evaluate.models import student_config
 
-CONFIG = StudentConfig(
-    backbone="mit_tiny",
-    weights="random",
-    norm_eps=1e-6,
-    drop_path=0.1,
-    head="daformer",
-    head_channels=8,
-    dropout=0.1,
-)
+CONFIG = student_config(head_channels=8)
 HRDA = HrdaConfig(detail_px=32, detail_weight=0.1, attention_channels=8, margin_px=0)
 SEMASK = SemaskConfig(window=4, attention=True, aux_weight=0.4)
 META = {"classes": ["road", "sky"], "palette": [[1, 2, 3], [4, 5, 6]]}
