@@ -77,3 +77,17 @@ def test_how_images_were_seen_is_written_and_said(photos: Path) -> None:
         "flip": True,
         "precision": "bfloat16",
     }
+
+
+def test_further_datasets_are_columns_of_the_table(photos: Path) -> None:
+    shutil.copytree("photos", "elsewhere")
+    splits = {"train": "dusk", "val": "dusk_val"}
+    night = {"kind": "camvid", "root": "elsewhere", "fit_px": None, "splits": splits}
+    change_params(photos, {"evaluate.datasets": {"night": night}})
+    said = demand("evaluate")
+    assert "night: 2 images, pixel accuracy" in said
+    assert "mean over the 2 datasets" in said
+    found = metrics()["datasets"]
+    assert found["night"] == found["target/val"]  # they are the same images
+    demand("report")
+    assert "Mean over the 2 datasets" in Path("runs/report.html").read_text()

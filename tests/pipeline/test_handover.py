@@ -50,6 +50,8 @@ def test_an_imported_student_is_taken_by_every_command(photos: Path) -> None:
     demand("evaluate", "--out", "runs/theirs")
     ours, theirs = (json.loads(Path(f"{run}/metrics.json").read_text()) for run in RUNS)
     assert (ours["iou"], ours["miou"]) == (theirs["iou"], theirs["miou"])
+    demand("report", "--out", "runs/theirs")
+    assert "its recipe is not noted" in Path("runs/theirs/report.html").read_text()
     demand("export", "runs/theirs", "--out", "exported")
     assert "Imported from latest.pth" in Path("exported/README.md").read_text()
     demand("predict", "runs/theirs", "photos/dusk_val/images", "--out", "predicted")
@@ -83,8 +85,10 @@ def test_what_does_not_fit_is_listed_before_it_is_refused(photos: Path) -> None:
         ("predict runs notes.txt --out predicted", ("notes.txt: is damaged or not an image",)),
         ("predict runs photos/dusk --out params.yaml/x", ("params.yaml", "check the path")),
         ("predict runs photos/dusk --out o --window 33", ("--window 33", "multiple of 32")),
+        ("predict runs photos/dusk --out o --fit 5", ("--fit 5", "WIDTHxHEIGHT")),
         ("import notes.txt --out theirs", ("notes.txt is damaged or not a weight file",)),
         ("import notes.txt --out o --classes ade", ("--classes ade", "cityscapes, camvid")),
+        ("evaluate --weights ema --model runs/student", ("holds one student", "give its run")),
         ("compare runs", ("runs is one run", "name another one")),
         ("probe --student absent", ("there is no such folder",)),
     ],

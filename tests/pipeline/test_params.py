@@ -175,6 +175,7 @@ def test_a_wrong_override_is_shown_with_what_is_allowed(
             ],
             "train.crop_align_px 8 is not a multiple of 32 px",
         ),
+        (["embed.flips=[horizontal]"], "['horizontal'] does not begin with none"),
         (["embed.levels=[stride4]"], "no level stride4, which embed.levels names"),
     ],
 )

@@ -37,6 +37,8 @@ def test_a_run_of_its_own_folder_leaves_the_others_alone(photos: Path) -> None:
     said = demand("evaluate", "--out", "runs/plain")
     assert UNTRAINED not in said
     assert "runs/plain/metrics.json: 2 images" in said
+    demand("report", "--out", "runs/plain")
+    assert "It read no features of a teacher" in Path("runs/plain/report.html").read_text()
     runs = {name: digest for name, digest in before.items() if name.startswith("runs/")}
     assert runs.items() <= stored(photos).items()
 
