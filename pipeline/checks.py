@@ -41,7 +41,8 @@ def require_current_manifest(params: Params, manifest: Manifest, path: Path) -> 
             f"{' and '.join(sorted(named))}; run `ssr prepare`"
         )
     for domain, source in params.prepare.domains.items():
-        listed, wanted = manifest.sources.get(domain, {}), source.identity
+        unset = {"labelled": 0}  # which a manifest notes where it is set
+        listed, wanted = unset | dict(manifest.sources.get(domain, {})), unset | source.identity
         changed = [key for key in wanted if key in listed and listed[key] != wanted[key]]
         if changed:
             raise DataError(
