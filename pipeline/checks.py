@@ -31,7 +31,8 @@ def current_manifest(params: Params, path: Path) -> Manifest:
             f"{' and '.join(sorted(named))}; run `ssr prepare`"
         )
     for domain, source in params.prepare.domains.items():
-        listed, wanted = manifest.sources.get(domain, {}), source.identity
+        unset = {"labelled": 0}  # which a manifest notes where it is set
+        listed, wanted = unset | dict(manifest.sources.get(domain, {})), unset | source.identity
         changed = [key for key in wanted if key in listed and listed[key] != wanted[key]]
         if changed:
             raise DataError(

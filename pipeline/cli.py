@@ -160,10 +160,12 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
 
     Example: ssr prepare -S prepare.source.root=/data/gta5
     """
+    from pipeline.console import console
     from pipeline.costs import noted
     from pipeline.params import load_params
     from pipeline.tables import print_manifest
     from stages.prepare import stage
+    from stages.prepare.proposal import about_sampling
 
     config = load_params(params, overrides)
     with noted("prepare", "images", MANIFEST.parent) as report:
@@ -174,6 +176,10 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
             progress=report,
         )
     print_manifest(result)
+    if (rare := config.train.rare_class_sampling) is not None:
+        given = rare.model_dump(exclude={"temperature"})
+        if said := about_sampling(result.manifest, **given):
+            console.print(said)
 
 
 @app.command()

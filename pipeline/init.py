@@ -19,6 +19,7 @@ from stages.prepare.proposal import (
     SplitFolders,
     classes_of_splits,
     find_splits,
+    sampling_for,
 )
 from store.atomic import write_bytes
 from store.errors import ConfigError, DataError
@@ -109,7 +110,12 @@ def _fill_in(tree: CommentedMap, roots: Mapping[str, str | None]) -> list[str]:
             continue
         section = prepare[domain]
         section.update(_folders(domain, splits, said))
-        crops_px += _fit(section, root, splits["train"].files)
+        sizes = _fit(section, root, splits["train"].files)
+        crops_px += [min(resized) for _, resized in sizes]
+        if domain == "source" and train["rare_class_sampling"] is not None:
+            for found in sizes:
+                pixels, ratio = sampling_for(*found)
+                train["rare_class_sampling"].update(min_pixels=pixels, min_crop_ratio=ratio)
         if section["val_images"]:
             evaluate = domain  # the target, if both have labels to measure on
         if domain == "source":
@@ -165,11 +171,11 @@ def _folders(domain: str, splits: Mapping[str, SplitFolders], said: list[str]) -
     }
 
 
-def _fit(section: CommentedMap, root: Path, files: Sequence[str]) -> list[int]:
+def _fit(section: CommentedMap, root: Path, files: Sequence[str]) -> list[tuple[Size, Size]]:
     """Set the preset's shorter side at the ratio of most of a few images; none is enlarged.
 
     Returns:
-        The shorter side that images get; nothing where none can be read.
+        The size of most, and the one that they get; nothing where none can be read.
     """
     sizes: Counter[Size] = Counter()
     for file in files[:: -(-len(files) // _MOST_IMAGES)]:
@@ -184,7 +190,7 @@ def _fit(section: CommentedMap, root: Path, files: Sequence[str]) -> list[int]:
     ratio = min(*section["fit_px"], *size) / min(size)
     height, width = (round(length * ratio) for length in size)
     section["fit_px"] = None if ratio == 1 and len(sizes) == 1 else flow([width, height])
-    return [min(fit_size(size, (width, height)))]
+    return [(size, fit_size(size, (width, height)))]
 
 
 def _propose(tree: CommentedMap, proposed: ProposedClasses) -> None:

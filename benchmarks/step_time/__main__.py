@@ -4,6 +4,7 @@
 
 a   DAFormer, no regulariser; `a mic` with masked image consistency
 b   SSR from the store; `b mic` with masked image consistency
+    `hrda` after a or b: HRDA, its detail crop half as wide; published with twice DAFormer's --crop
 c   SSR with SAM in the loop as the official code has it: its encoder, float32, on the source crop
     and on the mixed image; `c fused` has our encoder, in the precision of the student
 d   as b, features already in memory
@@ -14,7 +15,8 @@ in every other one, so that whatever else the machine does hits them alike; time
 `data` is the part of it in which samples are read; with --workers 0 nothing of that is hidden.
 Peak memory is that of a fresh process for each arm: the GPU's allocations, or on the CPU (Linux)
 the resident set with interpreter, libraries and data. TFLOP are counted from tables
-(stages/train/models.py, pipeline/plan.py), a multiplication and an addition as two. The goals:
+(stages/train/models.py, pipeline/plan.py), a multiplication and an addition as two; HRDA's are not
+counted. The goals:
 b <= 1.03 d, p >= 1.5 a. SAM's weights are random: no time depends on them.
 """
 

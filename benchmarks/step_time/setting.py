@@ -15,6 +15,9 @@ ARMS: Final = {
     "a mic": "DAFormer with MIC",
     "b": "SSR from the store",
     "b mic": "SSR with MIC, from the store",
+    "a hrda": "HRDA",
+    "a hrda mic": "HRDA with MIC",
+    "b hrda mic": "HRDA with SSR and MIC, from the store",
     "c": "SSR, official SAM in the loop",
     "c fused": "SSR, our SAM in the loop",
     "d": "SSR, features in memory",
@@ -22,6 +25,7 @@ ARMS: Final = {
 }
 LEVEL: Final = "stride8"
 MIC: Final = {"block_px": 32, "ratio": 0.7, "weight": 1.0}
+HRDA: Final = {"detail_weight": 0.1, "attention_channels": 256, "margin_px": 0}
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,15 @@ def configure(setting: Setting, arm: str) -> TrainConfig:
     """Give the published recipe to an arm, without what needs weights or statistics of GTA5."""
     train: dict[str, Any] = YAML(typ="safe").load(render("gta5-to-cityscapes", roots={}))["train"]
     ours = arm != "p"
+    student = train["student"] | {"backbone": setting.student, "weights": "random"}
+    if "hrda" in arm:
+        student["hrda"] = HRDA | {"detail_px": setting.crop // 2}
     return TrainConfig.model_validate(
         train
         | {
             "batch_size": setting.batch,
             "crop_px": setting.crop,
-            "student": train["student"] | {"backbone": setting.student, "weights": "random"},
+            "student": student,
             "regularizer": train["regularizer"] | ({"on": []} if arm[0] in "ap" else {}),
             "masking": MIC if arm.endswith("mic") else None,
             "rare_class_sampling": None,

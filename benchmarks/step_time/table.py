@@ -33,14 +33,15 @@ def show_arms(arms: Mapping[str, Arm], memory: Mapping[str, int], setting: Setti
     print("| | arm | s per step | min - max | data s | by a | by b | TFLOP | of SAM | peak GB |")
     print("|" + "---|" * 10)
     for name, arm in arms.items():
-        own, sam = _macs_of(name, arm, setting)
+        counts: tuple[int, ...] = () if "hrda" in name else _macs_of(name, arm, setting)
+        own_and_sam, of_sam = [f"{2 * n / 1e12:.3g}" for n in counts] or ["", ""]
         data = statistics.median(arm.data_seconds)
         ratios = [f"{arm.median / arms[base].median:.2f}x" if base in arms else "" for base in "ab"]
         peak = f"{memory[name] / 1e9:.2f}" if name in memory else ""
         print(
             f"| {name} | {ARMS[name]} | {arm.median:.4g} | {min(arm.seconds):.4g} - "
             f"{max(arm.seconds):.4g} | {data:.3g} | {' | '.join(ratios)} "
-            f"| {2 * (own + sam) / 1e12:.3g} | {2 * sam / 1e12:.3g} | {peak} |"
+            f"| {own_and_sam} | {of_sam} | {peak} |"
         )
 
 
@@ -118,11 +119,12 @@ def _macs(forward: Callable[[], T]) -> tuple[T, int]:
 
 
 def _macs_of(name: str, arm: Arm, setting: Setting) -> tuple[int, int]:
-    """Multiply-accumulates of a step: of the student and all around it, and of SAM."""
+    """Multiply-accumulates of a step: all of them, and SAM's."""
     own = step_macs(
         arm.config,
         num_classes=arm.models.student.num_classes,
         levels={LEVEL: Level(8, setting.teacher_channels)},
     )
     tiles = 2 * setting.batch if name[0] == "c" else 0
-    return own, tiles * macs_per_tile(setting.sam)
+    sam = tiles * macs_per_tile(setting.sam)
+    return own + sam, sam

@@ -20,6 +20,7 @@ BASES: Final[Mapping[str, str]] = {
     "gta5-generalization": "gta5-to-cityscapes",
     "gta5-to-cityscapes-dinov2": "gta5-to-cityscapes",
     "gta5-to-cityscapes-hrda": "gta5-to-cityscapes",
+    "camvid-day-to-dusk-hrda": "camvid-day-to-dusk",
     "folders-small": "folders",
 }
 """Presets whose file holds only what differs -> the preset that they differ from."""

@@ -47,6 +47,9 @@ class EvaluateConfig(Inference):
     def _measures_something(self) -> Self:
         if self.domain is None and not self.datasets:
             raise ValueError("domain is null and datasets is empty: name what to measure on")
+        for name, dataset in self.datasets.items():
+            if dataset.labelled:
+                raise ValueError(f"datasets.{name}.labelled is a key of prepare.target: remove it")
         for subset, classes in self.subsets.items():
             if len(set(classes)) != len(classes):
                 raise ValueError(f"subsets.{subset} names a class twice")

@@ -14,7 +14,8 @@ class PrepareConfig(Section):
 
     source: SourceConfig = Field(description="The labelled domain.")
     target: SourceConfig | None = Field(
-        description="The domain to adapt to, unlabelled in training; null for source only."
+        description="The domain to adapt to, unlabelled in training but for `labelled` images; "
+        "null for source only."
     )
 
     pad_to_px: WindowPx = Field(
@@ -30,6 +31,10 @@ class PrepareConfig(Section):
     def _check(self) -> Self:
         for domain, config in self.domains.items():
             config.require_training_data(domain)
+        if self.source.labelled:
+            raise ValueError(
+                "source.labelled is a key of the target: all of the source is labelled"
+            )
         return self
 
     @property

@@ -54,10 +54,11 @@ class ImageRecord:
 
     Attributes:
         image_id: Stable key, "<domain>/<split>/<path without suffix>".
-        domain: "source" (labelled) or "target" (unlabelled in training).
+        domain: "source" (labelled) or "target".
         split: "train" or "val".
         image: POSIX path relative to the domain's root.
-        label: Likewise, None where there is no label; always None in the target's train split.
+        label: Likewise, None where there is no label, and in the target's train split but for the
+            images that `prepare.target.labelled` chose.
         raw_size_px: (height, width) of the file, upright.
         resized_size_px: After the dataset's fit, before padding.
         working_size_px: After padding; the frame of all further geometry.

@@ -1,10 +1,12 @@
-"""Proposal of the folders and classes of a user's own dataset, for a person to edit.
+"""Proposal of the folders, classes and sampling of a user's own dataset, for a person to edit.
 
 Folders are known by their names and by how labels pair with images, classes by what labels hold.
 """
 
+import math
 import os
 import re
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +24,9 @@ from stages.prepare.datasets.dataset import (
     pairing_key,
     suffix_between,
 )
+from stages.prepare.geometry import Size
 from stages.prepare.labels import CITYSCAPES_19, CITYSCAPES_IDS, IGNORE, Color
+from stages.prepare.manifest import Manifest
 from stages.prepare.pixels import read_label
 from store.errors import DataError
 
@@ -43,6 +47,10 @@ _LEAST_MATCHED: Final = 0.3  # share of images that need a label for files to co
 
 _LEAST_CLASSES, _MOST_CLASSES = 2, 255
 _BLACK: Final = (0, 0, 0)
+
+_GTA5: Final = (1052, 1914), (720, 1280)
+_UNLIKE: Final = 3
+"""How many times more or less than its proposal a value is to be spoken of."""
 
 Value = tuple[int | None, Color | None]
 """What a label file holds: an id, a colour, or an id with its colour in a palette."""
@@ -178,6 +186,38 @@ def propose_classes(files: Sequence[Path], *, suffix: str = "") -> ProposedClass
         ignore_ids=tuple(sorted(stored for stored, _ in ignored if stored is not None)),
         ignore_colors=tuple(sorted(color for _, color in ignored if color is not None)),
         said=tuple(said),
+    )
+
+
+def sampling_for(raw_px: Size, resized_px: Size) -> tuple[int, float]:
+    """Scale DAFormer's `min_pixels` and `min_crop_ratio`, 3000 and 0.5 for GTA5, to other images.
+
+    The first counts raw pixels, the second those of the resized image for each of them: GTA5 at
+    twice the size has HRDA's published 2.0.
+    """
+    published_px, shrunk_px = map(math.prod, _GTA5)
+    area_px, used_px = math.prod(raw_px), math.prod(resized_px)
+    min_pixels = 3000 * area_px / published_px
+    ratio = 0.5 * (used_px / area_px) / (shrunk_px / published_px)
+    return int(float(f"{min_pixels:.2g}")), float(f"{ratio:.2g}")
+
+
+def about_sampling(manifest: Manifest, *, min_pixels: int, min_crop_ratio: float) -> str | None:
+    """Say which values of rare class sampling fit the images where those given are far from it."""
+    records = [r for r in manifest.select(split="train") if r.class_pixels is not None]
+    raw_px = statistics.mode(record.raw_size_px for record in records)
+    resized_px = statistics.mode(record.resized_size_px for record in records)
+    pixels, ratio = sampling_for(raw_px, resized_px)
+    most = map(max, zip(*(r.class_pixels for r in records if r.class_pixels), strict=True))
+    pixels = min([pixels, *(n - 1 for n in most if n)])  # every class needs an image
+    pairs = ((max(min_pixels, 1), max(pixels, 1)), (min_crop_ratio, ratio))
+    if all(fit / _UNLIKE <= given <= fit * _UNLIKE for given, fit in pairs):
+        return None
+    (height, width), (rows, columns) = raw_px, resized_px
+    return (
+        f"train.rare_class_sampling: images of {width}x{height}, used at {columns}x{rows}, want "
+        f"min_pixels {pixels} and min_crop_ratio {ratio:g}, where {min_pixels} and "
+        f"{min_crop_ratio:g} are set (published: 3000 and 0.5 for 1914x1052 at 1280x720)"
     )
 
 

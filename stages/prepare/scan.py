@@ -122,6 +122,47 @@ def select(
     return kept
 
 
+def labelled_items(items: Sequence[Item], target: SourceConfig) -> frozenset[Item]:
+    """Choose the images of the target's train split that are trained on with their labels.
+
+    Of N images that have a label file, sorted, a number takes the first in van der Corput's order:
+    0, 1/2, 1/4, 3/4, 1/8, ... of N. So they are evenly spread, and more images hold all that fewer
+    do. A list names images by id or stem.
+
+    Raises:
+        DataError: There are fewer labels, or a named image or its label does not exist.
+    """
+    key = "prepare.target.labelled"
+    train = sorted((item for item in items if item.split == "train"), key=lambda item: item.stem)
+    labelled = [item for item in train if item.label and (target.folder / item.label).is_file()]
+    if isinstance(target.labelled, int):
+        if target.labelled > len(labelled):
+            raise DataError(
+                f"{key} is {target.labelled}, but {len(labelled)} of {len(train)} images to train "
+                f"on have a label in {target.folder}: lower it, or add labels where "
+                f"prepare.target.{target.key_of('train', 'labels')} says"
+            )
+        bits = max(len(labelled) - 1, 1).bit_length()
+        mirrored = (int(f"{place:0{bits}b}"[::-1], 2) for place in range(1 << bits))
+        places = dict.fromkeys(place * len(labelled) >> bits for place in mirrored)
+        return frozenset(labelled[place] for place in list(places)[: target.labelled])
+    by_name = {item.stem: item for item in train}
+    by_name |= {image_id_of("target", item): item for item in train}
+    for name in target.labelled:
+        if name not in by_name:
+            raise DataError(
+                f"{key} names {name}, but there is no such image to train on in {target.folder}: "
+                "write paths relative to root, without suffix"
+            )
+        if by_name[name] not in labelled:
+            raise DataError(
+                f"{key} names {name}, which has no label at "
+                f"{by_name[name].label or 'any place that prepare.target names'}: add it, or name "
+                "another image"
+            )
+    return frozenset(by_name[name] for name in target.labelled)
+
+
 def image_id_of(what: str, item: Item) -> str:
     """Return the id of an image of a domain or dataset."""
     return f"{what}/{item.split}/{item.stem}"

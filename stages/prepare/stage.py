@@ -21,6 +21,7 @@ from stages.prepare.scan import (
     Measurement,
     MeasurementCache,
     image_id_of,
+    labelled_items,
     require_classes,
     scan,
     select,
@@ -64,8 +65,8 @@ def run(config: PrepareConfig, *, out: Path, cache: Path, progress: Progress) ->
     Every image and label is decoded once; later runs look only at files that changed. A manifest
     that says the same is not rewritten. On an error the old manifest stays.
 
-    Labels of the target's train split never enter the manifest, even where there are files: no
-    later stage can use them by mistake.
+    Labels of the target's train split enter the manifest for the images that `labelled` names, and
+    never for others, even where there are files: no later stage can use them by mistake.
 
     Args:
         config: Section `prepare`.
@@ -80,10 +81,16 @@ def run(config: PrepareConfig, *, out: Path, cache: Path, progress: Progress) ->
     listings, items = _list(config, problems, progress)
     unused = 0
     if config.target is not None and "target" in items:
-        train = [item for item in items["target"] if item.split == "train" and item.label]
-        unused = sum((config.target.folder / str(item.label)).is_file() for item in train)
+        try:
+            labelled = labelled_items(items["target"], config.target)
+        except DataError as error:
+            problems.append(str(error))
+            labelled = frozenset()
+        others = [i for i in items["target"] if i.split == "train" and i not in labelled]
+        unused = sum((config.target.folder / i.label).is_file() for i in others if i.label)
         items["target"] = [
-            replace(item, label=None) if item.split == "train" else item for item in items["target"]
+            replace(item, label=None) if item.split == "train" and item not in labelled else item
+            for item in items["target"]
         ]
     measurements = MeasurementCache(cache)
     records: list[ImageRecord] = []
@@ -180,7 +187,7 @@ def findings(manifest: Manifest, *, unused_labels: int) -> tuple[str, ...]:
     if unused_labels:
         said.append(
             f"target train: {unused_labels} label files are there and are not used; the target "
-            "trains without labels"
+            "trains without them"
         )
     said += manifest.odd
     copies: dict[str, dict[str, ImageRecord]] = defaultdict(dict)

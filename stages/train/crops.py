@@ -40,6 +40,13 @@ from store.read import FeatureReader, require_same_bases
 SAMPLE_STREAM, STEP_STREAM, BOX_STREAM = 0, 1, 2
 """Second word of every seed, so that samples and steps draw from different streams."""
 
+TARGET_SHARE = 0.5
+"""Share of labelled crops that show the target's few labelled images rather than the source.
+
+As in semi-supervised adaptation, whose batches have as many labelled images of either domain: in
+proportion to their number, eight images beside thousands would hardly be seen.
+"""
+
 REDRAWS = 10
 """Attempts after the first; official SSR hard-codes it for both rejections below."""
 
@@ -64,7 +71,7 @@ class Sample(TypedDict):
 class Batch:
     """Samples of one step."""
 
-    source_image: Tensor  # (B, 3, H, W), normalised; zero in the padding
+    source_image: Tensor  # (B, 3, H, W), normalised; zero in the padding; labelled target ones too
     source_label: Tensor  # (B, H, W) int64; 255 is ignored
     source_features: dict[str, Tensor]  # level -> (B, C, h, w); empty where training reads none
     target_image: Tensor
@@ -126,6 +133,7 @@ class RareClassSampler:
         pixel_counts: Labelled pixels (N, K) of each class, at raw label resolution.
         class_names: The K names, for messages.
         config: Temperature and thresholds.
+        of_target: How many of the images, the last, are the target's.
 
     Attributes:
         eligible: (N, K), whether an image may be drawn for a class.
@@ -136,8 +144,13 @@ class RareClassSampler:
     """
 
     def __init__(
-        self, pixel_counts: NDArray[np.int64], class_names: Sequence[str], config: RareClassConfig
+        self,
+        pixel_counts: NDArray[np.int64],
+        class_names: Sequence[str],
+        config: RareClassConfig,
+        of_target: int = 0,
     ) -> None:
+        self._first_of_target = len(pixel_counts) - of_target
         self.min_crop_pixels = config.min_pixels * config.min_crop_ratio
         self.classes, self.probabilities = class_probabilities(pixel_counts, config.temperature)
         if len(self.classes) == 0:
@@ -160,11 +173,20 @@ class RareClassSampler:
     def draw(self, rng: Rng) -> tuple[int, int]:
         """Draw a class id and the row of an image for it, in the official order."""
         class_id = int(rng.choice(self.classes, p=self.probabilities))
-        return class_id, int(rng.choice(np.flatnonzero(self.eligible[:, class_id])))
+        rows = np.flatnonzero(self.eligible[:, class_id])
+        return class_id, draw_row(rng, rows, self._first_of_target)
 
     def enough(self, label: NDArray[np.uint8], class_id: int) -> bool:
         """Say whether a crop's label (H, W) shows enough of the class that was asked for."""
         return int(np.count_nonzero(label == class_id)) > self.min_crop_pixels
+
+
+def draw_row(rng: Rng, rows: NDArray[np.int64], first_of_target: int) -> int:
+    """Draw one of some labelled images, of the target with `TARGET_SHARE` where both have any."""
+    source, target = rows[rows < first_of_target], rows[rows >= first_of_target]
+    if len(source) and len(target):
+        rows = target if rng.random() < TARGET_SHARE else source
+    return int(rng.choice(rows))
 
 
 def varied(label: NDArray[np.uint8], max_share: float) -> bool:
@@ -175,6 +197,9 @@ def varied(label: NDArray[np.uint8], max_share: float) -> bool:
 
 class TrainingCrops(Dataset[Sample]):
     """Crops of both domains' `train` images by sample index, endlessly many.
+
+    Labelled images of the target give crops of the source, and are no longer the target's while
+    that has others.
 
     Raises:
         DataError: A domain has no training image.
@@ -198,14 +223,18 @@ class TrainingCrops(Dataset[Sample]):
         for reader in readers.values():
             spec = reader.header.spec
             config.require_aligned({n: spec.level(n) for n in config.regularizer.used_levels})
-        self._labels = manifest.labels["source"]
-        self._source = _train_split(manifest, "source")
-        self._target = _train_split(manifest, "target") if config.self_training else ()
+        self._labels = manifest.labels
+        target = manifest.select(domain="target", split="train")
+        labelled = tuple(record for record in target if record.label is not None)
+        self._labelled = _train_split(manifest, "source") + labelled
+        self._first_of_target = len(self._labelled) - len(labelled)
+        others = tuple(record for record in target if record.label is None)
+        self._target = others or _train_split(manifest, "target") if config.self_training else ()
         self._rare: RareClassSampler | None = None
         if config.rare_class_sampling is not None:
-            counts = np.array([record.class_pixels for record in self._source], np.int64)
+            counts = np.array([record.class_pixels for record in self._labelled], np.int64)
             self._rare = RareClassSampler(
-                counts, manifest.classes.names, config.rare_class_sampling
+                counts, manifest.classes.names, config.rare_class_sampling, len(labelled)
             )
 
     def __getitem__(self, index: int) -> Sample:
@@ -225,9 +254,13 @@ class TrainingCrops(Dataset[Sample]):
         self, rng: np.random.Generator
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8], dict[str, NDArray[np.float16]]]:
         rare, most = self._rare, self._config.crop_max_class_share
-        class_id, row = rare.draw(rng) if rare else (0, int(rng.integers(len(self._source))))
-        record = self._source[row]
-        ids = read_train_ids(record, self._roots["source"], self._labels)
+        if rare is not None:
+            class_id, row = rare.draw(rng)
+        else:
+            class_id = 0
+            row = draw_row(rng, np.arange(len(self._labelled)), self._first_of_target)
+        record = self._labelled[row]
+        ids = read_train_ids(record, self._roots[record.domain], self._labels[record.domain])
         label = resize_label(ids, record.resized_size_px)
 
         def label_in(box: Box) -> NDArray[np.uint8]:

@@ -199,7 +199,9 @@ def open_stores(
     parts = config.regularizer.on
     if not parts:
         return {}, {}
-    domains: tuple[Domain, ...] = ("source", "target") if "mixed" in parts else ("source",)
+    target = manifest.select(domain="target", split="train")
+    reads_target = "mixed" in parts or any(record.label is not None for record in target)
+    domains: tuple[Domain, ...] = ("source", "target") if reads_target else ("source",)
     index = Index.read(workspace.index)
     readers = {
         domain: open_features(
@@ -237,9 +239,11 @@ def _identity(
 
 
 def _describe_data(manifest: Manifest, domain: Domain) -> dict[str, Any]:
-    source = manifest.sources.get(domain, {})
+    source, train = manifest.sources.get(domain, {}), manifest.select(domain=domain, split="train")
+    labelled = sum(record.label is not None for record in train) if domain == "target" else 0
     return {
-        "train_images": len(manifest.select(domain=domain, split="train")),
+        "train_images": len(train),
+        **({"labelled": labelled} if labelled else {}),
         **{key: source[key] for key in ("fit_px", "kind") if key in source},
     }
 

@@ -180,7 +180,8 @@ def test_the_card_tells_metrics_data_and_licences(tmp_path: Path) -> None:
         "masking": None,
         "regularizer": {"on": ["source", "mixed"]},
     }
-    meta = {**META, "recipe": recipe, "weights": "nvidia/mit-b5"}
+    data = META["data"] | {"target": {**META["data"]["target"], "labelled": 8}}
+    meta = {**META, "data": data, "recipe": recipe, "weights": "nvidia/mit-b5"}
     save_model(tmp_path / "student", meta=meta)
     write_metrics(tmp_path)
     result = exported(tmp_path, ".")  # a run's folder will do
@@ -190,7 +191,7 @@ def test_the_card_tells_metrics_data_and_licences(tmp_path: Path) -> None:
         "On target/val, 31 images, in percent: mean IoU 26.38, pixel accuracy 63.68.",
         "| sky | 9.14 |\n| car | - |",
         "- source: camvid, 305 images, labelled",
-        "- target: camvid, 62 images, without labels",
+        "- target: camvid, 62 images, 8 of them labelled",
         '"ema_decay": 0.99',
         "UNTRAINED TEACHER",
         "nvidia/mit-b5. MiT's ImageNet weights are NVIDIA's, for non-commercial use",

@@ -26,6 +26,16 @@ SOURCE_ONLY: dict[str, dict[str, object]] = {
 
 CASES = [
     Case(
+        "more labelled target images than there are",
+        "prepare -S prepare.target.labelled=9",
+        ("prepare.target.labelled is 9, but ", "images to train on have a label in"),
+    ),
+    Case(
+        "manifest of other labelled images",
+        "train -S prepare.target.labelled=1",
+        ("was made with another prepare.target.labelled; run `ssr prepare`",),
+    ),
+    Case(
         "more components than channels",
         "embed -S store.channels=1000",
         ("store.channels 1000 is more than the 64 channels of stride8", "lower it"),

@@ -36,7 +36,11 @@ def test_a_messy_folder_needs_no_edit_before_it_is_prepared() -> None:
     assert "looked at 6 of 6 label files" in said
     assert "the colours are those of Cityscapes" in said
     assert "the last 10% of the source's are held out (val_share)" in said
+    rare = load_params(Path("params.yaml")).train.rare_class_sampling
+    assert rare is not None
+    assert (rare.min_pixels, rare.min_crop_ratio) == (23, 1.1)  # of 160x96
     said = demand("prepare")
+    assert "rare_class_sampling" not in said
     for domain in ("source", "target"):
         assert (
             f"{domain}: photos: passed over 4 entries that are not images: ._0000.jpg, "

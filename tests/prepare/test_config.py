@@ -45,6 +45,7 @@ def test_domains_and_roots_follow_the_target() -> None:
         (folder_config(ROOT, val_labels=None), "set both or neither"),
         (folder_config(ROOT, val_share=0.1), "set it to null where val_images is given"),
         (folder_config(ROOT, train_labels=None), "source is what labels come from"),
+        (folder_config(ROOT, labelled=2), "source.labelled is a key of the target"),
         (folder_config(ROOT, ignore_ids=[7]), "label id 7 is used twice"),
         (folder_config(ROOT, ignore_ids=[256]), "less than or equal to 255"),
         (folder_config(ROOT, classes=[LANE, LANE]), "class name 'lane' is used twice"),

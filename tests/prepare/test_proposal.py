@@ -11,11 +11,13 @@ from stages.prepare.labels import Color
 from stages.prepare.proposal import (
     MOST_LABELS,
     ProposedClasses,
+    about_sampling,
     find_splits,
     propose_classes,
+    sampling_for,
     voc_color,
 )
-from tests.prepare.conftest import ids, photo, save
+from tests.prepare.conftest import Prepare, folder_config, ids, photo, save
 
 
 def proposed(folder: Path, *labels: NDArray[np.uint8], suffix: str = "") -> ProposedClasses:
@@ -27,6 +29,24 @@ def proposed(folder: Path, *labels: NDArray[np.uint8], suffix: str = "") -> Prop
 
 def painted(*colors: Color) -> NDArray[np.uint8]:
     return np.array(colors, np.uint8)[ids(*range(len(colors)))]
+
+
+def test_rare_class_sampling_is_as_published_for_gta5_in_daformer_and_hrda() -> None:
+    assert sampling_for((1052, 1914), (720, 1280)) == (3000, 0.5)
+    assert sampling_for((1052, 1914), (1440, 2560)) == (3000, 2.0)
+    assert sampling_for((360, 480), (360, 480)) == (260, 1.1)
+
+
+def test_values_of_rare_class_sampling_far_from_the_data_are_spoken_of(
+    prepare: Prepare, own_data: Path
+) -> None:
+    """Images of 30x20 have 200 pixels of each class at most."""
+    manifest = prepare(folder_config(own_data)).manifest
+    said = about_sampling(manifest, min_pixels=3000, min_crop_ratio=0.5)
+    assert said is not None
+    assert "images of 30x20, used at 30x20, want min_pixels 0 and min_crop_ratio 1.1" in said
+    assert about_sampling(manifest, min_pixels=0, min_crop_ratio=0.5) is None
+    assert about_sampling(manifest, min_pixels=1, min_crop_ratio=9) is not None
 
 
 def test_ids_are_counted_and_void_is_left_out(tmp_path: Path) -> None:

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from stages.prepare.datasets import folder
+from stages.prepare.datasets.dataset import Item
 from stages.prepare.manifest import Manifest
+from stages.prepare.scan import labelled_items
 from store.errors import DataError
 from tests.prepare.conftest import (
     Prepare,
@@ -45,6 +48,64 @@ def test_labels_of_the_target_train_split_stay_out(prepare: Prepare, cityscapes:
     config = cityscapes_config(cityscapes)
     train = prepare(config, config).manifest.select(domain="target", split="train")
     assert [(record.label, record.class_pixels) for record in train] == [(None, None)] * 2
+
+
+@pytest.mark.parametrize(
+    ("labelled", "kept"),
+    [
+        (1, ["a/1"]),
+        (2, ["a/1", "a/2"]),
+        (3, ["a/1", "a/2", "b/1"]),
+        (["train/images/b/1", "target/train/train/images/a/2"], ["a/2", "b/1"]),
+    ],
+)
+def test_chosen_labels_of_the_target_train_split_are_kept(
+    prepare: Prepare, own_data: Path, labelled: int | list[str], kept: list[str]
+) -> None:
+    result = prepare(folder_config(own_data), folder_config(own_data, labelled=labelled))
+    train = result.manifest.select(domain="target", split="train")
+    found = [record for record in train if record.class_pixels is not None]
+    assert [r.label for r in found] == [f"train/labels/{name}.png" for name in kept]
+    assert {r.label for r in train} - {r.label for r in found} <= {None}
+    assert (f"{3 - len(kept)} label files" in str(result.findings)) == (len(kept) < 3)
+
+
+@pytest.mark.parametrize(
+    ("labelled", "spoil", "says"),
+    [
+        (4, None, "is 4, but 3 of 3 images to train on have a label in "),
+        (3, "train/labels/b/1.png", "is 3, but 2 of 3 images to train on have a label in "),
+        (["train/images/x"], None, "names train/images/x, but there is no such image to train on"),
+        (["val/images/v"], None, "names val/images/v, but there is no such image to train on"),
+        (["train/images/b/1"], "train/labels/b/1.png", "has no label at train/labels/b/1.png: add"),
+    ],
+)
+def test_labelled_images_that_are_not_there_are_one_line(
+    prepare: Prepare, own_data: Path, labelled: int | list[str], spoil: str | None, says: str
+) -> None:
+    target = shutil.copytree(own_data, own_data.with_name("other"))
+    if spoil is not None:
+        (target / spoil).unlink()
+    with pytest.raises(DataError) as caught:
+        prepare(folder_config(own_data), folder_config(target, labelled=labelled))
+    message = str(caught.value)
+    assert message.startswith("prepare.target.labelled ")
+    assert says in message
+    assert "\n" not in message
+
+
+def test_more_labelled_images_hold_all_that_fewer_do_and_are_evenly_spread(tmp_path: Path) -> None:
+    items = [Item("train", f"{place:02}.jpg", "label.png") for place in range(62)]
+    (tmp_path / "label.png").touch()
+    before: set[int] = set()
+    for number in range(1, 63):
+        config = folder.Config.model_validate(folder_config(tmp_path, labelled=number))
+        chosen = {int(item.stem) for item in labelled_items(items, config)}
+        assert len(chosen) == number
+        assert before < chosen
+        gaps = np.diff([*sorted(chosen), 62 + min(chosen)])  # around the end
+        assert max(gaps) <= 2 * 62 / number + 1
+        before = chosen
 
 
 def test_counts_are_taken_at_raw_resolution_and_sizes_fit(prepare: Prepare, own_data: Path) -> None:

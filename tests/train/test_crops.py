@@ -19,6 +19,7 @@ from stages.prepare.labels import IGNORE
 from stages.prepare.manifest import Domain, ImageRecord
 from stages.train.config import RareClassConfig, TrainConfig
 from stages.train.crops import (
+    TARGET_SHARE,
     RareClassSampler,
     Sample,
     TrainingCrops,
@@ -78,13 +79,13 @@ def label(world: World, record: ImageRecord) -> NDArray[np.uint8]:
     return working
 
 
-def locate(world: World, domain: Domain, image: NDArray[np.float32], align_px: int) -> Place:
-    """Find the only place that shows these pixels."""
+def locate(world: World, domain: Domain | None, image: NDArray[np.float32], align_px: int) -> Place:
+    """Find the only place that shows these pixels, of both domains where none is named."""
     values = image * np.array(STD)[:, None, None] + np.array(MEAN)[:, None, None]
     shown = np.rint(values).astype(np.uint8)
     found = [
         place
-        for record in world.records(domain)
+        for record in world.manifest.select(domain=domain, split="train")
         for place in all_places(record, align_px)
         if np.array_equal(shown, place.cut(pixels(world, record)))
     ]
@@ -248,6 +249,41 @@ def test_labels_of_target_training_images_are_never_read(
         assert_same(sample, expected[index])
 
 
+@pytest.mark.parametrize("rare", [None, {"temperature": 1, "min_pixels": 0, "min_crop_ratio": 0}])
+def test_a_few_labelled_target_images_are_half_of_the_labelled_crops(
+    world: World, tmp_path: Path, rare: dict[str, float] | None
+) -> None:
+    few = world.copy(tmp_path / "few")
+    few.prepare(labelled=2)
+    kept = {record.label for record in few.records("target")} - {None}
+    assert len(kept) == 2
+    for path in few.folder.glob("drawn/dusk-*/train/labels/*.png"):  # no other label is read
+        if not any(path.match(str(label)) for label in kept):
+            path.unlink()
+    chosen = config(rare_class_sampling=rare, regularizer={"on": ["source"]})
+    _, readers = open_stores(chosen, few.workspace, few.manifest)
+    crops = TrainingCrops(config=chosen, manifest=few.manifest, roots=few.roots, readers=readers)
+    of_target = 0
+    for index in range(60):
+        sample = crops[index]
+        place = locate(few, None, sample["source_image"], 16)
+        np.testing.assert_array_equal(sample["source_label"], place.cut(label(few, place.record)))
+        window = place.cut(features(place.record, "stride8"), 8)
+        np.testing.assert_array_equal(sample["source_features"]["stride8"], window)
+        of_target += place.record.domain == "target"
+        assert locate(few, "target", sample["target_image"], 16).record.label is None
+    assert of_target == pytest.approx(60 * TARGET_SHARE, abs=13)
+
+
+def test_a_target_whose_images_are_all_labelled_trains_itself_too(
+    world: World, tmp_path: Path
+) -> None:
+    every = world.copy(tmp_path / "every")
+    every.prepare(labelled=6)
+    sample = every.crops(config())[0]
+    assert locate(every, "target", sample["target_image"], 16).record.label is not None
+
+
 def test_without_self_training_no_target_image_is_read(world: World, tmp_path: Path) -> None:
     alone = changed(world, tmp_path / "alone", target_images=None, target_labels=None)
     plain = config(self_training=None, regularizer={"on": ["source"]})
@@ -374,6 +410,13 @@ def test_a_class_that_no_image_shows_enough_of_is_named_with_the_cure() -> None:
         "set train.rare_class_sampling.min_pixels to 39 or less"
     )
     sampler(39)
+
+
+def test_a_class_of_one_domain_is_drawn_from_that_domain() -> None:
+    rare = RareClassConfig(temperature=0.5, min_pixels=0, min_crop_ratio=0.5)
+    rng, counts = np.random.default_rng(0), np.array([[9, 9, 0], [9, 0, 0], [9, 0, 9]])
+    drawn = {RareClassSampler(counts, NAMES, rare, of_target=1).draw(rng) for _ in range(99)}
+    assert drawn == {(0, 0), (0, 1), (0, 2), (1, 0), (2, 2)}
 
 
 def test_labels_without_any_labelled_pixel_are_refused() -> None:

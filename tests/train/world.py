@@ -92,7 +92,7 @@ class World:
     def records(self, domain: Domain) -> tuple[ImageRecord, ...]:
         return self.manifest.select(domain=domain, split="train")
 
-    def prepare(self, *, images: int = 6, target: bool = True) -> None:
+    def prepare(self, *, images: int = 6, target: bool = True, labelled: int = 0) -> None:
         """Draw the images and write the manifest."""
         sizes: dict[str, dict[str, Any]] = {
             "source": {"width_px": 160, "height_px": 80, "fit_px": [120, 60]},  # 60x120 in 64x128
@@ -101,7 +101,7 @@ class World:
         common = {"kind": "drawn", "root": str(self.folder / "drawn"), "strength": 1.0}
         common |= {"train": images, "val": 1}
         source = {**common, "style": "day", "seed": 1, **sizes["source"]}
-        dusk = {**common, "style": "dusk", "seed": 2, **sizes["target"]}
+        dusk = {**common, "style": "dusk", "seed": 2, "labelled": labelled, **sizes["target"]}
         prepare.run(
             PrepareConfig.model_validate(
                 {

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, Field
 
-from stages.fields import Domain, Name, PathText, Section, SidePx, Split
+from stages.fields import Domain, Name, NaturalInt, PathText, Section, SidePx, Split
 from stages.prepare.labels import ClassTable, LabelTable
 from store.errors import DataError
 
@@ -129,6 +129,11 @@ class Dataset(Section):
     fit_px: tuple[SidePx, SidePx] | None = Field(
         description="Width and height that images are scaled to fit in; null keeps their size."
     )
+    labelled: NaturalInt | tuple[Name, ...] = Field(
+        default=0,
+        description="Of `prepare.target`: images to train on with their labels, so many, evenly "
+        "spread, or their names, as paths in root without suffix.",
+    )
 
     @property
     def folder(self) -> Path:
@@ -138,7 +143,8 @@ class Dataset(Section):
     @property
     def identity(self) -> dict[str, Any]:
         """What the dataset is, in JSON's types, wherever its folder lies."""
-        return self.model_dump(mode="json", exclude={"root"})
+        unset = set() if self.labelled else {"labelled"}
+        return self.model_dump(mode="json", exclude={"root", *unset})
 
     @abstractmethod
     def scan(self, progress: Progress) -> Listing:
