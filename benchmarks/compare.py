@@ -69,7 +69,9 @@ class Workplace(NamedTuple):
 
     def timed(self, arm: str, iterations: int, folder: Path) -> Run:
         """Describe a run of an arm from its own start."""
-        params = self.params(arm, f"train.iterations={iterations}")
+        distils = self.params(arm).train.distill is not None
+        brief = ("train.distill.steps=1",) if distils else ()  # steps of the task are timed
+        params = self.params(arm, f"train.iterations={iterations}", *brief)
         return Run(arm, 0, params, folder, self.out / "data")
 
     def fits(self, arm: str) -> bool:
@@ -126,7 +128,10 @@ def planned(place: Workplace, options: argparse.Namespace) -> dict[str, Any]:
         return kept
     seconds = step_seconds({arm: partial(place.timed, arm) for arm in ARMS if place.fits(arm)})
     budget = options.budget_steps * seconds[BASELINE]
-    iterations = {arm: max(1, round(budget / each)) for arm, each in seconds.items()}
+    distill_steps = {arm: place.params(arm).train.distill_steps for arm in seconds}
+    iterations = {
+        arm: max(1, round(budget / each) - distill_steps[arm]) for arm, each in seconds.items()
+    }
     plan = {"settings": settings, "cpu_s_per_step": seconds, "iterations": iterations}
     write_bytes(path, json.dumps(plan, indent=1).encode() + b"\n")
     return plan

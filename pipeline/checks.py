@@ -63,7 +63,7 @@ def require_current_stores(params: Params, index_path: Path) -> None:
     Raises:
         StoreError: If there is no index, or it names stores of another teacher or preprocessing.
     """
-    if not params.train.regularizer.on:
+    if not params.train.read_domains:
         return
     for domain, entry in Index.read(index_path).stores.items():
         where = f"{index_path}: the {domain} store"

@@ -313,7 +313,7 @@ def train(
                 move_aside=move_aside,
                 ranks=ranks,
             )
-        print_trained(result, config.train.iterations)
+        print_trained(result, config.train.total_steps)
 
 
 @app.command()

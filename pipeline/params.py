@@ -87,7 +87,6 @@ class Params(Section):
     @model_validator(mode="after")
     def _embeds_what_training_reads(self) -> Self:
         """Say before a ten-hour embed what would be missing after it."""
-        regularizer = self.train.regularizer
         if self.train.crop_px > self.prepare.pad_to_px:
             raise ValueError(
                 f"prepare.pad_to_px {self.prepare.pad_to_px} is less than train.crop_px "
@@ -95,17 +94,18 @@ class Params(Section):
             )
         if self.train.self_training is not None and self.prepare.target is None:
             raise ValueError("train.self_training needs prepare.target, which is null")
-        domains = {"source"} if regularizer.on else set()
-        domains |= {"target"} if "mixed" in regularizer.on else set()
+        if self.train.distill is not None and self.prepare.target is None:
+            raise ValueError("train.distill needs prepare.target, which is null")
+        domains: set[str] = set(self.train.read_domains)
+        by = "train.distill" if self.train.distill else "train.regularizer"
         for key, wanted, given in (
             ("domains", domains, self.embed.domains),
-            ("levels", set(regularizer.used_levels), self.embed.levels),
-            ("splits", {"train"} if regularizer.on else set(), self.embed.splits),
+            ("levels", set(self.train.used_levels), self.embed.levels),
+            ("splits", {"train"} if domains else set(), self.embed.splits),
         ):
             for missing in sorted(wanted - set(given)):
                 raise ValueError(
-                    f"embed.{key} {list(given)} lacks {missing}, which train.regularizer reads; "
-                    "add it there"
+                    f"embed.{key} {list(given)} lacks {missing}, which {by} reads; add it there"
                 )
         if self.embed.teacher.known:
             self.train.require_aligned(self.teacher_levels)

@@ -27,7 +27,7 @@ from store.fingerprint import CRC_BYTES, crc32c_is_sound
 from store.grid import LevelGrid, place_of, shard_file
 from store.header import Header, read_header
 from store.index import Index
-from store.ledger import ShardEntry, has_file, recorded
+from store.ledger import ChannelStatistics, ShardEntry, has_file, read_statistics, recorded
 from store.spec import FLIPPED, ImageEntry, Size, upright
 
 _ABSENT: Final = np.iinfo(np.uint64).max
@@ -119,6 +119,20 @@ class FeatureReader:
                 entry = self.entry(level, shard)
                 found |= entry.skipped_of(header.wanted(shard)) if entry else {}
         return found
+
+    def statistics(self, level: str) -> ChannelStatistics | None:
+        """Read those of all tokens of a level from the ledger; None where it has none.
+
+        Raises:
+            StoreError: They are damaged, or cannot be looked at.
+        """
+        files, channels = self.header.files, self._grid(level).channels
+        with one_line_for_reads(files.url):
+            return ChannelStatistics.merge(
+                read_statistics(files, level, shard, channels)
+                for shard in self.header.shards
+                if self.entry(level, shard) is not None
+            )
 
     def check(self, *, levels: Iterable[str], images: Mapping[str, str], fingerprint: str) -> None:
         """Refuse the store unless it holds these images at these levels, all of them done.

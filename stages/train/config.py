@@ -1,16 +1,18 @@
 """The parameters of training; `params.yaml` gives every value (section `train`)."""
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from stages.fields import (
     BatchSize,
     Cores,
     DeviceName,
+    Domain,
     Factor,
     Fraction,
+    Name,
     NaturalInt,
     PathText,
     PositiveInt,
@@ -89,6 +91,33 @@ class FeatureDistanceConfig(Section):
     )
 
 
+class DistillConfig(Section):
+    """Distillation of stored features into the student, before it learns a task (after GKD)."""
+
+    kind: Literal["regress", "query"] = Field(
+        description="`regress`: stages predict the teacher's tokens where they lie; `query`: they "
+        "ask for them, by attention over those of the crop (after GKD, arXiv 2603.02554)."
+    )
+    steps: PositiveInt = Field(
+        description="Optimiser steps before the task, on source and target, without labels; they "
+        "have the optimiser's schedule to themselves."
+    )
+    levels: tuple[Name | None, Name | None, Name | None, Name | None] | None = Field(
+        description="Level that each of the four stages learns, as the stores name it; a stage "
+        "with null learns none. null as a whole: those of regularizer.levels."
+    )
+    loss: Literal["cosine", "mse"] = Field(
+        description="Distance to the teacher's standardised tokens: of their directions, or mean "
+        "square."
+    )
+    freeze: NaturalInt = Field(
+        description="Iterations of the task in which the backbone's weights stay as they are."
+    )
+    keep: Weight = Field(
+        description="Weight of the same loss on target images during the task; 0 is off."
+    )
+
+
 class OptimizerConfig(Section):
     """AdamW with linear warm-up and polynomial decay."""
 
@@ -116,7 +145,9 @@ class TrainConfig(Section):
         description="Folder of a student of this project to start from; null starts from "
         "`student.weights`. Arms of a comparison start from the same source-only student."
     )
-    iterations: PositiveInt = Field(description="Optimiser steps (paper 40000).")
+    iterations: NaturalInt = Field(
+        description="Optimiser steps of the task (paper 40000); 0 with `distill` alone."
+    )
     batch_size: BatchSize = Field(
         description="Images per step and domain, of all GPUs together (paper 2)."
     )
@@ -132,6 +163,10 @@ class TrainConfig(Section):
     student: StudentConfig = Field(description="The network.")
     regularizer: RegularizerConfig = Field(
         description="How teacher features take part in training; gone at inference."
+    )
+    distill: DistillConfig | None = Field(
+        description="Distillation of stored features before the task; null is off. Needs both "
+        "domains; iterations count on from its steps."
     )
     self_training: SelfTrainingConfig | None = Field(
         description="Self-training on the target; null trains on the source alone."
@@ -195,6 +230,42 @@ class TrainConfig(Section):
         "the target's labelled val split if there is one, else on the source's; 0 is never."
     )
 
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out distillation that is off: fingerprints are as before there was such."""
+        off = {"distill"} if self.distill is None else set()
+        return {key: value for key, value in dump(self).items() if key not in off}
+
+    @property
+    def distill_steps(self) -> int:
+        """Steps before the first iteration of the task."""
+        return 0 if self.distill is None else self.distill.steps
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the distillation and of the task."""
+        return self.distill_steps + self.iterations
+
+    @property
+    def distilled_levels(self) -> tuple[str | None, ...]:
+        """Level that each stage learns; none where distillation is off."""
+        if self.distill is None:
+            return ()
+        return self.distill.levels or self.regularizer.levels
+
+    @property
+    def used_levels(self) -> tuple[str, ...]:
+        """Levels that training reads, each once."""
+        distilled = [level for level in self.distilled_levels if level]
+        return tuple(dict.fromkeys((*self.regularizer.used_levels, *distilled)))
+
+    @property
+    def read_domains(self) -> tuple[Domain, ...]:
+        """Domains whose features training reads."""
+        if self.distill or "mixed" in self.regularizer.on:
+            return ("source", "target")
+        return ("source",) if self.regularizer.on else ()
+
     def require_aligned(self, levels: Mapping[str, Level]) -> None:
         """Refuse origins of crops that are between the tokens of a level in use.
 
@@ -204,17 +275,19 @@ class TrainConfig(Section):
         Raises:
             ConfigError: `crop_align_px` is no multiple of a stride.
         """
-        stride_px = max(
-            (levels[name].stride_px for name in self.regularizer.used_levels), default=1
-        )
+        stride_px = max((levels[name].stride_px for name in self.used_levels), default=1)
         if self.crop_align_px % stride_px:
             raise ConfigError(
                 f"train.crop_align_px {self.crop_align_px} is not a multiple of {stride_px} px, "
-                f"the coarsest stride that train.regularizer.levels reads; set it to {stride_px}"
+                f"the coarsest stride that training reads; set it to {stride_px}"
             )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if not self.total_steps:
+            raise ValueError("iterations is 0, and distill is null: there is nothing to train")
+        if self.distill and not any(self.distilled_levels):
+            raise ValueError("distill.levels are all null; set distill: null instead")
         if self.self_training is None and "mixed" in self.regularizer.on:
             raise ValueError(
                 "regularizer.on has `mixed`, but self_training is null: there are no mixed images"

@@ -37,7 +37,7 @@ from stages.train.ranks import ALONE, Ranks
 from store.errors import ConfigError, DataError, SSRError, TrainingError, is_out_of_memory
 from store.read import FeatureReader, require_same_bases
 
-SAMPLE_STREAM, STEP_STREAM, BOX_STREAM = 0, 1, 2
+SAMPLE_STREAM, STEP_STREAM, BOX_STREAM, DISTILL_STREAM = 0, 1, 2, 3
 """Second word of every seed, so that samples and steps draw from different streams."""
 
 TARGET_SHARE = 0.5
@@ -219,17 +219,19 @@ class TrainingCrops(Dataset[Sample]):
         self._config = config
         self._roots = roots
         self._readers = readers
-        require_same_bases(readers.values(), config.regularizer.used_levels)
+        require_same_bases(readers.values(), config.used_levels)
         for reader in readers.values():
             spec = reader.header.spec
-            config.require_aligned({n: spec.level(n) for n in config.regularizer.used_levels})
+            config.require_aligned({n: spec.level(n) for n in config.used_levels})
         self._labels = manifest.labels
         target = manifest.select(domain="target", split="train")
         labelled = tuple(record for record in target if record.label is not None)
         self._labelled = _train_split(manifest, "source") + labelled
         self._first_of_target = len(self._labelled) - len(labelled)
-        others = tuple(record for record in target if record.label is None)
-        self._target = others or _train_split(manifest, "target") if config.self_training else ()
+        self._target: tuple[ImageRecord, ...] = ()
+        if config.self_training or config.distill:
+            others = tuple(record for record in target if record.label is None)
+            self._target = others or _train_split(manifest, "target")
         self._rare: RareClassSampler | None = None
         if config.rare_class_sampling is not None:
             counts = np.array([record.class_pixels for record in self._labelled], np.int64)
@@ -239,8 +241,17 @@ class TrainingCrops(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng((self._config.seed, SAMPLE_STREAM, index))
-        image, label, features = self._source_crop(rng)
-        target_image, valid, target_features = self._target_crop(rng)
+        config, read = self._config, self._config.regularizer.used_levels
+        distilled = [level for level in config.distilled_levels if level]
+        if index < config.distill_steps * config.batch_size:
+            source_levels, target_levels, sees_target = distilled, distilled, True
+        else:
+            keeps = config.distill is not None and config.distill.keep > 0
+            source_levels = list(read)
+            target_levels = [*dict.fromkeys((*read, *(distilled if keeps else ())))]
+            sees_target = keeps or config.self_training is not None
+        image, label, features = self._source_crop(rng, source_levels)
+        target_image, valid, target_features = self._target_crop(rng, target_levels, sees_target)
         return Sample(
             source_image=image,
             source_label=label,
@@ -251,7 +262,7 @@ class TrainingCrops(Dataset[Sample]):
         )
 
     def _source_crop(
-        self, rng: np.random.Generator
+        self, rng: np.random.Generator, levels: Sequence[str]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8], dict[str, NDArray[np.float16]]]:
         rare, most = self._rare, self._config.crop_max_class_share
         if rare is not None:
@@ -281,26 +292,35 @@ class TrainingCrops(Dataset[Sample]):
             box = redraw_until_enough(draw, lambda box: rare.enough(label_in(box), class_id))
         mirrored = bool(rng.random() < self._config.flip_probability)
         image, crop = self._image(record, box, mirrored), label_in(box)
-        return image, flip(crop) if mirrored else crop, self._features(record, box, mirrored)
+        return (
+            image,
+            flip(crop) if mirrored else crop,
+            self._features(record, box, mirrored, levels),
+        )
 
     def _target_crop(
-        self, rng: np.random.Generator
+        self, rng: np.random.Generator, levels: Sequence[str], is_seen: bool
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_], dict[str, NDArray[np.float16]]]:
         self_training, side = self._config.self_training, self._config.crop_px
-        if self_training is None:  # nothing reads the target: shapes stay, no image is decoded
+        if not is_seen:  # nothing reads the target: shapes stay, no image is decoded
             return np.zeros((3, side, side), np.float32), np.zeros((side, side), np.bool_), {}
         record = self._target[int(rng.integers(len(self._target)))]
         box = self._box(rng, record)
         mirrored = bool(rng.random() < self._config.flip_probability)
         sides = 0 if self._config.student.hrda is None else self._config.student.hrda.margin_px
+        top, bottom = (
+            (self_training.ignore_top_px, self_training.ignore_bottom_px)
+            if self_training
+            else (0, 0)
+        )
         valid = valid_pixels(
             origin_px=(box.y, box.x),
             crop_px=(side, side),
             image_px=record.resized_size_px,
-            margins_px=(self_training.ignore_top_px, self_training.ignore_bottom_px, sides, sides),
+            margins_px=(top, bottom, sides, sides),
         ).numpy()
         image = self._image(record, box, mirrored)
-        features = self._features(record, box, mirrored)
+        features = self._features(record, box, mirrored, levels)
         return image, flip(valid) if mirrored else valid, features
 
     def _box(self, rng: np.random.Generator, record: ImageRecord) -> Box:
@@ -314,9 +334,9 @@ class TrainingCrops(Dataset[Sample]):
         return flip(window) if mirrored else window
 
     def _features(
-        self, record: ImageRecord, box: Box, mirrored: bool
+        self, record: ImageRecord, box: Box, mirrored: bool, levels: Sequence[str]
     ) -> dict[str, NDArray[np.float16]]:
-        """Read the window of every level in use.
+        """Read the window of every one of these levels.
 
         Differs from SSR: features come from tiles of the whole image, not from the crop alone, and
         those of a mirrored crop are mirrored, though no teacher is quite flip-equivariant, unless
@@ -326,7 +346,7 @@ class TrainingCrops(Dataset[Sample]):
         if reader is None:
             return {}
         features: dict[str, NDArray[np.float16]] = {}
-        for level in self._config.regularizer.used_levels:
+        for level in levels:
             tok = box.to_tokens(reader.header.spec.level(level).stride_px)
             stored = reader.mirrored(level) if mirrored else level
             window = reader.window(record.image_id, stored, tok.y, tok.x, tok.height, tok.width)
@@ -342,7 +362,7 @@ def batches(
     device: torch.device,
     ranks: Ranks = ALONE,
 ) -> Iterator[Batch]:
-    """Load this rank's share of iterations `start` to `config.iterations`, on the CPU.
+    """Load this rank's share of steps `start` to `config.total_steps`, on the CPU.
 
     Raises:
         DataError: An image or label is damaged, missing or not the one of the manifest.
@@ -355,7 +375,7 @@ def batches(
         # Samples are numbered through the run, whatever the number of ranks; randomness is in them.
         batch_sampler=[
             list(range(first + rows.start, first + rows.stop))
-            for first in range(start * size, config.iterations * size, size)
+            for first in range(start * size, config.total_steps * size, size)
         ],
         num_workers=config.workers,
         # zarr's thread and the codecs do not survive a fork.

@@ -53,6 +53,8 @@ def passes_for(config: TrainConfig, device: torch.device, ranks: int) -> Passes:
     for hindrance in [text for text, hinders in hindrances.items() if hinders]:
         log.warning(f"train.cuda_graphs: steps are launched kernel by kernel, as {hindrance}")
         return run_passes
+    if config.distill is not None:
+        log.warning("train.cuda_graphs: steps of train.distill are launched kernel by kernel")
     return RecordedPasses()
 
 

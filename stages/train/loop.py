@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from stages.train.config import TrainConfig
 from stages.train.crops import STEP_STREAM, Sample, batches
+from stages.train.distill import distill_step, draw_distilled, freeze_backbone, keep_distilling
 from stages.train.graphs import passes_for
 from stages.train.monitor import COLUMNS, Curves, FiniteCheck, health_row
 from stages.train.ranks import ALONE, Ranks
@@ -46,7 +47,7 @@ def fit(
     ranks: Ranks = ALONE,
     classes: Sequence[str] = (),
 ) -> int | None:
-    """Train to `config.iterations`, from the checkpoint in `folder` if there is one.
+    """Train to `config.total_steps`, from the checkpoint in `folder` if there is one.
 
     Args:
         config: Section `train`.
@@ -84,34 +85,47 @@ def fit(
     loader = batches(crops, config, start=start, device=device, ranks=ranks)
     check, shares = FiniteCheck(device), state.curves.shares
     passes = passes_for(config, device, ranks.count)
+    before, total = config.distill_steps, config.total_steps
 
     def name_of(train_id: int) -> str:
         return classes[train_id] if classes else f"class {train_id}"
 
     shown = _describe(state.curves, name_of)
 
-    for iteration in range(start, config.iterations):
-        done = iteration + 1
-        ends_row = done % config.log_every == 0 or done == config.iterations
-        lr = learning_rate(iteration, config.optimizer, config.iterations)
+    for iteration in range(start, total):
+        done, of_task = iteration + 1, iteration - before
+        ends_row = done % config.log_every == 0 or done == total
+        if of_task < 0:
+            lr = learning_rate(iteration, config.optimizer, before)
+        else:
+            lr = learning_rate(of_task, config.optimizer, config.iterations)
+        if of_task == 0:
+            state.optimizer.state.clear()  # the task begins without moments of the distillation
         set_learning_rate(state.optimizer, lr)
         samples = next(loader)
-        draws = draw_step(config, ranks.whole_batch(samples.source_label), iteration)
-        if draws is not None:  # drawn for the batch of all ranks, whose labels decide
-            draws = draws.of(ranks.rows(config.batch_size))
+        rows = ranks.rows(config.batch_size)
+        draws = None
+        if of_task >= 0:  # drawn for the batch of all ranks, whose labels decide
+            draws = draw_step(config, ranks.whole_batch(samples.source_label), of_task)
+        batch, distilled = samples.to(device), draw_distilled(config, iteration, rows)
         _seed_noise(config.seed, iteration, ranks)  # after the loader, which draws from it too
         looks = ends_row and ranks.first
-        result = train_step(
-            state.models,
-            samples.to(device),
-            draws,
-            config=config,
-            iteration=iteration,
-            mixer=mixer,
-            boxes=draw_boxes(config, iteration),
-            observe=looks,
-            passes=passes,
-        )
+        if of_task < 0:
+            result = distill_step(state.models, batch, distilled, config)
+        else:
+            result = train_step(
+                state.models,
+                batch,
+                None if draws is None else draws.of(rows),
+                config=config,
+                iteration=of_task,
+                mixer=mixer,
+                boxes=draw_boxes(config, of_task),
+                observe=looks,
+                passes=passes,
+            )
+            result = keep_distilling(result, state.models, batch, distilled, config)
+            freeze_backbone(state.models, config, of_task)
         values = dict(result.losses)
         if result.pseudo is not None:
             values["confidence"] = result.pseudo.confidence
@@ -135,9 +149,9 @@ def fit(
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
 
-        saves = done % config.checkpoint_every == 0 or done == config.iterations
+        saves = done % config.checkpoint_every == 0 or done == total
         every = config.validate_every if validation is not None else 0
-        validates = every > 0 and (done % every == 0 or done == config.iterations)
+        validates = every > 0 <= of_task and ((of_task + 1) % every == 0 or done == total)
         if ends_row or saves or validates:  # nothing else in the loop waits for the device
             check.require_finite(checkpoint)
         if ends_row:
@@ -156,7 +170,7 @@ def fit(
                 keep_best(done, state.curves.validation[-1]["miou"])
         if ends_row:
             shown = _describe(state.curves, name_of)
-        progress(done, config.iterations, shown)
+        progress(done, total, shown)
 
     if ranks.first:
         state.curves.write(folder)  # a finished run may have lost its files

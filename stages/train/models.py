@@ -21,6 +21,7 @@ from stages.student.saved import require_classes
 from stages.student.student import Backbone, Student, build_student, load_student, seeded
 from stages.student.weights import is_of_segmenter
 from stages.train.config import TrainConfig
+from stages.train.distiller import Distiller, moments_of
 from stages.train.half_precision import HalfCopies
 from stages.train.ranks import Ranks
 from stages.train.regularizers.branch import Branch
@@ -52,6 +53,7 @@ class Models:
         regularizer: The enhanced branch.
         imagenet: What feature distance compares with.
         ema_branch: The branch's slowly moving copy.
+        distiller: What compares the student with stored features in distillation.
         half: Copies of the weights of all, in bfloat16 training.
     """
 
@@ -60,12 +62,14 @@ class Models:
     regularizer: Branch | None
     imagenet: ImageNetReference | None
     ema_branch: Branch | None = None
+    distiller: Distiller | None = None
     half: HalfCopies = field(default_factory=HalfCopies)
 
     def set_up(self, config: TrainConfig, device: torch.device) -> None:
         """Move to the device, to compute there as `config` says; before there is an optimiser."""
         imagenet = None if self.imagenet is None else self.imagenet.backbone
-        for network in (self.student, self.ema, self.regularizer, self.ema_branch, imagenet):
+        branches = (self.regularizer, self.ema_branch, self.distiller)
+        for network in (self.student, self.ema, *branches, imagenet):
             if network is None:
                 continue
             network.to(device)
@@ -85,7 +89,7 @@ def build_models(
     Args:
         config: Section `train`.
         manifest: Its classes are those of the logits.
-        readers: Stores that the regulariser reads, by domain; empty where there is none.
+        readers: Stores that training reads, by domain; empty where there are none.
         ranks: Those that may share their batch norms.
 
     Returns:
@@ -105,16 +109,24 @@ def build_models(
     if config.init is not None:
         start = Path(config.init).expanduser()
         weights = _start_from(student, start, config.student, manifest.classes.names)
-    regularizer = None
+    regularizer = distiller = None
     if readers:
         specs = [reader.header.spec for reader in readers.values()]
-        used = [{n: spec.level(n) for n in config.regularizer.used_levels} for spec in specs]
+        used = [{n: spec.level(n) for n in config.used_levels} for spec in specs]
         if any(teacher_of(spec) != teacher_of(specs[0]) for spec in specs) or used[0] != used[-1]:
             raise StoreMismatchError(
                 "the stores of source and target are of two teachers; run `ssr embed`"
             )
+        channels = {name: level.channels for name, level in used[0].items()}
+        if config.distill is not None:
+            moments = {n: moments_of(readers.values(), n) for n in config.distilled_levels if n}
+            with seeded(config.seed):
+                distiller = Distiller(
+                    student.channels, config.distilled_levels, moments, config.distill
+                )
+    if config.regularizer.on:
+        channels = {name: channels[name] for name in config.regularizer.used_levels}
         with seeded(config.seed):
-            channels = {name: level.channels for name, level in used[0].items()}
             regularizer = config.regularizer.build(student, channels)
             if (
                 refine := config.regularizer.refine
@@ -129,7 +141,7 @@ def build_models(
         ema = without_noise(deepcopy(student))
         if regularizer is not None and regularizer.labels_target:
             ema_branch = without_noise(deepcopy(regularizer))
-    return Models(student, ema, regularizer, imagenet, ema_branch), notes, weights
+    return Models(student, ema, regularizer, imagenet, ema_branch, distiller), notes, weights
 
 
 def without_noise(ema: Network) -> Network:

@@ -41,6 +41,8 @@ gradient: norm of the gradient of the stage's fusion; `gradient_student` that of
 More where a run has it: `gamma`, the weight of SeMask's attention in a stage; at 0 it is dead.
 `rein_scale`, the weight of what refines the teacher's features; `rein_delta`, its norm over that of
 the features, and `rein_dropped`, the attention that features pay to none of its tokens.
+`explained`, the share of the teacher's variance that a stage predicts in distillation: 0 is what
+the mean of its tokens would, 1 is all.
 `lost` of a class, by its train id: its share of the pseudo-labels over its best; see `ClassShares`.
 """
 
@@ -224,7 +226,8 @@ def health_row(seen: Seen, models: Models) -> dict[str, float]:
         for stage in models.regularizer.fusion:
             parts = (f"embed.{stage}.", f"fusion.{stage}.")
             learned = [weight for name, weight in named if name.startswith(parts)]
-            row[f"gradient_{stage}"] = _gradient_norm(learned)
+            if any(weight.grad is not None for weight in learned):  # it rests in distillation
+                row[f"gradient_{stage}"] = _gradient_norm(learned)
     return row
 
 

@@ -123,7 +123,9 @@ def run(
         notes = (*notes, f"{why}: {skipped[first]}")
     for note in notes if ranks.first else ():
         log.warning(note)
-    optimizer = build_optimizer(models.student, models.regularizer, config.optimizer)
+    optimizer = build_optimizer(
+        models.student, models.regularizer, config.optimizer, models.distiller
+    )
 
     out.mkdir(parents=True, exist_ok=True)
     teachers = [teacher_of(reader.header.spec) for reader in readers.values()]
@@ -196,19 +198,19 @@ def open_stores(
     config: TrainConfig, workspace: Workspace, manifest: Manifest
 ) -> tuple[dict[Domain, StoreEntry], dict[Domain, FeatureReader]]:
     """Open the stores that training reads, with all training images but skipped ones."""
-    parts = config.regularizer.on
-    if not parts:
+    domains = config.read_domains
+    if not domains:
         return {}, {}
     target = manifest.select(domain="target", split="train")
-    reads_target = "mixed" in parts or any(record.label is not None for record in target)
-    domains: tuple[Domain, ...] = ("source", "target") if reads_target else ("source",)
+    if any(record.label is not None for record in target):
+        domains = ("source", "target")
     index = Index.read(workspace.index)
     readers = {
         domain: open_features(
             workspace.stores,
             index,
             domain,
-            levels=config.regularizer.used_levels,
+            levels=config.used_levels,
             images={
                 record.image_id: record.content
                 for record in manifest.select(domain=domain, split="train")
@@ -231,7 +233,7 @@ def _identity(
         "features": [
             entry.levels[level].model_dump(mode="json")
             for entry in stores.values()
-            for level in entry.with_flips(config.regularizer.used_levels)
+            for level in entry.with_flips(config.used_levels)
         ],
         "feed": feed.name,
         "start": digests_of_start(config),

@@ -25,13 +25,16 @@ FORMAT = 1
 
 
 def build_optimizer(
-    student: Student, regularizer: nn.Module | None, config: OptimizerConfig
+    student: Student,
+    regularizer: nn.Module | None,
+    config: OptimizerConfig,
+    distiller: nn.Module | None = None,
 ) -> torch.optim.AdamW:
     """Build AdamW with DAFormer's parameter groups, at the base rate.
 
     Groups are those of the official rules: the head trains faster and decays wholly, batch norms
     and biases included; norms of the backbone do not decay; all else is at the base. A head of the
-    regulariser learns as the student's does.
+    regulariser learns as the student's does, and so does what distillation adds.
     """
     groups: list[dict[str, Any]] = []
 
@@ -63,6 +66,8 @@ def build_optimizer(
             add("its head", own, head_factor, decay)
         if tokens:
             add("its tokens", tokens, config.regularizer_lr_factor, 0.0)
+    if distiller is not None:
+        add("distiller", list(distiller.parameters()), head_factor, decay)
     # Fused: one pass over the weights, and `found_inf` skips an update without asking the device.
     return torch.optim.AdamW(
         groups, lr=config.lr, betas=config.betas, weight_decay=decay, fused=True
@@ -103,6 +108,7 @@ class TrainingState:
             "ema": models.ema,
             "regularizer": models.regularizer,
             "ema_branch": models.ema_branch,
+            "distiller": models.distiller,
             "optimizer": self.optimizer,
             "curves": self.curves,
         }

@@ -308,7 +308,7 @@ def _run_passes(
         seen = student.see(image, boxes.source)
         losses = plain_losses("clean", seen, label)
         if regularizer is not None and "source" in enhanced_parts:
-            teacher = _part(batch.source_features, part)
+            teacher = part_of(batch.source_features, part)
             enhanced = regularizer.logits(student, seen, teacher)
             losses |= losses_of("enhanced_source", enhanced, seen, label)
         losses = _scaled(losses, len(label) / len(batch))
@@ -320,7 +320,7 @@ def _run_passes(
             losses["feature_distance"] = config.feature_distance.weight * distance
         return losses
 
-    losses = _accumulate(source_losses, models, batch, config)
+    losses = accumulate(source_losses, models, batch, config)
     if views.mask is None or views.mixed is None or pseudo is None:
         return losses, None, None
 
@@ -340,11 +340,11 @@ def _run_passes(
         seen = student.see(mixed.image[part], boxes.mixed)
         losses = plain_losses("mix", seen, label, share)
         if regularizer is not None and "mixed" in enhanced_parts:
-            enhanced = regularizer.logits(student, seen, _part(mixed_teacher, part))
+            enhanced = regularizer.logits(student, seen, part_of(mixed_teacher, part))
             losses |= losses_of("enhanced_mix", enhanced, seen, label, share)
         return _scaled(losses, len(label) / len(batch))
 
-    losses |= _accumulate(mixed_losses, models, batch, config)
+    losses |= accumulate(mixed_losses, models, batch, config)
     if config.masking is None or views.masked is None:
         return losses, pseudo, mixed
 
@@ -356,7 +356,7 @@ def _run_passes(
         losses = plain_losses("masked", seen, label, weight[part])
         return _scaled(losses, masked_weight * len(label) / len(batch))
 
-    losses |= _accumulate(masked_losses, models, batch, config)
+    losses |= accumulate(masked_losses, models, batch, config)
     return losses, pseudo, mixed
 
 
@@ -402,7 +402,7 @@ def _thing_cells(models: Models, batch: Batch, config: TrainConfig) -> Tensor | 
     )
 
 
-def _accumulate(
+def accumulate(
     losses_of: Callable[[slice], dict[str, Tensor]],
     models: Models,
     batch: Batch,
@@ -432,5 +432,6 @@ def _scaled(losses: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
     return {name: factor * loss for name, loss in losses.items()}
 
 
-def _part(features: Mapping[str, Tensor], part: slice) -> dict[str, Tensor]:
+def part_of(features: Mapping[str, Tensor], part: slice) -> dict[str, Tensor]:
+    """Return the features of some images of a batch."""
     return {level: maps[part] for level, maps in features.items()}

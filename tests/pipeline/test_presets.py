@@ -25,6 +25,15 @@ GUIDED: Final = {
 
 SEMASK: Final = {"window": 8, "attention": True, "aux_weight": 0.4}
 
+DISTILL: Final = {
+    "kind": "regress",
+    "steps": 300,
+    "levels": None,
+    "loss": "cosine",
+    "freeze": 0,
+    "keep": 0.0,
+}
+
 DIFFERENCES: Final[dict[str, dict[str, Any]]] = {
     "source-only": {
         "regularizer.on": (),
@@ -41,18 +50,21 @@ DIFFERENCES: Final[dict[str, dict[str, Any]]] = {
     "semask": {"regularizer.on": (), "student.semask": SEMASK},
     "ssr-semask": {"student.semask": SEMASK},
     "rein": {"regularizer.refine": {"tokens": 100, "rank": 16}},
+    "distil-first": {"regularizer.on": (), "distill": DISTILL},
+    "distil-guided": {**GUIDED, "distill": DISTILL},
 }
 """Of each arm from the preset as it is packaged, below `train`."""
 
 WITHOUT_TARGET: Final = "gta5-generalization"
 WITH_TARGET: Final = [name for name in PRESETS if name != WITHOUT_TARGET]
 TWO_SCALES: Final = ("gta5-to-cityscapes-hrda", "camvid-day-to-dusk-hrda")
-NEED_TARGET: Final = ("daformer-mic", "ssr-mic", "guided", "guided-mic")
+GUIDED_ARMS: Final = ("guided", "guided-mic", "distil-guided")
+NEED_TARGET: Final = ("daformer-mic", "ssr-mic", "distil-first", *GUIDED_ARMS)
 EVERY_ARM: Final = [
     (name, arm)
     for name, arm in product(PRESETS, DIFFERENCES)
     if (name in WITH_TARGET or arm not in NEED_TARGET)
-    and not (name in TWO_SCALES and arm in ("guided", "guided-mic"))
+    and not (name in TWO_SCALES and arm in GUIDED_ARMS)
     and not (name.startswith("camvid") and "semask" in arm)  # its student is not a MiT
 ]
 
@@ -114,6 +126,10 @@ def test_synthia_is_reported_on_the_classes_that_it_labels() -> None:
     [
         (f"{WITHOUT_TARGET} --arm guided", "to ["),
         (f"{WITHOUT_TARGET} --arm ssr-mic", "masking needs self_training"),
+        (
+            f"{WITHOUT_TARGET} --arm distil-first",
+            "train.distill needs prepare.target, which is null",
+        ),
         (f"{WITHOUT_TARGET} --target /data/target", "leave out --target"),
         (f"{TWO_SCALES[0]} --arm guided", "set student.hrda to null, or the kind to ssr"),
     ],

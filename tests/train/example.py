@@ -28,6 +28,7 @@ EXAMPLE: dict[str, Any] = {
         "on": ["source", "mixed"],
         "levels": ["stride8"] * 4,
     },
+    "distill": None,
     "self_training": {
         "start": 0,
         "ema_decay": 0.99,

@@ -11,6 +11,15 @@ from tests.train.example import HRDA, SEMASK, train_config
 
 FEATURE_DISTANCE = {"weight": 0.005, "classes": ["car"], "min_share": 0.75}
 
+DISTILL = {
+    "kind": "query",
+    "steps": 3,
+    "levels": None,
+    "loss": "mse",
+    "freeze": 0,
+    "keep": 0.0,
+}
+
 GUIDED = {"kind": "guided", "student_drop": 0.5}
 
 MASKING = {"block_px": 8, "ratio": 0.7, "weight": 1.0}
@@ -42,6 +51,11 @@ def sections() -> list[type[BaseModel]]:
         ({"self_training": {"ignore_top_px": -1}}, "self_training.ignore_top_px"),
         ({"feature_distance": {**FEATURE_DISTANCE, "classes": []}}, "feature_distance.classes"),
         ({"optimizer": {"warmup_ratio": 0.0}}, "optimizer.warmup_ratio"),
+        ({"distill": {**DISTILL, "steps": 0}}, "distill.steps"),
+        ({"distill": {**DISTILL, "levels": ["stride8"] * 3}}, "distill.levels"),
+        ({"distill": {**DISTILL, "levels": [None] * 4}}, "set distill: null instead"),
+        ({"distill": {**DISTILL, "keep": -1}}, "distill.keep"),
+        ({"iterations": 0}, "there is nothing to train"),
         ({"batch_size": 4, "micro_batch_size": 3}, "is not a divisor of batch_size 4"),
         ({"compile": True, "activation_checkpointing": True}, "chooses itself"),
         ({"self_training": None}, "there are no mixed images"),
@@ -95,6 +109,13 @@ def test_crops_are_aligned_to_the_coarsest_level_in_use(
             config.require_aligned(offered)
     off = {"on": [], "levels": levels}
     train_config(crop_align_px=align_px, regularizer=off).require_aligned(offered)
+    distilled = train_config(crop_align_px=align_px, regularizer=off, distill=DISTILL)
+    assert distilled.used_levels == config.used_levels == ("a", "b")
+
+
+def test_a_run_without_distillation_is_described_as_before_there_was_such() -> None:
+    assert "distill" not in train_config().model_dump(mode="json")
+    assert train_config(distill=DISTILL).model_dump()["distill"]["kind"] == "query"
 
 
 @pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)

@@ -14,6 +14,7 @@ from stages.train.models import Models
 from stages.train.step import StepResult, run_passes
 from store.errors import TrainingError
 from tests.train.example import HRDA, train_config
+from tests.train.test_distill import DISTILL
 from tests.train.test_loop import TWENTY, interrupt
 from tests.train.world import World, assert_same, results
 
@@ -69,13 +70,17 @@ class Rerun(RecordedPasses):
         return result, launch
 
 
+@pytest.mark.parametrize(
+    "distill", [None, {**DISTILL, "steps": 2, "freeze": 6, "keep": 0.5}], ids=["", "distillation"]
+)
 def test_recorded_steps_leave_what_others_do(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    distill: dict[str, Any] | None, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.run(tmp_path / "eager", **CHANGES)
+    changes = {**CHANGES, "distill": distill}
+    world.run(tmp_path / "eager", **changes)
     passes = Rerun()
     monkeypatch.setattr(loop, "passes_for", lambda *_: passes)
-    world.run(tmp_path / "recorded", **CHANGES)
+    world.run(tmp_path / "recorded", **changes)
     assert passes.launches == 2 + 12  # of 5 and 15 steps, 3 of each to warm up
     assert_same(results(tmp_path / "recorded"), results(tmp_path / "eager"))
 
@@ -147,3 +152,9 @@ def test_graphs_are_for_gpus_and_can_be_switched_off() -> None:
     assert isinstance(passes_for(train_config(), cuda, 1), RecordedPasses)
     assert passes_for(train_config(), torch.device("cpu"), 1) is run_passes
     assert passes_for(train_config(cuda_graphs="off"), cuda, 1) is run_passes
+
+
+def test_a_run_says_that_its_distillation_is_not_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    passes = passes_for(train_config(distill=DISTILL), torch.device("cuda"), 1)
+    assert isinstance(passes, RecordedPasses)
+    assert "steps of train.distill are launched kernel by kernel" in caplog.text

@@ -18,6 +18,7 @@ from stages.train.loop import fit
 from stages.train.ranks import ALONE, Ranks
 from store.errors import ConfigError, SSRError
 from tests.train.example import train_config
+from tests.train.test_distill import DISTILL
 from tests.train.world import World, assert_same, results, silent, training_state
 
 REPOSITORY = Path(__file__).parents[2]
@@ -35,6 +36,12 @@ ARMS: dict[str, dict[str, Any]] = {
     "source only": {**STILL, "regularizer": {"on": ["source"]}, "self_training": None},
     # at threshold 0 every share of the batch has the confidence of the whole
     "all": {**STILL, "self_training": {"threshold": 0.0}, "masking": MASKING},
+    "distillation first": {
+        **STILL,
+        "iterations": 1,
+        "self_training": {"threshold": 0.0},
+        "distill": {**DISTILL, "steps": 2, "keep": 0.5},
+    },
 }
 
 """What is equal by definition where batch norms are in eval mode."""
@@ -261,7 +268,12 @@ def record(world: World, path: Path, config: Any, ranks: Ranks) -> None:  # noqa
     gradients: list[list[Tensor]] = []
     state.optimizer.register_step_pre_hook(
         lambda optimizer, *_: gradients.append(
-            [p.grad.clone() for group in optimizer.param_groups for p in group["params"]]
+            [
+                p.grad.clone()
+                for group in optimizer.param_groups
+                for p in group["params"]
+                if p.grad is not None  # all but the head in distillation
+            ]
         )
     )
     folder = path.with_suffix("")

@@ -22,6 +22,7 @@ from stages.student.student import Student, build_student, seeded
 from stages.train import stage
 from stages.train.config import TrainConfig
 from stages.train.crops import TrainingCrops
+from stages.train.distiller import Distiller
 from stages.train.loop import Progress
 from stages.train.models import ImageNetReference, Models, without_noise
 from stages.train.monitor import Curves
@@ -230,8 +231,15 @@ def training_state(config: TrainConfig, *, seed: int, imagenet: bool = False) ->
     reference = None
     if imagenet:
         reference = ImageNetReference(deepcopy(student.backbone).eval().requires_grad_(False), [0])
-    optimizer = build_optimizer(student, regularizer, config.optimizer)
-    return TrainingState(Models(student, ema, regularizer, reference), optimizer, Curves())
+    distiller = None
+    if config.distill is not None:
+        moments = dict.fromkeys(LEVELS, (torch.full((4,), 3.0), torch.full((4,), 2.0)))
+        with seeded(seed):
+            levels = config.distilled_levels
+            distiller = Distiller(student.channels, levels, moments, config.distill)
+    optimizer = build_optimizer(student, regularizer, config.optimizer, distiller)
+    models = Models(student, ema, regularizer, reference, distiller=distiller)
+    return TrainingState(models, optimizer, Curves())
 
 
 def results(out: Path) -> dict[str, Any]:

@@ -1,0 +1,276 @@
+import csv
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stages.student.student import build_student, seeded
+from stages.train.config import TrainConfig
+from stages.train.crops import Batch
+from stages.train.distill import distill_step, draw_distilled, freeze_backbone, keep_distilling
+from stages.train.distiller import Distiller
+from stages.train.models import Models
+from stages.train.state import TrainingState, build_optimizer, learning_rate
+from stages.train.step import StepResult
+from store.errors import StoreMissingError
+from tests.train.example import train_config
+from tests.train.world import LEVELS, World, assert_same, results, silent
+
+DISTILL: dict[str, Any] = {
+    "kind": "regress",
+    "steps": 10,
+    "levels": ["stride8", None, "stride16", "stride8"],
+    "loss": "cosine",
+    "freeze": 0,
+    "keep": 0.0,
+}
+NOISELESS: dict[str, Any] = {"drop_path": 0.0, "dropout": 0.0}
+SIDE, CELL = 64, 8
+
+
+def colours(image: Tensor) -> Tensor:
+    """Four channels of a teacher that sees colours: (B, 3, H, W) to (B, 4, H/8, W/8)."""
+    mean = F.avg_pool2d(image, CELL)
+    return torch.cat([mean, mean[:, :1] * mean[:, 1:2]], 1)
+
+
+def batch_of(seed: int, batch: int = 4) -> Batch:
+    """Images of random patches, and what the teacher sees of them."""
+    generator = torch.Generator().manual_seed(seed)
+    source, target = (
+        torch.randn(batch, 3, CELL, CELL, generator=generator).repeat_interleave(8, 2)
+        for _ in range(2)
+    )
+    source, target = source.repeat_interleave(8, 3), target.repeat_interleave(8, 3)
+    label = torch.zeros(batch, SIDE, SIDE, dtype=torch.int64)
+    features = [dict.fromkeys(LEVELS, colours(image)) for image in (source, target)]
+    return Batch(source, label, features[0], target, label == 0, features[1])
+
+
+def models_of(config: TrainConfig) -> Models:
+    student = build_student(config.student, num_classes=5, seed=1)
+    moments = dict.fromkeys(LEVELS, (torch.zeros(4), torch.ones(4)))
+    assert config.distill is not None
+    with seeded(2):
+        distiller = Distiller(student.channels, config.distilled_levels, moments, config.distill)
+    return Models(student, None, None, None, distiller=distiller)
+
+
+def distill(models: Models, batch: Batch, config: TrainConfig) -> StepResult:
+    return distill_step(models, batch, {}, config)
+
+
+@pytest.mark.parametrize("loss", ["cosine", "mse"])
+@pytest.mark.parametrize("kind", ["regress", "query"])
+def test_stages_learn_their_teacher_and_the_loss_reads_it(kind: str, loss: str) -> None:
+    config = train_config(
+        distill={**DISTILL, "kind": kind, "loss": loss},
+        student=NOISELESS,
+        optimizer={"lr": 3e-3},
+    )
+    models, unseen = models_of(config), batch_of(1000)
+    optimizer = build_optimizer(models.student, None, config.optimizer, models.distiller)
+    before = distill(models, unseen, config)
+    for seed in range(60):
+        optimizer.zero_grad()
+        distill(models, batch_of(seed), config)
+        optimizer.step()
+    after = distill(models, unseen, config)
+    wrong = {level: each.roll(1, dims=0) for level, each in unseen.target_features.items()}
+    of_another = distill(models, replace(unseen, target_features=wrong), config)
+
+    assert after.seen.keys() == {"explained_0", "explained_2", "explained_3"}
+    first, last = (float(result.seen["explained_0"][1]) for result in (before, after))
+    assert last > first + 0.3
+    assert last > 0.4
+    assert of_another.losses["distill_target"] > 1.3 * after.losses["distill_target"]
+    assert of_another.losses["distill_source"] == after.losses["distill_source"]
+    assert float(of_another.seen["explained_0"][1]) < last - 0.3
+
+
+def encoder_gradient(models: Models) -> Tensor:
+    found = [w.grad.flatten() for w in models.student.backbone.parameters() if w.grad is not None]
+    models.student.zero_grad()
+    return torch.cat(found) if found else torch.zeros(0)
+
+
+def test_what_is_kept_reaches_the_encoder_from_target_images_alone() -> None:
+    nothing = StepResult({}, None, None, {})
+    config = train_config(distill={**DISTILL, "keep": 0.5}, student=NOISELESS)
+    models, batch, other = models_of(config), batch_of(1), batch_of(2)
+
+    def gradient(batch: Batch, config: TrainConfig) -> Tensor:
+        result = keep_distilling(nothing, models, batch, {}, config)
+        assert [*result.losses] == (["distill_target"] if config.distill.keep else [])  # type: ignore[union-attr]
+        return encoder_gradient(models)
+
+    kept = gradient(batch, config)
+    of_source = replace(
+        batch, source_image=other.source_image, source_features=other.source_features
+    )
+    assert torch.equal(gradient(of_source, config), kept)
+    assert not torch.equal(gradient(replace(batch, target_image=other.target_image), config), kept)
+    assert not torch.equal(
+        gradient(replace(batch, target_features=other.target_features), config), kept
+    )
+    twice = train_config(distill={**DISTILL, "keep": 1.0}, student=NOISELESS)
+    torch.testing.assert_close(gradient(batch, twice), 2 * kept)
+    off = train_config(distill=DISTILL, student=NOISELESS)
+    assert not len(gradient(batch, off))
+
+
+def test_the_student_sees_jitter_and_the_teacher_does_not() -> None:
+    config = train_config(
+        batch_size=4,
+        distill={**DISTILL, "loss": "mse"},
+        student=NOISELESS,
+        self_training={"jitter_probability": 1.0},
+    )
+    models, batch = models_of(config), batch_of(1)
+    features = {level: each.clone() for level, each in batch.source_features.items()}
+    clean = distill(models, batch, config).losses
+    draws = draw_distilled(config, 3, slice(0, 4))
+    assert draws.keys() == {"source", "target"}
+    for name, loss in distill_step(models, batch, draws, config).losses.items():
+        assert loss != clean[name]
+    assert_same(batch.source_features, features)
+    parts = [draw_distilled(config, 3, part) for part in (slice(0, 2), slice(2, 4))]
+    for domain, of_all in draws.items():
+        assert_same([each.sigma_px for part in parts for each in part[domain]],
+                    [each.sigma_px for each in of_all])  # fmt: skip
+    alone = train_config(distill=DISTILL, self_training=None, regularizer={"on": []})
+    assert draw_distilled(alone, 3, slice(0, 2)) == {}
+
+
+@pytest.mark.parametrize(("freeze", "moves"), [(0, True), (1, True), (2, False)])
+def test_frozen_weights_of_the_encoder_stay_and_the_head_learns(
+    world: World, tmp_path: Path, freeze: int, moves: bool
+) -> None:
+    kept: list[Mapping[str, Tensor]] = []
+
+    def remember(done: int, total: int, what: str) -> None:
+        if done >= 2:
+            saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+            kept.append(saved["student"])
+
+    changes = {**DISTILL, "steps": 2, "freeze": freeze, "keep": 1.0}
+    world.run(tmp_path, remember, distill=changes, iterations=2, optimizer={"warmup_iterations": 0})
+    before, *_, after = kept
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert any(name.startswith("head.") for name in moved)
+    assert any(name.startswith("backbone.") for name in moved) == moves
+
+
+def test_freezing_ends() -> None:
+    config = train_config(distill={**DISTILL, "freeze": 3})
+    models, batch = models_of(config), batch_of(1)
+    for iteration, stays in ((0, False), (2, False), (3, True)):
+        distill(models, batch, config)
+        freeze_backbone(models, config, iteration)
+        assert bool(len(encoder_gradient(models))) == stays
+
+
+def test_a_run_resumes_bit_for_bit_inside_its_distillation_at_its_end_and_after(
+    world: World, tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {
+        "distill": {**DISTILL, "kind": "query", "freeze": 2, "keep": 0.5},
+        "student": {"drop_path": 0.3, "dropout": 0.3},
+        "iterations": 10,
+        "checkpoint_every": 5,
+        "log_every": 4,
+    }
+
+    calls: list[tuple[int, int]] = []
+
+    def interrupt(done: int, total: int, what: str) -> None:
+        calls.append((done, total))
+        if calls.count((done, total)) == 1 and done in (7, 12, 17):
+            raise KeyboardInterrupt
+
+    world.run(tmp_path / "straight", **changes)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            world.run(tmp_path / "resumed", interrupt, **changes)
+    assert world.run(tmp_path / "resumed", interrupt, **changes).resumed_from == 15
+    expected = [*range(1, 8), *range(6, 13), *range(11, 18), *range(16, 21)]
+    assert calls == [(done, 20) for done in expected]
+    assert_same(results(tmp_path / "resumed"), results(tmp_path / "straight"))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_the_task_has_the_schedule_of_the_task_alone(world: World, tmp_path: Path) -> None:
+    config = train_config(
+        distill={**DISTILL, "steps": 3}, iterations=4, log_every=1, self_training={"start": 1}
+    )
+    world.train(config, tmp_path, validation=world.scripted(lambda student: 1.0))
+    curves, health = rows(tmp_path / "curves.csv"), rows(tmp_path / "health.csv")
+    expected = [learning_rate(i, config.optimizer, 3) for i in range(3)]
+    expected += [learning_rate(i, config.optimizer, 4) for i in range(4)]
+    assert [float(row["lr"]) for row in curves] == pytest.approx(expected, rel=1e-5)
+    for name, seen in {
+        "distill_source": [0, 1, 2],
+        "distill_target": [0, 1, 2],
+        "clean": [3, 4, 5, 6],
+        "mix": [4, 5, 6],  # self-training begins with the second iteration of the task
+    }.items():
+        assert [n for n, row in enumerate(curves) if row[name]] == seen, name
+    assert [n for n, row in enumerate(health) if row["explained_2"]] == [0, 1, 2]
+    assert [n for n, row in enumerate(health) if row["gradient_0"]] == [3, 4, 5, 6]
+
+
+def test_adam_begins_the_task_anew(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[set[float]] = []
+    save = TrainingState.save
+
+    def watched(self: TrainingState, path: Path, *, iteration: int, fingerprint: str) -> None:
+        steps.append({float(each["step"]) for each in self.optimizer.state.values()})
+        save(self, path, iteration=iteration, fingerprint=fingerprint)
+
+    monkeypatch.setattr(TrainingState, "save", watched)
+    world.run(tmp_path, distill={**DISTILL, "steps": 3}, iterations=2)
+    assert steps == [{1.0}, {2.0}, {3.0}, {1.0}, {2.0}]
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5])
+def test_samples_hold_what_their_step_reads(world: World, keep: float) -> None:
+    distill = {**DISTILL, "steps": 3, "keep": keep}
+    alone: dict[str, Any] = {"regularizer": {"on": []}, "self_training": None}
+    crops = world.crops(train_config(distill=distill, **alone))
+    for index in range(8):
+        sample = crops[index]
+        distils = index < 3 * 2
+        assert set(sample["source_features"]) == (set(LEVELS) if distils else set())
+        assert set(sample["target_features"]) == (set(LEVELS) if distils or keep else set())
+        assert bool(sample["target_image"].any()) == (distils or keep > 0)
+    both = world.crops(train_config(distill={**distill, "levels": ["stride16"] * 4}))[6]
+    assert set(both["source_features"]) == {"stride8"}
+    assert set(both["target_features"]) == {"stride8"} | ({"stride16"} if keep else set())
+
+
+def test_a_distilled_student_is_a_start_for_several_runs(world: World, tmp_path: Path) -> None:
+    alone: dict[str, Any] = {"regularizer": {"on": []}, "self_training": None}
+    levels = {**DISTILL, "steps": 2, "levels": None}  # those of regularizer.levels
+    made = world.run(tmp_path / "distilled", silent, distill=levels, iterations=0, **alone)
+    assert made.curves.health[-1]["explained_3"] < 1
+    assert made.teacher_trained is False
+    start = str(made.student)
+    assert world.run(tmp_path / "task", init=start, **alone).teacher_trained is None
+
+
+def test_a_store_of_the_source_alone_is_refused_in_one_line(world: World, tmp_path: Path) -> None:
+    world = world.copy(tmp_path / "copy")
+    world.embed(domains=["source"])
+    with pytest.raises(StoreMissingError, match="no features of target, only of") as caught:
+        world.run(tmp_path / "run", distill=DISTILL, regularizer={"on": []})
+    assert "\n" not in str(caught.value)
