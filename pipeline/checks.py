@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.params import Params
 from stages.embed import format1
@@ -13,6 +13,9 @@ from stages.prepare.manifest import Domain, Manifest
 from store.errors import ConfigError, DataError
 from store.files import Url, join
 from store.index import Index
+
+if TYPE_CHECKING:
+    from stages.label.stage import LabelResult
 
 
 def current_manifest(params: Params, path: Path) -> Manifest:
@@ -71,11 +74,41 @@ def require_current_stores(params: Params, index_path: Path) -> None:
     Raises:
         StoreError: If there is no index, or it names stores of another teacher or preprocessing.
     """
-    if not params.train.regularizer.on:
-        return
-    for domain, entry in Index.read(index_path).stores.items():
-        where = f"{index_path}: the {domain} store"
-        require_provenance(params, entry.provenance, index_path, where=where)
+    if params.train.regularizer.on or params.wanted_label:
+        for domain, entry in Index.read(index_path).stores.items():
+            where = f"{index_path}: the {domain} store"
+            require_provenance(params, entry.provenance, index_path, where=where)
+
+
+def require_current_labels(params: Params, manifest_path: Path, index_path: Path) -> None:
+    """Refuse to train with labels of other features, images or parameters, if with any.
+
+    Raises:
+        StoreError: If there are none, or they were made from others.
+    """
+    if params.wanted_label is not None:
+        from stages.label import stage  # torch
+
+        stage.require_current_labels(
+            params.wanted_label, manifest_path=manifest_path, index_path=index_path
+        )
+
+
+def run_label(
+    params: Params, *, manifest_path: Path, index_path: Path, progress: Progress
+) -> "LabelResult":
+    """Label the target as the params say; see `stages.label.stage.run`."""
+    from stages.label import stage  # torch
+
+    return stage.run(
+        params.wanted_label,
+        manifest_path=manifest_path,
+        roots=params.prepare.roots,
+        stores=params.store.location,
+        index_path=index_path,
+        shard_images=params.store.shard_images,
+        progress=progress,
+    )
 
 
 def planned(

@@ -14,6 +14,7 @@ from ruamel.yaml.error import YAMLError
 from stages.embed.config import EmbedConfig
 from stages.evaluate.config import EvaluateConfig
 from stages.fields import PathText, Section
+from stages.label.config import LabelConfig
 from stages.prepare.config import PrepareConfig
 from stages.train.config import TrainConfig
 from store.basis import Projection
@@ -81,6 +82,10 @@ class Params(Section):
     prepare: PrepareConfig = Field(description="Datasets.")
     store: StoreConfig = Field(description="Feature stores.")
     embed: EmbedConfig = Field(description="Stage one.")
+    label: LabelConfig | None = Field(
+        description="Labels of the target from the stores; unused, and may be null, unless "
+        "`train.self_training.labels` asks for them."
+    )
     train: TrainConfig = Field(description="Stage two.")
     evaluate: EvaluateConfig = Field(description="Metrics and pictures.")
 
@@ -95,21 +100,33 @@ class Params(Section):
             )
         if self.train.self_training is not None and self.prepare.target is None:
             raise ValueError("train.self_training needs prepare.target, which is null")
-        domains = {"source"} if regularizer.on else set()
-        domains |= {"target"} if "mixed" in regularizer.on else set()
+        if self.train.reads_labels and self.label is None:
+            raise ValueError(
+                "train.self_training.labels are of the store, but label is null: set label.level "
+                "and label.images, or labels to ema"
+            )
+        label = self.wanted_label
+        domains = {"source"} if regularizer.on or label else set()
+        domains |= {"target"} if "mixed" in regularizer.on or label else set()
+        levels = {*regularizer.used_levels, *([label.level] if label else [])}
+        reader = "training" if label else "train.regularizer"
         for key, wanted, given in (
             ("domains", domains, self.embed.domains),
-            ("levels", set(regularizer.used_levels), self.embed.levels),
-            ("splits", {"train"} if regularizer.on else set(), self.embed.splits),
+            ("levels", levels, self.embed.levels),
+            ("splits", {"train"} if domains else set(), self.embed.splits),
         ):
             for missing in sorted(wanted - set(given)):
                 raise ValueError(
-                    f"embed.{key} {list(given)} lacks {missing}, which train.regularizer reads; "
-                    "add it there"
+                    f"embed.{key} {list(given)} lacks {missing}, which {reader} reads; add it there"
                 )
         if self.embed.teacher.known:
-            self.train.require_aligned(self.teacher_levels)
+            self.train.require_aligned(self.teacher_levels[name] for name in levels)
         return self
+
+    @property
+    def wanted_label(self) -> LabelConfig | None:
+        """Section `label` where training asks for labels from the store, else None."""
+        return self.label if self.train.reads_labels else None
 
     @property
     def teacher_levels(self) -> dict[str, Level]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # torch and xarray, which most tables do without
     from pipeline.online import OnlineReport
     from stages.embed.stage import EmbedResult, Step
     from stages.evaluate.probe import ProbeReport
+    from stages.label.stage import LabelResult
     from stages.student.foreign import ForeignStudent
     from stages.train.stage import TrainResult
     from stages.train.validate import Validation
@@ -60,6 +61,30 @@ def print_embedded(result: "EmbedResult", step: "Step") -> None:
         _print_skipped(done.skipped)
     if not isinstance(step, str):
         console.print("when all parts are done: `ssr embed --finalise`")
+
+
+def print_labels(result: "LabelResult") -> None:
+    """Show which store labels the target, and what is known of its classifier."""
+    if result.entry is None:
+        console.print("train.self_training.labels asks for no labels from the store")
+        return
+    path = result.entry.path
+    console.print(f"{result.entry.images} images in {path}, {result.labelled} labelled now")
+    print_classifier(result.entry.provenance)
+
+
+def print_classifier(provenance: Mapping[str, Any]) -> None:
+    """Show what a store of labels says of its classifier."""
+    about = provenance["classifier"]
+    line = f"a linear classifier of {provenance['inputs']['label.level']}"
+    line += f", learnt from {about['images']} images of source/train"
+    if "accuracy" in about:
+        line += (
+            f"; on {about['held_out']} more it has {about['accuracy']:.1%} of the tokens right, "
+            f"calibration error {about['calibration_error']:.3f} at temperature "
+            f"{about['temperature']:g}"
+        )
+    console.print(line)
 
 
 def print_validation(
@@ -113,6 +138,8 @@ def print_store(store: "StoreSummary") -> None:
     )
     if not teacher.get("trained"):
         console.print(UNTRAINED)
+    if "classifier" in store.provenance:
+        print_classifier(store.provenance)
     print_table(
         "",
         ("level", "shape", "shards", "on disk", "mean", "std", "min", "max"),
