@@ -3,19 +3,17 @@
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.params import Params
 from stages.embed import format1
 from stages.embed.planned import PlannedStore, planned_store
 from stages.embed.stage import EmbedResult, Progress, Step, run
+from stages.label import stage as label_stage
 from stages.prepare.manifest import Domain, Manifest
 from store.errors import ConfigError, DataError
 from store.files import Url, join
 from store.index import Index
-
-if TYPE_CHECKING:
-    from stages.label.stage import LabelResult
 
 
 def current_manifest(params: Params, path: Path) -> Manifest:
@@ -87,20 +85,16 @@ def require_current_labels(params: Params, manifest_path: Path, index_path: Path
         StoreError: If there are none, or they were made from others.
     """
     if params.wanted_label is not None:
-        from stages.label import stage  # torch
-
-        stage.require_current_labels(
+        label_stage.require_current_labels(
             params.wanted_label, manifest_path=manifest_path, index_path=index_path
         )
 
 
 def run_label(
     params: Params, *, manifest_path: Path, index_path: Path, progress: Progress
-) -> "LabelResult":
+) -> label_stage.LabelResult:
     """Label the target as the params say; see `stages.label.stage.run`."""
-    from stages.label import stage  # torch
-
-    return stage.run(
+    return label_stage.run(
         params.wanted_label,
         manifest_path=manifest_path,
         roots=params.prepare.roots,

@@ -82,10 +82,7 @@ class Params(Section):
     prepare: PrepareConfig = Field(description="Datasets.")
     store: StoreConfig = Field(description="Feature stores.")
     embed: EmbedConfig = Field(description="Stage one.")
-    label: LabelConfig | None = Field(
-        description="Labels of the target from the stores; unused, and may be null, unless "
-        "`train.self_training.labels` asks for them."
-    )
+    label: LabelConfig = Field(description="Labels of the target from the stores.")
     train: TrainConfig = Field(description="Stage two.")
     evaluate: EvaluateConfig = Field(description="Metrics and pictures.")
 
@@ -100,11 +97,6 @@ class Params(Section):
             )
         if self.train.self_training is not None and self.prepare.target is None:
             raise ValueError("train.self_training needs prepare.target, which is null")
-        if self.train.reads_labels and self.label is None:
-            raise ValueError(
-                "train.self_training.labels are of the store, but label is null: set label.level "
-                "and label.images, or labels to ema"
-            )
         label = self.wanted_label
         domains = {"source"} if regularizer.on or label else set()
         domains |= {"target"} if "mixed" in regularizer.on or label else set()

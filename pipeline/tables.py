@@ -127,7 +127,8 @@ def print_store(store: "StoreSummary") -> None:
     """Show where a store comes from, whether it is complete, and its levels."""
     teacher = teacher_of(store.provenance)
     removed = f", {store.removed_images} removed" if store.removed_images else ""
-    state = "complete" if store.complete else "INCOMPLETE: run `ssr embed`"
+    makes = "label" if "classifier" in store.provenance else "embed"
+    state = "complete" if store.complete else f"INCOMPLETE: run `ssr {makes}`"
     skipped = f" without {len(store.skipped)} that were skipped" if store.skipped else ""
     console.print(
         f"{store.path}: {store.images} images of the {store.domain}{removed}, {state}{skipped}"
@@ -140,6 +141,7 @@ def print_store(store: "StoreSummary") -> None:
         console.print(UNTRAINED)
     if "classifier" in store.provenance:
         print_classifier(store.provenance)
+        _print_shares(store.provenance, store.levels["classes"])
     print_table(
         "",
         ("level", "shape", "shards", "on disk", "mean", "std", "min", "max"),
@@ -166,6 +168,13 @@ def print_store(store: "StoreSummary") -> None:
                 f"{kept:.1%} of the variance of a sample"
             )
     _print_skipped(store.skipped)
+
+
+def _print_shares(provenance: Mapping[str, Any], level: "LevelSummary") -> None:
+    """Show the mean probability of each class in a store of labels, padding included."""
+    if (found := level.statistics) is not None:
+        pairs = zip(provenance["classes"], found.sum, strict=True)
+        console.print(", ".join(f"{name} {total / found.count:.1%}" for name, total in pairs))
 
 
 def print_damage(report: "Report") -> None:

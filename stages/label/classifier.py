@@ -3,6 +3,8 @@
 Legend: C channels, h w tokens, H W pixels, N tokens, K classes.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -12,10 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.prepare.labels import IGNORE
+from store.errors import DataError
 from store.fingerprint import sha256
 
 _RIDGE: Final = 1e-4  # of the squared weights, beside the mean cross entropy
 _STEPS: Final = 150
+_BINS: Final = 15  # of the calibration error
 
 
 class LinearProbe:
@@ -63,12 +67,74 @@ class LinearProbe:
         ids: NDArray[np.int64] = logits.argmax(1).reshape(height, width).numpy()
         return ids
 
-    def probabilities(self, features: NDArray[Any], temperature: float) -> NDArray[np.float32]:
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A classifier whose probabilities were calibrated on images that it has not seen.
+
+    Attributes:
+        about: Its digest, images and, where there was a token to look at, accuracy and expected
+            calibration error (arXiv 1706.04599) on the images held out, before and after.
+    """
+
+    probe: LinearProbe
+    temperature: float
+    about: Mapping[str, Any]
+
+    def label(self, features: NDArray[Any]) -> NDArray[np.float32]:
         """Return the probability of each class (K, h, w) for tokens (C, h, w)."""
         channels, height, width = features.shape
-        logits = self.logits(features.reshape(channels, -1).T) / temperature
+        logits = self.probe.logits(features.reshape(channels, -1).T) / self.temperature
         shares: NDArray[np.float32] = logits.softmax(1).T.reshape(-1, height, width).numpy()
         return shares
+
+
+def calibrated(
+    images: Sequence[tuple[NDArray[np.float32], NDArray[np.uint8]]], classes: int
+) -> Calibrated:
+    """Learn from tokens (N, C) and labels (N,) of images; the last tenth is to calibrate on.
+
+    Neighbours may be frames of one film: an image held out amid the others would be known. One
+    image has to do for both.
+
+    Raises:
+        DataError: No token has a label.
+    """
+    held = max(1, len(images) // 10)
+    learn = images[:-held] or images
+    tokens, ids = (np.concatenate(each) for each in zip(*learn, strict=True))
+    if not len(ids):
+        raise DataError("no image of source/train has a labelled token to learn from: label some")
+    probe = LinearProbe(tokens, ids, classes)
+    about: dict[str, Any] = {"sha256": probe.digest, "images": len(learn), "held_out": held}
+    tokens, ids = (np.concatenate(each) for each in zip(*images[-held:], strict=True))
+    if not len(ids):
+        return Calibrated(probe, 1.0, about)
+    logits, target = probe.logits(tokens), torch.from_numpy(ids).long()
+    temperature = best_temperature(logits, target)
+    right = (logits.argmax(1) == target).float().mean()
+    about |= {
+        "temperature": round(temperature, 4),
+        "accuracy": round(float(right), 4),
+        "calibration_error": round(calibration_error(logits / temperature, target), 4),
+        "calibration_error_before": round(calibration_error(logits, target), 4),
+    }
+    return Calibrated(probe, temperature, about)
+
+
+def best_temperature(logits: Tensor, labels: Tensor) -> float:
+    """Return what to divide logits (N, K) by, 1/4 to 8, for the least cross entropy with (N,)."""
+    grid: list[float] = torch.logspace(-2, 3, 101, base=2).tolist()
+    return min(grid, key=lambda t: float(F.cross_entropy(logits / t, labels)))
+
+
+def calibration_error(logits: Tensor, labels: Tensor) -> float:
+    """Return how far the confidence of logits (N, K) is from being right, over bins of it."""
+    confidence, predicted = logits.softmax(1).max(1)
+    off = confidence - (predicted == labels).float()
+    bins = (confidence * _BINS).long().clamp(max=_BINS - 1)
+    sums = torch.zeros(_BINS).index_add_(0, bins, off)
+    return float(sums.abs().sum()) / len(labels)
 
 
 def token_labels(label: NDArray[np.uint8], stride: int, classes: int) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ from stages.fields import Name, PositiveInt, Section
 
 
 class LabelConfig(Section):
-    """Section `label`."""
+    """Section `label`, unused unless `train.self_training.labels` asks for the store's."""
 
     level: Name = Field(
         description="Level of the stores whose tokens are classified; one of `embed.levels`."

@@ -5,7 +5,7 @@ a channel for each class, at the stride of the level that is classified. So wind
 pictures of it are those of any store. It takes minutes at most: a run that was interrupted fits the
 same classifier again, and goes on with the shards that it had not written.
 
-Legend: N tokens, K classes.
+Legend: C channels, h w tokens, N of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,20 +15,22 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from numpy.typing import NDArray
 
-from stages.device import cpu_threads
-from stages.label.classifier import LinearProbe, labelled_tokens, token_labels
 from stages.label.config import LabelConfig
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.prepare.pixels import label_window, read_train_ids, resize_label
-from store.errors import DataError, StoreError, StoreMismatchError
+from store.errors import (
+    DataError,
+    StoreError,
+    StoreIncompleteError,
+    StoreMismatchError,
+    StoreUnreadableError,
+)
 from store.files import Url
 from store.fingerprint import fingerprint_of, sha256_of_file
 from store.index import Index, StoreEntry, labels_beside
-from store.read import FeatureReader, open_features, require_same_bases
+from store.read import open_features, require_same_bases
 from store.spec import ImageEntry, Level, StoreSpec
 from store.write import StoreWriter
 
@@ -40,7 +42,6 @@ LABELLING_VERSION: Final = 1
 
 _MOST_TOKENS: Final = 2**17  # that the classifier learns from
 _MOST_OF_AN_IMAGE: Final = 512
-_BINS: Final = 15  # of the calibration error
 
 Progress = Callable[[int, int, str], None]
 
@@ -125,31 +126,38 @@ def run(
                 entry = written.finalise()
                 Index(stores={"target": entry}).write(out)
                 return LabelResult(entry)
+    from stages.device import cpu_threads  # torch
+    from stages.label.classifier import calibrated, labelled_tokens, token_labels
+
     done, total = count(1), len(source) + len(target)
-    with cpu_threads(1):  # its last bits do not depend on the machine's cores
-        fitted = _fit(
-            source,
-            readers["source"],
-            manifest,
-            roots["source"],
-            level=config.level,
-            image_done=lambda: progress(next(done), total, "source"),
-        )
+
+    def tokens_of(record: ImageRecord) -> NDArray[Any]:
+        """Read all tokens (C, h, w) of an image."""
+        reader, name = readers[record.domain], record.image_id
+        progress(next(done), total, f"{record.domain}/train")
+        return reader.window(name, config.level, 0, 0, *reader.size_tok(name, config.level))
+
+    def examples(record: ImageRecord) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Read some tokens (N, C) of an image and their labels (N,)."""
+        label = read_train_ids(record, roots["source"], manifest.labels["source"])
+        label = resize_label(label, record.resized_size_px)
+        ids = label_window(label, 0, 0, *record.working_size_px)
+        of_tokens = token_labels(ids, level.stride_px, classes)
+        return labelled_tokens(tokens_of(record), of_tokens, most)
+
+    most = max(1, min(_MOST_OF_AN_IMAGE, _MOST_TOKENS // len(source)))
+    with cpu_threads(1):  # last bits do not depend on the machine's cores
+        classifier = calibrated([examples(record) for record in source], classes)
         provenance = {
             "teacher": index.stores["target"].provenance["teacher"],
             "inputs": inputs,
             "classes": list(manifest.classes.names),
-            "classifier": fitted.about,
+            "classifier": classifier.about,
         }
-        labelled = 0
+        labelled, records = 0, {record.image_id: record for record in target}
         with writer(provenance) as written:
             for task in written.pending():
-                shard = {}
-                for image_id in task.image_ids:
-                    size = reader.size_tok(image_id, config.level)
-                    window = reader.window(image_id, config.level, 0, 0, *size)
-                    shard[image_id] = fitted.probe.probabilities(window, fitted.temperature)
-                    progress(next(done), total, "target")
+                shard = {i: classifier.label(tokens_of(records[i])) for i in task.image_ids}
                 written.write_shard(task, {CLASSES: shard})
                 labelled += len(shard)
             entry = written.finalise()
@@ -167,7 +175,7 @@ def inputs_of(config: LabelConfig, manifest_path: Path, index: Index) -> dict[st
     for domain in ("source", "target"):
         entry = index.stores.get(domain)
         if entry is None or config.level not in entry.levels:
-            raise StoreError(
+            raise StoreIncompleteError(
                 f"the index has no {config.level} of {domain}, which label.level names: add it to "
                 "embed.levels, and both domains to embed.domains, and run `ssr embed`"
             )
@@ -204,80 +212,8 @@ def kept_labels(path: Path) -> StoreEntry | None:
     """Return the store that an index of labels names; None where there is none to go on with."""
     try:
         entry = Index.read(path).stores.get("target")
+    except StoreUnreadableError:
+        raise
     except StoreError:
         return None
     return entry if entry is not None and "inputs" in entry.provenance else None
-
-
-@dataclass(frozen=True)
-class _Fitted:
-    """A classifier, and what is known of it from images that it has not seen."""
-
-    probe: LinearProbe
-    temperature: float
-    about: Mapping[str, Any]
-
-
-def _fit(
-    records: Sequence[ImageRecord],
-    reader: FeatureReader,
-    manifest: Manifest,
-    root: Path,
-    *,
-    level: str,
-    image_done: Callable[[], None],
-) -> _Fitted:
-    """Learn from all images but the last tenth, on which probabilities are calibrated.
-
-    Neighbours in order may be frames of one film: a held out image amid the others would be known.
-    """
-    held = max(1, len(records) // 10)
-    learn = records[:-held] or records
-    classes, stride = len(manifest.classes), reader.header.spec.level(level).stride_px
-    most = max(1, min(_MOST_OF_AN_IMAGE, _MOST_TOKENS // len(learn)))
-    parts = []
-    for record in records:
-        label = read_train_ids(record, root, manifest.labels["source"])
-        label = resize_label(label, record.resized_size_px)
-        label = label_window(label, 0, 0, *record.working_size_px)
-        window = reader.window(
-            record.image_id, level, 0, 0, *reader.size_tok(record.image_id, level)
-        )
-        parts.append(labelled_tokens(window, token_labels(label, stride, classes), most))
-        image_done()
-
-    tokens, ids = (np.concatenate(each) for each in zip(*parts[: len(learn)], strict=True))
-    unseen, truth = (np.concatenate(each) for each in zip(*parts[-held:], strict=True))
-    if not len(ids):
-        raise DataError("no image of source/train has a labelled token: label some")
-    probe = LinearProbe(tokens, ids, classes)
-    about: dict[str, Any] = {"sha256": probe.digest, "images": len(learn), "held_out": held}
-    temperature = 1.0
-    if len(truth):
-        logits, target = probe.logits(unseen), torch.from_numpy(truth).long()
-        temperature = best_temperature(logits, target)
-        right = (logits.argmax(1) == target).float().mean()
-        about |= {
-            "accuracy": round(float(right), 4),
-            "calibration_error": round(calibration_error(logits / temperature, target), 4),
-            "calibration_error_before": round(calibration_error(logits, target), 4),
-        }
-    return _Fitted(probe, temperature, about | {"temperature": round(temperature, 4)})
-
-
-def best_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return what to divide logits (N, K) by, 1/4 to 8, for the least cross entropy with (N,)."""
-    grid: list[float] = torch.logspace(-2, 3, 101, base=2).tolist()
-    return min(grid, key=lambda t: float(F.cross_entropy(logits / t, labels)))
-
-
-def calibration_error(logits: Tensor, labels: Tensor) -> float:
-    """Return the expected calibration error: how far confidence is from being right, on average.
-
-    Guo et al., arXiv 1706.04599, over 15 bins of equal width; logits (N, K), labels (N,).
-    """
-    confidence, predicted = logits.softmax(1).max(1)
-    off = confidence - (predicted == labels).float()
-    bins = (confidence * _BINS).long().clamp(max=_BINS - 1)
-    sums = torch.zeros(_BINS).index_add_(0, bins, off)
-    return float(sums.abs().sum() / len(labels))
