@@ -385,10 +385,12 @@ def _label(models: Models, batch: Batch, config: TrainConfig) -> PseudoLabels:
     assert self_training is not None
     height, width = batch.target_image.shape[-2:]
     believed = []
-    if models.ema is not None:
+    if self_training.labels != "store":
+        assert models.ema is not None
         logits = _averaged_logits(models.ema, models, batch, config)
         believed.append(most_probable(logits, (height, width)))
-    if batch.target_classes is not None:
+    if self_training.labels != "ema":
+        assert batch.target_classes is not None
         believed.append(stored(batch.target_classes, (height, width)))
     found = believed[0] if len(believed) == 1 else agreed(*believed)
     threshold = self_training.threshold if self_training.weight == "share" else None

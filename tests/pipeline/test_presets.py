@@ -41,13 +41,23 @@ DIFFERENCES: Final[dict[str, dict[str, Any]]] = {
     "semask": {"regularizer.on": (), "student.semask": SEMASK},
     "ssr-semask": {"student.semask": SEMASK},
     "rein": {"regularizer.refine": {"tokens": 100, "rank": 16}},
+    "store-labels": {
+        "regularizer.on": (),
+        "self_training.labels": "store",
+        "self_training.weight": "pixel",
+    },
+    "agree": {
+        "regularizer.on": (),
+        "self_training.labels": "agree",
+        "self_training.weight": "pixel",
+    },
 }
 """Of each arm from the preset as it is packaged, below `train`."""
 
 WITHOUT_TARGET: Final = "gta5-generalization"
 WITH_TARGET: Final = [name for name in PRESETS if name != WITHOUT_TARGET]
 TWO_SCALES: Final = "gta5-to-cityscapes-hrda"
-NEED_TARGET: Final = ("daformer-mic", "ssr-mic", "guided", "guided-mic")
+NEED_TARGET: Final = ("daformer-mic", "ssr-mic", "guided", "guided-mic", "store-labels", "agree")
 EVERY_ARM: Final = [
     (name, arm)
     for name, arm in product(PRESETS, DIFFERENCES)
@@ -114,6 +124,7 @@ def test_synthia_is_reported_on_the_classes_that_it_labels() -> None:
     [
         *((f"--arm {arm}", "to [") for arm in ("guided", "guided-mic")),
         *((f"--arm {arm}", "masking needs self_training") for arm in ("daformer-mic", "ssr-mic")),
+        ("--arm agree", "has no train.self_training, which agree changes"),
         ("--target /data/target", "leave out --target"),
     ],
 )

@@ -73,6 +73,8 @@ def test_a_value_is_told_in_words(key: str, says: str) -> None:
 def test_the_schema_accepts_every_preset() -> None:
     for preset in PRESETS:
         for arm in ARMS:
+            if preset == "gta5-generalization" and arm in ("store-labels", "agree"):
+                continue  # there is no target to label
             assert faults_of(tree_of(preset, arm)) == [], (preset, arm)
 
 
