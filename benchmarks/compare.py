@@ -42,6 +42,7 @@ from store.fingerprint import fingerprint_of
 PRESET: Final = "camvid-day-to-dusk"
 WARM: Final = "warm-start"
 BASELINE: Final = "daformer"
+LABELLED: Final = "store-labels"
 ALWAYS: Final = (*ON_ONE_THREAD, "evaluate.domain=target", "evaluate.split=val")
 NOTE: Final = (
     "Measured on dusk_val, of which neighbouring frames resemble each other; there is no other "
@@ -95,7 +96,8 @@ def compare(place: Workplace, options: argparse.Namespace) -> str:
     arms = options.arms or [arm for arm in ARMS if place.fits(arm)]
     for arm in arms:
         place.params(arm)  # refuses one that does not fit before any work
-    make_data(place.params("ssr"), place.out / "data")
+    labels = LABELLED if place.fits(LABELLED) else "ssr"  # steps of all arms that fit are timed
+    make_data(place.params(labels), place.out / "data")
     iterations: Mapping[str, int] = planned(place, options)["iterations"]
     with workers(options.jobs) as pool:
         results = finish([place.run(WARM, seed, options.warm_steps) for seed in seeds], pool)

@@ -42,7 +42,7 @@ def feed_of(name: FeedName, params: Params) -> Feed:
 
 
 class Shuffled(Dataset[Sample]):
-    """Samples with the features of other samples, which other images and places belong to.
+    """Samples with features and labels of others, which other images and places belong to.
 
     Args:
         crops: Samples with their own features.
@@ -55,6 +55,8 @@ class Shuffled(Dataset[Sample]):
         sample, other = self._crops[index], self._crops[index + _APART]
         sample["source_features"] = other["source_features"]
         sample["target_features"] = other["target_features"]
+        if "target_classes" in other:
+            sample["target_classes"] = other["target_classes"]
         return sample
 
 

@@ -9,6 +9,7 @@ from pipeline.params import Params
 from stages.embed import format1
 from stages.embed.planned import PlannedStore, planned_store
 from stages.embed.stage import EmbedResult, Progress, Step, run
+from stages.label import stage as label_stage
 from stages.prepare.manifest import Domain, Manifest
 from store.errors import ConfigError, DataError
 from store.files import Url, join
@@ -63,11 +64,37 @@ def require_current_stores(params: Params, index_path: Path) -> None:
     Raises:
         StoreError: If there is no index, or it names stores of another teacher or preprocessing.
     """
-    if not params.train.read_domains:
-        return
-    for domain, entry in Index.read(index_path).stores.items():
-        where = f"{index_path}: the {domain} store"
-        require_provenance(params, entry.provenance, index_path, where=where)
+    if params.read_domains:
+        for domain, entry in Index.read(index_path).stores.items():
+            where = f"{index_path}: the {domain} store"
+            require_provenance(params, entry.provenance, index_path, where=where)
+
+
+def require_current_labels(params: Params, manifest_path: Path, index_path: Path) -> None:
+    """Refuse to train with labels of other features, images or parameters, if with any.
+
+    Raises:
+        StoreError: If there are none, or they were made from others.
+    """
+    if params.wanted_label is not None:
+        label_stage.require_current_labels(
+            params.wanted_label, manifest_path=manifest_path, index_path=index_path
+        )
+
+
+def run_label(
+    params: Params, *, manifest_path: Path, index_path: Path, progress: Progress
+) -> label_stage.LabelResult:
+    """Label the target as the params say; see `stages.label.stage.run`."""
+    return label_stage.run(
+        params.wanted_label,
+        manifest_path=manifest_path,
+        roots=params.prepare.roots,
+        stores=params.store.location,
+        index_path=index_path,
+        shard_images=params.store.shard_images,
+        progress=progress,
+    )
 
 
 def planned(

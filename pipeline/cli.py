@@ -251,6 +251,28 @@ def _step_of(part: str | None, *, init: bool, finalise: bool) -> "Step":
 
 
 @app.command()
+def label(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # noqa: B006
+    """Label the target by a classifier of stored features, if train.self_training.labels asks.
+
+    It learns from labels of the source; its probabilities are a store that `ssr inspect` shows.
+
+    Example: ssr label -S train.self_training.labels=store
+    """
+    from pipeline.checks import current_manifest, require_current_stores, run_label
+    from pipeline.costs import noted
+    from pipeline.params import load_params
+    from pipeline.tables import print_labels
+
+    config = load_params(params, overrides)
+    if config.wanted_label is not None:
+        current_manifest(config, MANIFEST)
+        require_current_stores(config, INDEX)
+    with noted("label", "images", INDEX.parent) as report:
+        result = run_label(config, manifest_path=MANIFEST, index_path=INDEX, progress=report)
+    print_labels(result)
+
+
+@app.command()
 def train(
     params: ParamsFile = PARAMS,
     overrides: Overrides = [],  # noqa: B006
@@ -275,7 +297,7 @@ def train(
 
     Example: ssr train -S 'train.regularizer.on=[]' --out runs/daformer
     """
-    from pipeline.checks import current_manifest, require_current_stores
+    from pipeline.checks import current_manifest, require_current_labels, require_current_stores
     from pipeline.console import console
     from pipeline.costs import noted
     from pipeline.params import load_params
@@ -299,6 +321,7 @@ def train(
         config = load_params(params, overrides)
         manifest = current_manifest(config, MANIFEST)
         require_current_stores(config, INDEX)
+        require_current_labels(config, MANIFEST, INDEX)
         workspace = Workspace(MANIFEST, INDEX, config.store.location, config.prepare.roots)
         validation, without = choose_validation(config.train, manifest, workspace)
         print_validation(validation, config.train.validate_every, out, without)

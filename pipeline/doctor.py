@@ -172,7 +172,7 @@ def _weights(config: "Params") -> Iterator[Finding]:
 
 def _data(config: "Params") -> Iterator[Finding]:
     """Check manifest, images and stores as training does."""
-    from pipeline.checks import current_manifest, require_current_stores
+    from pipeline.checks import current_manifest, require_current_labels, require_current_stores
     from stages.prepare.pixels import read_raw
     from stages.train.stage import open_stores
     from stages.train.workspace import Workspace
@@ -188,7 +188,7 @@ def _data(config: "Params") -> Iterator[Finding]:
             yield problem(str(error))
     counts = ", ".join(f"{len(images.select(domain=d)):,} of {d}" for d in roots)
     yield ok(f"{MANIFEST}: {counts}, {len(images.skipped)} left out")
-    if not config.train.read_domains:
+    if not config.read_domains:
         yield ok("train.regularizer.on is []: no features are read")
     elif not isinstance(config.store.location, Path) and find_spec("s3fs") is None:
         yield problem(f"store.url: {config.store.url} needs s3fs: `pip install -e '.[s3]'`")
@@ -196,6 +196,7 @@ def _data(config: "Params") -> Iterator[Finding]:
         yield warning(f"{INDEX}: nothing is embedded yet: run `ssr embed`")
     else:
         require_current_stores(config, INDEX)
+        require_current_labels(config, MANIFEST, INDEX)
         place = Workspace(MANIFEST, INDEX, config.store.location, roots)
         for domain, reader in open_stores(config.train, place, images)[1].items():
             yield ok(f"{domain} store: every training image is in {reader.header.files.url}")

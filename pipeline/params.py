@@ -13,7 +13,8 @@ from ruamel.yaml.error import YAMLError
 
 from stages.embed.config import EmbedConfig
 from stages.evaluate.config import EvaluateConfig
-from stages.fields import PathText, Section
+from stages.fields import Domain, PathText, Section
+from stages.label.config import LabelConfig
 from stages.prepare.config import PrepareConfig
 from stages.train.config import TrainConfig
 from store.basis import Projection
@@ -81,6 +82,7 @@ class Params(Section):
     prepare: PrepareConfig = Field(description="Datasets.")
     store: StoreConfig = Field(description="Feature stores.")
     embed: EmbedConfig = Field(description="Stage one.")
+    label: LabelConfig = Field(description="Labels of the target from the stores.")
     train: TrainConfig = Field(description="Stage two.")
     evaluate: EvaluateConfig = Field(description="Metrics and pictures.")
 
@@ -96,20 +98,36 @@ class Params(Section):
             raise ValueError("train.self_training needs prepare.target, which is null")
         if self.train.distill is not None and self.prepare.target is None:
             raise ValueError("train.distill needs prepare.target, which is null")
-        domains: set[str] = set(self.train.read_domains)
-        by = "train.distill" if self.train.distill else "train.regularizer"
+        domains = self.read_domains
         for key, wanted, given in (
             ("domains", domains, self.embed.domains),
-            ("levels", set(self.train.used_levels), self.embed.levels),
+            ("levels", self.read_levels, self.embed.levels),
             ("splits", {"train"} if domains else set(), self.embed.splits),
         ):
             for missing in sorted(wanted - set(given)):
                 raise ValueError(
-                    f"embed.{key} {list(given)} lacks {missing}, which {by} reads; add it there"
+                    f"embed.{key} {list(given)} lacks {missing}, which training reads; add it there"
                 )
         if self.embed.teacher.known:
-            self.train.require_aligned(self.teacher_levels)
+            self.train.require_aligned(self.teacher_levels[name] for name in self.read_levels)
         return self
+
+    @property
+    def wanted_label(self) -> LabelConfig | None:
+        """Section `label` where training asks for labels from the store, else None."""
+        return self.label if self.train.reads_labels else None
+
+    @property
+    def read_domains(self) -> set[Domain]:
+        """Domains whose features training reads, or the classifier of its labels."""
+        label: set[Domain] = {"source", "target"} if self.wanted_label else set()
+        return {*self.train.read_domains} | label
+
+    @property
+    def read_levels(self) -> set[str]:
+        """Levels that training reads, or the classifier of its labels."""
+        label = {self.wanted_label.level} if self.wanted_label else set()
+        return {*self.train.used_levels} | label
 
     @property
     def teacher_levels(self) -> dict[str, Level]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # torch and xarray, which most tables do without
     from pipeline.online import OnlineReport
     from stages.embed.stage import EmbedResult, Step
     from stages.evaluate.probe import ProbeReport
+    from stages.label.stage import LabelResult
     from stages.student.foreign import ForeignStudent
     from stages.train.stage import TrainResult
     from stages.train.validate import Validation
@@ -64,6 +65,30 @@ def print_embedded(result: "EmbedResult", step: "Step") -> None:
         console.print("when all parts are done: `ssr embed --finalise`")
 
 
+def print_labels(result: "LabelResult") -> None:
+    """Show which store labels the target, and what is known of its classifier."""
+    if result.entry is None:
+        console.print("train.self_training.labels asks for no labels from the store")
+        return
+    path = result.entry.path
+    console.print(f"{result.entry.images} images in {path}, {result.labelled} labelled now")
+    print_classifier(result.entry.provenance)
+
+
+def print_classifier(provenance: Mapping[str, Any]) -> None:
+    """Show what a store of labels says of its classifier."""
+    about = provenance["classifier"]
+    line = f"a linear classifier of {provenance['inputs']['label.level']}"
+    line += f", learnt from {about['images']} images of source/train"
+    if "accuracy" in about:
+        line += (
+            f"; on {about['held_out']} more it has {about['accuracy']:.1%} of the tokens right, "
+            f"calibration error {about['calibration_error']:.3f} at temperature "
+            f"{about['temperature']:g}"
+        )
+    console.print(line)
+
+
 def print_validation(
     validation: "Validation | None", every: int, out: Path, without: str | None
 ) -> None:
@@ -99,7 +124,8 @@ def print_store(store: "StoreSummary") -> None:
     """Show where a store comes from, whether it is complete, and its levels."""
     teacher = teacher_of(store.provenance)
     removed = f", {store.removed_images} removed" if store.removed_images else ""
-    state = "complete" if store.complete else "INCOMPLETE: run `ssr embed`"
+    makes = "label" if "classifier" in store.provenance else "embed"
+    state = "complete" if store.complete else f"INCOMPLETE: run `ssr {makes}`"
     skipped = f" without {len(store.skipped)} that were skipped" if store.skipped else ""
     console.print(
         f"{store.path}: {store.images} images of the {store.domain}{removed}, {state}{skipped}"
@@ -110,6 +136,9 @@ def print_store(store: "StoreSummary") -> None:
     )
     if not teacher.get("trained"):
         console.print(UNTRAINED)
+    if "classifier" in store.provenance:
+        print_classifier(store.provenance)
+        _print_shares(store.provenance, store.levels["classes"])
     print_table(
         "",
         ("level", "shape", "shards", "on disk", "mean", "std", "min", "max"),
@@ -136,6 +165,13 @@ def print_store(store: "StoreSummary") -> None:
                 f"{kept:.1%} of the variance of a sample"
             )
     _print_skipped(store.skipped)
+
+
+def _print_shares(provenance: Mapping[str, Any], level: "LevelSummary") -> None:
+    """Show the mean probability of each class in a store of labels, padding included."""
+    if (found := level.statistics) is not None:
+        pairs = zip(provenance["classes"], found.sum, strict=True)
+        console.print(", ".join(f"{name} {total / found.count:.1%}" for name, total in pairs))
 
 
 def print_damage(report: "Report") -> None:

@@ -102,3 +102,8 @@ class Index(BaseModel):
             raise StoreError(
                 f"{path} is not an index of features: delete it and run `ssr embed`"
             ) from error
+
+
+def labels_beside(index: Path) -> Path:
+    """Return the index of the target's labels, which lies beside that of the features."""
+    return index.with_name("labels.json")

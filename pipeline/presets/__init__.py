@@ -48,7 +48,7 @@ def preset(name: str, *, arm: str, roots: Mapping[str, str | None]) -> "Commente
     """Return a preset with an arm's values and given folders put in; None keeps the preset's.
 
     Raises:
-        ConfigError: Preset or arm are unknown.
+        ConfigError: Preset or arm are unknown, or the preset has no self-training for the arm.
     """
     if name not in PRESETS:
         raise ConfigError(f"there is no preset {name}; the presets are {', '.join(PRESETS)}")
@@ -63,6 +63,8 @@ def preset(name: str, *, arm: str, roots: Mapping[str, str | None]) -> "Commente
         section = tree["train"]
         for part in sections:
             section = section[part]
+        if section is None:
+            raise ConfigError(f"the preset {name} has no train.{sections[0]}, which {arm} changes")
         section[last] = value
     return tree
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from stages.embed.tiling import Tile
 from stages.evaluate.model import open_model
+from stages.label.classifier import LinearProbe, labelled_tokens, token_labels
 from stages.prepare.geometry import Size
-from stages.prepare.labels import IGNORE
 from stages.prepare.manifest import Domain, ImageRecord, Manifest, Split
 from stages.prepare.pixels import (
     label_window,
@@ -51,8 +51,6 @@ Labelled = tuple[NDArray[Any], NDArray[np.uint8]]
 Image = Mapping[str, Labelled]
 """Name of the features -> one image's."""
 
-_RIDGE: Final = 1e-4  # of the squared weights, beside the mean cross entropy
-_STEPS: Final = 150
 _MOST_TOKENS: Final = 512  # of one image that a classifier learns from
 
 
@@ -212,42 +210,6 @@ class PositionVariance:
         return float(1 - within / (total / (tokens - 1)))
 
 
-class LinearProbe:
-    """Multinomial logistic regression on standardised features; equal tokens give equal weights.
-
-    Minimises the ridged cross entropy from zero over tokens (N, C), float32, and labels (N,).
-    """
-
-    def __init__(
-        self, tokens: NDArray[np.float32], labels: NDArray[np.uint8], classes: int
-    ) -> None:
-        rows, ids = torch.from_numpy(tokens), torch.from_numpy(labels).long()
-        self._mean, self._std = rows.mean(0), rows.std(0, correction=0).clamp(min=1e-6)
-        rows = (rows - self._mean) / self._std
-        weight = torch.zeros(rows.shape[1], classes, requires_grad=True)
-        bias = torch.zeros(classes, requires_grad=True)
-        optimizer = torch.optim.LBFGS(
-            [weight, bias], max_iter=_STEPS, line_search_fn="strong_wolfe"
-        )
-
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            loss = F.cross_entropy(rows @ weight + bias, ids) + _RIDGE * weight.square().sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss
-
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
-        self._weight, self._bias = weight.detach(), bias.detach()
-
-    def predict(self, features: NDArray[Any]) -> NDArray[np.int64]:
-        """Classify tokens (C, h, w): class ids (h, w)."""
-        channels, height, width = features.shape
-        rows = torch.from_numpy(features.reshape(channels, -1).T.astype(np.float32))
-        logits = (rows - self._mean) / self._std @ self._weight + self._bias
-        ids: NDArray[np.int64] = logits.argmax(1).reshape(height, width).numpy()
-        return ids
-
-
 def probe(
     learn: Iterable[Image], tests: Mapping[str, Iterable[Image]], classes: Sequence[str]
 ) -> dict[tuple[str, str], Metrics]:
@@ -262,10 +224,7 @@ def probe(
     rows: dict[str, list[tuple[NDArray[np.float32], NDArray[np.uint8]]]] = defaultdict(list)
     for image in learn:
         for name, (features, labels) in image.items():
-            (places,) = np.nonzero(labels.ravel() != IGNORE)
-            places = places[:: max(1, -(-len(places) // _MOST_TOKENS))]  # evenly spread
-            tokens = features.reshape(len(features), -1)[:, places].T
-            rows[name].append((tokens.astype(np.float32), labels.ravel()[places]))
+            rows[name].append(labelled_tokens(features, labels, _MOST_TOKENS))
     probes = {}
     for name, parts in rows.items():
         ids = np.concatenate([labels for _, labels in parts])
@@ -282,19 +241,6 @@ def probe(
         for name, matrix in matrices.items():
             scores[name, test] = Metrics.of(matrix, classes, images=seen)
     return scores
-
-
-def token_labels(label: NDArray[np.uint8], stride: int, classes: int) -> NDArray[np.uint8]:
-    """Give every token (h, w) the class of most of its labelled pixels.
-
-    It is 255 where no pixel of the token has a label; of equals the lowest id wins. The stride
-    divides both sides of the label (H, W).
-    """
-    height, width = (side // stride for side in label.shape)
-    cells = label.reshape(height, stride, width, stride).swapaxes(1, 2).reshape(-1, stride**2)
-    counts = np.stack([(cells == k).sum(1) for k in range(classes)], axis=1)  # (hw, K)
-    ids = np.where(counts.any(1), counts.argmax(1), IGNORE).astype(np.uint8)
-    return ids.reshape(height, width)
 
 
 def on_grid(features: Tensor, size_tok: tuple[int, ...]) -> NDArray[np.float32]:

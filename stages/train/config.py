@@ -1,6 +1,6 @@
 """The parameters of training; `params.yaml` gives every value (section `train`)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -40,6 +40,14 @@ class SelfTrainingConfig(Section):
         description="Iteration at which it begins; before, only the source is trained on (paper 0)."
     )
     ema_decay: Fraction = Field(description="Upper bound of the EMA model's decay (paper 0.999).")
+    labels: Literal["ema", "store", "agree"] = Field(
+        description="Whose pseudo-labels: `ema` is the averaged model's (paper), `store` those of "
+        "`ssr label`, which need no averaged model, `agree` the pixels on which both agree."
+    )
+    weight: Literal["share", "pixel"] = Field(
+        description="Of pseudo-labels: `share` weighs all pixels of a batch by the share of them "
+        "that is confident (paper), `pixel` each by its own probability, without a threshold."
+    )
     threshold: Fraction = Field(description="Probability that counts as confident (paper 0.968).")
     ignore_top_px: NaturalInt = Field(
         description="Rows at the top of the resized target image without pseudo-labels (paper 15)."
@@ -266,16 +274,18 @@ class TrainConfig(Section):
             return ("source", "target")
         return ("source",) if self.regularizer.on else ()
 
-    def require_aligned(self, levels: Mapping[str, Level]) -> None:
-        """Refuse origins of crops that are between the tokens of a level in use.
+    @property
+    def reads_labels(self) -> bool:
+        """Whether pseudo-labels come from the store, alone or beside others."""
+        return self.self_training is not None and self.self_training.labels != "ema"
 
-        Args:
-            levels: Those of the stores or the teacher, at least.
+    def require_aligned(self, levels: Iterable[Level]) -> None:
+        """Refuse origins of crops that are between the tokens of levels that are read.
 
         Raises:
             ConfigError: `crop_align_px` is no multiple of a stride.
         """
-        stride_px = max((levels[name].stride_px for name in self.used_levels), default=1)
+        stride_px = max((level.stride_px for level in levels), default=1)
         if self.crop_align_px % stride_px:
             raise ConfigError(
                 f"train.crop_align_px {self.crop_align_px} is not a multiple of {stride_px} px, "

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict, TypeVar
+from typing import NotRequired, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -65,6 +65,7 @@ class Sample(TypedDict):
     target_image: NDArray[np.float32]
     target_valid: NDArray[np.bool_]
     target_features: dict[str, NDArray[np.float16]]
+    target_classes: NotRequired[NDArray[np.float16]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class Batch:
     target_image: Tensor
     target_valid: Tensor  # (B, H, W) bool, pixels whose pseudo-label may be learned from
     target_features: dict[str, Tensor]
+    target_classes: Tensor | None = None  # (B, K, h, w), stored probabilities; None if unread
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device; labels become int64 and features float32 there."""
@@ -91,6 +93,7 @@ class Batch:
             move(self.target_image),
             move(self.target_valid),
             {level: move(maps).float() for level, maps in self.target_features.items()},
+            None if self.target_classes is None else move(self.target_classes).float(),
         )
 
     def __len__(self) -> int:
@@ -215,14 +218,17 @@ class TrainingCrops(Dataset[Sample]):
         manifest: Manifest,
         roots: Mapping[Domain, Path],
         readers: Mapping[Domain, FeatureReader],
+        labels: FeatureReader | None = None,
     ) -> None:
         self._config = config
         self._roots = roots
         self._readers = readers
         require_same_bases(readers.values(), config.used_levels)
+        self._labels_reader = labels
         for reader in readers.values():
-            spec = reader.header.spec
-            config.require_aligned({n: spec.level(n) for n in config.used_levels})
+            config.require_aligned(map(reader.header.spec.level, config.used_levels))
+        if labels is not None:
+            config.require_aligned(labels.header.spec.levels.values())
         self._labels = manifest.labels
         target = manifest.select(domain="target", split="train")
         labelled = tuple(record for record in target if record.label is not None)
@@ -251,8 +257,10 @@ class TrainingCrops(Dataset[Sample]):
             target_levels = [*dict.fromkeys((*read, *(distilled if keeps else ())))]
             sees_target = keeps or config.self_training is not None
         image, label, features = self._source_crop(rng, source_levels)
-        target_image, valid, target_features = self._target_crop(rng, target_levels, sees_target)
-        return Sample(
+        target_image, valid, target_features, classes = self._target_crop(
+            rng, target_levels, sees_target
+        )
+        sample = Sample(
             source_image=image,
             source_label=label,
             source_features=features,
@@ -260,6 +268,9 @@ class TrainingCrops(Dataset[Sample]):
             target_valid=valid,
             target_features=target_features,
         )
+        if classes is not None:
+            sample["target_classes"] = classes
+        return sample
 
     def _source_crop(
         self, rng: np.random.Generator, levels: Sequence[str]
@@ -300,10 +311,15 @@ class TrainingCrops(Dataset[Sample]):
 
     def _target_crop(
         self, rng: np.random.Generator, levels: Sequence[str], is_seen: bool
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], dict[str, NDArray[np.float16]]]:
+    ) -> tuple[
+        NDArray[np.float32],
+        NDArray[np.bool_],
+        dict[str, NDArray[np.float16]],
+        NDArray[np.float16] | None,
+    ]:
         self_training, side = self._config.self_training, self._config.crop_px
         if not is_seen:  # nothing reads the target: shapes stay, no image is decoded
-            return np.zeros((3, side, side), np.float32), np.zeros((side, side), np.bool_), {}
+            return np.zeros((3, side, side), np.float32), np.zeros((side, side), np.bool_), {}, None
         record = self._target[int(rng.integers(len(self._target)))]
         box = self._box(rng, record)
         mirrored = bool(rng.random() < self._config.flip_probability)
@@ -321,7 +337,11 @@ class TrainingCrops(Dataset[Sample]):
         ).numpy()
         image = self._image(record, box, mirrored)
         features = self._features(record, box, mirrored, levels)
-        return image, flip(valid) if mirrored else valid, features
+        classes = None
+        if self._labels_reader is not None:
+            (level,) = self._labels_reader.header.levels
+            classes = _window(self._labels_reader, record, level, box, mirrored)
+        return image, flip(valid) if mirrored else valid, features, classes
 
     def _box(self, rng: np.random.Generator, record: ImageRecord) -> Box:
         side, align_px = self._config.crop_px, self._config.crop_align_px
@@ -345,13 +365,16 @@ class TrainingCrops(Dataset[Sample]):
         reader = self._readers.get(record.domain)
         if reader is None:
             return {}
-        features: dict[str, NDArray[np.float16]] = {}
-        for level in levels:
-            tok = box.to_tokens(reader.header.spec.level(level).stride_px)
-            stored = reader.mirrored(level) if mirrored else level
-            window = reader.window(record.image_id, stored, tok.y, tok.x, tok.height, tok.width)
-            features[level] = flip(window) if mirrored else window
-        return features
+        return {level: _window(reader, record, level, box, mirrored) for level in levels}
+
+
+def _window(
+    reader: FeatureReader, record: ImageRecord, level: str, box: Box, mirrored: bool
+) -> NDArray[np.float16]:
+    tok = box.to_tokens(reader.header.spec.level(level).stride_px)
+    stored = reader.mirrored(level) if mirrored else level
+    window = reader.window(record.image_id, stored, tok.y, tok.x, tok.height, tok.width)
+    return flip(window) if mirrored else window
 
 
 def batches(

@@ -49,7 +49,7 @@ class Models:
 
     Attributes:
         student: What is trained and handed over.
-        ema: Its slowly moving copy, which makes pseudo-labels unless `ema_branch` does.
+        ema: Its slowly moving copy, which makes pseudo-labels unless another does.
         regularizer: The enhanced branch.
         imagenet: What feature distance compares with.
         ema_branch: The branch's slowly moving copy.
@@ -137,7 +137,7 @@ def build_models(
         convert = nn.SyncBatchNorm.convert_sync_batchnorm
         student = convert(student)  # type: ignore[no-untyped-call]
     ema = ema_branch = None
-    if config.self_training is not None:
+    if config.self_training is not None and config.self_training.labels != "store":
         ema = without_noise(deepcopy(student))
         if regularizer is not None and regularizer.labels_target:
             ema_branch = without_noise(deepcopy(regularizer))

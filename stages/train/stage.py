@@ -28,7 +28,12 @@ from stages.train.workspace import (
     claim,
     digests_of_start,
 )
-from store.errors import ConfigError
+from store.errors import (
+    ConfigError,
+    StoreIncompleteError,
+    StoreMismatchError,
+    StoreMissingError,
+)
 from store.fingerprint import fingerprint_of, sha256_of_file
 from store.index import Index, StoreEntry
 from store.lease import writer_lock
@@ -115,7 +120,10 @@ def run(
     stores, readers = open_stores(config, workspace, manifest)
     skipped = {i: reason for entry in stores.values() for i, reason in entry.skipped.items()}
     manifest = manifest.without(skipped)
-    crops = TrainingCrops(config=config, manifest=manifest, roots=workspace.roots, readers=readers)
+    labels, classes = open_labels(config, workspace, manifest)
+    crops = TrainingCrops(
+        config=config, manifest=manifest, roots=workspace.roots, readers=readers, labels=classes
+    )
     models, notes, weights = build_models(config, manifest, readers, ranks)
     models.set_up(config, device)
     for first in list(skipped)[:1]:
@@ -130,7 +138,7 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     teachers = [teacher_of(reader.header.spec) for reader in readers.values()]
     trained = all(teacher["trained"] for teacher in teachers) if teachers else None
-    identity = _identity(config, workspace, stores, feed)
+    identity = _identity(config, workspace, stores, labels, feed)
     fingerprint = fingerprint_of(identity)
     meta = {
         **describe_classes(manifest.classes),
@@ -222,8 +230,43 @@ def open_stores(
     return {domain: index.stores[domain] for domain in domains}, readers
 
 
+def open_labels(
+    config: TrainConfig, workspace: Workspace, manifest: Manifest
+) -> tuple[StoreEntry | None, FeatureReader | None]:
+    """Open the labels of the target's training images, where self-training asks for them.
+
+    Raises:
+        StoreError: There are none, or they are of other images or classes.
+    """
+    if not config.reads_labels:
+        return None, None
+    target = manifest.select(domain="target", split="train")
+    try:
+        index = Index.read(workspace.labels)
+        entry = index.stores["target"]
+        reader = open_features(
+            workspace.stores,
+            index,
+            "target",
+            levels=entry.levels,
+            images={record.image_id: record.content for record in target},
+        )
+    except (KeyError, StoreMissingError, StoreIncompleteError, StoreMismatchError) as error:
+        why = "" if isinstance(error, KeyError) else f" ({error})"
+        raise StoreIncompleteError(
+            f"{workspace.labels}: has no labels of these target images{why}: run `ssr label`"
+        ) from error
+    if entry.provenance.get("classes") != list(manifest.classes.names):
+        raise StoreMismatchError(f"{workspace.labels}: is of other classes: run `ssr label`")
+    return entry, reader
+
+
 def _identity(
-    config: TrainConfig, workspace: Workspace, stores: Mapping[Domain, StoreEntry], feed: Feed
+    config: TrainConfig,
+    workspace: Workspace,
+    stores: Mapping[Domain, StoreEntry],
+    labels: StoreEntry | None,
+    feed: Feed,
 ) -> dict[str, Any]:
     """Collect all that determines the weights, so that only the same run goes on in its folder."""
     return {
@@ -235,6 +278,7 @@ def _identity(
             for entry in stores.values()
             for level in entry.with_flips(config.used_levels)
         ],
+        "labels": labels and {n: e.model_dump(mode="json") for n, e in labels.levels.items()},
         "feed": feed.name,
         "start": digests_of_start(config),
     }

@@ -25,7 +25,7 @@ from stages.student.hrda import (
 )
 from stages.student.mit import COARSEST_PX, stage_features
 from stages.student.semask import auxiliary_loss
-from stages.student.student import Pass
+from stages.student.student import Pass, Student
 from stages.train.adaptation.augment import (
     StrongDraw,
     augment,
@@ -37,9 +37,12 @@ from stages.train.adaptation.losses import cells_of, feature_distance, segmentat
 from stages.train.adaptation.mixing import class_mask, draw_classes, mix, mix_features
 from stages.train.adaptation.pseudo_labels import (
     PseudoLabels,
-    pseudo_labels,
+    agreed,
+    most_probable,
     pseudo_weight,
+    stored,
     update_ema,
+    weighted,
 )
 from stages.train.config import TrainConfig
 from stages.train.crops import BOX_STREAM, STEP_STREAM, Batch, Sample
@@ -324,7 +327,7 @@ def _run_passes(
     if views.mask is None or views.mixed is None or pseudo is None:
         return losses, None, None
 
-    weight = pseudo_weight(pseudo.confidence, batch.target_valid)
+    weight = pseudo_weight(pseudo.weight, batch.target_valid)
     mixed = Mixed(
         image=views.mixed,
         label=mix(views.mask, batch.source_label, pseudo.label),
@@ -363,8 +366,9 @@ def _run_passes(
 def _follow(models: Models, config: TrainConfig, iteration: int) -> None:
     """Move the EMA model, and that of a branch."""
     self_training = config.self_training
+    if models.ema is None:  # it would label nothing
+        return
     assert self_training is not None
-    assert models.ema is not None
     since = iteration - self_training.start
     update_ema(models.ema, models.student, since, self_training.ema_decay)
     if models.ema_branch is not None and models.regularizer is not None:
@@ -373,19 +377,33 @@ def _follow(models: Models, config: TrainConfig, iteration: int) -> None:
 
 @torch.no_grad()
 def _label(models: Models, batch: Batch, config: TrainConfig) -> PseudoLabels:
-    """Let the EMA model, or the average of a branch, label the clean targets."""
-    self_training, branch = config.self_training, models.ema_branch
+    """Let the EMA model, or the average of a branch, label the clean targets; the store; or both.
+
+    With labels of the store alone there is no EMA model, and no pass through it.
+    """
+    self_training = config.self_training
     assert self_training is not None
-    assert models.ema is not None
-    with models.half, _autocast(config, batch):
-        images = batch.target_image
-        logits = (
-            models.ema(images)
-            if branch is None
-            else logits_of(branch.logits(models.ema, models.ema.see(images), batch.target_features))
-        )
     height, width = batch.target_image.shape[-2:]
-    return pseudo_labels(logits, (height, width), self_training.threshold)
+    believed = []
+    if self_training.labels != "store":
+        assert models.ema is not None
+        logits = _averaged_logits(models.ema, models, batch, config)
+        believed.append(most_probable(logits, (height, width)))
+    if self_training.labels != "ema":
+        assert batch.target_classes is not None
+        believed.append(stored(batch.target_classes, (height, width)))
+    found = believed[0] if len(believed) == 1 else agreed(*believed)
+    threshold = self_training.threshold if self_training.weight == "share" else None
+    return weighted(*found, threshold)
+
+
+def _averaged_logits(ema: Student, models: Models, batch: Batch, config: TrainConfig) -> Tensor:
+    images, branch = batch.target_image, models.ema_branch
+    with models.half, _autocast(config, batch):
+        if branch is None:
+            logits: Tensor = ema(images)
+            return logits
+        return logits_of(branch.logits(ema, ema.see(images), batch.target_features))
 
 
 def _thing_cells(models: Models, batch: Batch, config: TrainConfig) -> Tensor | None:

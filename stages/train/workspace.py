@@ -17,6 +17,7 @@ from store.atomic import TEMPORARY_SUFFIX, read_bytes, update_bytes
 from store.errors import ConfigError
 from store.files import Url
 from store.fingerprint import canonical_json, sha256_of_file
+from store.index import labels_beside
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,11 @@ class Workspace:
     index: Path
     stores: Url
     roots: Mapping[Domain, Path]
+
+    @property
+    def labels(self) -> Path:
+        """The index of the target's labels, unread unless self-training asks for them."""
+        return labels_beside(self.index)
 
 
 def claim(out: Path, identity: Mapping[str, Any], *, fresh: bool, move_aside: bool) -> None:

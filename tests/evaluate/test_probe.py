@@ -6,7 +6,8 @@ import torch
 from numpy.typing import NDArray
 
 from stages.embed.tiling import plan_tiles
-from stages.evaluate.probe import Image, LinearProbe, PositionVariance, on_grid, probe, token_labels
+from stages.evaluate.probe import Image, PositionVariance, on_grid, probe
+from stages.label.classifier import LinearProbe, token_labels
 from store.errors import DataError
 
 K = 3

@@ -87,7 +87,7 @@ def run(request: pytest.FixtureRequest, case: Case, variant: str) -> Run:
 
 def test_pseudo_labels_and_confidence(case: Case, variant: str, run: Run) -> None:
     assert run.result.pseudo is not None
-    label, confidence = run.result.pseudo
+    label, confidence, _ = run.result.pseudo
     assert float(confidence) == pytest.approx(ratio(case, variant), abs=1e-7)
     if f"out/{variant}/pseudo_label" in case.arrays:
         assert (label != case.tensor(f"out/{variant}/pseudo_label")).sum() <= 2
@@ -119,7 +119,7 @@ def test_masked_images_labels_and_weights(case: Case, variant: str, run: Run) ->
         assert f"out/{variant}/mic_img" not in case.arrays
         return
     assert run.result.pseudo is not None
-    label, confidence = run.result.pseudo
+    label, confidence, _ = run.result.pseudo
     blocks = case.tensor(f"out/{variant}/mic_uniform")
     masked = mask_images(run.batch.target_image, blocks, run.config.masking.ratio)
     assert torch.equal(masked, case.tensor(f"out/{variant}/mic_img"))

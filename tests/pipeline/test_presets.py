@@ -52,6 +52,16 @@ DIFFERENCES: Final[dict[str, dict[str, Any]]] = {
     "rein": {"regularizer.refine": {"tokens": 100, "rank": 16}},
     "distil-first": {"regularizer.on": (), "distill": DISTILL},
     "distil-guided": {**GUIDED, "distill": DISTILL},
+    "store-labels": {
+        "regularizer.on": (),
+        "self_training.labels": "store",
+        "self_training.weight": "pixel",
+    },
+    "agree": {
+        "regularizer.on": (),
+        "self_training.labels": "agree",
+        "self_training.weight": "pixel",
+    },
 }
 """Of each arm from the preset as it is packaged, below `train`."""
 
@@ -59,7 +69,8 @@ WITHOUT_TARGET: Final = "gta5-generalization"
 WITH_TARGET: Final = [name for name in PRESETS if name != WITHOUT_TARGET]
 TWO_SCALES: Final = ("gta5-to-cityscapes-hrda", "camvid-day-to-dusk-hrda")
 GUIDED_ARMS: Final = ("guided", "guided-mic", "distil-guided")
-NEED_TARGET: Final = ("daformer-mic", "ssr-mic", "distil-first", *GUIDED_ARMS)
+LABELLED: Final = ("store-labels", "agree")
+NEED_TARGET: Final = ("daformer-mic", "ssr-mic", "distil-first", *GUIDED_ARMS, *LABELLED)
 EVERY_ARM: Final = [
     (name, arm)
     for name, arm in product(PRESETS, DIFFERENCES)
@@ -126,6 +137,7 @@ def test_synthia_is_reported_on_the_classes_that_it_labels() -> None:
     [
         (f"{WITHOUT_TARGET} --arm guided", "to ["),
         (f"{WITHOUT_TARGET} --arm ssr-mic", "masking needs self_training"),
+        (f"{WITHOUT_TARGET} --arm agree", "has no train.self_training, which agree changes"),
         (
             f"{WITHOUT_TARGET} --arm distil-first",
             "train.distill needs prepare.target, which is null",

@@ -32,6 +32,8 @@ EXAMPLE: dict[str, Any] = {
     "self_training": {
         "start": 0,
         "ema_decay": 0.99,
+        "labels": "ema",
+        "weight": "share",
         "threshold": 0.5,
         "ignore_top_px": 2,
         "ignore_bottom_px": 8,

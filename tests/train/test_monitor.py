@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from stages.train import monitor, step
-from stages.train.adaptation.pseudo_labels import PseudoLabels
 from stages.train.models import Models
 from stages.train.monitor import HEALTH_COLUMNS, Curves, FiniteCheck, health_row
 from stages.train.regularizers.branch import observed
@@ -137,7 +136,7 @@ def test_a_class_that_vanishes_from_the_pseudo_labels_is_an_alarm(
 ) -> None:
     names, seen = world.manifest.classes.names, list[int]()
 
-    def label(logits: Tensor, size_px: tuple[int, int], threshold: float) -> PseudoLabels:
+    def label(logits: Tensor, size_px: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Class 2 on a quarter until it is taken away; class 3 on too little; 1 comes back."""
         seen.append(len(seen))
         labels = torch.zeros(len(logits), *size_px, dtype=torch.int64)
@@ -145,9 +144,9 @@ def test_a_class_that_vanishes_from_the_pseudo_labels_is_an_alarm(
             labels[:, :32, :32], labels[0, 40, 40] = 2, 3
         if len(seen) not in (5, 6):
             labels[:, 48:] = 1
-        return PseudoLabels(labels, torch.tensor(0.5))
+        return torch.full(labels.shape, 0.5), labels
 
-    monkeypatch.setattr(step, "pseudo_labels", label)
+    monkeypatch.setattr(step, "most_probable", label)
     monkeypatch.setattr(monitor, "BLOCK", 2)
     shown = []
     world.run(

@@ -15,6 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from stages.label import stage as label_stage
+from stages.label.config import LabelConfig
+from stages.label.stage import LabelResult
 from stages.prepare import stage as prepare
 from stages.prepare.config import PrepareConfig
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
@@ -155,6 +158,18 @@ class World:
     def store(self, domain: Domain) -> Path:
         """Folder of the domain's store that the index names."""
         return self.store_url / Index.read(self.index_path).stores[domain].path
+
+    def label(self, progress: Progress = silent, images: int = 100) -> LabelResult:
+        """Label the target by its stores."""
+        return label_stage.run(
+            LabelConfig(level="stride8", images=images),
+            manifest_path=self.manifest_path,
+            roots=self.roots,
+            stores=self.store_url,
+            index_path=self.index_path,
+            shard_images=4,
+            progress=progress,
+        )
 
     def run(self, out: Path, progress: Progress = silent, **changes: Any) -> TrainResult:  # noqa: ANN401
         """Train with changed keys of the example."""

@@ -31,15 +31,18 @@ def update_ema(ema: nn.Module, student: nn.Module, iteration: int, alpha_max: fl
 
 
 class PseudoLabels(NamedTuple):
-    """What the EMA model believes of a batch.
+    """What is believed of a batch.
 
     Attributes:
         label: Most probable class (B, H, W), int64; no pixel is ignored.
-        confidence: Share in 0..1 of the batch's pixels that reach the threshold, a 0-d tensor.
+        confidence: In 0..1, a 0-d tensor: the share of the batch's pixels that reach the threshold,
+            or the mean of `weight`.
+        weight: Of each pixel (B, H, W) in 0..1, its margins included.
     """
 
     label: Tensor
     confidence: Tensor
+    weight: Tensor
 
 
 def pseudo_labels(logits: Tensor, size_px: Size, threshold: float) -> PseudoLabels:
@@ -48,14 +51,45 @@ def pseudo_labels(logits: Tensor, size_px: Size, threshold: float) -> PseudoLabe
     Confidence scales the loss of all pixels alike; it is not a threshold for each pixel. A
     probability of `threshold` is confident.
     """
+    return weighted(*most_probable(logits, size_px), threshold)
+
+
+def most_probable(logits: Tensor, size_px: Size) -> tuple[Tensor, Tensor]:
+    """Return the highest probability of each pixel (B, H, W), and the class that has it."""
     # float32 under autocast too: the count at 0.968 is sensitive to rounding.
     logits = F.interpolate(logits.float(), size_px, mode="bilinear", align_corners=False)
     probability, label = logits.softmax(dim=1).max(dim=1)  # (B, H, W)
-    return PseudoLabels(label, (probability >= threshold).sum() / probability.numel())
+    return probability, label
+
+
+def stored(probabilities: Tensor, size_px: Size) -> tuple[Tensor, Tensor]:
+    """Likewise, for stored probabilities (B, K, h, w) of the classes."""
+    finer = F.interpolate(probabilities, size_px, mode="bilinear", align_corners=False)
+    probability, label = finer.max(dim=1)
+    return probability, label
+
+
+def agreed(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Join two labellers: the mean of their probabilities where they agree, elsewhere 0."""
+    (one, label), (other, also) = first, second
+    return (one + other) / 2 * (label == also), label
+
+
+def weighted(probability: Tensor, label: Tensor, threshold: float | None) -> PseudoLabels:
+    """Weigh labels (B, H, W) of some probability; pixels of none have no weight.
+
+    With a threshold it is the published rule, one weight for all: the share of pixels that reach
+    it. Without one a pixel weighs its probability, so that a labeller that is seldom sure of all
+    pixels still teaches what it is sure of.
+    """
+    if threshold is None:
+        return PseudoLabels(label, probability.mean(), probability)
+    share = (probability >= threshold).sum() / probability.numel()
+    return PseudoLabels(label, share, share * (probability > 0))
 
 
 def pseudo_weight(confidence: Tensor, valid: Tensor) -> Tensor:
-    """Spread the 0-d confidence over the pixels (B, H, W) that may be learned from.
+    """Spread a confidence, 0-d or of each pixel, over the pixels (B, H, W) to learn from.
 
     Margins and padding count in the confidence and lose their weight only here, as in the official
     code.

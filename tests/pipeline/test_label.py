@@ -1,0 +1,68 @@
+"""`ssr label`, as a person types it, and training from what it wrote."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.workplace import change_params, demand, ssr, stored
+
+ARM = {
+    "train.self_training.labels": "store",
+    "train.self_training.weight": "pixel",
+    "train.regularizer.on": [],
+}
+
+
+def test_without_a_training_that_asks_nothing_is_labelled(workplace: Path) -> None:
+    assert "asks for no labels" in demand("label")
+    assert json.loads(Path("data/labels.json").read_text()) == {"format": 1, "stores": {}}
+    assert not (workplace / "data/features").exists()
+
+
+def test_an_arm_is_embedded_labelled_trained_and_measured(workplace: Path) -> None:
+    change_params(workplace, ARM)
+    for command in ("prepare", "embed"):
+        demand(command)
+    refused = ssr("train")
+    assert refused.code == 2
+    assert (
+        "data/labels.json: there are no labels from the store yet; run `ssr label`" in refused.err
+    )
+    assert "6 labelled now" in demand("label")
+    before = stored(workplace)
+    assert "0 labelled now" in demand("label")
+    assert stored(workplace) == before
+    path = json.loads(Path("data/labels.json").read_text())["stores"]["target"]["path"]
+    said = demand("inspect", f"data/features/{path}", "--png", "labels.png")
+    assert "a linear classifier of stride8, learnt from 5 images of source/train" in said
+    assert "sky " in said
+    assert "classes" in said
+    assert Path("labels.png").stat().st_size > 1000
+    assert "every file is what was written" in demand("verify", f"data/features/{path}")
+    for command in ("train", "evaluate", "report"):
+        demand(command)
+    assert not Path("runs/ema").exists()
+    refused = ssr("train", "-S", "label.images=3", "--out", "other")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "were made from other label.images; run `ssr label`" in refused.err
+    assert not Path("other").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("label.level=stride16", "embed.levels ['stride8'] lacks stride16, which training reads"),
+        ("embed.domains=[source]", "embed.domains ['source'] lacks target, which training reads"),
+        ("embed.splits=[val]", "embed.splits ['val'] lacks train, which training reads"),
+        ("label.images=0", "label.images is 0"),
+        ("train.self_training.labels=teacher", "train.self_training.labels is 'teacher'"),
+    ],
+)
+def test_what_labels_lack_is_said_before_anything_is_embedded(
+    value: str, says: str, workplace: Path
+) -> None:
+    change_params(workplace, ARM)
+    refused = ssr("label", "-S", value)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert says in refused.err
