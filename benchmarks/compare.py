@@ -5,8 +5,10 @@
 Every seed has a source-only warm start; from it each arm trains for as many steps as fit into the
 CPU time of `--budget-steps` steps of DAFormer, or, with `--equal steps`, for as many steps. What a
 step of each arm costs is measured once, in turns, and fixed in DIR/plan.json before any arm trains:
-with that plan, on such a machine, results are equal bit for bit. Whatever stops, the same command goes on: unfinished trainings from their
-checkpoints, finished ones not again; more arms and seeds may join.
+with that plan, on such a machine, results are equal bit for bit. Whatever stops, the same command
+goes on: unfinished trainings from their checkpoints, finished ones not again; more arms and seeds
+may join. With `-S train.validate_every=N -S 'embed.splits=[train,val]'` each run also leaves a
+`validation.csv` with the wrong-teacher test; its time is the run's.
 
 Students are measured when they are finished, on `dusk_val`, the only labelled images at dusk: do
 not choose anything by these numbers.
