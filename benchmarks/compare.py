@@ -3,10 +3,12 @@
     python -m benchmarks.compare CAMVID --out DIR --seeds 3 --warm-steps 400 --budget-steps 400
 
 Every seed has a source-only warm start; from it each arm trains for as many steps as fit into the
-CPU time of `--budget-steps` steps of DAFormer. What a step of each arm costs is measured once, in
-turns, and fixed in DIR/plan.json before any arm trains: with that plan, on such a machine, results
-are equal bit for bit. Whatever stops, the same command goes on: unfinished trainings from their
-checkpoints, finished ones not again; more arms and seeds may join.
+CPU time of `--budget-steps` steps of DAFormer, or, with `--equal steps`, for as many steps. What a
+step of each arm costs is measured once, in turns, and fixed in DIR/plan.json before any arm trains:
+with that plan, on such a machine, results are equal bit for bit. Whatever stops, the same command
+goes on: unfinished trainings from their checkpoints, finished ones not again; more arms and seeds
+may join. With `-S train.validate_every=N -S 'embed.splits=[train,val]'` each run also leaves a
+`validation.csv` with the wrong-teacher test; its time is the run's.
 
 Students are measured when they are finished, on `dusk_val`, the only labelled images at dusk: do
 not choose anything by these numbers.
@@ -121,6 +123,7 @@ def planned(place: Workplace, options: argparse.Namespace) -> dict[str, Any]:
     path = place.out / "plan.json"
     settings = {
         "budget_steps": options.budget_steps,
+        "equal": options.equal,
         "warm_steps": options.warm_steps,
         "params": fingerprint_of(place.params("ssr").model_dump(mode="json")),  # data, -S, preset
         "arms": fingerprint_of({arm: overrides_of(arm) for arm in ARMS}),
@@ -128,12 +131,14 @@ def planned(place: Workplace, options: argparse.Namespace) -> dict[str, Any]:
     kept = kept_plan(path, settings, "steps")
     if kept is not None:
         return kept
-    seconds = step_seconds({arm: partial(place.timed, arm) for arm in ARMS if place.fits(arm)})
-    budget = options.budget_steps * seconds[BASELINE]
-    distill_steps = {arm: place.params(arm).train.distill_steps for arm in seconds}
-    iterations = {
-        arm: max(1, round(budget / each) - distill_steps[arm]) for arm, each in seconds.items()
-    }
+    fitting, budget = [arm for arm in ARMS if place.fits(arm)], options.budget_steps
+    iterations = dict.fromkeys(fitting, budget)
+    seconds: dict[str, float] = {}
+    if options.equal == "time":
+        seconds = step_seconds({arm: partial(place.timed, arm) for arm in fitting})
+        for arm, each in seconds.items():
+            distilled = place.params(arm).train.distill_steps
+            iterations[arm] = max(1, round(budget * seconds[BASELINE] / each) - distilled)
     plan = {"settings": settings, "cpu_s_per_step": seconds, "iterations": iterations}
     write_bytes(path, json.dumps(plan, indent=1).encode() + b"\n")
     return plan
@@ -147,10 +152,12 @@ def main() -> None:
     add = parser.add_argument
     add("data", type=Path, help="folder with day_train, day_val, dusk_train and dusk_val")
     add("--out", type=Path, required=True, help="folder of this comparison")
-    numbers, budget = range(1, MOST_SEEDS + 1), "steps of DAFormer whose CPU time each arm gets"
+    numbers, budget = range(1, MOST_SEEDS + 1), "steps of DAFormer, which each arm gets the like of"
+    equal = "what all arms have as much of (default: time)"
     add("--seeds", type=int, default=3, choices=numbers, metavar="N", help="seeds 0, 1, ...")
     add("--warm-steps", type=positive, default=400, help="source-only, before all arms of a seed")
     add("--budget-steps", type=positive, default=400, help=budget)
+    add("--equal", choices=["time", "steps"], default="time", help=equal)
     add("--arms", nargs="+", choices=ARMS, metavar="ARM", help=f"{', '.join(ARMS)}; all that fit")
     add("--jobs", type=positive, default=2, help="trainings at a time, one thread each")
     add(

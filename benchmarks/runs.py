@@ -24,6 +24,7 @@ from stages.prepare import stage as prepare
 from stages.prepare.manifest import Manifest
 from stages.train import stage as train
 from stages.train.crops import end_with_parent
+from stages.train.validate import choose_validation
 from stages.train.workspace import Workspace
 from store.atomic import write_bytes
 from store.errors import ConfigError
@@ -232,16 +233,22 @@ def step_seconds(arms: Mapping[str, Callable[[int, Path], Run]]) -> dict[str, fl
 
 def train_run(run: Run, progress: Callable[[int, int, str], None]) -> None:
     """Train, or go on from the checkpoint in the run's folder."""
+    config = run.params.train
+    workspace = Workspace(
+        run.data / "manifest.parquet",
+        run.data / "index.json",
+        run.params.store.location,
+        run.params.prepare.roots,
+    )
+    validation = None
+    if config.validate_every:
+        validation, _ = choose_validation(config, Manifest.read(workspace.manifest), workspace)
     train.run(
-        run.params.train,
-        workspace=Workspace(
-            run.data / "manifest.parquet",
-            run.data / "index.json",
-            run.params.store.location,
-            run.params.prepare.roots,
-        ),
+        config,
+        workspace=workspace,
         out=run.folder,
         progress=progress,
+        validation=validation,
         feed=feed_of(run.feed, run.params),
     )
 
