@@ -117,7 +117,7 @@ def test_a_mistyped_key_is_named(path: Path, wrong: str) -> None:
         ("prepare: " + "9" * 5000, ["is not valid YAML", "digits"]),
         ("", ["holds no sections", "ssr init"]),
         ("train: {}\n", ["prepare is missing", "ssr init"]),
-        ("trian: {}\n", ["trian is not a known key", "(and 5 more)"]),
+        ("trian: {}\n", ["trian is not a known key", "(and 6 more)"]),
     ],
     ids=range(8),
 )
@@ -165,7 +165,7 @@ def test_a_wrong_override_is_shown_with_what_is_allowed(
         (["train.self_training=null"], "self_training is null"),
         (
             ["train.regularizer.levels=[stride8,stride16,stride16,null]"],
-            "embed.levels ['stride8'] lacks stride16, which train.regularizer reads; add it there",
+            "embed.levels ['stride8'] lacks stride16, which training reads; add it there",
         ),
         (
             [
