@@ -11,6 +11,7 @@ from pipeline.options import INDEX, MANIFEST, RUN, START
 from pipeline.params import Params
 from pipeline.report import REPORT
 from stages.train.monitor import COLUMNS, HEALTH_COLUMNS, VALIDATION_COLUMNS
+from store.index import labels_beside
 from tests.pipeline.repository import Repro, demand_repro, make_repository, repro
 from tests.pipeline.workplace import (
     PHOTOS,
@@ -24,8 +25,8 @@ from tests.pipeline.workplace import (
     times,
 )
 
-ALL = ["prepare", "embed", "start", "train", "evaluate", "report"]
-CHECKS, COSTLY = ALL[:3], ALL[3:]
+ALL = ["prepare", "embed", "label", "start", "train", "evaluate", "report"]
+CHECKS, COSTLY = ALL[:4], ALL[4:]
 DVC = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")
 
 
@@ -80,7 +81,7 @@ def test_dvc_knows_the_files_that_the_pipeline_knows() -> None:
     curves = ("curves.csv", "health.csv", "validation.csv")
     pictures = ("pictures", "confusion.png", REPORT)
     results = ("student", "metrics.json", *curves, "per_class.csv", "confusion.csv", *pictures)
-    inputs = (MANIFEST, INDEX, START)
+    inputs = (MANIFEST, INDEX, labels_beside(INDEX), START)
     assert declared == {*map(str, inputs), *(str(RUN / name) for name in results)}
     for stage in stages.values():
         code = [path for path in stage.get("deps", ()) if path not in declared]
