@@ -132,6 +132,8 @@ def labelled_items(items: Sequence[Item], target: SourceConfig) -> frozenset[Ite
     Raises:
         DataError: There are fewer labels, or a named image or its label does not exist.
     """
+    if not target.labelled:
+        return frozenset()
     key = "prepare.target.labelled"
     train = sorted((item for item in items if item.split == "train"), key=lambda item: item.stem)
     labelled = [item for item in train if item.label and (target.folder / item.label).is_file()]

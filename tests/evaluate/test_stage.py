@@ -371,6 +371,14 @@ def test_parameters_are_strict() -> None:
         {"subsets": {"mIoU1": []}},
         {"subsets": {"mIoU2": ["road", "road"]}},
         {"subsets": {"two words": ["road"]}},
+        {
+            "datasets": {
+                "fog": {
+                    **{"kind": "camvid", "root": "photos", "fit_px": None, "labelled": 2},
+                    "splits": {"train": "fog", "val": "fog"},
+                }
+            }
+        },
         {"datasets": {"../night": {"kind": "camvid"}}},
     )
     for bad in faults:
