@@ -123,7 +123,12 @@ def compare_online(
         update={"on": ("source", "mixed"), "levels": read}
     )
     config = params.train.model_copy(
-        update={"flip_probability": 0.0, "regularizer": regularizer, "crop_align_px": align_px}
+        update={
+            "flip_probability": 0.0,
+            "regularizer": regularizer,
+            "crop_align_px": align_px,
+            "distill": None,
+        }
     )
     data = TrainingCrops(
         config=config,
