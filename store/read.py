@@ -107,19 +107,6 @@ class FeatureReader:
             raise unreadable(f"{files.url}/{name}", error) from error
         return grid.codec.decode(stored, self.header.scales.get(level))
 
-    def skipped(self) -> dict[str, str]:
-        """Return the images that have no features at some level, as they could not be read -> why.
-
-        Reads the whole ledger.
-        """
-        header = self.header
-        found: dict[str, str] = {}
-        for level in header.levels:
-            for shard in header.shards:
-                entry = self.entry(level, shard)
-                found |= entry.skipped_of(header.wanted(shard)) if entry else {}
-        return found
-
     def check(self, *, levels: Iterable[str], images: Mapping[str, str], fingerprint: str) -> None:
         """Refuse the store unless it holds these images at these levels, all of them done.
 
@@ -157,11 +144,6 @@ class FeatureReader:
         slot = self._slot(image_id)
         shard, row = place_of(slot, header.spec.shard_images)
         image, entry = header.slots[slot].image, self.entry(level, shard)
-        if entry is not None and (why := entry.skipped_of([image])):
-            raise StoreIncompleteError(
-                f"{header.files.url} has no features of {image_id}, which was skipped "
-                f"({why[image_id]}): repair the image and run `ssr embed`"
-            )
         if entry is None or entry.images[row : row + 1] != (image,):
             raise StoreIncompleteError(
                 f"shard {shard} of {level} with {image_id} is missing or out of date in "

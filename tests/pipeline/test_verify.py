@@ -79,7 +79,8 @@ def test_damaged_metadata_is_named_and_repaired(photos: Path) -> None:
     flip_a_bit(shard("source", 0))
     outcome = ssr("verify", str(store))
     assert outcome.code == 2
-    assert "2 files are damaged or missing" in outcome.err
+    assert "1 files are damaged or missing" in outcome.err
+    assert "shards are checked once the metadata is repaired" in outcome.err
     demand("verify", str(store), "--repair")
     assert stored(photos) == before
 
