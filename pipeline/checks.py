@@ -43,31 +43,27 @@ def current_manifest(params: Params, path: Path) -> Manifest:
     return manifest
 
 
-def require_provenance(
-    params: Params, found: Mapping[str, Any], index_path: Path, *, where: object
-) -> None:
+def require_provenance(params: Params, found: Mapping[str, Any], *, where: object) -> None:
     """Refuse features of another teacher or preprocessing than section `embed` names.
 
     Raises:
         StoreMismatchError: As `stages.embed.format1.require_provenance`.
     """
-    memory = format1.memory_at(params.store.location, index_path)
-    format1.require_provenance(params.embed, params.store.projection, found, memory, where=where)
+    format1.require_provenance(params.embed, params.store.projection, found, where=where)
 
 
 def require_current_stores(params: Params, index_path: Path) -> None:
     """Refuse to train from features of another teacher than section `embed` names.
 
-    The teacher is not loaded. Where its weight file is absent, as on a machine that only trains,
-    the stores are trusted to be of that file.
+    Where the teacher's weight file is absent, as on a machine that only trains, the stores are
+    trusted to be of that file.
 
     Raises:
         StoreError: If there is no index, or it names stores of another teacher or preprocessing.
     """
     if params.read_domains:
         for domain, entry in Index.read(index_path).stores.items():
-            where = f"{index_path}: the {domain} store"
-            require_provenance(params, entry.provenance, index_path, where=where)
+            require_provenance(params, entry.provenance, where=f"{index_path}: the {domain} store")
 
 
 def require_current_labels(params: Params, manifest_path: Path, index_path: Path) -> None:
@@ -112,7 +108,7 @@ def planned(
     )
 
 
-def require_planned(params: Params, manifest: Manifest, url: Url, index_path: Path) -> Domain:
+def require_planned(params: Params, manifest: Manifest, url: Url) -> Domain:
     """Return the domain of a store; refuse one that `ssr embed` would not write to.
 
     Raises:
@@ -121,10 +117,9 @@ def require_planned(params: Params, manifest: Manifest, url: Url, index_path: Pa
     """
     weights, load = params.embed.teacher.weights_identity(), cache(params.embed.load_encoder)
     stores = params.store.location
-    memory = format1.memory_at(stores, index_path)
     for domain in params.embed.domains:
         wanted = planned(params, manifest, domain, weights=weights)
-        kept = format1.kept_store(wanted, params.embed, stores, memory, load)
+        kept = format1.kept_store(wanted, params.embed, stores, load)
         if is_same(join(stores, kept.spec.relative_path), url):
             return domain
     raise ConfigError(

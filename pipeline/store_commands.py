@@ -96,7 +96,6 @@ def verify(
                 config,
                 current_manifest(config, MANIFEST),
                 store=place,
-                index_path=INDEX,
                 crops=online,
                 progress=report,
             )
@@ -119,6 +118,7 @@ def verify(
     about = f"with features of {len(suffering)} images"
     if found.damage:
         unread = f"; {len(found.unread)} more could not be read" if found.unread else ""
+        unread += "" if found.shards else "; shards are checked once the metadata is repaired"
         raise StoreError(
             f"{store}: {len(found.damage)} files are damaged or missing, {about}; "
             f"`ssr verify {store} --repair` repairs just those{unread}"
@@ -149,28 +149,29 @@ def _repair(params: "Params", url: "Url", progress: Callable[[int, int, str], No
     from store.spec import upright
 
     manifest = current_manifest(params, MANIFEST)
-    domain = require_planned(params, manifest, url, INDEX)
+    domain = require_planned(params, manifest, url)
 
     def find_damage() -> "Report":
         return verify.verify(url, progress=lambda done, todo: progress(done, todo, "verify"))
 
-    report = find_damage()
-    if not report.damage:
-        return report
     records = {record.image_id: record for record in manifest.records}
-    for image_id in {i for one in report.damage for i in one.images}:
-        if image_id in records:  # else a shard that is partly intact could not be made anew
-            read_raw(records[image_id], params.prepare.roots[domain])
-    verify.discard(url, report.damage)
-    damaged = {one.level for one in report.damage if one.level is not None}
-    wanted = {*params.embed.levels, *map(upright, damaged)}
-    levels = tuple(name for name in params.embed.teacher.levels() if name in wanted)
-    flips = ("none", "horizontal") if damaged - wanted else params.embed.flips
-    update = {"domains": (domain,), "levels": levels, "flips": flips}
-    alone = params.embed.model_copy(update=update)
-    params = params.model_copy(update={"embed": alone})
-    run_embed(params, manifest, index_path=INDEX, progress=progress, step=WHOLE)
-    return find_damage()
+    report = find_damage()
+    for _ in ("metadata", "shards"):  # shards are looked at once the metadata is sound
+        if not report.damage:
+            break
+        for image_id in {i for one in report.damage for i in one.images}:
+            if image_id in records:  # else a shard that is partly intact could not be made anew
+                read_raw(records[image_id], params.prepare.roots[domain])
+        verify.discard(url, report.damage)
+        damaged = {one.level for one in report.damage if one.level is not None}
+        wanted = {*params.embed.levels, *map(upright, damaged)}
+        levels = tuple(name for name in params.embed.teacher.levels() if name in wanted)
+        flips = ("none", "horizontal") if damaged - wanted else params.embed.flips
+        update = {"domains": (domain,), "levels": levels, "flips": flips}
+        alone = params.model_copy(update={"embed": params.embed.model_copy(update=update)})
+        run_embed(alone, manifest, index_path=INDEX, progress=progress, step=WHOLE)
+        report = find_damage()
+    return report
 
 
 def convert(

@@ -51,7 +51,7 @@ def print_manifest(result: PrepareResult) -> None:
 
 
 def print_embedded(result: "EmbedResult", step: "Step") -> None:
-    """Show what was embedded, what was skipped, and which step comes next."""
+    """Show what was embedded, and which step comes next."""
     for domain, done in result.domains.items():
         if step == "init":
             console.print(f"{domain}: {done.path} is ready for parts; next: `ssr embed --part 1/N`")
@@ -60,7 +60,6 @@ def print_embedded(result: "EmbedResult", step: "Step") -> None:
         part = "" if isinstance(step, str) else f", part {step[0]}/{step[1]}"
         now = "" if step == "finalise" else f"{part}, {done.embedded} embedded now{speed}"
         console.print(f"{domain}: {done.images} images in {done.path}{now}")
-        _print_skipped(done.skipped)
     if not isinstance(step, str):
         console.print("when all parts are done: `ssr embed --finalise`")
 
@@ -126,10 +125,7 @@ def print_store(store: "StoreSummary") -> None:
     removed = f", {store.removed_images} removed" if store.removed_images else ""
     makes = "label" if "classifier" in store.provenance else "embed"
     state = "complete" if store.complete else f"INCOMPLETE: run `ssr {makes}`"
-    skipped = f" without {len(store.skipped)} that were skipped" if store.skipped else ""
-    console.print(
-        f"{store.path}: {store.images} images of the {store.domain}{removed}, {state}{skipped}"
-    )
+    console.print(f"{store.path}: {store.images} images of the {store.domain}{removed}, {state}")
     console.print(
         f"teacher {teacher.get('architecture')}, weights {weights_of(teacher)}, {store.codec}, "
         f"fingerprint {store.fingerprint[:8]}"
@@ -164,7 +160,6 @@ def print_store(store: "StoreSummary") -> None:
                 f"{name}: {level.shape[1]} principal components of {channels} channels, "
                 f"{kept:.1%} of the variance of a sample"
             )
-    _print_skipped(store.skipped)
 
 
 def _print_shares(provenance: Mapping[str, Any], level: "LevelSummary") -> None:
@@ -184,7 +179,7 @@ def print_damage(report: "Report") -> None:
                 ("file", "images", "what is wrong"),
                 [(one.file, str(len(one.images)), one.what) for one in found],
             )
-    _print_first(report.images)
+    _print_first(list(dict.fromkeys(image for one in report.damage for image in one.images)))
 
 
 def print_online(report: "OnlineReport") -> None:
@@ -205,13 +200,10 @@ def print_online(report: "OnlineReport") -> None:
     )
     console.print(
         "online is the teacher on: the crop alone; the mirrored crop, against mirrored features "
-        "(flip) and those of mirrored images (stored flip); the mixed, jittered and blurred crop. "
-        "unrelated: features of two crops that have nothing to do with each other"
+        "(flip) and those of mirrored images (stored flip)"
     )
     if not report.trained:
         console.print(UNTRAINED)
-    if report.without_mix is not None:
-        console.print(f"mixed images were not compared: {report.without_mix}")
 
 
 def print_probe(report: "ProbeReport") -> None:

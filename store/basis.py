@@ -68,10 +68,7 @@ Bases: TypeAlias = Mapping[str, Basis]
 def fit_basis(level: str, features: Iterable[NDArray[Any]], projection: Projection) -> Basis:
     """Find the principal components of a sample.
 
-    Args:
-        level: For messages.
-        features: (C, h, w) of each image, float32, finite.
-        projection: At most C channels.
+    `features` are (C, h, w) of each image, float32; the projection is of at most C channels.
 
     Raises:
         StoreError: Features are not finite, or have fewer components than are to be whitened.

@@ -122,10 +122,8 @@ def scale_sample(images: Sequence[_Image]) -> tuple[_Image, ...]:
 def estimate_scale(features: Iterable[NDArray[Any]]) -> NDArray[np.float32]:
     """Return the scale (C,) under which no number of a sample is clipped, with some headroom.
 
-    A channel that is zero throughout gets the scale of one whose largest number is 1.
-
-    Args:
-        features: (C, h, w) of each image, float32 or float16, finite.
+    A channel that is zero throughout gets the scale of one whose largest number is 1. `features`
+    are (C, h, w) of each image, float32 or float16, finite.
     """
     with np.errstate(over="ignore"):  # what is too large becomes Inf, which `check_scale` refuses
         peaks = [np.abs(image.astype(np.float16)).max(axis=(1, 2)) for image in features]

@@ -29,10 +29,7 @@ def convert(
     the scales are equal, as they are unless the data set has grown since they were fixed. An
     interrupted conversion continues with the shards that it had not written.
 
-    Args:
-        path: Url of the complete store, `<url>/<domain>/<fingerprint8>.zarr`.
-        codec: Name of the codec to write.
-        progress: Called with images done and images to do.
+    `progress` is called with images done and images to do.
 
     Raises:
         StoreError: There is no store of float16, it lacks shards or is damaged, the codec is
@@ -52,10 +49,9 @@ def convert(
         )
     spec = replace(header.spec, codec=codec)
     images = [slot.image for slot in header.slots if slot.live]
-    skipped = reader.skipped()
     reader.check(
         levels=header.levels,
-        images={i.image_id: i.content for i in images if i.image_id not in skipped},
+        images={image.image_id: image.content for image in images},
         fingerprint=header.spec.fingerprint,
     )
 
@@ -73,7 +69,7 @@ def convert(
     def read(level: str, wanted: Sequence[ImageEntry | None]) -> dict[str, NDArray[Any]]:
         features = {}
         for image in wanted:
-            if image is not None and image.image_id not in skipped:
+            if image is not None:
                 require_sound(level, reader.place(image.image_id, level)[0])
                 size = reader.size_tok(image.image_id, level)
                 features[image.image_id] = reader.window(image.image_id, level, 0, 0, *size)
@@ -86,14 +82,10 @@ def convert(
             {level: header.bases[level] for level in writer.unprojected},
         )
         tasks = writer.pending()
-        todo = sum(len(task.image_ids) for task in tasks)
+        todo = sum(bool(image) for task in tasks for image in task.images)
         done = 0
         for task in tasks:
-            writer.write_shard(
-                task,
-                {level: read(level, task.images) for level in task.levels},
-                {name: skipped[name] for name in task.image_ids if name in skipped},
-            )
-            done += len(task.image_ids)
+            writer.write_shard(task, {level: read(level, task.images) for level in task.levels})
+            done += sum(bool(image) for image in task.images)
             progress(done, todo)
         return writer.finalise()

@@ -253,7 +253,8 @@ def read_levels(files: Files, spec: StoreSpec, digests: Iterable[str]) -> dict[s
     StoreError where the file of a level is missing or damaged, or format 1 has no such level.
     """
     found: dict[str, Level] = {}
-    for level in level_names(digests):
+    matches = map(_METADATA.fullmatch, digests)
+    for level in [match["level"] for match in matches if match and match["level"]]:
         name = f"{level}/{ROOT_FILE}"
         try:
             if spec.format == 1:
@@ -268,12 +269,6 @@ def read_levels(files: Files, spec: StoreSpec, digests: Iterable[str]) -> dict[s
         except (ValidationError, StoreError) as error:
             raise damaged(files, name) from error
     return dict(sorted(found.items(), key=lambda item: (item[1].stride_px, item[0])))
-
-
-def level_names(digests: Iterable[str]) -> list[str]:
-    """Return the levels that have an array, from the names of a store's metadata files."""
-    matches = map(_METADATA.fullmatch, digests)
-    return [match["level"] for match in matches if match and match["level"]]
 
 
 def read_scales(files: Files, spec: StoreSpec, levels: Iterable[str]) -> Scales:

@@ -34,7 +34,7 @@ class StoreEntry(BaseModel):
         images: Number of images that have features.
         images_digest: SHA-256 over the ids and contents of these images.
         levels: The levels that were asked for.
-        skipped: Images without features, since they could not be read -> why.
+        skipped: Empty; an earlier version listed images here that it could not read.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,11 +69,6 @@ class Index(BaseModel):
             if entry.path != path or not is_name(path) or path.count("/") != 1:
                 raise ValueError(f"{entry.path!r} is not a store of {domain!r}")
         return self
-
-    def skipped(self, domain: str) -> dict[str, str]:
-        """Return the images of a domain without features, since they could not be read -> why."""
-        entry = self.stores.get(domain)
-        return {} if entry is None else entry.skipped
 
     def write(self, path: Path) -> bool:
         """Write the index unless it is on the disk already; tell whether it was written."""

@@ -111,12 +111,8 @@ def encode_images(
 ) -> tuple[memoryview, ChannelStatistics | None, int]:
     """Encode the images of a shard, to the bytes that zarr-python would write.
 
-    Args:
-        grid: Layout of the level.
-        scale: (C,) where the codec has one.
-        images: The image of each slot.
-        features: image id -> (C, h, w), finite; images without features leave no trace.
-        threads: Images that are encoded at once; the bytes do not depend on it.
+    `images` are those of the slots, `features` image id -> (C, h, w), finite; images without leave
+    no trace. The bytes do not depend on `threads`, how many images are encoded at once.
 
     Returns:
         The shard, the statistics of what will be read from it, and how many numbers were clipped.

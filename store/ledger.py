@@ -43,14 +43,6 @@ class Slot:
     live: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """An image that was wanted and could not be read when its shard was made, and why."""
-
-    image: ImageEntry
-    reason: str
-
-
 class SlotTable(BaseModel):
     """Content of `ledger/images.json`."""
 
@@ -138,7 +130,6 @@ class ShardEntry(BaseModel):
         bytes: Size of the shard file.
         digest: SHA-256 of the shard file.
         saturated: Numbers that the scale was too small for; absent where there is no scale.
-        skipped: Images that should be here and could not be read; absent where there are none.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -151,21 +142,14 @@ class ShardEntry(BaseModel):
     bytes: NonNegativeInt
     digest: str
     saturated: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    skipped: tuple[Skipped, ...] | None = None
-
-    def skipped_of(self, images: Sequence[ImageEntry | None]) -> dict[str, str]:
-        """Return the ids of those of some images that were skipped -> why."""
-        skipped = {one.image: one.reason for one in self.skipped or ()}
-        return {i.image_id: skipped[i] for i in images if i is not None and i in skipped}
 
     def holds(self, images: Sequence[ImageEntry | None]) -> bool:
-        """Tell whether every wanted image is in its slot, with its content and size, or skipped.
+        """Tell whether every wanted image is in its slot, with its content and size.
 
         What a tombstoned slot (None) holds does not matter, so removing an image costs nothing.
         """
-        skipped = self.skipped_of(images)
         return len(images) <= len(self.images) and all(
-            wanted is None or wanted == held or wanted.image_id in skipped
+            wanted is None or wanted == held
             for wanted, held in zip(images, self.images, strict=False)
         )
 
@@ -225,10 +209,10 @@ def read_statistics(
         ) from error
 
 
-def parse_statistics(data: bytes, channels: int | None) -> ChannelStatistics | None:
+def parse_statistics(data: bytes, channels: int) -> ChannelStatistics | None:
     """Read the statistics in an entry; ValueError if they are damaged or of other channels."""
     found = _Statistics.model_validate_json(data).statistics
-    wrong = found is not None and channels not in (None, len(found.sum))
+    wrong = found is not None and channels != len(found.sum)
     if wrong or not _is_sound(data):
         raise ValueError("not what was written")
     return found

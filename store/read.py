@@ -107,19 +107,6 @@ class FeatureReader:
             raise unreadable(f"{files.url}/{name}", error) from error
         return grid.codec.decode(stored, self.header.scales.get(level))
 
-    def skipped(self) -> dict[str, str]:
-        """Return the images that have no features at some level, as they could not be read -> why.
-
-        Reads the whole ledger.
-        """
-        header = self.header
-        found: dict[str, str] = {}
-        for level in header.levels:
-            for shard in header.shards:
-                entry = self.entry(level, shard)
-                found |= entry.skipped_of(header.wanted(shard)) if entry else {}
-        return found
-
     def statistics(self, level: str) -> ChannelStatistics | None:
         """Read those of all tokens of a level from the ledger; None where it has none.
 
@@ -171,11 +158,6 @@ class FeatureReader:
         slot = self._slot(image_id)
         shard, row = place_of(slot, header.spec.shard_images)
         image, entry = header.slots[slot].image, self.entry(level, shard)
-        if entry is not None and (why := entry.skipped_of([image])):
-            raise StoreIncompleteError(
-                f"{header.files.url} has no features of {image_id}, which was skipped "
-                f"({why[image_id]}): repair the image and run `ssr embed`"
-            )
         if entry is None or entry.images[row : row + 1] != (image,):
             raise StoreIncompleteError(
                 f"shard {shard} of {level} with {image_id} is missing or out of date in "

@@ -4,8 +4,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +18,11 @@ from store.grid import LevelGrid, shard_file
 from store.header import basis_files, damaged, read_bases
 from store.layout import encode_images
 from store.lease import Part, commit, owns
-from store.ledger import ShardEntry, Skipped, entry_file, entry_json
+from store.ledger import ShardEntry, entry_file, entry_json
 from store.spec import ImageEntry, StoreSpec, upright
 
 Features = Mapping[str, Mapping[str, NDArray[Any]]]
 """level -> image id -> (C, h, w), float32 or float16, h and w the working size over the stride."""
-
-NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +38,6 @@ class ShardTask:
     shard: int
     images: tuple[ImageEntry | None, ...]
     levels: tuple[str, ...]
-
-    @property
-    def image_ids(self) -> tuple[str, ...]:
-        """Ids of the images, without those that were removed."""
-        return tuple(image.image_id for image in self.images if image is not None)
 
 
 @dataclass(frozen=True)
@@ -87,15 +79,12 @@ class ShardWriter:
                 raise damaged(files, basis_files(upright(level))[0])
         return bases
 
-    def write(
-        self, task: ShardTask, features: Features, skipped: Mapping[str, str] = NOTHING
-    ) -> None:
+    def write(self, task: ShardTask, features: Features) -> None:
         """Write one shard of all levels of a task, whole, and record it.
 
         Args:
             task: A task of `StoreWriter.pending`.
             features: level -> image id -> (C, h, w), of exactly the task's levels and images.
-            skipped: Images of the task that could not be read and have no features -> why.
 
         Raises:
             StoreBusyError: The lease has ended.
@@ -104,18 +93,13 @@ class ShardWriter:
         """
         assert owns(self.part, task.shard)
         assert features.keys() == set(task.levels), (features.keys(), task.levels)
-        images = [i for i in task.images if i is not None and i.image_id not in skipped]
+        images = [image for image in task.images if image is not None]
         scaled = Codec(self.spec.codec).scaled
         for level in task.levels:
             assert not scaled or level in self.scales, f"fix_scales() of {level} comes first"
             assert features[level].keys() == {image.image_id for image in images}
             for image in images:
                 self._check(level, image, features[level][image.image_id])
-        left_out = tuple(
-            Skipped(image, skipped[image.image_id])
-            for image in task.images
-            if image is not None and image.image_id in skipped
-        )
         for level in task.levels:
             grid = LevelGrid.of(self.spec, level)
             data, statistics, saturated = encode_images(
@@ -126,11 +110,10 @@ class ShardWriter:
                 level=level,
                 shard=task.shard,
                 fingerprint=self.fingerprints[level],
-                images=tuple(image if image in images else None for image in task.images),
+                images=task.images,
                 bytes=len(data),
                 digest=sha256(data),
                 saturated=saturated if scaled else None,
-                skipped=left_out or None,
             )
             name, record = shard_file(level, task.shard), entry_file(level, task.shard)
             with one_line_for_os_errors(join(self.url, name)):

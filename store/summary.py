@@ -27,29 +27,22 @@ class LevelSummary:
 
     Attributes:
         shape: (image, channel, y, x) of the array.
-        shard_shape: The unit of writing.
-        chunk_shape: The unit of reading.
         shards_done: Shards that the ledger records as done.
         shards: Shards that hold an image of the data set.
         size_bytes: Size of the done shards on the disk.
         statistics: Per channel over all stored tokens, those of removed images included; None
             where nothing is stored.
         saturated: Stored numbers that the scale of an 8 bit codec was too small for.
-        skipped: Images that should be there and could not be read -> why.
         projection: Of stored principal components: channels of the teacher, and the share of a
             sample's variance that is kept.
     """
 
     shape: tuple[int, int, int, int]
-    shard_shape: tuple[int, int, int, int]
-    chunk_shape: tuple[int, int, int, int]
-    fingerprint: str
     shards_done: int
     shards: int
     size_bytes: int
     statistics: ChannelStatistics | None
     saturated: int
-    skipped: Mapping[str, str]
     projection: tuple[int, float] | None
 
     @property
@@ -72,13 +65,8 @@ class StoreSummary:
     levels: Mapping[str, LevelSummary]
 
     @property
-    def skipped(self) -> dict[str, str]:
-        """Images that have no features at some level, since they could not be read -> why."""
-        return {i: why for level in self.levels.values() for i, why in level.skipped.items()}
-
-    @property
     def complete(self) -> bool:
-        """Whether every image of the data set is there at every level, or was skipped."""
+        """Whether every image of the data set is there at every level."""
         return all(level.shards_done == level.shards for level in self.levels.values())
 
 
@@ -114,17 +102,11 @@ def _summarise(header: Header, level: str) -> LevelSummary:
     )
     return LevelSummary(
         shape=(len(slots), grid.channels, *grid.size_tok),
-        shard_shape=grid.shard_shape,
-        chunk_shape=grid.chunk_shape,
-        fingerprint=header.level_fingerprint(level),
         shards_done=sum(any(images) for images, _ in entries),
         shards=len({place_of(n, shard_images)[0] for n, slot in enumerate(slots) if slot.live}),
         size_bytes=sum(entry.bytes for _, entry in entries),
         statistics=ChannelStatistics.merge(statistics),
         saturated=sum(entry.saturated or 0 for _, entry in entries),
-        skipped={
-            i: why for images, entry in entries for i, why in entry.skipped_of(images).items()
-        },
         projection=None if basis is None else (len(basis.mean), float(basis.explained.sum())),
     )
 

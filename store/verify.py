@@ -16,10 +16,9 @@ from store.files import (
 )
 from store.fingerprint import sha256
 from store.grid import LevelGrid, shard_file, shard_of
-from store.header import METADATA_FILE, Header, level_names, read_digests, read_header, read_spec
+from store.header import METADATA_FILE, Header, read_digests, read_header, read_spec
 from store.lease import WHOLE, commit, writer_lease
 from store.ledger import LEDGER, ShardEntry, entry_file, parse_entry, parse_statistics
-from store.spec import LEVELS, ImageEntry
 
 MISSING: Final = "is missing"
 UNRECORDED: Final = "has no ledger entry: its write was interrupted, or the entry was lost"
@@ -35,8 +34,7 @@ class Damage:
     Attributes:
         file: POSIX path inside the store.
         what: What is wrong with it.
-        images: Ids of the images of its shard, which are embedded again together; none where it is
-            repaired without SAM.
+        images: Ids of the images of its shard, which are embedded again together; none of metadata.
         level, shard: Of the shard; None where it is about no shard.
     """
 
@@ -52,6 +50,7 @@ class Report:
     """Findings of `verify`: shards that were read, their size, and what is wrong.
 
     Attributes:
+        shards: 0 where metadata is damaged: shards are looked at once it was repaired.
         damage: In the order of levels and shards; nothing in a sound store.
         unread: What could not be looked at, as when a server is busy or a disk fails. It may be
             sound: nothing is known about it.
@@ -67,11 +66,6 @@ class Report:
     def sound(self) -> bool:
         """Whether all was read and is as it was written."""
         return not self.damage and not self.unread
-
-    @property
-    def images(self) -> tuple[str, ...]:
-        """Ids of all images that suffer, each once."""
-        return tuple(dict.fromkeys(image for damage in self.damage for image in damage.images))
 
 
 def verify(path: Url, *, progress: Callable[[int, int], None] = lambda done, todo: None) -> Report:
@@ -97,20 +91,21 @@ def verify(path: Url, *, progress: Callable[[int, int], None] = lambda done, tod
     except StoreError:
         pass  # is found below, with whatever else is wrong
     with one_line_for_reads(files.url):
-        digests = _look_at_metadata(files, damage, unread)
-        header = None if damage or unread else read_header(files)
-        shards = sorted(_shards(files, header, digests))
+        _look_at_metadata(files, damage, unread)
+        if damage or unread:
+            return Report(files.url, 0, 0, tuple(damage), tuple(unread))
+        header = read_header(files)
+        shards = sorted(_shards(header))
     size_bytes = 0
     for done, (level, shard) in enumerate(shards, start=1):
         try:
             found_bytes = _unless_missing(files.size, shard_file(level, shard))
             size_bytes += found_bytes or 0
-            if found := _shard_damage(files, header, level, shard, found_bytes):
-                damage.append(found)
+            if found := _shard_damage(header, level, shard, found_bytes):
+                damage.append(_damage(header, level, shard, *found))
         except (OSError, MemoryError) as error:
-            images = tuple(i.image_id for i in _wanted(header, shard) if i)
             what = f"cannot be read: {reason_of(error)}"
-            unread.append(Damage(shard_file(level, shard), what, images, level, shard))
+            unread.append(_damage(header, level, shard, shard_file(level, shard), what))
         progress(done, len(shards))
     return Report(files.url, len(shards), size_bytes, tuple(damage), tuple(unread))
 
@@ -132,13 +127,11 @@ def discard(path: Url, damage: Iterable[Damage]) -> None:
         commit(files, WHOLE, token, [(name, None) for name in names])
 
 
-def _look_at_metadata(
-    files: Files, damage: list[Damage], unread: list[Damage]
-) -> dict[str, str] | None:
+def _look_at_metadata(files: Files, damage: list[Damage], unread: list[Damage]) -> None:
     digests = read_digests(files)
     if digests is None:
         damage.append(Damage(METADATA_FILE, "is missing or damaged"))
-        return None
+        return
     for name, digest in digests.items():
         try:
             if sha256(files.read(name)) != digest:
@@ -147,72 +140,55 @@ def _look_at_metadata(
             damage.append(Damage(name, MISSING))
         except (OSError, MemoryError) as error:
             unread.append(Damage(name, f"cannot be read: {reason_of(error)}"))
-    return digests
 
 
-def _shards(
-    files: Files, header: Header | None, digests: dict[str, str] | None
-) -> set[tuple[str, int]]:
+def _shards(header: Header) -> set[tuple[str, int]]:
     """Return every shard that there is, should be, or has a ledger entry."""
-    levels = level_names(digests) if digests else LEVELS  # as far as they can be known
     found = set()
-    for level in header.spec.levels if header else levels:
-        names = [*files.names(level), *files.names(f"{LEDGER}/{level}")]
+    for level in header.spec.levels:
+        names = [*header.files.names(level), *header.files.names(f"{LEDGER}/{level}")]
         found |= {(level, shard) for name in names if (shard := shard_of(name)) is not None}
-    if header:
-        found |= {
-            (level, shard)
-            for level in header.levels
-            for shard in header.shards
-            if any(header.wanted(shard))
-        }
+    for level in header.levels:
+        found |= {(level, shard) for shard in header.shards if any(header.wanted(shard))}
     return found
 
 
-def _wanted(header: Header | None, shard: int) -> tuple[ImageEntry | None, ...]:
-    return () if header is None else header.wanted(shard)
+def _damage(header: Header, level: str, shard: int, file: str, what: str) -> Damage:
+    images = tuple(image.image_id for image in header.wanted(shard) if image)
+    return Damage(file, what, images, level, shard)
 
 
 def _shard_damage(
-    files: Files, header: Header | None, level: str, shard: int, found_bytes: int | None
-) -> Damage | None:
-    """Check one shard of a size, None where it is missing, and its entry."""
-    wanted = _wanted(header, shard)
+    header: Header, level: str, shard: int, found_bytes: int | None
+) -> tuple[str, str] | None:
+    """Check one shard of a size, None where it is missing, and its entry: file, what is wrong."""
+    files, wanted = header.files, header.wanted(shard)
     name, ledger_name = shard_file(level, shard), entry_file(level, shard)
-
-    def damaged(file: str, what: str, images: Iterable[ImageEntry | None] = wanted) -> Damage:
-        held = dict.fromkeys(i.image_id for i in (*images, *wanted) if i)
-        return Damage(file, what, tuple(held), level, shard)
-
     entry_data = _unless_missing(files.read, ledger_name)
     if not entry_data:  # empty: deleted in a bucket
-        what = MISSING if found_bytes is None else UNRECORDED
-        return damaged(name, what) if any(wanted) or header is None else None
+        return (name, MISSING if found_bytes is None else UNRECORDED) if any(wanted) else None
     entry = parse_entry(entry_data, level, shard)
-    if entry is None or not _can_be(entry, entry_data, header):
-        return damaged(ledger_name, "is damaged")
-    if header is not None and (
-        entry.fingerprint != header.level_fingerprint(level) or not entry.holds(wanted)
-    ):
-        return damaged(ledger_name, "is of other images, another teacher or another scale")
+    if entry is None or not _can_be(entry, entry_data, LevelGrid.of(header.spec, level)):
+        return ledger_name, "is damaged"
+    if entry.fingerprint != header.level_fingerprint(level) or not entry.holds(wanted):
+        return ledger_name, "is of other images, another teacher or another scale"
     if found_bytes is None:
-        return damaged(name, MISSING, entry.images)
+        return name, MISSING
     if found_bytes != entry.bytes:  # not read: it may be larger than the memory
-        return damaged(name, "is damaged", entry.images)
+        return name, "is damaged"
     data = files.read(name)
     if len(data) != found_bytes:
         raise OSError(errno.EIO, "it ended while it was read", name)
-    return None if sha256(data) == entry.digest else damaged(name, "is damaged", entry.images)
+    return None if sha256(data) == entry.digest else (name, "is damaged")
 
 
-def _can_be(entry: ShardEntry, entry_data: bytes, header: Header | None) -> bool:
+def _can_be(entry: ShardEntry, entry_data: bytes, grid: LevelGrid) -> bool:
     """Tell whether a store can hold a shard of this size, with such statistics."""
-    grid = LevelGrid.of(header.spec, entry.level) if header else None
     try:
-        parse_statistics(entry_data, grid.channels if grid else None)
+        parse_statistics(entry_data, grid.channels)
     except ValueError:
         return False
-    return grid is None or entry.bytes <= grid.most_shard_bytes
+    return entry.bytes <= grid.most_shard_bytes
 
 
 def _unless_missing(look: Callable[[str], _Found], name: str) -> _Found | None:

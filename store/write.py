@@ -2,7 +2,7 @@
 
 # C channels, h w tokens
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Self
@@ -53,13 +53,8 @@ from store.ledger import (
     slots_json,
     wanted_images,
 )
-from store.shard_writer import NOTHING, Features, ShardTask, ShardWriter
+from store.shard_writer import Features, ShardTask, ShardWriter
 from store.spec import NO_BASES, ImageEntry, Level, StoreSpec, check_images, upright
-
-
-def never(image_id: str) -> bool:
-    """Tell of no image that was skipped that it can be read now."""
-    return False
 
 
 class StoreWriter:
@@ -78,7 +73,7 @@ class StoreWriter:
         images: All images that the store shall hold; those that it holds beside them become
             tombstones.
         levels: Levels to write; others that the store has are left as they are.
-        part: (i, n): the shards whose number leaves i - 1 when divided by n; (1, 1) is the whole.
+        part: Of the shards; see `store.lease`.
 
     Raises:
         StoreBusyError: On entering: another process writes to this store, or to shards of the part.
@@ -117,7 +112,7 @@ class StoreWriter:
     def __enter__(self) -> Self:
         with one_line_for_reads(self.path):
             self._look()
-            idle = not (self.unready or self._stale() or any(self._pending(never)))
+            idle = not (self.unready or self._stale() or any(self._pending()))
         if not idle:
             self._take_lease()
         return self
@@ -244,21 +239,14 @@ class StoreWriter:
     def _fingerprint(self, level: str) -> str:
         return self.spec.level_fingerprint(level, self._scales, self._bases)
 
-    def pending(self, *, readable: Callable[[str], bool] = never) -> list[ShardTask]:
-        """List the shards of the part that are not done, by looking at ledger and sizes.
+    def pending(self) -> list[ShardTask]:
+        """List the shards of the part that are not done, by looking at ledger and sizes."""
+        return list(self._pending())
 
-        Also done shards with skipped images of which one is `readable` now.
-        """
-        if self._lease is None and any(self._pending(readable)):
-            self._take_lease()
-        return list(self._pending(readable))
-
-    def write_shard(
-        self, task: ShardTask, features: Features, skipped: Mapping[str, str] = NOTHING
-    ) -> None:
+    def write_shard(self, task: ShardTask, features: Features) -> None:
         """Write one shard of a task of the last `pending`; see `ShardWriter.write`."""
         assert task.images == self._wanted(task.shard), "ask for pending() again"
-        self.shards.write(task, features, skipped)
+        self.shards.write(task, features)
 
     def finalise(self) -> StoreEntry:
         """Return what the index says; StoreIncompleteError where shards are missing."""
@@ -266,7 +254,6 @@ class StoreWriter:
         if self._lease is not None:
             self._files.sweep()  # a process that wrote for this one may have been killed
         levels: dict[str, LevelEntry] = {}
-        skipped: dict[str, str] = {}
         for level in self.levels:
             digests: list[str | None] = []
             for shard in self._shards():
@@ -278,10 +265,9 @@ class StoreWriter:
                         "run `ssr embed`"
                     )
                 digests.append(entry.digest if entry else None)
-                skipped |= entry.skipped_of(wanted) if entry else {}
             fingerprint = self._fingerprint(level)
             levels[level] = LevelEntry(fingerprint=fingerprint, shards=tuple(digests))
-        stored = [s.image for s in self._slots if s.live and s.image.image_id not in skipped]
+        stored = [slot.image for slot in self._slots if slot.live]
         return StoreEntry(
             path=self.spec.relative_path,
             fingerprint=self.spec.fingerprint,
@@ -289,7 +275,6 @@ class StoreWriter:
             images=len(stored),
             images_digest=fingerprint_of(sorted((i.image_id, i.content) for i in stored)),
             levels=levels,
-            skipped=skipped,
         )
 
     def _check_identity(self) -> None:
@@ -348,13 +333,13 @@ class StoreWriter:
     def _wanted(self, shard: int) -> tuple[ImageEntry | None, ...]:
         return wanted_images(self._slots, shard, self.spec.shard_images)
 
-    def _pending(self, readable: Callable[[str], bool]) -> Iterator[ShardTask]:
+    def _pending(self) -> Iterator[ShardTask]:
         for shard in self._shards():
-            if not owns(self.part, shard):
-                continue
-            levels = tuple(n for n in self.levels if not self._is_done(n, shard, readable))
-            if levels:
-                yield ShardTask(shard, self._wanted(shard), levels)
+            images = self._wanted(shard)
+            if owns(self.part, shard) and any(images):
+                levels = tuple(level for level in self.levels if not self._done(level, shard))
+                if levels:
+                    yield ShardTask(shard, images, levels)
 
     def _done(self, level: str, shard: int) -> ShardEntry | None:
         """Return the entry of a shard that is done."""
@@ -370,10 +355,3 @@ class StoreWriter:
         if self._lease is None:  # looked at once, as nothing is written
             self._seen[level, shard] = entry
         return entry
-
-    def _is_done(self, level: str, shard: int, readable: Callable[[str], bool]) -> bool:
-        wanted = self._wanted(shard)
-        if not any(wanted):
-            return True
-        entry = self._done(level, shard)
-        return entry is not None and not any(map(readable, entry.skipped_of(wanted)))

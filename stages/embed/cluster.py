@@ -44,12 +44,9 @@ _encoding = Lock()
 
 @dataclass(frozen=True)
 class ShardJob:
-    """What a worker needs beside the task; it pickles.
+    """What a worker needs beside the task; it pickles, and its paths are absolute.
 
     Attributes:
-        config: section `embed`, paths absolute.
-        root: folder of the images, absolute.
-        writer: writes the shards.
         gpus: those that workers on this machine share, each its own.
     """
 
@@ -74,11 +71,8 @@ def run_dask(
 ) -> None:
     """Let dask's workers embed and write shards.
 
-    Args:
-        job: what all tasks have in common.
-        tasks: which images and levels.
-        records: manifest rows by image id, for at least the images of the tasks.
-        image_done: called for each image once its shard is on the disk.
+    `records` are rows of the manifest by image id; `image_done` is called for each image once its
+    shard is on the disk.
 
     Raises:
         ConfigError: `distributed` is not installed, no scheduler answers, or workers die again and

@@ -1,23 +1,18 @@
 """Recognition of stores of format 1, which know a teacher by its tensors' hash, not its file's.
 
 A store of format 1 with the features that are wanted is kept and completed in format 1. That hash
-needs the loaded weights, so it is computed only before a new store would be made, and remembered.
+needs the loaded weights, so it is computed only where there is no store of today's format.
 """
 
-import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from stages.embed.config import EmbedConfig
 from stages.embed.planned import PlannedStore, provenance
-from store.atomic import read_bytes, write_bytes
 from store.basis import Projection
 from store.errors import CheckpointError, StoreMismatchError
 from store.files import Url, exists, files_at, join, one_line_for_reads
-from store.fingerprint import fingerprint_of
 from store.header import METADATA_FILE, ROOT_FILE
 from store.ledger import SLOTS_FILE
 from store.spec import StoreSpec, levels_of_format_1
@@ -25,33 +20,17 @@ from store.spec import StoreSpec, levels_of_format_1
 if TYPE_CHECKING:
     from stages.embed.teachers.teacher import Encoder
 
-MEMORY: Final = ".weights.json"
-"""File that remembers hashes of tensors; safe to delete."""
-
-
-def memory_at(store_url: Url, index_path: Path) -> Path:
-    """Return where hashes are remembered: beside the stores, or the index if they are far."""
-    return (store_url if isinstance(store_url, Path) else index_path.parent) / MEMORY
-
 
 def kept_store(
     planned: PlannedStore,
     config: EmbedConfig,
     store_url: Url,
-    memory: Path,
     encoder: "Callable[[], Encoder]",
 ) -> PlannedStore:
     """Return the store of format 1 that holds the planned features, or else the planned store.
 
     The encoder is loaded where neither is known to be there: bad weights end the run before a
     store is begun.
-
-    Args:
-        planned: the store of today's format.
-        config: section `embed`.
-        store_url: folder or S3 prefix of the stores.
-        memory: `memory_at`.
-        encoder: loads the teacher's network.
 
     Raises:
         CheckpointError: for weights that are missing, damaged or of another network.
@@ -60,46 +39,24 @@ def kept_store(
     needs_format_2 = planned.projection is not None or "horizontal" in config.flips
     if needs_format_2 or _is_there(store_url, planned.spec):
         return planned
-    weights = config.teacher.weights_identity()
-    known = remembered(config, weights, memory)
-    tensors = known or _hash(encoder())
-    old = replace(planned, spec=_format_1(planned.spec, config, tensors))
-    if not _is_there(store_url, old.spec):
-        return planned
-    if known is None:
-        content = _read(memory) | {_key(config, weights): tensors}
-        with suppress(OSError):  # a store may be read-only; the next run hashes once more
-            write_bytes(memory, json.dumps(content, indent=1, sort_keys=True).encode())
-    return old
-
-
-def remembered(config: EmbedConfig, weights: Mapping[str, Any], memory: Path) -> str | None:
-    """Return the hash of the teacher's tensors, where a store of format 1 was recognised by it."""
-    return _read(memory).get(_key(config, weights))
+    old = replace(planned, spec=_format_1(planned.spec, config, _hash(encoder())))
+    return old if _is_there(store_url, old.spec) else planned
 
 
 def require_provenance(
     config: EmbedConfig,
     projection: Projection | None,
     found: Mapping[str, Any],
-    memory: Path,
     *,
     where: object,
 ) -> None:
-    """Refuse features of another teacher, preprocessing or projection than the params name.
+    """Refuse features whose provenance names another teacher, preprocessing or projection.
 
-    The teacher is not loaded. Where its weight file is absent, as on a machine that only trains,
-    the features are trusted to be of that file.
-
-    Args:
-        config: section `embed`.
-        projection: of section `store`.
-        found: provenance of the features.
-        memory: `memory_at`.
-        where: what holds the features, for the message.
+    Where the teacher's weight file is absent, as on a machine that only trains, the features are
+    trusted to be of that file. For features of format 1 the teacher is loaded.
 
     Raises:
-        StoreMismatchError: if they differ, or are of format 1 and not recognised so far.
+        StoreMismatchError: if they differ.
         CheckpointError: if the weight file cannot be read.
     """
     stored = found.get("teacher")
@@ -107,19 +64,11 @@ def require_provenance(
     weights = {key: stored[key] for key in config.teacher.weights_keys if key in stored}
     if config.teacher.at_hand:
         weights = config.teacher.weights_identity()
-    if "kind" in stored:
-        wanted = provenance(config, weights, projection)
-    else:
+    wanted = provenance(config, weights, projection)
+    if "kind" not in stored:
         tensors = str(stored.get("weights_sha256"))
         if config.teacher.at_hand:
-            known = remembered(config, weights, memory)
-            if known is None:
-                raise StoreMismatchError(
-                    f"{where}: whether it is of embed.teacher.weights {config.teacher.weights} is "
-                    "not known yet; run `ssr embed`, which compares them and keeps what is right"
-                )
-            tensors = known
-        wanted = provenance(config, weights, projection)
+            tensors = _hash(config.teacher.load("cpu", "float32"))
         wanted |= {"teacher": _teacher(config, tensors)}
     changed = [key for key in (*wanted, "projection") if found.get(key) != wanted.get(key)]
     if changed:
@@ -170,15 +119,3 @@ def _is_there(store_url: Url, spec: StoreSpec) -> bool:
     files = files_at(join(store_url, spec.relative_path))
     with one_line_for_reads(files.url):
         return any(exists(files, name) for name in (ROOT_FILE, SLOTS_FILE, METADATA_FILE))
-
-
-def _key(config: EmbedConfig, weights: Mapping[str, Any]) -> str:
-    return fingerprint_of(config.teacher.identity(weights))
-
-
-def _read(memory: Path) -> dict[str, str]:
-    try:
-        known = json.loads(read_bytes(memory))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return known if isinstance(known, dict) else {}

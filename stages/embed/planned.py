@@ -16,13 +16,7 @@ EMBEDDING_VERSION: Final = 2
 
 @dataclass(frozen=True)
 class PlannedStore:
-    """One store before, or while, it is made.
-
-    Attributes:
-        images: in order.
-        records: their rows of the manifest, by image id.
-        projection: None where all channels of the teacher are stored.
-    """
+    """One store before, or while, it is made; `records` are its images in the manifest, by id."""
 
     spec: StoreSpec
     images: tuple[ImageEntry, ...]
@@ -42,14 +36,8 @@ def planned_store(
 ) -> PlannedStore:
     """Return the store that `ssr embed` makes or keeps for a domain.
 
-    Args:
-        config: section `embed`.
-        domain: one of its domains.
-        manifest: the images.
-        shard_images: images per shard.
-        codec: how tokens are stored.
-        weights: the teacher's `weights_identity`; anything does where only sizes matter.
-        projection: None stores all channels of the teacher.
+    `weights` are the teacher's `weights_identity`; anything does where only sizes matter. Without
+    `projection` all channels of the teacher are stored.
 
     Raises:
         CheckpointError: for a model whose levels cannot be known.
@@ -103,10 +91,7 @@ def provenance(
 ) -> dict[str, Any]:
     """Describe all that the features of given images depend on, in JSON's types.
 
-    Args:
-        config: section `embed`.
-        weights: the teacher's `weights_identity`.
-        projection: None where all channels of the teacher are stored.
+    `weights` are the teacher's `weights_identity`.
     """
     mean, std = config.teacher.normalisation(weights)
     about = {

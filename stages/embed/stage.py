@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from stages.embed.config import EmbedConfig
-from stages.embed.format1 import kept_store, memory_at, require_weights
+from stages.embed.format1 import kept_store, require_weights
 from stages.embed.planned import PlannedStore, planned_store
 from stages.prepare.manifest import Domain, Manifest
 from store.basis import Bases, Projection, fit_basis
@@ -46,11 +46,8 @@ class DomainResult:
     """What was done for one domain.
 
     Attributes:
-        path: the store.
-        fingerprint: what its features depend on.
-        images: images that it holds, or will hold.
+        images: images that the store holds, or will hold.
         embedded: images that were embedded now, in at least one level.
-        skipped: images without features in a store of an earlier version -> why.
         seconds: time that took, with loading the teacher.
     """
 
@@ -58,7 +55,6 @@ class DomainResult:
     fingerprint: str
     images: int
     embedded: int
-    skipped: Mapping[str, str]
     seconds: float
 
     @property
@@ -72,7 +68,6 @@ class EmbedResult:
     """Result of the stage.
 
     Attributes:
-        domains: one entry per domain of the config.
         index_path: the small file that names the current stores; None if it was not due.
         trained: False where the teacher's weights are random: UNTRAINED TEACHER.
     """
@@ -97,20 +92,12 @@ def run(
 ) -> EmbedResult:
     """Embed what the stores lack and write the index.
 
-    Idempotent: shards that the store's ledger vouches for stay as they are, and where all do, the
+    Idempotent: shards that the store's ledger records stay as they are, and where all do, the
     teacher is not loaded. An interrupted run continues with the shards that it had not written.
 
-    Args:
-        config: section `embed`.
-        manifest: the images.
-        roots: folder of each domain.
-        store_url: folder or S3 prefix of the stores, `<store_url>/<domain>/<fingerprint8>.zarr`.
-        shard_images: images per shard, the unit of writing and resuming.
-        codec: how tokens are stored.
-        index_path: where the index is written.
-        progress: called with images done, images to do, and the domain.
-        step: all, or one step of it.
-        projection: store so many principal components; None stores all channels of the teacher.
+    Stores lie at `<store_url>/<domain>/<fingerprint8>.zarr`; a shard, the unit of writing and
+    resuming, has `shard_images` images. `progress` is called with images done, images to do, and
+    the domain. Without `projection` all channels of the teacher are stored.
 
     Raises:
         CheckpointError: for weights that are missing, damaged or of another architecture.
@@ -119,7 +106,7 @@ def run(
         DataError: for a domain without images, or an image that changed since `ssr prepare`.
         StoreError: for a store that is in use, cannot be written, or is not ready for this step.
     """
-    trained, memory = config.teacher.trained, memory_at(store_url, index_path)
+    trained = config.teacher.trained
     load = cache(config.load_encoder)
     if config.domains and not trained:
         log.warning("UNTRAINED TEACHER: embed.teacher.weights is random")
@@ -147,7 +134,7 @@ def run(
             with one_line_for_reads(files.url):
                 return read_bases(files, spec, config.levels)
 
-        planned = kept_store(planned, config, store_url, memory, load)
+        planned = kept_store(planned, config, store_url, load)
         entry, results[domain] = _run_domain(
             planned,
             config=config,
@@ -185,7 +172,7 @@ def _run_domain(
     with StoreWriter(store_url, planned.spec, planned.images, levels, part=part) as writer:
         if part == WHOLE and step != "finalise":
             embedder.fix_scales(writer, bases_of_other)
-        tasks = [] if step in ("init", "finalise") else writer.pending(readable=lambda _: True)
+        tasks = [] if step in ("init", "finalise") else writer.pending()
         todo = sum(entry is not None for task in tasks for entry in task.images)
         done = 0
 
@@ -202,34 +189,28 @@ def _run_domain(
         fingerprint=planned.spec.fingerprint,
         images=len(planned.images) if entry is None else entry.images,
         embedded=todo,
-        skipped={} if entry is None else entry.skipped,
         seconds=perf_counter() - started,
     )
 
 
+@dataclass(frozen=True)
 class _Embedder:
     """Embed images of one domain; torch is imported only where there is work."""
 
-    def __init__(
-        self,
-        config: EmbedConfig,
-        load: "Callable[[], Encoder]",
-        planned: PlannedStore,
-        root: Path,
-    ) -> None:
-        self._config, self._load, self._root = config, load, root
-        self._spec, self._records, self._images = planned.spec, planned.records, planned.images
-        self._projection = planned.projection
+    config: EmbedConfig
+    load: "Callable[[], Encoder]"
+    planned: PlannedStore
+    root: Path
 
     def embed(
         self, tasks: Sequence[ShardTask], writer: StoreWriter, image_done: Callable[[], None]
     ) -> None:
         """Embed and write shards."""
-        if self._config.executor == "dask":
+        if self.config.executor == "dask":
             from stages.embed.cluster import ShardJob, run_dask
 
-            job = ShardJob.of(self._config, self._root, writer.shards)
-            run_dask(job, tasks, self._records, image_done=image_done)
+            job = ShardJob.of(self.config, self.root, writer.shards)
+            run_dask(job, tasks, self.planned.records, image_done=image_done)
             return
         from stages.embed.task import run_serial
 
@@ -250,13 +231,13 @@ class _Embedder:
         lacking = [n for n in writer.unready if n in writer.unscaled or n not in bases]
         features: Features = {}
         if lacking:
-            sample = ShardTask(0, scale_sample(self._images), tuple(lacking))
+            sample = ShardTask(0, scale_sample(self.planned.images), tuple(lacking))
             with self._shards([sample], lambda: None, {}) as shards:
                 (shard,) = shards
                 features = shard.features()
         for level in writer.unprojected:
-            if level not in bases and self._projection is not None:
-                bases[level] = fit_basis(level, features[level].values(), self._projection)
+            if level not in bases and self.planned.projection is not None:
+                bases[level] = fit_basis(level, features[level].values(), self.planned.projection)
         features = project(features, {**writer.bases, **bases})
         scales = {level: estimate_scale(features[level].values()) for level in writer.unscaled}
         writer.fix_scales(scales, bases)
@@ -268,16 +249,16 @@ class _Embedder:
         from stages.device import cpu_threads
         from stages.embed.task import embed_shards
 
-        encoder = self._load()
-        require_weights(self._config, encoder, self._spec)
+        encoder = self.load()
+        require_weights(self.config, encoder, self.planned.spec)
         shards = embed_shards(
             tasks,
-            config=self._config,
+            config=self.config,
             encoder=encoder,
-            records=self._records,
-            root=self._root,
+            records=self.planned.records,
+            root=self.root,
             image_done=image_done,
             bases=bases,
         )
-        with cpu_threads(self._config.threads), closing(shards):
+        with cpu_threads(self.config.threads), closing(shards):
             yield shards

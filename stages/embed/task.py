@@ -16,7 +16,7 @@ bytes.
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -50,8 +50,7 @@ class EmbeddedShard:
     """A shard whose features a GPU may still be computing.
 
     Attributes:
-        task: the shard.
-        unprojected: of each of its levels and images, filled by the time of `copied`.
+        unprojected: filled by the time of `copied`.
         copied: passes when a GPU is done; None on the CPU.
         bases: what levels are projected by.
     """
@@ -77,9 +76,7 @@ class _Piece:
     """One tile of one image, from which one pass makes all levels of an input scale.
 
     Attributes:
-        task: the shard that it belongs to.
         levels: what the pass makes, all of images as they are or all of mirrored ones.
-        image_id: the image.
         shapes: of each level, (C, h, w) of the image's tokens.
         tiles: of each level, which part of them, in the frame of what the teacher sees.
         pixels: (3, side, side), the teacher's input, in the making.
@@ -111,17 +108,8 @@ def embed_shards(
     unfinished batch per pass and one shard's features; a GPU's holds only those of its images that
     are in the making. Close the generator to end its threads.
 
-    Args:
-        tasks: which images and levels.
-        config: section `embed`.
-        encoder: the loaded teacher, which embeds them.
-        records: manifest rows by image id, for at least the images of the tasks.
-        root: folder of the domain that the records' paths start from.
-        image_done: called after each image.
-        bases: what levels are projected by; others stay as they are.
-
-    Yields:
-        The shard of each task.
+    `records` are rows of the manifest by image id, whose paths start from `root`; `image_done` is
+    called after each image. Levels without a basis stay as they are.
 
     Raises:
         DataError: for an image that is unreadable or not the one that the manifest describes.
@@ -178,13 +166,9 @@ def tile_input(
 ) -> Tensor:
     """Cut and normalise one tile, and make it the teacher's input.
 
-    Args:
-        resized: (h, w, 3) uint8 RGB, on the device that is to do it.
-        tile: which part; beyond `resized` but inside the working image lies the mean colour (0).
-        stride: working pixels per token.
-        side_px: side of the teacher's input.
-        patch_px: the teacher's pixels per token.
-        mirrored_tok: width of the working image where the tile is one of its mirror image.
+    `resized` is (h, w, 3) uint8 RGB, on the device that is to do it; beyond it, but inside the
+    working image, lies the mean colour (0). `mirrored_tok` is the width of the working image where
+    the tile is one of its mirror image. The rest is as in `teacher_input`.
 
     Returns:
         (3, side_px, side_px) float32, 0 right of and below the working image.
@@ -236,25 +220,10 @@ def teacher_input(pixels: Tensor, *, stride: int, side_px: int, patch_px: int) -
     return F.pad(pixels, (0, side_px - pixels.shape[2], 0, side_px - pixels.shape[1]))
 
 
-def blend(tiles: Iterable[Tile], tokens: Iterable[Tensor], shape: Sequence[int]) -> Tensor:
-    """Add up tiles by their weights, on the CPU.
-
-    Args:
-        tiles: the plan.
-        tokens: (C, t, t) of each tile, in the same order; what lies outside the image is dropped.
-        shape: (C, h, w) of the result.
-
-    Returns:
-        (C, h, w); a token that only one tile covers is that tile's token bit for bit.
-    """
-    image = torch.zeros(*shape)
-    for tile, of_tile in zip(tiles, tokens, strict=True):
-        add_tile(image, tile, of_tile)
-    return image
-
-
 def add_tile(image: Tensor, tile: Tile, tokens: Tensor) -> None:
     """Add one tile to an image, in place; the weights of all tiles of a plan sum to 1.
+
+    A token that only one tile covers becomes that tile's token bit for bit.
 
     Args:
         image: (C, h, w) float32, 0 before the first tile.
@@ -361,10 +330,6 @@ def ahead(items: Iterable[_T], count: int) -> Iterator[_T]:
     """Draw items `count` steps before they are handed out.
 
     Where drawing an item starts work in another thread, that much work is under way or done.
-
-    Args:
-        items: drawn in order and from this thread only.
-        count: how far ahead, at least 0.
     """
     source = iter(items)
     waiting = deque(islice(source, count))
@@ -390,13 +355,6 @@ def run_serial(shards: Iterable[_T], write: Callable[[_T], None]) -> None:
 
     At most one shard waits to be written. What ends the run here, an interrupt too, lets shards
     that are made be written; what `write` raises leaves those after it unwritten.
-
-    Args:
-        shards: made when drawn.
-        write: writes one.
-
-    Raises:
-        Exception: what `shards` or `write` raises.
     """
 
     def write_after(last: Future[None] | None, shard: _T) -> None:

@@ -64,14 +64,8 @@ def spans(length_tok: int, tile_tok: int, overlap: float, align_tok: int = 1) ->
     The first tile starts at 0, the last ends with the axis, the others are spaced evenly; an axis
     shorter than a tile gets one tile. Weights ramp linearly over each overlap and sum to 1.
 
-    Args:
-        length_tok: tokens along the axis.
-        tile_tok: tokens along a tile's side.
-        overlap: least overlap of neighbours as a share of the tile, 0 to 0.5.
-        align_tok: origins are multiples of it; it divides both lengths.
-
-    Returns:
-        The tiles in order of their origins.
+    `overlap` is the least overlap of neighbours as a share of the tile, 0 to 0.5. Origins are
+    multiples of `align_tok`, which divides both lengths.
     """
     aligned = _origins(length_tok // align_tok, tile_tok // align_tok, overlap)
     origins = [origin * align_tok for origin in aligned]
@@ -97,14 +91,7 @@ def spans(length_tok: int, tile_tok: int, overlap: float, align_tok: int = 1) ->
 def plan_tiles(
     size_tok: tuple[int, int], tile_tok: int, overlap: float, align_tok: int = 1
 ) -> tuple[Tile, ...]:
-    """Cover a token grid with tiles, row by row.
-
-    Args:
-        size_tok: (height, width) of the grid.
-        tile_tok: tokens along a tile's side.
-        overlap: least overlap of neighbours as a share of the tile, 0 to 0.5.
-        align_tok: origins are multiples of it, as where one pass makes coarser levels too.
-    """
+    """Cover a token grid with tiles, row by row; see `spans`."""
     rows, columns = (spans(length, tile_tok, overlap, align_tok) for length in size_tok)
     return tuple(Tile(row, column) for row in rows for column in columns)
 

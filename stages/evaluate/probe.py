@@ -109,9 +109,8 @@ def run(
     spread: dict[Part, list[ImageRecord]] = {}
     held: dict[str, str] = {}  # image id -> content
     for reader in readers.values():
-        skipped, slots = reader.skipped(), reader.header.slots
-        live = (slot.image for slot in slots if slot.live)
-        held |= {each.image_id: each.content for each in live if each.image_id not in skipped}
+        live = (slot.image for slot in reader.header.slots if slot.live)
+        held |= {image.image_id: image.content for image in live}
     for domain, split in (LEARN, *TESTS):
         records = [
             record

@@ -6,8 +6,8 @@ digest of all this is there, too: a flipped bit is noticed.
 """
 
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -106,11 +106,6 @@ class Manifest:
     skipped: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[Domain, Mapping[str, Any]] = field(default_factory=dict)
     odd: tuple[str, ...] = ()
-
-    def without(self, image_ids: Collection[str]) -> "Manifest":
-        """Return a manifest that lacks some images."""
-        kept = tuple(record for record in self.records if record.image_id not in image_ids)
-        return replace(self, records=kept)
 
     def select(
         self, *, domain: Domain | None = None, split: Split | None = None

@@ -118,17 +118,12 @@ def run(
     show_rows = rows_for(config.log_to if ranks.first else (), out)
     manifest = Manifest.read(workspace.manifest)
     stores, readers = open_stores(config, workspace, manifest)
-    skipped = {i: reason for entry in stores.values() for i, reason in entry.skipped.items()}
-    manifest = manifest.without(skipped)
     labels, classes = open_labels(config, workspace, manifest)
     crops = TrainingCrops(
         config=config, manifest=manifest, roots=workspace.roots, readers=readers, labels=classes
     )
     models, notes, weights = build_models(config, manifest, readers, ranks)
     models.set_up(config, device)
-    for first in list(skipped)[:1]:
-        why = f"{len(skipped)} images have no features and are not trained on, first {first}"
-        notes = (*notes, f"{why}: {skipped[first]}")
     for note in notes if ranks.first else ():
         log.warning(note)
     optimizer = build_optimizer(
@@ -205,7 +200,7 @@ def _recipe(config: TrainConfig) -> dict[str, Any]:
 def open_stores(
     config: TrainConfig, workspace: Workspace, manifest: Manifest
 ) -> tuple[dict[Domain, StoreEntry], dict[Domain, FeatureReader]]:
-    """Open the stores that training reads, with all training images but skipped ones."""
+    """Open the stores that training reads, with all training images."""
     domains = config.read_domains
     if not domains:
         return {}, {}
@@ -222,7 +217,6 @@ def open_stores(
             images={
                 record.image_id: record.content
                 for record in manifest.select(domain=domain, split="train")
-                if record.image_id not in index.skipped(domain)
             },
         )
         for domain in domains

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from pipeline.online import Agreement, encode_crop, token_errors
 from stages.embed.config import EmbedConfig
@@ -10,7 +9,7 @@ from stages.embed.teachers.teacher import Encoder
 from stages.prepare.geometry import Size
 from stages.prepare.pixels import normalised_window
 from store.read import FeatureReader
-from tests.embed.world import World, draw
+from tests.embed.world import World
 
 
 @pytest.fixture(scope="module")
@@ -34,23 +33,6 @@ def test_a_crop_that_is_the_whole_image_has_the_features_that_stage_one_stores(
     np.testing.assert_allclose(online, stored, rtol=1e-3, atol=1e-4)
 
 
-def test_stored_features_agree_within_float16_and_those_of_another_image_do_not(
-    teacher: Encoder, embed_config: EmbedConfig
-) -> None:
-    def online(seed: int) -> NDArray[np.float32]:
-        crop = normalised_window(draw((128, 128), seed), 0, 0, 128, 128)
-        return encode_crop(crop, "stride8", config=embed_config, encoder=teacher)
-
-    right, wrong = (
-        Agreement.of("crop", "stride8", [token_errors(online(seed).astype(np.float16), online(1))])
-        for seed in (1, 2)
-    )
-    assert right.cosine > 0.999999
-    assert right.relative_error < 5e-4
-    assert wrong.cosine < 0.9
-    assert wrong.relative_error > 0.3
-
-
 def test_cosine_is_the_mean_over_tokens_and_error_is_of_all_numbers() -> None:
     wanted = np.zeros((2, 1, 4), np.float32)
     wanted[0] = 1.0  # four tokens (1, 0)
@@ -62,8 +44,5 @@ def test_cosine_is_the_mean_over_tokens_and_error_is_of_all_numbers() -> None:
     assert agreement.cosine == pytest.approx(7 / 8)
     assert agreement.relative_error == pytest.approx(np.sqrt(2 / 8))
     assert agreement.cosine_low < 1
-
-
-def test_a_token_of_zeros_counts_as_no_agreement() -> None:
-    zeros, ones = np.zeros((3, 1, 1), np.float16), np.ones((3, 1, 1), np.float32)
-    assert Agreement.of("crop", "stride8", [token_errors(zeros, ones)]).cosine == 0
+    zeros = np.zeros_like(wanted)
+    assert Agreement.of("crop", "stride8", [token_errors(zeros, wanted)]).cosine == 0

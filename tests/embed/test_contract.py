@@ -102,26 +102,6 @@ def share(position: int, of: int, origins: list[int]) -> float:
 
 
 @pytest.mark.parametrize("level", ORIGINS)
-def test_where_one_tile_covers_the_store_holds_sam_run_on_that_crop(
-    level: str, street: Street
-) -> None:
-    rows, columns = ORIGINS[level]
-    seen = 0
-    for y, x in itertools.product(rows, columns):
-        alone = [
-            [
-                share(y + i, y, rows) == 1.0 and share(x + j, x, columns) == 1.0
-                for j in range(TILE_TOK)
-            ]
-            for i in range(TILE_TOK)
-        ]
-        stored = street.stored(level, y, x, TILE_TOK, TILE_TOK)
-        assert_stored(stored[:, alone], street.online(level, y, x)[:, alone])
-        seen += np.sum(alone)
-    assert seen > 0
-
-
-@pytest.mark.parametrize("level", ORIGINS)
 def test_every_token_is_the_blend_of_its_tiles(level: str, street: Street) -> None:
     rows, columns = ORIGINS[level]
     h, w = rows[-1] + TILE_TOK, columns[-1] + TILE_TOK
@@ -132,30 +112,6 @@ def test_every_token_is_the_blend_of_its_tiles(level: str, street: Street) -> No
             weight = share(y + i, y, rows) * share(x + j, x, columns)
             expected[:, y + i, x + j] += weight * tokens[:, i, j]
     assert_stored(street.stored(level, 0, 0, h, w), expected.astype(np.float32))
-
-
-def test_a_picture_of_one_tile_is_sam_run_on_the_picture(
-    tmp_path: Path, embed_config: EmbedConfig
-) -> None:
-    """The size of a crop: what official SSR computes, for every token."""
-    world = World(tmp_path, embed_config.model_copy(update={"levels": tuple(ORIGINS)}))
-    encoder = draw_encoder(ARCHITECTURES["tiny"], 3).eval()
-    pictures = {}
-    for level in ORIGINS:
-        stride = int(level.removeprefix("stride"))
-        side = SIDE_PX * stride // 16
-        pictures[level] = world.add(level, (side, side), seed=stride)
-    reader = FeatureReader(world.run().domains["source"].path)
-    mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
-    for level, picture in pictures.items():
-        stride = int(level.removeprefix("stride"))
-        pixels = ((torch.from_numpy(picture) - mean) / std).permute(2, 0, 1)[None]
-        size = (SIDE_PX, SIDE_PX)
-        scaled = F.interpolate(pixels, size, mode="bilinear", antialias=stride > 16)
-        with torch.inference_mode():
-            tokens = encoder(scaled)[0].numpy()
-        stored = reader.window(f"source/train/{level}", level, 0, 0, TILE_TOK, TILE_TOK)
-        assert_stored(stored.astype(np.float32), tokens)
 
 
 def test_a_picture_smaller_than_a_tile_is_padded_after_scaling(

@@ -31,20 +31,6 @@ def test_shards_are_written_in_order_while_the_next_is_made() -> None:
     assert written == [(i, f"features {i}") for i in range(4)]
 
 
-def test_at_most_one_shard_waits_to_be_written() -> None:
-    alive, most = set(), 0
-
-    def shards() -> Iterator[tuple[ShardTask, str]]:
-        nonlocal most
-        for task in TASKS:
-            alive.add(task.shard)
-            most = max(most, len(alive))
-            yield task, ""
-
-    run_serial(shards(), lambda shard: alive.discard(shard[0].shard))
-    assert most <= 3  # written, handed over, made
-
-
 @pytest.mark.parametrize("bad", range(4))
 def test_what_the_writer_meets_is_raised(bad: int) -> None:
     written = []
@@ -74,11 +60,6 @@ def test_an_interrupt_lets_the_shard_in_hand_be_finished() -> None:
     with pytest.raises(KeyboardInterrupt):
         run_serial(shards(), write)
     assert written == [0]
-
-
-@given(st.lists(st.integers()), st.integers(0, 9))
-def test_looking_ahead_keeps_order(items: list[int], count: int) -> None:
-    assert list(ahead(items, count)) == items
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

@@ -1,6 +1,5 @@
 """Weights come from where they should, or a line says why not."""
 
-import hashlib
 import importlib
 import importlib.util
 import sys
@@ -63,24 +62,6 @@ def test_a_checkpoint_gives_its_weights(
         assert torch.equal(value, drawn[key]), key
 
 
-def test_tokens_have_the_promised_shape(embed_config: EmbedConfig) -> None:
-    teacher = load(embed_config)
-    tokens = teacher.encode(torch.randn(2, 3, 256, 256), ["stride8"])["stride8"]
-    assert tokens.shape == (2, 64, 16, 16)
-    assert tokens.dtype == torch.float32
-    assert (teacher.side_px, teacher.patch_px, teacher.channels) == (256, 16, 64)
-
-
-def test_bfloat16_agrees_to_its_precision(embed_config: EmbedConfig) -> None:
-    tiles = torch.randn(1, 3, 256, 256)
-    exact = load(embed_config).encode(tiles, ["stride8"])["stride8"]
-    coarse = load(embed_config.model_copy(update={"precision": "bfloat16"})).encode(
-        tiles, ["stride8"]
-    )["stride8"]
-    error = (exact - coarse).norm() / exact.norm()
-    assert 0 < error < 0.02
-
-
 def test_float16_on_the_cpu_is_refused_in_one_line(embed_config: EmbedConfig) -> None:
     with pytest.raises(ConfigError, match=r"float16 needs a GPU; .* bfloat16 or float32$"):
         load(embed_config.model_copy(update={"precision": "float16"}))
@@ -134,48 +115,10 @@ def test_random_weights_are_the_seed_s_and_leave_torch_s_own_generator_alone(
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_the_hash_is_that_of_the_values_not_of_the_file(tmp_path: Path) -> None:
-    state = official_layout()
-    bare = {key: value for key, value in state.items() if key.startswith(PREFIX)}
-    hashes = set()
-    for name, content in {"full": state, "bare": bare}.items():
-        torch.save(content, tmp_path / f"{name}.pth")
-        encoder = load_encoder(TINY, tmp_path / f"{name}.pth")
-        hashes.add(hash_weights(SamEncoder(encoder, CPU).encoder.state_dict()))
-    assert len(hashes) == 1
-
-
-def test_the_old_file_format_of_torch_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "old.pth"
-    torch.save(official_layout(), path, _use_new_zipfile_serialization=False)
-    load_encoder(TINY, path)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    assert_refused(tmp_path / "none.pth", "none.pth does not exist")
-
-
-def test_a_truncated_file_is_refused(checkpoint: Path) -> None:
-    whole = checkpoint.read_bytes()
-    for size in (0, 10, 1000, len(whole) // 2, len(whole) - 20):
-        checkpoint.write_bytes(whole[:size])
-        assert_refused(checkpoint, "damaged")
-
-
-@pytest.mark.parametrize("content", [b"hello", b"PK\x03\x04rubbish"])
-def test_something_else_is_refused(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "page.pth"
-    path.write_bytes(content)
-    assert_refused(path, "damaged")
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"epoch": 3}, r"no table of tensors \(epoch\)"),
-        ([1, 2], "no table of tensors"),
-        ({"image_encoder.x": "text"}, "no table of tensors"),
-        ({}, "no table of tensors"),
         (
             {"backbone.norm1.bias": torch.ones(2), "head.bias": torch.ones(2)},
             r"holds no image encoder of SAM, but backbone\.\*, head\.\*; give",
@@ -187,38 +130,20 @@ def test_something_else_is_refused(content: bytes, tmp_path: Path) -> None:
     ],
 )
 def test_a_file_without_an_encoder_is_refused(
-    content: Any,  # noqa: ANN401
-    message: str,
-    tmp_path: Path,
+    content: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "student.pth"
     torch.save(content, path)
     assert_refused(path, message)
 
 
-def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
-    path = tmp_path / "evil.pth"
-    torch.save({"image_encoder.x": Trap()}, path)
-    assert_refused(path, "holds other Python objects .setattr.* state_dict alone")
-    assert not Trap.sprung
-
-
-def test_another_architecture_is_recognised(tmp_path: Path) -> None:
-    path = tmp_path / "weights.pth"
-    torch.save(thin_vit_l(), path)
-    assert_refused(path, r"holds vit_l weights \(width 1024, depth 24\), but .* is tiny")
-
-
-def test_an_unknown_architecture_is_described(tmp_path: Path) -> None:
-    path = tmp_path / "weights.pth"
-    state = official_layout()
-    torch.save({k: v for k, v in state.items() if "blocks.3." not in k}, path)
-    assert_refused(path, r"not known here \(width 96, depth 3\)")
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            lambda s: s.update({"patch_embed.proj.weight": torch.ones(1024, 3, 16, 16)}),
+            r"encoder tiny \(1 of other shape: .* or change embed\.teacher\.architecture",
+        ),
         (lambda s: s.pop("neck.0.weight"), "1 missing: neck.0.weight"),
         (lambda s: s.update(extra=torch.ones(2)), "1 unexpected: extra"),
         (
@@ -241,12 +166,6 @@ def test_an_official_name_promises_the_official_content(tmp_path: Path) -> None:
     path = tmp_path / "sam_vit_b_01ec64.pth"
     torch.save(official_layout(), path)
     assert_refused(path, "the official file's with 01ec64")
-
-
-def test_the_hex_in_an_official_name_is_the_start_of_the_sha256(checkpoint: Path) -> None:
-    sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    named = checkpoint.rename(checkpoint.with_name(f"sam_vit_b_{sha256[:6]}.pth"))
-    load_encoder(TINY, named)
 
 
 @pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
@@ -274,38 +193,6 @@ def test_the_package_s_init_is_never_run() -> None:
     build_encoder(TINY)
     assert "segment_anything.modeling.image_encoder" in sys.modules
     assert "segment_anything" not in sys.modules
-
-
-@pytest.mark.slow
-def test_a_full_vit_b_file_is_loaded(tmp_path: Path) -> None:
-    path = tmp_path / "vit_b.pth"
-    torch.save(official_layout("vit_b"), path)
-    teacher = SamEncoder(load_encoder(ARCHITECTURES["vit_b"], path), CPU)
-    assert teacher.encode(torch.zeros(1, 3, 1024, 1024), ["stride8"])["stride8"].shape == (
-        1,
-        256,
-        64,
-        64,
-    )
-
-
-class Trap:
-    """What weights_only must not unpickle."""
-
-    sprung = False
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return setattr, (Trap, "sprung", True)
-
-
-def thin_vit_l() -> dict[str, Tensor]:
-    """Keys of vit_l with its width, without its 308 million values."""
-    with torch.device("meta"):
-        shapes = build_encoder(ARCHITECTURES["vit_l"]).state_dict()
-    return {
-        PREFIX + key: torch.zeros(value.shape[:1] if value.ndim else ())
-        for key, value in shapes.items()
-    }
 
 
 def assert_refused(path: Path, message: str) -> None:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.embed.task import blend
+from stages.embed.task import add_tile
 from stages.embed.tiling import Span, plan_tiles, spans
 
 lengths = st.integers(1, 300)
@@ -62,16 +62,6 @@ def test_no_plan_with_fewer_tiles_overlaps_enough(length: int, side: int, o: flo
         assert side + (count - 2) * (side - least) < length
 
 
-@given(st.integers(3, 200), sides, overlaps)
-def test_a_mirrored_axis_has_mirrored_weights_where_spacing_is_even(
-    length: int, side: int, o: float
-) -> None:
-    parts = spans(length, side, o)
-    if len(parts) <= 2 or (length - side) % (len(parts) - 1) == 0:
-        dense = shares(length, parts)
-        np.testing.assert_allclose(dense, dense[::-1, ::-1], rtol=0, atol=1e-12)
-
-
 def test_two_tiles_ramp_linearly_over_their_overlap() -> None:
     left, right = spans(12, 8, 0.5)
     np.testing.assert_allclose(left.weights, [1, 1, 1, 1, 0.875, 0.625, 0.375, 0.125])
@@ -95,11 +85,7 @@ def test_known_images_need_known_numbers_of_tiles(
     assert len(plan_tiles(grid, 64, 0.125)) == tiles
 
 
-def test_gta_tiles_lie_at_these_pixels() -> None:
-    origins = [(8 * t.origin_tok[0], 8 * t.origin_tok[1]) for t in plan_tiles((88, 160), 64, 0.125)]
-    assert origins == [(y, x) for y in (0, 192) for x in (0, 384, 768)]
-
-
+@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(2, 16), overlaps)
 def test_blending_tiles_of_one_picture_gives_the_picture(
     h: int, w: int, side: int, o: float
@@ -108,11 +94,7 @@ def test_blending_tiles_of_one_picture_gives_the_picture(
     picture = values.reshape(2, h + side, w + side)
     tiles = plan_tiles((h, w), side, o)
     cut = [picture[:, y : y + side, x : x + side] for y, x in (tile.origin_tok for tile in tiles)]
-    blended = blend(tiles, map(torch.from_numpy, cut), (2, h, w))
+    blended = torch.zeros(2, h, w)
+    for tile, tokens in zip(tiles, cut, strict=True):
+        add_tile(blended, tile, torch.from_numpy(tokens))
     np.testing.assert_allclose(blended, picture[:, :h, :w], rtol=1e-6, atol=1e-5)
-
-
-def test_blending_refuses_another_number_of_tiles() -> None:
-    tiles = plan_tiles((4, 10), 4, 0.25)
-    with pytest.raises(ValueError, match="zip"):
-        blend(tiles, [torch.zeros(1, 4, 4)], (1, 4, 10))

@@ -23,7 +23,6 @@ from store.errors import (
     StoreBusyError,
     StoreIncompleteError,
 )
-from store.lease import Part
 from store.write import StoreWriter
 from tests.embed.world import World, changed
 
@@ -58,14 +57,6 @@ def test_every_way_makes_the_same_bytes(
     assert workers.features() == serial.features()
 
 
-def test_workers_report_images_and_are_gone_afterwards(world: World) -> None:
-    calls: list[tuple[int, int, str]] = []
-    result = world.run(lambda *call: calls.append(call), **DASK)
-    assert result.domains["source"].embedded == 5
-    assert calls == [(i, 5, "source") for i in range(1, 6)]
-    assert children() == []
-
-
 def test_a_killed_worker_costs_its_shard_only(world: World, tmp_path: Path) -> None:
     undisturbed = world.twin(tmp_path / "twin")
     undisturbed.run(**THREADS)
@@ -78,6 +69,7 @@ def test_a_killed_worker_costs_its_shard_only(world: World, tmp_path: Path) -> N
 
     result = world.run(kill, **DASK, **THREADS)
     assert len(killed) == 1
+    assert children() == []
     assert result.domains["source"].embedded == 5
     assert world.features() == undisturbed.features()
 
@@ -137,7 +129,7 @@ def test_there_is_one_worker_for_each_gpu(world: World, monkeypatch: pytest.Monk
     assert cluster._workers(config)[0] == 2
 
 
-def test_a_worker_does_not_write_for_a_process_that_ended(world: World) -> None:
+def test_a_worker_writes_no_other_weights_and_not_for_a_process_that_ended(world: World) -> None:
     world.run()
     world.add("c", seed=77)
     config = world.config
@@ -152,29 +144,15 @@ def test_a_worker_does_not_write_for_a_process_that_ended(world: World) -> None:
     with StoreWriter(world.store_url, planned.spec, planned.images, config.levels) as writer:
         (task,) = writer.pending()
         job = ShardJob.of(config, world.folder / "images", writer.shards)
+        other = replace(job, config=changed(job.config, seed=9))
+        result = make_shard(other, task, world.records)
+        assert isinstance(result, CheckpointError)
+        assert "other weights" in str(result)
     before = world.features()
     result = make_shard(job, task, world.records)
     assert isinstance(result, StoreBusyError)
     assert "has ended, or another took over" in str(result)
     assert world.features() == before
-
-
-def test_a_worker_refuses_other_weights(world: World) -> None:
-    config = world.config
-    planned = planned_store(
-        config,
-        "source",
-        manifest=world.manifest,
-        shard_images=2,
-        codec="float16",
-        weights=config.teacher.weights_identity(),
-    )
-    with StoreWriter(world.store_url, planned.spec, planned.images, config.levels) as writer:
-        job = ShardJob.of(config, world.folder / "images", writer.shards)
-        job = replace(job, config=changed(job.config, seed=9))
-        result = make_shard(job, writer.pending()[0], world.records)
-    assert isinstance(result, CheckpointError)
-    assert "other weights" in str(result)
 
 
 def test_parts_wait_for_init_and_finalise_for_all_parts(world: World) -> None:
@@ -185,16 +163,6 @@ def test_parts_wait_for_init_and_finalise_for_all_parts(world: World) -> None:
     with pytest.raises(StoreIncompleteError, match="shard 1 of stride8 is missing"):
         world.run(step="finalise")
     assert not world.index_path.exists()
-
-
-def test_a_part_embeds_its_own_shards(world: World) -> None:
-    world.run(step="init")
-    embedded = {part: world.run(step=part).domains["source"].embedded for part in parts_of(2)}
-    assert embedded == {(1, 2): 3, (2, 2): 2}
-
-
-def parts_of(count: int) -> list[Part]:
-    return [(i, count) for i in range(1, count + 1)]
 
 
 def children() -> list[int]:

@@ -52,6 +52,31 @@ def test_a_damaged_shard_is_named_with_its_images_and_repaired_to_the_same_bytes
 
 
 @pytest.mark.usefixtures("photos")
+def test_a_lost_ledger_entry_and_a_changed_one_are_found() -> None:
+    store = the_store("source")
+    entries = sorted((store / "ledger" / "stride8").iterdir())
+    entries[0].unlink()
+    entry = json.loads(entries[1].read_text())
+    entries[1].write_text(json.dumps(entry | {"fingerprint": "0" * 64}))  # its digest tells
+    outcome = ssr("verify", str(store))
+    assert "has no ledger entry" in outcome.out
+    assert "is damaged" in outcome.out
+    assert "2 files are damaged or missing, with features of 6 images" in outcome.err
+
+
+def test_damaged_metadata_is_named_and_repaired(photos: Path) -> None:
+    store, before = the_store("source"), stored(photos)
+    flip_a_bit(store / "ledger" / "metadata.json")
+    flip_a_bit(shard("source", 0))
+    outcome = ssr("verify", str(store))
+    assert outcome.code == 2
+    assert "1 files are damaged or missing" in outcome.err
+    assert "shards are checked once the metadata is repaired" in outcome.err
+    demand("verify", str(store), "--repair")
+    assert stored(photos) == before
+
+
+@pytest.mark.usefixtures("photos")
 def test_a_store_that_the_params_do_not_make_is_not_touched_by_repair() -> None:
     store = the_store("source")
     shard("source", 0).unlink()

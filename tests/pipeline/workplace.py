@@ -166,7 +166,7 @@ def stored(folder: Path) -> dict[str, str]:
     Left out are two caches, which only save time, the notes of what it cost, and the files that
     name a writer.
     """
-    ignored = {"scan-cache.parquet", ".weights.json", "writer.json", "costs.jsonl"}
+    ignored = {"scan-cache.parquet", "writer.json", "costs.jsonl"}
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for place in ("data", "runs")

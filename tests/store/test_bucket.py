@@ -13,12 +13,10 @@ from urllib.parse import urlsplit
 import pytest
 from s3fs import S3FileSystem
 
-from store import lease
 from store.errors import StoreError, StoreUnreadableError
 from store.files import S3Files, join
 from store.read import FeatureReader
-from store.write import StoreWriter
-from tests.store.worlds import LEVELS, SPEC, changed, features_of, files, images, write
+from tests.store.worlds import changed, files, images, write
 
 IMAGES = images(4)
 XML: Final = "<Error><Code>{}</Code><Message>of\nthe test</Message></Error>"
@@ -164,21 +162,6 @@ def test_what_stays_wrong_is_one_line_with_url_and_code_and_costs_nothing(
     assert "\n" not in str(written.value)
     server.fault = BadServer.fault
     assert files(store) == before
-
-
-def test_requests_are_few(server: BadServer, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "HEARTBEAT_S", 600.0)
-    place = f"{bucket}/few"
-    seen: list[str] = []
-    with StoreWriter(place, SPEC, IMAGES, LEVELS) as writer:
-        for count, task in enumerate(writer.pending()):
-            server.fault = lambda method, path: seen.append(method)
-            writer.write_shard(task, features_of(task))
-            assert len(seen) == (count + 1) * len(LEVELS) * 7, seen
-    seen.clear()
-    write(place, IMAGES)
-    assert set(seen) == {"GET", "HEAD"}
-    assert len(seen) < 60, seen
 
 
 @pytest.mark.parametrize("endpoint", ["garbage", "http://[::1"])

@@ -12,20 +12,11 @@ from numpy.typing import NDArray
 from store.codec import CODECS, SAMPLE_IMAGES, Codec, estimate_scale, scale_sample
 from store.errors import StoreError
 from store.read import FeatureReader
-from store.spec import stride_of
 from store.summary import inspect, open_dataset
 from store.write import StoreWriter
-from tests.store.worlds import LEVELS, SPEC, changed, features, features_of, files, images, write
+from tests.store.worlds import LEVELS, SPEC, features, features_of, files, images, write
 
 IMAGES = images(7)
-
-
-@pytest.mark.parametrize("name", ["int4", "bitround-4", "int8-", ""])
-def test_an_unknown_codec_is_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(StoreError, match="choose from float16, int8, int8-zstd"):
-        Codec(name)
-    with pytest.raises(StoreError, match="unknown codec"):
-        replace(SPEC, codec=name)
 
 
 def expected(
@@ -49,7 +40,7 @@ def test_a_window_is_what_the_codec_keeps(tmp_path: Path, name: str) -> None:
         scale = estimate_scale(features(image, level) for image in IMAGES)
         for row, image in enumerate(IMAGES):
             kept = expected(name, features(image, level), scale)
-            h, w = (side // stride_of(level) for side in image.working_size_px)
+            h, w = (side // SPEC.level(level).stride_px for side in image.working_size_px)
             window = reader.window(image.image_id, level, 1, 2, h - 1, w - 2)
             assert window.dtype == (np.float32 if name.startswith("int8") else np.float16)
             np.testing.assert_allclose(window, kept[:, 1:, 2:], rtol=1e-6)
@@ -58,37 +49,27 @@ def test_a_window_is_what_the_codec_keeps(tmp_path: Path, name: str) -> None:
             np.testing.assert_array_equal(shown[:, 1:h, 2:w], window)
             assert np.isnan(shown[:, h:]).all()
             assert np.isnan(shown[:, :, w:]).all()
-
-
-@pytest.mark.parametrize("name", CODECS)
-def test_zarr_itself_reads_the_numbers(tmp_path: Path, name: str) -> None:
-    spec = replace(SPEC, codec=name)
-    write(tmp_path, IMAGES, spec=spec)
-    path = tmp_path / spec.relative_path
-    group = zarr.open_group(path, mode="r")
+    group = zarr.open_group(tmp_path / spec.relative_path, mode="r")  # without our code
     stored = group["stride8"][3, :, :20, :24]
     if Codec(name).scaled:
-        assert group["stride8"].fill_value == -128
         stored = stored * group["scale_stride8"][:][:, None, None]
-    window = FeatureReader(path).window(IMAGES[3].image_id, "stride8", 0, 0, 20, 24)
-    np.testing.assert_array_equal(stored, window)
+    np.testing.assert_array_equal(
+        stored, reader.window(IMAGES[3].image_id, "stride8", 0, 0, 20, 24)
+    )
 
 
 @given(st.floats(0.01, 1000.0), st.integers(0, 2**32 - 1))
 def test_no_number_of_the_sample_is_clipped_or_far_off(spread: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     sample = [rng.normal(0.0, spread, (3, 4, 5)).astype(np.float32) for _ in range(2)]
+    for image in sample:
+        image[2] = 0.0
     scale = estimate_scale(sample)
     for image in sample:
         codes, clipped = Codec("int8").encode(image, scale)
         assert clipped == 0
         error = np.abs(Codec("int8").decode(codes, scale) - image.astype(np.float16))
         assert (error <= scale[:, None, None] * 0.5001).all()
-
-
-def test_a_channel_of_zeros_has_a_scale() -> None:
-    scale = estimate_scale([np.zeros((2, 3, 3), np.float32)])
-    np.testing.assert_allclose(scale, 1.25 / 127)
 
 
 @given(st.integers(1, 300))
@@ -152,12 +133,3 @@ def test_shards_of_a_lost_scale_are_not_read_with_another(
     _, tasks = write(tmp_path, IMAGES, spec=spec, levels=("stride8",))
     assert tasks == []  # the sample gives the old scale again, and the shards count again
     assert files(path) == before
-
-
-def test_a_changed_image_changes_codes_but_no_scale(tmp_path: Path) -> None:
-    spec = replace(SPEC, codec="int8-zstd")
-    write(tmp_path, IMAGES, spec=spec)
-    scale = (tmp_path / spec.relative_path / "scale_stride8/c.0").read_bytes()
-    _, tasks = write(tmp_path, [changed(IMAGES[0]), *IMAGES[1:]], spec=spec)
-    assert [task.shard for task in tasks] == [0]
-    assert (tmp_path / spec.relative_path / "scale_stride8/c.0").read_bytes() == scale

@@ -5,7 +5,6 @@ import pytest
 
 from store.convert import convert
 from store.errors import StoreError
-from store.verify import verify
 from tests.store.worlds import SPEC, changed, files, images, write
 
 IMAGES = images(7)
@@ -57,12 +56,3 @@ def test_only_float16_is_converted_and_only_to_something_else(tmp_path: Path) ->
         convert(tmp_path / SPEC.relative_path, "float16")
     with pytest.raises(StoreError, match="unknown codec 'int3'"):
         convert(tmp_path / SPEC.relative_path, "int3")
-
-
-def test_images_that_were_skipped_are_skipped_in_the_new_store_too(tmp_path: Path) -> None:
-    gone = {IMAGES[1].image_id: "half a file"}
-    entry, _ = write(tmp_path, IMAGES, skipped=gone)
-    converted = convert(tmp_path / entry.path, "int8")
-    assert converted.skipped == gone
-    assert converted.images == len(IMAGES) - 1
-    assert verify(tmp_path / converted.path).sound

@@ -12,7 +12,6 @@ from zarr.storage import MemoryStore
 from store.codec import CODECS, Codec
 from store.grid import LevelGrid
 from store.layout import array_settings, encode_images
-from store.ledger import ChannelStatistics
 from store.spec import ImageEntry
 
 
@@ -67,9 +66,3 @@ def test_a_shard_has_the_bytes_that_zarr_python_writes(
     else:
         assert statistics is None
         assert len(data) == grid.index_bytes
-
-
-def test_statistics_do_not_depend_on_what_fits_the_cache() -> None:
-    tokens = np.random.default_rng(0).normal(3, 2, (7, 90, 130)).astype(np.float16)
-    one_by_one = [ChannelStatistics.of(tokens[channel : channel + 1]) for channel in range(7)]
-    assert ChannelStatistics.of(tokens).sumsq == tuple(one.sumsq[0] for one in one_by_one)

@@ -28,13 +28,6 @@ def test_slots_are_append_only_whatever_comes_and_goes(history: list[list[int]])
         slots = after
 
 
-def test_a_reappearing_image_gets_its_slot_back() -> None:
-    slots = assign_slots((), entries([1, 2, 3]))
-    without = assign_slots(slots, entries([1, 3]))
-    assert [slot.live for slot in without] == [True, False, True]
-    assert assign_slots(without, entries([3, 2, 1])) == slots
-
-
 def test_an_entry_that_is_cut_flipped_or_of_another_shard_counts_for_nothing(
     tmp_path: Path,
 ) -> None:

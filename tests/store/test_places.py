@@ -1,7 +1,6 @@
 """A store is the same wherever it lives: written, resumed, read, converted and shown."""
 
 import pickle
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 
 from store.convert import convert
 from store.errors import StoreError
-from store.files import Url, files_at, join
+from store.files import files_at, join
 from store.index import Index
 from store.read import FeatureReader, open_features
 from store.summary import inspect, open_dataset
@@ -17,7 +16,6 @@ from store.write import StoreWriter
 from tests.store.worlds import (
     LEVELS,
     SPEC,
-    changed,
     features,
     files,
     images,
@@ -27,50 +25,34 @@ from tests.store.worlds import (
 IMAGES = images(7)
 
 
-def test_a_store_has_the_same_bytes_everywhere(place: Url, tmp_path: Path) -> None:
-    entry, _ = write(place, IMAGES)
-    elsewhere, _ = write(tmp_path / "elsewhere", IMAGES)
-    assert entry == elsewhere
-    assert files(join(place, entry.path)) == files(tmp_path / "elsewhere" / entry.path)
-
-
-def test_an_interrupted_store_is_continued(place: Url) -> None:
+def test_a_bucket_is_written_continued_read_converted_and_shown(
+    bucket: str, tmp_path: Path
+) -> None:
+    place = f"{bucket}/all"
     entry, _ = write(place, IMAGES)
     store = join(place, entry.path)
     before = files(store)
-    files_at(store).delete("stride8/c.1.0.0.0")
-    files_at(store).delete("ledger/stride16/000002.json")
-    files_at(store).delete("zarr.json")
+    assert write(tmp_path, IMAGES)[0] == entry
+    assert before == files(tmp_path / entry.path)
+    for name in ("stride8/c.1.0.0.0", "ledger/stride16/000002.json", "zarr.json"):
+        files_at(store).delete(name)
     _, tasks = write(place, IMAGES)
     assert [(task.shard, task.levels) for task in tasks] == [(1, ("stride8",)), (2, ("stride16",))]
     assert files(store) == before
-    assert write(place, IMAGES)[1] == []
-    assert [task.shard for task in write(place, [changed(IMAGES[0]), *IMAGES[1:]])[1]] == [0]
-
-
-@pytest.mark.parametrize("codec", ["float16", "int8-zstd"])
-def test_training_reads_windows(place: Url, codec: str) -> None:
-    spec = replace(SPEC, codec=codec)
-    entry, _ = write(place, IMAGES, spec=spec)
-    contents = {image.image_id: image.content for image in IMAGES}
-    index = Index(stores={"source": entry})
+    converted = join(place, convert(store, "int8-zstd").path)
+    index, contents = Index(stores={"source": entry}), {i.image_id: i.content for i in IMAGES}
     reader = open_features(place, index, "source", levels=LEVELS, images=contents)
     for image in IMAGES[:2]:
         wanted = features(image, "stride8").astype(np.float16)[:, 3:12, 1:8]
-        window = reader.window(image.image_id, "stride8", 3, 1, 9, 7)
-        np.testing.assert_allclose(window, wanted, atol=0 if codec == "float16" else 0.1)
-
-
-def test_it_is_converted_inspected_and_shown(place: Url) -> None:
-    entry, _ = write(place, IMAGES)
-    converted = join(place, convert(join(place, entry.path), "int8-zstd").path)
+        window = (image.image_id, "stride8", 3, 1, 9, 7)
+        np.testing.assert_array_equal(reader.window(*window), wanted)
+        np.testing.assert_allclose(FeatureReader(converted).window(*window), wanted, atol=0.1)
     summary = inspect(converted)
     assert summary.complete
     assert summary.codec == "int8-zstd"
-    dataset = open_dataset(converted)
-    shown = dataset["stride16"].sel(image=IMAGES[3].image_id).values
-    window = FeatureReader(converted).window(IMAGES[3].image_id, "stride16", 0, 0, 10, 12)
-    np.testing.assert_array_equal(shown[:, :10, :12], window)
+    shown = open_dataset(converted)["stride16"].sel(image=IMAGES[3].image_id).values
+    held = FeatureReader(converted).window(IMAGES[3].image_id, "stride16", 0, 0, 10, 12)
+    np.testing.assert_array_equal(shown[:, :10, :12], held)
 
 
 def test_credentials_stay_in_the_environment(bucket: str) -> None:

@@ -62,14 +62,6 @@ def test_a_window_outside_the_valid_region_is_refused_with_both(
         reader.window("source/train/001", "stride8", y, x, h, w)
 
 
-def test_an_unknown_image_or_level_is_refused(shared_store: Path) -> None:
-    reader = FeatureReader(shared_store)
-    with pytest.raises(StoreIncompleteError, match="no image 'nobody'"):
-        reader.window("nobody", "stride8", 0, 0, 1, 1)
-    with pytest.raises(StoreIncompleteError, match="no stride32, only stride8, stride16"):
-        reader.window("source/train/001", "stride32", 0, 0, 1, 1)
-
-
 def test_a_reader_goes_to_other_processes_as_a_path(shared_store: Path) -> None:
     reader = FeatureReader(shared_store)
     reader.window("source/train/000", "stride8", 0, 0, 4, 4)

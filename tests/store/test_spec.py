@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -33,10 +34,19 @@ def test_the_fingerprint_is_a_constant_of_each_format() -> None:
     assert spec.fingerprint == "a82ff158350bc985ac8eec7f9091823910b5488f62702e205aec3245eb3a40ed"
 
 
-@pytest.mark.parametrize("grid_px", [(0, 32), (32, 40), (-32, 32)])
-def test_a_grid_that_no_level_covers_exactly_is_refused(grid_px: tuple[int, int]) -> None:
-    with pytest.raises(StoreError, match="multiple of 32"):
-        replace(SPEC, grid_px=grid_px)
+@pytest.mark.parametrize(
+    "beyond",
+    [
+        *({"grid_px": grid_px} for grid_px in ((0, 32), (32, 40), (-32, 32), (32, 2**16 + 32))),
+        {"levels": {"stride8": Level(8, 2**14 + 1)}},
+        {"shard_images": 2**10 + 1},
+        {"domain": "../source"},
+        {"codec": "int4"},
+    ],
+)
+def test_a_specification_is_bounded(beyond: dict[str, Any]) -> None:
+    with pytest.raises(StoreError):
+        replace(SPEC, **beyond)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from store.codec import estimate_scale, scale_sample
 from store.files import Url, files_at
 from store.index import StoreEntry
-from store.shard_writer import NOTHING, ShardTask
+from store.shard_writer import ShardTask
 from store.spec import ImageEntry, StoreSpec, levels_of_format_1
 from store.write import StoreWriter
 
@@ -67,7 +67,6 @@ def write(
     *,
     levels: Sequence[str] = LEVELS,
     spec: StoreSpec = SPEC,
-    skipped: Mapping[str, str] = NOTHING,
 ) -> tuple[StoreEntry, list[ShardTask]]:
     """Bring a store up to date; also return what had to be written."""
     with StoreWriter(url, spec, wanted, levels) as writer:
@@ -77,12 +76,7 @@ def write(
         )
         tasks = writer.pending()
         for task in tasks:
-            here = {i.image_id for i in task.images if i is not None} & set(skipped)
-            kept = {
-                level: {name: held for name, held in of_level.items() if name not in here}
-                for level, of_level in features_of(task, spec).items()
-            }
-            writer.write_shard(task, kept, {name: skipped[name] for name in here})
+            writer.write_shard(task, features_of(task, spec))
         assert writer.pending() == []
         return writer.finalise(), tasks
 

@@ -559,15 +559,3 @@ def test_a_damaged_shard_is_named_when_it_is_read(
     assert message.startswith("source/train/day-")
     assert "--repair" in message
     assert "\n" not in message
-
-
-def test_images_that_were_skipped_are_not_trained_on(world: World, tmp_path: Path) -> None:
-    world = world.copy(tmp_path / "copy")
-    gone = world.records("source")[0]
-    shutil.rmtree(world.store_url)
-    world.embed(skipped={gone.image_id: "half a file"})
-    (world.roots["source"] / gone.image).unlink()
-    result = world.run(tmp_path / "run")
-    (note,) = (note for note in result.notes if gone.image_id in note)
-    assert note.startswith("1 images have no features and are not trained on")
-    assert "half a file" in note

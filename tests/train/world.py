@@ -39,7 +39,6 @@ from stages.train.validate import Validation
 from stages.train.workspace import Workspace
 from store.index import Index, StoreEntry
 from store.read import FeatureReader
-from store.shard_writer import NOTHING
 from store.spec import ImageEntry, Level, StoreSpec, levels_of_format_1
 from tests.store import worlds as stores
 from tests.train.example import train_config
@@ -125,13 +124,11 @@ class World:
         domains: Sequence[Domain] = DOMAINS,
         levels: Sequence[str] = LEVELS,
         teachers: Mapping[str, Mapping[str, Any]] | None = None,
-        skipped: Mapping[str, str] = NOTHING,
         offered: Mapping[str, Level] = levels_of_format_1(TEACHER["channels"]),
     ) -> None:
         """Write stores of random features, and the index; by `teachers` one per domain."""
         entries: dict[str, StoreEntry] = {
-            d: self._embed(d, levels, (teachers or {}).get(d, TEACHER), skipped, offered)
-            for d in domains
+            d: self._embed(d, levels, (teachers or {}).get(d, TEACHER), offered) for d in domains
         }
         Index(stores=entries).write(self.index_path)
 
@@ -140,7 +137,6 @@ class World:
         domain: Domain,
         levels: Sequence[str],
         teacher: Mapping[str, Any],
-        skipped: Mapping[str, str],
         offered: Mapping[str, Level],
     ) -> StoreEntry:
         images = [entry_of(record) for record in self.records(domain)]
@@ -153,7 +149,7 @@ class World:
             codec="float16",
             provenance={"teacher": dict(teacher)},
         )
-        return stores.write(self.store_url, images, levels=levels, spec=spec, skipped=skipped)[0]
+        return stores.write(self.store_url, images, levels=levels, spec=spec)[0]
 
     def store(self, domain: Domain) -> Path:
         """Folder of the domain's store that the index names."""

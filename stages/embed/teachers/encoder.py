@@ -16,8 +16,6 @@ class TileEncoder:
 
     Args:
         network: with its weights; it returns level -> (B, C, h, w) of tiles (B, 3, side, side).
-        side_px: side of the tiles.
-        device: where it runs.
         precision: the halves run under autocast; weights and the sums of residuals stay float32.
         compiled: True runs it through `torch.compile`, which takes minutes at the first batch.
 
@@ -49,21 +47,11 @@ class TileEncoder:
         return features
 
     def encode(self, tiles: Tensor, levels: Sequence[str]) -> dict[str, Tensor]:
-        """Encode (B, 3, side_px, side_px), wait for it and return it on the CPU."""
+        """Encode and wait; see `Encoder.encode`."""
         return {level: part.cpu() for level, part in self.start(list(tiles), levels).items()}
 
     def start(self, tiles: Sequence[Tensor], levels: Sequence[str]) -> dict[str, Tensor]:
-        """Begin to encode a batch of tiles, all of them at one input scale.
-
-        A GPU works on while the caller does something else. The CPU is done when this returns.
-
-        Args:
-            tiles: each (3, side_px, side_px) float32, RGB normalised as the student's, on any
-                device.
-            levels: what to return; all of one input scale.
-
-        Returns:
-            level -> (B, C, h, w) float32, on the encoder's device.
+        """Begin to encode a batch of tiles; see `Encoder.start`. The CPU is done when this returns.
 
         Raises:
             ValueError: for tiles of another size, which the encoder might accept and get wrong.

@@ -45,15 +45,12 @@ class SamTeacher(Teacher):
         """Side of the square input."""
         return self.size.side_px
 
-    @property
-    def patch_px(self) -> int:
-        """Input pixels per token."""
-        return self.size.patch_px
-
     def levels(self) -> dict[str, TeacherLevel]:
         """Return SSR's three levels: the same network on the image at three scales."""
-        patch_px, channels = self.patch_px, self.size.channels
-        return {f"stride{n}": TeacherLevel(n, channels, patch_px / n) for n in (8, 16, 32)}
+        size = self.size
+        return {
+            f"stride{n}": TeacherLevel(n, size.channels, size.patch_px / n) for n in (8, 16, 32)
+        }
 
     def macs_per_tile(self) -> int:
         """Count them on the meta device."""
@@ -79,7 +76,7 @@ class SamTeacher(Teacher):
             **weights,
             "trained": self.trained,
             "side_px": self.side_px,
-            "patch_px": self.patch_px,
+            "patch_px": self.size.patch_px,
             "channels": self.size.channels,
         }
 

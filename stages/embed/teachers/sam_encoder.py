@@ -50,13 +50,7 @@ class SamEncoder(TileEncoder):
 
     Args:
         encoder: an official `ImageEncoderViT` with its weights; its attention is replaced.
-        device: as in `TileEncoder`.
-        precision: likewise.
-        compiled: likewise.
-
-    Attributes:
-        patch_px: pixels per token.
-        channels: channels of its tokens.
+        device, precision, compiled: as in `TileEncoder`.
     """
 
     def __init__(
@@ -67,9 +61,9 @@ class SamEncoder(TileEncoder):
         *,
         compiled: bool = False,
     ) -> None:
-        self.patch_px = encoder.get_parameter("patch_embed.proj.weight").shape[-1]
+        patch_px = encoder.get_parameter("patch_embed.proj.weight").shape[-1]
         self.channels = encoder.get_parameter("neck.3.bias").numel()
-        side_px = encoder.get_parameter("pos_embed").shape[1] * self.patch_px
+        side_px = encoder.get_parameter("pos_embed").shape[1] * patch_px
         fuse_attention(encoder)
         super().__init__(encoder, side_px, device, precision, compiled=compiled)
 
@@ -121,22 +115,18 @@ def draw_encoder(architecture: Architecture, seed: int) -> nn.Module:
 
 
 def load_encoder(architecture: Architecture, path: Path) -> nn.Module:
-    """Build an encoder with the `image_encoder.*` weights of a SAM checkpoint.
-
-    Args:
-        architecture: what the file is supposed to hold.
-        path: a file saved by torch; its other entries (prompt encoder, mask decoder) are not read.
+    """Build an encoder with the weights of a SAM checkpoint; see `read_weights`.
 
     Raises:
         CheckpointError: for a file that is missing, damaged or of another architecture.
     """
     weights = read_weights(path)
-    _check_architecture(weights, architecture, path)
     with torch.device("meta"):
         encoder = build_encoder(architecture)
     if faults := differences(encoder.state_dict(), weights).summary():
         raise CheckpointError(
-            f"{path}: does not fit the encoder of SAM ({faults}); give the official checkpoint"
+            f"{path}: does not fit SAM's encoder {architecture.name} ({faults}); give its official "
+            "checkpoint, or change embed.teacher.architecture"
         )
     encoder.load_state_dict(weights, strict=True, assign=True)
     return encoder
@@ -185,25 +175,6 @@ def hash_weights(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def _check_architecture(weights: Mapping[str, Tensor], wanted: Architecture, path: Path) -> None:
-    """Tell what the file looks like before the shapes of single tensors are compared.
-
-    Raises:
-        CheckpointError: for weights of another architecture.
-    """
-    patches = weights.get("patch_embed.proj.weight")
-    width = 0 if patches is None else len(patches)
-    depth = len({key.split(".")[1] for key in weights if key.startswith("blocks.")})
-    if (width, depth) == (wanted.width, wanted.depth):
-        return
-    alike = [n for n, a in ARCHITECTURES.items() if (a.width, a.depth) == (width, depth)]
-    looks = f"{alike[0]} weights" if alike else "an encoder that is not known here"
-    raise CheckpointError(
-        f"{path}: holds {looks} (width {width}, depth {depth}), but embed.teacher.architecture is "
-        f"{wanted.name} (width {wanted.width}, depth {wanted.depth}); change one of them"
-    )
 
 
 def _official_class() -> type[nn.Module]:

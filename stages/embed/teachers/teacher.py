@@ -46,10 +46,8 @@ class Encoder(Protocol):
     def start(self, tiles: "Sequence[Tensor]", levels: Sequence[str]) -> "Mapping[str, Tensor]":
         """Begin to encode a batch of tiles; a GPU works on while the caller does something else.
 
-        Args:
-            tiles: each (3, side_px, side_px) float32, RGB normalised as the student's, on any
-                device.
-            levels: what to return; all of one input scale.
+        Tiles are each (3, side_px, side_px) float32, RGB normalised as the student's, on any
+        device; the levels are of one input scale.
 
         Returns:
             level -> (B, C, h, w) float32, on the encoder's device.
@@ -152,11 +150,7 @@ class Teacher(Section):
 
     @abstractmethod
     def identity(self, weights: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what its features depend on, in JSON's types.
-
-        Args:
-            weights: `weights_identity`; without it two teachers with other weights are equal.
-        """
+        """Return what its features depend on, in JSON's types; `weights` is `weights_identity`."""
 
     @abstractmethod
     def load(self, device: DeviceName, precision: Precision, *, compiled: bool = False) -> Encoder:

@@ -50,11 +50,6 @@ def test_places_of_small_objects_are_drawn_more_often_than_their_area() -> None:
     assert small > 2 * (8 * 8) / (32 * 32)
 
 
-def test_the_places_are_the_generator_s() -> None:
-    assert torch.equal(targets(seed=1).drawn, targets(seed=1).drawn)
-    assert not torch.equal(targets(seed=1).drawn, targets(seed=2).drawn)
-
-
 def test_tokens_that_know_the_objects_cost_less_than_tokens_that_do_not() -> None:
     torch.manual_seed(0)
     heads = Heads(8)

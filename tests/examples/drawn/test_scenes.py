@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from examples.drawn.scenes import Scenes
-from examples.drawn.world import draw_views
 from stages.prepare.pixels import normalised_window
 
 
@@ -15,12 +14,6 @@ def silent(done: int, total: int, what: str) -> None:
 @pytest.fixture(scope="module")
 def scenes() -> Scenes:
     return Scenes.draw(seed=4, scenes=2, views=2, size_px=(64, 128), progress=silent)
-
-
-def test_scenes_are_those_of_the_wide_style(scenes: Scenes) -> None:
-    images, instance, part = draw_views(seed=4, index=1, style="wide", size_px=(64, 128), views=2)
-    np.testing.assert_array_equal(scenes.images[1], images)
-    np.testing.assert_array_equal(scenes.masks[1], [instance, part])
 
 
 def test_a_crop_is_a_window_of_one_view_that_begins_on_the_grid(scenes: Scenes) -> None:
@@ -37,9 +30,3 @@ def test_a_crop_is_a_window_of_one_view_that_begins_on_the_grid(scenes: Scenes) 
                             np.testing.assert_array_equal(masks, crop.masks)
                             met.add((scene, view, x, step))
     assert len(met) > 18  # of 24
-
-
-def test_the_same_generator_cuts_the_same_crop(scenes: Scenes) -> None:
-    one, other = (scenes.crop(np.random.default_rng(3), side_px=64, align_px=8) for _ in range(2))
-    np.testing.assert_array_equal(one.pixels, other.pixels)
-    np.testing.assert_array_equal(one.masks, other.masks)
