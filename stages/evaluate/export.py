@@ -93,6 +93,11 @@ def run(*, model: Path, out: Path, onnx: bool, progress: Progress) -> ExportResu
             "--onnx: the student sees images at two scales (train.student.hrda), the detail in as "
             "many windows as an image needs, which no ONNX graph holds; export it without --onnx"
         )
+    if onnx and config.rein is not None:
+        raise ConfigError(
+            "--onnx: the student's frozen network (train.student.rein) is not translated; export "
+            "it without --onnx"
+        )
     if config.semask is None:
         student.network.semantic = None
     reason = why_not_plain(config)
