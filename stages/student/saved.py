@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from transformers import SegformerConfig
 
+from stages.hf_models import is_whole
 from stages.prepare.labels import IGNORE, ClassTable
 from stages.student.config import STUDENT_FILES, StudentConfig
 from stages.student.mit import BACKBONES
@@ -26,6 +27,7 @@ from store.atomic import TEMPORARY_SUFFIX, write_bytes, write_text
 from store.errors import CheckpointError, ConfigError
 
 _CONFIG, _WEIGHTS = STUDENT_FILES
+_FROZEN = "frozen"
 _OURS = "ssr"  # our key in the configuration of a plain transformers folder
 _DIGEST = "sha256"  # our key for the digest of the file, of which its own digits are no part
 
@@ -36,7 +38,11 @@ Layout = Literal["ssr", "segformer"]
 
 
 class Card(BaseModel):
-    """What `config.json` says of a student: what it is built of, and what was saved with it."""
+    """What `config.json` says of a student: what it is built of, and what was saved with it.
+
+    Attributes:
+        frozen_sha256: Of the frozen network that `rein_vfm` refines, which is not in the folder.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,6 +50,7 @@ class Card(BaseModel):
     student: StudentConfig
     num_classes: int = Field(ge=1)
     weights_sha256: str
+    frozen_sha256: str | None = Field(default=None, exclude_if=lambda digest: digest is None)
     meta: dict[str, Any]
 
 
@@ -70,15 +77,17 @@ def save_student(
     """
     tensors = {name: tensor.contiguous().cpu() for name, tensor in student.state_dict().items()}
     num_classes = len(tensors["head.classifier.weight"])
+    frozen: str | None = getattr(student, "frozen_sha256", None)
     if layout == "segformer":
         tensors = to_segformer(tensors)
     weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
     card = Card(
         format="ssr-student/1",
         # the weights are here now: what they started from is no part of the architecture
-        student=config.model_copy(update={"weights": "random"}),
+        student=config if frozen else config.model_copy(update={"weights": "random"}),
         num_classes=num_classes,
         weights_sha256=hashlib.sha256(weights).hexdigest(),
+        frozen_sha256=frozen,
         meta=meta,
     )
     write_bytes(folder / _WEIGHTS, weights)
@@ -114,6 +123,22 @@ def read_student(folder: Path) -> tuple[Card, dict[str, Tensor]]:
     return card, from_segformer(tensors) if layout == "segformer" else tensors
 
 
+def frozen_folder(folder: Path, card: Card) -> Path:
+    """Find the frozen network of a student: `frozen` in its folder, or where it was at training.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    places = (folder / _FROZEN, Path(card.student.weights).expanduser())
+    for place in places:
+        if is_whole(place):
+            return place
+    raise CheckpointError(
+        f"{folder} is a student on a frozen network that is not in it, {places[1].name} of sha256 "
+        f"{(card.frozen_sha256 or '?')[:12]}; put that folder, or a link to it, to {places[0]}"
+    )
+
+
 def require_free(folder: Path, *, files: Collection[str] = ()) -> None:
     """Refuse to write a student among other files; one that was not trained here may be replaced.
 
@@ -135,7 +160,7 @@ def require_free(folder: Path, *, files: Collection[str] = ()) -> None:
                 f"{folder} holds a student that was trained here; give another folder, or remove it"
             )
     elif folder.is_dir():
-        own = {_WEIGHTS, *files}
+        own = {_WEIGHTS, _FROZEN, *files}
         others = sorted(
             path.name
             for path in folder.iterdir()
@@ -170,6 +195,11 @@ def read_card(folder: Path) -> Card:
 
 def why_not_plain(config: StudentConfig) -> str | None:
     """Say why a student is not a plain transformers model, and the cure; None if it is one."""
+    if config.rein is not None:
+        return (
+            "its frozen network is not in its folder; put that, or a link to it, to `frozen` there "
+            "(train.student.backbone: mit_b0, or another MiT)"
+        )
     if config.backbone not in BACKBONES:
         return (
             f"its backbone is {config.backbone}, which transformers does not have "

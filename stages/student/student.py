@@ -18,16 +18,18 @@ from torch.utils.checkpoint import checkpoint
 from transformers import SegformerModel
 
 from stages.student import hrda
-from stages.student.config import STUDENT_FILES, StudentConfig
+from stages.student.config import REIN, STUDENT_FILES, StudentConfig
 from stages.student.efficientnet_lite import SIZES, EfficientNetLiteBackbone
 from stages.student.heads import DAFormerHead, mlp_head
 from stages.student.mit import BACKBONES, COARSEST_PX, build_backbone, stage_features
-from stages.student.saved import Card, read_student
+from stages.student.rein_vfm import ReinBackbone
+from stages.student.saved import Card, frozen_folder, read_student
 from stages.student.semask import semantic_features, semantic_layers
 from stages.student.weights import load_backbone
 from stages.weight_files import reading
+from store.errors import CheckpointError
 
-Backbone: TypeAlias = SegformerModel | EfficientNetLiteBackbone
+Backbone: TypeAlias = SegformerModel | EfficientNetLiteBackbone | ReinBackbone
 
 
 class Pass(NamedTuple):
@@ -72,7 +74,7 @@ class Student(nn.Module):
         self.semantic = semantic
         self.attention = attention
         self.detail_px = detail_px
-        self._features: _Features = stage_features
+        self._features: _Features = features_of
         self._semantic_features: _SemanticFeatures = semantic_features
         self._classify: _Classify = run_head
 
@@ -85,6 +87,12 @@ class Student(nn.Module):
     def channels(self) -> tuple[int, ...]:
         """Channels of the four feature maps, finest first."""
         return tuple(self.backbone.config.hidden_sizes)
+
+    @property
+    def frozen_sha256(self) -> str | None:
+        """Hash of the frozen network of `rein_vfm`, which is not part of the state."""
+        backbone = self.backbone
+        return backbone.frozen.sha256 if isinstance(backbone, ReinBackbone) else None
 
     @property
     def num_classes(self) -> int:
@@ -109,6 +117,7 @@ class Student(nn.Module):
     def _see(self, images: Tensor) -> Pass:
         if self.semantic is None:
             return Pass(self._features(self.backbone, images))
+        assert not isinstance(self.backbone, ReinBackbone), "StudentConfig refuses it"
         return Pass(*self._semantic_features(self.backbone.stages, self.semantic, images))
 
     def features(self, images: Tensor) -> Sequence[Tensor]:
@@ -159,7 +168,7 @@ class Student(nn.Module):
         """
         if isinstance(self.backbone, EfficientNetLiteBackbone):
             self._features = recompute_stages
-        else:
+        elif isinstance(self.backbone, SegformerModel):
             self.backbone.activation_checkpointing_enable({"use_reentrant": False})
         self._classify = recompute_head
 
@@ -169,7 +178,7 @@ class Student(nn.Module):
         Functions are compiled, not modules, so that the names of the weights stay. Not together
         with `recompute_activations`: the compiler chooses itself what to keep.
         """
-        self._features = torch.compile(stage_features, backend=backend)
+        self._features = torch.compile(features_of, backend=backend)
         self._semantic_features = torch.compile(semantic_features, backend=backend)
         self._classify = torch.compile(run_head, backend=backend)
 
@@ -179,6 +188,14 @@ _SemanticFeatures = Callable[
     [nn.ModuleList, nn.ModuleList, Tensor], tuple[list[Tensor], list[Tensor]]
 ]
 _Classify = Callable[[nn.Module, Sequence[Tensor]], Tensor]
+
+
+def features_of(backbone: Backbone, images: Tensor) -> list[Tensor]:
+    """Map images to four maps, finest first."""
+    if isinstance(backbone, ReinBackbone):
+        features: list[Tensor] = backbone(images)
+        return features
+    return stage_features(backbone, images)
 
 
 def run_head(head: nn.Module, features: Sequence[Tensor]) -> Tensor:
@@ -194,6 +211,7 @@ def recompute_head(head: nn.Module, features: Sequence[Tensor]) -> Tensor:
 
 def recompute_stages(backbone: Backbone, images: Tensor) -> list[Tensor]:
     """Run the four stages, keeping nothing between them for the backward pass."""
+    assert not isinstance(backbone, ReinBackbone), "TrainConfig refuses it"
     features: list[Tensor] = []
     for stage in backbone.stages:
         images = _recomputed(stage, images)
@@ -271,7 +289,9 @@ def build_student(config: StudentConfig, *, num_classes: int, seed: int) -> Stud
 
 
 def _build_backbone(config: StudentConfig, seed: int) -> Backbone:
-    """Build a MiT with random weights, or EfficientNet-Lite with those it shall have."""
+    """Build a MiT with random weights, or another backbone with those it shall have."""
+    if config.rein is not None:
+        return ReinBackbone(Path(config.weights).expanduser(), config.rein)
     if config.backbone in SIZES:
         return EfficientNetLiteBackbone(SIZES[config.backbone], weights=config.weights, seed=seed)
     assert config.norm_eps is not None, "StudentConfig requires it of a MiT"
@@ -288,7 +308,16 @@ def open_student(folder: Path) -> tuple[Student, Card]:
     card, tensors = read_student(folder)
     fault = "holds weights of another architecture than config.json beside it says"
     with reading(folder / STUDENT_FILES[1], fault, "train the student again"):
-        student = build_student(card.student, num_classes=card.num_classes, seed=0)
+        config, found = card.student, None
+        if config.backbone == REIN:
+            found = frozen_folder(folder, card)
+            config = config.model_copy(update={"weights": str(found)})
+        student = build_student(config, num_classes=card.num_classes, seed=0)
+        if student.frozen_sha256 != card.frozen_sha256:
+            raise CheckpointError(
+                f"{found} is not the frozen network that {folder} was trained on (its sha256 "
+                f"differs); put that one to {folder / 'frozen'}"
+            )
         student.load_state_dict(tensors)
     return student.eval(), card
 

@@ -304,6 +304,10 @@ class TrainConfig(Section):
             )
         if self.self_training is None and self.masking is not None:
             raise ValueError("masking needs self_training, which is null")
+        for key in ("compile", "activation_checkpointing", "feature_distance"):
+            if self.student.rein and getattr(self, key):
+                off = "null" if key == "feature_distance" else "false"
+                raise ValueError(f"{key} is not for student.backbone rein_vfm; set it to {off}")
         if self.compile and self.activation_checkpointing:
             raise ValueError(
                 "compile chooses itself which activations to keep; set activation_checkpointing "

@@ -162,6 +162,8 @@ def _imagenet(
 ) -> tuple[ImageNetReference | None, tuple[str, ...]]:
     """Keep the pretrained backbone for feature distance, if it is pretrained."""
     weights = config.student.weights
+    if config.student.rein is not None:  # TrainConfig refuses feature distance
+        return None, ()
     if weights != "random" and is_of_segmenter(weights):
         what = f"train.student.weights: {weights} comes with a decode head, so it learned labels"
         if config.feature_distance is not None:
@@ -193,6 +195,10 @@ def _start_from(
     with _naming("train.init"):
         start, meta = load_student(folder)
         require_classes(meta, classes, origin=str(folder))
+        if student.frozen_sha256 != start.frozen_sha256:
+            raise CheckpointError(
+                f"{folder} has another frozen network than train.student.weights; make them equal"
+            )
     own = {n: w for n, w in student.state_dict().items() if n.startswith(ADDED)}
     try:
         student.load_state_dict(own | start.state_dict())

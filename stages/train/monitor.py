@@ -40,7 +40,8 @@ in place of the image's own; 0 is a branch that ignores its teacher. Empty for a
 gradient: norm of the gradient of the stage's fusion; `gradient_student` that of the student.
 More where a run has it: `gamma`, the weight of SeMask's attention in a stage; at 0 it is dead.
 `rein_scale`, the weight of what refines the teacher's features; `rein_delta`, its norm over that of
-the features, and `rein_dropped`, the attention that features pay to none of its tokens.
+the features, and `rein_dropped`, the attention that features pay to none of its tokens; likewise
+`student_rein_*` of the tokens of `rein_vfm`.
 `explained`, the share of the teacher's variance that a stage predicts in distillation: 0 is what
 the mean of its tokens would, 1 is all.
 `lost` of a class, by its train id: its share of the pseudo-labels over its best; see `ClassShares`.

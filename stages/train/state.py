@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from stages.student.rein_vfm import ReinBackbone
 from stages.student.student import Student
 from stages.train.config import OptimizerConfig
 from stages.train.models import Models
@@ -33,8 +34,9 @@ def build_optimizer(
     """Build AdamW with DAFormer's parameter groups, at the base rate.
 
     Groups are those of the official rules: the head trains faster and decays wholly, batch norms
-    and biases included; norms of the backbone do not decay; all else is at the base. A head of the
-    regulariser learns as the student's does, and so does what distillation adds.
+    and biases included; norms of the backbone and Rein's tokens do not decay; all else is at
+    the base. A head of the regulariser learns as the student's does, and so does what distillation
+    adds.
     """
     groups: list[dict[str, Any]] = []
 
@@ -43,8 +45,13 @@ def build_optimizer(
         groups.append({"name": name, "params": params, **more})
 
     decay, head_factor = config.weight_decay, config.head_lr_factor
+    # Rein decays neither its tokens nor its scale
+    tokens = ("factors.", "scale")
     norms = [m for m in student.backbone.modules() if isinstance(m, nn.LayerNorm | _BatchNorm)]
     of_norms = {id(weight) for norm in norms for weight in norm.parameters()}
+    if isinstance(student.backbone, ReinBackbone) and student.backbone.rein is not None:
+        own = student.backbone.rein.named_parameters()
+        of_norms = {id(weight) for name, weight in own if name.startswith(tokens)}
     backbone = list(student.backbone.parameters())
     add("backbone", [weight for weight in backbone if id(weight) not in of_norms], 1.0, decay)
     add("backbone norms", [weight for weight in backbone if id(weight) in of_norms], 1.0, 0.0)
@@ -56,16 +63,15 @@ def build_optimizer(
         add("semantic", list(student.semantic.parameters()), 1.0, decay)
     if regularizer is not None:
         named = list(regularizer.named_parameters())
-        own = [weight for name, weight in named if name.startswith("head.")]
-        # Rein decays neither its tokens nor its scale
-        tokens = [w for n, w in named if n.startswith(("refiner.factors.", "refiner.scale"))]
-        others = {id(weight) for weight in (*own, *tokens)}
+        its_head = [weight for name, weight in named if name.startswith("head.")]
+        refining = [w for n, w in named if n.removeprefix("refiner.").startswith(tokens)]
+        others = {id(weight) for weight in (*its_head, *refining)}
         fusion = [weight for _, weight in named if id(weight) not in others]
         add("regularizer", fusion, config.regularizer_lr_factor, decay)
-        if own:
-            add("its head", own, head_factor, decay)
-        if tokens:
-            add("its tokens", tokens, config.regularizer_lr_factor, 0.0)
+        if its_head:
+            add("its head", its_head, head_factor, decay)
+        if refining:
+            add("its tokens", refining, config.regularizer_lr_factor, 0.0)
     if distiller is not None:
         add("distiller", list(distiller.parameters()), head_factor, decay)
     # Fused: one pass over the weights, and `found_inf` skips an update without asking the device.

@@ -266,7 +266,7 @@ def run_passes(
     Losses that share a forward pass share a backward pass, which frees its memory. The official
     code goes back four times, with one graph retained; the gradients are the same.
     """
-    with observed(models.regularizer if observe else None) as seen:
+    with observed(*(models.regularizer, models.student) if observe else (None, None)) as seen:
         return StepResult(*_run_passes(models, batch, views, config, mixer, boxes), seen)
 
 

@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import Dinov2Config
+from transformers.models.dinov2.modeling_dinov2 import Dinov2Layer
 
 from stages.prepare.datasets import mapillary
 from stages.prepare.datasets.mapillary import MAPILLARY_IDS, NAMES
@@ -25,7 +27,7 @@ from stages.prepare.labels import (
     to_train_ids,
     train_id_table,
 )
-from stages.student import rein, semask
+from stages.student import rein, rein_vfm, semask
 from stages.student.heads import ConvNormAct
 from stages.student.mit import BACKBONES, build_backbone, stage_features
 from stages.train.adaptation.losses import segmentation_loss
@@ -54,13 +56,15 @@ REIN = (
     ("^scale", "rein.scale"),
     ("transform", "to_query"),
 )
+VIT = (
+    (r"attn\.proj", "attention.o_proj"),
+    (r"ls(\d)\.gamma", r"layer_scale\1.lambda1"),
+)
 
 
 def test_every_case_has_a_check(seeds: Reference) -> None:
     cases = {path.stem for path in seeds.folder.glob("*.[nj]*")}
-    tables = {"id_tables", "mapillary_v12_to_19"}
-    inside_a_vit = {"rein_backbone", "rein_patch_pos_conversion"}  # what published Rein refines
-    assert cases == {*CHECKS, *tables, *inside_a_vit} - {*CASE_OF}
+    assert cases == {*CHECKS, "id_tables", "mapillary_v12_to_19"} - {*CASE_OF}
 
 
 def check_blocks(module: ModuleType, case: Case) -> None:
@@ -359,6 +363,85 @@ def within(weight: Tensor, bound: float) -> None:
     assert float(values.std()) == pytest.approx(bound / math.sqrt(3), rel=0.05)
 
 
+def check_rein_backbone(module: ModuleType, case: Case) -> None:
+    patch = case.meta["patch"]
+    for sub in case.meta["subcases"]:
+        i, grid, depth = sub["id"], tuple(sub["grid"]), sub["depth"]
+        official = case.params(f"param/{sub['model']}/")
+        own = {n.removeprefix("reins."): t for n, t in official.items() if "reins." in n}
+        assert sorted(sub["trainable"]) == sorted(f"reins.{name}" for name in own)
+        tokens = rein.LowRankTokens(
+            sub["embed_dim"], depth, tokens=sub["tokens"], rank=sub["lora_dim"]
+        )
+        network = WithQueries(tokens, sub["embed_dim"], sub["query_dims"])
+        load(network, own, REIN)
+        code = module.position_code(official["pos_embed"], grid)
+        assert_close(code, case[f"out/{i}/pos_embed_used"], 1e-5)
+        weight, bias = (official[f"patch_embed.proj.{leaf}"] for leaf in ("weight", "bias"))
+        patches = flat(F.conv2d(case.tensor(f"in/{i}/img"), weight, bias, stride=patch))
+        hidden = torch.cat([official["cls_token"].expand(len(patches), -1, -1), patches], 1) + code
+        blocks = [
+            vit_block(official, sub, block, case.meta["layernorm_eps"]) for block in range(depth)
+        ]
+
+        def refined(
+            network: rein.LowRankTokens | None,
+            blocks: list[nn.Module] = blocks,
+            hidden: Tensor = hidden,
+            sub: Mapping[str, Any] = sub,
+        ) -> list[Tensor]:
+            taps: list[Tensor] = module.refine_blocks(blocks, hidden, network, taps=sub["taps"])
+            return taps
+
+        taps = refined(tokens)
+        for j, tap in enumerate(taps):
+            assert_close(unflat(tap, grid), case[f"out/{i}/tap{j}"], 1e-5)
+        total = (network.queries(depth) * case.tensor(f"in/{i}/cot_query")).sum()
+        assert_close(network.queries(depth), case[f"out/{i}/query"], 1e-5)
+        for j, feature in enumerate(module.pyramid(taps, grid)):
+            assert_close(feature, case[f"out/{i}/feat{j}"], 1e-5)
+            total = total + (feature * case.tensor(f"in/{i}/cot_feat{j}")).sum()
+        for j, feature in enumerate(module.pyramid(refined(None), grid)):
+            assert_close(feature, case[f"out/{i}/frozen_feat{j}"], 1e-5)
+        torch.autograd.backward(total)
+        assert all(weight.grad is None for block in blocks for weight in block.parameters())
+        compare_gradients(
+            network, case, f"out/{i}/grad/reins.", REIN, partial(assert_close, tol=2e-5)
+        )
+
+
+def vit_block(
+    official: Mapping[str, Tensor], sub: Mapping[str, Any], number: int, eps: float
+) -> nn.Module:
+    """Build transformers' block of a DINOv2, frozen, from official weights."""
+    prefix = f"blocks.{number}."
+    weights = {n.removeprefix(prefix): t for n, t in official.items() if n.startswith(prefix)}
+    for leaf in ("weight", "bias"):
+        parts = weights.pop(f"attn.qkv.{leaf}").chunk(3)
+        for part, name in zip(parts, "qkv", strict=True):
+            weights[f"attention.{name}_proj.{leaf}"] = part
+    block = Dinov2Layer(
+        Dinov2Config(
+            hidden_size=sub["embed_dim"],
+            num_attention_heads=sub["heads"],
+            layer_norm_eps=eps,
+            attn_implementation="sdpa",
+        )
+    )
+    block.load_state_dict({renamed(name, VIT): tensor for name, tensor in weights.items()})
+    frozen: nn.Module = block.eval().requires_grad_(False)
+    return frozen
+
+
+def check_conversion(module: ModuleType, case: Case) -> None:
+    for target, facts in case.meta["targets"].items():
+        code = module.resize_position_code(case.tensor("in/pos_embed"), facts["grid"])
+        assert_close(code, case[f"out/{target}/pos_embed"], 1e-6)
+        side = case[f"out/{target}/patch_kernel"].shape[-1]
+        kernel = module.resize_patch_kernel(case.tensor("in/patch_kernel"), side)
+        assert_close(kernel, case[f"out/{target}/patch_kernel"], 1e-6)
+
+
 def test_mapillarys_classes_by_their_names(seeds: Reference) -> None:
     check_names(mapillary, seeds)
 
@@ -400,6 +483,8 @@ CHECKS: dict[str, tuple[ModuleType, Check]] = {
     "semask_wakes_up": (semask, check_wakes_up),
     "rein_layers": (rein, check_rein_layers),
     "rein_init": (rein, check_rein_init),
+    "rein_backbone": (rein_vfm, check_rein_backbone),
+    "rein_patch_pos_conversion": (rein_vfm, check_conversion),
 }
 """Case -> our module and what must hold of it; a wrong copy of the module must fail."""
 CASE_OF = {"semask_wakes_up": "semask_dead_branch"}
@@ -482,6 +567,33 @@ WRONG: list[tuple[str, dict[str, tuple[str, str]]]] = [
     ("rein_init", {
         "a bound without the root": ("math.sqrt(channels * rank)", "channels * rank"),
         "a scale that collapses": ("INITIAL_SCALE: Final = 0.001", "INITIAL_SCALE: Final = 0.01"),
+    }),
+    ("rein_backbone", {
+        "blocks that do not see the tokens": (
+            "            hidden = torch.cat([hidden[:, :prefix], refined], dim=1)\n"
+            "        if number in taps:\n            after[number] = hidden",
+            "            after[number] = torch.cat([hidden[:, :prefix], refined], dim=1)\n"
+            "        else:\n            after[number] = hidden",
+        ),
+        "a refined class token": (
+            "rein(hidden[:, prefix:], number - start)\n"
+            "            hidden = torch.cat([hidden[:, :prefix], refined], dim=1)",
+            "hidden\n            hidden = rein(hidden, number - start)",
+        ),
+        "a pyramid resized to the size": (
+            "scale_factor=factor,", "size=[int(side * factor) for side in grid],"
+        ),
+        "a position code resized to the size": ("scale_factor=factors)", "size=grid)"),
+        "a position code kept as the number fits": (
+            "if grid == (side, side):", "if grid[0] * grid[1] == side**2:"
+        ),
+    }),
+    ("rein_patch_pos_conversion", {
+        "antialiasing": (
+            'scale_factor, mode="bicubic", align_corners=False)',
+            'scale_factor, mode="bicubic", align_corners=False, antialias=True)',
+        ),
+        "a rescaled kernel": ("return F.interpolate(kernel,", "return 0.9 * F.interpolate(kernel,"),
     }),
 ]  # fmt: skip
 """Check, and for each error the right and the wrong piece of our module."""

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field
 
-from stages.embed.teachers.hf_models import (
+from stages.embed.teachers.teacher import RGB, Precision, Teacher, TeacherLevel, file_sha256
+from stages.fields import DeviceName, Name, PathText
+from stages.hf_models import (
     CONFIG,
     FAMILIES,
     IMAGES,
@@ -22,8 +24,6 @@ from stages.embed.teachers.hf_models import (
     is_whole,
     weight_files,
 )
-from stages.embed.teachers.teacher import RGB, Precision, Teacher, TeacherLevel, file_sha256
-from stages.fields import DeviceName, Name, PathText
 from store.errors import CheckpointError, ConfigError
 from store.fingerprint import fingerprint_of
 

@@ -6,15 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-import transformers
 from torch import Tensor, nn
 
 from stages.embed.teachers.encoder import TileEncoder
-from stages.embed.teachers.hf_models import Facts, read_config
 from stages.embed.teachers.teacher import Precision
+from stages.hf_models import Facts, load_model
 from stages.renormalise import Renormalise
-from stages.weight_files import Differences
-from store.errors import CheckpointError
 
 
 class HfNetwork(nn.Module):
@@ -96,32 +93,4 @@ def load_network(
     Raises:
         CheckpointError: for weights that are damaged or do not fit.
     """
-    family, config = facts.family, read_config(folder)
-    if family.config:
-        config = getattr(transformers, family.config)(vision_config=config.vision_config)
-    transformers.utils.logging.set_verbosity_error()  # its bar and report: both are checked here
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        model, info = getattr(transformers, family.model).from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            local_files_only=True,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    except Exception as error:  # of safetensors, JSON and transformers
-        raise CheckpointError(
-            f"{name}: its weights cannot be loaded ({type(error).__name__}); get the file again"
-        ) from error
-    misshapen = (str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"])
-    faults = Differences(
-        tuple(sorted(info["missing_keys"])),
-        tuple(sorted(info["unexpected_keys"])),
-        tuple(sorted(misshapen)),
-    ).summary()
-    if faults:
-        raise CheckpointError(f"{name}: its weights do not fit {family.model} ({faults})")
-    encoder = model.get_submodule(family.part) if family.part else model
-    return HfNetwork(encoder, facts, blocks, norm=norm)
+    return HfNetwork(load_model(folder, facts, name=name), facts, blocks, norm=norm)

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from stages.student.hrda import ALIGN_PX, Fused, crop_tokens
 from stages.student.rein import LowRankTokens
+from stages.student.rein_vfm import ReinBackbone
 from stages.student.student import Pass, Student
 from store.errors import ConfigError
 
@@ -98,31 +99,35 @@ class Branch(nn.Module):
 
 
 @contextmanager
-def observed(regularizer: Branch | None) -> Iterator[Seen]:
-    """Collect what fusion does in the block; forward passes outside of it cost nothing."""
+def observed(regularizer: Branch | None, student: Student | None = None) -> Iterator[Seen]:
+    """Collect what fusion and tokens do in the block; forward passes outside of it cost nothing."""
     seen: Seen = {}
+    hooks: list[RemovableHandle] = []
+    if regularizer is not None:
+        hooks += regularizer.observe(seen)
+        if regularizer.refiner is not None:
+            hooks.append(_observe_tokens(regularizer.refiner, seen, "rein"))
+    backbone = None if student is None else student.backbone
+    if isinstance(backbone, ReinBackbone) and backbone.rein is not None:
+        hooks.append(_observe_tokens(backbone.rein, seen, "student_rein"))
     with ExitStack() as stack:
-        if regularizer is not None:
-            hooks = regularizer.observe(seen)
-            if regularizer.refiner is not None:
-                hooks.append(_observe_refiner(regularizer.refiner, seen))
-            for hook in hooks:
-                stack.enter_context(hook)
+        for hook in hooks:
+            stack.enter_context(hook)
         yield seen
 
 
-def _observe_refiner(refiner: LowRankTokens, seen: Seen) -> RemovableHandle:
-    """Hook up what notes the refiner's columns in each forward pass."""
+def _observe_tokens(refiner: LowRankTokens, seen: Seen, name: str) -> RemovableHandle:
+    """Hook up what notes the columns of tokens in each forward pass."""
 
     @torch.no_grad()
     def note(_: nn.Module, given: tuple[Tensor, int], refined: Tensor) -> None:
         features, layer = given
-        for name, value in {
-            "rein_scale": refiner.scale.detach().clone(),
-            "rein_delta": norm(refined - features) / norm(features),
-            "rein_dropped": refiner.shares(features, layer)[..., 0].float().mean(),
+        for what, value in {
+            "scale": refiner.scale.detach().clone(),
+            "delta": norm(refined - features) / norm(features),
+            "dropped": refiner.shares(features, layer)[..., 0].float().mean(),
         }.items():
-            seen.setdefault(name, []).append(value)
+            seen.setdefault(f"{name}_{what}", []).append(value)
 
     return refiner.register_forward_hook(note)
 

@@ -7,12 +7,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stages.embed.teachers.teacher import RGB
 from store.errors import CheckpointError
 from store.fingerprint import fingerprint_of
 
 if TYPE_CHECKING:  # torch
+    from torch import nn
     from transformers import PreTrainedConfig
+
+_RGB = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,8 @@ class Facts(NamedTuple):
     prefix: int
     depth: int
     channels: tuple[int, ...]
-    mean: RGB
-    std: RGB
+    mean: _RGB
+    std: _RGB
 
     @property
     def family(self) -> Family:
@@ -213,6 +215,53 @@ def read_config(folder: Path) -> "PreTrainedConfig":
             f"{folder / CONFIG}: is not a config that transformers reads "
             f"({type(error).__name__}); get the file again"
         ) from error
+
+
+def load_model(folder: Path, facts: Facts, *, name: str) -> "nn.Module":
+    """Load the encoder of a model from a folder, in float32.
+
+    Args:
+        folder: as `save_pretrained` leaves it.
+        facts: of the model.
+        name: of the model, for messages.
+
+    Raises:
+        CheckpointError: for weights that are damaged or do not fit.
+    """
+    import torch
+    import transformers
+
+    from stages.weight_files import Differences
+
+    family, config = facts.family, read_config(folder)
+    if family.config:
+        config = getattr(transformers, family.config)(vision_config=config.vision_config)
+    transformers.utils.logging.set_verbosity_error()  # its bar and report: both are checked here
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model, info = getattr(transformers, family.model).from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # of safetensors, JSON and transformers
+        raise CheckpointError(
+            f"{name}: its weights cannot be loaded ({type(error).__name__}); get the file again"
+        ) from error
+    misshapen = (str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"])
+    faults = Differences(
+        tuple(sorted(info["missing_keys"])),
+        tuple(sorted(info["unexpected_keys"])),
+        tuple(sorted(misshapen)),
+    ).summary()
+    if faults:
+        raise CheckpointError(f"{name}: its weights do not fit {family.model} ({faults})")
+    encoder: nn.Module = model.get_submodule(family.part) if family.part else model
+    return encoder
 
 
 def _is_rgb(value: object) -> bool:

@@ -1,0 +1,248 @@
+"""Rein in a frozen ViT: what trains, what is saved, and what inference needs."""
+
+import csv
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import transformers
+from torch import nn
+
+from stages.evaluate import export
+from stages.student.rein_vfm import ReinBackbone
+from stages.student.saved import save_student
+from stages.student.student import Student, build_student, load_student
+from stages.train.config import TrainConfig
+from stages.train.state import build_optimizer
+from store.errors import CheckpointError, ConfigError
+from tests.train.example import HRDA, SEMASK, train_config
+from tests.train.world import World, assert_same, results
+
+BLOCKS = 4
+VIT: dict[str, Any] = {
+    **{"hidden_size": 16, "num_hidden_layers": BLOCKS, "num_attention_heads": 2},
+    **{"image_size": 56, "patch_size": 14, "layerscale_value": 0.5},
+}
+REIN = {"from_block": 1, "tokens": 5, "rank": 2, "native_px": 64}
+MODELS: dict[str, Callable[..., Any]] = {
+    "dinov2": lambda **more: transformers.Dinov2Model(transformers.Dinov2Config(**VIT | more)),
+    "dinov2_with_registers": lambda **more: transformers.Dinov2WithRegistersModel(
+        transformers.Dinov2WithRegistersConfig(**VIT | more)
+    ),
+}
+OWN = {
+    "rein.factors.0",
+    "rein.factors.1",
+    *("rein.scale", "rein.to_feature.weight", "rein.to_feature.bias"),
+    *("rein.to_delta.weight", "rein.to_delta.bias"),
+}
+
+
+def save_vit(folder: Path, kind: str = "dinov2", seed: int = 3, **more: int) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        MODELS[kind](**more).save_pretrained(folder)
+    images = {"image_mean": [0.4, 0.5, 0.5], "image_std": [0.2, 0.2, 0.25]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(images))
+    return folder
+
+
+@pytest.fixture
+def vit(tmp_path: Path) -> Path:
+    return save_vit(tmp_path / "vit")
+
+
+def config(vit: Path, **changes: Any) -> TrainConfig:  # noqa: ANN401
+    student = {"backbone": "rein_vfm", "weights": str(vit), "norm_eps": None, "drop_path": 0.0}
+    student |= {"rein": REIN | changes.pop("rein", {})} | changes.pop("student", {})
+    return train_config(student=student, **{"regularizer": {"on": []}} | changes)
+
+
+def build(vit: Path, **changes: Any) -> Student:  # noqa: ANN401
+    return build_student(config(vit, **changes).student, num_classes=11, seed=0)
+
+
+def tokens_of(student: Student) -> ReinBackbone:
+    assert isinstance(student.backbone, ReinBackbone)
+    return student.backbone
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_with_scale_0_the_maps_are_the_frozen_networks(tmp_path: Path, kind: str) -> None:
+    vit = save_vit(tmp_path / kind, kind)
+    images = torch.randn(2, 3, 64, 96)
+    student = build(vit)
+    frozen = tokens_of(build(vit, rein={"from_block": BLOCKS}))
+    assert not list(frozen.parameters())
+    expected = frozen(images)
+    assert [map_.shape[2:] for map_ in expected] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+    refined = student.features(images)
+    assert not torch.equal(refined[3], expected[3])
+    assert torch.equal(refined[0], expected[0])  # block 0 is before the first that is refined
+    nn.init.zeros_(student.get_parameter("backbone.rein.scale"))
+    assert all(map(torch.equal, student.features(images), expected))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_at_its_own_patch_and_grid_the_network_is_that_of_transformers(
+    tmp_path: Path, kind: str
+) -> None:
+    folder = save_vit(tmp_path / "vit", kind, image_size=64, patch_size=16)
+    model = transformers.AutoModel.from_pretrained(folder)
+    frozen = tokens_of(build(folder)).frozen
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        hidden, _ = frozen.enter(pixels)
+        for block in frozen.blocks:
+            hidden = block(hidden)
+        expected = model(frozen.renormalise(pixels), output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(hidden, expected, rtol=0, atol=1e-5)
+
+
+def test_tokens_and_head_alone_train_and_tokens_do_not_decay(vit: Path) -> None:
+    student = build(vit)
+    named = dict(student.named_parameters())
+    assert {name.removeprefix("backbone.") for name in named if "head." not in name} == OWN
+    assert set(student.state_dict()) >= set(named)
+    assert not [name for name in student.state_dict() if "frozen" in name or "block" in name]
+    ema = deepcopy(student)
+    assert tokens_of(ema).frozen is tokens_of(student).frozen
+    before = deepcopy(tokens_of(student).frozen.state_dict())
+    optimizer = build_optimizer(student.train(), None, config(vit).optimizer)
+    still = {id(w) for g in optimizer.param_groups if not g["weight_decay"] for w in g["params"]}
+    assert {name for name, weight in named.items() if id(weight) in still} == {
+        f"backbone.{name}" for name in OWN if "to_" not in name
+    }
+    logits = student(torch.randn(2, 3, 64, 64))
+    logits.square().sum().backward()
+    assert all(weight.grad is not None and weight.grad.any() for weight in named.values())
+    optimizer.step()
+    frozen = tokens_of(student).frozen
+    assert not frozen.training
+    assert_same(dict(frozen.state_dict()), dict(before))
+    assert all(weight.grad is None for weight in frozen.parameters())
+
+
+def test_a_run_resumes_to_the_same_bits_and_reloads_to_the_same_logits(
+    world: World, vit: Path, tmp_path: Path
+) -> None:
+    asked = config(vit, iterations=4, student={"head": "mlp"})
+    world.train(asked, tmp_path / "through")
+
+    def kill(done: int, total: int, what: str) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        world.train(asked, tmp_path / "killed", kill)
+    assert world.train(asked, tmp_path / "killed").resumed_from == 2
+    assert_same(results(tmp_path / "killed"), results(tmp_path / "through"))
+
+    row = next(csv.DictReader((tmp_path / "through/health.csv").read_text().splitlines()))
+    assert float(row["student_rein_scale"]) == pytest.approx(0.001, abs=1e-3)
+    assert 0 < float(row["student_rein_delta"]) < 0.1
+    assert float(row["student_rein_dropped"]) == pytest.approx(1 / 5, rel=0.3)
+    folder = tmp_path / "through/student"
+    student, meta = load_student(folder)
+    assert len(meta["classes"]) == 11
+    saved = safetensors.torch.load_file(folder / "model.safetensors")
+    assert {n.removeprefix("backbone.") for n in saved if n.startswith("backbone.")} == OWN
+    card = json.loads((folder / "config.json").read_text())
+    assert card["frozen_sha256"] == student.frozen_sha256
+    images = torch.randn(1, 3, 64, 64)
+    trained = build(vit, student={"head": "mlp"}).eval()
+    trained.load_state_dict(saved)
+    assert torch.equal(student(images), trained(images))
+    result = export.run(
+        model=tmp_path / "through", out=tmp_path / "out", onnx=False, progress=lambda *_: None
+    )
+    assert "put that, or a link to it, to `frozen` there" in str(result.why_not_plain)
+    assert str(tmp_path) not in (tmp_path / "out/config.json").read_text()
+    readme = (tmp_path / "out/README.md").read_text()
+    assert (
+        f"`vit`, a DINOv2 with a licence of its own; its sha256 is {card['frozen_sha256']}"
+        in readme
+    )
+    assert "A Rein student, trained" in readme
+    (tmp_path / "out/frozen").symlink_to(vit)
+    assert torch.equal(load_student(tmp_path / "out")[0](images), student(images))
+    with pytest.raises(ConfigError, match=r"frozen network .*is not translated; export it without"):
+        export.run(
+            model=tmp_path / "through", out=tmp_path / "x", onnx=True, progress=lambda *_: None
+        )
+
+    vit.rename(tmp_path / "moved")
+    with pytest.raises(CheckpointError, match=r"not in it, vit of sha256 \w{12}; put that folder"):
+        load_student(folder)
+    (folder / "frozen").symlink_to(tmp_path / "moved")
+    assert torch.equal(load_student(folder)[0](images), student(images))
+    (folder / "frozen").unlink()
+    save_vit(folder / "frozen", seed=4)
+    with pytest.raises(CheckpointError, match=r"frozen is not the frozen network that .* trained"):
+        load_student(folder)
+
+
+def test_a_start_on_another_frozen_network_is_refused(
+    world: World, vit: Path, tmp_path: Path
+) -> None:
+    other = save_vit(tmp_path / "other", seed=4)
+    start = config(other)
+    meta = {"classes": list(world.manifest.classes.names)}
+    save_student(build(other), tmp_path / "start", config=start.student, meta=meta)
+    with pytest.raises(CheckpointError, match=r"another frozen network than train.student.weights"):
+        world.train(config(vit, init=str(tmp_path / "start")), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"student": {"rein": None}}, "rein_vfm and the section rein belong together"),
+        ({"student": {"backbone": "mit_tiny"}}, "rein_vfm and the section rein belong together"),
+        ({"student": {"weights": "random"}}, "set weights to the folder of a DINOv2"),
+        ({"student": {"norm_eps": 1e-6}}, "set norm_eps to null"),
+        ({"student": {"hrda": HRDA}}, "set hrda to null"),
+        ({"student": {"semask": SEMASK}}, "semask needs the stages of a MiT"),
+        ({"compile": True}, "compile is not for student.backbone rein_vfm; set it to false"),
+        ({"activation_checkpointing": True}, "rein_vfm; set it to false"),
+        (
+            {"feature_distance": {"weight": 0.1, "classes": ["road"], "min_share": 0.5}},
+            "rein_vfm; set it to null",
+        ),
+        ({"rein": {"tokens": 1}}, "tokens"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    vit: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        config(vit, **changes)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), "is no folder with config.json"),
+        (lambda folder: save_vit(folder, num_hidden_layers=3), "dinov2 with 3 blocks, and"),
+        (
+            lambda folder: (folder / "config.json").write_text('{"model_type": "dinov3_vit"}'),
+            "holds dinov3_vit with",
+        ),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "cannot be loaded"),
+    ],
+)
+def test_another_frozen_network_is_refused(
+    vit: Path, damage: Callable[[Path], object], said: str
+) -> None:
+    damage(vit)
+    with pytest.raises(CheckpointError, match=said):
+        build(vit)
+
+
+def test_more_blocks_than_there_are_cannot_be_skipped(vit: Path) -> None:
+    with pytest.raises(ConfigError, match=r"from_block is 5, and .* has 4 blocks; set it to that"):
+        build(vit, rein={"from_block": 5})
