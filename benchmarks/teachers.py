@@ -10,6 +10,7 @@ and DINOv2 have random weights here, which cost the same.
 import argparse
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from time import process_time
@@ -81,8 +82,7 @@ def _listed(params: Params, place: Path) -> Manifest:
 
 def _embedded(params: Params, manifest: Manifest, images: int, folder: Path) -> tuple[float, float]:
     """Embed the first images by day; return CPU seconds, and MB of what was written."""
-    kept = {each.image_id for each in manifest.select(domain="source", split="train")[:images]}
-    few = manifest.without({each.image_id for each in manifest.records} - kept)
+    few = replace(manifest, records=manifest.select(domain="source", split="train")[:images])
     store = params.store.model_copy(update={"url": str(folder), "shard_images": 1})
     params = params.model_copy(update={"store": store})
     index, start = folder.with_suffix(".json"), process_time()

@@ -157,7 +157,8 @@ def run(
         labelled, records = 0, {record.image_id: record for record in target}
         with writer(provenance) as written:
             for task in written.pending():
-                shard = {i: classifier.label(tokens_of(records[i])) for i in task.image_ids}
+                ids = [image.image_id for image in task.images if image is not None]
+                shard = {i: classifier.label(tokens_of(records[i])) for i in ids}
                 written.write_shard(task, {CLASSES: shard})
                 labelled += len(shard)
             entry = written.finalise()

@@ -158,9 +158,7 @@ def test_a_run_resumes_to_the_same_bits_and_reloads_to_the_same_logits(
     trained = build(vit, student={"head": "mlp"}).eval()
     trained.load_state_dict(saved)
     assert torch.equal(student(images), trained(images))
-    result = export.run(
-        model=tmp_path / "through", out=tmp_path / "out", onnx=False, progress=lambda *_: None
-    )
+    result = export.run(model=tmp_path / "through", out=tmp_path / "out", onnx=False)
     assert "put that, or a link to it, to `frozen` there" in str(result.why_not_plain)
     assert str(tmp_path) not in (tmp_path / "out/config.json").read_text()
     readme = (tmp_path / "out/README.md").read_text()
@@ -172,9 +170,7 @@ def test_a_run_resumes_to_the_same_bits_and_reloads_to_the_same_logits(
     (tmp_path / "out/frozen").symlink_to(vit)
     assert torch.equal(load_student(tmp_path / "out")[0](images), student(images))
     with pytest.raises(ConfigError, match=r"frozen network .*is not translated; export it without"):
-        export.run(
-            model=tmp_path / "through", out=tmp_path / "x", onnx=True, progress=lambda *_: None
-        )
+        export.run(model=tmp_path / "through", out=tmp_path / "x", onnx=True)
 
     vit.rename(tmp_path / "moved")
     with pytest.raises(CheckpointError, match=r"not in it, vit of sha256 \w{12}; put that folder"):
