@@ -2,7 +2,7 @@
 
 Without `--calibrate` no weight, image or store is read, and of a model on the hub its small files:
 encoders are counted on PyTorch's meta device where their teacher offers that, stores by the
-arithmetic of their grid. `--calibrate` measures the speed here.
+arithmetic of their grid. `--calibrate` measures speeds here.
 """
 
 import os
@@ -16,6 +16,7 @@ from pathlib import Path
 from shutil import disk_usage
 from time import perf_counter
 from typing import Final
+from uuid import uuid4
 
 import torch
 from rich.filesize import decimal
@@ -25,11 +26,14 @@ from pipeline.console import console, print_table
 from pipeline.params import Params
 from stages.embed.config import EmbedConfig
 from stages.prepare.manifest import Domain, Manifest
+from store.files import Url, files_at, one_line_for_os_errors
 from store.grid import LevelGrid
 from store.spec import upright
 
 SIZE_RATIOS: Final = {"float16": 1.0, "int8": 0.5, "int8-zstd": 0.38}
 """Bytes of a shard under a codec over those in float16; the last as measured on random weights."""
+
+WRITE_TEST_BYTES: Final = 2**23
 
 CPU: Final = "cpu"
 SHARE_OF_PEAK: Final = 0.4
@@ -104,10 +108,15 @@ def free_bytes(url: str) -> int | None:
     """Return the room on the disk of a store url; None for one that is not on a disk."""
     if "://" in url:
         return None
-    path = Path(url).expanduser().absolute()
+    return disk_usage(_nearest(Path(url).expanduser())).free
+
+
+def _nearest(path: Path) -> Path:
+    """Return a folder, or the nearest above it that is there."""
+    path = path.absolute()
     while not path.exists():
         path = path.parent
-    return disk_usage(path).free
+    return path
 
 
 def table_speed(config: EmbedConfig, device: str) -> float | None:
@@ -146,6 +155,28 @@ def measured_speed(config: EmbedConfig, *, least_s: float = 1.0) -> float:
     return batches * config.batch_tiles / elapsed_s
 
 
+def writing_speed(url: Url) -> float:
+    """Write some bytes that cannot be compressed where stores go, flush and remove them.
+
+    They go to the nearest folder that is there.
+
+    Returns:
+        Bytes per second.
+
+    Raises:
+        StoreError: Where it cannot be written.
+    """
+    files = files_at(_nearest(url) if isinstance(url, Path) else url)
+    name, data = f"speed-{uuid4().hex}", os.urandom(WRITE_TEST_BYTES)
+    with one_line_for_os_errors(files.url):
+        try:
+            started = perf_counter()
+            files.write(name, data)
+            return len(data) / (perf_counter() - started)
+        finally:
+            files.delete(name)
+
+
 def print_plan(
     params: Params, manifest: Manifest, *, device: str | None = None, calibrate: bool = False
 ) -> None:
@@ -181,6 +212,13 @@ def print_plan(
         time = timedelta(seconds=round(tiles / speed))
         console.print(f"time: {time} at {speed:.3g} tiles/s on {device}, {how}")
     need, free = size_bytes(levels, codec), free_bytes(params.store.url)
+    if calibrate:
+        rate = writing_speed(params.store.location)
+        console.print(
+            f"writing: {timedelta(seconds=round(need / rate))} at {decimal(round(rate))}/s, "
+            f"measured at {params.store.url}; the teacher goes on meanwhile, so the longer time "
+            "counts"
+        )
     room = "" if free is None else f", {decimal(free)} free"
     full = free is not None and need > free
     console.print(

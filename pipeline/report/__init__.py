@@ -304,7 +304,20 @@ class _Run:
                 "The evaluation below is of another student than the present one: run "
                 "`ssr evaluate`."
             )
+        found += Part.of(self.lost_classes).content or []
         return list(filter(None, found))
+
+    def lost_classes(self) -> list[str]:
+        """Say which classes the pseudo-labels had lost when training ended."""
+        columns, names = read_columns(self.run / "health.csv"), self.manifest.classes.names
+        last = max((max(values) for values in columns.values()), default=0)
+        lost = [
+            names[int(name.removeprefix("lost_"))]
+            for name, values in columns.items()
+            if name.startswith("lost_") and last in values
+        ]
+        said = f"The pseudo-labels lost {', '.join(lost)}: another seed may do better."
+        return [said] if lost else []
 
 
 def read_columns(path: Path) -> dict[str, dict[float, float]]:

@@ -1,8 +1,10 @@
 """`ssr plan`: the estimate against a real run, and what an encoder costs."""
 
 import os
+import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,12 +15,14 @@ from pipeline.options import MANIFEST
 from pipeline.params import Params, load_params
 from pipeline.plan import (
     TFLOPS,
+    WRITE_TEST_BYTES,
     LevelPlan,
     measured_speed,
     plan_stores,
     size_bytes,
     table_speed,
     tiles_per_step,
+    writing_speed,
 )
 from stages.embed.teachers.sam_encoder import SamEncoder, macs_per_tile
 from stages.embed.teachers.sam_sizes import ArchitectureName
@@ -169,6 +173,25 @@ def test_multiply_accumulates_are_those_of_the_official_encoders(
     assert macs_per_tile(name) == pytest.approx(gmac * 1e9, rel=1e-3)
 
 
+def test_writing_is_timed_with_bytes_that_reach_the_disk_and_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[int] = []
+    fsync = os.fsync
+
+    def slow(file: int) -> None:
+        if stat.S_ISREG(os.fstat(file).st_mode):
+            flushed.append(os.fstat(file).st_size)
+            time.sleep(0.2)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    speed = writing_speed(tmp_path / "not" / "there")
+    assert flushed == [WRITE_TEST_BYTES]
+    assert 0 < speed < WRITE_TEST_BYTES / 0.2
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.usefixtures("there")
 def test_the_command_says_everything_without_weights_and_warns_of_a_full_disk(
     monkeypatch: pytest.MonkeyPatch,
@@ -179,7 +202,9 @@ def test_the_command_says_everything_without_weights_and_warns_of_a_full_disk(
         assert words in said
     assert "5 bytes free at data/features: NOT ENOUGH" in said
     assert "time: unknown, abacus" in demand("plan", "--device", "abacus")
-    assert "tiles/s on cpu, measured" in demand("plan", "--calibrate")
+    said = demand("plan", "--calibrate")
+    assert "tiles/s on cpu, measured" in said
+    assert "/s, measured at data/features; the teacher goes on meanwhile" in said
 
 
 @pytest.mark.usefixtures("there")
