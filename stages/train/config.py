@@ -1,9 +1,9 @@
 """The parameters of training; `params.yaml` gives every value (section `train`)."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from stages.fields import (
     BatchSize,
@@ -237,12 +237,6 @@ class TrainConfig(Section):
         description="Iterations between validations, whose best student is kept in runs/best; on "
         "the target's labelled val split if there is one, else on the source's; 0 is never."
     )
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_off(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out distillation that is off: fingerprints are as before there was such."""
-        off = {"distill"} if self.distill is None else set()
-        return {key: value for key, value in dump(self).items() if key not in off}
 
     @property
     def distill_steps(self) -> int:

@@ -190,8 +190,14 @@ def run(
     return TrainResult(out / "student", resumed_from, seconds, curves, trained, notes)
 
 
+def _described(config: TrainConfig) -> dict[str, Any]:
+    """Dump what decides about weights; distillation that is off is not there, as in older runs."""
+    off = {"distill"} if config.distill is None else set()
+    return config.model_dump(mode="json", exclude=INCIDENTAL | off)
+
+
 def _recipe(config: TrainConfig) -> dict[str, Any]:
-    recipe = config.model_dump(mode="json", exclude=INCIDENTAL)
+    recipe = _described(config)
     recipe["init"] = config.init and _without_folder(config.init)
     recipe["student"]["weights"] = _without_folder(config.student.weights)
     return recipe
@@ -265,7 +271,7 @@ def _identity(
     """Collect all that determines the weights, so that only the same run goes on in its folder."""
     return {
         "version": TRAINING_VERSION,
-        "train": config.model_dump(mode="json", exclude=INCIDENTAL),
+        "train": _described(config),
         "manifest": sha256_of_file(workspace.manifest),
         "features": [
             entry.levels[level].model_dump(mode="json")

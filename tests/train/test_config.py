@@ -114,11 +114,6 @@ def test_crops_are_aligned_to_the_coarsest_level_in_use(
     assert distilled.used_levels == config.used_levels == ("a", "b")
 
 
-def test_a_run_without_distillation_is_described_as_before_there_was_such() -> None:
-    assert "distill" not in train_config().model_dump(mode="json")
-    assert train_config(distill=DISTILL).model_dump()["distill"]["kind"] == "query"
-
-
 @pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)
 def test_a_boolean_is_no_number_in_any_section(section: type[BaseModel]) -> None:
     for name, field in section.model_fields.items():
