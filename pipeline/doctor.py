@@ -156,11 +156,12 @@ def _folders(config: "Params") -> Iterator[Finding]:
 
 def _weights(config: "Params") -> Iterator[Finding]:
     """Check that the weights that the params name are there."""
-    from stages.student.config import IMAGENET, is_hub_id
+    from stages.student.config import IMAGENET, REIN, is_hub_id
     from stages.student.saved import read_card
 
     teacher, student, start = config.embed.teacher, config.train.student.weights, config.train.init
-    is_named = is_hub_id(student) and not student.endswith(WEIGHT_FILES)
+    is_folder = config.train.student.backbone == REIN
+    is_named = is_hub_id(student) and not student.endswith(WEIGHT_FILES) and not is_folder
     if student == IMAGENET:
         from stages.efficientnet_lite import not_installed, weight_file
         from stages.student.efficientnet_lite import SIZES

@@ -18,6 +18,7 @@ BASES: Final[Mapping[str, str]] = {
     "cityscapes-to-acdc": "gta5-to-cityscapes",
     "cityscapes-to-dark-zurich": "gta5-to-cityscapes",
     "gta5-generalization": "gta5-to-cityscapes",
+    "gta5-generalization-rein": "gta5-to-cityscapes",
     "gta5-to-cityscapes-dinov2": "gta5-to-cityscapes",
     "gta5-to-cityscapes-hrda": "gta5-to-cityscapes",
     "folders-small": "folders",

@@ -121,7 +121,8 @@ def run(*, model: Path, out: Path, onnx: bool, progress: Progress) -> ExportResu
     save_student(
         student.network,
         out,
-        config=config,
+        # folders of this machine are nobody else's business
+        config=config.model_copy(update={"weights": Path(config.weights).name}),
         meta=dict(student.card.meta),
         layout="segformer" if reason is None else "ssr",
     )

@@ -183,13 +183,14 @@ def refine_blocks(
     Returns:
         Patches (B, N, C) after each of `taps`.
     """
-    after: list[Tensor] = []
+    after: dict[int, Tensor] = {}
     for number, block in enumerate(blocks):
         hidden = block(hidden)
         if rein is not None and number >= start:
             refined = rein(hidden[:, prefix:], number - start)
             hidden = torch.cat([hidden[:, :prefix], refined], dim=1)
-        after.append(hidden)
+        if number in taps:
+            after[number] = hidden
     return [after[number][:, prefix:] for number in taps]
 
 

@@ -195,6 +195,11 @@ def read_card(folder: Path) -> Card:
 
 def why_not_plain(config: StudentConfig) -> str | None:
     """Say why a student is not a plain transformers model, and the cure; None if it is one."""
+    if config.rein is not None:
+        return (
+            "its frozen network is not in its folder; put that, or a link to it, to `frozen` there "
+            "(train.student.backbone: mit_b0, or another MiT)"
+        )
     if config.backbone not in BACKBONES:
         return (
             f"its backbone is {config.backbone}, which transformers does not have "

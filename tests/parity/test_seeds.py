@@ -571,9 +571,9 @@ WRONG: list[tuple[str, dict[str, tuple[str, str]]]] = [
     ("rein_backbone", {
         "blocks that do not see the tokens": (
             "            hidden = torch.cat([hidden[:, :prefix], refined], dim=1)\n"
-            "        after.append(hidden)",
-            "            after.append(torch.cat([hidden[:, :prefix], refined], dim=1))\n"
-            "        else:\n            after.append(hidden)",
+            "        if number in taps:\n            after[number] = hidden",
+            "            after[number] = torch.cat([hidden[:, :prefix], refined], dim=1)\n"
+            "        else:\n            after[number] = hidden",
         ),
         "a refined class token": (
             "rein(hidden[:, prefix:], number - start)\n"

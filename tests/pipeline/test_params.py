@@ -109,7 +109,8 @@ def test_every_key_is_explained_in_one_sentence_and_has_no_second_default() -> N
     # what data does without: nothing to leave out, no suffix, ids or colours alone
     may_be_left_out = {"exclude", "val_share", "image_suffix", "label_suffix"}
     may_be_left_out |= {"ids", "ignore_ids", "ignore_colors"}
-    may_be_left_out |= {"semask", "hrda", "refine"}  # null is off, as in what was saved before
+    # null is off, as in what was saved before
+    may_be_left_out |= {"semask", "hrda", "refine", "rein"}
     for model in models(Params):
         for name, field in model.model_fields.items():
             assert field.description, f"{model.__name__}.{name}"

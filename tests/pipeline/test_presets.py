@@ -45,7 +45,8 @@ DIFFERENCES: Final[dict[str, dict[str, Any]]] = {
 """Of each arm from the preset as it is packaged, below `train`."""
 
 WITHOUT_TARGET: Final = "gta5-generalization"
-WITH_TARGET: Final = [name for name in PRESETS if name != WITHOUT_TARGET]
+REFINED: Final = "gta5-generalization-rein"
+WITH_TARGET: Final = [name for name in PRESETS if not name.startswith(WITHOUT_TARGET)]
 TWO_SCALES: Final = "gta5-to-cityscapes-hrda"
 NEED_TARGET: Final = ("daformer-mic", "ssr-mic", "guided", "guided-mic")
 EVERY_ARM: Final = [
@@ -54,6 +55,7 @@ EVERY_ARM: Final = [
     if (name in WITH_TARGET or arm not in NEED_TARGET)
     and not (name == TWO_SCALES and arm in ("guided", "guided-mic"))
     and not (name == "camvid-day-to-dusk" and "semask" in arm)  # its student is not a MiT
+    and not (name == REFINED and arm not in ("daformer", "source-only", "ssr"))
 ]
 
 
@@ -128,6 +130,15 @@ def test_a_branch_with_a_head_of_its_own_is_refused_for_two_scales() -> None:
     outcome = ssr("init", "--preset", TWO_SCALES, "--arm", "guided")
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
     assert "set student.hrda to null, or the kind to ssr" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arm", "says"), [("semask", "the stages of a MiT"), ("rein", "nothing to refine")]
+)
+def test_a_frozen_network_refuses_what_it_has_not(arm: str, says: str) -> None:
+    outcome = ssr("init", "--preset", REFINED, "--arm", arm)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert says in outcome.err
 
 
 def test_a_preset_without_target_takes_a_source() -> None:

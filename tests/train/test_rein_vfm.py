@@ -161,7 +161,15 @@ def test_a_run_resumes_to_the_same_bits_and_reloads_to_the_same_logits(
     result = export.run(
         model=tmp_path / "through", out=tmp_path / "out", onnx=False, progress=lambda *_: None
     )
-    assert "rein_vfm, which transformers does not have" in str(result.why_not_plain)
+    assert "put that, or a link to it, to `frozen` there" in str(result.why_not_plain)
+    assert str(tmp_path) not in (tmp_path / "out/config.json").read_text()
+    readme = (tmp_path / "out/README.md").read_text()
+    assert (
+        f"`vit`, a DINOv2 with a licence of its own; its sha256 is {card['frozen_sha256']}"
+        in readme
+    )
+    assert "A Rein student, trained" in readme
+    (tmp_path / "out/frozen").symlink_to(vit)
     assert torch.equal(load_student(tmp_path / "out")[0](images), student(images))
     with pytest.raises(ConfigError, match=r"frozen network .*is not translated; export it without"):
         export.run(
