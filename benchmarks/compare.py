@@ -44,7 +44,6 @@ from store.fingerprint import fingerprint_of
 PRESET: Final = "camvid-day-to-dusk"
 WARM: Final = "warm-start"
 BASELINE: Final = "daformer"
-LABELLED: Final = "store-labels"
 ALWAYS: Final = (*ON_ONE_THREAD, "evaluate.domain=target", "evaluate.split=val")
 NOTE: Final = (
     "Measured on dusk_val, of which neighbouring frames resemble each other; there is no other "
@@ -95,11 +94,13 @@ class Workplace(NamedTuple):
 def compare(place: Workplace, options: argparse.Namespace) -> str:
     """Do what is not yet done; return the tables, which are also written beside the runs."""
     seeds = range(options.seeds)
-    arms = options.arms or [arm for arm in ARMS if place.fits(arm)]
+    fitting = [arm for arm in ARMS if place.fits(arm)]
+    arms = options.arms or fitting
     for arm in arms:
         place.params(arm)  # refuses one that does not fit before any work
-    labels = LABELLED if place.fits(LABELLED) else "ssr"  # steps of all arms that fit are timed
-    make_data(place.params(labels), place.out / "data")
+    used = fitting if options.equal == "time" else arms  # steps of all that fit are timed
+    labelled = [arm for arm in used if place.params(arm).wanted_label]
+    make_data(place.params((*labelled, "ssr")[0]), place.out / "data")
     iterations: Mapping[str, int] = planned(place, options)["iterations"]
     with workers(options.jobs) as pool:
         results = finish([place.run(WARM, seed, options.warm_steps) for seed in seeds], pool)
