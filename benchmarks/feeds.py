@@ -55,8 +55,8 @@ class Shuffled(Dataset[Sample]):
         sample, other = self._crops[index], self._crops[index + _APART]
         sample["source_features"] = other["source_features"]
         sample["target_features"] = other["target_features"]
-        if "target_classes" in other:
-            sample["target_classes"] = other["target_classes"]
+        if "target_probabilities" in other:
+            sample["target_probabilities"] = other["target_probabilities"]
         return sample
 
 

@@ -186,7 +186,9 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
 def plan(
     params: ParamsFile = PARAMS,
     overrides: Overrides = [],  # noqa: B006
-    calibrate: Annotated[bool, typer.Option("--calibrate", help="Time a few tiles here.")] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Time a few tiles, and a write, here.")
+    ] = False,
     device: Annotated[
         str | None, typer.Option(help="Device to look up, e.g. a100; else this machine's.")
     ] = None,

@@ -190,7 +190,7 @@ def _data(config: "Params") -> Iterator[Finding]:
     counts = ", ".join(f"{len(images.select(domain=d)):,} of {d}" for d in roots)
     yield ok(f"{MANIFEST}: {counts}, {len(images.skipped)} left out")
     if not config.read_domains:
-        yield ok("train.regularizer.on is []: no features are read")
+        yield ok("training reads no features")
     elif not isinstance(config.store.location, Path) and find_spec("s3fs") is None:
         yield problem(f"store.url: {config.store.url} needs s3fs: `pip install -e '.[s3]'`")
     elif not INDEX.exists():

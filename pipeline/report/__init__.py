@@ -272,8 +272,8 @@ class _Run:
 
     def costs(self) -> dict[str, Any]:
         """Time and memory of each stage; versions of the last run, where it noted them."""
-        data = MANIFEST.parent
-        folders = {"prepare": data, "embed": data, "train": self.run, "evaluate": self.run}
+        folders = dict.fromkeys(("prepare", "embed", "label"), MANIFEST.parent)
+        folders |= dict.fromkeys(("train", "evaluate"), self.run)
         found = {stage: cost_of(stage, folder) for stage, folder in folders.items()}
         last = found["train"] or found["evaluate"] or found["embed"] or found["prepare"]
         return {

@@ -35,8 +35,9 @@ class EmbedConfig(Section):
         description="Levels of the teacher to store; those that `train.regularizer.levels` reads."
     )
     domains: Annotated[tuple[Domain, ...], AfterValidator(_distinct)] = Field(
-        description="Domains to embed: both, `[source]` where train.regularizer.on is `[source]`, "
-        "`[]` where it is `[]`."
+        description="Domains to embed. Training reads the source for `source` in "
+        "train.regularizer.on, both for `mixed`, train.distill and labels of the store; `[]` "
+        "embeds nothing."
     )
     splits: Annotated[tuple[Split, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
         description="Splits to embed; training reads `train`."

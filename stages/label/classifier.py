@@ -89,13 +89,13 @@ class Calibrated:
         return shares
 
 
-def calibrated(
+def fit_calibrated(
     images: Sequence[tuple[NDArray[np.float32], NDArray[np.uint8]]], classes: int
 ) -> Calibrated:
-    """Learn from tokens (N, C) and labels (N,) of images; the last tenth is to calibrate on.
+    """Fit a classifier to tokens (N, C) and labels (N,) of images; calibrate on the last tenth.
 
-    Neighbours may be frames of one film: an image held out amid the others would be known. One
-    image has to do for both.
+    Neighbours may be frames of one film, so images in between would not be new to it. A single
+    image serves for both.
 
     Raises:
         DataError: No token has a label.
@@ -129,7 +129,10 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def calibration_error(logits: Tensor, labels: Tensor) -> float:
-    """Return how far the confidence of logits (N, K) is from being right, over bins of it."""
+    """Return the expected calibration error of logits (N, K).
+
+    It is the gap between confidence and accuracy, averaged over bins of confidence.
+    """
     confidence, predicted = logits.softmax(1).max(1)
     off = confidence - (predicted == labels).float()
     bins = (confidence * _BINS).long().clamp(max=_BINS - 1)

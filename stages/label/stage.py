@@ -69,7 +69,9 @@ def run(
     shard_images: int,
     progress: Progress,
 ) -> LabelResult:
-    """Bring the labels beside an index up to date with its stores; None makes an empty index.
+    """Bring the target's labels up to date with the stores of an index.
+
+    Without a config it writes an empty index of labels.
 
     Args:
         config: Section `label`.
@@ -127,15 +129,17 @@ def run(
                 Index(stores={"target": entry}).write(out)
                 return LabelResult(entry)
     from stages.device import cpu_threads  # torch
-    from stages.label.classifier import calibrated, labelled_tokens, token_labels
+    from stages.label.classifier import fit_calibrated, labelled_tokens, token_labels
 
     done, total = count(1), len(source) + len(target)
 
     def tokens_of(record: ImageRecord) -> NDArray[Any]:
         """Read all tokens (C, h, w) of an image."""
-        reader, name = readers[record.domain], record.image_id
+        opened, name = readers[record.domain], record.image_id
         progress(next(done), total, f"{record.domain}/train")
-        return reader.window(name, config.level, 0, 0, *reader.size_tok(name, config.level))
+        return opened.window(name, config.level, 0, 0, *opened.size_tok(name, config.level))
+
+    most = max(1, min(_MOST_OF_AN_IMAGE, _MOST_TOKENS // len(source)))
 
     def examples(record: ImageRecord) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Read some tokens (N, C) of an image and their labels (N,)."""
@@ -145,9 +149,8 @@ def run(
         of_tokens = token_labels(ids, level.stride_px, classes)
         return labelled_tokens(tokens_of(record), of_tokens, most)
 
-    most = max(1, min(_MOST_OF_AN_IMAGE, _MOST_TOKENS // len(source)))
     with cpu_threads(1):  # last bits do not depend on the machine's cores
-        classifier = calibrated([examples(record) for record in source], classes)
+        classifier = fit_calibrated([examples(record) for record in source], classes)
         provenance = {
             "teacher": index.stores["target"].provenance["teacher"],
             "inputs": inputs,
@@ -205,7 +208,7 @@ def require_current_labels(config: LabelConfig, *, manifest_path: Path, index_pa
     assert isinstance(noted, Mapping)
     if other := [key for key, value in wanted.items() if noted.get(key) != value]:
         raise StoreMismatchError(
-            f"{path}: labels were made from other {', '.join(other)}; run `ssr label`"
+            f"{path}: the labels were made with another {', '.join(other)}; run `ssr label`"
         )
 
 

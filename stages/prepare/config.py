@@ -33,7 +33,8 @@ class PrepareConfig(Section):
             config.require_training_data(domain)
         if self.source.labelled:
             raise ValueError(
-                "source.labelled is a key of the target: all of the source is labelled"
+                "source.labelled is a key of the target, as all of the source is labelled: "
+                "remove it"
             )
         return self
 

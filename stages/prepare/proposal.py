@@ -50,7 +50,7 @@ _BLACK: Final = (0, 0, 0)
 
 _GTA5: Final = (1052, 1914), (720, 1280)
 _UNLIKE: Final = 3
-"""How many times more or less than its proposal a value is to be spoken of."""
+"""A value further from its proposal than this factor is reported."""
 
 Value = tuple[int | None, Color | None]
 """What a label file holds: an id, a colour, or an id with its colour in a palette."""
@@ -215,9 +215,9 @@ def about_sampling(manifest: Manifest, *, min_pixels: int, min_crop_ratio: float
         return None
     (height, width), (rows, columns) = raw_px, resized_px
     return (
-        f"train.rare_class_sampling: images of {width}x{height}, used at {columns}x{rows}, want "
-        f"min_pixels {pixels} and min_crop_ratio {ratio:g}, where {min_pixels} and "
-        f"{min_crop_ratio:g} are set (published: 3000 and 0.5 for 1914x1052 at 1280x720)"
+        f"train.rare_class_sampling: for images of {width}x{height}, used at {columns}x{rows}, set "
+        f"min_pixels {pixels} and min_crop_ratio {ratio:g} instead of {min_pixels} and "
+        f"{min_crop_ratio:g} (published: 3000 and 0.5 for 1914x1052 at 1280x720)"
     )
 
 

@@ -103,7 +103,8 @@ class StudentConfig(Section):
 
     backbone: BackboneName = Field(
         description="Mix Transformer of this size (paper mit_b5; `mit_tiny` is for demos and "
-        "tests), or EfficientNet-Lite, for CPUs; `rein_vfm` is a frozen DINOv2 with tokens, `rein`."
+        "tests), or EfficientNet-Lite, for CPUs; `rein_vfm` is a frozen DINOv2 with the tokens of "
+        "section `rein`."
     )
     weights: PathText = Field(
         description="`random`; of MiT an official `mit_b*.pth` file, or a Hugging Face id or "
@@ -143,7 +144,7 @@ class StudentConfig(Section):
 
     @model_serializer(mode="wrap")
     def _without_what_is_off(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what is off: saved students and fingerprints are as before there was such."""
+        """Leave out what is off, so that identities equal those of versions without it."""
         off = {key for key in ("semask", "hrda", "rein") if getattr(self, key) is None}
         return {key: value for key, value in dump(self).items() if key not in off}
 

@@ -51,7 +51,7 @@ class FrozenViT(nn.Module):
         if not is_whole(folder):
             raise CheckpointError(
                 f"{folder} is no folder with config.json, preprocessor_config.json and {WEIGHTS}; "
-                "download a DINOv2 of Hugging Face to there, or correct the path"
+                "download a DINOv2 from Hugging Face into it, or correct the path"
             )
         facts = facts_of(folder)
         if facts.model_type not in _KINDS or facts.depth < len(TAPS_IN_12):

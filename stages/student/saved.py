@@ -135,7 +135,7 @@ def frozen_folder(folder: Path, card: Card) -> Path:
             return place
     raise CheckpointError(
         f"{folder} is a student on a frozen network that is not in it, {places[1].name} of sha256 "
-        f"{(card.frozen_sha256 or '?')[:12]}; put that folder, or a link to it, to {places[0]}"
+        f"{(card.frozen_sha256 or '?')[:12]}; put that folder, or a link to it, at {places[0]}"
     )
 
 
@@ -195,11 +195,6 @@ def read_card(folder: Path) -> Card:
 
 def why_not_plain(config: StudentConfig) -> str | None:
     """Say why a student is not a plain transformers model, and the cure; None if it is one."""
-    if config.rein is not None:
-        return (
-            "its frozen network is not in its folder; put that, or a link to it, to `frozen` there "
-            "(train.student.backbone: mit_b0, or another MiT)"
-        )
     if config.backbone not in BACKBONES:
         return (
             f"its backbone is {config.backbone}, which transformers does not have "

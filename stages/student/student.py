@@ -316,7 +316,7 @@ def open_student(folder: Path) -> tuple[Student, Card]:
         if student.frozen_sha256 != card.frozen_sha256:
             raise CheckpointError(
                 f"{found} is not the frozen network that {folder} was trained on (its sha256 "
-                f"differs); put that one to {folder / 'frozen'}"
+                f"differs); put that one at {folder / 'frozen'}"
             )
         student.load_state_dict(tensors)
     return student.eval(), card

@@ -119,7 +119,8 @@ class DistillConfig(Section):
         "square."
     )
     freeze: NaturalInt = Field(
-        description="Iterations of the task in which the backbone's weights stay as they are."
+        description="First iterations of the task, in which the backbone's weights stay as they are; "
+        "0 is off."
     )
     keep: Weight = Field(
         description="Weight of the same loss on target images during the task; 0 is off."
@@ -130,12 +131,14 @@ class OptimizerConfig(Section):
     """AdamW with linear warm-up and polynomial decay."""
 
     lr: Annotated[float, Field(gt=0, le=1)] = Field(description="Base learning rate (paper 6e-5).")
-    head_lr_factor: Factor = Field(description="Multiplies it for the head (paper 10).")
+    head_lr_factor: Factor = Field(
+        description="Multiplies it for the head and for what distillation adds (paper 10)."
+    )
     regularizer_lr_factor: Factor = Field(
         description="Multiplies it for the regulariser (official 1)."
     )
     weight_decay: Fraction = Field(
-        description="Decay of all but the norms outside the head (paper 0.01)."
+        description="Decay of all but the norms outside the head and Rein's tokens (paper 0.01)."
     )
     betas: tuple[_BelowOne, _BelowOne] = Field(description="Adam's moments (paper 0.9, 0.999).")
     warmup_iterations: NaturalInt = Field(description="Length of the warm-up (paper 1500).")

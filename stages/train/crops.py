@@ -65,7 +65,7 @@ class Sample(TypedDict):
     target_image: NDArray[np.float32]
     target_valid: NDArray[np.bool_]
     target_features: dict[str, NDArray[np.float16]]
-    target_classes: NotRequired[NDArray[np.float16]]
+    target_probabilities: NotRequired[NDArray[np.float16]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Batch:
     target_image: Tensor
     target_valid: Tensor  # (B, H, W) bool, pixels whose pseudo-label may be learned from
     target_features: dict[str, Tensor]
-    target_classes: Tensor | None = None  # (B, K, h, w), stored probabilities; None if unread
+    target_probabilities: Tensor | None = None  # (B, K, h, w), stored probabilities; None if unread
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device; labels become int64 and features float32 there."""
@@ -93,7 +93,7 @@ class Batch:
             move(self.target_image),
             move(self.target_valid),
             {level: move(maps).float() for level, maps in self.target_features.items()},
-            None if self.target_classes is None else move(self.target_classes).float(),
+            None if self.target_probabilities is None else move(self.target_probabilities).float(),
         )
 
     def __len__(self) -> int:
@@ -136,7 +136,7 @@ class RareClassSampler:
         pixel_counts: Labelled pixels (N, K) of each class, at raw label resolution.
         class_names: The K names, for messages.
         config: Temperature and thresholds.
-        of_target: How many of the images, the last, are the target's.
+        of_target: Number of images, at the end, that are the target's.
 
     Attributes:
         eligible: (N, K), whether an image may be drawn for a class.
@@ -201,8 +201,8 @@ def varied(label: NDArray[np.uint8], max_share: float) -> bool:
 class TrainingCrops(Dataset[Sample]):
     """Crops of both domains' `train` images by sample index, endlessly many.
 
-    Labelled images of the target give crops of the source, and are no longer the target's while
-    that has others.
+    Labelled images of the target are drawn as source crops; target crops show its other images, if
+    there are any.
 
     Raises:
         DataError: A domain has no training image.
@@ -269,7 +269,7 @@ class TrainingCrops(Dataset[Sample]):
             target_features=target_features,
         )
         if classes is not None:
-            sample["target_classes"] = classes
+            sample["target_probabilities"] = classes
         return sample
 
     def _source_crop(

@@ -18,11 +18,11 @@ from stages.train.models import Models
 from stages.train.regularizers.branch import Seen
 from stages.train.step import StepResult, accumulate, part_of
 
-Draws = dict[str, list[StrongDraw]]
+DistillDraws = dict[str, list[StrongDraw]]
 """Domain -> augmentation of each of its images; no domain where nothing is drawn."""
 
 
-def draw_distilled(config: TrainConfig, iteration: int, rows: slice) -> Draws:
+def draw_distilled(config: TrainConfig, iteration: int, rows: slice) -> DistillDraws:
     """Draw the augmentation of a step, counted from the first of all, for some of its images.
 
     It is that of `self_training`; without it images are not augmented.
@@ -36,7 +36,9 @@ def draw_distilled(config: TrainConfig, iteration: int, rows: slice) -> Draws:
     }
 
 
-def distill_step(models: Models, batch: Batch, draws: Draws, config: TrainConfig) -> StepResult:
+def distill_step(
+    models: Models, batch: Batch, draws: DistillDraws, config: TrainConfig
+) -> StepResult:
     """Add the gradients of a step of distillation to the student's backbone and the distiller.
 
     Batch norms and noise are as in training; domains are seen one after the other, as there.
@@ -54,7 +56,7 @@ def distill_step(models: Models, batch: Batch, draws: Draws, config: TrainConfig
 
 
 def keep_distilling(
-    result: StepResult, models: Models, batch: Batch, draws: Draws, config: TrainConfig
+    result: StepResult, models: Models, batch: Batch, draws: DistillDraws, config: TrainConfig
 ) -> StepResult:
     """Add to a step of the task what `distill.keep` asks for, on its target images alone."""
     if config.distill is None or not config.distill.keep:
@@ -79,7 +81,7 @@ def _learn(
     factor: float,
     models: Models,
     batch: Batch,
-    draws: Draws,
+    draws: DistillDraws,
     config: TrainConfig,
     seen: Seen,
 ) -> dict[str, Tensor]:

@@ -16,14 +16,15 @@ from store.ledger import ChannelStatistics
 from store.read import FeatureReader
 
 LEAST_STD = 1e-3
-"""Share of a level's largest deviation: channels that hardly vary are not blown up to rounding."""
+"""Least standard deviation of a channel, as a share of its level's largest: dividing by less would
+magnify rounding."""
 
 Moments = tuple[Tensor, Tensor]
 """Mean and standard deviation of each channel, (C,) each."""
 
 
 def moments_of(readers: Iterable[FeatureReader], level: str) -> Moments:
-    """Return those of all stored tokens of a level, of both domains together.
+    """Return mean and standard deviation of all stored tokens of a level, over both domains.
 
     Raises:
         StoreError: The ledger of a store is damaged.
@@ -56,7 +57,7 @@ class Retrieval(nn.Module):
         return read.transpose(1, 2).reshape(teacher.shape)
 
 
-class Projection(nn.Module):
+class Regression(nn.Module):
     """The teacher's tokens as a stage predicts them: projected, on the level's grid."""
 
     def __init__(self, channels: int, teacher_channels: int) -> None:
@@ -89,7 +90,7 @@ class Distiller(nn.Module):
         super().__init__()
         self.levels = {str(stage): level for stage, level in enumerate(levels) if level}
         self.is_cosine = config.loss == "cosine"
-        build = Projection if config.kind == "regress" else Retrieval
+        build = Regression if config.kind == "regress" else Retrieval
         self.stages = nn.ModuleDict(
             {
                 stage: build(in_channels[int(stage)], len(moments[level][0]))
@@ -119,7 +120,9 @@ class Distiller(nn.Module):
                 wanted, found, scale = F.normalize(wanted), F.normalize(found), 2
             error = (found - wanted).square().sum(1)  # (B, h, w)
             losses.append(error.mean() / scale)
-            if self.is_cosine:  # of a prediction that has the wrong length alone, all is explained
+            if (
+                self.is_cosine
+            ):  # no length is learned: one factor for all tokens, which explains most
                 fitted = (found * wanted).detach().sum() / found.detach().square().sum() * found
                 error = (fitted - wanted).square().sum(1)
             spread = (wanted - wanted.mean((0, 2, 3), keepdim=True)).square().sum()

@@ -171,6 +171,6 @@ def _tensors(batch: Batch, views: Views) -> list[Tensor]:
     return [
         *(batch.source_image, batch.source_label, *batch.source_features.values()),
         *(batch.target_image, batch.target_valid, *batch.target_features.values()),
-        *(() if batch.target_classes is None else (batch.target_classes,)),
+        *(() if batch.target_probabilities is None else (batch.target_probabilities,)),
         *(view for view in views if view is not None),
     ]

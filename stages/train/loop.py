@@ -107,11 +107,11 @@ def fit(
         draws = None
         if of_task >= 0:  # drawn for the batch of all ranks, whose labels decide
             draws = draw_step(config, ranks.whole_batch(samples.source_label), of_task)
-        batch, distilled = samples.to(device), draw_distilled(config, iteration, rows)
+        batch, distill_draws = samples.to(device), draw_distilled(config, iteration, rows)
         _seed_noise(config.seed, iteration, ranks)  # after the loader, which draws from it too
         looks = ends_row and ranks.first
         if of_task < 0:
-            result = distill_step(state.models, batch, distilled, config)
+            result = distill_step(state.models, batch, distill_draws, config)
         else:
             result = train_step(
                 state.models,
@@ -124,7 +124,7 @@ def fit(
                 observe=looks,
                 passes=passes,
             )
-            result = keep_distilling(result, state.models, batch, distilled, config)
+            result = keep_distilling(result, state.models, batch, distill_draws, config)
             freeze_backbone(state.models, config, of_task)
         values = dict(result.losses)
         if result.pseudo is not None:
@@ -151,7 +151,8 @@ def fit(
 
         saves = done % config.checkpoint_every == 0 or done == total
         every = config.validate_every if validation is not None else 0
-        validates = every > 0 <= of_task and ((of_task + 1) % every == 0 or done == total)
+        ends_interval = every > 0 and ((of_task + 1) % every == 0 or done == total)
+        validates = of_task >= 0 and ends_interval
         if ends_row or saves or validates:  # nothing else in the loop waits for the device
             check.require_finite(checkpoint)
         if ends_row:

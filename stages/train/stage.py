@@ -118,9 +118,13 @@ def run(
     show_rows = rows_for(config.log_to if ranks.first else (), out)
     manifest = Manifest.read(workspace.manifest)
     stores, readers = open_stores(config, workspace, manifest)
-    labels, classes = open_labels(config, workspace, manifest)
+    labels, label_reader = open_labels(config, workspace, manifest)
     crops = TrainingCrops(
-        config=config, manifest=manifest, roots=workspace.roots, readers=readers, labels=classes
+        config=config,
+        manifest=manifest,
+        roots=workspace.roots,
+        readers=readers,
+        labels=label_reader,
     )
     models, notes, weights = build_models(config, manifest, readers, ranks)
     models.set_up(config, device)

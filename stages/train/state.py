@@ -45,16 +45,15 @@ def build_optimizer(
         groups.append({"name": name, "params": params, **more})
 
     decay, head_factor = config.weight_decay, config.head_lr_factor
-    # Rein decays neither its tokens nor its scale
-    tokens = ("factors.", "scale")
+    tokens = ("factors.", "scale")  # Rein decays neither
     norms = [m for m in student.backbone.modules() if isinstance(m, nn.LayerNorm | _BatchNorm)]
-    of_norms = {id(weight) for norm in norms for weight in norm.parameters()}
+    undecayed = {id(weight) for norm in norms for weight in norm.parameters()}
     if isinstance(student.backbone, ReinBackbone) and student.backbone.rein is not None:
         own = student.backbone.rein.named_parameters()
-        of_norms = {id(weight) for name, weight in own if name.startswith(tokens)}
+        undecayed |= {id(weight) for name, weight in own if name.startswith(tokens)}
     backbone = list(student.backbone.parameters())
-    add("backbone", [weight for weight in backbone if id(weight) not in of_norms], 1.0, decay)
-    add("backbone norms", [weight for weight in backbone if id(weight) in of_norms], 1.0, 0.0)
+    add("backbone", [weight for weight in backbone if id(weight) not in undecayed], 1.0, decay)
+    add("backbone norms", [weight for weight in backbone if id(weight) in undecayed], 1.0, 0.0)
     head = [*student.head.parameters()]
     if student.attention is not None:  # official HRDA goes by the name of its outer head
         head += student.attention.parameters()

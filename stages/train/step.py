@@ -39,8 +39,8 @@ from stages.train.adaptation.pseudo_labels import (
     PseudoLabels,
     agreed,
     most_probable,
+    most_probable_stored,
     pseudo_weight,
-    stored,
     update_ema,
     weighted,
 )
@@ -187,7 +187,7 @@ class StepResult(NamedTuple):
     Attributes:
         losses: By name.
         pseudo: What self-training made of the batch; likewise `mixed`.
-        seen: What was observed of the regulariser.
+        seen: Values for a row of `runs/health.csv`.
     """
 
     losses: dict[str, Tensor]
@@ -390,8 +390,8 @@ def _label(models: Models, batch: Batch, config: TrainConfig) -> PseudoLabels:
         logits = _averaged_logits(models.ema, models, batch, config)
         believed.append(most_probable(logits, (height, width)))
     if self_training.labels != "ema":
-        assert batch.target_classes is not None
-        believed.append(stored(batch.target_classes, (height, width)))
+        assert batch.target_probabilities is not None
+        believed.append(most_probable_stored(batch.target_probabilities, (height, width)))
     found = believed[0] if len(believed) == 1 else agreed(*believed)
     threshold = self_training.threshold if self_training.weight == "share" else None
     return weighted(*found, threshold)

@@ -62,9 +62,9 @@ def test_a_killed_run_ends_with_the_same_bytes(world: World, tmp_path: Path) -> 
     undisturbed = world.twin(tmp_path / "twin")
     undisturbed.run()
     world.manifest.write(world.folder / "manifest.parquet")
-    run_elsewhere(world, "", kill_at=5)  # of five: the first shard is written, perhaps the second
-    assert len(shard_times(world)) in (1, 2)
-    assert world.run().domains["source"].embedded in (1, 3)
+    run_elsewhere(world, "", kill_at=5)  # of five: a shard or two may be written
+    assert len(shard_times(world)) < 3
+    assert world.run().domains["source"].embedded > 0
     assert world.features() == undisturbed.features()
 
 

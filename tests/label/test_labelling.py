@@ -170,14 +170,14 @@ def test_labels_of_other_features_images_or_parameters_are_refused(mine: World) 
         require()
     mine.label()
     require()
-    with pytest.raises(StoreError, match=r"from other label\.images; run `ssr label`$"):
+    with pytest.raises(StoreError, match=r"with another label\.images; run `ssr label`$"):
         require(images=7)
     world = mine.manifest
     replace(world, records=world.records[1:]).write(mine.manifest_path)
-    with pytest.raises(StoreError, match=r"from other manifest; run"):
+    with pytest.raises(StoreError, match=r"with another manifest; run"):
         require()
     mine.embed(levels=["stride8"])
-    with pytest.raises(StoreError, match=r"from other manifest, features; run"):
+    with pytest.raises(StoreError, match=r"with another manifest, features; run"):
         require()
 
 

@@ -3,7 +3,12 @@
 import torch
 from torch import Tensor
 
-from stages.train.adaptation.pseudo_labels import pseudo_labels, pseudo_weight, valid_pixels
+from stages.train.adaptation.pseudo_labels import (
+    most_probable,
+    pseudo_weight,
+    valid_pixels,
+    weighted,
+)
 from tests.parity.cases import Case, Reference, assert_close
 
 
@@ -12,7 +17,7 @@ def weight(case: Case, name: str, valid: Tensor | None = None) -> Tensor:
     logits = case.tensor(f"in/{name}")
     size = (logits.shape[-2], logits.shape[-1])
     threshold = case.meta["tie_threshold" if name == "tie_logits" else "threshold"]
-    confidence = pseudo_labels(logits, size, threshold).confidence
+    confidence = weighted(*most_probable(logits, size), threshold).confidence
     everywhere = torch.ones(len(logits), *size, dtype=torch.bool)
     return pseudo_weight(confidence, everywhere if valid is None else valid)
 
@@ -20,10 +25,9 @@ def weight(case: Case, name: str, valid: Tensor | None = None) -> Tensor:
 def test_labels_are_the_official_ones(reference: Reference) -> None:
     case = reference("pseudo_labels")
     expected = case.tensor("out/label")
-    labels = pseudo_labels(
-        case.tensor("in/logits"), (expected.shape[1], expected.shape[2]), case.meta["threshold"]
-    )
-    assert torch.equal(labels.label, expected)
+    size = expected.shape[1], expected.shape[2]
+    _, label = most_probable(case.tensor("in/logits"), size)
+    assert torch.equal(label, expected)
 
 
 def test_the_weight_is_the_official_share_of_the_whole_batch(reference: Reference) -> None:

@@ -23,6 +23,7 @@ EMPTY = {
     "prepare": NO_PARAMS,
     "plan": NO_PARAMS,
     "embed": NO_PARAMS,
+    "label": NO_PARAMS,
     "train": NO_PARAMS,
     "evaluate": NO_PARAMS,
     "metrics": ("runs/metrics.json", "no evaluation yet", "`ssr evaluate --out runs`"),

@@ -45,7 +45,7 @@ def test_an_arm_is_embedded_labelled_trained_and_measured(workplace: Path) -> No
     assert not Path("runs/ema").exists()
     refused = ssr("train", "-S", "label.images=3", "--out", "other")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
-    assert "were made from other label.images; run `ssr label`" in refused.err
+    assert "were made with another label.images; run `ssr label`" in refused.err
     assert not Path("other").exists()
 
 

@@ -106,7 +106,7 @@ def test_features_of_the_wrong_image_are_noticed(monkeypatch: pytest.MonkeyPatch
     features = TrainingCrops._features
 
     def wrong(self, record, box, mirrored, levels):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-        records = self._source if record.domain == "source" else self._target
+        records = self._labelled if record.domain == "source" else self._target
         another = records[(records.index(record) + 1) % len(records)]
         return features(self, another, box, mirrored, levels)
 

@@ -58,7 +58,7 @@ def test_the_page_has_every_key_of_a_preset(preset: str) -> None:
 def test_the_schema_accepts_every_preset() -> None:
     for preset in PRESETS:
         for arm in ARMS:
-            if preset == "gta5-generalization" and arm in ("store-labels", "agree"):
+            if preset.startswith("gta5-generalization") and arm in ("store-labels", "agree"):
                 continue  # there is no target to label
             assert faults_of(tree_of(preset, arm)) == [], (preset, arm)
 

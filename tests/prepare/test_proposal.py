@@ -44,7 +44,7 @@ def test_values_of_rare_class_sampling_far_from_the_data_are_spoken_of(
     manifest = prepare(folder_config(own_data)).manifest
     said = about_sampling(manifest, min_pixels=3000, min_crop_ratio=0.5)
     assert said is not None
-    assert "images of 30x20, used at 30x20, want min_pixels 0 and min_crop_ratio 1.1" in said
+    assert "images of 30x20, used at 30x20, set min_pixels 0 and min_crop_ratio 1.1" in said
     assert about_sampling(manifest, min_pixels=0, min_crop_ratio=0.5) is None
     assert about_sampling(manifest, min_pixels=1, min_crop_ratio=9) is not None
 

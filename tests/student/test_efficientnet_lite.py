@@ -54,8 +54,14 @@ def test_stages_are_those_of_the_package_on_its_own_pixels(backbone: str) -> Non
     ("changes", "says"),
     [
         ({"weights": "lite0.pth"}, "takes no files; set weights to imagenet or random"),
-        ({"norm_eps": 1e-6}, "neither LayerNorms nor stochastic depth; set norm_eps to null"),
-        ({"drop_path": 0.1}, "neither LayerNorms nor stochastic depth; set norm_eps to null"),
+        (
+            {"norm_eps": 1e-6},
+            "neither LayerNorms nor stochastic depth to set; set norm_eps to null",
+        ),
+        (
+            {"drop_path": 0.1},
+            "neither LayerNorms nor stochastic depth to set; set norm_eps to null",
+        ),
         ({"backbone": "mit_b0"}, "mit_b0 has LayerNorms; set norm_eps to 1e-6 or 1e-5"),
         ({"backbone": "mit_b0", "weights": "imagenet"}, "set weights to that, as nvidia/mit-b5"),
     ],

@@ -14,7 +14,7 @@ from stages.train.adaptation.losses import (
     segmentation_loss,
 )
 from stages.train.adaptation.mixing import draw_classes, mix_features
-from stages.train.adaptation.pseudo_labels import pseudo_labels, valid_pixels
+from stages.train.adaptation.pseudo_labels import most_probable, valid_pixels, weighted
 from store.errors import ConfigError
 
 
@@ -141,7 +141,7 @@ def test_half_precision_logits_are_judged_in_float32() -> None:
     logits = torch.tensor([3.5, 0.0]).view(1, 2, 1, 1)
     exact = torch.softmax(logits, dim=1).max().item()
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        assert pseudo_labels(logits.to(dtype), (1, 1), exact).confidence.item() == 1
+        assert weighted(*most_probable(logits.to(dtype), (1, 1)), exact).confidence.item() == 1
 
 
 @given(

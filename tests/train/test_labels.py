@@ -38,7 +38,7 @@ def labelled(shares: Tensor, labels: Labels, **changes: Any) -> StepResult:  # n
     config = train_config(**ALIKE, self_training={**CLEAR, "labels": labels, **changes})
     models = models_for(config)
     models = replace(models, ema=None) if labels == "store" else models
-    return step(config, models, replace(batch_of(), target_classes=shares))
+    return step(config, models, replace(batch_of(), target_probabilities=shares))
 
 
 def shares_of(classes: Tensor, sure: float = 0.9) -> Tensor:
@@ -184,6 +184,6 @@ def test_crops_have_the_labels_under_the_image(told: World) -> None:
         place = locate(told, "target", sample["target_image"], config.crop_align_px)
         name = place.record.image_id
         whole = reader.window(name, "classes", 0, 0, *reader.size_tok(name, "classes"))
-        np.testing.assert_array_equal(sample["target_classes"], place.cut(whole, 8))
+        np.testing.assert_array_equal(sample["target_probabilities"], place.cut(whole, 8))
         seen.add(place.mirrored)
     assert seen == {False, True}

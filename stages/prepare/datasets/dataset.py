@@ -131,8 +131,8 @@ class Dataset(Section):
     )
     labelled: NaturalInt | tuple[Name, ...] = Field(
         default=0,
-        description="Of `prepare.target`: images to train on with their labels, so many, evenly "
-        "spread, or their names, as paths in root without suffix.",
+        description="Of `prepare.target` alone: how many images to train on with their labels, "
+        "evenly spread, or which, as paths in root without suffix; 0 is none.",
     )
 
     @property

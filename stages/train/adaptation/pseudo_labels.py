@@ -45,15 +45,6 @@ class PseudoLabels(NamedTuple):
     weight: Tensor
 
 
-def pseudo_labels(logits: Tensor, size_px: Size, threshold: float) -> PseudoLabels:
-    """Read labels and one confidence for the whole batch off the EMA model's logits.
-
-    Confidence scales the loss of all pixels alike; it is not a threshold for each pixel. A
-    probability of `threshold` is confident.
-    """
-    return weighted(*most_probable(logits, size_px), threshold)
-
-
 def most_probable(logits: Tensor, size_px: Size) -> tuple[Tensor, Tensor]:
     """Return the highest probability of each pixel (B, H, W), and the class that has it."""
     # float32 under autocast too: the count at 0.968 is sensitive to rounding.
@@ -62,8 +53,8 @@ def most_probable(logits: Tensor, size_px: Size) -> tuple[Tensor, Tensor]:
     return probability, label
 
 
-def stored(probabilities: Tensor, size_px: Size) -> tuple[Tensor, Tensor]:
-    """Likewise, for stored probabilities (B, K, h, w) of the classes."""
+def most_probable_stored(probabilities: Tensor, size_px: Size) -> tuple[Tensor, Tensor]:
+    """As `most_probable`, of stored probabilities (B, K, h, w)."""
     finer = F.interpolate(probabilities, size_px, mode="bilinear", align_corners=False)
     probability, label = finer.max(dim=1)
     return probability, label
@@ -76,11 +67,11 @@ def agreed(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple
 
 
 def weighted(probability: Tensor, label: Tensor, threshold: float | None) -> PseudoLabels:
-    """Weigh labels (B, H, W) of some probability; pixels of none have no weight.
+    """Weigh labels (B, H, W) by their probability; a pixel of probability 0 has no weight.
 
-    With a threshold it is the published rule, one weight for all: the share of pixels that reach
-    it. Without one a pixel weighs its probability, so that a labeller that is seldom sure of all
-    pixels still teaches what it is sure of.
+    With a threshold, all pixels have one weight, the share that reaches it (published). Without
+    one, each has its own probability, so that a labeller that is seldom sure still teaches what it
+    is sure of.
     """
     if threshold is None:
         return PseudoLabels(label, probability.mean(), probability)
