@@ -119,8 +119,8 @@ class DistillConfig(Section):
         "square."
     )
     freeze: NaturalInt = Field(
-        description="First iterations of the task, in which the backbone's weights stay as they are; "
-        "0 is off."
+        description="First iterations of the task, in which the backbone's weights stay as they "
+        "are; 0 is off."
     )
     keep: Weight = Field(
         description="Weight of the same loss on target images during the task; 0 is off."
