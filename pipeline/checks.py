@@ -13,7 +13,7 @@ from stages.label import stage as label_stage
 from stages.prepare.manifest import Domain, Manifest
 from store.errors import ConfigError, DataError
 from store.files import Url, join
-from store.index import Index
+from store.index import Index, labels_beside
 
 
 def current_manifest(params: Params, path: Path) -> Manifest:
@@ -76,6 +76,14 @@ def require_current_labels(params: Params, manifest_path: Path, index_path: Path
         label_stage.require_current_labels(
             params.wanted_label, manifest_path=manifest_path, index_path=index_path
         )
+
+
+def is_labels(params: Params, url: Url, index_path: Path) -> bool:
+    """Tell whether a store is that of the labels which `ssr label` keeps."""
+    entry = label_stage.kept_labels(labels_beside(index_path))
+    if entry is None or params.wanted_label is None:
+        return False
+    return is_same(join(params.store.location, entry.path), url)
 
 
 def run_label(

@@ -121,7 +121,10 @@ class Params(Section):
     def read_domains(self) -> set[Domain]:
         """Domains whose features training reads, or the classifier of its labels."""
         label: set[Domain] = {"source", "target"} if self.wanted_label else set()
-        return {*self.train.read_domains} | label
+        found = {*self.train.read_domains} | label
+        if found and self.prepare.target is not None and self.prepare.target.labelled:
+            found.add("target")
+        return found
 
     @property
     def read_levels(self) -> set[str]:

@@ -133,7 +133,7 @@ def verify(
 
 
 def _repair(params: "Params", url: "Url", progress: Callable[[int, int, str], None]) -> "Report":
-    """Embed damaged and missing shards again; return what is damaged then, or could not be read.
+    """Make damaged and missing shards again; return what is damaged then, or could not be read.
 
     What could not be read is left as it is: it may be sound.
 
@@ -142,18 +142,23 @@ def _repair(params: "Params", url: "Url", progress: Callable[[int, int, str], No
         DataError: If an image of a damaged shard cannot be read: nothing was touched.
         SSRError: As `stages.embed.stage.run`.
     """
-    from pipeline.checks import current_manifest, require_planned, run_embed
+    from pipeline.checks import current_manifest, is_labels, require_planned, run_embed, run_label
     from stages.prepare.pixels import read_raw
     from store import verify
     from store.lease import WHOLE
     from store.spec import upright
 
     manifest = current_manifest(params, MANIFEST)
-    domain = require_planned(params, manifest, url)
 
     def find_damage() -> "Report":
         return verify.verify(url, progress=lambda done, todo: progress(done, todo, "verify"))
 
+    if is_labels(params, url, INDEX):
+        for _ in ("metadata", "shards"):
+            verify.discard(url, find_damage().damage)
+            run_label(params, manifest_path=MANIFEST, index_path=INDEX, progress=progress)
+        return find_damage()
+    domain = require_planned(params, manifest, url)
     records = {record.image_id: record for record in manifest.records}
     report = find_damage()
     for _ in ("metadata", "shards"):  # shards are looked at once the metadata is sound

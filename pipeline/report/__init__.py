@@ -208,7 +208,7 @@ class _Run:
             "recipe": recipe,
             "changed": [
                 f"train.{key}: {value} is asked for, {other} when it was trained"
-                for key, value, other in differences(asked, recipe)
+                for key, value, other in differences(asked, {"distill": None} | recipe)
                 if key not in ("init", "student.weights")  # folders of a machine
             ],
         }

@@ -53,7 +53,8 @@ def require_provenance(
     """Refuse features whose provenance names another teacher, preprocessing or projection.
 
     Where the teacher's weight file is absent, as on a machine that only trains, the features are
-    trusted to be of that file. For features of format 1 the teacher is loaded.
+    trusted to be of that file, and so are those of format 1, whose teacher would have to be loaded:
+    `ssr embed` does that.
 
     Raises:
         StoreMismatchError: if they differ.
@@ -66,10 +67,7 @@ def require_provenance(
         weights = config.teacher.weights_identity()
     wanted = provenance(config, weights, projection)
     if "kind" not in stored:
-        tensors = str(stored.get("weights_sha256"))
-        if config.teacher.at_hand:
-            tensors = _hash(config.teacher.load("cpu", "float32"))
-        wanted |= {"teacher": _teacher(config, tensors)}
+        wanted |= {"teacher": _teacher(config, str(stored.get("weights_sha256")))}
     changed = [key for key in (*wanted, "projection") if found.get(key) != wanted.get(key)]
     if changed:
         raise StoreMismatchError(

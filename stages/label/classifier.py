@@ -100,16 +100,15 @@ def fit_calibrated(
     Raises:
         DataError: No token has a label.
     """
+    images = [image for image in images if len(image[1])]
+    if not images:
+        raise DataError("no image of source/train has a labelled token to learn from: label some")
     held = max(1, len(images) // 10)
     learn = images[:-held] or images
     tokens, ids = (np.concatenate(each) for each in zip(*learn, strict=True))
-    if not len(ids):
-        raise DataError("no image of source/train has a labelled token to learn from: label some")
     probe = LinearProbe(tokens, ids, classes)
     about: dict[str, Any] = {"sha256": probe.digest, "images": len(learn), "held_out": held}
     tokens, ids = (np.concatenate(each) for each in zip(*images[-held:], strict=True))
-    if not len(ids):
-        return Calibrated(probe, 1.0, about)
     logits, target = probe.logits(tokens), torch.from_numpy(ids).long()
     temperature = best_temperature(logits, target)
     right = (logits.argmax(1) == target).float().mean()

@@ -205,7 +205,7 @@ def require_current_labels(config: LabelConfig, *, manifest_path: Path, index_pa
         raise StoreError(f"{path}: there are no labels from the store yet; run `ssr label`")
     wanted, made = inputs_of(config, manifest_path, Index.read(index_path)), found.provenance
     noted = made["inputs"]
-    assert isinstance(noted, Mapping)
+    assert isinstance(noted, Mapping), "else the index would not be kept"
     if other := [key for key, value in wanted.items() if noted.get(key) != value]:
         raise StoreMismatchError(
             f"{path}: the labels were made with another {', '.join(other)}; run `ssr label`"
@@ -220,4 +220,5 @@ def kept_labels(path: Path) -> StoreEntry | None:
         raise
     except StoreError:
         return None
-    return entry if entry is not None and "inputs" in entry.provenance else None
+    known = entry is not None and isinstance(entry.provenance.get("inputs"), Mapping)
+    return entry if known else None

@@ -156,9 +156,11 @@ class ReinBackbone(nn.Module):
 
 
 def frozen_sha256(folder: Path) -> str:
-    """Hash what a frozen network computes with: the configuration and all files of weights."""
+    """Hash what a frozen network computes with: configuration, normalisation and all weights."""
     digests = {path.name: sha256_of_file(path) for path in weight_files(folder)}
-    return fingerprint_of({**digests, "config": config_digest(folder)})
+    facts = facts_of(folder)
+    about = {"config": config_digest(folder), "mean": facts.mean, "std": facts.std}
+    return fingerprint_of({**digests, **about})
 
 
 def refine_blocks(

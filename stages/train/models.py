@@ -119,6 +119,11 @@ def build_models(
             )
         channels = {name: level.channels for name, level in used[0].items()}
         if config.distill is not None:
+            if not any(weight.requires_grad for weight in student.backbone.parameters()):
+                raise ConfigError(
+                    "train.distill has no weight of the backbone to teach: lower "
+                    "train.student.rein.from_block, or set distill to null"
+                )
             moments = {n: moments_of(readers.values(), n) for n in config.distilled_levels if n}
             with seeded(config.seed):
                 distiller = Distiller(

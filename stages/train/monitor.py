@@ -290,7 +290,7 @@ def _write(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
 
 def _gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     norms = [norm(parameter.grad) for parameter in parameters if parameter.grad is not None]
-    return float(torch.linalg.vector_norm(torch.stack(norms)))
+    return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
 
 
 def _tool(name: str, folder: Path) -> Callable[[], _Tool]:

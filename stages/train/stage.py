@@ -30,9 +30,10 @@ from stages.train.workspace import (
 )
 from store.errors import (
     ConfigError,
+    StoreError,
     StoreIncompleteError,
     StoreMismatchError,
-    StoreMissingError,
+    StoreUnreadableError,
 )
 from store.fingerprint import fingerprint_of, sha256_of_file
 from store.index import Index, StoreEntry
@@ -135,7 +136,8 @@ def run(
     )
 
     out.mkdir(parents=True, exist_ok=True)
-    teachers = [teacher_of(reader.header.spec) for reader in readers.values()]
+    read = [*readers.values(), *([label_reader] if label_reader else [])]
+    teachers = [teacher_of(reader.header.spec) for reader in read]
     trained = all(teacher["trained"] for teacher in teachers) if teachers else None
     identity = _identity(config, workspace, stores, labels, feed)
     fingerprint = fingerprint_of(identity)
@@ -255,7 +257,9 @@ def open_labels(
             levels=entry.levels,
             images={record.image_id: record.content for record in target},
         )
-    except (KeyError, StoreMissingError, StoreIncompleteError, StoreMismatchError) as error:
+    except StoreUnreadableError:
+        raise
+    except (KeyError, StoreError) as error:
         why = "" if isinstance(error, KeyError) else f" ({error})"
         raise StoreIncompleteError(
             f"{workspace.labels}: has no labels of these target images{why}: run `ssr label`"

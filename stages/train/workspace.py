@@ -142,7 +142,9 @@ def _files_of(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     student = [path / name for name in STUDENT_FILES]
-    return student if all(file.is_file() for file in student) else list(path.glob("*"))
+    if not all(file.is_file() for file in student):
+        return list(path.glob("*"))
+    return [*student, *path.glob("preprocessor_config.json")]  # of a frozen network
 
 
 def _weights(out: Path) -> Iterator[Path]:

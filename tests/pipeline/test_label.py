@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.pipeline.test_verify import flip_a_bit
 from tests.pipeline.workplace import change_params, demand, ssr, stored
 
 ARM = {
@@ -40,7 +41,12 @@ def test_an_arm_is_embedded_labelled_trained_and_measured(workplace: Path) -> No
     assert "classes" in said
     assert Path("labels.png").stat().st_size > 1000
     assert "every file is what was written" in demand("verify", f"data/features/{path}")
-    for command in ("train", "evaluate", "report"):
+    before = stored(workplace)
+    flip_a_bit(next(Path("data/features", path, "classes").glob("c.*")))
+    demand("verify", f"data/features/{path}", "--repair")
+    assert stored(workplace) == before
+    assert "UNTRAINED TEACHER" in demand("train")
+    for command in ("evaluate", "report"):
         demand(command)
     assert not Path("runs/ema").exists()
     refused = ssr("train", "-S", "label.images=3", "--out", "other")
