@@ -52,7 +52,7 @@ def preset(name: str, *, arm: str, roots: Mapping[str, str | None]) -> "Commente
         ConfigError: Preset or arm are unknown, or the preset has no self-training for the arm.
     """
     if name not in PRESETS:
-        raise ConfigError(f"there is no preset {name}; the presets are {', '.join(PRESETS)}")
+        raise ConfigError(f"there is no preset {name}; `ssr init --help` lists them")
     tree = _packaged(BASES.get(name, name))
     if name in BASES:
         _put_in(tree, _packaged(name))

@@ -62,9 +62,9 @@ def test_a_killed_run_ends_with_the_same_bytes(world: World, tmp_path: Path) -> 
     undisturbed = world.twin(tmp_path / "twin")
     undisturbed.run()
     world.manifest.write(world.folder / "manifest.parquet")
-    run_elsewhere(world, "", kill_at=5)  # of five: a shard or two may be written
-    assert len(shard_times(world)) < 3
-    assert world.run().domains["source"].embedded > 0
+    run_elsewhere(world, "", kill_at=5)  # of five: the first shard is written, perhaps the second
+    assert len(shard_times(world)) in (1, 2)
+    assert world.run().domains["source"].embedded in (1, 3)
     assert world.features() == undisturbed.features()
 
 
@@ -189,9 +189,9 @@ def test_the_config_refuses_what_makes_no_sense(
 
 
 def run_elsewhere(world: World, afterwards: str, kill_at: int = 0) -> None:
-    """Run the stage in a process of its own, which may kill itself after an image."""
+    """Run the stage in a process of its own, which may kill itself after an image and a shard."""
     script = f"""
-import os, signal
+import os, signal, time
 from pathlib import Path
 from stages.embed.config import EmbedConfig
 from stages.embed.stage import run
@@ -200,6 +200,8 @@ calls = []
 def progress(*call):
     calls.append(call)
     if len(calls) == {kill_at}:
+        while not any((folder / "features").rglob("c.*.0.0.0")):
+            time.sleep(0.01)  # on a busy machine the writer is behind
         os.kill(os.getpid(), signal.SIGKILL)
 folder = Path({str(world.folder)!r})
 run(

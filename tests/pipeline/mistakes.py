@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.pipeline.workplace import change_params, shard, ssr, stored, the_store
 
-LONGEST = 320
+LONGEST = 280
 """Characters in a line; one that names two paths, or keys to choose from, needs some."""
 
 
