@@ -58,4 +58,4 @@ def test_kills_leave_no_trace_in_features_student_and_metrics(tmp_path: Path) ->
     for part in ("student", "ema", "regularizer"):
         one, other = (state[part] for state in states)
         assert all(torch.equal(one[name], other[name]) for name in one), part
-    assert demand_repro(killed).skipped == ["train", "evaluate"]
+    assert demand_repro(killed).skipped == ["train", "evaluate", "report"]
