@@ -16,6 +16,8 @@ from stages.train import step
 
 FUNCTIONS: Final = {
     "update_ema": "EMA update",
+    "most_probable": "pseudo-labels",
+    "weighted": "pseudo-labels",
     "pseudo_labels": "pseudo-labels",
     "class_mask": "mixing",
     "mix": "mixing",
@@ -84,7 +86,8 @@ def _clocked(arm: Arm, clock: Clock) -> Iterator[None]:
         calls.append((arm, "encode", "SAM"))
     if models.regularizer is not None:
         calls.append((models.regularizer, "forward", "regulariser"))
-    unused = {"class_mask"} if arm.ported else set()
+    ours = {"class_mask", "most_probable", "weighted"}
+    unused = ours if arm.ported else {"pseudo_labels"}
     if models.regularizer is None or arm.encode is not None:
         unused.add("mix_features")
     if arm.config.masking is None:

@@ -50,7 +50,11 @@ CASES = [
         "train -S store.channels=8",
         ("the source store was made with another projection", "run `ssr embed`"),
     ),
-    Case("unknown preset", "init --preset drwan", ("there is no preset drwan", "`ssr init --help` lists them")),
+    Case(
+        "unknown preset",
+        "init --preset drwan",
+        ("there is no preset drwan", "`ssr init --help` lists them"),
+    ),
     Case(
         "image changed after embed, then train",
         "train -S train.seed=1 --out elsewhere",
