@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from benchmarks.feeds import FeedName
 from benchmarks.runs import (
     ON_ONE_THREAD,
     Run,
@@ -56,6 +57,7 @@ class Workplace(NamedTuple):
 
     out: Path
     overrides: Sequence[str]
+    feed: FeedName = "stored"
 
     def run(self, arm: str, seed: int, iterations: int) -> Run:
         """Describe the run of an arm; all but the warm start begin where that one ended."""
@@ -67,7 +69,11 @@ class Workplace(NamedTuple):
             f"train.iterations={iterations}",
             f"train.init={json.dumps(start)}",
         )
-        return Run(arm, seed, params, runs / arm, self.out / "data")
+        shuffled = arm != WARM and self.feed == "shuffled"
+        folder = runs / (f"{arm}-shuffled" if shuffled else arm)
+        return Run(
+            arm, seed, params, folder, self.out / "data", self.feed if shuffled else "stored"
+        )
 
     def timed(self, arm: str, iterations: int, folder: Path) -> Run:
         """Describe a run of an arm from its own start."""
@@ -110,8 +116,9 @@ def compare(place: Workplace, options: argparse.Namespace) -> str:
     untrained = place.params("ssr").embed.teacher.weights == "random"
     notes = [f"{UNTRAINED}.", NOTE] if untrained else [NOTE]
     tables = "\n\n".join((*notes, arm_table(results, BASELINE), class_table(results))) + "\n"
-    write_bytes(place.out / "results.json", json.dumps(results, indent=1).encode() + b"\n")
-    write_bytes(place.out / "results.md", tables.encode())
+    name = "results" if place.feed == "stored" else "results-shuffled"
+    write_bytes(place.out / f"{name}.json", json.dumps(results, indent=1).encode() + b"\n")
+    write_bytes(place.out / f"{name}.md", tables.encode())
     return tables
 
 
@@ -154,12 +161,14 @@ def main() -> None:
     add("data", type=Path, help="folder with day_train, day_val, dusk_train and dusk_val")
     add("--out", type=Path, required=True, help="folder of this comparison")
     numbers, budget = range(1, MOST_SEEDS + 1), "steps of DAFormer, which each arm gets the like of"
+    feed = "whose features and labels the arms get: shuffled, another image's (default: stored)"
     equal = "what all arms have as much of (default: time)"
     add("--seeds", type=int, default=3, choices=numbers, metavar="N", help="seeds 0, 1, ...")
     add("--warm-steps", type=positive, default=400, help="source-only, before all arms of a seed")
     add("--budget-steps", type=positive, default=400, help=budget)
     add("--equal", choices=["time", "steps"], default="time", help=equal)
     add("--arms", nargs="+", choices=ARMS, metavar="ARM", help=f"{', '.join(ARMS)}; all that fit")
+    add("--feed", choices=["stored", "shuffled"], default="stored", help=feed)
     add("--jobs", type=positive, default=2, help="trainings at a time, one thread each")
     add(
         "-S", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="in all runs"
@@ -168,7 +177,7 @@ def main() -> None:
     out, data = options.out.resolve(), str(options.data.resolve())
     try:
         write_preset(PRESET, out / "params.yaml", arm="ssr", roots={"source": data, "target": data})
-        print(compare(Workplace(out, options.overrides), options), end="")
+        print(compare(Workplace(out, options.overrides, options.feed), options), end="")
     except (SSRError, OSError) as error:
         parser.error(str(error))
 
