@@ -83,7 +83,7 @@ class Models:
 
 def build_models(
     config: TrainConfig, manifest: Manifest, readers: Mapping[Domain, FeatureReader], ranks: Ranks
-) -> tuple[Models, tuple[str, ...], str | None]:
+) -> tuple[Models, tuple[str, ...], Mapping[str, Any]]:
     """Build the networks of a run from its seed.
 
     Args:
@@ -93,8 +93,8 @@ def build_models(
         ranks: Those that may share their batch norms.
 
     Returns:
-        The networks on the CPU; notes on what the parameters asked for and cannot be had; and whose
-        weights the student set out from, None where nobody knows.
+        The networks on the CPU; notes on what the parameters asked for and cannot be had; and what
+        the student set out from, as its card tells: `weights`, and the teacher of its start.
 
     Raises:
         CheckpointError: If weights to start from are missing, damaged or of another architecture.
@@ -102,13 +102,13 @@ def build_models(
             it would compare with are not ImageNet's.
         StoreMismatchError: If the stores are of two teachers.
     """
-    weights: str | None = config.student.weights
+    origin: Mapping[str, Any] = {"weights": config.student.weights}
     with _naming("train.student.weights"):
         student = build_student(config.student, num_classes=len(manifest.classes), seed=config.seed)
     imagenet, notes = _imagenet(config, manifest, student)
     if config.init is not None:
         start = Path(config.init).expanduser()
-        weights = _start_from(student, start, config.student, manifest.classes.names)
+        origin = _start_from(student, start, config.student, manifest.classes.names)
     regularizer = distiller = None
     if readers:
         specs = [reader.header.spec for reader in readers.values()]
@@ -146,7 +146,7 @@ def build_models(
         ema = without_noise(deepcopy(student))
         if regularizer is not None and regularizer.labels_target:
             ema_branch = without_noise(deepcopy(regularizer))
-    return Models(student, ema, regularizer, imagenet, ema_branch, distiller), notes, weights
+    return Models(student, ema, regularizer, imagenet, ema_branch, distiller), notes, origin
 
 
 def without_noise(ema: Network) -> Network:
@@ -195,8 +195,8 @@ def _imagenet(
 
 def _start_from(
     student: Student, folder: Path, config: StudentConfig, classes: Sequence[str]
-) -> str | None:
-    """Copy the weights of an earlier student; return what it set out from, None where unknown."""
+) -> Mapping[str, Any]:
+    """Copy the weights of an earlier student; return what its card tells."""
     with _naming("train.init"):
         start, meta = load_student(folder)
         require_classes(meta, classes, origin=str(folder))
@@ -213,8 +213,7 @@ def _start_from(
             f"({config.backbone}, {config.head}, {config.head_channels} channels, semask, hrda); "
             "make them equal"
         ) from error
-    weights: str | None = meta.get("weights")
-    return weights
+    return meta
 
 
 @contextmanager

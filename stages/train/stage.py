@@ -52,7 +52,8 @@ class TrainResult:
         resumed_from: Iterations that an earlier process had done; None if there was none.
         seconds: Of this process.
         curves: Rows of losses, health and validations.
-        teacher_trained: False for an UNTRAINED TEACHER, None where no features were read.
+        teacher_trained: False for an UNTRAINED TEACHER, of this run or of its start; None where
+            neither read features.
         notes: What the parameters asked for and the run did without.
     """
 
@@ -127,7 +128,7 @@ def run(
         readers=readers,
         labels=label_reader,
     )
-    models, notes, weights = build_models(config, manifest, readers, ranks)
+    models, notes, origin = build_models(config, manifest, readers, ranks)
     models.set_up(config, device)
     for note in notes if ranks.first else ():
         log.warning(note)
@@ -138,19 +139,22 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     read = [*readers.values(), *([label_reader] if label_reader else [])]
     teachers = [teacher_of(reader.header.spec) for reader in read]
-    trained = all(teacher["trained"] for teacher in teachers) if teachers else None
+    known = [*(teacher["trained"] for teacher in teachers), origin.get("teacher_trained")]
+    trained = None if set(known) == {None} else False not in known
     identity = _identity(config, workspace, stores, labels, feed)
     fingerprint = fingerprint_of(identity)
     meta = {
         **describe_classes(manifest.classes),
         "teacher_trained": trained,
-        "weights": weights and _without_folder(weights),
+        "weights": (weights := origin.get("weights")) and _without_folder(weights),
         "data": {domain: _describe_data(manifest, domain) for domain in manifest.labels},
         "recipe": _recipe(config),
         "run": fingerprint[:12],
     }
-    if licences := sorted({str(of["licence"]) for of in teachers if "licence" in of}):
-        meta["teacher_licence"] = ", ".join(licences)
+    licences = {str(of["licence"]) for of in teachers if "licence" in of}
+    licences |= {origin["teacher_licence"]} if "teacher_licence" in origin else set()
+    if licences:
+        meta["teacher_licence"] = ", ".join(sorted(licences))
 
     def keep_best(iteration: int, miou: float) -> None:
         if validation is None:  # a run that resumes at its best without one

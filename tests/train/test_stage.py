@@ -149,6 +149,17 @@ def test_a_trained_teacher_is_told_from_an_untrained_one(world: World, tmp_path:
     assert load_student(result.student)[1]["teacher_trained"] is True
 
 
+def test_a_student_keeps_the_teacher_of_its_start(world: World, tmp_path: Path) -> None:
+    copy = world.copy(tmp_path / "copy")
+    noted = {**TEACHER, "trained": False, "licence": "of its own"}
+    copy.embed(teachers={"source": noted, "target": noted})
+    start = copy.run(tmp_path / "start", iterations=1).student
+    off = {**train_config().regularizer.model_dump(mode="json"), "on": []}
+    result = copy.run(tmp_path / "run", iterations=1, init=str(start), regularizer=off)
+    meta = load_student(result.student)[1]
+    assert (meta["teacher_trained"], meta["teacher_licence"]) == (False, "of its own")
+
+
 def test_the_saved_student_is_the_trained_one_without_any_trace_of_the_regulariser(
     world: World, tmp_path: Path
 ) -> None:
