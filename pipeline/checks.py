@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.params import Params
-from stages.embed import format1
-from stages.embed.planned import PlannedStore, planned_store
 from stages.embed.stage import EmbedResult, Progress, Step, run
+from stages.embed.stores import PlannedStore, kept_store, planned_store, require_provenance
 from stages.label import stage as label_stage
 from stages.prepare.manifest import Domain, Manifest
 from store.errors import ConfigError, DataError
@@ -47,9 +46,9 @@ def require_provenance(params: Params, found: Mapping[str, Any], *, where: objec
     """Refuse features of another teacher or preprocessing than section `embed` names.
 
     Raises:
-        StoreMismatchError: As `stages.embed.format1.require_provenance`.
+        StoreMismatchError: As `stages.embed.stores.require_provenance`.
     """
-    format1.require_provenance(params.embed, params.store.projection, found, where=where)
+    require_provenance(params.embed, params.store.projection, found, where=where)
 
 
 def require_current_stores(params: Params, index_path: Path) -> None:
@@ -104,7 +103,7 @@ def run_label(
 def planned(
     params: Params, manifest: Manifest, domain: Domain, *, weights: Mapping[str, Any]
 ) -> PlannedStore:
-    """Return the store that the params ask for; see `stages.embed.planned.planned_store`."""
+    """Return the store that the params ask for; see `stages.embed.stores.planned_store`."""
     return planned_store(
         params.embed,
         domain,
@@ -127,7 +126,7 @@ def require_planned(params: Params, manifest: Manifest, url: Url) -> Domain:
     stores = params.store.location
     for domain in params.embed.domains:
         wanted = planned(params, manifest, domain, weights=weights)
-        kept = format1.kept_store(wanted, params.embed, stores, load)
+        kept = kept_store(wanted, params.embed, stores, load)
         if is_same(join(stores, kept.spec.relative_path), url):
             return domain
     raise ConfigError(

@@ -20,7 +20,7 @@ from torch import Tensor
 from pipeline.checks import require_provenance
 from pipeline.params import Params
 from stages.embed.config import EmbedConfig
-from stages.embed.format1 import require_weights
+from stages.embed.stores import require_weights
 from stages.embed.task import add_tile, teacher_input
 from stages.embed.teachers.teacher import Encoder
 from stages.embed.tiling import Tile

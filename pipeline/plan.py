@@ -27,8 +27,7 @@ from pipeline.params import Params
 from stages.embed.config import EmbedConfig
 from stages.prepare.manifest import Domain, Manifest
 from store.files import Url, files_at, one_line_for_os_errors
-from store.grid import LevelGrid
-from store.spec import upright
+from store.spec import LevelGrid, upright
 
 SIZE_RATIOS: Final = {"float16": 1.0, "int8": 0.5, "int8-zstd": 0.38}
 """Bytes of a shard under a codec over those in float16; the last as measured on random weights."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.filesize import decimal
 
 from pipeline.console import console, print_table
-from stages.embed.planned import weights_of
+from stages.embed.stores import weights_of
 from stages.evaluate.scores import percent_text, read_scores
 from stages.prepare.stage import PrepareResult
 

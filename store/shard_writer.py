@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from store.basis import Bases
-from store.codec import OVERFLOW, Codec, Scales
+from store.codec import OVERFLOW, Bases, Codec, Scales
 from store.errors import StoreError
 from store.files import Url, absolute, files_at, join, one_line_for_os_errors, one_line_for_reads
 from store.fingerprint import sha256
-from store.grid import LevelGrid, shard_file
 from store.header import basis_files, damaged, read_bases
 from store.layout import encode_images
 from store.lease import Part, commit, owns
 from store.ledger import ShardEntry, entry_file, entry_json
-from store.spec import ImageEntry, StoreSpec, upright
+from store.spec import ImageEntry, LevelGrid, StoreSpec, shard_file, upright
 
 Features = Mapping[str, Mapping[str, NDArray[Any]]]
 """level -> image id -> (C, h, w), float32 or float16, h and w the working size over the stride."""

@@ -16,8 +16,9 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from stages.label.config import LabelConfig
+from stages.fields import Name, PositiveInt, Section
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.prepare.pixels import label_window, read_train_ids, resize_label
 from store.errors import (
@@ -33,6 +34,19 @@ from store.index import Index, StoreEntry, labels_beside
 from store.read import open_features, require_same_bases
 from store.spec import ImageEntry, Level, StoreSpec
 from store.write import StoreWriter
+
+
+class LabelConfig(Section):
+    """Section `label`, unused unless `train.self_training.labels` asks for the store's."""
+
+    level: Name = Field(
+        description="Level of the stores whose tokens are classified; one of `embed.levels`."
+    )
+    images: PositiveInt = Field(
+        description="Most labelled images of source/train that the classifier learns from, evenly "
+        "spread over them."
+    )
+
 
 CLASSES: Final = "classes"
 """The level of a store of labels."""

@@ -11,7 +11,7 @@ from PIL import Image
 
 from stages.embed.config import EmbedConfig
 from stages.prepare.pixels import MEAN
-from store.basis import Projection
+from store.codec import Projection
 from store.convert import convert
 from store.errors import ConfigError, StoreError
 from store.read import FeatureReader

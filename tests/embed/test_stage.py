@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from stages.embed.config import EmbedConfig
-from stages.embed.planned import provenance
+from stages.embed.stores import provenance
 from stages.embed.teachers import sam_encoder as teacher_module
 from stages.embed.teachers.sam_encoder import PREFIX, SamEncoder, draw_encoder
 from stages.embed.teachers.sam_sizes import ARCHITECTURES

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.costs import COSTS, Cost, cost_of, noted, peak_bytes
+from pipeline.console import COSTS, Cost, cost_of, noted, peak_bytes
 
 
 def run(

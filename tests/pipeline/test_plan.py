@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from pipeline.options import MANIFEST
+from pipeline import MANIFEST
 from pipeline.params import Params, load_params
 from pipeline.plan import (
     TFLOPS,

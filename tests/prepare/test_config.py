@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from stages.prepare.config import PrepareConfig
+from stages.prepare.stage import PrepareConfig
 from tests.prepare.conftest import drawn_config, folder_config, gta5_config
 
 ROOT = Path("data")

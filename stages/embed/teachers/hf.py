@@ -28,7 +28,7 @@ from store.errors import CheckpointError, ConfigError
 from store.fingerprint import fingerprint_of
 
 if TYPE_CHECKING:  # torch
-    from stages.embed.teachers.hf_encoder import HfEncoder
+    from stages.embed.teachers.encoder import HfEncoder
 
 _PYRAMID_MULTIPLE_PX: Final = 32
 _VIT_STRIDES: Final = (8, 16, 32)
@@ -184,7 +184,7 @@ class HfTeacher(Teacher):
     ) -> "HfEncoder":
         """Load the model; see `Teacher.load`."""
         from stages.device import pick_device
-        from stages.embed.teachers.hf_encoder import HfEncoder, load_network
+        from stages.embed.teachers.encoder import HfEncoder, load_network
 
         self._require_fit(self.facts())
         folder = self._folder((*SMALL, "*.safetensors*"))
