@@ -18,8 +18,7 @@ from stages.student.student import Student, build_student, seeded
 from stages.train import step as step_module
 from stages.train.config import TrainConfig
 from stages.train.crops import Batch
-from stages.train.half_precision import HalfCopies
-from stages.train.models import ImageNetReference, Models, without_noise
+from stages.train.models import HalfCopies, ImageNetReference, Models, without_noise
 from stages.train.monitor import Curves, FiniteCheck, health_row
 from stages.train.regularizers.branch import Branch
 from stages.train.state import build_optimizer
