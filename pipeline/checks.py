@@ -42,15 +42,6 @@ def current_manifest(params: Params, path: Path) -> Manifest:
     return manifest
 
 
-def require_provenance(params: Params, found: Mapping[str, Any], *, where: object) -> None:
-    """Refuse features of another teacher or preprocessing than section `embed` names.
-
-    Raises:
-        StoreMismatchError: As `stages.embed.stores.require_provenance`.
-    """
-    require_provenance(params.embed, params.store.projection, found, where=where)
-
-
 def require_current_stores(params: Params, index_path: Path) -> None:
     """Refuse to train from features of another teacher than section `embed` names.
 
@@ -62,7 +53,9 @@ def require_current_stores(params: Params, index_path: Path) -> None:
     """
     if params.read_domains:
         for domain, entry in Index.read(index_path).stores.items():
-            require_provenance(params, entry.provenance, where=f"{index_path}: the {domain} store")
+            where = f"{index_path}: the {domain} store"
+            projection = params.store.projection
+            require_provenance(params.embed, projection, entry.provenance, where=where)
 
 
 def require_current_labels(params: Params, manifest_path: Path, index_path: Path) -> None:

@@ -36,7 +36,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class HalfCopies:
-    """bfloat16 copies that stand in for the weights of modules while it is entered, made once a step.
+    """bfloat16 copies that stand in for the weights of modules while it is entered, made once.
 
     Autocast casts the weights of linear layers and convolutions in every pass, and their gradients
     back, one kernel each: a third of all launches of a step. Here all are copied at once, and the
