@@ -9,10 +9,8 @@ from torch import Tensor, nn
 
 from stages.embed.teachers import sam_encoder
 from stages.embed.teachers.sam_encoder import (
-    FusedAttention,
     SamEncoder,
     draw_encoder,
-    fuse_attention,
 )
 from stages.embed.teachers.sam_sizes import ARCHITECTURES, Architecture
 from stages.embed.teachers.teacher import Precision
@@ -87,17 +85,6 @@ def test_what_gpus_run_computes_the_same(
         official(encoder, tiles),
         0.999,
     )
-
-
-def test_weights_keep_their_names_and_values() -> None:
-    encoder = positional(TINY)
-    before = copy.deepcopy(encoder.state_dict())
-    fuse_attention(encoder)
-    after = encoder.state_dict()
-    assert list(before) == list(after)
-    assert all(torch.equal(value, after[name]) for name, value in before.items())
-    fused = [module for module in encoder.modules() if isinstance(module, FusedAttention)]
-    assert len(fused) == TINY.depth
 
 
 @pytest.mark.gpu

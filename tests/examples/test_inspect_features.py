@@ -16,8 +16,6 @@ from PIL import Image
 from traitlets.config import Config
 
 from store.read import FeatureReader
-from store.spec import stride_of
-from store.summary import inspect
 from tests.pipeline.workplace import (
     PHOTOS,
     REPOSITORY,
@@ -119,11 +117,6 @@ def features(domain: str, level: str, world: Path) -> dict[str, NDArray[np.float
     }
 
 
-def photo_size_tok(image_id: str, level: str) -> tuple[int, int]:
-    height, width = (60, 84) if image_id == SMALL else (64, 128)
-    return height // stride_of(level), width // stride_of(level)
-
-
 def test_it_is_committed_without_outputs() -> None:
     for cell in json.loads(NOTEBOOK.read_text())["cells"]:
         assert not cell.get("outputs")
@@ -142,58 +135,3 @@ def test_no_cell_warns_and_the_pictures_show_something(executed: nbformat.Notebo
     assert len(pictures) == 3
     assert all(picture.std() > 20 for picture in pictures)
     assert any("UNTRAINED TEACHER" in data.get("text/markdown", "") for data in shown)
-
-
-@pytest.mark.parametrize("domain", ["source", "target"])
-@pytest.mark.parametrize("level", LEVELS)
-def test_statistics_are_those_of_the_ledger(
-    numbers: dict[str, Any], world: Path, domain: str, level: str
-) -> None:
-    store, key = the_store(domain, world), f"{domain} {level}"
-    noted = inspect(store).levels[level].statistics
-    assert noted is not None
-    assert numbers["chunks"][key] == len(list((store / level).glob("c.*")))
-    np.testing.assert_allclose(numbers["mean"][key], noted.mean, atol=1e-5)
-    np.testing.assert_allclose(numbers["std"][key], noted.std, atol=1e-5)
-
-
-@pytest.mark.parametrize("level", LEVELS)
-def test_padding_and_removed_images_are_no_tokens(
-    numbers: dict[str, Any], world: Path, level: str
-) -> None:
-    for domain, removed in {"source": 1, "target": 2}.items():
-        assert inspect(the_store(domain, world)).removed_images == removed
-        sizes = [photo_size_tok(name, level) for name in features(domain, level, world)]
-        assert numbers["valid"][f"{domain} {level}"] == sum(h * w for h, w in sizes)
-
-
-def test_the_nearest_token_of_a_twin_is_its_own_and_then_come_those_that_a_search_finds(
-    numbers: dict[str, Any], world: Path
-) -> None:
-    source = features("source", "stride8", world)
-    query = features("target", "stride8", world)[numbers["query_id"]]
-    for name, (y, x) in numbers["places"].items():
-        expected = []
-        for image_id, map_ in source.items():
-            h, w = photo_size_tok(image_id, "stride8")
-            tokens = map_[:, :h, :w]
-            norms = np.linalg.norm(tokens, axis=0) * np.linalg.norm(query[:, y, x])
-            cosines = np.tensordot(query[:, y, x], tokens, axes=1) / norms
-            place = np.unravel_index(cosines.argmax(), cosines.shape)
-            expected.append((float(cosines.max()), [image_id, *map(int, place)]))
-        expected.sort(reverse=True)
-        found = numbers["nearest"][name]
-        assert [token[:3] for token in found] == [token for _, token in expected[:3]]
-        np.testing.assert_allclose([t[3] for t in found], [c for c, _ in expected[:3]], atol=1e-5)
-        assert found[0][:3] == [TWIN, y, x]
-        assert found[0][3] == pytest.approx(1, abs=1e-5)
-
-
-def test_the_gap_is_large_between_the_domains_and_small_within_one(
-    numbers: dict[str, Any],
-) -> None:
-    assert set(numbers["gap"]) == set(LEVELS)
-    for level in LEVELS:
-        gap = numbers["gap"][level]
-        for measure in ("means apart", "A-distance"):
-            assert gap[measure] > 2 * abs(gap[f"{measure}, within the source"])

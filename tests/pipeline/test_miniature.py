@@ -6,25 +6,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset
 
-from benchmarks.feeds import Online, Shuffled
 from benchmarks.miniature.arms import ALL_ARMS, ARMS, BASELINE, GUIDED, folder_of
 from benchmarks.miniature.place import Place
 from benchmarks.miniature.plot import plot
 from benchmarks.miniature.tables import difference_table
 from benchmarks.runs import result_of
-from benchmarks.tables import Interval, arm_table, class_table
+from benchmarks.tables import arm_table, class_table
 from examples.drawn import TEACHER
 from pipeline.init import write_preset
 from stages.embed.teachers.sam_encoder import SamEncoder, draw_encoder
 from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from stages.prepare.datasets.drawn import Config
 from stages.student.student import load_student
-from stages.train.crops import Sample
 from store.errors import ConfigError
 from tests.pipeline.workplace import REPOSITORY, times
 
@@ -49,14 +45,6 @@ def test_no_scene_is_trained_on_and_scored_on(place: Place) -> None:
     assert len(seen) == 2 * 4
 
 
-def test_only_the_oracle_has_labels_of_the_target(place: Place) -> None:
-    for world in ("drawn", "untrained", "int8"):
-        assert drawn(place.params(1, world).prepare.source).style == "day"
-    oracle = place.params(1, "oracle").prepare
-    assert drawn(oracle.source).style == "dusk"
-    assert drawn(oracle.source).model_dump() == drawn(oracle.target).model_dump()
-
-
 def drawn(source: object) -> Config:
     assert isinstance(source, Config)
     return source
@@ -79,29 +67,6 @@ def test_arms_differ_in_nothing_but_what_they_say(place: Place, name: str) -> No
     assert (run.params.train.self_training is None) == (arm.recipe == "source-only")
 
 
-class Numbered(Dataset[Sample]):
-    """Samples in which everything is the number of the sample."""
-
-    def __getitem__(self, index: int) -> Sample:
-        image = np.full((3, 8, 8), index, np.float32)
-        tokens = np.full((2, 1, 1), index % 100, np.float16)
-        return {
-            "source_image": image,
-            "source_label": np.zeros((8, 8), np.uint8),
-            "source_features": {"stride8": tokens},
-            "target_image": image,
-            "target_valid": np.ones((8, 8), np.bool_),
-            "target_features": {"stride8": tokens},
-        }
-
-
-def test_shuffled_features_are_those_of_another_sample() -> None:
-    sample = Shuffled(Numbered())[3]
-    assert sample["source_image"].max() == sample["target_image"].max() == 3
-    for features in (sample["source_features"], sample["target_features"]):
-        assert features["stride8"].max() != 3
-
-
 @pytest.fixture(scope="module")
 def teacher() -> SamEncoder:
     return SamEncoder(
@@ -109,18 +74,6 @@ def teacher() -> SamEncoder:
         torch.device("cpu"),
         "float32",
     )
-
-
-@pytest.mark.parametrize("side_px", [96, 128])
-def test_online_features_are_the_teachers_of_the_crop_as_it_is(
-    teacher: SamEncoder, side_px: int
-) -> None:
-    """A crop of 128 px is a whole tile at stride 8; any other fills the teacher's input, too."""
-    image = torch.randn(1, 3, side_px, side_px)
-    scaled = torch.nn.functional.interpolate(image, size=(256, 256), mode="bilinear")
-    tokens = Online(teacher, ("stride8",)).encode(image)["stride8"]
-    assert tokens.shape == (1, 64, 16, 16)
-    torch.testing.assert_close(tokens, teacher.encode(scaled, ["stride8"])["stride8"])
 
 
 @pytest.mark.parametrize("change", [{"arm": "SSR"}, {"feed": "shuffled"}, {"iterations": 8}])
@@ -133,13 +86,6 @@ def test_the_training_of_another_run_is_not_taken(place: Place, change: dict[str
     other = other._replace(folder=run.folder, feed=change.get("feed", "stored"))
     with pytest.raises(ConfigError, match="has a training of other params or of another arm"):
         result_of(other)
-
-
-def test_an_interval_is_students_t_around_the_mean_of_differences() -> None:
-    interval = Interval.of([1.0, 2.0, 3.0])
-    assert interval.mean == pytest.approx(2.0)
-    assert interval.high - interval.mean == pytest.approx(4.303 / 3**0.5)
-    assert str(interval) == "+2.00 (-0.48 to +4.48)"
 
 
 def test_the_published_tables_and_plot_are_of_the_published_results() -> None:

@@ -19,17 +19,6 @@ def tokens(count: int, channels: int = 8) -> NDArray[np.float32]:
     return (rng.standard_normal((count, channels)) * scales + 3).astype(np.float32)
 
 
-def test_colours_are_the_main_components_with_their_largest_weight_positive() -> None:
-    palette = Palette.of(tokens(4000))
-    np.testing.assert_allclose(np.abs(palette.axes), np.eye(3, 8), atol=0.05)
-    assert (palette.axes.max(axis=1) > 0.9).all()
-
-
-def test_tokens_without_three_components_are_painted_too() -> None:
-    flat = np.ones((2, 1), np.float32)
-    assert Palette.of(flat).paint(flat.T[:, None]).shape == (1, 2, 3)
-
-
 @pytest.mark.usefixtures("photos")
 def test_the_picture_shows_the_photo_and_every_level() -> None:
     demand("embed", "-S", "embed.levels=[stride8, stride16]")

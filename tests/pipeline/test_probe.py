@@ -42,11 +42,6 @@ def test_the_teacher_and_the_student_are_scored_on_every_embedded_val_split(
     assert re.search(r"their position in the tile explains: stride8 \d+%", said)
 
 
-def test_a_source_without_val_images_is_left_out(photos: Path) -> None:
-    demand("embed", *BOTH)
-    assert set(probed(*BOTH)) == {("teacher stride8", "target/val")}
-
-
 @pytest.mark.usefixtures("photos")
 def test_without_features_of_labelled_target_images_a_line_says_what_to_embed() -> None:
     outcome = ssr("probe")

@@ -16,9 +16,7 @@ from stages.prepare.scan import rims
 from stages.prepare.stage import findings
 from tests.prepare.conftest import (
     Prepare,
-    cityscapes_config,
     folder_config,
-    gta5_config,
     ids,
     photo,
     save,
@@ -27,47 +25,6 @@ from tests.prepare.conftest import (
 
 def test_sound_data_needs_no_word(prepare: Prepare, own_data: Path) -> None:
     assert prepare(folder_config(own_data)).findings == ()
-
-
-def test_classes_that_no_label_shows_are_named(prepare: Prepare, own_data: Path) -> None:
-    for label in (own_data / "train" / "labels").rglob("*.png"):
-        save(label, ids(7, 255))
-    (finding,) = prepare(folder_config(own_data)).findings
-    assert finding.startswith("source train: no label shows lane (1 of 2 classes): ")
-
-
-def test_labels_of_the_target_that_nobody_reads_are_counted(
-    prepare: Prepare, gta5: Path, cityscapes: Path
-) -> None:
-    def unused() -> list[str]:
-        found = prepare(gta5_config(gta5), cityscapes_config(cityscapes)).findings
-        return [finding for finding in found if finding.startswith("target train:")]
-
-    (finding,) = unused()
-    assert finding.startswith("target train: 2 label files are there and are not used")
-    for label in (cityscapes / "gtFine" / "train").rglob("*.png"):
-        label.unlink()
-    assert unused() == []
-
-
-def test_images_of_two_splits_are_counted_and_the_first_is_named(
-    prepare: Prepare, own_data: Path
-) -> None:
-    save(own_data / "val" / "images" / "w.jpg", photo(1))  # a/2.jpg of train
-    save(own_data / "val" / "labels" / "w.png", ids(0, 7))
-    (finding,) = prepare(folder_config(own_data)).findings
-    assert finding == (
-        "source train and source val share 1 images, byte for byte; the first is "
-        "train/images/a/2.jpg, there val/images/w.jpg"
-    )
-
-
-def test_thumbnails_are_counted(prepare: Prepare, own_data: Path) -> None:
-    save(own_data / "train" / "images" / "a" / "1.jpg", photo(1, (5, 7)))
-    save(own_data / "train" / "labels" / "a" / "1.png", ids(0, size=(5, 7)))
-    (finding,) = prepare(folder_config(own_data)).findings
-    assert finding.startswith("source train: 1 of 3 images have 16 times more or fewer pixels")
-    assert finding.endswith("the first is train/images/a/1.jpg")
 
 
 def save_turned(path: Path, pixels: NDArray[np.uint8], orientation: int) -> None:

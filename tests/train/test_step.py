@@ -311,25 +311,6 @@ def plain_draws() -> Draws:
     return draws._replace(classes=[[0, 1], [0, 1]])
 
 
-def test_mixed_images_show_the_source_where_its_classes_were_drawn() -> None:
-    config = train_config(self_training={"threshold": 0.0})
-    batch = batch_of()
-    result = train_step(models_for(config), batch, plain_draws(), config=config, iteration=0)
-    mixed, pseudo = result.mixed, result.pseudo
-    assert mixed is not None
-    assert pseudo is not None
-    assert len(set(pseudo.label.flatten().tolist())) > 1
-    pasted = (batch.source_label == 0) | (batch.source_label == 1)
-    assert 0 < pasted.float().mean() < 1
-    assert torch.equal(mixed.mask.squeeze(1), pasted)
-    assert torch.equal(
-        mixed.image, torch.where(pasted[:, None], batch.source_image, batch.target_image)
-    )
-    assert torch.equal(mixed.label, torch.where(pasted, batch.source_label, pseudo.label))
-    # every pixel reaches a threshold of 0, so the margins alone have no weight
-    assert torch.equal(mixed.weight, (pasted | batch.target_valid).float())
-
-
 def test_teacher_features_are_mixed_by_the_mask_of_the_images() -> None:
     config = train_config()
     batch, seen = batch_of(), []
@@ -450,11 +431,6 @@ def waiting_is_an_error(device: torch.device) -> Iterator[None]:
 )
 def test_a_step_its_update_and_its_curves_ask_for_no_value(changes: dict[str, Any]) -> None:
     run_step(CPU, ALL | changes)
-
-
-def test_asking_is_noticed() -> None:
-    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoAsking():  # type: ignore[no-untyped-call]
-        float(torch.ones(()))
 
 
 QUIET: dict[str, Any] = {"drop_path": 0.0, "dropout": 0.0}
@@ -578,26 +554,6 @@ def test_recomputed_activations_change_no_bit(changes: dict[str, Any]) -> None:
     kept, recomputed = results
     assert kept.keys() == recomputed.keys()
     assert all(torch.equal(recomputed[name], value) for name, value in kept.items())
-
-
-def test_recomputed_activations_are_not_kept() -> None:
-    sizes = []
-    for recompute in (False, True):
-        models = models_for(train_config())
-        if recompute:
-            models.student.recompute_activations()
-        kept: dict[int, int] = {}
-
-        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
-            if not isinstance(tensor, nn.Parameter):
-                kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            logits = models.student(batch_of().source_image)
-        assert logits.requires_grad
-        sizes.append(sum(kept.values()))
-    assert sizes[1] < sizes[0] / 5
 
 
 def test_bfloat16_leaves_weights_gradients_and_losses_in_float32() -> None:

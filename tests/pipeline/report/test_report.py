@@ -129,14 +129,6 @@ def test_an_evaluation_of_another_student_is_told(place: Path) -> None:
     assert told in again(place).text
 
 
-def test_a_class_that_the_pseudo_labels_lost_is_told(place: Path) -> None:
-    path, told = place / "runs" / "health.csv", "The pseudo-labels lost"
-    assert told not in again(place).text
-    header, *rows = path.read_text().splitlines()
-    path.write_text("\n".join([f"{header},lost_0", *(f"{row},0.01" for row in rows)]) + "\n")
-    assert f"{told} sky:" in again(place).text
-
-
 def test_a_value_that_was_changed_after_training_is_told(place: Path) -> None:
     change_params(place, {"train.optimizer.lr": 0.5})
     text = again(place).text
