@@ -93,11 +93,7 @@ def _is_pristine(path: Path) -> bool:
 
 
 def _fill_in(tree: CommentedMap, roots: Mapping[str, str | None]) -> list[str]:
-    """Put in what lies in the folders: names, sizes of a few images, values of some labels.
-
-    Returns:
-        Sentences for the user.
-    """
+    """Put in what lies in the folders: names, sizes of a few images, values of some labels."""
     prepare, train = tree["prepare"], tree["train"]
     said: list[str] = []
     crops_px: list[int] = []

@@ -119,7 +119,6 @@ def probe(
 
     It learns from labels of the source and is scored on val images of both domains, whose features
     must be in the stores (embed.splits). What a teacher is worth is what it keeps on the target.
-    It also says how much of the tokens' variance their position in the teacher's tile explains.
 
     Example: ssr probe --student runs --json probe.json
     """
@@ -141,7 +140,6 @@ def probe(
             index=Index.read(INDEX),
             images=images,
             student=student,
-            tiles=config.embed.tiles if config.embed.teacher.known else None,
             progress=report,
         )
     print_probe(found)

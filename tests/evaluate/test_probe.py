@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.embed.tiling import plan_tiles
-from stages.evaluate.probe import Image, PositionVariance, probe
+from stages.evaluate.probe import Image, probe
 from stages.label.classifier import LinearProbe
 from store.errors import DataError
 
@@ -54,24 +53,6 @@ def test_the_classifier_agrees_with_one_fitted_by_plain_gradient_descent() -> No
     expected = (design @ weight).argmax(1).numpy()
     predicted = found.predict(tokens.T[:, :, None])[:, 0]
     assert (predicted == expected).mean() > 0.99
-
-
-@pytest.mark.parametrize("position", [0.0, 1.0, 3.0])
-def test_what_the_position_in_a_tile_explains_is_its_share_of_the_variance(
-    position: float,
-) -> None:
-    rng = np.random.default_rng(1)
-    of_position = position * rng.standard_normal((2, 16, 16))
-    variance = PositionVariance()
-    for size_tok in ((16, 48), (32, 16)) * 10:
-        tiles = plan_tiles(size_tok, 16, 0.0)
-        tokens = rng.standard_normal((2, *size_tok))
-        for tile in tiles:
-            (y, x), (height, width) = tile.origin_tok, tile.size_tok
-            tokens[:, y : y + height, x : x + width] += of_position
-        variance.add(tokens, tiles)
-    explained = of_position.var(axis=(1, 2)).sum()
-    assert variance.share == pytest.approx(explained / (explained + 2), abs=0.02)
 
 
 def test_without_a_label_there_is_nothing_to_learn() -> None:

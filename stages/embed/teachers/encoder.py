@@ -84,8 +84,6 @@ class HfNetwork(nn.Module):
     """A model from tiles normalised as the student's to feature maps.
 
     Args:
-        model: of a family.
-        facts: of the model.
         blocks: of a ViT, those whose tokens are maps.
         norm: whether the ViT's last LayerNorm is applied to them.
     """
@@ -118,12 +116,7 @@ class HfEncoder(TileEncoder):
     """A model on tiles; one pass makes all levels of an input scale.
 
     Args:
-        network: with its weights.
         maps: level -> its place among the maps of the network.
-        side_px: as in `TileEncoder`.
-        device: likewise.
-        precision: likewise.
-        compiled: likewise.
     """
 
     def __init__(
@@ -149,13 +142,6 @@ def load_network(
 ) -> HfNetwork:
     """Load a model from a folder, in float32.
 
-    Args:
-        folder: as `save_pretrained` leaves it.
-        facts: of the model.
-        blocks: as in `HfNetwork`.
-        norm: likewise.
-        name: of the model, for messages.
-
     Raises:
         CheckpointError: for weights that are damaged or do not fit.
     """
@@ -166,7 +152,6 @@ class Pyramid(nn.Module):
     """The network from tiles normalised as the student's to the maps of its levels.
 
     Args:
-        network: with its weights.
         levels: names of its strides 8, 16 and 32, and of all three on the grid of the first.
     """
 
