@@ -22,7 +22,6 @@ from tests.pipeline.workplace import (
     SMALLEST,
     change_params,
     demand,
-    enter_copy,
     write_params,
 )
 from tests.prepare.conftest import ids, save, save_paletted
@@ -110,12 +109,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("photos/a.jpg", "more/b.jpg"):
         save(folder / name, drawn(3, "dusk")[0])
     return folder
-
-
-@pytest.fixture
-def after(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: a copy of that."""
-    return enter_copy(trained, tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from store.errors import CheckpointError, ConfigError
 from tests.embed.world import changed
 
 TINY = ARCHITECTURES["tiny"]
-CPU = torch.device("cpu")
 
 
 def load(config: EmbedConfig) -> SamEncoder:

@@ -1,28 +1,24 @@
-"""The notebook runs as a person runs it, and its numbers are those of the stores."""
+"""The notebook runs as a person runs it."""
 
 import asyncio
 import base64
 import json
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import numpy as np
 import pytest
 from nbclient import NotebookClient
-from numpy.typing import NDArray
 from PIL import Image
 from traitlets.config import Config
 
-from store.read import FeatureReader
 from tests.pipeline.workplace import (
     PHOTOS,
     REPOSITORY,
     SMALLEST,
     add_photos,
     demand,
-    the_store,
     write_params,
 )
 
@@ -34,23 +30,6 @@ SMALL = "source/train/day/images/00001"
 """This image of the source is smaller than the others, and padded."""
 REMOVED = "source/train/day/images/00005"
 """This image of the source was embedded, and then taken away."""
-
-PROBE = """
-import json
-
-print(json.dumps({
-    "mean": {" ".join(key): mean.values.tolist() for key, (mean, _) in found.items()},
-    "std": {" ".join(key): std.values.tolist() for key, (_, std) in found.items()},
-    "chunks": {" ".join(key): data[key[0]][key[1]].data.npartitions for key in found},
-    "places": dict(zip(QUERIES, places)),
-    "query_id": str(query_id),
-    "nearest": {name: [[image, int(y), int(x), c] for image, y, x, c in tokens]
-                for name, tokens in nearest.items()},
-    "valid": {" ".join(key): int(tokens(*key).isel(channel=0).notnull().sum()) for key in found},
-    "gap": gap,
-}))
-"""
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -82,8 +61,6 @@ def executed(world: Path, tmp_path_factory: pytest.TempPathFactory) -> nbformat.
     notebook: nbformat.NotebookNode = nbformat.read(NOTEBOOK, 4)  # type: ignore[no-untyped-call]
     (parameters,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
     parameters.source += f"\nROOT = {str(world)!r}"
-    probe = nbformat.v4.new_code_cell(PROBE)  # type: ignore[no-untyped-call]
-    notebook.cells.append(probe)
     sockets = tmp_path_factory.mktemp("ipc")  # no ports, which other tests take meanwhile
     client = NotebookClient(
         notebook,
@@ -98,23 +75,6 @@ def executed(world: Path, tmp_path_factory: pytest.TempPathFactory) -> nbformat.
             patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
         asyncio.run(client.async_execute())
     return notebook
-
-
-@pytest.fixture(scope="module")
-def numbers(executed: nbformat.NotebookNode) -> dict[str, Any]:
-    (output,) = executed.cells[-1].outputs
-    found: dict[str, Any] = json.loads(output.text)
-    return found
-
-
-def features(domain: str, level: str, world: Path) -> dict[str, NDArray[np.float64]]:
-    """Read all features (C, h, w) of the images of a domain, as training does."""
-    reader = FeatureReader(the_store(domain, world))
-    ids = [slot.image.image_id for slot in reader.header.slots if slot.live]
-    return {
-        name: reader.window(name, level, 0, 0, *reader.size_tok(name, level)).astype(np.float64)
-        for name in ids
-    }
 
 
 def test_it_is_committed_without_outputs() -> None:

@@ -17,8 +17,6 @@ from benchmarks.runs import result_of
 from benchmarks.tables import arm_table, class_table
 from examples.drawn import TEACHER
 from pipeline.init import write_preset
-from stages.embed.teachers.sam_encoder import SamEncoder, draw_encoder
-from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from stages.prepare.datasets.drawn import Config
 from stages.student.student import load_student
 from store.errors import ConfigError
@@ -65,15 +63,6 @@ def test_arms_differ_in_nothing_but_what_they_say(place: Place, name: str) -> No
     allowed |= {change.removeprefix("train.").partition("=")[0] for change in arm.changes}
     assert run.params.train.model_dump(exclude=allowed) == plain.model_dump(exclude=allowed)
     assert (run.params.train.self_training is None) == (arm.recipe == "source-only")
-
-
-@pytest.fixture(scope="module")
-def teacher() -> SamEncoder:
-    return SamEncoder(
-        draw_encoder(ARCHITECTURES["tiny"], 0),
-        torch.device("cpu"),
-        "float32",
-    )
 
 
 @pytest.mark.parametrize("change", [{"arm": "SSR"}, {"feed": "shuffled"}, {"iterations": 8}])

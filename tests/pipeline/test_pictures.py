@@ -4,19 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.pictures import Painter, Palette
 from store.read import FeatureReader
 from tests.pipeline.workplace import demand, ssr, the_store
-
-
-def tokens(count: int, channels: int = 8) -> NDArray[np.float32]:
-    """Tokens whose variance falls from channel to channel."""
-    rng = np.random.default_rng(0)
-    scales = 2.0 ** -np.arange(channels)
-    return (rng.standard_normal((count, channels)) * scales + 3).astype(np.float32)
 
 
 @pytest.mark.usefixtures("photos")

@@ -190,7 +190,6 @@ def test_the_drawn_world_follows_its_parameters_and_its_code(tmp_path: Path) -> 
     assert path.read_bytes() == drawn
 
 
-# Of `tools/convert_datasets/synthia.py` of DAFormer: stored id -> train id.
 
 
 def config(kind: str, root: Path, **keys: object) -> dict[str, Any]:

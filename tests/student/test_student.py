@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
 
 from stages.student.config import HrdaConfig, SemaskConfig
@@ -25,10 +24,6 @@ META = {"classes": ["road", "sky"], "palette": [[1, 2, 3], [4, 5, 6]]}
 
 def tiny(**changes: object) -> Student:
     return build_student(CONFIG.model_copy(update=changes), num_classes=2, seed=3)
-
-
-def parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def test_drop_path_grows_linearly_from_zero_to_its_rate() -> None:

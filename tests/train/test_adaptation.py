@@ -30,12 +30,6 @@ def test_a_batch_without_labelled_pixels_has_zero_loss_and_gradient() -> None:
     assert not logits.grad.any()
 
 
-def cell(pixels: dict[int, int]) -> Tensor:
-    """A label (1, 4, 4) with so many pixels of each class."""
-    values = [c for c, number in pixels.items() for _ in range(number)]
-    return torch.tensor(values).view(1, 4, 4)
-
-
 def distance(student: Tensor, imagenet: Tensor, label: Tensor, *classes: int) -> Tensor:
     cell_px = label.shape[-1] // student.shape[-1]
     cells = cells_of(label, cell_px, num_classes=5, classes=classes, min_share=0.75)

@@ -72,15 +72,6 @@ def test_each_stage_reads_its_own_level_on_a_grid_of_any_size() -> None:
 GUIDED: dict[str, Any] = {"kind": "guided", "student_drop": 0.5}
 CONFIG = train_config(regularizer=GUIDED)
 PLAIN = train_config(regularizer={"on": []})
-LEVELS = ("stride8", None, "stride8", "stride8")
-
-
-def example() -> tuple[AlignedBranch, list[Tensor], dict[str, Tensor]]:
-    """A guide, maps of two 64 px crops and features of stride 8; stage 1 reads nothing."""
-    student = build_student(CONFIG.student, num_classes=3, seed=0)
-    guide = AlignedBranch(student.channels, {"stride8": 4}, LEVELS, 0.5, student.head)
-    maps = [torch.randn(2, c, 16 >> i, 16 >> i) for i, c in enumerate(student.channels)]
-    return guide, maps, {"stride8": torch.randn(2, 4, 8, 8)}
 
 
 @pytest.mark.parametrize("side", [16, 8, 4, 2])
