@@ -31,6 +31,7 @@ SMALL = "source/train/day/images/00001"
 REMOVED = "source/train/day/images/00005"
 """This image of the source was embedded, and then taken away."""
 
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with stores of two levels, images of two sizes, a twin and a removed image."""

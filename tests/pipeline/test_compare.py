@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.runs import Result
 from benchmarks.tables import arm_table, class_table
 from tests.pipeline.workplace import REPOSITORY, add_photo, times
 
@@ -19,38 +18,6 @@ TINY = (
     "train.rare_class_sampling=null",
 )
 STEPS = ("--seeds=1", "--warm-steps=2", "--budget-steps=2", "--jobs=1")
-
-
-def result(arm: str, seed: int, miou: float, *, cpu_s: float | None, car: float | None) -> Result:
-    iou = {"road": 50.0 + seed, "car": car}
-    return {
-        "arm": arm,
-        "seed": seed,
-        "iterations": 7,
-        "cpu_s": cpu_s,
-        "miou": miou,
-        "iou": iou,
-        "others": {},
-        "commit": None,
-    }
-
-
-RESULTS = (
-    result("warm-start", 0, 20.0, cpu_s=30.0, car=10.0),
-    result("warm-start", 1, 22.0, cpu_s=None, car=11.0),
-    result("daformer", 0, 26.0, cpu_s=None, car=12.0),
-    result("daformer", 1, 30.0, cpu_s=None, car=13.0),
-    result("ssr", 0, 27.0, cpu_s=120.0, car=None),
-    result("ssr", 1, 28.0, cpu_s=60.0, car=15.0),
-)
-
-
-def test_differences_are_paired_by_seed_and_interrupted_times_are_left_out() -> None:
-    assert arm_table(RESULTS, "daformer").splitlines()[2:] == [
-        "| warm-start | 7 | 0.5 | 20.00 | 22.00 | 21.00 ± 1.41 | -7.00 (-19.71 to +5.71) |",
-        "| daformer | 7 |  | 26.00 | 30.00 | 28.00 ± 2.83 |  |",
-        "| ssr | 7 | 1.5 | 27.00 | 28.00 | 27.50 ± 0.71 | -0.50 (-19.56 to +18.56) |",
-    ]
 
 
 def test_the_published_tables_are_of_the_published_results() -> None:

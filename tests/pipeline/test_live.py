@@ -49,15 +49,6 @@ def test_every_row_is_passed_on_once(tmp_path: Path, tool: str) -> None:
     assert steps(tmp_path, "validation/miou", tool) == [(15, 12.5)]
 
 
-@pytest.mark.parametrize("tool", TOOLS)
-def test_a_resumed_run_forgets_rows_that_its_checkpoint_does_not_know(
-    tmp_path: Path, tool: str
-) -> None:
-    rows_for([tool], tmp_path)(curves(5))
-    rows_for([tool], tmp_path)(curves(3))
-    assert [step for step, _ in steps(tmp_path, "train/clean", tool)] == [10, 20, 30]
-
-
 def test_training_logs_to_the_tools_that_are_asked_for(workplace: Path) -> None:
     for command in ("prepare", "embed"):
         demand(command)

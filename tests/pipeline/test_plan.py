@@ -1,8 +1,5 @@
 """`ssr plan`: the estimate against a real run, and what an encoder costs."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -24,7 +21,6 @@ from stages.prepare.labels import CITYSCAPES_19
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from tests.pipeline.workplace import (
     PHOTOS,
-    REPOSITORY,
     SMALLEST,
     add_photos,
     demand,
@@ -161,22 +157,3 @@ def test_the_command_says_everything_without_weights_and_warns_of_a_full_disk(
     said = demand("plan", "--calibrate")
     assert "tiles/s on cpu, measured" in said
     assert "/s, measured at data/features; the teacher goes on meanwhile" in said
-
-
-@pytest.mark.usefixtures("there")
-@pytest.mark.parametrize("command", ["inspect {store} --png out.png", "verify {store}"])
-def test_looking_at_stores_needs_no_torch(command: str) -> None:
-    words = command.format(store=the_store("source")).split()
-    program = (
-        "import atexit, sys; from pipeline.cli import main; sys.argv = ['ssr', *sys.argv[1:]]\n"
-        "atexit.register(lambda: print('torch' in sys.modules))\n"
-        "main()"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", program, *words],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert run.stdout.splitlines()[-1] == "False"

@@ -3,22 +3,9 @@
 import shutil
 from pathlib import Path
 
-from tests.pipeline.workplace import change_params, demand, stored, times
+from tests.pipeline.workplace import change_params, demand, stored
 
 UNTRAINED = "UNTRAINED TEACHER"
-
-
-def test_a_second_walk_recomputes_nothing(photos: Path) -> None:
-    content, written = stored(photos), times(photos)
-    assert "data/manifest.parquet: unchanged" in demand("prepare")
-    assert demand("embed").count(" 0 embedded now") == 2
-    assert "resumed after 4 of 4 steps" in demand("train")
-    demand("evaluate")
-    assert stored(photos) == content
-    again = times(photos)
-    for name in content:  # train and evaluate write equal bytes; nothing before them writes at all
-        if not name.startswith("runs/") or name == "runs/checkpoint.pt":
-            assert again[name] == written[name], name
 
 
 def test_a_run_of_its_own_folder_leaves_the_others_alone(photos: Path) -> None:

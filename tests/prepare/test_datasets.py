@@ -190,8 +190,6 @@ def test_the_drawn_world_follows_its_parameters_and_its_code(tmp_path: Path) -> 
     assert path.read_bytes() == drawn
 
 
-
-
 def config(kind: str, root: Path, **keys: object) -> dict[str, Any]:
     return {"kind": kind, "root": str(root), "fit_px": None} | keys
 
