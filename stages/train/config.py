@@ -280,7 +280,7 @@ class TrainConfig(Section):
         """Refuse origins of crops that are between the tokens of levels that are read.
 
         Raises:
-            ConfigError: `crop_align_px` is no multiple of a stride.
+            ConfigError: `crop_align_px` is not a multiple of a stride.
         """
         stride_px = max((level.stride_px for level in levels), default=1)
         if self.crop_align_px % stride_px:

@@ -1,4 +1,4 @@
-"""What compares the student's stages with stored features, for `stages.train.distill`.
+"""Comparison of the student's stages with stored features, for `stages.train.distill`.
 
 # B batch, C channels of a teacher level, C_i student channels of stage i, N = h w teacher tokens
 """

@@ -53,7 +53,7 @@ def _sam(
 
 
 # The three of `segment_anything.build_sam`, and a small one of the same class for demo and tests:
-# its 16x16 grid is no multiple of its window either, and a tile takes some 8 ms on one CPU core.
+# its 16x16 grid is not a multiple of its window either, and a tile takes some 8 ms on one CPU core.
 ARCHITECTURES: Final[dict[ArchitectureName, Architecture]] = {
     "tiny": Architecture(
         name="tiny",
