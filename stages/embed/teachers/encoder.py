@@ -3,7 +3,6 @@
 # B tiles, C channels, h w tokens
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from stages.efficientnet_lite import MEAN, STD, EfficientNetLite
 from stages.embed.teachers.teacher import Precision
-from stages.hf_models import Facts, load_model
+from stages.hf_models import Facts
 from stages.renormalise import Renormalise
 from store.errors import ConfigError
 
@@ -81,71 +80,42 @@ class TileEncoder:
 
 
 class HfNetwork(nn.Module):
-    """A model from tiles normalised as the student's to feature maps.
+    """A model from tiles normalised as the student's to the maps of its levels, all in one pass.
 
-    Args:
-        blocks: of a ViT, those whose tokens are maps.
-        norm: whether the ViT's last LayerNorm is applied to them.
-    """
-
-    def __init__(
-        self, model: nn.Module, facts: Facts, blocks: Sequence[int], *, norm: bool
-    ) -> None:
-        super().__init__()
-        self.renormalise = Renormalise(facts.mean, facts.std)
-        self.model, self.facts, self.blocks = model, facts, tuple(blocks)
-        self.norm = model.get_submodule(facts.family.norm) if norm else nn.Identity()
-
-    def forward(self, tiles: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps (B, C, h, w) of tiles (B, 3, side, side)."""
-        family = self.facts.family
-        outputs = self.model(self.renormalise(tiles), output_hidden_states=True)
-        if family.strides:
-            return tuple(getattr(outputs, family.maps)[-len(family.strides) :])
-        side = tiles.shape[-1] // self.facts.patch_px
-        return tuple(
-            # the first hidden state is what enters block 0; class and registers come first
-            self.norm(outputs.hidden_states[block + 1])[:, self.facts.prefix :]
-            .transpose(1, 2)
-            .unflatten(2, (side, side))
-            for block in self.blocks
-        )
-
-
-class HfEncoder(TileEncoder):
-    """A model on tiles; one pass makes all levels of an input scale.
-
-    Args:
-        maps: level -> its place among the maps of the network.
+    `blocks` of a ViT are those whose tokens are maps; `norm` applies its last LayerNorm to them.
+    `places` are those of the levels among the maps.
     """
 
     def __init__(
         self,
-        network: HfNetwork,
-        maps: Mapping[str, int],
-        side_px: int,
-        device: torch.device,
-        precision: Precision,
+        model: nn.Module,
+        facts: Facts,
+        blocks: Sequence[int],
+        places: Mapping[str, int],
         *,
-        compiled: bool = False,
+        norm: bool,
     ) -> None:
-        super().__init__(network, side_px, device, precision, compiled=compiled)
-        self._maps = maps
+        super().__init__()
+        self.renormalise = Renormalise(facts.mean, facts.std)
+        self.model, self.facts, self.blocks, self.places = model, facts, tuple(blocks), places
+        self.norm = model.get_submodule(facts.family.norm) if norm else nn.Identity()
 
-    def _features(self, batch: Tensor, levels: Sequence[str]) -> dict[str, Tensor]:
-        found = self._forward(batch)
-        return {level: found[self._maps[level]] for level in levels}
-
-
-def load_network(
-    folder: Path, facts: Facts, blocks: Sequence[int], *, norm: bool, name: str
-) -> HfNetwork:
-    """Load a model from a folder, in float32.
-
-    Raises:
-        CheckpointError: for weights that are damaged or do not fit.
-    """
-    return HfNetwork(load_model(folder, facts, name=name), facts, blocks, norm=norm)
+    def forward(self, tiles: Tensor) -> dict[str, Tensor]:
+        """Return each level (B, C, h, w) of tiles (B, 3, side, side)."""
+        family = self.facts.family
+        outputs = self.model(self.renormalise(tiles), output_hidden_states=True)
+        if family.strides:
+            maps = getattr(outputs, family.maps)[-len(family.strides) :]
+        else:
+            side = tiles.shape[-1] // self.facts.patch_px
+            maps = [
+                # the first hidden state is what enters block 0; class and registers come first
+                self.norm(outputs.hidden_states[block + 1])[:, self.facts.prefix :]
+                .transpose(1, 2)
+                .unflatten(2, (side, side))
+                for block in self.blocks
+            ]
+        return {level: maps[place] for level, place in self.places.items()}
 
 
 class Pyramid(nn.Module):
