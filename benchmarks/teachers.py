@@ -1,4 +1,4 @@
-"""What an image costs with each teacher: CPU seconds on one thread, and bytes in the store.
+"""Cost of an image with each teacher: CPU seconds on one thread, and bytes in the store.
 
     python -m benchmarks.teachers CAMVID
 

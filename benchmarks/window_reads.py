@@ -27,10 +27,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from store import grid as grids
-from store.grid import LevelGrid
+from store import spec as grids
 from store.read import FeatureReader
-from store.spec import ImageEntry, Level, StoreSpec
+from store.spec import ImageEntry, Level, LevelGrid, StoreSpec
 from store.write import StoreWriter
 
 LEVEL, CHANNELS = "stride8", 256

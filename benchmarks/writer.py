@@ -23,9 +23,8 @@ from zarr.storage import MemoryStore
 from store.atomic import write_bytes
 from store.codec import CODECS, Codec, estimate_scale
 from store.fingerprint import sha256
-from store.grid import LevelGrid
 from store.layout import array_settings, encode_images
-from store.spec import ImageEntry
+from store.spec import ImageEntry, LevelGrid
 
 CHANNELS, SIZE_TOK, IMAGES = 256, (128, 256), 4
 

@@ -1,1 +1,36 @@
-"""Command line, parameters, presets and report."""
+"""The `ssr` command: options that several subcommands have, and the files that they default to."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# `dvc.yaml` names the same paths.
+PARAMS = Path("params.yaml")
+MANIFEST = Path("data/manifest.parquet")
+SCAN_CACHE = Path("data/scan-cache.parquet")
+EVALUATE_CACHE = Path("data/scan-cache-evaluate")
+INDEX = Path("data/index.json")
+START = Path("data/start.json")
+RUN = Path("runs")
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="The params file.")]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", "-S", metavar="KEY=VALUE", help="Change a value, e.g. train.seed=1."),
+]
+RunFolder = Annotated[Path, typer.Option("--out", help="Folder of this run's results.")]
+
+
+def stores_here() -> list[str]:
+    """Name the stores in the current folder, for the Tab key."""
+    return sorted(map(str, Path().glob("data/features/*/*.zarr")))
+
+
+StoreUrl = Annotated[
+    str,
+    typer.Argument(
+        help="A store, e.g. data/features/source/1a2b3c4d.zarr or s3://bucket/...",
+        autocompletion=stores_here,
+    ),
+]

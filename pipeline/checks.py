@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.params import Params
-from stages.embed import format1
-from stages.embed.planned import PlannedStore, planned_store
 from stages.embed.stage import EmbedResult, Progress, Step, run
+from stages.embed.stores import PlannedStore, kept_store, planned_store, require_provenance
 from stages.label import stage as label_stage
 from stages.prepare.manifest import Domain, Manifest
 from store.errors import ConfigError, DataError
@@ -43,15 +42,6 @@ def current_manifest(params: Params, path: Path) -> Manifest:
     return manifest
 
 
-def require_provenance(params: Params, found: Mapping[str, Any], *, where: object) -> None:
-    """Refuse features of another teacher or preprocessing than section `embed` names.
-
-    Raises:
-        StoreMismatchError: As `stages.embed.format1.require_provenance`.
-    """
-    format1.require_provenance(params.embed, params.store.projection, found, where=where)
-
-
 def require_current_stores(params: Params, index_path: Path) -> None:
     """Refuse to train from features of another teacher than section `embed` names.
 
@@ -63,7 +53,9 @@ def require_current_stores(params: Params, index_path: Path) -> None:
     """
     if params.read_domains:
         for domain, entry in Index.read(index_path).stores.items():
-            require_provenance(params, entry.provenance, where=f"{index_path}: the {domain} store")
+            where = f"{index_path}: the {domain} store"
+            projection = params.store.projection
+            require_provenance(params.embed, projection, entry.provenance, where=where)
 
 
 def require_current_labels(params: Params, manifest_path: Path, index_path: Path) -> None:
@@ -104,7 +96,7 @@ def run_label(
 def planned(
     params: Params, manifest: Manifest, domain: Domain, *, weights: Mapping[str, Any]
 ) -> PlannedStore:
-    """Return the store that the params ask for; see `stages.embed.planned.planned_store`."""
+    """Return the store that the params ask for; see `stages.embed.stores.planned_store`."""
     return planned_store(
         params.embed,
         domain,
@@ -127,7 +119,7 @@ def require_planned(params: Params, manifest: Manifest, url: Url) -> Domain:
     stores = params.store.location
     for domain in params.embed.domains:
         wanted = planned(params, manifest, domain, weights=weights)
-        kept = format1.kept_store(wanted, params.embed, stores, load)
+        kept = kept_store(wanted, params.embed, stores, load)
         if is_same(join(stores, kept.spec.relative_path), url):
             return domain
     raise ConfigError(

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
 
 import typer
 
-from pipeline import result_commands, store_commands
-from pipeline.options import (
+from pipeline import (
     EVALUATE_CACHE,
     INDEX,
     MANIFEST,
@@ -25,6 +24,8 @@ from pipeline.options import (
     Overrides,
     ParamsFile,
     RunFolder,
+    result_commands,
+    store_commands,
 )
 from pipeline.presets import ARMS, PRESETS
 
@@ -160,12 +161,10 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
 
     Example: ssr prepare -S prepare.source.root=/data/gta5
     """
-    from pipeline.console import console
-    from pipeline.costs import noted
+    from pipeline.console import noted
     from pipeline.params import load_params
     from pipeline.tables import print_manifest
     from stages.prepare import stage
-    from stages.prepare.proposal import about_sampling
 
     config = load_params(params, overrides)
     with noted("prepare", "images", MANIFEST.parent) as report:
@@ -176,19 +175,13 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
             progress=report,
         )
     print_manifest(result)
-    if (rare := config.train.rare_class_sampling) is not None:
-        given = rare.model_dump(exclude={"temperature"})
-        if said := about_sampling(result.manifest, **given):
-            console.print(said)
 
 
 @app.command()
 def plan(
     params: ParamsFile = PARAMS,
     overrides: Overrides = [],  # noqa: B006
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Time a few tiles, and a write, here.")
-    ] = False,
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="Time a few tiles here.")] = False,
     device: Annotated[
         str | None, typer.Option(help="Device to look up, e.g. a100; else this machine's.")
     ] = None,
@@ -226,7 +219,7 @@ def embed(
     Example: ssr embed -S embed.teacher.weights=sam_vit_b_01ec64.pth
     """
     from pipeline.checks import current_manifest, run_embed
-    from pipeline.costs import noted
+    from pipeline.console import noted
     from pipeline.params import load_params
     from pipeline.tables import print_embedded
 
@@ -261,7 +254,7 @@ def label(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # no
     Example: ssr label -S train.self_training.labels=store
     """
     from pipeline.checks import current_manifest, require_current_stores, run_label
-    from pipeline.costs import noted
+    from pipeline.console import noted
     from pipeline.params import load_params
     from pipeline.tables import print_labels
 
@@ -300,8 +293,7 @@ def train(
     Example: ssr train -S 'train.regularizer.on=[]' --out runs/daformer
     """
     from pipeline.checks import current_manifest, require_current_labels, require_current_stores
-    from pipeline.console import console
-    from pipeline.costs import noted
+    from pipeline.console import console, noted
     from pipeline.params import load_params
     from pipeline.tables import print_trained, print_validation
 
@@ -362,7 +354,7 @@ def evaluate(
     Example: ssr evaluate -S evaluate.flip=true -S 'evaluate.scales=[0.75,1.0,1.25]'
     """
     from pipeline.checks import current_manifest
-    from pipeline.costs import noted
+    from pipeline.console import noted
     from pipeline.params import load_params
     from pipeline.tables import print_metrics
     from store.errors import ConfigError

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
 from rich.text import Text
 
+from pipeline import INDEX, MANIFEST, RUN
 from pipeline.console import console
-from pipeline.options import INDEX, MANIFEST, RUN
 from store.errors import ConfigError, DataError, SSRError
 
 if TYPE_CHECKING:

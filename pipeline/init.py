@@ -93,11 +93,7 @@ def _is_pristine(path: Path) -> bool:
 
 
 def _fill_in(tree: CommentedMap, roots: Mapping[str, str | None]) -> list[str]:
-    """Put in what lies in the folders: names, sizes of a few images, values of some labels.
-
-    Returns:
-        Sentences for the user.
-    """
+    """Put in what lies in the folders: names, sizes of a few images, values of some labels."""
     prepare, train = tree["prepare"], tree["train"]
     said: list[str] = []
     crops_px: list[int] = []
@@ -108,7 +104,7 @@ def _fill_in(tree: CommentedMap, roots: Mapping[str, str | None]) -> list[str]:
         root = local_path(given)
         splits = find_splits(root) if root.is_dir() else {}
         if "train" not in splits:
-            what = "holds no images to train on" if root.is_dir() else "is no folder yet"
+            what = "holds no images to train on" if root.is_dir() else "is not a folder yet"
             said.append(f"{domain}: {given} {what}; params.yaml has the usual names of folders")
             continue
         section = prepare[domain]

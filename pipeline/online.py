@@ -17,10 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.checks import require_provenance
 from pipeline.params import Params
 from stages.embed.config import EmbedConfig
-from stages.embed.format1 import require_weights
+from stages.embed.stores import require_provenance, require_weights
 from stages.embed.task import add_tile, teacher_input
 from stages.embed.teachers.teacher import Encoder
 from stages.embed.tiling import Tile
@@ -98,7 +97,8 @@ def compare_online(
     domain: Domain = "source" if spec.domain == "source" else "target"
     if domain == "target" and params.train.self_training is None:
         raise ConfigError("train.self_training is null: training draws no crops of the target")
-    require_provenance(params, spec.provenance, where=f"the store {store}")
+    projection, where = params.store.projection, f"the store {store}"
+    require_provenance(params.embed, projection, spec.provenance, where=where)
     encoder = params.embed.load_encoder()
     require_weights(params.embed, encoder, spec)
     # training's crops, but never mirrored and at every level of the store

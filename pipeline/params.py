@@ -14,11 +14,10 @@ from ruamel.yaml.error import YAMLError
 from stages.embed.config import EmbedConfig
 from stages.evaluate.config import EvaluateConfig
 from stages.fields import Domain, PathText, Section
-from stages.label.config import LabelConfig
-from stages.prepare.config import PrepareConfig
+from stages.label.stage import LabelConfig
+from stages.prepare.stage import PrepareConfig
 from stages.train.config import TrainConfig
-from store.basis import Projection
-from store.codec import CODECS, CodecName
+from store.codec import CODECS, CodecName, Projection
 from store.errors import ConfigError
 from store.files import Url, is_known, parse_url
 from store.spec import MOST_CHANNELS, Level

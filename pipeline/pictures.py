@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.options import MANIFEST
+from pipeline import MANIFEST
 from pipeline.params import load_params
 from pipeline.tables import UNTRAINED, teacher_of
 from stages.evaluate.pictures import FONT_PX, INK, PAPER, png_of

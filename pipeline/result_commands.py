@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline.options import (
+from pipeline import (
     INDEX,
     MANIFEST,
     PARAMS,
@@ -46,11 +46,27 @@ def compare(
 
     Example: ssr compare runs/daformer runs/ssr
     """
-    from pipeline.comparison import print_comparison, read_runs
+    from pipeline.console import console, print_table
+    from pipeline.report import read_runs
+    from pipeline.tables import UNTRAINED
+    from stages.evaluate.scores import percent_text
 
     if len(runs) < 2:
         raise ConfigError(f"{runs[0]} is one run: name another one to compare it with")
-    print_comparison(read_runs(runs))
+    compared = read_runs(runs)
+    for name, first in compared[0].scores.by_dataset.items():
+        scores = [run.scores.by_dataset[name] for run in compared]
+        rows = [("teacher", *(run.teacher for run in compared))]
+        rows += [
+            (label, *(percent_text(each.iou[label]) for each in scores)) for label in first.iou
+        ]
+        rows.append(("mean IoU", *(percent_text(each.miou) for each in scores)))
+        gains = (f"{each.miou - first.miou:+.2f}" for each in scores[1:])
+        rows.append((f"minus {runs[0]}", "", *gains))
+        title = f"{name}: {first.images} images, percent, one run each"
+        print_table(title, ("", *map(str, runs)), rows)
+    if any(run.scores.teacher_trained is False for run in compared):
+        console.print(UNTRAINED)
 
 
 def report(
@@ -103,7 +119,6 @@ def probe(
 
     It learns from labels of the source and is scored on val images of both domains, whose features
     must be in the stores (embed.splits). What a teacher is worth is what it keeps on the target.
-    It also says how much of the tokens' variance their position in the teacher's tile explains.
 
     Example: ssr probe --student runs --json probe.json
     """
@@ -125,7 +140,6 @@ def probe(
             index=Index.read(INDEX),
             images=images,
             student=student,
-            tiles=config.embed.tiles if config.embed.teacher.known else None,
             progress=report,
         )
     print_probe(found)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.options import INDEX, MANIFEST, PARAMS, Overrides, ParamsFile, StoreUrl
+from pipeline import INDEX, MANIFEST, PARAMS, Overrides, ParamsFile, StoreUrl
 
 if TYPE_CHECKING:
     from pipeline.params import Params

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.filesize import decimal
 
 from pipeline.console import console, print_table
-from stages.embed.planned import weights_of
+from stages.embed.stores import weights_of
 from stages.evaluate.scores import percent_text, read_scores
 from stages.prepare.stage import PrepareResult
 
@@ -218,9 +218,6 @@ def print_probe(report: "ProbeReport") -> None:
             for features in dict.fromkeys(features for features, _ in report.scores)
         ],
     )
-    known = ((level, share) for level, share in report.position.items() if share is not None)
-    if shares := ", ".join(f"{level} {share:.0%}" for level, share in known):
-        console.print(f"variance of tokens that their position in the tile explains: {shares}")
     if not report.teacher["trained"]:
         console.print(UNTRAINED)
 

@@ -13,10 +13,9 @@ from store.codec import estimate_scale, scale_sample
 from store.errors import StoreError
 from store.files import Url, absolute, join, one_line_for_reads, stores_of
 from store.fingerprint import sha256
-from store.grid import shard_file
 from store.index import StoreEntry
 from store.read import FeatureReader
-from store.spec import ImageEntry
+from store.spec import ImageEntry, shard_file
 from store.write import StoreWriter
 
 

@@ -7,8 +7,16 @@ from typing import Final, get_args
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from store.basis import BASIS_ARRAYS, Bases, parse_basis
-from store.codec import Codec, CodecName, Scales, parse_scale, scale_file
+from store.codec import (
+    BASIS_ARRAYS,
+    Bases,
+    Codec,
+    CodecName,
+    Scales,
+    parse_basis,
+    parse_scale,
+    scale_file,
+)
 from store.errors import (
     StoreError,
     StoreFormatError,
@@ -18,7 +26,6 @@ from store.errors import (
 )
 from store.files import Files, one_line_for_reads
 from store.fingerprint import canonical_json, fingerprint_of, sha256
-from store.grid import shard_count
 from store.ledger import (
     LEDGER,
     SLOTS_FILE,
@@ -38,6 +45,7 @@ from store.spec import (
     StoreSpec,
     check_images,
     levels_of_format_1,
+    shard_count,
     upright,
 )
 

@@ -85,7 +85,7 @@ class Index(BaseModel):
         Raises:
             StoreMissingError: There is none.
             StoreUnreadableError: It cannot be looked at.
-            StoreError: The file is no index of this format.
+            StoreError: The file is not an index of this format.
         """
         try:
             return cls.model_validate_json(atomic.read_bytes(path))

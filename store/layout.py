@@ -20,17 +20,15 @@ from pydantic import JsonValue
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from store.basis import Bases
-from store.codec import MISSING_CODE, ZSTD_LEVEL, Scales, scale_name
+from store.codec import MISSING_CODE, ZSTD_LEVEL, Bases, Scales, scale_name
 from store.fingerprint import CRC_BYTES, crc32c, sha256, with_crc32c
-from store.grid import LevelGrid
 from store.header import (
     METADATA_FILE,
     RootAttributes,
     digests_json,
 )
 from store.ledger import LEDGER, SLOTS_FILE, ChannelStatistics, Slot, slots_json
-from store.spec import NO_BASES, ImageEntry, StoreSpec, upright
+from store.spec import NO_BASES, ImageEntry, LevelGrid, StoreSpec, upright
 
 THREADS: Final = min(
     4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -20,8 +20,7 @@ from pydantic import (
 from store.errors import StoreError
 from store.files import Files
 from store.fingerprint import canonical_json, sha256
-from store.grid import shard_file, slots_of
-from store.spec import FORMAT, Format, ImageEntry
+from store.spec import FORMAT, Format, ImageEntry, shard_file, slots_of
 
 LEDGER = "ledger"
 SLOTS_FILE = f"{LEDGER}/images.json"

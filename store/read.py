@@ -24,11 +24,10 @@ from store.errors import (
 )
 from store.files import OpenFile, Url, files_at, join, one_line_for_reads, unreadable
 from store.fingerprint import CRC_BYTES, crc32c_is_sound
-from store.grid import LevelGrid, place_of, shard_file
 from store.header import Header, read_header
 from store.index import Index
 from store.ledger import ChannelStatistics, ShardEntry, has_file, read_statistics, recorded
-from store.spec import FLIPPED, ImageEntry, Size, upright
+from store.spec import FLIPPED, ImageEntry, LevelGrid, Size, place_of, shard_file, upright
 
 _ABSENT: Final = np.iinfo(np.uint64).max
 """Offset of a chunk that holds no feature and is not stored."""

@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from store.basis import Bases
-from store.codec import OVERFLOW, Codec, Scales
+from store.codec import OVERFLOW, Bases, Codec, Scales
 from store.errors import StoreError
 from store.files import Url, absolute, files_at, join, one_line_for_os_errors, one_line_for_reads
 from store.fingerprint import sha256
-from store.grid import LevelGrid, shard_file
 from store.header import basis_files, damaged, read_bases
 from store.layout import encode_images
 from store.lease import Part, commit, owns
 from store.ledger import ShardEntry, entry_file, entry_json
-from store.spec import ImageEntry, StoreSpec, upright
+from store.spec import ImageEntry, LevelGrid, StoreSpec, shard_file, upright
 
 Features = Mapping[str, Mapping[str, NDArray[Any]]]
 """level -> image id -> (C, h, w), float32 or float16, h and w the working size over the stride."""
@@ -30,7 +28,6 @@ class ShardTask:
     """One shard that is not done.
 
     Attributes:
-        shard: Number of the shard.
         images: The image of each slot; None for an image that was removed.
         levels: Levels that are missing, finest first.
     """
@@ -48,7 +45,6 @@ class ShardWriter:
     when that one ends.
 
     Attributes:
-        url: The store.
         fingerprints: Of each level, with scale and basis.
         part: Shards that the lease is about.
         token: Names the lease.
@@ -82,9 +78,7 @@ class ShardWriter:
     def write(self, task: ShardTask, features: Features) -> None:
         """Write one shard of all levels of a task, whole, and record it.
 
-        Args:
-            task: A task of `StoreWriter.pending`.
-            features: level -> image id -> (C, h, w), of exactly the task's levels and images.
+        Features are level -> image id -> (C, h, w), of exactly the task's levels and images.
 
         Raises:
             StoreBusyError: The lease has ended.

@@ -15,10 +15,9 @@ from zarr.storage import FsspecStore, LocalStore
 
 from store.codec import MISSING_CODE, scale_name
 from store.files import S3, Url, files_at, one_line_for_reads
-from store.grid import LevelGrid, place_of
 from store.header import ROOT_FILE, Header, RootAttributes, damaged, read_header
 from store.ledger import ChannelStatistics, has_file, read_statistics
-from store.spec import ImageEntry, upright
+from store.spec import ImageEntry, LevelGrid, place_of, upright
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from store.files import (
     reason_of,
 )
 from store.fingerprint import sha256
-from store.grid import LevelGrid, shard_file, shard_of
 from store.header import METADATA_FILE, Header, read_digests, read_header, read_spec
 from store.lease import WHOLE, commit, writer_lease
 from store.ledger import LEDGER, ShardEntry, entry_file, parse_entry, parse_statistics
+from store.spec import LevelGrid, shard_file, shard_of
 
 MISSING: Final = "is missing"
 UNRECORDED: Final = "has no ledger entry: its write was interrupted, or the entry was lost"

@@ -10,8 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from store.basis import Bases, Basis
-from store.codec import Codec, Scales, check_scale
+from store.codec import Bases, Basis, Codec, Scales, check_scale
 from store.errors import (
     StoreError,
     StoreIncompleteError,
@@ -28,7 +27,6 @@ from store.files import (
     one_line_for_reads,
 )
 from store.fingerprint import fingerprint_of, sha256
-from store.grid import shard_count, shard_of
 from store.header import (
     ROOT_FILE,
     RootAttributes,
@@ -54,7 +52,16 @@ from store.ledger import (
     wanted_images,
 )
 from store.shard_writer import Features, ShardTask, ShardWriter
-from store.spec import NO_BASES, ImageEntry, Level, StoreSpec, check_images, upright
+from store.spec import (
+    NO_BASES,
+    ImageEntry,
+    Level,
+    StoreSpec,
+    check_images,
+    shard_count,
+    shard_of,
+    upright,
+)
 
 
 class StoreWriter:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from benchmarks.step_time.setting import LEVEL, Setting, configure, reads_features
 from stages.prepare import stage as prepare
-from stages.prepare.config import PrepareConfig
 from stages.prepare.manifest import Domain, Manifest
+from stages.prepare.stage import PrepareConfig
 from stages.train.crops import TrainingCrops
 from store.read import FeatureReader
 from store.spec import ImageEntry, Level, StoreSpec

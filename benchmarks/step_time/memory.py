@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.step_time.arms import build_arm, device_of
 from benchmarks.step_time.setting import Setting
-from pipeline.costs import peak_bytes
+from pipeline.console import peak_bytes
 from stages.device import cpu_threads
 
 

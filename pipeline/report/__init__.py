@@ -20,17 +20,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 from rich.filesize import decimal
 
+from pipeline import INDEX, MANIFEST, RUN
 from pipeline.checks import current_manifest, require_current_stores
-from pipeline.comparison import read_runs
-from pipeline.costs import cost_of, versions
-from pipeline.options import INDEX, MANIFEST, RUN
+from pipeline.console import cost_of, versions
 from pipeline.params import Params
 from pipeline.pictures import Painter, read_photo
 from pipeline.tables import UNTRAINED, sizes_text, statistics_text, teacher_of
-from stages.embed.planned import weights_of
+from stages.embed.stores import weights_of
 from stages.evaluate.model import measured_card, student_folder
 from stages.evaluate.pictures import read_pictures
-from stages.evaluate.scores import read_confusion, read_scores
+from stages.evaluate.scores import Evaluation, read_confusion, read_scores
 from stages.prepare.manifest import Manifest
 from stages.prepare.stage import findings, summarise
 from stages.student.config import ONCE
@@ -38,7 +37,13 @@ from stages.student.saved import read_card
 from stages.train.step import LOSSES, PARTS
 from stages.train.workspace import INCIDENTAL, differences
 from store.atomic import write_text
-from store.errors import DataError, SSRError, StoreIncompleteError, StoreMissingError
+from store.errors import (
+    CheckpointError,
+    DataError,
+    SSRError,
+    StoreIncompleteError,
+    StoreMissingError,
+)
 from store.files import join
 from store.fingerprint import sha256_of_file
 from store.index import Index
@@ -318,6 +323,52 @@ class _Run:
         ]
         said = f"The pseudo-labels lost {', '.join(lost)}: another seed may do better."
         return [said] if lost else []
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """One run, its last evaluation, and how its training used a teacher.
+
+    That is `none`, a kind of regulariser, or `?` where the student that was measured does not say
+    or is not in the folder.
+    """
+
+    folder: Path
+    teacher: str
+    scores: Evaluation
+
+
+def read_runs(folders: Sequence[Path]) -> tuple[ComparedRun, ...]:
+    """Read the last evaluations of several runs.
+
+    Raises:
+        DataError: If a run was not evaluated, or on other images, of other classes or in another
+            way than the first one.
+    """
+    runs, conditions = [], []
+    for folder in folders:
+        scores = read_scores(folder)
+        data = {name: (each.content, tuple(each.iou)) for name, each in scores.by_dataset.items()}
+        conditions.append((data, scores.weights, scores.inference))
+        if conditions[-1] != conditions[0]:
+            raise DataError(
+                f"{folder}: was evaluated on other images or in another way than {folders[0]}; "
+                "run `ssr evaluate` for both with the same params"
+            )
+        runs.append(ComparedRun(folder, _teacher(folder, scores), scores))
+    return tuple(runs)
+
+
+def _teacher(run: Path, scores: Evaluation) -> str:
+    try:
+        card = measured_card(run, scores)
+    except CheckpointError:
+        card = None
+    recipe = None if card is None else card.meta.get("recipe")
+    regularizer = recipe.get("regularizer") if isinstance(recipe, Mapping) else None
+    if not isinstance(regularizer, Mapping):
+        return "?"
+    return str(regularizer.get("kind", "ssr")) if regularizer.get("on") else "none"
 
 
 def read_columns(path: Path) -> dict[str, dict[float, float]]:

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from stages.device import cpu_threads
 from stages.embed.config import EmbedConfig
-from stages.embed.format1 import require_weights
+from stages.embed.stores import require_weights
 from stages.embed.task import embed_shards
 from stages.embed.teachers.teacher import Encoder
 from stages.prepare.manifest import ImageRecord

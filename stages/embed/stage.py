@@ -16,11 +16,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from stages.embed.config import EmbedConfig
-from stages.embed.format1 import kept_store, require_weights
-from stages.embed.planned import PlannedStore, planned_store
+from stages.embed.stores import PlannedStore, kept_store, planned_store, require_weights
 from stages.prepare.manifest import Domain, Manifest
-from store.basis import Bases, Projection, fit_basis
-from store.codec import estimate_scale, scale_sample
+from store.codec import Bases, Projection, estimate_scale, fit_basis, scale_sample
 from store.errors import DataError
 from store.files import Url, files_at, join, one_line_for_reads
 from store.header import read_bases

@@ -35,7 +35,7 @@ from stages.embed.teachers.teacher import Encoder
 from stages.embed.tiling import Tile
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import normalised_window, read_raw, resize_image
-from store.basis import Bases
+from store.codec import Bases
 from store.shard_writer import ShardTask
 from store.spec import upright
 

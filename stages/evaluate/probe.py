@@ -19,10 +19,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.embed.tiling import Tile
 from stages.evaluate.model import open_model
 from stages.label.classifier import LinearProbe, labelled_tokens, token_labels
-from stages.prepare.geometry import Size
 from stages.prepare.manifest import Domain, ImageRecord, Manifest, Split
 from stages.prepare.pixels import (
     label_window,
@@ -61,7 +59,6 @@ class ProbeReport:
     teacher: Mapping[str, Any]
     learnt_on: int  # images of source/train
     scores: Mapping[tuple[str, str], Metrics]  # by features and split, in percent of tokens
-    position: Mapping[str, float | None]  # by level, see `PositionVariance`
 
     def as_json(self) -> dict[str, Any]:
         """Return what JSON can hold."""
@@ -69,8 +66,7 @@ class ProbeReport:
             {"features": features, "on": on, **asdict(score)}
             for (features, on), score in self.scores.items()
         ]
-        about = {"teacher": dict(self.teacher), "learnt_on": self.learnt_on, "rows": rows}
-        return {**about, "position": dict(self.position)}
+        return {"teacher": dict(self.teacher), "learnt_on": self.learnt_on, "rows": rows}
 
 
 def run(
@@ -81,14 +77,12 @@ def run(
     index: Index,
     images: int,
     student: Path | None,
-    tiles: Callable[[str, Size], Sequence[Tile]] | None,
     progress: Progress,
 ) -> ProbeReport:
     """Probe the stores that the index names, and a student in its own folder or its run's.
 
     Paths of the index begin at `stores`. At most `images` of each split are read, evenly spread
-    over it; progress is called after each. `tiles` says how an image of a size was cut at a level;
-    None: nothing is said of positions.
+    over it; progress is called after each.
 
     Raises:
         StoreError: There are no stores, they are damaged, or no labelled image of the target is
@@ -125,8 +119,6 @@ def run(
         spread[domain, split] = records[:: -(-len(records) // images) or 1]
     done, total, classes = count(1), sum(map(len, spread.values())), manifest.classes.names
 
-    positions: dict[str, PositionVariance] = defaultdict(PositionVariance)
-
     def images_of(part: Part) -> Iterator[Image]:
         """Read features at each level, a student's too, and the labels of their tokens."""
         for record in spread[part]:
@@ -142,8 +134,6 @@ def run(
                 ids = token_labels(label, spec.level(level).stride_px, len(classes))
                 window = reader.window(record.image_id, level, 0, 0, h, w)
                 image[f"teacher {level}"] = (window, ids)
-                if tiles is not None:
-                    positions[level].add(window, tiles(level, record.working_size_px))
             if network is not None:
                 _, finest = next(iter(image.values()))
                 resized = resize_image(read_raw(record, root), record.resized_size_px)
@@ -159,54 +149,7 @@ def run(
     scores = probe(images_of(LEARN), tests, classes)
     provenance = index.stores["source"].provenance["teacher"]
     assert isinstance(provenance, dict)
-    position = {level: each.share for level, each in positions.items()}
-    return ProbeReport(provenance, len(spread[LEARN]), scores, position)
-
-
-class PositionVariance:
-    """Share of the variance of tokens that the mean token of each position in a tile explains.
-
-    What images have in common at a position counts as well, such as the sky above.
-    """
-
-    def __init__(self) -> None:
-        self._sums = np.zeros((0, 0, 1))  # (t, t, C)
-        self._counts = np.zeros((0, 0), int)  # (t, t)
-        self._squares = 0.0
-
-    def add(self, features: NDArray[Any], tiles: Sequence[Tile]) -> None:
-        """Count the tokens (C, h, w) of an image, each in the tile that has most of it."""
-        tokens = np.moveaxis(features, 0, -1).astype(np.float64)  # (h, w, C)
-        self._squares += float(np.square(tokens).sum())
-        side = max(len(self._counts), *(side for tile in tiles for side in tile.size_tok))
-        more = (0, side - len(self._counts))
-        self._counts = np.pad(self._counts, (more, more))
-        sums = np.broadcast_to(self._sums, (*self._sums.shape[:2], len(features)))
-        self._sums = np.pad(sums, (more, more, (0, 0)))
-        shares = np.zeros((len(tiles), *tokens.shape[:2]), np.float32)
-        parts = []
-        for share, tile in zip(shares, tiles, strict=True):
-            (y, x), (height, width) = tile.origin_tok, tile.size_tok
-            parts.append(np.s_[y : y + height, x : x + width])
-            share[parts[-1]] = tile.weights
-        owner = shares.argmax(axis=0)
-        for number, part in enumerate(parts):
-            mine = owner[part] == number
-            height, width = mine.shape
-            self._sums[:height, :width][mine] += tokens[part][mine]
-            self._counts[:height, :width][mine] += 1
-
-    @property
-    def share(self) -> float | None:
-        """Adjusted R² (n images explain 1/n by chance); None where no position is seen twice."""
-        seen, tokens = self._counts > 0, int(self._counts.sum())
-        positions = int(seen.sum())
-        between = (np.square(self._sums[seen]).sum(-1) / self._counts[seen]).sum()
-        total = self._squares - np.square(self._sums.sum((0, 1))).sum() / max(tokens, 1)
-        if tokens <= positions or total <= 0:
-            return None
-        within = (self._squares - between) / (tokens - positions)
-        return float(1 - within / (total / (tokens - 1)))
+    return ProbeReport(provenance, len(spread[LEARN]), scores)
 
 
 def probe(

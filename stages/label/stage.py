@@ -16,8 +16,9 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from stages.label.config import LabelConfig
+from stages.fields import Name, PositiveInt, Section
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.prepare.pixels import label_window, read_train_ids, resize_label
 from store.errors import (
@@ -33,6 +34,19 @@ from store.index import Index, StoreEntry, labels_beside
 from store.read import open_features, require_same_bases
 from store.spec import ImageEntry, Level, StoreSpec
 from store.write import StoreWriter
+
+
+class LabelConfig(Section):
+    """Section `label`, unused unless `train.self_training.labels` asks for the store's."""
+
+    level: Name = Field(
+        description="Level of the stores whose tokens are classified; one of `embed.levels`."
+    )
+    images: PositiveInt = Field(
+        description="Most labelled images of source/train that the classifier learns from, evenly "
+        "spread over them."
+    )
+
 
 CLASSES: Final = "classes"
 """The level of a store of labels."""
@@ -71,16 +85,8 @@ def run(
 ) -> LabelResult:
     """Bring the target's labels up to date with the stores of an index.
 
-    Without a config it writes an empty index of labels.
-
-    Args:
-        config: Section `label`.
-        manifest_path: The images.
-        roots: Folder of each domain.
-        stores: Where the paths of the index begin; the labels' store joins them.
-        index_path: The index of features; that of the labels is written beside it.
-        shard_images: Images per shard.
-        progress: Called with images done, images to do, and which they are.
+    Without a config it writes an empty index of labels. The labels' store joins those of features
+    at `stores`, its index lies beside theirs.
 
     Raises:
         DataError: No image of source/train has a label and a labelled token, or one changed.

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, Self
 
-from stages.fields import Domain, Split
-from stages.prepare.config import PrepareConfig
+from pydantic import Field, model_validator
+
+from stages.fields import Domain, Section, Split, WindowPx
 from stages.prepare.datasets import SourceConfig
 from stages.prepare.datasets.dataset import Item, Listing, Progress, first_names
 from stages.prepare.geometry import Size
@@ -27,6 +28,49 @@ from stages.prepare.scan import (
     select,
 )
 from store.errors import DataError, DataUnreadableError
+
+
+class PrepareConfig(Section):
+    """What to train on: a labelled source domain and the target domain to adapt to."""
+
+    source: SourceConfig = Field(description="The labelled domain.")
+    target: SourceConfig | None = Field(
+        description="The domain to adapt to, unlabelled in training but for `labelled` images; "
+        "null for source only."
+    )
+
+    pad_to_px: WindowPx = Field(
+        description="Side up to which smaller images are padded: `train.crop_px`; with more, some "
+        "crops show padding alone."
+    )
+    on_bad_image: Literal["fail", "skip"] = Field(
+        description="Images or labels that cannot be read end `prepare`, or are left out and "
+        "listed. Those that change afterwards end whatever reads them."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for domain, config in self.domains.items():
+            config.require_training_data(domain)
+        if self.source.labelled:
+            raise ValueError(
+                "source.labelled is a key of the target, as all of the source is labelled: "
+                "remove it"
+            )
+        return self
+
+    @property
+    def domains(self) -> dict[Domain, SourceConfig]:
+        """The domains that there are, source first."""
+        if self.target is None:
+            return {"source": self.source}
+        return {"source": self.source, "target": self.target}
+
+    @property
+    def roots(self) -> dict[Domain, Path]:
+        """Where the paths of the manifest begin, per domain; `~` is expanded."""
+        return {domain: config.folder for domain, config in self.domains.items()}
+
 
 _OTHER_AREA: Final = 16
 """How many times more or fewer pixels another kind of picture has."""
@@ -68,11 +112,7 @@ def run(config: PrepareConfig, *, out: Path, cache: Path, progress: Progress) ->
     Labels of the target's train split enter the manifest for the images that `labelled` names, and
     never for others, even where there are files: no later stage can use them by mistake.
 
-    Args:
-        config: Section `prepare`.
-        out: The manifest file.
-        cache: File that remembers what was measured; may be deleted at any time.
-        progress: Called with (done, total, what).
+    The file `cache` remembers what was measured; it may be deleted at any time.
 
     Raises:
         DataError: Data is missing, damaged or inconsistent; has a line for each kind of problem.

@@ -231,9 +231,9 @@ class TrainConfig(Section):
     log_every: PositiveInt = Field(
         description="Iterations between rows of runs/curves.csv and runs/health.csv."
     )
-    log_to: tuple[Literal["dvclive", "tensorboard"], ...] = Field(
-        description="Tools that get these rows and the validations too: `dvclive` in runs/live, "
-        "`tensorboard` in runs/tensorboard."
+    log_to: tuple[Literal["tensorboard"], ...] = Field(
+        description="`[tensorboard]` also writes these rows and the validations to "
+        "runs/tensorboard."
     )
     checkpoint_every: PositiveInt = Field(description="Iterations between checkpoints.")
     validate_every: NaturalInt = Field(
@@ -280,7 +280,7 @@ class TrainConfig(Section):
         """Refuse origins of crops that are between the tokens of levels that are read.
 
         Raises:
-            ConfigError: `crop_align_px` is no multiple of a stride.
+            ConfigError: `crop_align_px` is not a multiple of a stride.
         """
         stride_px = max((level.stride_px for level in levels), default=1)
         if self.crop_align_px % stride_px:

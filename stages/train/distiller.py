@@ -1,4 +1,4 @@
-"""What compares the student's stages with stored features, for `stages.train.distill`.
+"""Comparison of the student's stages with stored features, for `stages.train.distill`.
 
 # B batch, C channels of a teacher level, C_i student channels of stage i, N = h w teacher tokens
 """
@@ -77,7 +77,6 @@ class Distiller(nn.Module):
         in_channels: Channels of the student's stages, finest first.
         levels: The level that each stage learns; None leaves a stage out.
         moments: Of each level, by which its tokens are standardised.
-        config: Section `train.distill`.
     """
 
     def __init__(

@@ -44,7 +44,7 @@ STUDENTS: Final = ("student", "ema", "best")
 _NOTE: Final = "run.json"
 _REPLACED: Final = "replaced"
 _OTHERS: Final = (
-    *(_NOTE, "curves.csv", "health.csv", "validation.csv", "live", "tensorboard", "costs.jsonl"),
+    *(_NOTE, "curves.csv", "health.csv", "validation.csv", "tensorboard", "costs.jsonl"),
     # what evaluation and report make of the run
     *("metrics.json", "per_class.csv", "confusion.csv", "confusion.png", "pictures", "datasets"),
     "report.html",
@@ -56,10 +56,8 @@ class Workspace:
     """Where the inputs of training are.
 
     Attributes:
-        manifest: The file of the manifest.
         index: The index that names the current stores; unread where the regulariser is off.
         stores: Folder of the feature stores.
-        roots: Folder of each domain's images.
     """
 
     manifest: Path

@@ -27,11 +27,6 @@ def shell_blocks(document: str) -> list[str]:
     return [block.strip() for block in blocks if block.strip().startswith((*_BEGINS, "for "))]
 
 
-def fenced(document: str, language: str) -> list[str]:
-    text = (REPOSITORY / document).read_text()
-    return [code for name, code in _FENCED.findall(text) if name == language]
-
-
 def commands_in(block: str) -> list[list[str]]:
     """Let a shell say what a block runs: loops, variables and quotes as it reads them."""
     said = subprocess.run(

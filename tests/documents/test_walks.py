@@ -9,22 +9,19 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from ruamel.yaml import YAML
 
 from examples.drawn.world import draw
 from examples.drawn.world.style import Style
-from tests.documents.reading import DOCUMENTS, commands_in, fenced, shell_blocks
-from tests.pipeline.repository import demand_repro, environment, make_repository
+from tests.documents.reading import DOCUMENTS, commands_in, shell_blocks
+from tests.pipeline.repository import environment
 from tests.pipeline.test_handover import official_checkpoint
 from tests.pipeline.workplace import (
     REPOSITORY,
     SMALLEST,
     change_params,
     demand,
-    enter_copy,
     write_params,
 )
 from tests.prepare.conftest import ids, save, save_paletted
@@ -115,12 +112,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def after(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: a copy of that."""
-    return enter_copy(trained, tmp_path, monkeypatch)
-
-
-@pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -174,45 +165,3 @@ def test_arms_are_compared(empty: Path) -> None:
             save(photos / split / "labels" / f"{index}.png", label)
     typed(block_with("for arm in source-only"), DIR=photos)
     assert {path.parent.name for path in empty.glob("runs/*/metrics.json")} == {"daformer", "ssr"}
-
-
-@pytest.mark.slow
-def test_experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "repository"
-    make_repository(folder, SMALLEST)
-    demand_repro(folder)
-    monkeypatch.chdir(folder)
-    for key, value in (("user.name", "a reader"), ("user.email", "reader@example.org")):
-        subprocess.run(["git", "config", key, value], check=True)
-    typed(block_with("git add"))
-    assert "seed: 1" in Path("params.yaml").read_text()
-
-
-@pytest.mark.slow
-def test_many_processes(after: Path) -> None:
-    change_params(after, {"train.iterations": 6})
-    shutil.rmtree(after / "runs")  # of another run
-    typed(block_with("torchrun"))
-
-
-@pytest.mark.slow  # for the ONNX exporter, which takes its time
-def test_the_model_is_handed_over(after: Path) -> None:
-    typed(block_with("ssr export runs"))
-    assert len(list(after.glob("predicted/labels/**/*.png"))) == 2
-
-
-def test_a_plain_model_is_handed_over_and_opened(after: Path) -> None:
-    typed(block_with("ssr train -S train.student.head=mlp"))
-    plain, ours = fenced("docs/using.md", "python")[1:]
-    opened: dict[str, Any] = {"images": torch.zeros(1, 3, *SIZE)}
-    exec(plain, opened)
-    assert opened["model"](opened["images"]).logits.shape[1] == 11
-    exec(ours, opened)
-    assert opened["logits"].shape == (1, 11, SIZE[0] // 4, SIZE[1] // 4)
-
-
-def test_features_are_opened_with_xarray(after: Path) -> None:
-    opened: dict[str, Any] = {}
-    exec(fenced("docs/using.md", "python")[0], opened)
-    assert np.isfinite(opened["mean"]).all()
-    assert opened["mean"].shape == (64,)

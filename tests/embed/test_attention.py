@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stages.embed.teachers import attention
-from stages.embed.teachers.attention import FusedAttention, fuse_attention
-from stages.embed.teachers.sam_encoder import SamEncoder, draw_encoder
+from stages.embed.teachers import sam_encoder
+from stages.embed.teachers.sam_encoder import (
+    SamEncoder,
+    draw_encoder,
+)
 from stages.embed.teachers.sam_sizes import ARCHITECTURES, Architecture
 from stages.embed.teachers.teacher import Precision
 
@@ -67,7 +69,7 @@ def test_a_small_buffer_for_the_bias_changes_nothing(
 ) -> None:
     encoder, tiles = positional(architecture), tiles_for(architecture)
     for values in (1, 7 * (architecture.side_px // 16) ** 4):  # heads one by one; some of them
-        monkeypatch.setattr(attention, "BIAS_VALUES", values)
+        monkeypatch.setattr(sam_encoder, "BIAS_VALUES", values)
         assert_same(tokens_of(ours(encoder), tiles), official(encoder, tiles))
 
 
@@ -75,7 +77,7 @@ def test_a_small_buffer_for_the_bias_changes_nothing(
 def test_what_gpus_run_computes_the_same(
     architecture: Architecture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "_attend_with_bias", attention._attend_with_longer_keys)
+    monkeypatch.setattr(sam_encoder, "_attend_with_bias", sam_encoder._attend_with_longer_keys)
     encoder, tiles = positional(architecture), tiles_for(architecture)
     assert_same(tokens_of(ours(encoder), tiles), official(encoder, tiles))
     assert_close_tokens(
@@ -83,17 +85,6 @@ def test_what_gpus_run_computes_the_same(
         official(encoder, tiles),
         0.999,
     )
-
-
-def test_weights_keep_their_names_and_values() -> None:
-    encoder = positional(TINY)
-    before = copy.deepcopy(encoder.state_dict())
-    fuse_attention(encoder)
-    after = encoder.state_dict()
-    assert list(before) == list(after)
-    assert all(torch.equal(value, after[name]) for name, value in before.items())
-    fused = [module for module in encoder.modules() if isinstance(module, FusedAttention)]
-    assert len(fused) == TINY.depth
 
 
 @pytest.mark.gpu

@@ -12,7 +12,7 @@ import pytest
 
 from examples.drawn import TEACHER
 from stages.embed.config import EmbedConfig
-from stages.embed.format1 import require_provenance
+from stages.embed.stores import require_provenance
 from store.errors import StoreMismatchError
 from store.index import Index
 from store.read import FeatureReader, open_features

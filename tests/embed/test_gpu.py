@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stages.embed.teachers.sam_encoder import SamEncoder
 from stages.embed.teachers.teacher import Precision
-from store.basis import Projection
+from store.codec import Projection
 from store.errors import StoreError
 from store.spec import FLIPPED
 from tests.embed.world import World, changed

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from stages.embed.config import EmbedConfig
 from stages.prepare.pixels import MEAN
-from store.basis import Projection
-from store.convert import convert
+from store.codec import Projection
 from store.errors import ConfigError, StoreError
 from store.read import FeatureReader
 from store.spec import upright
@@ -132,17 +130,6 @@ def test_a_basis_holds_for_ever_and_is_found_again_where_it_was_lost(pictures: W
     assert world.run().domains["source"].embedded == 1
     kept = {n: d for n, d in before.items() if "/basis_" in n or "/c.0.0.0.0" in n}
     assert kept.items() <= world.features().items()
-
-
-def test_converting_gives_the_bytes_of_embedding(pictures: World) -> None:
-    torch.manual_seed(0)
-    world = reduced(pictures, "float16", "float16")
-    small = reduced(pictures, "int8", "int8")
-    path = world.run().domains["source"].path
-    small.run()
-    convert(path, "int8")
-    made, wanted = world.features(), small.features()
-    assert {n: d for n, d in wanted.items() if ".zarr" in n}.items() <= made.items()
 
 
 def test_more_components_than_channels_are_one_line_and_nothing_is_stored(

@@ -6,19 +6,16 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from stages.embed.config import EmbedConfig
-from stages.embed.planned import provenance
-from stages.embed.teachers import sam_encoder as teacher_module
-from stages.embed.teachers.sam_encoder import PREFIX, SamEncoder, draw_encoder
+from stages.embed.stores import provenance
+from stages.embed.teachers.sam_encoder import PREFIX, draw_encoder
 from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from store.errors import CheckpointError, DataError
 from store.index import Index
@@ -100,24 +97,6 @@ def test_provenance_tells_all_that_features_depend_on_and_nothing_else(
     assert (about(changed(embed_config, **change)) == about(embed_config)) is same
     assert about(embed_config) != about(embed_config, "cd")
     json.dumps(about(embed_config))
-
-
-def test_batches_mix_images_but_never_shards_or_levels(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[int] = []
-    start = teacher_module.SamEncoder.start
-
-    def count(
-        encoder: SamEncoder, tiles: Sequence[Tensor], levels: Sequence[str]
-    ) -> dict[str, Tensor]:
-        seen.append(len(tiles))
-        return start(encoder, tiles, levels)
-
-    monkeypatch.setattr(teacher_module.SamEncoder, "start", count)
-    world.add("e", (128, 320), seed=6)
-    world.run(batch_tiles=4, levels=("stride8", "stride16"))  # 1 tile per image and level; e: 3, 2
-    assert seen == [2, 2, 2, 2, 3, 2]
 
 
 def test_a_run_leaves_no_threads_and_no_thread_count_behind(world: World) -> None:

@@ -1,8 +1,5 @@
 """Weights come from where they should, or a line says why not."""
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +12,7 @@ from stages.embed.config import EmbedConfig
 from stages.embed.teachers.sam_encoder import (
     PREFIX,
     SamEncoder,
-    build_encoder,
     draw_encoder,
-    hash_weights,
     load_encoder,
 )
 from stages.embed.teachers.sam_sizes import ARCHITECTURES, ArchitectureName
@@ -25,7 +20,6 @@ from store.errors import CheckpointError, ConfigError
 from tests.embed.world import changed
 
 TINY = ARCHITECTURES["tiny"]
-CPU = torch.device("cpu")
 
 
 def load(config: EmbedConfig) -> SamEncoder:
@@ -102,19 +96,6 @@ def test_too_large_a_batch_is_told_in_one_line(
         teacher.encode(torch.zeros(2, 3, 256, 256), ["stride8"])["stride8"]
 
 
-def test_random_weights_are_the_seed_s_and_leave_torch_s_own_generator_alone(
-    embed_config: EmbedConfig,
-) -> None:
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    teacher = load(embed_config)
-    assert torch.equal(torch.rand(3), expected)
-    again, other = load(embed_config), load(changed(embed_config, seed=9))
-    hashes = [hash_weights(each.encoder.state_dict()) for each in (teacher, again, other)]
-    assert hashes[0] == hashes[1] != hashes[2]
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -166,33 +147,6 @@ def test_an_official_name_promises_the_official_content(tmp_path: Path) -> None:
     path = tmp_path / "sam_vit_b_01ec64.pth"
     torch.save(official_layout(), path)
     assert_refused(path, "the official file's with 01ec64")
-
-
-@pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
-def test_architectures_are_those_of_the_official_builders(
-    name: ArchitectureName, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = importlib.util.find_spec("segment_anything")
-    assert spec
-    package = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "segment_anything", package)
-    registry = importlib.import_module("segment_anything.build_sam").sam_model_registry
-    with torch.device("meta"):
-        ours = build_encoder(ARCHITECTURES[name])
-        official = registry[name]().image_encoder
-    assert repr(ours) == repr(official)
-    assert ours.img_size == official.img_size
-    blocks = ours.get_submodule("blocks").children()
-    for block, reference in zip(blocks, official.blocks.children(), strict=True):
-        assert block.window_size == reference.window_size
-        assert block.get_submodule("attn").num_heads == reference.attn.num_heads
-        assert block.get_submodule("attn").use_rel_pos == reference.attn.use_rel_pos
-
-
-def test_the_package_s_init_is_never_run() -> None:
-    build_encoder(TINY)
-    assert "segment_anything.modeling.image_encoder" in sys.modules
-    assert "segment_anything" not in sys.modules
 
 
 def assert_refused(path: Path, message: str) -> None:

@@ -54,20 +54,6 @@ def test_neighbours_overlap_enough_and_are_evenly_spaced(length: int, side: int,
     assert np.ptp(gaps) <= 1 if len(gaps) else length <= side
 
 
-@given(lengths, sides, overlaps)
-def test_no_plan_with_fewer_tiles_overlaps_enough(length: int, side: int, o: float) -> None:
-    count = len(spans(length, side, o))
-    if count > 1:
-        least = int(np.ceil(round(o * side, 9)))
-        assert side + (count - 2) * (side - least) < length
-
-
-def test_two_tiles_ramp_linearly_over_their_overlap() -> None:
-    left, right = spans(12, 8, 0.5)
-    np.testing.assert_allclose(left.weights, [1, 1, 1, 1, 0.875, 0.625, 0.375, 0.125])
-    np.testing.assert_allclose(right.weights, left.weights[::-1])
-
-
 @pytest.mark.parametrize(
     ("working_px", "stride", "tiles"),
     [

@@ -14,8 +14,8 @@ from distributed import LocalCluster
 
 from stages.embed import cluster
 from stages.embed.cluster import ShardJob, make_shard
-from stages.embed.planned import planned_store
-from store.basis import Projection
+from stages.embed.stores import planned_store
+from store.codec import Projection
 from store.errors import (
     CheckpointError,
     ConfigError,

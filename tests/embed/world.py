@@ -16,7 +16,7 @@ from stages.embed.stage import EmbedResult, Progress, Step, run
 from stages.prepare.datasets.camvid import CAMVID_11
 from stages.prepare.geometry import Size, working_size
 from stages.prepare.manifest import ImageRecord, Manifest
-from store.basis import Projection
+from store.codec import Projection
 
 
 def draw(size_px: Size, seed: int) -> NDArray[np.uint8]:

@@ -1,6 +1,5 @@
 """Exported folders, loaded by others: transformers without this project, and our own loader."""
 
-import html
 import json
 import subprocess
 import sys
@@ -10,14 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from markdown_it import MarkdownIt
 from PIL import Image
 
 from stages.evaluate.model import open_model
 from stages.prepare.pixels import normalised_window, read_image
 from stages.student.student import Student, load_student
 from store.errors import CheckpointError, ConfigError
-from tests.conftest import HOSTILE
 from tests.evaluate.models import META, NAMES, exported, save_model
 from tests.train.example import EFFICIENTNET_LITE
 
@@ -200,19 +197,6 @@ def test_the_card_tells_metrics_data_and_licences(tmp_path: Path) -> None:
         "at least 256 px",
     ):
         assert text in card
-
-
-@pytest.mark.parametrize("first", [0, 3, 6])
-def test_names_in_the_card_are_no_markdown(tmp_path: Path, first: int) -> None:
-    names = HOSTILE[first : first + len(NAMES)]
-    save_model(tmp_path / "student", meta={**META, "classes": list(names), "weights": names[0]})
-    write_metrics(tmp_path, iou=dict.fromkeys(names, 1.0))
-    exported(tmp_path, ".")
-    card = (tmp_path / "exported/README.md").read_text()
-    page = MarkdownIt().enable(["table", "strikethrough"]).render(card)
-    for name in names:
-        assert page.count(f"<td>{html.escape(name)}</td>") == 2, name
-    assert f"Initial weights: {html.escape(names[0])}. MiT" in page
 
 
 @pytest.mark.parametrize(

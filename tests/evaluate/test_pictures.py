@@ -7,11 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stages.evaluate.pictures import (
-    CELL_PX,
-    FULL,
     PANEL_PX,
-    colorize,
-    confusion_picture,
     read_pictures,
     triptych_png,
 )
@@ -31,28 +27,6 @@ def drawn_panels(
     label[height // 2 :] = 1
     label[-height // 4 :, -width // 4 :] = 255
     return image, label, np.ones((height, width), np.uint8)
-
-
-def test_ids_take_the_colours_of_the_table_and_all_others_are_black() -> None:
-    painted = colorize(np.array([[0, 1, 2, 255]], np.uint8), CLASSES)
-    assert painted.tolist() == [[list(RED), list(BLUE), list(BLACK), list(BLACK)]]
-
-
-def test_a_cell_of_the_confusion_matrix_is_as_dark_as_its_share_of_the_label() -> None:
-    pixels = np.asarray(confusion_picture(np.array([[0, 100], [75, 25]]), CLASSES.names), float)
-
-    def middle(share: float) -> tuple[float, float]:
-        """Mean row and column of the pixels of a cell that holds this share of its label."""
-        color = np.array([round(255 + share * (full - 255)) for full in FULL])
-        rows, columns = np.nonzero((pixels == color).all(axis=-1))
-        assert CELL_PX**2 / 2 < len(rows) < CELL_PX**2
-        return rows.mean(), columns.mean()
-
-    full, most, rest = middle(1.0), middle(0.75), middle(0.25)
-    assert full[0] < most[0] - CELL_PX / 2  # the first label is above the second
-    assert abs(most[0] - rest[0]) < 3
-    assert most[1] < rest[1] - CELL_PX / 2
-    assert abs(full[1] - rest[1]) < 3
 
 
 @pytest.mark.parametrize("width", [W, 3 * PANEL_PX])

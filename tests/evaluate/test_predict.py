@@ -192,19 +192,6 @@ def names(*wanted: str) -> list[str]:
     return list(list_photos(wanted, out=OUT)[0])
 
 
-def test_a_folder_is_searched_to_the_bottom_and_names_keep_its_subfolders() -> None:
-    touch("photos/b.JPG", "photos/a.png", "photos/town/a.jpeg", "photos/.cache/x.png")
-    touch("photos/._a.png")
-    assert names("photos") == ["a", "b", "town/a"]
-    assert names("photos/*.png") == ["a"]
-
-
-def test_images_of_one_name_in_two_folders_are_told_apart_by_the_folders() -> None:
-    touch("day/1.jpg", "dusk/1.jpg")
-    assert names("day", "dusk") == ["day/1", "dusk/1"]
-    assert names("day/1.jpg", "dusk/1.jpg") == ["day/1", "dusk/1"]
-
-
 @given(
     st.lists(
         st.tuples(st.sampled_from("ab"), st.sampled_from("ab"), st.sampled_from([".png", ".jpg"])),

@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
-from stages.embed.tiling import plan_tiles
-from stages.evaluate.probe import Image, PositionVariance, on_grid, probe
-from stages.label.classifier import LinearProbe, token_labels
+from stages.evaluate.probe import Image, probe
+from stages.label.classifier import LinearProbe
 from store.errors import DataError
 
 K = 3
@@ -57,70 +55,7 @@ def test_the_classifier_agrees_with_one_fitted_by_plain_gradient_descent() -> No
     assert (predicted == expected).mean() > 0.99
 
 
-@pytest.mark.parametrize("position", [0.0, 1.0, 3.0])
-def test_what_the_position_in_a_tile_explains_is_its_share_of_the_variance(
-    position: float,
-) -> None:
-    rng = np.random.default_rng(1)
-    of_position = position * rng.standard_normal((2, 16, 16))
-    variance = PositionVariance()
-    for size_tok in ((16, 48), (32, 16)) * 10:
-        tiles = plan_tiles(size_tok, 16, 0.0)
-        tokens = rng.standard_normal((2, *size_tok))
-        for tile in tiles:
-            (y, x), (height, width) = tile.origin_tok, tile.size_tok
-            tokens[:, y : y + height, x : x + width] += of_position
-        variance.add(tokens, tiles)
-    explained = of_position.var(axis=(1, 2)).sum()
-    assert variance.share == pytest.approx(explained / (explained + 2), abs=0.02)
-
-
-def test_one_image_says_nothing_about_positions() -> None:
-    variance = PositionVariance()
-    variance.add(np.ones((3, 4, 5)), plan_tiles((4, 5), 8, 0.0))
-    assert variance.share is None
-
-
-def test_labels_that_are_ignored_are_neither_learnt_nor_scored() -> None:
-    spoilt: list[Image] = []
-    for image in images(0):
-        features, labels = image["kept"]
-        ignored = labels.copy()
-        ignored[:4] = 255
-        wrong = features.copy()
-        wrong[:, :4] = 1000
-        spoilt.append({"kept": (wrong, ignored)})
-    assert probe(spoilt, {"day": spoilt}, NAMES)["kept", "day"].miou > 99
-
-
 def test_without_a_label_there_is_nothing_to_learn() -> None:
     nothing: Image = {"kept": (np.zeros((4, 2, 2)), np.full((2, 2), 255, np.uint8))}
     with pytest.raises(DataError, match="label some"):
         probe([nothing], {}, NAMES)
-
-
-def test_a_class_that_is_neither_there_nor_found_has_no_iou() -> None:
-    scores = probe(images(0), {"day": images(1)}, (*NAMES, "none"))
-    assert scores["kept", "day"].iou["none"] is None
-
-
-def test_a_token_has_the_class_of_most_of_its_labelled_pixels() -> None:
-    label = np.array(
-        [
-            [0, 0, 1, 1, 255, 255],
-            [0, 2, 1, 255, 255, 255],
-        ],
-        np.uint8,
-    )
-    expected: NDArray[np.uint8] = np.array([[0, 1, 255]], np.uint8)
-    np.testing.assert_array_equal(token_labels(label, 2, K), expected)
-    tie = np.array([[2, 1], [1, 2]], np.uint8)
-    assert token_labels(tie, 2, K) == 1
-
-
-def test_features_of_other_strides_come_to_the_grid() -> None:
-    fine = torch.arange(16.0).reshape(1, 4, 4)
-    np.testing.assert_allclose(on_grid(torch.ones(2, 8, 8), (4, 4)), np.ones((2, 4, 4)))
-    assert on_grid(fine, (2, 2)).mean() == pytest.approx(7.5)
-    np.testing.assert_array_equal(on_grid(fine, (4, 4)), fine.numpy())
-    assert on_grid(fine, (8, 8)).shape == (1, 8, 8)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from stages.evaluate import stage
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.stage import run
-from stages.prepare.datasets.camvid import CAMVID_11, CamvidSplits, Config
+from stages.prepare.datasets.camvid import CAMVID_11, Config
 from stages.prepare.labels import ClassTable, LabelTable
 from stages.prepare.manifest import Domain, ImageRecord, Manifest, Split
 from stages.student.config import ONCE
@@ -199,18 +199,6 @@ def test_image_padding_and_label_keep_their_frames(
     assert metrics.iou["sky"] > 90
 
 
-@pytest.mark.parametrize(
-    ("wanted", "expected"),
-    [(0, []), (1, ["000-2"]), (2, ["000-1", "001-3"]), (9, [f"00{k}-{k}" for k in range(5)])],
-)
-def test_pictures_are_spread_over_the_split(world: World, wanted: int, expected: list[str]) -> None:
-    world.records.clear()
-    for name in range(5):
-        world.add(str(name), halves(10, 20))
-    world.evaluate(CONFIG.model_copy(update={"pictures": wanted}))
-    assert world.pictures() == [f"{name}.png" for name in expected]
-
-
 def test_a_second_run_gives_the_same_bytes_and_removes_its_old_pictures(world: World) -> None:
     world.evaluate()
     first = contents(world.out)
@@ -278,14 +266,6 @@ def test_further_datasets_are_measured_each_and_in_the_mean(
         assert (folder / "per_class.csv").read_text().startswith("class,iou,accuracy\nsky,")
 
 
-def test_further_means_are_over_the_classes_that_they_name(world: World) -> None:
-    subsets = {"mIoU1": ("sky",), "mIoU2": ("car", "road"), "mIoU0": ("car",)}
-    result = world.evaluate(CONFIG.model_copy(update={"subsets": subsets}))
-    # road 7500/10500, sky 0; car is neither labelled nor predicted, so its mean is of road alone
-    expected = {"mIoU1": 0.0, "mIoU2": 71.43, "mIoU0": None}
-    assert result["target/val"].subsets == world.content()["subsets"] == expected
-
-
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -302,14 +282,6 @@ def test_a_damaged_dataset_is_named_before_anything_is_written(
         world.evaluate(streets)
     assert message in one_line(error)
     assert not (world.out / "metrics.json").exists()
-
-
-def test_a_dataset_without_val_split_is_refused(world: World, streets: EvaluateConfig) -> None:
-    fog = streets.datasets["fog"]
-    assert isinstance(fog, Config)
-    unlabelled = fog.model_copy(update={"splits": CamvidSplits(train="train", val=None)})
-    with pytest.raises(DataError, match=r"evaluate\.datasets\.fog has no labelled val split"):
-        world.evaluate(streets.model_copy(update={"datasets": {"fog": unlabelled}}))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,30 +1,24 @@
-"""The notebook runs as a person runs it, and its numbers are those of the stores."""
+"""The notebook runs as a person runs it."""
 
 import asyncio
 import base64
 import json
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import numpy as np
 import pytest
 from nbclient import NotebookClient
-from numpy.typing import NDArray
 from PIL import Image
 from traitlets.config import Config
 
-from store.read import FeatureReader
-from store.spec import stride_of
-from store.summary import inspect
 from tests.pipeline.workplace import (
     PHOTOS,
     REPOSITORY,
     SMALLEST,
     add_photos,
     demand,
-    the_store,
     write_params,
 )
 
@@ -36,22 +30,6 @@ SMALL = "source/train/day/images/00001"
 """This image of the source is smaller than the others, and padded."""
 REMOVED = "source/train/day/images/00005"
 """This image of the source was embedded, and then taken away."""
-
-PROBE = """
-import json
-
-print(json.dumps({
-    "mean": {" ".join(key): mean.values.tolist() for key, (mean, _) in found.items()},
-    "std": {" ".join(key): std.values.tolist() for key, (_, std) in found.items()},
-    "chunks": {" ".join(key): data[key[0]][key[1]].data.npartitions for key in found},
-    "places": dict(zip(QUERIES, places)),
-    "query_id": str(query_id),
-    "nearest": {name: [[image, int(y), int(x), c] for image, y, x, c in tokens]
-                for name, tokens in nearest.items()},
-    "valid": {" ".join(key): int(tokens(*key).isel(channel=0).notnull().sum()) for key in found},
-    "gap": gap,
-}))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +62,6 @@ def executed(world: Path, tmp_path_factory: pytest.TempPathFactory) -> nbformat.
     notebook: nbformat.NotebookNode = nbformat.read(NOTEBOOK, 4)  # type: ignore[no-untyped-call]
     (parameters,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
     parameters.source += f"\nROOT = {str(world)!r}"
-    probe = nbformat.v4.new_code_cell(PROBE)  # type: ignore[no-untyped-call]
-    notebook.cells.append(probe)
     sockets = tmp_path_factory.mktemp("ipc")  # no ports, which other tests take meanwhile
     client = NotebookClient(
         notebook,
@@ -100,28 +76,6 @@ def executed(world: Path, tmp_path_factory: pytest.TempPathFactory) -> nbformat.
             patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
         asyncio.run(client.async_execute())
     return notebook
-
-
-@pytest.fixture(scope="module")
-def numbers(executed: nbformat.NotebookNode) -> dict[str, Any]:
-    (output,) = executed.cells[-1].outputs
-    found: dict[str, Any] = json.loads(output.text)
-    return found
-
-
-def features(domain: str, level: str, world: Path) -> dict[str, NDArray[np.float64]]:
-    """Read all features (C, h, w) of the images of a domain, as training does."""
-    reader = FeatureReader(the_store(domain, world))
-    ids = [slot.image.image_id for slot in reader.header.slots if slot.live]
-    return {
-        name: reader.window(name, level, 0, 0, *reader.size_tok(name, level)).astype(np.float64)
-        for name in ids
-    }
-
-
-def photo_size_tok(image_id: str, level: str) -> tuple[int, int]:
-    height, width = (60, 84) if image_id == SMALL else (64, 128)
-    return height // stride_of(level), width // stride_of(level)
 
 
 def test_it_is_committed_without_outputs() -> None:
@@ -142,58 +96,3 @@ def test_no_cell_warns_and_the_pictures_show_something(executed: nbformat.Notebo
     assert len(pictures) == 3
     assert all(picture.std() > 20 for picture in pictures)
     assert any("UNTRAINED TEACHER" in data.get("text/markdown", "") for data in shown)
-
-
-@pytest.mark.parametrize("domain", ["source", "target"])
-@pytest.mark.parametrize("level", LEVELS)
-def test_statistics_are_those_of_the_ledger(
-    numbers: dict[str, Any], world: Path, domain: str, level: str
-) -> None:
-    store, key = the_store(domain, world), f"{domain} {level}"
-    noted = inspect(store).levels[level].statistics
-    assert noted is not None
-    assert numbers["chunks"][key] == len(list((store / level).glob("c.*")))
-    np.testing.assert_allclose(numbers["mean"][key], noted.mean, atol=1e-5)
-    np.testing.assert_allclose(numbers["std"][key], noted.std, atol=1e-5)
-
-
-@pytest.mark.parametrize("level", LEVELS)
-def test_padding_and_removed_images_are_no_tokens(
-    numbers: dict[str, Any], world: Path, level: str
-) -> None:
-    for domain, removed in {"source": 1, "target": 2}.items():
-        assert inspect(the_store(domain, world)).removed_images == removed
-        sizes = [photo_size_tok(name, level) for name in features(domain, level, world)]
-        assert numbers["valid"][f"{domain} {level}"] == sum(h * w for h, w in sizes)
-
-
-def test_the_nearest_token_of_a_twin_is_its_own_and_then_come_those_that_a_search_finds(
-    numbers: dict[str, Any], world: Path
-) -> None:
-    source = features("source", "stride8", world)
-    query = features("target", "stride8", world)[numbers["query_id"]]
-    for name, (y, x) in numbers["places"].items():
-        expected = []
-        for image_id, map_ in source.items():
-            h, w = photo_size_tok(image_id, "stride8")
-            tokens = map_[:, :h, :w]
-            norms = np.linalg.norm(tokens, axis=0) * np.linalg.norm(query[:, y, x])
-            cosines = np.tensordot(query[:, y, x], tokens, axes=1) / norms
-            place = np.unravel_index(cosines.argmax(), cosines.shape)
-            expected.append((float(cosines.max()), [image_id, *map(int, place)]))
-        expected.sort(reverse=True)
-        found = numbers["nearest"][name]
-        assert [token[:3] for token in found] == [token for _, token in expected[:3]]
-        np.testing.assert_allclose([t[3] for t in found], [c for c, _ in expected[:3]], atol=1e-5)
-        assert found[0][:3] == [TWIN, y, x]
-        assert found[0][3] == pytest.approx(1, abs=1e-5)
-
-
-def test_the_gap_is_large_between_the_domains_and_small_within_one(
-    numbers: dict[str, Any],
-) -> None:
-    assert set(numbers["gap"]) == set(LEVELS)
-    for level in LEVELS:
-        gap = numbers["gap"][level]
-        for measure in ("means apart", "A-distance"):
-            assert gap[measure] > 2 * abs(gap[f"{measure}, within the source"])

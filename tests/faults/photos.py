@@ -1,8 +1,7 @@
 """Image files listed by stage `prepare` itself, for faults that it has to notice."""
 
 from stages.prepare import stage as prepare_stage
-from stages.prepare.config import PrepareConfig
-from stages.prepare.stage import PrepareResult
+from stages.prepare.stage import PrepareConfig, PrepareResult
 from tests.embed.world import World, silent
 from tests.prepare.conftest import folder_config
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.prepare.config import PrepareConfig
-from stages.prepare.stage import run
+from stages.prepare.stage import PrepareConfig, run
 from store.errors import DataError
 from tests.prepare.conftest import folder_config
 

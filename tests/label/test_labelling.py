@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from stages.label.classifier import best_temperature, calibration_error, token_labels
-from stages.label.config import LabelConfig
-from stages.label.stage import require_current_labels
+from stages.label.stage import LabelConfig, require_current_labels
 from stages.prepare.manifest import Domain, ImageRecord
 from stages.prepare.pixels import label_window, read_train_ids, resize_label
 from store.errors import SSRError, StoreError

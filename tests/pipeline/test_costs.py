@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.costs import COSTS, Cost, cost_of, noted, peak_bytes
+from pipeline.console import Cost, cost_of, noted, peak_bytes
 
 
 def run(
@@ -38,19 +38,3 @@ def test_the_last_run_that_did_something_counts(tmp_path: Path) -> None:
         run(tmp_path, 1, 6, fails=True)
     run(tmp_path, 1, 0)  # nothing is left to do
     assert (cost(tmp_path).units, cost(tmp_path).finished) == (6, False)
-
-
-def test_notes_do_not_fail_a_stage(tmp_path: Path) -> None:
-    run(None, 1, 2)
-    run(tmp_path / "absent", 1, 2)
-    (tmp_path / COSTS).mkdir()  # cannot be written
-    run(tmp_path, 1, 2)
-
-
-def test_torn_lines_and_other_stages_are_passed_over(tmp_path: Path) -> None:
-    run(tmp_path, 1, 3)
-    with (tmp_path / COSTS).open("a") as file:
-        file.write('{"stage": "tra\n')
-    run(tmp_path, 1, 7, stage="embed")
-    assert cost(tmp_path).units == 3
-    assert cost_of("prepare", tmp_path) is None

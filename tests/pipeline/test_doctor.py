@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,15 +114,6 @@ def test_a_problem_ends_with_exit_code_2(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("workplace")
-def test_before_the_first_stage_the_next_steps_are_named() -> None:
-    said = doctor()
-    assert said.problem == []
-    assert any("run `ssr prepare`" in line for line in said.warning)
-    ssr("prepare")
-    assert any("run `ssr embed`" in line for line in doctor().warning)
-
-
 @pytest.mark.usefixtures("photos")
 def test_a_machine_that_only_trains_needs_no_teacher() -> None:
     index = json.loads(Path("data/index.json").read_text())
@@ -134,21 +124,3 @@ def test_a_machine_that_only_trains_needs_no_teacher() -> None:
     said = doctor()
     assert said.problem == []
     assert any("sam.pth" in line and "only embedding needs it" in line for line in said.warning)
-
-
-@pytest.mark.usefixtures("photos")
-def test_a_bucket_without_its_package_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.doctor.find_spec", lambda name: None)
-    (line,) = doctor("store.url=s3://bucket/features").problem
-    assert "needs s3fs: `pip install -e '.[s3]'`" in line
-
-
-@pytest.mark.usefixtures("workplace")
-@pytest.mark.parametrize("module", ["torch", "stages.student.student", "pipeline.checks"])
-def test_what_cannot_be_imported_is_a_problem(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
-    Path("data").mkdir()
-    Path("data/manifest.parquet").touch()
-    line = doctor().problem[0]
-    assert line.startswith("a check failed (ModuleNotFoundError: ")
-    assert "`pip install -e .`" in line

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.options import INDEX, MANIFEST, RUN, START
+from pipeline import INDEX, MANIFEST, RUN, START
 from pipeline.params import Params
 from pipeline.report import REPORT
 from stages.train.monitor import COLUMNS, HEALTH_COLUMNS, VALIDATION_COLUMNS

@@ -49,45 +49,8 @@ def test_another_student_has_its_results_beside_it(photos: Path) -> None:
     assert metrics("runs/averaged")["student"] == student_of("runs/ema")
 
 
-def test_the_card_of_the_best_student_says_how_it_was_chosen(photos: Path) -> None:
-    demand("evaluate", "--model", "runs/best")
-    said = demand("export", "runs/best", "--out", "exported")
-    assert "without metrics" not in said
-    card = Path("exported/README.md").read_text()
-    assert "chosen by TARGET LABELS as the best on 2 images of target/val" in " ".join(card.split())
-    demand("export", "runs/ema", "--out", "averaged")
-    assert "averaged weights of self-training" in Path("averaged/README.md").read_text()
-
-
 def test_an_averaged_model_of_another_run_is_refused(photos: Path) -> None:
     demand("train", "-S", "train.seed=5", "--out", "runs/five")
     shutil.rmtree("runs/ema")
     shutil.move("runs/five/ema", "runs/ema")
     assert_refused("evaluate --weights ema", "runs/ema is not of the run that made runs/student")
-
-
-def test_how_images_were_seen_is_written_and_said(photos: Path) -> None:
-    assert "inference" not in metrics()
-    several = ("-S", "evaluate.scales=[0.5, 1.0]", "-S", "evaluate.flip=true")
-    said = demand("evaluate", *several, "-S", "evaluate.precision=bfloat16")
-    assert "scales [0.5, 1.0], flip True, precision bfloat16" in " ".join(said.split())
-    assert metrics()["inference"] == {
-        "window_px": None,
-        "scales": [0.5, 1.0],
-        "flip": True,
-        "precision": "bfloat16",
-    }
-
-
-def test_further_datasets_are_columns_of_the_table(photos: Path) -> None:
-    shutil.copytree("photos", "elsewhere")
-    splits = {"train": "dusk", "val": "dusk_val"}
-    night = {"kind": "camvid", "root": "elsewhere", "fit_px": None, "splits": splits}
-    change_params(photos, {"evaluate.datasets": {"night": night}})
-    said = demand("evaluate")
-    assert "night: 2 images, pixel accuracy" in said
-    assert "mean over the 2 datasets" in said
-    found = metrics()["datasets"]
-    assert found["night"] == found["target/val"]  # they are the same images
-    demand("report")
-    assert "Mean over the 2 datasets" in Path("runs/report.html").read_text()

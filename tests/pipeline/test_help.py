@@ -5,9 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import typer
@@ -16,7 +14,6 @@ from PIL import Image
 
 from pipeline.cli import app
 from pipeline.params import load_params
-from pipeline.presets import ARMS, PRESETS
 from tests.pipeline.test_handover import official_checkpoint
 from tests.pipeline.workplace import REPOSITORY, SMALLEST, ssr, the_store, write_params
 
@@ -106,34 +103,3 @@ def test_every_option_is_explained_and_every_number_bounded(command: str) -> Non
         assert getattr(option, "help", None), f"{command} {option.name}"
         if vars(option)["type_descriptor"].annotation in (int, float):
             assert None not in (vars(option)["min"], vars(option)["max"]), option.name
-
-
-def test_the_version_is_shown() -> None:
-    assert ssr("--version").out == f"ssr-offline {version('ssr-offline')}\n"
-
-
-@pytest.mark.parametrize(
-    ("line", "names"),
-    [
-        ("ssr pre", ["prepare", "predict"]),
-        ("ssr init --preset gta5-", [name for name in PRESETS if name.startswith("gta5-")]),
-        ("ssr init --arm ", list(ARMS)),
-        ("ssr evaluate --weights ", ["student", "ema"]),
-        ("ssr inspect data/", ["data/features/source/1a2b3c4d.zarr"]),
-    ],
-)
-def test_tab_offers_what_can_be_typed(
-    line: str,
-    names: list[str],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    (tmp_path / "data/features/source/1a2b3c4d.zarr").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COMP_WORDS", line)
-    monkeypatch.setenv("COMP_CWORD", str(len(line.split(" ")) - 1))
-    monkeypatch.setenv("_SSR_COMPLETE", "complete_bash")
-    with mock.patch.object(sys, "argv", ["ssr"]), pytest.raises(SystemExit):
-        app(prog_name="ssr")
-    assert capsys.readouterr().out.split() == names

@@ -16,8 +16,6 @@ import torch
 from typer.core import TyperGroup
 
 from pipeline.cli import INTERRUPTED
-from pipeline.console import console, print_table, progress
-from tests.conftest import HOSTILE
 from tests.pipeline.workplace import change_params, demand, ssr, times
 
 DEADLINE_S = 120.0
@@ -90,19 +88,6 @@ def test_an_interrupted_embed_goes_on_with_what_it_lacks(workplace: Path, option
     go_on(line)
     assert kept.items() <= times(shards).items()
     assert demand("embed").count(" 0 embedded now") == 2
-
-
-def test_a_name_with_markup_is_shown_as_it_is(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for terminal in (True, False):
-        monkeypatch.setattr(console, "_force_terminal", terminal)
-        for name in HOSTILE:
-            with progress("train", "steps") as report:
-                report(1, 2, name)
-            print_table(name, (name,), [(name,)])
-            console.print(name)
-            assert capsys.readouterr().out.count(name) >= 4
 
 
 @pytest.mark.parametrize(

@@ -4,142 +4,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset
 
-from benchmarks.feeds import Online, Shuffled
-from benchmarks.miniature.arms import ALL_ARMS, ARMS, BASELINE, GUIDED, folder_of
-from benchmarks.miniature.place import Place
+from benchmarks.miniature.arms import ARMS, BASELINE, folder_of
 from benchmarks.miniature.plot import plot
 from benchmarks.miniature.tables import difference_table
-from benchmarks.runs import result_of
-from benchmarks.tables import Interval, arm_table, class_table
-from examples.drawn import TEACHER
-from pipeline.init import write_preset
-from stages.embed.teachers.sam_encoder import SamEncoder, draw_encoder
-from stages.embed.teachers.sam_sizes import ARCHITECTURES
-from stages.prepare.datasets.drawn import Config
+from benchmarks.tables import arm_table, class_table
 from stages.student.student import load_student
-from stages.train.crops import Sample
-from store.errors import ConfigError
 from tests.pipeline.workplace import REPOSITORY, times
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    roots = dict.fromkeys(("source", "target"))
-    write_preset("drawn", tmp_path / "params.yaml", arm="ssr", roots=roots)
-    return Place(tmp_path, "val")
-
-
-def test_no_scene_is_trained_on_and_scored_on(place: Place) -> None:
-    """Two seeds of worlds have no scene in common, and every part of a world has its own."""
-    seen = set()
-    for seed in (1, 2):
-        for exam in ("val", "test"):
-            params = place._replace(exam=exam).params(seed, "drawn")
-            seen |= {drawn(each).seed for each in (params.prepare.source, params.prepare.target)}
-            (scored,) = {drawn(each).seed for each in params.evaluate.datasets.values()}
-            assert scored not in seen
-            seen.add(scored)
-    assert len(seen) == 2 * 4
-
-
-def test_only_the_oracle_has_labels_of_the_target(place: Place) -> None:
-    for world in ("drawn", "untrained", "int8"):
-        assert drawn(place.params(1, world).prepare.source).style == "day"
-    oracle = place.params(1, "oracle").prepare
-    assert drawn(oracle.source).style == "dusk"
-    assert drawn(oracle.source).model_dump() == drawn(oracle.target).model_dump()
-
-
-def drawn(source: object) -> Config:
-    assert isinstance(source, Config)
-    return source
-
-
-@pytest.mark.parametrize("name", ALL_ARMS)
-def test_arms_differ_in_nothing_but_what_they_say(place: Place, name: str) -> None:
-    arm, run = ALL_ARMS[name], place.run(name, 1, 7)
-    assert run.feed == arm.feed
-    assert run.params.train.iterations == 7
-    assert run.params.train.init == str(place.warm(1, 5).folder / "student")
-    assert run.params.store.codec == ("int8" if arm.world == "int8" else "float16")
-    assert run.params.embed.teacher.weights == (
-        "random" if arm.world == "untrained" else str(TEACHER)
-    )
-    plain = place.run(BASELINE, 1, 7).params.train
-    allowed = {"regularizer", "self_training", "masking", "optimizer"}
-    allowed |= {change.removeprefix("train.").partition("=")[0] for change in arm.changes}
-    assert run.params.train.model_dump(exclude=allowed) == plain.model_dump(exclude=allowed)
-    assert (run.params.train.self_training is None) == (arm.recipe == "source-only")
-
-
-class Numbered(Dataset[Sample]):
-    """Samples in which everything is the number of the sample."""
-
-    def __getitem__(self, index: int) -> Sample:
-        image = np.full((3, 8, 8), index, np.float32)
-        tokens = np.full((2, 1, 1), index % 100, np.float16)
-        return {
-            "source_image": image,
-            "source_label": np.zeros((8, 8), np.uint8),
-            "source_features": {"stride8": tokens},
-            "target_image": image,
-            "target_valid": np.ones((8, 8), np.bool_),
-            "target_features": {"stride8": tokens},
-        }
-
-
-def test_shuffled_features_are_those_of_another_sample() -> None:
-    sample = Shuffled(Numbered())[3]
-    assert sample["source_image"].max() == sample["target_image"].max() == 3
-    for features in (sample["source_features"], sample["target_features"]):
-        assert features["stride8"].max() != 3
-
-
-@pytest.fixture(scope="module")
-def teacher() -> SamEncoder:
-    return SamEncoder(
-        draw_encoder(ARCHITECTURES["tiny"], 0),
-        torch.device("cpu"),
-        "float32",
-    )
-
-
-@pytest.mark.parametrize("side_px", [96, 128])
-def test_online_features_are_the_teachers_of_the_crop_as_it_is(
-    teacher: SamEncoder, side_px: int
-) -> None:
-    """A crop of 128 px is a whole tile at stride 8; any other fills the teacher's input, too."""
-    image = torch.randn(1, 3, side_px, side_px)
-    scaled = torch.nn.functional.interpolate(image, size=(256, 256), mode="bilinear")
-    tokens = Online(teacher, ("stride8",)).encode(image)["stride8"]
-    assert tokens.shape == (1, 64, 16, 16)
-    torch.testing.assert_close(tokens, teacher.encode(scaled, ["stride8"])["stride8"])
-
-
-@pytest.mark.parametrize("change", [{"arm": "SSR"}, {"feed": "shuffled"}, {"iterations": 8}])
-def test_the_training_of_another_run_is_not_taken(place: Place, change: dict[str, Any]) -> None:
-    run = place.run(GUIDED, 1, 7)
-    run.folder.mkdir(parents=True)
-    noted = {"key": run.key, "cpu_s": 1.0, "commit": None}
-    (run.folder / "trained.json").write_text(json.dumps(noted))
-    other = place.run(change.get("arm", GUIDED), 1, change.get("iterations", 7))
-    other = other._replace(folder=run.folder, feed=change.get("feed", "stored"))
-    with pytest.raises(ConfigError, match="has a training of other params or of another arm"):
-        result_of(other)
-
-
-def test_an_interval_is_students_t_around_the_mean_of_differences() -> None:
-    interval = Interval.of([1.0, 2.0, 3.0])
-    assert interval.mean == pytest.approx(2.0)
-    assert interval.high - interval.mean == pytest.approx(4.303 / 3**0.5)
-    assert str(interval) == "+2.00 (-0.48 to +4.48)"
 
 
 def test_the_published_tables_and_plot_are_of_the_published_results() -> None:

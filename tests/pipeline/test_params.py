@@ -130,11 +130,6 @@ def test_a_file_that_holds_no_params_is_one_line(
     assert [part for part in says if part not in line] == []
 
 
-@pytest.mark.parametrize("key", ["prepare.target.root", "store.url"])
-def test_the_home_of_nobody_is_refused(path: Path, key: str) -> None:
-    assert f"{key}: ~nosuchuser/x: there is no such user" in refused(path, f"{key}=~nosuchuser/x")
-
-
 @pytest.mark.parametrize(
     ("override", "says"),
     [
@@ -181,12 +176,6 @@ def test_a_wrong_override_is_shown_with_what_is_allowed(
 )
 def test_keys_that_are_at_odds_are_refused(path: Path, overrides: list[str], says: str) -> None:
     assert says in refused(path, *overrides)
-
-
-def test_a_fault_of_the_file_is_not_blamed_on_an_override(path: Path) -> None:
-    change_params(path.parent, {"train.crop_px": 100})
-    assert refused(path, "train.seed=1").startswith(f"{path}: train.crop_px is 100")
-    assert refused(path, "train.crop=64").startswith("--set train.crop=64: train.crop is not")
 
 
 def test_a_crop_larger_than_the_padded_images_is_refused(path: Path) -> None:

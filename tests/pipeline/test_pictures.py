@@ -2,32 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.pictures import Painter, Palette
 from store.read import FeatureReader
 from tests.pipeline.workplace import demand, ssr, the_store
-
-
-def tokens(count: int, channels: int = 8) -> NDArray[np.float32]:
-    """Tokens whose variance falls from channel to channel."""
-    rng = np.random.default_rng(0)
-    scales = 2.0 ** -np.arange(channels)
-    return (rng.standard_normal((count, channels)) * scales + 3).astype(np.float32)
-
-
-def test_colours_are_the_main_components_with_their_largest_weight_positive() -> None:
-    palette = Palette.of(tokens(4000))
-    np.testing.assert_allclose(np.abs(palette.axes), np.eye(3, 8), atol=0.05)
-    assert (palette.axes.max(axis=1) > 0.9).all()
-
-
-def test_tokens_without_three_components_are_painted_too() -> None:
-    flat = np.ones((2, 1), np.float32)
-    assert Palette.of(flat).paint(flat.T[:, None]).shape == (1, 2, 3)
 
 
 @pytest.mark.usefixtures("photos")
@@ -52,23 +31,6 @@ def test_an_unknown_image_is_refused_with_some_that_are_known() -> None:
     assert "its 6 images begin with source/train/" in outcome.err
     assert ssr("inspect", str(the_store("source")), "--image", "source/train/x").code == 2
     assert not Path("a.png").exists()
-
-
-@pytest.mark.usefixtures("photos")
-def test_padding_is_neither_drawn_nor_part_of_the_colours() -> None:
-    reader = FeatureReader(the_store("source"))
-    ids = [slot.image.image_id for slot in reader.header.slots]
-    sizes_px = dict.fromkeys(ids, (41, 96))  # as if the rest of 64 x 128 were padding
-    painter = Painter(reader, ())
-    painter.sizes_px = sizes_px
-    maps = [reader.window(name, "stride8", 0, 0, 5, 12) for name in ids]
-    inside = np.concatenate([map_.reshape(len(map_), -1).T for map_ in maps])
-    np.testing.assert_array_equal(painter.sample("stride8"), inside.astype(np.float32))
-
-    colours = Palette.of(inside.astype(np.float32)).paint(maps[0])
-    drawn = painter.paint(ids[0], "stride8")
-    assert drawn.shape == (41, 96, 3)
-    np.testing.assert_array_equal(drawn[:40:8, ::8], colours)
 
 
 @pytest.mark.usefixtures("photos")

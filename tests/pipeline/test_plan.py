@@ -1,28 +1,19 @@
 """`ssr plan`: the estimate against a real run, and what an encoder costs."""
 
-import os
-import stat
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from torch import Tensor
 
-from pipeline.options import MANIFEST
+from pipeline import MANIFEST
 from pipeline.params import Params, load_params
 from pipeline.plan import (
-    TFLOPS,
-    WRITE_TEST_BYTES,
     LevelPlan,
     measured_speed,
     plan_stores,
     size_bytes,
-    table_speed,
     tiles_per_step,
-    writing_speed,
 )
 from stages.embed.teachers.sam_encoder import SamEncoder, macs_per_tile
 from stages.embed.teachers.sam_sizes import ArchitectureName
@@ -30,7 +21,6 @@ from stages.prepare.labels import CITYSCAPES_19
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from tests.pipeline.workplace import (
     PHOTOS,
-    REPOSITORY,
     SMALLEST,
     add_photos,
     demand,
@@ -138,25 +128,6 @@ def test_the_teacher_in_the_loop_encodes_each_crop(
     assert tiles_per_step(paper(*changes)) == tiles
 
 
-@pytest.mark.parametrize(
-    ("name", "key"),
-    [
-        ("NVIDIA A100-SXM4-80GB", "a100"),
-        ("NVIDIA L4", "l4"),
-        ("NVIDIA L40S", None),
-        ("abacus", None),
-    ],
-)
-def test_a_device_is_found_by_a_word_of_its_name(
-    name: str, key: str | None, paper: Callable[..., Params]
-) -> None:
-    speed = table_speed(paper("embed.precision=bfloat16").embed, name)
-    assert (speed is None) == (key is None)
-    if speed is not None and key is not None:
-        flops = 0.4 * TFLOPS[key][1] * 1e12
-        assert speed == pytest.approx(flops / (2 * macs_per_tile("vit_b")))
-
-
 @pytest.mark.usefixtures("there")
 def test_calibration_times_the_teacher_without_its_weights() -> None:
     changes = ("embed.teacher.weights=not/there.pth", "embed.batch_tiles=2")
@@ -173,25 +144,6 @@ def test_multiply_accumulates_are_those_of_the_official_encoders(
     assert macs_per_tile(name) == pytest.approx(gmac * 1e9, rel=1e-3)
 
 
-def test_writing_is_timed_with_bytes_that_reach_the_disk_and_are_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flushed: list[int] = []
-    fsync = os.fsync
-
-    def slow(file: int) -> None:
-        if stat.S_ISREG(os.fstat(file).st_mode):
-            flushed.append(os.fstat(file).st_size)
-            time.sleep(0.2)
-        fsync(file)
-
-    monkeypatch.setattr(os, "fsync", slow)
-    speed = writing_speed(tmp_path / "not" / "there")
-    assert flushed == [WRITE_TEST_BYTES]
-    assert 0 < speed < WRITE_TEST_BYTES / 0.2
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.usefixtures("there")
 def test_the_command_says_everything_without_weights_and_warns_of_a_full_disk(
     monkeypatch: pytest.MonkeyPatch,
@@ -205,22 +157,3 @@ def test_the_command_says_everything_without_weights_and_warns_of_a_full_disk(
     said = demand("plan", "--calibrate")
     assert "tiles/s on cpu, measured" in said
     assert "/s, measured at data/features; the teacher goes on meanwhile" in said
-
-
-@pytest.mark.usefixtures("there")
-@pytest.mark.parametrize("command", ["inspect {store} --png out.png", "verify {store}"])
-def test_looking_at_stores_needs_no_torch(command: str) -> None:
-    words = command.format(store=the_store("source")).split()
-    program = (
-        "import atexit, sys; from pipeline.cli import main; sys.argv = ['ssr', *sys.argv[1:]]\n"
-        "atexit.register(lambda: print('torch' in sys.modules))\n"
-        "main()"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", program, *words],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert run.stdout.splitlines()[-1] == "False"

@@ -1,7 +1,6 @@
 """`ssr probe`, as a person types it."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -30,7 +29,6 @@ def test_the_teacher_and_the_student_are_scored_on_every_embedded_val_split(
     report = json.loads(Path("probe.json").read_text())
     assert report["learnt_on"] == 6
     assert report["teacher"]["trained"] is False
-    assert 0 < report["position"]["stride8"] < 1
     row = report["rows"][0]
     assert row["images"] == 2
     assert set(row["iou"]) > {"sky", "road", "car"}
@@ -39,12 +37,6 @@ def test_the_teacher_and_the_student_are_scored_on_every_embedded_val_split(
     said = demand("probe", *BOTH, "--images", "4")
     assert "learnt from labels of 3 images of source/train" in said  # evenly spread over six
     assert "UNTRAINED TEACHER" in said
-    assert re.search(r"their position in the tile explains: stride8 \d+%", said)
-
-
-def test_a_source_without_val_images_is_left_out(photos: Path) -> None:
-    demand("embed", *BOTH)
-    assert set(probed(*BOTH)) == {("teacher stride8", "target/val")}
 
 
 @pytest.mark.usefixtures("photos")

@@ -42,14 +42,6 @@ def test_wrong_steps_are_one_line(words: str, says: str) -> None:
     assert says in outcome.err.splitlines()[-1]
 
 
-def test_what_looks_wrong_is_said(photos: Path) -> None:
-    shutil.copy(photos / "photos/day/images/00002.png", photos / "photos/dusk_val/images/00012.png")
-    said = " ".join(demand("prepare").split())
-    assert "target train: 6 label files are there and are not used" in said
-    assert "source train and target val share 1 images, byte for byte; the first is" in said
-    assert "day/images/00002.png, there dusk_val/images/00012.png" in said
-
-
 def test_bad_images_are_left_out_of_the_whole_walk_and_said(photos: Path) -> None:
     bad = photos / "photos" / "day" / "images" / "00003.png"
     bad.write_bytes(bad.read_bytes()[:200])

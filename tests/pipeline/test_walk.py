@@ -3,30 +3,9 @@
 import shutil
 from pathlib import Path
 
-import pytest
-
-from tests.pipeline.workplace import change_params, demand, stored, the_store, times
+from tests.pipeline.workplace import change_params, demand, stored
 
 UNTRAINED = "UNTRAINED TEACHER"
-
-
-@pytest.mark.usefixtures("photos")
-def test_an_untrained_teacher_is_named() -> None:
-    for command in ("train", "evaluate", "metrics", f"inspect {the_store('source')}"):
-        assert UNTRAINED in demand(*command.split()), command
-
-
-def test_a_second_walk_recomputes_nothing(photos: Path) -> None:
-    content, written = stored(photos), times(photos)
-    assert "data/manifest.parquet: unchanged" in demand("prepare")
-    assert demand("embed").count(" 0 embedded now") == 2
-    assert "resumed after 4 of 4 steps" in demand("train")
-    demand("evaluate")
-    assert stored(photos) == content
-    again = times(photos)
-    for name in content:  # train and evaluate write equal bytes; nothing before them writes at all
-        if not name.startswith("runs/") or name == "runs/checkpoint.pt":
-            assert again[name] == written[name], name
 
 
 def test_a_run_of_its_own_folder_leaves_the_others_alone(photos: Path) -> None:
@@ -41,14 +20,6 @@ def test_a_run_of_its_own_folder_leaves_the_others_alone(photos: Path) -> None:
     assert "It read no features of a teacher" in Path("runs/plain/report.html").read_text()
     runs = {name: digest for name, digest in before.items() if name.startswith("runs/")}
     assert runs.items() <= stored(photos).items()
-
-
-@pytest.mark.usefixtures("photos")
-def test_an_incomplete_store_is_called_that() -> None:
-    next(the_store("source").glob("stride8/c.1.*")).unlink()
-    said = demand("inspect", str(the_store("source")))
-    assert "INCOMPLETE: run `ssr embed`" in said
-    assert "1/2" in said
 
 
 def test_the_source_alone_is_enough_without_self_training(workplace: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.options import INDEX, MANIFEST
+from pipeline import INDEX, MANIFEST
 from pipeline.params import load_params
 from stages.prepare.manifest import Manifest
 from stages.student.student import Student, load_student

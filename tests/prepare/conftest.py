@@ -9,8 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from stages.prepare.config import PrepareConfig
-from stages.prepare.stage import PrepareResult, run
+from stages.prepare.stage import PrepareConfig, PrepareResult, run
 
 Prepare = Callable[..., PrepareResult]
 

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from stages.prepare.config import PrepareConfig
-from tests.prepare.conftest import drawn_config, folder_config, gta5_config
+from stages.prepare.stage import PrepareConfig
+from tests.prepare.conftest import drawn_config, folder_config
 
 ROOT = Path("data")
 LANE = {"name": "lane", "color": [1, 2, 3], "ids": [0]}
@@ -19,14 +19,6 @@ def validate(source: dict[str, Any], target: dict[str, Any] | None = None) -> Pr
     return PrepareConfig.model_validate(
         {"source": source, "target": target, "pad_to_px": 32, "on_bad_image": "fail"}
     )
-
-
-def test_domains_and_roots_follow_the_target() -> None:
-    alone = validate(drawn_config(ROOT))
-    assert alone.roots == {"source": ROOT}
-    both = validate(drawn_config(ROOT), gta5_config(Path("~/gta")))
-    assert list(both.domains) == ["source", "target"]
-    assert both.roots["target"] == Path.home() / "gta"
 
 
 @pytest.mark.parametrize(
@@ -59,8 +51,3 @@ def test_domains_and_roots_follow_the_target() -> None:
 def test_wrong_values_are_refused(source: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         validate(source)
-
-
-def test_a_target_needs_no_labels() -> None:
-    target = folder_config(ROOT, train_labels=None, val_images=None, val_labels=None)
-    assert validate(folder_config(ROOT), target).target is not None

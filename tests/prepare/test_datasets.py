@@ -1,9 +1,7 @@
 """Datasets: generated files in their exact layouts, and a user's own."""
 
-import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,9 @@ from pydantic import TypeAdapter
 from stages.prepare.datasets import SourceConfig
 from stages.prepare.datasets.camvid import CAMVID_11
 from stages.prepare.datasets.dataset import Item, Listing
-from stages.prepare.datasets.mapillary import MAPILLARY_IDS, NAMES
 from stages.prepare.labels import CITYSCAPES_19, IGNORE, StoredLabel, to_train_ids
 from stages.prepare.pixels import read_label
-from store.errors import ConfigError, DataError
+from store.errors import DataError
 from tests.prepare.conftest import (
     cityscapes_config,
     drawn_config,
@@ -137,20 +134,6 @@ def test_labels_may_lie_among_the_images_or_below_them(tmp_path: Path, labels: s
     assert listing.items == (Item("train", "c.jpg", label),)
 
 
-def test_labels_without_an_image_are_counted_and_a_suffix_is_proposed(own_data: Path) -> None:
-    for name in ("a/1", "b/1"):
-        (own_data / f"train/images/{name}.jpg").unlink()
-    assert scan(folder_config(own_data)).findings == (
-        "train/labels: 2 labels without an image in train/images: 1.png, 1.png; is the dataset "
-        "complete?",
-    )
-    label = own_data / "train" / "labels" / "a" / "2.png"
-    label.rename(label.with_name("2_mask.png"))
-    assert scan(folder_config(own_data)).hints == (
-        "label names in train/labels end with _mask: set label_suffix: _mask",
-    )
-
-
 def test_pipes_and_other_leftovers_are_never_images(own_data: Path) -> None:
     photos = own_data / "train" / "images"
     before = scan(folder_config(own_data)).items
@@ -195,14 +178,6 @@ def test_a_folder_that_is_missing_or_empty_is_an_error(
     assert "\n" not in str(info.value)
 
 
-def test_without_what_draws_a_line_says_where_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "examples.drawn", None)
-    with pytest.raises(ConfigError, match=r"no package examples\.drawn.* from a checkout"):
-        scan(drawn_config(tmp_path))
-
-
 def test_the_drawn_world_follows_its_parameters_and_its_code(tmp_path: Path) -> None:
     first = scan(drawn_config(tmp_path))
     other = scan(drawn_config(tmp_path, seed=2))
@@ -213,13 +188,6 @@ def test_the_drawn_world_follows_its_parameters_and_its_code(tmp_path: Path) -> 
     (path.parents[2] / "drawn.json").write_text('{"code": "older"}')
     scan(drawn_config(tmp_path))
     assert path.read_bytes() == drawn
-
-
-# Of `tools/convert_datasets/synthia.py` of DAFormer: stored id -> train id.
-SYNTHIA_OF_DAFORMER = {
-    **{3: 0, 4: 1, 2: 2, 21: 3, 5: 4, 7: 5, 15: 6, 9: 7, 6: 8, 16: 9, 1: 10, 10: 11, 17: 12},
-    **{8: 13, 18: 14, 19: 15, 20: 16, 12: 17, 11: 18},
-}
 
 
 def config(kind: str, root: Path, **keys: object) -> dict[str, Any]:
@@ -334,71 +302,6 @@ def test_mapillary_is_also_read_as_version_two_lays_it_out(mapillary: Path) -> N
         (mapillary / split / "labels").rename(mapillary / split / "v1.2" / "labels")
     (train, _) = scan(config("mapillary", mapillary)).items
     assert train.label == "training/v1.2/labels/__CRyFzoDOXn6unQ6a3DnQ.png"
-
-
-def test_synthia_ids_are_those_of_daformer(synthia: Path) -> None:
-    table = scan(config("synthia", synthia)).labels.ids
-    assert {s: k for s, k in table.items() if k != IGNORE} == SYNTHIA_OF_DAFORMER
-    assert sorted(table) == list(range(23))
-
-
-@pytest.mark.parametrize("raw_too", [False, True])
-def test_synthia_takes_converted_labels_where_there_are_no_others(
-    synthia: Path, raw_too: bool
-) -> None:
-    for label in (synthia / "GT" / "LABELS").glob("*.png"):
-        save(label.with_name(f"{label.stem}_labelTrainIds.png"), ids(0, 3, 255))
-        if not raw_too:
-            label.unlink()
-    listing = scan(config("synthia", synthia))
-    ending = ".png" if raw_too else "_labelTrainIds.png"
-    assert listing.items[1].label == f"GT/LABELS/0000001{ending}"
-    assert np.array_equal(train_ids(listing, synthia, listing.items[1]), ids(0, 3, IGNORE))
-
-
-@pytest.mark.parametrize("kept", ["labelIds", "labelTrainIds"])
-@pytest.mark.parametrize("kind", ["acdc", "dark_zurich"])
-def test_ids_and_train_ids_mean_the_same(
-    kind: str, kept: str, request: pytest.FixtureRequest
-) -> None:
-    root: Path = request.getfixturevalue(kind)
-    keys = {"conditions": ["fog"]} if kind == "acdc" else {"train_times": ["night"]}
-    for label in (root / "gt").rglob("*.png"):
-        if not label.stem.endswith(f"_{kept}"):
-            label.unlink()
-    listing = scan(config(kind, root, **keys))
-    assert np.array_equal(train_ids(listing, root, listing.items[-1]), ids(IGNORE, 0, 18))
-
-
-def test_mapillary_ids_are_those_of_the_evaluations(shared: Path) -> None:
-    official = json.loads((shared / "spec" / "tables" / "mapillary_v12_to_19.json").read_text())
-    assert list(NAMES) == official["names"]
-    assert [MAPILLARY_IDS.ids[stored] for stored in range(66)] == official["train_id"]
-
-
-@pytest.mark.parametrize(
-    ("kind", "keys"),
-    [
-        ("synthia", {}),
-        ("acdc", {"conditions": ["rain"]}),
-        ("dark_zurich", {"train_times": ["day"]}),
-        ("bdd100k", {}),
-        ("mapillary", {}),
-        ("gta5", {"val_list": None}),
-        ("cityscapes", {}),
-    ],
-)
-def test_forks_of_another_system_are_no_files_of_a_dataset(
-    kind: str, keys: dict[str, object], request: pytest.FixtureRequest
-) -> None:
-    root: Path = request.getfixturevalue(kind)
-    before = scan(config(kind, root, **keys))
-    for path in [path for path in root.rglob("*") if path.is_file()]:
-        path.with_name(f"._{path.name}").write_bytes(b"x")
-        path.with_name(f"._{path.stem}_labelIds.png").write_bytes(b"x")
-    after = scan(config(kind, root, **keys))
-    assert (after.items, after.labels) == (before.items, before.labels)
-    assert all("passed over" in finding for finding in after.findings)
 
 
 @pytest.mark.parametrize(

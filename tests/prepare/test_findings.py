@@ -1,24 +1,18 @@
 """What `prepare` finds odd in datasets, and says without refusing them."""
 
-from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
 from stages.prepare.manifest import Manifest
-from stages.prepare.pixels import read_label, read_train_ids
-from stages.prepare.scan import rims
+from stages.prepare.pixels import read_train_ids
 from stages.prepare.stage import findings
 from tests.prepare.conftest import (
     Prepare,
-    cityscapes_config,
     folder_config,
-    gta5_config,
     ids,
     photo,
     save,
@@ -27,47 +21,6 @@ from tests.prepare.conftest import (
 
 def test_sound_data_needs_no_word(prepare: Prepare, own_data: Path) -> None:
     assert prepare(folder_config(own_data)).findings == ()
-
-
-def test_classes_that_no_label_shows_are_named(prepare: Prepare, own_data: Path) -> None:
-    for label in (own_data / "train" / "labels").rglob("*.png"):
-        save(label, ids(7, 255))
-    (finding,) = prepare(folder_config(own_data)).findings
-    assert finding.startswith("source train: no label shows lane (1 of 2 classes): ")
-
-
-def test_labels_of_the_target_that_nobody_reads_are_counted(
-    prepare: Prepare, gta5: Path, cityscapes: Path
-) -> None:
-    def unused() -> list[str]:
-        found = prepare(gta5_config(gta5), cityscapes_config(cityscapes)).findings
-        return [finding for finding in found if finding.startswith("target train:")]
-
-    (finding,) = unused()
-    assert finding.startswith("target train: 2 label files are there and are not used")
-    for label in (cityscapes / "gtFine" / "train").rglob("*.png"):
-        label.unlink()
-    assert unused() == []
-
-
-def test_images_of_two_splits_are_counted_and_the_first_is_named(
-    prepare: Prepare, own_data: Path
-) -> None:
-    save(own_data / "val" / "images" / "w.jpg", photo(1))  # a/2.jpg of train
-    save(own_data / "val" / "labels" / "w.png", ids(0, 7))
-    (finding,) = prepare(folder_config(own_data)).findings
-    assert finding == (
-        "source train and source val share 1 images, byte for byte; the first is "
-        "train/images/a/2.jpg, there val/images/w.jpg"
-    )
-
-
-def test_thumbnails_are_counted(prepare: Prepare, own_data: Path) -> None:
-    save(own_data / "train" / "images" / "a" / "1.jpg", photo(1, (5, 7)))
-    save(own_data / "train" / "labels" / "a" / "1.png", ids(0, size=(5, 7)))
-    (finding,) = prepare(folder_config(own_data)).findings
-    assert finding.startswith("source train: 1 of 3 images have 16 times more or fewer pixels")
-    assert finding.endswith("the first is train/images/a/1.jpg")
 
 
 def save_turned(path: Path, pixels: NDArray[np.uint8], orientation: int) -> None:
@@ -127,41 +80,6 @@ def read_as_stored(shown: NDArray[np.uint8], orientation: int) -> NDArray[np.uin
     ]
 
 
-def compress(ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    file = BytesIO()
-    Image.fromarray(ids).save(file, "JPEG", quality=95)
-    return np.array(Image.open(file))
-
-
-def shrink(how: int, factor: float) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
-    return lambda ids: np.asarray(
-        cv2.resize(ids, None, fx=factor, fy=factor, interpolation=how), np.uint8
-    )
-
-
-def again(ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Enlarge what was shrunk: the rims are two pixels wide."""
-    return shrink(cv2.INTER_NEAREST, 2)(shrink(cv2.INTER_AREA, 0.5)(ids))
-
-
-@pytest.mark.parametrize(
-    ("spoil", "looks_so"),
-    [
-        pytest.param(lambda ids: ids, False, id="sound"),
-        pytest.param(shrink(cv2.INTER_NEAREST, 0.5), False, id="nearest"),
-        pytest.param(shrink(cv2.INTER_LINEAR, 0.8), True, id="bilinear"),
-        pytest.param(again, True, id="rims of two pixels"),
-        pytest.param(compress, True, id="jpeg"),
-    ],
-)
-def test_resampled_labels_are_told_from_poles(
-    camvid: Path, spoil: Callable[[NDArray[np.uint8]], NDArray[np.uint8]], looks_so: bool
-) -> None:
-    for path in sorted((camvid / "day_train" / "labels").iterdir())[::20]:
-        stored = spoil(read_label(path).values)
-        assert (rims(stored, stored, 11) is not None) == looks_so
-
-
 def test_classes_that_show_mostly_as_rims_are_named(prepare: Prepare, own_data: Path) -> None:
     for seed, image in enumerate((own_data / "train" / "images").rglob("*.jpg")):
         save(image, photo(seed, (90, 30)))
@@ -177,3 +95,15 @@ def test_classes_that_show_mostly_as_rims_are_named(prepare: Prepare, own_data: 
     assert finding.startswith("source train: 3 of 3 labels look resampled or lossily compressed: ")
     assert "which is most of what they show of c7:" in finding
     assert finding.endswith("; the first is train/labels/a/1.png")
+
+
+def test_images_of_two_splits_are_counted_and_the_first_is_named(
+    prepare: Prepare, own_data: Path
+) -> None:
+    save(own_data / "val" / "images" / "w.jpg", photo(1))  # a/2.jpg of train
+    save(own_data / "val" / "labels" / "w.png", ids(0, 7))
+    (finding,) = prepare(folder_config(own_data)).findings
+    assert finding == (
+        "source train and source val share 1 images, byte for byte; the first is "
+        "train/images/a/2.jpg, there val/images/w.jpg"
+    )

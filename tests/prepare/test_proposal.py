@@ -9,15 +9,12 @@ from numpy.typing import NDArray
 
 from stages.prepare.labels import Color
 from stages.prepare.proposal import (
-    MOST_LABELS,
     ProposedClasses,
-    about_sampling,
     find_splits,
     propose_classes,
     sampling_for,
-    voc_color,
 )
-from tests.prepare.conftest import Prepare, folder_config, ids, photo, save
+from tests.prepare.conftest import ids, photo, save
 
 
 def proposed(folder: Path, *labels: NDArray[np.uint8], suffix: str = "") -> ProposedClasses:
@@ -35,32 +32,6 @@ def test_rare_class_sampling_is_as_published_for_gta5_in_daformer_and_hrda() -> 
     assert sampling_for((1052, 1914), (720, 1280)) == (3000, 0.5)
     assert sampling_for((1052, 1914), (1440, 2560)) == (3000, 2.0)
     assert sampling_for((360, 480), (360, 480)) == (260, 1.1)
-
-
-def test_values_of_rare_class_sampling_far_from_the_data_are_spoken_of(
-    prepare: Prepare, own_data: Path
-) -> None:
-    """Images of 30x20 have 200 pixels of each class at most."""
-    manifest = prepare(folder_config(own_data)).manifest
-    said = about_sampling(manifest, min_pixels=3000, min_crop_ratio=0.5)
-    assert said is not None
-    assert "images of 30x20, used at 30x20, set min_pixels 0 and min_crop_ratio 1.1" in said
-    assert about_sampling(manifest, min_pixels=0, min_crop_ratio=0.5) is None
-    assert about_sampling(manifest, min_pixels=1, min_crop_ratio=9) is not None
-
-
-def test_ids_are_counted_and_void_is_left_out(tmp_path: Path) -> None:
-    found = proposed(tmp_path, ids(0, 4, 255), ids(0, 4, 4))
-    assert [(c.name, c.ids) for c in found.classes] == [("class_0", (0,)), ("class_4", (4,))]
-    assert [c.share for c in found.classes] == pytest.approx([1 / 3, 1 / 2])
-    assert (found.ignore_ids, found.ignore_colors) == ((255,), ())
-    assert len({c.color for c in found.classes}) == 2
-
-
-def test_a_mask_of_two_values_has_two_classes(tmp_path: Path) -> None:
-    assert [c.ids for c in proposed(tmp_path, ids(0, 255)).classes] == [(0,), (255,)]
-    black_and_white = proposed(tmp_path, painted((0, 0, 0), (255, 255, 255)))
-    assert [c.color for c in black_and_white.classes] == [(0, 0, 0), (255, 255, 255)]
 
 
 def test_ids_are_named_after_cityscapes_where_the_file_says_so(tmp_path: Path) -> None:
@@ -86,12 +57,6 @@ def test_colours_are_named_after_a_palette(
     assert all(c.ids == () for c in found.classes)
 
 
-def test_colours_of_voc_are_those_of_its_development_kit() -> None:
-    known = {0: (0, 0, 0), 1: (128, 0, 0), 8: (64, 0, 0), 15: (192, 128, 128), 255: (224, 224, 192)}
-    assert {index: voc_color(index) for index in known} == known
-    assert len({voc_color(index) for index in range(256)}) == 256
-
-
 @pytest.mark.parametrize(
     ("label", "reason"), [(photo(1), "blended or compressed"), (ids(3), "too few values")]
 )
@@ -99,15 +64,6 @@ def test_what_makes_no_table_is_said(tmp_path: Path, label: NDArray[np.uint8], r
     found = proposed(tmp_path, label)
     assert found.classes == ()
     assert reason in found.said[-1]
-
-
-def test_not_all_of_many_files_are_looked_at(tmp_path: Path) -> None:
-    save(tmp_path / "0.png", ids(0, 1))
-    found = propose_classes([tmp_path / "0.png"] * (3 * MOST_LABELS) + [tmp_path / "gone.png"])
-    assert found.said == (
-        f"looked at {MOST_LABELS - 1} of {3 * MOST_LABELS + 1} label files",
-        "1 more cannot be read: `ssr prepare` says why",
-    )
 
 
 CITYSCAPES = [

@@ -5,14 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from stages.prepare.datasets import folder
-from stages.prepare.datasets.dataset import Item
 from stages.prepare.manifest import Manifest
-from stages.prepare.scan import labelled_items
 from store.errors import DataError
 from tests.prepare.conftest import (
     Prepare,
@@ -95,20 +91,6 @@ def test_labelled_images_that_are_not_there_are_one_line(
     assert "\n" not in message
 
 
-def test_more_labelled_images_hold_all_that_fewer_do_and_are_evenly_spread(tmp_path: Path) -> None:
-    items = [Item("train", f"{place:02}.jpg", "label.png") for place in range(62)]
-    (tmp_path / "label.png").touch()
-    before: set[int] = set()
-    for number in range(1, 63):
-        config = folder.Config.model_validate(folder_config(tmp_path, labelled=number))
-        chosen = {int(item.stem) for item in labelled_items(items, config)}
-        assert len(chosen) == number
-        assert before < chosen
-        gaps = np.diff([*sorted(chosen), 62 + min(chosen)])  # around the end
-        assert max(gaps) <= 2 * 62 / number + 1
-        before = chosen
-
-
 def test_counts_are_taken_at_raw_resolution_and_sizes_fit(prepare: Prepare, own_data: Path) -> None:
     result = prepare(folder_config(own_data, fit_px=[15, 10]), pad_to_px=64)
     record = result.manifest.records[0]
@@ -154,14 +136,6 @@ def test_only_changed_images_are_read_again(prepare: Prepare, own_data: Path) ->
     assert seen == [1]
     assert result.manifest.records[0].sha256 != before.records[0].sha256
     assert result.manifest.records[1:] == before.records[1:]
-
-
-def test_another_class_table_counts_anew(prepare: Prepare, own_data: Path) -> None:
-    prepare(folder_config(own_data))
-    swapped = folder_config(own_data)["classes"][::-1]
-    swapped[0] = swapped[0] | {"ids": [7, 8, 255]}
-    record = prepare(folder_config(own_data, classes=swapped, ignore_ids=[])).manifest.records[0]
-    assert record.class_pixels == (400, 200)
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100, b'{"entries": {}}'])
@@ -213,32 +187,6 @@ def test_bad_files_are_named_in_one_line_and_the_old_manifest_stays(
     assert first.path.read_bytes() == manifest
 
 
-def test_all_problems_are_told_at_once_in_a_line_for_each_kind(
-    prepare: Prepare, own_data: Path
-) -> None:
-    for bad in (IMAGE, "train/images/a/2.jpg"):
-        _truncate(own_data / bad)
-    save(own_data / "train" / "images" / "b" / "2.jpg", photo(9))  # no label
-    save(own_data / "train" / "labels" / "b" / "1.png", ids(0, 9, 200))
-    for name, label in (("c", ids(7, 11)), ("d", photo(3))):
-        save(own_data / "train" / "images" / f"{name}.jpg", photo(10))
-        save(own_data / "train" / "labels" / f"{name}.png", label)
-    target = folder_config(own_data / "nowhere", train_labels=None)
-    with pytest.raises(DataError) as info:
-        prepare(folder_config(own_data), target)
-    heading, *lines = str(info.value).split("\n  ")
-    assert heading == "6 kinds of problems with the data:"
-    for part, more in (
-        ("prepare.target: ", "val/images: there is no such folder"),
-        ("prepare.source.train_images: ", "images/a/1.jpg: is damaged"),
-        ("prepare.source.train_labels: ", "labels/b/1.png: label ids 9, 11, 200 are not in"),
-        ("prepare.source.train_labels: ", "(1 more: c.jpg)"),
-        ("prepare.source.train_labels: ", "images/b/2.jpg: has no label at"),
-        ("prepare.source.train_labels: ", "labels/d.png: label colours ("),
-    ):
-        assert sum(line.startswith(part) and more in line for line in lines) == 1, more
-
-
 @pytest.mark.parametrize("bad", [IMAGE, "train/labels/a/1.png"])
 def test_bad_images_are_left_out_and_listed_where_that_is_asked_for(
     prepare: Prepare, own_data: Path, bad: str
@@ -260,24 +208,10 @@ def test_not_every_image_can_be_left_out(prepare: Prepare, own_data: Path) -> No
         prepare(folder_config(own_data), on_bad_image="skip")
 
 
-def test_an_excluded_image_is_left_out(prepare: Prepare, own_data: Path) -> None:
-    _truncate(own_data / IMAGE)
-    manifest = prepare(folder_config(own_data, exclude=["train/images/a/1"])).manifest
-    assert len(manifest.records) == 3
-    with pytest.raises(DataError, match=r"prepare\.source\.exclude names train/images/zzz"):
-        prepare(folder_config(own_data, exclude=["train/images/zzz"]))
-
-
 def test_two_images_of_one_name_are_an_error(prepare: Prepare, own_data: Path) -> None:
     save(own_data / "train" / "images" / "a" / "1.png", photo(1))
     with pytest.raises(DataError, match=r"a/1\.jpg \(train\) and .*a/1\.png \(train\)"):
         prepare(folder_config(own_data))
-
-
-def test_a_split_that_holds_out_everything_is_an_error(prepare: Prepare, gta5: Path) -> None:
-    (gta5 / "val.txt").write_text("00001\n00002\n00003\n")
-    with pytest.raises(DataError, match=r"prepare\.source leaves no image to train on"):
-        prepare(gta5_config(gta5, val_list="val.txt"))
 
 
 def test_domains_of_other_classes_are_an_error(

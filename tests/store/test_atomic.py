@@ -70,9 +70,3 @@ def test_updating_with_equal_bytes_does_not_touch_the_file(tmp_path: Path) -> No
     assert path.stat().st_mtime_ns == 1
     assert atomic.update_bytes(path, b"two")
     assert path.read_bytes() == b"two"
-
-
-def test_a_link_to_nothing_in_place_of_a_folder_is_called_one(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(OSError, match="is a link to nothing"):
-        atomic.write_bytes(tmp_path / "link" / "file", b"")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from store.basis import Projection, fit_basis
+from store.codec import Projection, fit_basis
 from store.errors import StoreError
 
 RNG = np.random.default_rng(5)

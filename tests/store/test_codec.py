@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from store.codec import CODECS, SAMPLE_IMAGES, Codec, estimate_scale, scale_sample
+from store.codec import CODECS, Codec, estimate_scale
 from store.errors import StoreError
 from store.read import FeatureReader
 from store.summary import inspect, open_dataset
@@ -70,16 +70,6 @@ def test_no_number_of_the_sample_is_clipped_or_far_off(spread: float, seed: int)
         assert clipped == 0
         error = np.abs(Codec("int8").decode(codes, scale) - image.astype(np.float16))
         assert (error <= scale[:, None, None] * 0.5001).all()
-
-
-@given(st.integers(1, 300))
-def test_the_sample_is_spread_over_all_images(count: int) -> None:
-    every = images(count)
-    sample = scale_sample(every)
-    assert len(set(sample)) == min(count, SAMPLE_IMAGES)
-    places = [every.index(image) for image in sample]
-    assert places[0] == 0
-    assert max(np.diff([*places, count])) <= -(-count // SAMPLE_IMAGES)
 
 
 @pytest.mark.parametrize("name", ["int8", "int8-zstd"])

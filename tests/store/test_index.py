@@ -17,13 +17,6 @@ def test_an_index_reads_back_as_written(tmp_path: Path) -> None:
     assert (entry.images, len(entry.levels["stride8"].shards)) == (4, 2)
 
 
-def test_the_index_tells_when_an_image_was_removed(tmp_path: Path) -> None:
-    before, _ = write(tmp_path, images(4))
-    after, _ = write(tmp_path, images(3))
-    assert before.images_digest != after.images_digest
-    assert after.levels["stride8"].shards[1] is None
-
-
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 2, "stores": {}}', b"\xff"])
 def test_a_foreign_index_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "index.json"

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
 from store.codec import CODECS, Codec
-from store.grid import LevelGrid
 from store.layout import array_settings, encode_images
-from store.spec import ImageEntry
+from store.spec import ImageEntry, LevelGrid
 
 
 @pytest.mark.parametrize("codec", CODECS)

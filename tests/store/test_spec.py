@@ -21,12 +21,6 @@ def test_the_fingerprint_depends_on_all_that_features_depend_on(other: StoreSpec
     assert other.fingerprint != SPEC.fingerprint
 
 
-def test_the_fingerprint_does_not_depend_on_domain_or_order_of_keys() -> None:
-    reordered = dict(reversed(list(SPEC.provenance.items())))
-    assert replace(SPEC, provenance=reordered).fingerprint == SPEC.fingerprint
-    assert replace(SPEC, domain="target").fingerprint == SPEC.fingerprint
-
-
 def test_the_fingerprint_is_a_constant_of_each_format() -> None:
     spec = StoreSpec("source", levels_of_format_1(1), (32, 32), 1, "float16", {}, format=1)
     # sha256sum of the line {"channels":1,"codec":"float16","format":1,"grid_px":[32,32],
@@ -61,11 +55,3 @@ def test_a_specification_is_bounded(beyond: dict[str, Any]) -> None:
 def test_a_level_that_no_store_can_have_is_refused(name: str, level: Level, message: str) -> None:
     with pytest.raises(StoreError, match=message):
         replace(SPEC, levels={name: level})
-
-
-def test_a_level_is_known_by_its_stride_and_channels() -> None:
-    others = [replace(SPEC, levels={"stride8": Level(*one)}) for one in ((16, 4), (8, 5), (8, 4))]
-    assert {other.fingerprint for other in others} == {SPEC.fingerprint}
-    fingerprints = [other.level_fingerprint("stride8") for other in others]
-    assert len(set(fingerprints)) == 3
-    assert fingerprints[-1] == SPEC.level_fingerprint("stride8")

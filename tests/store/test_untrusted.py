@@ -14,10 +14,10 @@ import pytest
 from store.errors import StoreError, StoreUnreadableError
 from store.files import Files, LocalFiles, Url, files_at, join
 from store.fingerprint import canonical_json, sha256, with_crc32c
-from store.grid import LevelGrid
 from store.header import METADATA_FILE, read_header
 from store.index import Index
 from store.read import DamageError, FeatureReader, decode_chunk
+from store.spec import LevelGrid
 from store.summary import inspect, open_dataset
 from store.verify import discard, verify
 from tests.store.worlds import SPEC, images, write

@@ -34,27 +34,6 @@ def half_bright(height: int, width: int, bright_px: int) -> Tensor:
     return image
 
 
-def test_labels_come_at_the_original_size_as_uint8(student: nn.Module) -> None:
-    labels = predict(
-        student, half_bright(32, 64, 32), resized_size_px=(32, 64), original_size_px=(50, 100)
-    )
-    assert labels.dtype == torch.uint8
-    assert labels.shape == (1, 50, 100)
-    assert (labels[..., :50] == 0).all()
-    assert (labels[..., 50:] == 1).all()
-
-
-def test_padding_is_cut_off_before_the_second_resize(student: nn.Module) -> None:
-    # 40 of 64 columns and 24 of 32 rows are the image; the padding is loudly of class 0.
-    image = half_bright(32, 64, 20)
-    image[..., 40:] = 100
-    image[:, :, 24:] = 100
-    labels = predict(student, image, resized_size_px=(24, 40), original_size_px=(48, 80))
-    # Were the padding resized too, the border between the classes would lie at 80 * 20 / 64 = 25.
-    assert (labels[0, :40, :40] == 0).all()
-    assert (labels[0, :40, 44:72] == 1).all()
-
-
 def test_a_flipped_input_gives_the_prediction_of_the_image_it_mirrors(student: nn.Module) -> None:
     def labels(image: Tensor, *, flip: bool) -> Tensor:
         size = (32, 64)
@@ -127,16 +106,3 @@ def test_views_of_an_image_vote_with_their_probabilities(lively: nn.Module) -> N
     once = predict_image(lively, photo(), RECORD, device=torch.device("cpu"))
     assert (labels.numpy() != once).mean() > 0.05  # else the views would say nothing new
     assert set(np.unique(labels)) <= set(range(len(NAMES)))
-
-
-def test_bfloat16_changes_few_labels_and_the_logits_a_little(lively: nn.Module) -> None:
-    window = torch.from_numpy(normalised_window(photo(), 0, 0, 64, 128))[None]
-    full, half = (
-        predict_logits(
-            lively, window, resized_size_px=RAW, original_size_px=RAW, precision=precision
-        )
-        for precision in ("float32", "bfloat16")
-    )
-    assert half.dtype == torch.float32
-    difference = (full - half).norm() / full.norm()
-    assert 1e-5 < difference < 0.1

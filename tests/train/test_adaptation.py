@@ -6,14 +6,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stages.prepare.labels import IGNORE
-from stages.train.adaptation.augment import draw_blocks, mask_images
+from stages.train.adaptation.augment import draw_blocks
 from stages.train.adaptation.losses import (
     cells_of,
-    downscale_label,
     feature_distance,
     segmentation_loss,
 )
-from stages.train.adaptation.mixing import draw_classes, mix_features
+from stages.train.adaptation.mixing import mix_features
 from stages.train.adaptation.pseudo_labels import most_probable, valid_pixels, weighted
 from store.errors import ConfigError
 
@@ -29,29 +28,6 @@ def test_a_batch_without_labelled_pixels_has_zero_loss_and_gradient() -> None:
     assert logits.grad is not None
     assert loss.item() == 0
     assert not logits.grad.any()
-
-
-def cell(pixels: dict[int, int]) -> Tensor:
-    """A label (1, 4, 4) with so many pixels of each class."""
-    values = [c for c, number in pixels.items() for _ in range(number)]
-    return torch.tensor(values).view(1, 4, 4)
-
-
-@pytest.mark.parametrize(
-    ("pixels", "expected"),
-    [
-        ({2: 16}, 2),
-        ({2: 12, 0: 4}, 2),  # exactly the share of 0.75
-        ({2: 11, 0: 5}, IGNORE),
-        ({0: 12, IGNORE: 4}, 0),
-        ({IGNORE: 12, 0: 4}, IGNORE),
-        ({IGNORE: 16}, IGNORE),
-    ],
-)
-def test_a_cell_has_the_class_that_fills_enough_of_it(
-    pixels: dict[int, int], expected: int
-) -> None:
-    assert downscale_label(cell(pixels), 4, 3, 0.75).tolist() == [[[expected]]]
 
 
 def distance(student: Tensor, imagenet: Tensor, label: Tensor, *classes: int) -> Tensor:
@@ -82,34 +58,10 @@ def test_equal_features_and_missing_classes_have_zero_loss_and_zero_gradient() -
         assert torch.equal(student.grad, torch.zeros_like(imagenet))
 
 
-def test_pixels_are_whole_or_the_mean_colour_block_by_block() -> None:
-    images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    masked = mask_images(images, draw_blocks(np.random.default_rng(0), 2, (64, 96), 16), 0.5)
-    hidden = (masked == 0).all(dim=1)  # (B, H, W)
-    assert torch.equal(masked, images.where(~hidden.unsqueeze(1), 0))
-    share = hidden.view(2, 4, 16, 6, 16).float().mean(dim=(2, 4))
-    assert set(share.flatten().tolist()) == {0, 1}
-
-
 def test_a_block_larger_than_the_crop_is_refused_in_one_line() -> None:
     with pytest.raises(ConfigError, match=r"set train\.masking\.block_px to 32 or less") as caught:
         draw_blocks(np.random.default_rng(0), 1, (32, 64), 96)
     assert "\n" not in str(caught.value)
-
-
-def labels_with(*classes: list[int]) -> Tensor:
-    """One image for each list, with these classes in equal columns."""
-    return torch.stack([torch.tensor(ids).repeat_interleave(60 // len(ids)) for ids in classes])[
-        :, None, :
-    ]
-
-
-def test_official_pool_offers_the_classes_of_the_other_images_and_ignore() -> None:
-    labels = labels_with([0, 1], [2, IGNORE])
-    rng = np.random.default_rng(0)
-    drawn = [draw_classes(rng, labels, "batch") for _ in range(200)]
-    for image in range(2):
-        assert {c for classes in drawn for c in classes[image]} == {0, 1, 2, IGNORE}
 
 
 def test_each_token_is_mixed_by_its_share_of_source_pixels() -> None:

@@ -75,22 +75,6 @@ def test_values_out_of_range_or_against_each_other_are_refused(
     assert says in f"{where}: {fault['msg']}"
 
 
-@pytest.mark.parametrize("section", [None, "student", "regularizer", "self_training", "optimizer"])
-def test_unknown_keys_are_refused(section: str | None) -> None:
-    typo: dict[str, Any] = {"seeed": 1}
-    with pytest.raises(ValidationError, match="seeed"):
-        train_config(**(typo if section is None else {section: typo}))
-
-
-@pytest.mark.parametrize("model", sections())
-def test_every_value_comes_from_the_params_file_or_is_null_and_is_explained(
-    model: type[BaseModel],
-) -> None:
-    for name, field in model.model_fields.items():
-        assert field.is_required() or field.default is None, name
-        assert field.description, name
-
-
 @pytest.mark.parametrize(
     ("align_px", "stride_px", "fits"),
     [(8, 2, True), (8, 16, False), (16, 16, True), (16, 32, False), (32, 8, True)],

@@ -224,21 +224,6 @@ def test_a_loader_that_starts_later_continues_the_same_batches(world: World) -> 
     np.testing.assert_array_equal(everything[3]["source_image"].numpy(), stacked)
 
 
-def test_a_batch_on_its_device_has_the_types_that_networks_take(world: World) -> None:
-    cpu = torch.device("cpu")
-    [batch] = batches(world.crops(config()), config(iterations=1), start=0, device=cpu)
-    batch = batch.to(cpu)
-    assert batch.source_image.shape == batch.target_image.shape == (2, 3, CROP, CROP)
-    assert batch.source_image.dtype == batch.target_image.dtype == torch.float32
-    assert (batch.source_label.shape, batch.source_label.dtype) == ((2, CROP, CROP), torch.int64)
-    assert (batch.target_valid.shape, batch.target_valid.dtype) == ((2, CROP, CROP), torch.bool)
-    for maps in (batch.source_features, batch.target_features):
-        assert {k: (tuple(v.shape), v.dtype) for k, v in maps.items()} == {
-            "stride8": ((2, 4, 8, 8), torch.float32),
-            "stride16": ((2, 4, 4, 4), torch.float32),
-        }
-
-
 @pytest.mark.parametrize("content", [None, b"not an image"])
 def test_labels_of_target_training_images_are_never_read(
     world: World, tmp_path: Path, content: bytes | None
@@ -275,15 +260,6 @@ def test_a_few_labelled_target_images_are_half_of_the_labelled_crops(
     assert of_target == pytest.approx(60 * TARGET_SHARE, abs=13)
 
 
-def test_a_target_whose_images_are_all_labelled_trains_itself_too(
-    world: World, tmp_path: Path
-) -> None:
-    every = world.copy(tmp_path / "every")
-    every.prepare(labelled=6)
-    sample = every.crops(config())[0]
-    assert locate(every, "target", sample["target_image"], 16).record.label is not None
-
-
 def test_without_self_training_no_target_image_is_read(world: World, tmp_path: Path) -> None:
     alone = changed(world, tmp_path / "alone", target_images=None, target_labels=None)
     plain = config(self_training=None, regularizer={"on": ["source"]})
@@ -306,16 +282,6 @@ def test_arms_without_features_see_the_same_crops(world: World) -> None:
         assert sample["source_features"] == sample["target_features"] == {}
         for part in ("source_image", "source_label", "target_image", "target_valid"):
             assert_same(sample[part], expected[part])
-
-
-def test_crops_of_one_prevailing_class_are_drawn_again(world: World) -> None:
-    def prevailing(max_share: float) -> float:
-        crops = world.crops(config(crop_max_class_share=max_share))
-        labels = [crops[index]["source_label"] for index in range(60)]
-        counts = [np.bincount(ids[ids != 255], minlength=11) for ids in labels]
-        return float(np.mean([count.max() / count.sum() >= 0.35 for count in counts]))
-
-    assert prevailing(1.0) > prevailing(0.35) + 0.2
 
 
 def test_a_target_is_demanded_by_self_training(tmp_path: Path) -> None:
@@ -410,13 +376,6 @@ def test_a_class_that_no_image_shows_enough_of_is_named_with_the_cure() -> None:
         "set train.rare_class_sampling.min_pixels to 39 or less"
     )
     sampler(39)
-
-
-def test_a_class_of_one_domain_is_drawn_from_that_domain() -> None:
-    rare = RareClassConfig(temperature=0.5, min_pixels=0, min_crop_ratio=0.5)
-    rng, counts = np.random.default_rng(0), np.array([[9, 9, 0], [9, 0, 0], [9, 0, 9]])
-    drawn = {RareClassSampler(counts, NAMES, rare, of_target=1).draw(rng) for _ in range(99)}
-    assert drawn == {(0, 0), (0, 1), (0, 2), (1, 0), (2, 2)}
 
 
 def test_labels_without_any_labelled_pixel_are_refused() -> None:

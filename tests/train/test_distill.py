@@ -243,22 +243,6 @@ def test_adam_begins_the_task_anew(
     assert steps == [{1.0}, {2.0}, {3.0}, {1.0}, {2.0}]
 
 
-@pytest.mark.parametrize("keep", [0.0, 0.5])
-def test_samples_hold_what_their_step_reads(world: World, keep: float) -> None:
-    distill = {**DISTILL, "steps": 3, "keep": keep}
-    alone: dict[str, Any] = {"regularizer": {"on": []}, "self_training": None}
-    crops = world.crops(train_config(distill=distill, **alone))
-    for index in range(8):
-        sample = crops[index]
-        distils = index < 3 * 2
-        assert set(sample["source_features"]) == (set(LEVELS) if distils else set())
-        assert set(sample["target_features"]) == (set(LEVELS) if distils or keep else set())
-        assert bool(sample["target_image"].any()) == (distils or keep > 0)
-    both = world.crops(train_config(distill={**distill, "levels": ["stride16"] * 4}))[6]
-    assert set(both["source_features"]) == {"stride8"}
-    assert set(both["target_features"]) == {"stride8"} | ({"stride16"} if keep else set())
-
-
 def test_a_distilled_student_is_a_start_for_several_runs(world: World, tmp_path: Path) -> None:
     alone: dict[str, Any] = {"regularizer": {"on": []}, "self_training": None}
     levels = {**DISTILL, "steps": 2, "levels": None}  # those of regularizer.levels

@@ -152,9 +152,3 @@ def test_graphs_are_for_gpus_and_can_be_switched_off() -> None:
     assert isinstance(passes_for(train_config(), cuda, 1), RecordedPasses)
     assert passes_for(train_config(), torch.device("cpu"), 1) is run_passes
     assert passes_for(train_config(cuda_graphs="off"), cuda, 1) is run_passes
-
-
-def test_a_run_says_that_its_distillation_is_not_recorded(caplog: pytest.LogCaptureFixture) -> None:
-    passes = passes_for(train_config(distill=DISTILL), torch.device("cuda"), 1)
-    assert isinstance(passes, RecordedPasses)
-    assert "steps of train.distill are launched kernel by kernel" in caplog.text

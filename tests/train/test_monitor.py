@@ -1,20 +1,17 @@
 import csv
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from stages.train import monitor, step
-from stages.train.models import Models
-from stages.train.monitor import HEALTH_COLUMNS, Curves, FiniteCheck, health_row
+from stages.train.monitor import Curves, FiniteCheck
 from stages.train.regularizers.branch import observed
 from stages.train.regularizers.cross_attention import CrossAttention, CrossAttentionBranch
 from store.errors import TrainingError
-from tests.train.example import train_config
-from tests.train.world import World, results, training_state
+from tests.train.world import World, results
 
 LEVELS = ("stride8", None, "stride8", "stride16")
 
@@ -45,33 +42,6 @@ def fusion(regularizer: CrossAttentionBranch, stage: int) -> CrossAttention:
     return module
 
 
-def test_every_stage_that_reads_a_teacher_is_measured() -> None:
-    seen = seen_of(*example())
-    expected = {f"{name}_{s}" for name in ("residual", "entropy", "swap") for s in (0, 2, 3)}
-    assert set(seen) == expected < set(HEALTH_COLUMNS)
-
-
-def test_residual_is_the_norm_of_what_is_added_over_that_of_the_features() -> None:
-    regularizer, maps, teacher = example()
-    with torch.no_grad():
-        enhanced = regularizer(maps, teacher)
-    seen = seen_of(regularizer, maps, teacher)
-    for stage in (0, 2, 3):
-        added = (enhanced[stage] - maps[stage]).norm() / maps[stage].norm()
-        assert seen[f"residual_{stage}"] == pytest.approx(float(added), rel=1e-4)
-
-
-def test_attention_that_looks_nowhere_has_full_entropy_and_ignores_a_swap() -> None:
-    regularizer, maps, teacher = example()
-    with torch.no_grad():
-        fusion(regularizer, 0).q.weight.zero_()  # all scores are 0
-    seen = seen_of(regularizer, maps, teacher)
-    assert seen["entropy_0"] == pytest.approx(1)
-    alike = {level: features[:1].expand_as(features) for level, features in teacher.items()}
-    assert seen_of(regularizer, maps, alike)["swap_0"] == 0
-    assert seen["swap_2"] > 0.1
-
-
 def test_entropy_is_that_of_the_softmax_over_the_teachers_tokens() -> None:
     regularizer, maps, teacher = example()
     attention = fusion(regularizer, 3)
@@ -85,21 +55,6 @@ def test_entropy_is_that_of_the_softmax_over_the_teachers_tokens() -> None:
     assert seen_of(regularizer, maps, teacher)["entropy_3"] == pytest.approx(float(expected))
 
 
-def test_gradient_norms_are_those_of_each_stage() -> None:
-    state = training_state(train_config(), seed=1)
-    regularizer = state.models.regularizer
-    assert regularizer is not None
-    for parameter in (*state.models.student.parameters(), *regularizer.parameters()):
-        parameter.grad = torch.randn_like(parameter)
-    row = health_row({}, state.models)
-    assert set(row) == {"gradient_student", *(f"gradient_{stage}" for stage in range(4))}
-    stage = [p for name, p in regularizer.named_parameters() if name.split(".")[1] == "1"]
-    expected = torch.nn.utils.get_total_norm([p.grad for p in stage if p.grad is not None])
-    assert row["gradient_1"] == pytest.approx(float(expected), rel=1e-5)
-    without = Models(state.models.student, None, None, None)
-    assert health_row({}, without) == {"gradient_student": row["gradient_student"]}
-
-
 def test_watching_changes_no_weight(world: World, tmp_path: Path) -> None:
     for every in (1, 4):
         world.run(tmp_path / str(every), iterations=4, log_every=every)
@@ -107,25 +62,6 @@ def test_watching_changes_no_weight(world: World, tmp_path: Path) -> None:
     assert len(health(tmp_path / "1")) == 4
     weights = [results(tmp_path / each)["student/model.safetensors"] for each in ("1", "4")]
     assert weights[0] == weights[1]
-
-
-@pytest.mark.parametrize(
-    ("changes", "missing"),
-    [
-        ({}, ""),
-        ({"regularizer": {"levels": [None, "stride8", None, "stride16"]}}, "02"),
-        ({"regularizer": {"on": []}}, "0123"),
-    ],
-    ids=["all stages", "two stages", "no regulariser"],
-)
-def test_health_has_a_cell_for_each_stage_that_reads(
-    world: World, tmp_path: Path, changes: dict[str, Any], missing: str
-) -> None:
-    world.run(tmp_path, iterations=2, **changes)
-    [row] = health(tmp_path)
-    empty = {name for name, value in row.items() if not value}
-    assert empty == {name for name in row if name[-2] == "_" and name[-1] in missing}
-    assert float(row["gradient_student"]) > 0
 
 
 def test_a_class_that_vanishes_from_the_pseudo_labels_is_an_alarm(

@@ -7,14 +7,11 @@ import torch
 from torch import Tensor
 
 from stages.student.hrda import logits_of
-from stages.student.mit import BACKBONES
 from stages.student.student import build_student
-from stages.train.monitor import health_row
 from stages.train.regularizers.aligned_fusion import AlignedBranch, AlignedFusion, StudentDrop
-from stages.train.regularizers.branch import observed
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from stages.train.state import build_optimizer
-from stages.train.step import draw_step, train_step
+from stages.train.step import train_step
 from store.errors import ConfigError
 from tests.train.example import train_config
 from tests.train.test_loop import TWENTY, interrupt
@@ -33,13 +30,6 @@ def student_maps(batch: int = 2) -> list[Tensor]:
     ]
 
 
-def test_the_papers_regulariser_has_its_number_of_parameters() -> None:
-    mit = BACKBONES["mit_b5"]
-    with torch.device("meta"):
-        regularizer = CrossAttentionBranch(mit.widths, {"stride8": 256}, mit.heads, ["stride8"] * 4)
-    assert sum(parameter.numel() for parameter in regularizer.parameters()) == 1_804_288
-
-
 def test_stages_without_a_level_pass_unchanged_and_have_no_weights() -> None:
     regularizer = CrossAttentionBranch(
         WIDTHS, {"stride8": 64}, HEADS, [None, "stride8", None, "stride8"]
@@ -54,33 +44,9 @@ def test_stages_without_a_level_pass_unchanged_and_have_no_weights() -> None:
     assert {name.split(".")[1] for name, _ in regularizer.named_parameters()} == {"1", "3"}
 
 
-def test_each_stage_reads_its_own_level_on_a_grid_of_any_size() -> None:
-    regularizer = CrossAttentionBranch(
-        WIDTHS, {"fine": 64, "middle": 40, "coarse": 8}, HEADS, ["fine", "middle", "coarse", "fine"]
-    )
-    teacher = {
-        "fine": torch.randn(2, 64, 4, 6),
-        "middle": torch.randn(2, 40, 2, 3),
-        "coarse": torch.randn(2, 8, 1, 2),
-    }
-    before = regularizer(student_maps(), teacher)
-    after = regularizer(student_maps(), teacher | {"middle": torch.randn(2, 40, 2, 3)})
-    changed = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
-    assert changed == [False, True, False, False]
-
-
 GUIDED: dict[str, Any] = {"kind": "guided", "student_drop": 0.5}
 CONFIG = train_config(regularizer=GUIDED)
 PLAIN = train_config(regularizer={"on": []})
-LEVELS = ("stride8", None, "stride8", "stride8")
-
-
-def example() -> tuple[AlignedBranch, list[Tensor], dict[str, Tensor]]:
-    """A guide, maps of two 64 px crops and features of stride 8; stage 1 reads nothing."""
-    student = build_student(CONFIG.student, num_classes=3, seed=0)
-    guide = AlignedBranch(student.channels, {"stride8": 4}, LEVELS, 0.5, student.head)
-    maps = [torch.randn(2, c, 16 >> i, 16 >> i) for i, c in enumerate(student.channels)]
-    return guide, maps, {"stride8": torch.randn(2, 4, 8, 8)}
 
 
 @pytest.mark.parametrize("side", [16, 8, 4, 2])
@@ -157,26 +123,6 @@ def test_its_head_learns_at_the_rate_of_heads() -> None:
     assert isinstance(models.regularizer, AlignedBranch)
     wanted = [*models.student.parameters(), *models.regularizer.parameters()]
     assert sorted(held) == sorted(id(parameter) for parameter in wanted)
-
-
-def test_health_says_how_much_it_adds_and_whether_it_reads() -> None:
-    models, batch = models_for(CONFIG), batch_of()
-    with observed(models.regularizer) as seen:
-        train_step(
-            models, batch, draw_step(CONFIG, batch.source_label, 0), config=CONFIG, iteration=0
-        )
-    row = health_row(seen, models)
-    for stage in range(4):
-        assert row[f"residual_{stage}"] > 0
-        assert row[f"swap_{stage}"] > 0
-        assert row[f"gradient_{stage}"] > 0
-        assert f"entropy_{stage}" not in row
-    assert isinstance(models.regularizer, AlignedBranch)
-    for parameter in models.regularizer.fusion.parameters():
-        torch.nn.init.constant_(parameter, 0.0 if parameter.ndim > 1 else 1.0)
-    with observed(models.regularizer) as seen:
-        train_step(models, batch, None, config=CONFIG, iteration=0)
-    assert health_row(seen, models)["swap_0"] == 0  # a bias alone ignores the teacher
 
 
 def test_a_guided_run_resumes_bit_for_bit(world: World, tmp_path: Path) -> None:

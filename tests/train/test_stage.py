@@ -14,7 +14,6 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from stages.efficientnet_lite import weight_file
 from stages.prepare.datasets.drawn import DRAWN
 from stages.prepare.manifest import Manifest
 from stages.student.saved import save_student
@@ -29,11 +28,10 @@ from store.errors import (
     StoreMismatchError,
     StoreMissingError,
 )
-from store.fingerprint import sha256_of_file
 from store.lease import writer_lock
 from store.spec import Level
 from tests.official import export_official
-from tests.train.example import EFFICIENTNET_LITE, HRDA, SEMASK, train_config
+from tests.train.example import HRDA, SEMASK, train_config
 from tests.train.world import TEACHER, World, results
 
 REPOSITORY = Path(__file__).parents[2]
@@ -140,24 +138,19 @@ def test_levels_have_any_name_stride_and_width(
         world.run(tmp_path / "other", regularizer=regularizer, crop_align_px=16)
 
 
-def test_a_trained_teacher_is_told_from_an_untrained_one(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_student_and_those_that_start_from_it_name_their_teacher(
+    world: World, tmp_path: Path, trained: bool
+) -> None:
     copy = world.copy(tmp_path / "copy")
-    trained = {**TEACHER, "trained": True}
-    copy.embed(teachers={"source": trained, "target": trained})
-    result = copy.run(tmp_path / "run", iterations=1)
-    assert result.teacher_trained is True
-    assert load_student(result.student)[1]["teacher_trained"] is True
-
-
-def test_a_student_keeps_the_teacher_of_its_start(world: World, tmp_path: Path) -> None:
-    copy = world.copy(tmp_path / "copy")
-    noted = {**TEACHER, "trained": False, "licence": "of its own"}
+    noted = {**TEACHER, "trained": trained, "licence": "of its own"}
     copy.embed(teachers={"source": noted, "target": noted})
-    start = copy.run(tmp_path / "start", iterations=1).student
+    start = copy.run(tmp_path / "start", iterations=1)
     off = {**train_config().regularizer.model_dump(mode="json"), "on": []}
-    result = copy.run(tmp_path / "run", iterations=1, init=str(start), regularizer=off)
+    result = copy.run(tmp_path / "run", iterations=1, init=str(start.student), regularizer=off)
+    assert (start.teacher_trained, result.teacher_trained) == (trained, trained)
     meta = load_student(result.student)[1]
-    assert (meta["teacher_trained"], meta["teacher_licence"]) == (False, "of its own")
+    assert (meta["teacher_trained"], meta["teacher_licence"]) == (trained, "of its own")
 
 
 def test_the_saved_student_is_the_trained_one_without_any_trace_of_the_regulariser(
@@ -215,19 +208,6 @@ def test_features_are_compared_with_imagenet_and_not_with_the_student_to_start_f
         feature_distance=FEATURE_DISTANCE,
     )
     assert result.curves.rows[-1]["feature_distance"] > 0.01
-
-
-def test_efficientnet_lite_has_imagenet_features_from_its_package(
-    world: World, tmp_path: Path
-) -> None:
-    path = weight_file("lite0")
-    assert path is not None
-    student = EFFICIENTNET_LITE | {"weights": "imagenet", "dropout": 0.0}
-    changes: dict[str, Any] = {"student": student, "feature_distance": FEATURE_DISTANCE}
-    assert digests_of_start(train_config(**changes)) == {"imagenet": sha256_of_file(path)}
-    result = world.run(tmp_path, iterations=1, **changes)
-    assert result.notes == ()
-    assert result.curves.rows[-1]["feature_distance"] > 0.01  # batch statistics are not ImageNet's
 
 
 def test_a_start_that_learned_labels_is_noted_and_no_reference(

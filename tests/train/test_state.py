@@ -20,7 +20,7 @@ import torch
 
 from stages.student.student import Student, build_student
 from stages.train.config import OptimizerConfig
-from stages.train.state import FORMAT, TrainingState, build_optimizer, learning_rate
+from stages.train.state import FORMAT, TrainingState, build_optimizer
 from store.errors import CheckpointError
 from tests.train.example import train_config
 from tests.train.world import World, assert_same, results, training_state
@@ -377,17 +377,6 @@ CONFIG = OptimizerConfig(
 @pytest.fixture(scope="module")
 def student() -> Student:
     return build_student(train_config().student, num_classes=2, seed=0)
-
-
-@pytest.mark.parametrize(
-    ("iteration", "expected", "rounding"),
-    [(49, 1.9577e-6, 1e-10), (99, 3.9503e-6, 1e-10), (1500, 5.775e-5, 0), (16549, 3.5177e-5, 1e-9)],
-)
-def test_rates_are_those_of_public_training_logs(
-    iteration: int, expected: float, rounding: float
-) -> None:
-    rate = learning_rate(iteration, CONFIG, 40_000)
-    assert rate == pytest.approx(expected, rel=1e-12, abs=rounding)
 
 
 def test_the_fused_update_is_that_of_the_plain_one(student: Student) -> None:

@@ -15,11 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.overhead import Operators
 from stages.device import float32_on_gpu
 from stages.student.student import Student, build_student, seeded
-from stages.train import step as step_module
 from stages.train.config import TrainConfig
 from stages.train.crops import Batch
-from stages.train.half_precision import HalfCopies
-from stages.train.models import ImageNetReference, Models, without_noise
+from stages.train.models import HalfCopies, ImageNetReference, Models, without_noise
 from stages.train.monitor import Curves, FiniteCheck, health_row
 from stages.train.regularizers.branch import Branch
 from stages.train.state import build_optimizer
@@ -147,21 +145,6 @@ def test_an_arm_computes_its_losses_and_no_other(
     assert list(result.losses) == expected.split()
     assert all(loss.ndim == 0 and not loss.requires_grad for loss in result.losses.values())
     assert all(torch.isfinite(loss) for loss in result.losses.values())
-
-
-def test_gradients_of_the_enhanced_pass_reach_the_student() -> None:
-    found = []
-    for parts in ([], ["source"]):
-        config = train_config(
-            self_training=None,
-            regularizer={"on": parts},
-            student={"drop_path": 0.0, "dropout": 0.0},
-        )
-        models = models_for(config)
-        step(config, models)
-        found.append(gradients(models.student)["backbone.stages.0.patch_embeddings.proj.weight"])
-    plain, enhanced = found
-    assert (plain - enhanced).norm() > 0.1 * plain.norm()
 
 
 def doubled(batch: Batch) -> Batch:
@@ -312,25 +295,6 @@ def plain_draws() -> Draws:
     return draws._replace(classes=[[0, 1], [0, 1]])
 
 
-def test_mixed_images_show_the_source_where_its_classes_were_drawn() -> None:
-    config = train_config(self_training={"threshold": 0.0})
-    batch = batch_of()
-    result = train_step(models_for(config), batch, plain_draws(), config=config, iteration=0)
-    mixed, pseudo = result.mixed, result.pseudo
-    assert mixed is not None
-    assert pseudo is not None
-    assert len(set(pseudo.label.flatten().tolist())) > 1
-    pasted = (batch.source_label == 0) | (batch.source_label == 1)
-    assert 0 < pasted.float().mean() < 1
-    assert torch.equal(mixed.mask.squeeze(1), pasted)
-    assert torch.equal(
-        mixed.image, torch.where(pasted[:, None], batch.source_image, batch.target_image)
-    )
-    assert torch.equal(mixed.label, torch.where(pasted, batch.source_label, pseudo.label))
-    # every pixel reaches a threshold of 0, so the margins alone have no weight
-    assert torch.equal(mixed.weight, (pasted | batch.target_valid).float())
-
-
 def test_teacher_features_are_mixed_by_the_mask_of_the_images() -> None:
     config = train_config()
     batch, seen = batch_of(), []
@@ -453,11 +417,6 @@ def test_a_step_its_update_and_its_curves_ask_for_no_value(changes: dict[str, An
     run_step(CPU, ALL | changes)
 
 
-def test_asking_is_noticed() -> None:
-    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoAsking():  # type: ignore[no-untyped-call]
-        float(torch.ones(()))
-
-
 QUIET: dict[str, Any] = {"drop_path": 0.0, "dropout": 0.0}
 
 NOISY: dict[str, Any] = {"drop_path": 0.5, "dropout": 0.5}
@@ -521,27 +480,6 @@ def relative_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
     return float((one - other).norm() / other.norm())
 
 
-def test_one_way_back_for_losses_of_one_forward_pass_has_the_gradients_of_several(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    _, _, expected = run()
-
-    def one_by_one(
-        losses_of: Callable[[slice], dict[str, Tensor]],
-        _: Models,
-        batch: Batch,
-        config: TrainConfig,
-    ) -> dict[str, Tensor]:
-        losses = losses_of(slice(None))
-        for loss in losses.values():
-            loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
-        return {name: loss.detach() for name, loss in losses.items()}
-
-    monkeypatch.setattr(step_module, "accumulate", one_by_one)
-    _, _, found = run()
-    assert relative_error(found, expected) < 1e-6
-
-
 def still_norms(models: Models) -> None:
     """Batch norms by their running averages, which see no batch."""
     for network in (models.student, models.ema):
@@ -579,26 +517,6 @@ def test_recomputed_activations_change_no_bit(changes: dict[str, Any]) -> None:
     kept, recomputed = results
     assert kept.keys() == recomputed.keys()
     assert all(torch.equal(recomputed[name], value) for name, value in kept.items())
-
-
-def test_recomputed_activations_are_not_kept() -> None:
-    sizes = []
-    for recompute in (False, True):
-        models = models_for(train_config())
-        if recompute:
-            models.student.recompute_activations()
-        kept: dict[int, int] = {}
-
-        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
-            if not isinstance(tensor, nn.Parameter):
-                kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            logits = models.student(batch_of().source_image)
-        assert logits.requires_grad
-        sizes.append(sum(kept.values()))
-    assert sizes[1] < sizes[0] / 5
 
 
 def test_bfloat16_leaves_weights_gradients_and_losses_in_float32() -> None:
@@ -717,15 +635,4 @@ def test_compiled_students_compute_the_same_up_to_rounding() -> None:
     assert models.student.state_dict().keys() == before.student.state_dict().keys()
     for name, loss in expected_losses.items():
         assert float(losses[name]) == pytest.approx(float(loss), rel=1e-5), name
-    assert relative_error(found, expected) < 1e-4
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit, in the compiler's imports
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # of its own tracing
-@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # available, and not asked for
-@pytest.mark.parametrize("device", [CPU, pytest.param(GPU, marks=pytest.mark.gpu)])
-def test_generated_code_computes_the_same_up_to_rounding(device: torch.device) -> None:
-    with float32_on_gpu("highest"):
-        (_, _, expected), (_, _, found) = run(device=device), run(device=device, compile=True)
     assert relative_error(found, expected) < 1e-4

@@ -4,17 +4,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from stages.evaluate import stage
 from stages.prepare.manifest import Domain, Manifest
 from stages.student.saved import save_student
 from stages.student.student import build_student, load_student
 from stages.train.state import TrainingState
-from stages.train.validate import Validation, choose_validation, evaluating
+from stages.train.validate import Validation, choose_validation
 from tests.evaluate.test_stage import CONFIG
 from tests.train.example import train_config
-from tests.train.world import World, assert_same, results, training_state
+from tests.train.world import World, assert_same, results
 
 SETTINGS: dict[str, Any] = {"iterations": 5, "validate_every": 2, "checkpoint_every": 2}
 
@@ -120,16 +119,6 @@ def test_the_row_of_a_new_best_is_in_a_checkpoint_at_once(world: World, tmp_path
     assert validations(tmp_path) == ["iteration,miou", "3,7", "5,5"]
 
 
-def test_every_module_gets_its_own_mode_back() -> None:
-    student = training_state(train_config(), seed=1).models.student
-    frozen = [module for module in student.modules() if isinstance(module, nn.BatchNorm2d)]
-    for module in frozen:
-        module.eval()
-    with evaluating(student):
-        assert not any(module.training for module in student.modules())
-    assert {module for module in student.modules() if not module.training} == set(frozen)
-
-
 STUDENT = train_config().student
 
 
@@ -146,20 +135,6 @@ def unlabelled(manifest: Manifest, *domains: Domain) -> Manifest:
 
 def chosen(world: World, manifest: Manifest) -> Validation | None:
     return choose_validation(train_config(regularizer={"on": []}), manifest, world.workspace)[0]
-
-
-def test_labels_of_the_target_are_preferred_and_named(world: World) -> None:
-    validation = chosen(world, world.manifest)
-    assert validation is not None
-    assert validation.on == "1 images of target/val"
-    assert validation.sees_target_labels
-
-
-def test_without_them_the_source_is_measured(world: World) -> None:
-    validation = chosen(world, unlabelled(world.manifest, "target"))
-    assert validation is not None
-    assert validation.on == "1 images of source/val"
-    assert not validation.sees_target_labels
 
 
 @pytest.mark.parametrize("domain", ["target", "source"])

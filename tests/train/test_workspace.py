@@ -147,18 +147,3 @@ def test_data_and_recipe_travel_with_the_student(world: World, tmp_path: Path) -
     assert meta["recipe"]["crop_px"] == 64
     assert "workers" not in meta["recipe"]
     assert meta["weights"] == "random"
-
-
-def test_first_weights_are_remembered_over_generations_and_folders_are_not(
-    world: World, tmp_path: Path
-) -> None:
-    train(world, tmp_path / "first")
-    config = tmp_path / "first/student/config.json"
-    tree = json.loads(config.read_text())
-    tree["meta"]["weights"] = "nvidia/mit-b5"
-    del tree["sha256"]  # as the message tells who edits it
-    config.write_text(json.dumps(tree))
-    meta = train(world, tmp_path / "second", init=str(tmp_path / "first/student"))
-    assert meta["weights"] == "nvidia/mit-b5"
-    assert meta["recipe"]["init"] == "student"
-    assert str(tmp_path) not in (tmp_path / "second/student/config.json").read_text()

@@ -16,11 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from stages.label import stage as label_stage
-from stages.label.config import LabelConfig
-from stages.label.stage import LabelResult
+from stages.label.stage import LabelConfig, LabelResult
 from stages.prepare import stage as prepare
-from stages.prepare.config import PrepareConfig
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
+from stages.prepare.stage import PrepareConfig
 from stages.student.student import Student, build_student, seeded
 from stages.train import stage
 from stages.train.config import TrainConfig

@@ -105,8 +105,7 @@ class EfficientNetLiteTeacher(Teacher):
         """Load or draw the weights; see `Teacher.load`."""
         from stages.device import pick_device
         from stages.efficientnet_lite import drawn, pretrained
-        from stages.embed.teachers.efficientnet_lite_encoder import Pyramid
-        from stages.embed.teachers.encoder import TileEncoder
+        from stages.embed.teachers.encoder import Pyramid, TileEncoder
 
         size = self.architecture
         network = pretrained(size) if self.trained else drawn(size, self.seed)

@@ -1,13 +1,17 @@
-"""The part that all teachers' encoders share: a network that is run on batches of tiles."""
+"""Networks on batches of tiles: what all have in common, and those of transformers and ImageNet."""
 
 # B tiles, C channels, h w tokens
 
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stages.efficientnet_lite import MEAN, STD, EfficientNetLite
 from stages.embed.teachers.teacher import Precision
+from stages.hf_models import Facts
+from stages.renormalise import Renormalise
 from store.errors import ConfigError
 
 
@@ -73,3 +77,66 @@ class TileEncoder:
                 f"{len(tiles)} tiles of {self.side_px} px are too many for the memory of "
                 f"{self.device}; lower embed.batch_tiles"
             ) from error
+
+
+class HfNetwork(nn.Module):
+    """A model from tiles normalised as the student's to the maps of its levels, all in one pass.
+
+    `blocks` of a ViT are those whose tokens are maps; `norm` applies its last LayerNorm to them.
+    `places` are those of the levels among the maps.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        facts: Facts,
+        blocks: Sequence[int],
+        places: Mapping[str, int],
+        *,
+        norm: bool,
+    ) -> None:
+        super().__init__()
+        self.renormalise = Renormalise(facts.mean, facts.std)
+        self.model, self.facts, self.blocks, self.places = model, facts, tuple(blocks), places
+        self.norm = model.get_submodule(facts.family.norm) if norm else nn.Identity()
+
+    def forward(self, tiles: Tensor) -> dict[str, Tensor]:
+        """Return each level (B, C, h, w) of tiles (B, 3, side, side)."""
+        family = self.facts.family
+        outputs = self.model(self.renormalise(tiles), output_hidden_states=True)
+        if family.strides:
+            maps = getattr(outputs, family.maps)[-len(family.strides) :]
+        else:
+            side = tiles.shape[-1] // self.facts.patch_px
+            maps = [
+                # the first hidden state is what enters block 0; class and registers come first
+                self.norm(outputs.hidden_states[block + 1])[:, self.facts.prefix :]
+                .transpose(1, 2)
+                .unflatten(2, (side, side))
+                for block in self.blocks
+            ]
+        return {level: maps[place] for level, place in self.places.items()}
+
+
+class Pyramid(nn.Module):
+    """The network from tiles normalised as the student's to the maps of its levels.
+
+    Args:
+        levels: names of its strides 8, 16 and 32, and of all three on the grid of the first.
+    """
+
+    def __init__(self, network: EfficientNetLite, levels: Sequence[str]) -> None:
+        super().__init__()
+        self.renormalise = Renormalise((MEAN,) * 3, (STD,) * 3)
+        self.network = network
+        self.levels = levels
+
+    def forward(self, tiles: Tensor) -> Mapping[str, Tensor]:
+        """Return each level (B, C, h, w) of tiles (B, 3, side, side)."""
+        _, fine, *coarse = self.network(self.renormalise(tiles))
+        resized = (
+            F.interpolate(map_, fine.shape[2:], mode="bilinear", align_corners=False)
+            for map_ in coarse
+        )
+        maps = (fine, *coarse, torch.cat([fine, *resized], dim=1))
+        return dict(zip(self.levels, maps, strict=True))

@@ -22,13 +22,14 @@ from stages.hf_models import (
     fetched,
     has_small,
     is_whole,
+    load_model,
     weight_files,
 )
 from store.errors import CheckpointError, ConfigError
 from store.fingerprint import fingerprint_of
 
 if TYPE_CHECKING:  # torch
-    from stages.embed.teachers.hf_encoder import HfEncoder
+    from stages.embed.teachers.encoder import TileEncoder
 
 _PYRAMID_MULTIPLE_PX: Final = 32
 _VIT_STRIDES: Final = (8, 16, 32)
@@ -181,16 +182,17 @@ class HfTeacher(Teacher):
 
     def load(
         self, device: DeviceName, precision: Precision, *, compiled: bool = False
-    ) -> "HfEncoder":
+    ) -> "TileEncoder":
         """Load the model; see `Teacher.load`."""
         from stages.device import pick_device
-        from stages.embed.teachers.hf_encoder import HfEncoder, load_network
+        from stages.embed.teachers.encoder import HfNetwork, TileEncoder
 
-        self._require_fit(self.facts())
-        folder = self._folder((*SMALL, "*.safetensors*"))
-        network = load_network(folder, self.facts(), self.blocks(), norm=self.norm, name=self.name)
+        facts = self.facts()
+        self._require_fit(facts)
+        model = load_model(self._folder((*SMALL, "*.safetensors*")), facts, name=self.name)
+        network = HfNetwork(model, facts, self.blocks(), self.maps(), norm=self.norm)
         place = pick_device(device, "embed.device")
-        return HfEncoder(network, self.maps(), self.side_px, place, precision, compiled=compiled)
+        return TileEncoder(network, self.side_px, place, precision, compiled=compiled)
 
     def _require_fit(self, facts: Facts) -> None:
         """Refuse taps that the model does not have, and pixels that it would drop silently."""

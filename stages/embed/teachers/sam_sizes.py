@@ -14,12 +14,9 @@ class Architecture:
     """Arguments of the official `ImageEncoderViT` that tell one encoder from another.
 
     Attributes:
-        name: name in params, store and messages.
         side_px: side of the square input; the encoder takes no other size.
         patch_px: input pixels per token.
         width: channels of the transformer blocks.
-        depth: number of blocks.
-        heads: attention heads per block.
         mlp_ratio: hidden width of the MLP, in units of `width`.
         window_tok: side of the attention windows; `side_px / patch_px` need not be a multiple.
         global_blocks: blocks that attend to the whole grid instead of windows.
@@ -56,7 +53,7 @@ def _sam(
 
 
 # The three of `segment_anything.build_sam`, and a small one of the same class for demo and tests:
-# its 16x16 grid is no multiple of its window either, and a tile takes some 8 ms on one CPU core.
+# its 16x16 grid is not a multiple of its window either, and a tile takes some 8 ms on one CPU core.
 ARCHITECTURES: Final[dict[ArchitectureName, Architecture]] = {
     "tiny": Architecture(
         name="tiny",

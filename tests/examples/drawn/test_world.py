@@ -4,18 +4,14 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from examples.drawn.world import draw, draw_views
 from examples.drawn.world.looks import LOOKS
-from examples.drawn.world.shapes import Label
 from examples.drawn.world.style import Style
 
 SIZE_PX = (128, 256)
 STYLES: tuple[Style, ...] = get_args(Style)
-Drawn = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 def luminance(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -35,23 +31,6 @@ def test_style_changes_the_image_and_never_the_label() -> None:
         )
         np.testing.assert_array_equal(label, same)
         assert np.abs(bright.astype(float) - dim).mean() > 20
-
-
-@settings(max_examples=12, deadline=None)
-@given(
-    height=st.integers(64, 200),
-    width=st.integers(64, 300),
-    index=st.integers(0, 10_000),
-    style=st.sampled_from(STYLES),
-)
-def test_any_size_is_drawn(height: int, width: int, index: int, style: Style) -> None:
-    image, label = draw(seed=0, index=index, style=style, size_px=(height, width))
-    assert image.shape == (height, width, 3)
-    assert image.dtype == np.uint8
-    assert image.flags.c_contiguous
-    assert label.shape == (height, width)
-    assert label.dtype == np.uint8
-    assert label.max() < len(Label)
 
 
 def test_a_negative_index_is_refused() -> None:
@@ -96,18 +75,3 @@ def test_views_are_of_the_same_objects_in_other_looks() -> None:
     assert instance.shape == part.shape == SIZE_PX
     for first, second in ((0, 1), (1, 2)):
         assert np.abs(images[first].astype(float) - images[second]).mean() > 20
-
-
-def test_night_is_dark_and_fog_swallows_what_is_far() -> None:
-    def drawn(style: Style) -> list[Drawn]:
-        return [draw(seed=0, index=i, style=style, size_px=SIZE_PX) for i in range(12)]
-
-    def contrast_of_houses(images: list[Drawn]) -> float:  # they are mostly far
-        return float(
-            np.mean([luminance(image)[label == Label.BUILDING].std() for image, label in images])
-        )
-
-    night, fog, day = drawn("night"), drawn("fog"), drawn("day")
-    assert np.mean([luminance(image).mean() for image, _ in night]) < 40
-    assert np.mean([luminance(image).mean() for image, _ in fog]) > 110
-    assert contrast_of_houses(fog) < 0.6 * contrast_of_houses(day)

@@ -11,7 +11,6 @@ from pipeline.report import REPORT
 from tests.conftest import HOSTILE
 from tests.pipeline.workplace import (
     SMALLEST,
-    change_params,
     demand,
     enter_copy,
     made,
@@ -129,29 +128,6 @@ def test_an_evaluation_of_another_student_is_told(place: Path) -> None:
     assert told in again(place).text
 
 
-def test_a_class_that_the_pseudo_labels_lost_is_told(place: Path) -> None:
-    path, told = place / "runs" / "health.csv", "The pseudo-labels lost"
-    assert told not in again(place).text
-    header, *rows = path.read_text().splitlines()
-    path.write_text("\n".join([f"{header},lost_0", *(f"{row},0.01" for row in rows)]) + "\n")
-    assert f"{told} sky:" in again(place).text
-
-
-def test_a_value_that_was_changed_after_training_is_told(place: Path) -> None:
-    change_params(place, {"train.optimizer.lr": 0.5})
-    text = again(place).text
-    assert "train.optimizer.lr: 0.5 is asked for, 0.001 when it was trained" in text
-    change_params(place, {"train.optimizer.lr": 1e-3})
-    demand("report", "-S", "train.seed=7")
-    text = page_of(place).text
-    assert "train.seed: 7 is asked for, 0 when it was trained" in text
-    assert "-S train.seed=7" in text
-    demand("report", "-S", "prepare.source.seed=7")
-    assert "was made with another prepare.source.seed; run `ssr prepare`" in page_of(place).text
-    demand("report", "-S", "embed.overlap=0.25")
-    assert "data/index.json: the source store" in page_of(place).text.split("What was run")[0]
-
-
 @pytest.mark.parametrize(
     "name", ["metrics.json", "curves.csv", "confusion.csv", "student/config.json"]
 )
@@ -159,17 +135,6 @@ def test_a_value_that_was_changed_after_training_is_told(place: Path) -> None:
 def test_a_damaged_file_costs_its_part_alone(place: Path, name: str, content: str) -> None:
     (place / "runs" / name).write_text(content)
     assert "source train 6 6" in again(place).text
-
-
-@pytest.mark.parametrize("change", [{"miou": float("nan")}, {"iou": {}}], ids=str)
-def test_scores_of_another_shape_are_refused_in_a_line(
-    place: Path, change: dict[str, object]
-) -> None:
-    path = place / "runs" / "metrics.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    told = "metrics.json: is damaged or of an earlier version; run `ssr evaluate` again"
-    assert told in again(place).text
-    assert told in ssr("metrics").err
 
 
 def test_names_of_classes_are_no_html(place: Path) -> None:
