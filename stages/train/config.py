@@ -231,9 +231,9 @@ class TrainConfig(Section):
     log_every: PositiveInt = Field(
         description="Iterations between rows of runs/curves.csv and runs/health.csv."
     )
-    log_to: tuple[Literal["tensorboard"], ...] = Field(
-        description="`[tensorboard]` also writes these rows and the validations to "
-        "runs/tensorboard."
+    log_to: tuple[Literal["dvclive", "tensorboard"], ...] = Field(
+        description="Tools that get these rows and the validations too: `dvclive` in runs/live, "
+        "`tensorboard` in runs/tensorboard."
     )
     checkpoint_every: PositiveInt = Field(description="Iterations between checkpoints.")
     validate_every: NaturalInt = Field(

@@ -7,7 +7,7 @@ reads its teacher at all; the health of the regulariser does.
 import csv
 import io
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -185,41 +185,32 @@ class Curves:
         self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
 
 
-def rows_for(names: Collection[str], folder: Path) -> Callable[[Curves], None]:
-    """Return what passes new rows on to TensorBoard, where `train.log_to` names it.
+def rows_for(names: Iterable[str], folder: Path) -> Callable[[Curves], None]:
+    """Return what passes new rows on to the tools of `train.log_to`.
 
-    Its files, in the folder `tensorboard` of the run, are written anew from the first row on, also
-    by a resumed run: it only appends, and a killed run may have appended rows that its checkpoint
-    does not know. Nothing is written before the first call.
+    Their files, in the folders `live` and `tensorboard` of the run, are written anew from the first
+    row on, also by a resumed run: both tools only append, and a killed run may have appended rows
+    that its checkpoint does not know. Nothing is written before the first call.
 
     Raises:
-        ConfigError: If it is not installed.
+        ConfigError: If a tool is not installed.
     """
-    if not names:
-        return lambda curves: None
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ConfigError(
-            "train.log_to: tensorboard is not installed: `pip install -e '.[tensorboard]'`, or set "
-            "it to []; curves.csv, health.csv and validation.csv hold the same numbers"
-        ) from error
-    opened: list[_Tool] = []
+    opening = [_tool(name, folder) for name in dict.fromkeys(names)]
+    tools: list[_Tool] = []
     passed = {"train": 0, "health": 0, "validation": 0}
 
     def pass_on(curves: Curves) -> None:
-        if not opened:
-            # `purge_step` hides what is there of another attempt
-            writer = SummaryWriter(str(folder / "tensorboard"), purge_step=0)
-            opened.append((writer.add_scalar, writer.flush))
-        show, flush = opened[0]
+        if not tools:
+            tools.extend(open_tool() for open_tool in opening)
         kinds = {"train": curves.rows, "health": curves.health, "validation": curves.validation}
         for kind, rows in kinds.items():
             for row in rows[passed[kind] :]:
                 for name in [name for name in row if name != "iteration"]:
-                    show(f"{kind}/{name}", row[name], int(row["iteration"]))
+                    for show, _ in tools:
+                        show(f"{kind}/{name}", row[name], int(row["iteration"]))
             passed[kind] = len(rows)
-        flush()
+        for _, flush in tools:
+            flush()
 
     return pass_on
 
@@ -300,3 +291,33 @@ def _write(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
 def _gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     norms = [norm(parameter.grad) for parameter in parameters if parameter.grad is not None]
     return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+
+
+def _tool(name: str, folder: Path) -> Callable[[], _Tool]:
+    """Return what opens a tool, which must be installed."""
+    try:
+        if name == "dvclive":
+            from dvclive import Live
+        else:
+            from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            f"train.log_to: {name} is not installed: `pip install -e '.[{name}]'`, or set it to [];"
+            " curves.csv, health.csv and validation.csv hold the same numbers"
+        ) from error
+
+    def dvclive() -> _Tool:
+        live = Live(str(folder / "live"), dvcyaml=None, save_dvc_exp=False)  # dvc.yaml is ours
+
+        def show(name: str, value: float, iteration: int) -> None:
+            live.step = iteration
+            live.log_metric(name, value)
+
+        return show, live.make_summary
+
+    def tensorboard() -> _Tool:
+        # `purge_step` hides what is there of another attempt.
+        writer = SummaryWriter(str(folder / "tensorboard"), purge_step=0)
+        return writer.add_scalar, writer.flush
+
+    return dvclive if name == "dvclive" else tensorboard

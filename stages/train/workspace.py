@@ -44,7 +44,7 @@ STUDENTS: Final = ("student", "ema", "best")
 _NOTE: Final = "run.json"
 _REPLACED: Final = "replaced"
 _OTHERS: Final = (
-    *(_NOTE, "curves.csv", "health.csv", "validation.csv", "tensorboard", "costs.jsonl"),
+    *(_NOTE, "curves.csv", "health.csv", "validation.csv", "live", "tensorboard", "costs.jsonl"),
     # what evaluation and report make of the run
     *("metrics.json", "per_class.csv", "confusion.csv", "confusion.png", "pictures", "datasets"),
     "report.html",
