@@ -1,8 +1,9 @@
-"""Checks of a module of ours against all of a case."""
+"""Checks of a module of ours against a case: all of the case, and wrong copies of the module."""
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -34,6 +35,23 @@ def check_all(check: Check, module: ModuleType, case: Case, *, but: str = "(?!)"
     left_out = sorted(results - arrays.read)
     assert results
     assert not left_out, f"the check leaves out {', '.join(left_out)}"
+
+
+def planted(module: ModuleType, *pieces: str) -> ModuleType:
+    """Copy a module with pieces of its source replaced; each must be there, once.
+
+    Args:
+        module: Ours, left as it is.
+        pieces: Right, wrong, and so on by turns.
+    """
+    assert module.__file__ is not None
+    source = Path(module.__file__).read_text()
+    for right, wrong in zip(pieces[::2], pieces[1::2], strict=True):
+        assert source.count(right) == 1, f"{source.count(right)} times in the module: {right}"
+        source = source.replace(right, wrong)
+    copy = ModuleType(module.__name__)
+    exec(compile(source, module.__file__, "exec"), copy.__dict__)
+    return copy
 
 
 def assert_own(actual: Tensor | None, expected: Tensor, tol: float) -> None:

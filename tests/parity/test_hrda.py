@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest import mock
@@ -18,6 +19,7 @@ from stages.student.heads import DAFormerHead
 from stages.student.mit import BACKBONES, MiT, build_backbone
 from stages.student.student import Pass, Student
 from stages.student.weights import import_official
+from stages.train import step
 from stages.train.adaptation import pseudo_labels as labels_of_ema
 from stages.train.adaptation.augment import StrongDraw
 from stages.train.adaptation.losses import segmentation_loss, upsample_logits
@@ -27,7 +29,7 @@ from stages.train.step import Boxes, Draws, train_step
 from store.errors import ConfigError
 from tests.official import export_official, pixel_accuracy
 from tests.parity.cases import Case, Reference, assert_close
-from tests.parity.checks import Check, assert_own, check_all
+from tests.parity.checks import Check, assert_own, check_all, planted
 from tests.train.example import train_config
 
 KEYS = "hrda_head_full_keys"
@@ -608,7 +610,7 @@ CHECKS: dict[str, Check] = {
     "hrda_margins": check_margins,
     "hrda_mic_step": check_mic_step,
 }
-"""Case -> what must hold of our module."""
+"""Case -> what must hold of our module; a wrong copy of it must fail."""
 
 MODULES: dict[str, ModuleType] = dict.fromkeys(CHECKS, hrda) | {"hrda_margins": labels_of_ema}
 
@@ -623,6 +625,166 @@ def test_our_numbers_are_the_official_ones(hrda_reference: Reference, name: str)
     # Its counters go on from the loaded ones, and its ImageNet model has a head, which rests.
     but = "num_batches_tracked|out/buf/imnet_model"
     check_all(CHECKS[name], MODULES[name], hrda_reference(name), but=but)
+
+
+BLEND = "return Fused(_double(attention) * canvas + _double(context), context, detail, attention)"
+ATTENUATE = "context = (1 - attention) * context"
+MASK = "attention = attention * _place(seen, inside, (height, width))"
+TOP_LEFT = "(0, box[1] - box[0], 0, box[3] - box[2])"
+WRONG: list[tuple[str, dict[str, tuple[str, ...]]]] = [
+    ("hrda_crop", {
+        "the last place is drawn": (
+            "(side - crop + 1) // align_px", "(side - crop) // align_px + 1"
+        ),
+        "columns before rows": ("y, x = (int(draw", "x, y = (int(draw"),
+        "boxes that are rounded up": ("(side // cell_px for", "(-(-side // cell_px) for"),
+        "odd sides resized to the size": (
+            "scale_factor=CONTEXT_SCALE", "size=[side // 2 for side in images.shape[2:]]"
+        ),
+    }),
+    ("hrda_head_train", {
+        "a swapped blend": (ATTENUATE, "context = attention * context"),
+        "a blend after the enlargement": (
+            ATTENUATE, "", BLEND,
+            "up = _double(attention); return Fused(up * canvas + (1 - up) * _double(context), "
+            "(1 - attention) * context, detail, attention)",
+        ),
+        "a mask after the enlargement": (
+            MASK, "mask = F.interpolate(_place(seen, inside, (height, width)), scale_factor=2)",
+            BLEND,
+            "up = _double(attention); up = up if box is None else up * mask; "
+            "return Fused(up * canvas + _double(context), context, detail, attention)",
+        ),
+        "no mask": (MASK, "pass"),
+        "the box of the context for the detail": (
+            "canvas = _place(detail, box_of_cells(box, LOGIT_STRIDE_PX),",
+            "y, x = box[0] // 8, box[2] // 8; "
+            "canvas = _place(detail, (y, y + detail.shape[2], x, x + detail.shape[3]),",
+        ),
+        "another box in the losses": (
+            "loss(fused.detail, crop_to(box, label)",
+            f"loss(fused.detail, crop_to({TOP_LEFT}, label)",
+        ),
+        "weights that are not cropped alike": (
+            "crop_to(box, weight)", f"crop_to({TOP_LEFT}, weight)"
+        ),
+        "detail without weights": ("crop_to(box, label), inside)", "crop_to(box, label), None)"),
+        "one attention for all classes": (
+            "attention(pyramids.context).sigmoid()",
+            "attention(pyramids.context).sigmoid().mean(1, True).expand_as(context)",
+        ),
+        "attention by softmax": (
+            "attention(pyramids.context).sigmoid()", "attention(pyramids.context).softmax(1)"
+        ),
+        "attention of the detail": (
+            "attention(pyramids.context).sigmoid()", "attention(pyramids.detail).sigmoid()"
+        ),
+        "the detail first": (
+            "context, detail = head(pyramids.context), head(pyramids.detail)",
+            "detail, context = head(pyramids.detail), head(pyramids.context)",
+        ),
+        "the fused loss as a whole": ("(1 - detail_weight - context_weight) * loss", "loss"),
+        "a fused loss that ignores the context's": ("- context_weight) *", ") *"),
+        "detail without its weight": ("detail_weight * loss(fused.detail", "loss(fused.detail"),
+        "detail averaged over the whole crop": (
+            "detail_weight * loss(fused.detail",
+            "detail_weight * fused.detail[0, 0].numel() / fused.logits[0, 0].numel() "
+            "* loss(fused.detail",
+        ),
+        "raw logits of the context": (
+            ATTENUATE, "raw, context = context, (1 - attention) * context",
+            BLEND, BLEND.replace("context, detail, attention)", "raw, detail, attention)"),
+        ),
+        "detail without a gradient": (
+            "canvas = _place(detail,", "canvas = _place(detail.detach(),"
+        ),
+        "aligned corners": (
+            "scale_factor=2.0, mode=\"bilinear\", align_corners=False",
+            "scale_factor=2.0, mode=\"bilinear\", align_corners=True",
+        ),
+    }),
+    ("hrda_segmentor_train", {
+        "a backbone that does not learn from the detail": (
+            "features(context_images(images)), features(crop_to(box, images))",
+            "features(context_images(images)), "
+            "[each.detach() for each in features(crop_to(box, images))]",
+        ),
+        "a context that is not halved": (
+            "features(context_images(images)), features(",
+            "features(context_images(images).roll(1, -1)), features(",
+        ),
+    }),
+    ("hrda_inference", {
+        "windows side by side": ("(window[0] // 2, window[1] // 2)", "window"),
+        "images outermost": (
+            "features(torch.cat([crop_to(box, images) for box in boxes]))",
+            "features(torch.stack([crop_to(box, images) for box in boxes], 1).flatten(0, 1))",
+        ),
+        "averaged probabilities": ("head(context_maps), head(detail_maps)",
+            "head(context_maps), head(detail_maps).softmax(1)",
+        ),
+        "sums that are not averaged": ("return total / window_counts", "return total # "),
+        "windows one by one": (
+            "detail_maps = features(torch.cat([crop_to(box, images) for box in boxes]))",
+            "each = [features(crop_to(box, images)) for box in boxes]; detail_maps = None",
+            "context, windows = head(context_maps), head(detail_maps)",
+            "context, windows = head(context_maps), torch.cat([head(maps) for maps in each])",
+        ),
+        "the context unattenuated": (ATTENUATE, "context = 1.0 * context"),
+    }),
+    ("hrda_slide", {
+        "averaged probabilities of crops": (
+            "logits.float(), windows", "logits.float().softmax(1), windows"
+        ),
+        "one step too few": ("window + stride - 1, 0) // stride + 1", "window, 0) // stride + 1"),
+    }),
+    ("hrda_margins", {
+        "swapped margins": ("(margins_px[:2], margins_px[2:])", "(margins_px[2:], margins_px[:2])"),
+        "rounded places": ("places * frame // side", "(2 * places + 1) * frame // (2 * side)"),
+        "margins of the crop": ("torch.arange(first, first + length)", "torch.arange(length)"),
+    }),
+]  # fmt: skip
+"""Check, and for each error the right and the wrong piece of our module, by turns."""
+
+
+@pytest.mark.parametrize(
+    ("check", "pieces"),
+    [
+        pytest.param(name, each, id=error)
+        for name, errors in WRONG
+        for error, each in errors.items()
+    ],
+)
+def test_a_planted_error_is_found(shared: Path, check: str, pieces: tuple[str, ...]) -> None:
+    module = planted(MODULES[check], *pieces)
+    with pytest.raises(AssertionError):
+        CHECKS[check](module, Reference(shared / "reference-hrda")(check))
+
+
+@pytest.mark.parametrize(
+    ("ours", "wrong"),
+    [
+        pytest.param("without_noise", lambda network: network.eval(), id="a teacher in eval mode"),
+        pytest.param("update_ema", lambda *_: None, id="a teacher that does not follow"),
+        pytest.param(
+            "pseudo_weight", lambda share, valid: share * torch.ones_like(valid), id="no margins"
+        ),
+    ],
+)
+def test_a_planted_error_of_the_step_is_found(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, ours: str, wrong: object
+) -> None:
+    monkeypatch.setattr(f"{__name__ if ours == 'without_noise' else step.__name__}.{ours}", wrong)
+    with pytest.raises(AssertionError):
+        check_mic_step(hrda, Reference(shared / "reference-hrda")("hrda_mic_step"))
+
+
+def test_attention_starts_undecided() -> None:
+    features = [torch.randn(1, 16, 8 // 2**j, 8 // 2**j) for j in range(4)]
+    attention = hrda.ScaleAttention([16] * 4, 5).eval()
+    shares = attention(features).sigmoid()
+    assert shares.shape == (1, 5, 8, 8)
+    torch.testing.assert_close(shares, torch.full_like(shares, 0.5), atol=0.2, rtol=0)
 
 
 def test_the_heads_have_the_official_tensors(hrda_reference: Reference) -> None:

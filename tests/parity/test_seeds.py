@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -33,7 +34,7 @@ from stages.train.adaptation.losses import segmentation_loss
 from store.errors import ConfigError
 from tests.official import pixel_accuracy
 from tests.parity.cases import Case, Reference, assert_close
-from tests.parity.checks import Check, assert_own, check_all
+from tests.parity.checks import Check, assert_own, check_all, planted
 from tests.parity.swin import norm, swin_stage
 
 KEY_BIAS = "mlp_cls_k.bias"  # without a gradient: softmax is the same for shifted keys
@@ -442,11 +443,15 @@ def check_conversion(module: ModuleType, case: Case) -> None:
 
 
 def test_mapillarys_classes_by_their_names(seeds: Reference) -> None:
+    check_names(mapillary, seeds)
+
+
+def check_names(module: ModuleType, seeds: Reference) -> None:
     table = seeds.json("mapillary_v12_to_19")
     assert list(NAMES) == table["names"]
     extra = table["extra_names"]
     for each in (table, extra):
-        assert [mapillary.train_id_of(name) for name in each["names"]] == each["train_id"]
+        assert [module.train_id_of(name) for name in each["names"]] == each["train_id"]
     assert [MAPILLARY_IDS.ids[number] for number in range(len(NAMES))] == table["train_id"]
     cityscapes = {k: stored for stored, k in CITYSCAPES_IDS.ids.items() if k != IGNORE}
     assert [cityscapes.get(k, IGNORE) for k in table["train_id"]] == table["cityscapes_label_id"]
@@ -481,7 +486,7 @@ CHECKS: dict[str, tuple[ModuleType, Check]] = {
     "rein_backbone": (rein_vfm, check_rein_backbone),
     "rein_patch_pos_conversion": (rein_vfm, check_conversion),
 }
-"""Case -> our module and what must hold of it."""
+"""Case -> our module and what must hold of it; a wrong copy of the module must fail."""
 CASE_OF = {"semask_wakes_up": "semask_dead_branch"}
 
 
@@ -490,6 +495,131 @@ def test_our_numbers_are_the_official_ones(seeds: Reference, name: str) -> None:
     module, check = CHECKS[name]
     case = seeds(CASE_OF.get(name, name))
     check_all(check, module, case) if name not in CASE_OF else check(module, case)
+
+
+SIMILARITY = "self.tokens(layer).T * scale"
+UNREAD = "self.shares(features, layer)[..., 1:] @ values"
+WRONG: list[tuple[str, dict[str, tuple[str, str]]]] = [
+    ("semask_block_windowed", {
+        "scaled scores": ("value, scale=1.0)", "value)"),
+        "padding that is no key": (
+            "value, scale=1.0)", "value, scale=1.0, attn_mask=tokens.any(-1)[:, None])"
+        ),
+        "padding before the norm": (
+            "class_map, seen = self.layer(normed)",
+            "w = self.layer.window; y, x = map_.shape[2:]; "
+            "wide = F.pad(map_, (0, -x % w, 0, -y % w)).permute(0, 2, 3, 1); "
+            "class_map, seen = self.layer(self.norm(wide).permute(0, 3, 1, 2)); "
+            "class_map, seen = class_map[..., :y, :x], seen[..., :y, :x]",
+        ),
+        "the first map of two": (
+            "class_map, tokens = attention(tokens)",
+            "class_map, tokens = (attention(tokens)[0] if class_map is tokens else class_map, "
+            "attention(tokens)[1])",
+        ),
+        "shifted windows": (
+            "filled = F.pad(map_,", "filled = F.pad(map_.roll((1, 1), (2, 3)),"
+        ),
+    }),
+    ("semask_block_global", {
+        "the raw input as residual": (
+            "self.layer(normed)", "self.layer(normed); seen = seen - normed + map_"
+        ),
+        "swapped queries and keys": ("attention(query, key,", "attention(key, query,"),
+        "the key as class map": ("return query, tokens + self", "return key, tokens + self"),
+        "no gamma": ("self.gamma * self.drop", "self.drop"),
+    }),
+    ("semask_decoder", {
+        "one direct resize": ("range(doublings)", "range(0)"),
+        "the mean over valid pixels": (
+            "class_maps), label, weight)",
+            "class_maps), label, weight) * label.numel() / (label != 255).sum()",
+        ),
+        "no weight": ("return factor * loss", "return loss"),
+        "corners that are not aligned": (
+            "class_maps[0].shape[2:], mode=\"bilinear\", align_corners=align_corners",
+            "class_maps[0].shape[2:], mode=\"bilinear\"",
+        ),
+    }),
+    ("semask_stage_stack", {
+        "stages that do not see the attention": (
+            "class_map, images = layer(stage(images))\n        features.append(images)",
+            "images = stage(images); class_map, seen = layer(images); features.append(seen)",
+        ),
+    }),
+    ("semask_wakes_up", {
+        "a projection that starts at zero": (
+            "self.apply(_initialise)",
+            "self.apply(_initialise); attends and nn.init.zeros_(self.project.weight)",
+        ),
+        "PyTorch's initial weights": ("self.apply(_initialise)", "pass"),
+    }),
+    ("rein_layers", {
+        "a token 0 that is read": (
+            UNREAD, "self.shares(features, layer) @ self.to_feature(self.tokens(layer))"
+        ),
+        "a softmax without token 0": (
+            UNREAD, "self.shares(features, layer)[..., 1:].log().softmax(-1) @ values"
+        ),
+        "no features in the delta": ("self.to_delta(read + features)", "self.to_delta(read)"),
+        "unscaled similarity": (SIMILARITY, "self.tokens(layer).T"),
+    }),
+    ("rein_init", {
+        "a bound without the root": ("math.sqrt(channels * rank)", "channels * rank"),
+        "a scale that collapses": ("INITIAL_SCALE: Final = 0.001", "INITIAL_SCALE: Final = 0.01"),
+    }),
+    ("rein_backbone", {
+        "blocks that do not see the tokens": (
+            "            hidden = torch.cat([hidden[:, :prefix], refined], dim=1)\n"
+            "        if number in taps:\n            after[number] = hidden",
+            "            after[number] = torch.cat([hidden[:, :prefix], refined], dim=1)\n"
+            "        else:\n            after[number] = hidden",
+        ),
+        "a refined class token": (
+            "rein(hidden[:, prefix:], number - start)\n"
+            "            hidden = torch.cat([hidden[:, :prefix], refined], dim=1)",
+            "hidden\n            hidden = rein(hidden, number - start)",
+        ),
+        "a pyramid resized to the size": (
+            "scale_factor=factor,", "size=[int(side * factor) for side in grid],"
+        ),
+        "a position code resized to the size": ("scale_factor=factors)", "size=grid)"),
+        "a position code kept as the number fits": (
+            "if grid == (side, side):", "if grid[0] * grid[1] == side**2:"
+        ),
+    }),
+    ("rein_patch_pos_conversion", {
+        "antialiasing": (
+            'scale_factor, mode="bicubic", align_corners=False)',
+            'scale_factor, mode="bicubic", align_corners=False, antialias=True)',
+        ),
+        "a rescaled kernel": ("return F.interpolate(kernel,", "return 0.9 * F.interpolate(kernel,"),
+    }),
+]  # fmt: skip
+"""Check, and for each error the right and the wrong piece of our module."""
+
+
+@pytest.mark.parametrize(
+    ("check", "right", "wrong"),
+    [
+        pytest.param(name, *each, id=error)
+        for name, errors in WRONG
+        for error, each in errors.items()
+    ],
+)
+def test_a_planted_error_is_found(shared: Path, check: str, right: str, wrong: str) -> None:
+    module, run = CHECKS[check]
+    wrong_module = planted(module, right, wrong)
+    with pytest.raises(AssertionError):
+        run(wrong_module, Reference(shared / "reference-seeds")(CASE_OF.get(check, check)))
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"), [('"[ -]"', '"-"'), ("|lanemarking", ""), ('("rider"', '("person"')]
+)
+def test_a_planted_error_in_the_names_is_found(shared: Path, right: str, wrong: str) -> None:
+    with pytest.raises(AssertionError):
+        check_names(planted(mapillary, right, wrong), Reference(shared / "reference-seeds"))
 
 
 def test_with_gamma_0_a_student_is_a_plain_mit() -> None:

@@ -108,6 +108,13 @@ def test_two_ranks_compute_what_one_process_computes(done: Path, arm: str) -> No
         assert shared == pytest.approx(row, rel=1e-5)
 
 
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_rank_alone_computes_something_else(done: Path, arm: str) -> None:
+    """The comparison above could fail: half of the batch has another gradient."""
+    one, half = (torch.load(done / f"{arm}-{name}.pt") for name in ("1-0", "half-0"))
+    assert difference(one["gradients"][0], half["gradients"][0]) > 0.1
+
+
 def test_student_and_ema_model_are_the_same_bits_on_all_ranks(done: Path) -> None:
     first, second = (torch.load(done / f"usual-parameters-{rank}.pt") for rank in (0, 1))
     assert {name.partition(".")[0] for name in first} == {"student", "ema", "regularizer"}
@@ -177,6 +184,7 @@ def run_all(world_folder: str, out_folder: str) -> None:
     for arm, changes in ARMS.items():
         for count in (1, 2):
             ranked(count, out, lambda ranks, a=arm, c=changes: still(world, out, a, c, ranks))  # type: ignore[misc]
+        ranked(1, out, lambda ranks, a=arm, c=changes: half(world, out, a, c))  # type: ignore[misc]
     ranked(2, out, lambda ranks: usual(world, out, ranks))
     for name, before, after in (
         ("resumed-by-2", 2, 2),
@@ -235,6 +243,10 @@ def ranked(count: int, out: Path, work: Work, *, backend: str = "gloo") -> None:
 
 def still(world: World, out: Path, arm: str, changes: dict[str, Any], ranks: Ranks) -> None:
     record(world, out / f"{arm}-{ranks.count}-{ranks.rank}.pt", train_config(**changes), ranks)
+
+
+def half(world: World, out: Path, arm: str, changes: dict[str, Any]) -> None:
+    record(world, out / f"{arm}-half-0.pt", train_config(**{**changes, "batch_size": 2}), ALONE)
 
 
 def record(world: World, path: Path, config: Any, ranks: Ranks) -> None:  # noqa: ANN401
