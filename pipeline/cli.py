@@ -161,10 +161,11 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
 
     Example: ssr prepare -S prepare.source.root=/data/gta5
     """
-    from pipeline.console import noted
+    from pipeline.console import console, noted
     from pipeline.params import load_params
     from pipeline.tables import print_manifest
     from stages.prepare import stage
+    from stages.prepare.proposal import about_sampling
 
     config = load_params(params, overrides)
     with noted("prepare", "images", MANIFEST.parent) as report:
@@ -175,13 +176,19 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
             progress=report,
         )
     print_manifest(result)
+    if (rare := config.train.rare_class_sampling) is not None:
+        given = rare.model_dump(exclude={"temperature"})
+        if said := about_sampling(result.manifest, **given):
+            console.print(said)
 
 
 @app.command()
 def plan(
     params: ParamsFile = PARAMS,
     overrides: Overrides = [],  # noqa: B006
-    calibrate: Annotated[bool, typer.Option("--calibrate", help="Time a few tiles here.")] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Time a few tiles, and a write, here.")
+    ] = False,
     device: Annotated[
         str | None, typer.Option(help="Device to look up, e.g. a100; else this machine's.")
     ] = None,

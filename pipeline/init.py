@@ -93,7 +93,11 @@ def _is_pristine(path: Path) -> bool:
 
 
 def _fill_in(tree: CommentedMap, roots: Mapping[str, str | None]) -> list[str]:
-    """Put in what lies in the folders: names, sizes of a few images, values of some labels."""
+    """Put in what lies in the folders: names, sizes of a few images, values of some labels.
+
+    Returns:
+        Sentences for the user.
+    """
     prepare, train = tree["prepare"], tree["train"]
     said: list[str] = []
     crops_px: list[int] = []

@@ -16,6 +16,7 @@ from pathlib import Path
 from shutil import disk_usage
 from time import perf_counter
 from typing import Final
+from uuid import uuid4
 
 import torch
 from rich.filesize import decimal
@@ -25,10 +26,13 @@ from pipeline.console import console, print_table
 from pipeline.params import Params
 from stages.embed.config import EmbedConfig
 from stages.prepare.manifest import Domain, Manifest
+from store.files import Url, files_at, one_line_for_os_errors
 from store.spec import LevelGrid, upright
 
 SIZE_RATIOS: Final = {"float16": 1.0, "int8": 0.5, "int8-zstd": 0.38}
 """Bytes of a shard under a codec over those in float16; the last as measured on random weights."""
+
+WRITE_TEST_BYTES: Final = 2**23
 
 CPU: Final = "cpu"
 SHARE_OF_PEAK: Final = 0.4
@@ -150,6 +154,28 @@ def measured_speed(config: EmbedConfig, *, least_s: float = 1.0) -> float:
     return batches * config.batch_tiles / elapsed_s
 
 
+def writing_speed(url: Url) -> float:
+    """Write some bytes that cannot be compressed where stores go, flush and remove them.
+
+    They go to the nearest folder that is there.
+
+    Returns:
+        Bytes per second.
+
+    Raises:
+        StoreError: Where it cannot be written.
+    """
+    files = files_at(_nearest(url) if isinstance(url, Path) else url)
+    name, data = f"speed-{uuid4().hex}", os.urandom(WRITE_TEST_BYTES)
+    with one_line_for_os_errors(files.url):
+        try:
+            started = perf_counter()
+            files.write(name, data)
+            return len(data) / (perf_counter() - started)
+        finally:
+            files.delete(name)
+
+
 def print_plan(
     params: Params, manifest: Manifest, *, device: str | None = None, calibrate: bool = False
 ) -> None:
@@ -185,6 +211,13 @@ def print_plan(
         time = timedelta(seconds=round(tiles / speed))
         console.print(f"time: {time} at {speed:.3g} tiles/s on {device}, {how}")
     need, free = size_bytes(levels, codec), free_bytes(params.store.url)
+    if calibrate:
+        rate = writing_speed(params.store.location)
+        console.print(
+            f"writing: {timedelta(seconds=round(need / rate))} at {decimal(round(rate))}/s, "
+            f"measured at {params.store.url}; the teacher goes on meanwhile, so the longer time "
+            "counts"
+        )
     room = "" if free is None else f", {decimal(free)} free"
     full = free is not None and need > free
     console.print(

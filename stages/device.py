@@ -13,6 +13,10 @@ from store.errors import ConfigError
 def pick_device(name: DeviceName, key: str) -> torch.device:
     """Return the device of this name; `auto` is the GPU where there is one.
 
+    Args:
+        name: Value from the parameters.
+        key: Where it stands there, for the message.
+
     Raises:
         ConfigError: If a GPU is asked for and PyTorch sees none.
     """

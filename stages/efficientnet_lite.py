@@ -59,7 +59,11 @@ _CLASSIFIER: Final = ("_conv_head.", "_bn1.", "_fc.")
 
 
 class EfficientNetLite(nn.Module):
-    """The network without its classifier (arXiv 1905.11946; Lite: ReLU6, no squeeze-excitation)."""
+    """The network without its classifier (arXiv 1905.11946; Lite: ReLU6, no squeeze-excitation).
+
+    Args:
+        size: which one.
+    """
 
     def __init__(self, size: Size) -> None:
         super().__init__()

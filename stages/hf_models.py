@@ -220,6 +220,11 @@ def read_config(folder: Path) -> "PreTrainedConfig":
 def load_model(folder: Path, facts: Facts, *, name: str) -> "nn.Module":
     """Load the encoder of a model from a folder, in float32.
 
+    Args:
+        folder: as `save_pretrained` leaves it.
+        facts: of the model.
+        name: of the model, for messages.
+
     Raises:
         CheckpointError: for weights that are damaged or do not fit.
     """

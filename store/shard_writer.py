@@ -28,6 +28,7 @@ class ShardTask:
     """One shard that is not done.
 
     Attributes:
+        shard: Number of the shard.
         images: The image of each slot; None for an image that was removed.
         levels: Levels that are missing, finest first.
     """
@@ -45,6 +46,7 @@ class ShardWriter:
     when that one ends.
 
     Attributes:
+        url: The store.
         fingerprints: Of each level, with scale and basis.
         part: Shards that the lease is about.
         token: Names the lease.
@@ -78,7 +80,9 @@ class ShardWriter:
     def write(self, task: ShardTask, features: Features) -> None:
         """Write one shard of all levels of a task, whole, and record it.
 
-        Features are level -> image id -> (C, h, w), of exactly the task's levels and images.
+        Args:
+            task: A task of `StoreWriter.pending`.
+            features: level -> image id -> (C, h, w), of exactly the task's levels and images.
 
         Raises:
             StoreBusyError: The lease has ended.

@@ -94,6 +94,7 @@ class StoreSpec:
         domain: Folder of the store, `source` or `target`.
         levels: Levels that the store can have or, where it was read, has, by name.
         grid_px: (height, width) of the largest working image.
+        codec: The name of a `Codec`.
         provenance: What the numbers depend on: teacher, preprocessing, tiling, precision, code.
     """
 

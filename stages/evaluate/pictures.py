@@ -44,8 +44,12 @@ def triptych_png(
 ) -> bytes:
     """Draw image | label | prediction, with the legend below where it takes less room than they do.
 
-    The image is RGB (H, W, 3), label and prediction are class ids (H, W); ignored pixels (255) are
-    black. The file says which image it is of, and where its panels end.
+    Args:
+        image_id: The file says which image it is of, and where its panels end.
+        image: RGB, (H, W, 3).
+        label: Class ids, (H, W); ignored pixels (255) are black.
+        prediction: Class ids, (H, W).
+        classes: Names and colours.
     """
     assert label.shape == prediction.shape == image.shape[:2], (
         f"image {image.shape}, label {label.shape} and prediction {prediction.shape} must agree"
@@ -107,7 +111,9 @@ def colorize(ids: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.uint8]:
 def confusion_picture(counts: NDArray[np.int64], names: Sequence[str]) -> Image.Image:
     """Draw a confusion matrix: a row is a label, its cells the percent of its pixels by prediction.
 
-    `counts` are pixels (K, K), rows are labels.
+    Args:
+        counts: Pixels, (K, K), rows are labels, columns predictions.
+        names: Of the K classes.
     """
     assert counts.shape == (len(names), len(names)), f"{counts.shape} is not of {len(names)} names"
     font = ImageFont.load_default(FONT_PX)

@@ -157,7 +157,13 @@ def labelled_tokens(
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Take tokens with a label, at most so many, evenly spread over the image.
 
-    Of features (C, h, w) and labels (h, w) these are tokens (N, C) and their labels (N,).
+    Args:
+        features: (C, h, w).
+        labels: (h, w).
+        most: Tokens.
+
+    Returns:
+        Tokens (N, C) and their labels (N,).
     """
     (places,) = np.nonzero(labels.ravel() != IGNORE)
     places = places[:: max(1, -(-len(places) // most))]

@@ -85,8 +85,16 @@ def run(
 ) -> LabelResult:
     """Bring the target's labels up to date with the stores of an index.
 
-    Without a config it writes an empty index of labels. The labels' store joins those of features
-    at `stores`, its index lies beside theirs.
+    Without a config it writes an empty index of labels.
+
+    Args:
+        config: Section `label`.
+        manifest_path: The images.
+        roots: Folder of each domain.
+        stores: Where the paths of the index begin; the labels' store joins them.
+        index_path: The index of features; that of the labels is written beside it.
+        shard_images: Images per shard.
+        progress: Called with images done, images to do, and which they are.
 
     Raises:
         DataError: No image of source/train has a label and a labelled token, or one changed.

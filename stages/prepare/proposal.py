@@ -6,6 +6,7 @@ Folders are known by their names and by how labels pair with images, classes by 
 import math
 import os
 import re
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from stages.prepare.datasets.dataset import (
 )
 from stages.prepare.geometry import Size
 from stages.prepare.labels import CITYSCAPES_19, CITYSCAPES_IDS, IGNORE, Color
+from stages.prepare.manifest import Manifest
 from stages.prepare.pixels import read_label
 from store.errors import DataError
 
@@ -47,6 +49,9 @@ _LEAST_CLASSES, _MOST_CLASSES = 2, 255
 _BLACK: Final = (0, 0, 0)
 
 _GTA5: Final = (1052, 1914), (720, 1280)
+_UNLIKE: Final = 3
+"""A value further from its proposal than this factor is reported."""
+
 Value = tuple[int | None, Color | None]
 """What a label file holds: an id, a colour, or an id with its colour in a palette."""
 
@@ -195,6 +200,25 @@ def sampling_for(raw_px: Size, resized_px: Size) -> tuple[int, float]:
     min_pixels = 3000 * area_px / published_px
     ratio = 0.5 * (used_px / area_px) / (shrunk_px / published_px)
     return int(float(f"{min_pixels:.2g}")), float(f"{ratio:.2g}")
+
+
+def about_sampling(manifest: Manifest, *, min_pixels: int, min_crop_ratio: float) -> str | None:
+    """Say which values of rare class sampling fit the images where those given are far from it."""
+    records = [r for r in manifest.select(split="train") if r.class_pixels is not None]
+    raw_px = statistics.mode(record.raw_size_px for record in records)
+    resized_px = statistics.mode(record.resized_size_px for record in records)
+    pixels, ratio = sampling_for(raw_px, resized_px)
+    most = map(max, zip(*(r.class_pixels for r in records if r.class_pixels), strict=True))
+    pixels = min([pixels, *(n - 1 for n in most if n)])  # every class needs an image
+    pairs = ((max(min_pixels, 1), max(pixels, 1)), (min_crop_ratio, ratio))
+    if all(fit / _UNLIKE <= given <= fit * _UNLIKE for given, fit in pairs):
+        return None
+    (height, width), (rows, columns) = raw_px, resized_px
+    return (
+        f"train.rare_class_sampling: for images of {width}x{height}, used at {columns}x{rows}, set "
+        f"min_pixels {pixels} and min_crop_ratio {ratio:g} instead of {min_pixels} and "
+        f"{min_crop_ratio:g} (published: 3000 and 0.5 for 1914x1052 at 1280x720)"
+    )
 
 
 def voc_color(index: int) -> Color:

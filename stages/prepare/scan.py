@@ -183,8 +183,15 @@ def scan(
 ) -> Scan:
     """Decode images and labels, in threads and but for those that the cache knows; describe them.
 
-    Items have labels where these are wanted. `what` begins the image ids, and is what progress
-    calls them; images smaller than `at_least_px` are padded to that side.
+    Args:
+        domain: Of the records.
+        items: The images, with labels where these are wanted.
+        source: Their dataset.
+        listing: Its classes and the code of its labels.
+        what: Beginning of the image ids, and what progress calls them.
+        at_least_px: Side to which smaller images are padded.
+        cache: Remembers unchanged files.
+        progress: Called with (done, total, what).
     """
     labels, classes = listing.labels, len(listing.classes)
     table = sha256(json.dumps([classes, labels.to_json()]).encode())
@@ -290,8 +297,13 @@ def rims(
     Such a label holds ids between those of both sides, which mean anything. A pole or a lane has
     mostly the same on both sides, or an id that lies outside.
 
-    Of uint8 (H, W) ids as stored, and the same in classes, it returns pixels per class, estimated
-    from some of the rows; None where the label looks sound.
+    Args:
+        ids: uint8 (H, W) as stored.
+        train_ids: uint8 (H, W), the same in classes.
+        classes: How many there are.
+
+    Returns:
+        Pixels per class, estimated from some of the rows; None where the label looks sound.
     """
     rows = slice(2, -2, _EVERY)
     here = ids[rows, 2:-2]

@@ -112,7 +112,11 @@ def run(config: PrepareConfig, *, out: Path, cache: Path, progress: Progress) ->
     Labels of the target's train split enter the manifest for the images that `labelled` names, and
     never for others, even where there are files: no later stage can use them by mistake.
 
-    The file `cache` remembers what was measured; it may be deleted at any time.
+    Args:
+        config: Section `prepare`.
+        out: The manifest file.
+        cache: File that remembers what was measured; may be deleted at any time.
+        progress: Called with (done, total, what).
 
     Raises:
         DataError: Data is missing, damaged or inconsistent; has a line for each kind of problem.

@@ -38,7 +38,9 @@ class EfficientNetLiteBackbone(nn.Module):
     """Four stages, each of which maps what the one before it returned; the first maps images.
 
     Args:
+        size: Which one.
         weights: `imagenet` or `random`.
+        seed: Of random weights.
 
     Raises:
         CheckpointError: If the package with ImageNet's weights is missing, or its file damaged.

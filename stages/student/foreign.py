@@ -19,8 +19,8 @@ from stages.student.hrda import DETAIL_WEIGHT
 from stages.student.mit import BACKBONES
 from stages.student.saved import describe_classes, require_free, save_student
 from stages.student.student import Student, build_student
-from stages.student.weights import import_official, ours_to_official, prefix_of_backbone
-from stages.weight_files import Differences, differences, read_tensors
+from stages.student.weights import SEGFORMER, import_official, ours_to_official, prefix_of_backbone
+from stages.weight_files import Differences, differences, prefixes_of, read_tensors
 from store.errors import CheckpointError
 from store.fingerprint import sha256_of_file
 
@@ -29,6 +29,11 @@ Network = Literal["student", "ema"]
 
 # Prefixes of an mmcv file of self-training.
 _PREFIXES: Mapping[Network, str] = {"student": "model.", "ema": "ema_model."}
+_OURS = (  # in the files of this project's students
+    "stages.0.patch_embeddings.proj.weight",
+    "stages.0.4._depthwise_conv.weight",
+)
+_EFFICIENTNET_LITE = "_conv_stem.weight"
 _PAPER_CHANNELS = 256  # of the head that a bare backbone is given
 _PAPER_DETAIL_PX = 512  # which no tensor tells
 _IMAGENET_HEAD = "head."  # classifier of MiT's ImageNet files, which SegFormer drops as well
@@ -39,9 +44,11 @@ class ForeignStudent:
     """A student with the weights of somebody else's checkpoint.
 
     Attributes:
+        path: The checkpoint.
         kind: A whole training, a trained student, or a bare backbone.
         student: Filled with what the checkpoint has; the rest is random.
         config: Its architecture, as the shapes of the checkpoint say.
+        classes: Of its logits.
         loaded: Number of tensors of the checkpoint that are in the student.
         differences: What does not fit; missing and misshapen tensors are random.
         iteration: Of the training; None where the file does not say.
@@ -124,7 +131,11 @@ def save_foreign(
 ) -> None:
     """Write the student's folder, which `load_student` and all that builds on it read.
 
-    A student in it is replaced. Its images are scaled to fit in width and height; None keeps them.
+    Args:
+        foreign: As `read_foreign` returned it.
+        out: Made where it does not exist; a student in it is replaced.
+        network: As it was read, for the record.
+        fit_px: Width and height that its images are scaled to fit in; None keeps their size.
 
     Raises:
         CheckpointError: Some tensors did not fit.
@@ -156,6 +167,22 @@ def _choose(
     content: Mapping[str, Tensor], network: Network, path: Path
 ) -> tuple[Kind, dict[str, Tensor]]:
     """Pick the network out of a file."""
+    if prefixes_of(content, SEGFORMER):
+        raise CheckpointError(
+            f"{path} holds a Segformer of transformers; set train.student.weights to it, which "
+            "takes its backbone"
+        )
+    if prefixes_of(content, _EFFICIENTNET_LITE):
+        raise CheckpointError(
+            f"{path} holds an EfficientNet, and the ImageNet weights of EfficientNet-Lite need no "
+            "import; set train.student.backbone to efficientnet_lite0, 1 or 2 and "
+            "train.student.weights to imagenet"
+        )
+    if any(prefixes_of(content, anchor) for anchor in _OURS):
+        raise CheckpointError(
+            f"{path} holds a student of this project, which needs no import; give its folder "
+            f"{path.parent} to the other commands, or set train.init to it"
+        )
     stem = prefix_of_backbone(content, path)
     outer = stem.removesuffix("backbone.")
     if f".{outer}".endswith(".model."):

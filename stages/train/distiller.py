@@ -77,6 +77,7 @@ class Distiller(nn.Module):
         in_channels: Channels of the student's stages, finest first.
         levels: The level that each stage learns; None leaves a stage out.
         moments: Of each level, by which its tokens are standardised.
+        config: Section `train.distill`.
     """
 
     def __init__(

@@ -56,8 +56,10 @@ class Workspace:
     """Where the inputs of training are.
 
     Attributes:
+        manifest: The file of the manifest.
         index: The index that names the current stores; unread where the regulariser is off.
         stores: Folder of the feature stores.
+        roots: Folder of each domain's images.
     """
 
     manifest: Path

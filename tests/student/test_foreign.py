@@ -167,6 +167,32 @@ def test_other_architectures_are_refused(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        (
+            {"segformer.encoder.patch_embeddings.0.proj.weight": torch.ones(1)},
+            "holds a Segformer of transformers; set train.student.weights to it",
+        ),
+        (
+            {"backbone.stages.0.patch_embeddings.proj.weight": torch.ones(1)},
+            "holds a student of this project, which needs no import; give its folder",
+        ),
+        (
+            {"backbone.stages.0.4._depthwise_conv.weight": torch.ones(1)},
+            "holds a student of this project, which needs no import; give its folder",
+        ),
+        ({"_conv_stem.weight": torch.ones(1)}, "EfficientNet-Lite need no import; set train.stu"),
+    ],
+)
+def test_a_file_that_needs_no_import_says_who_takes_it(
+    tmp_path: Path, state: dict[str, Tensor], says: str
+) -> None:
+    torch.save(state, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match=says):
+        read_foreign(tmp_path / "model.pth", classes=TWO)
+
+
 def test_a_trained_student_is_not_replaced(tmp_path: Path) -> None:
     training(tmp_path / "latest.pth")
     foreign = read_foreign(tmp_path / "latest.pth")

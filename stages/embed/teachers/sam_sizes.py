@@ -14,9 +14,12 @@ class Architecture:
     """Arguments of the official `ImageEncoderViT` that tell one encoder from another.
 
     Attributes:
+        name: name in params, store and messages.
         side_px: side of the square input; the encoder takes no other size.
         patch_px: input pixels per token.
         width: channels of the transformer blocks.
+        depth: number of blocks.
+        heads: attention heads per block.
         mlp_ratio: hidden width of the MLP, in units of `width`.
         window_tok: side of the attention windows; `side_px / patch_px` need not be a multiple.
         global_blocks: blocks that attend to the whole grid instead of windows.

@@ -6,7 +6,7 @@ import unicodedata
 from abc import abstractmethod
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -59,7 +59,7 @@ class Item:
 class Part:
     """One folder of images, sorted, with its labels, and sentences about it.
 
-    Findings are about files that were passed over, problems about what
+    Findings are about files that were passed over and labels without an image, problems about what
     keeps the folder from being listed, hints about images without a label.
     """
 
@@ -242,6 +242,12 @@ class FileDataset(Dataset):
             Item(split, image, stored.get(key + ending, f"{prefix}{key}{label_suffix}.png"))
             for key, image in zip(keys, chosen, strict=True)
         )
+        strays = _without_image(set(keys), stored, label_suffix) if labels != images else []
+        if strays:
+            findings.append(
+                f"{labels}: {len(strays)} labels without an image in {images}: "
+                f"{first_names(strays)}; is the dataset complete?"
+            )
         missing = [key for key in keys if key + ending not in stored]
         proposed = suffix_between(missing, stored)
         hint = f"label names in {labels} end with {proposed}: set label_suffix: {proposed}"
@@ -348,6 +354,21 @@ def _labels_under(root: Path, folder: str) -> dict[str, str]:
     rank = {suffix: place for place, suffix in enumerate(LABEL_SUFFIXES)}
     files.sort(key=lambda file: rank[PurePosixPath(file).suffix.lower()], reverse=True)
     return {pairing_key(file, folder, ""): file for file in files}
+
+
+def _without_image(keys: Set[str], stored: Mapping[str, str], suffix: str) -> list[str]:
+    """List labels whose image is missing; other code's copies, `<image>_else.png`, are none."""
+    ending = _nfc(suffix)
+    return sorted(
+        file
+        for stem, file in stored.items()
+        if stem.endswith(ending) and keys.isdisjoint((stem.removesuffix(ending), *_shortened(stem)))
+    )
+
+
+def _shortened(stem: str) -> Iterator[str]:
+    while stem := stem.rpartition("_")[0]:
+        yield stem
 
 
 def _stem(path: str) -> str:
