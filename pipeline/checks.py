@@ -10,9 +10,11 @@ from stages.embed.stage import EmbedResult, Progress, Step, run
 from stages.embed.stores import PlannedStore, kept_store, planned_store, require_provenance
 from stages.label import stage as label_stage
 from stages.prepare.manifest import Domain, Manifest
+from stages.restyle import stage as restyle_stage
 from store.errors import ConfigError, DataError
 from store.files import Url, join
 from store.index import Index, labels_beside
+from store.lease import WHOLE, Part
 
 
 def current_manifest(params: Params, path: Path) -> Manifest:
@@ -68,6 +70,32 @@ def require_current_labels(params: Params, manifest_path: Path, index_path: Path
         label_stage.require_current_labels(
             params.wanted_label, manifest_path=manifest_path, index_path=index_path
         )
+
+
+def require_current_restyled(params: Params, manifest_path: Path, restyled_path: Path) -> None:
+    """Refuse to train with restyled images of other images or settings, if with any.
+
+    Raises:
+        DataError: If there are none, or they were made from others.
+    """
+    if params.reads_restyled and params.restyle is not None:
+        restyle_stage.require_current_restyled(
+            params.restyle, manifest_path=manifest_path, path=restyled_path
+        )
+
+
+def run_restyle(
+    params: Params, *, manifest_path: Path, out: Path, progress: Progress, part: Part = WHOLE
+) -> restyle_stage.RestyleResult:
+    """Restyle the source as the params say; see `stages.restyle.stage.run`."""
+    return restyle_stage.run(
+        params.restyle,
+        manifest_path=manifest_path,
+        roots=params.prepare.roots,
+        out=out,
+        progress=progress,
+        part=part,
+    )
 
 
 def is_labels(params: Params, url: Url, index_path: Path) -> bool:

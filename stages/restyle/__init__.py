@@ -1,0 +1,1 @@
+"""Restyling: images of the source in the style of others, their labels kept."""
