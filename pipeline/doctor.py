@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
 from rich.text import Text
 
-from pipeline import INDEX, MANIFEST, RUN
+from pipeline import INDEX, MANIFEST, RESTYLED, RUN
 from pipeline.console import console
 from store.errors import ConfigError, DataError, SSRError
 
@@ -173,7 +173,12 @@ def _weights(config: "Params") -> Iterator[Finding]:
 
 def _data(config: "Params") -> Iterator[Finding]:
     """Check manifest, images and stores as training does."""
-    from pipeline.checks import current_manifest, require_current_labels, require_current_stores
+    from pipeline.checks import (
+        current_manifest,
+        require_current_labels,
+        require_current_restyled,
+        require_current_stores,
+    )
     from stages.prepare.pixels import read_raw
     from stages.train.stage import open_stores
     from stages.train.workspace import Workspace
@@ -189,6 +194,7 @@ def _data(config: "Params") -> Iterator[Finding]:
             yield problem(str(error))
     counts = ", ".join(f"{len(images.select(domain=d)):,} of {d}" for d in roots)
     yield ok(f"{MANIFEST}: {counts}, {len(images.skipped)} left out")
+    require_current_restyled(config, MANIFEST, RESTYLED)
     if not config.read_domains:
         yield ok("training reads no features")
     elif not isinstance(config.store.location, Path) and find_spec("s3fs") is None:

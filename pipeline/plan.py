@@ -33,7 +33,7 @@ from store.spec import LevelGrid, upright
 SIZE_RATIOS: Final = {"float16": 1.0, "int8": 0.5, "int8-zstd": 0.38}
 """Bytes of a shard under a codec over those in float16; the last as measured on random weights."""
 
-PNG_BYTES: Final = 1.5
+PNG_BYTES: Final = 1.2
 """Of a pixel in a restyled photograph, about."""
 
 WRITE_TEST_BYTES: Final = 2**23

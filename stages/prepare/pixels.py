@@ -45,8 +45,10 @@ STD: Final = (58.395, 57.12, 57.375)
 FORMATS: Final = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
 """What Pillow may take a file for: nothing that starts a program or reads another file."""
 
-# What Pillow raises for damaged files, beside OSError: each format has its own way to fail.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, KeyError)
+# Each format has its own way to fail.
+DAMAGED: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, KeyError)
+"""What Pillow raises for damaged files, beside DecompressionBombError."""
+
 _COLOUR_MODES = {"RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr"}
 _ORIENTATION: Final = 0x0112  # the tag of EXIF and TIFF
 _BITS_PER_SAMPLE: Final = 258  # of TIFF
@@ -275,7 +277,7 @@ def _decode(data: bytes, path: Path) -> _File:
             bits = _bits(image, data)
             turned_by = image.getexif().get(_ORIENTATION, 1) if image.format == "TIFF" else 1
         image.load()  # turns a TIFF
-    except (*_DAMAGED, Image.DecompressionBombError) as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         reason = str(error).split("<", 1)[0].strip() or type(error).__name__
         raise DataError(
             f"{path}: is damaged or not an image ({reason}): fetch the file again or remove it"
@@ -283,7 +285,7 @@ def _decode(data: bytes, path: Path) -> _File:
     kind = image.format or "file"
     upright: Image.Image = image
     if kind != "TIFF":
-        with suppress(*_DAMAGED), _quiet():  # odd EXIF says nothing
+        with suppress(*DAMAGED), _quiet():  # odd EXIF says nothing
             turned_by = image.getexif().get(_ORIENTATION, 1)
         upright = _turn(image, turned_by)
     return _File(upright, kind, bits, turned_by if turned_by in _TURNS else 1)

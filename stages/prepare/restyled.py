@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from stages.fields import Split
 from stages.prepare.manifest import ImageRecord, Manifest
-from store.errors import DataError
+from stages.prepare.pixels import read_raw
+from store.errors import DataError, DataUnreadableError
 from store.fingerprint import sha256_of_file
 
 
@@ -45,6 +49,22 @@ class Restyled:
     def noted(self) -> dict[str, Any]:
         """Manifest, settings and, by id, content, style and draw; empty where nothing was made."""
         return dict(self.manifest.sources.get("source", {}))
+
+    def image(self, record: ImageRecord) -> NDArray[np.uint8]:
+        """Read a restyled image, uint8 (H, W, 3) RGB at the resized size.
+
+        Raises:
+            DataError: It is missing, changed or cannot be looked at.
+        """
+        try:
+            return read_raw(record, self.root)
+        except DataUnreadableError:
+            raise
+        except DataError as error:
+            raise DataError(
+                f"{self.root / record.image}: is missing or not what was made: run `ssr restyle`, "
+                "which makes it again"
+            ) from error
 
     def versions(self, split: Split) -> dict[str, tuple[ImageRecord, ...]]:
         """Map the ids of a split's images to these images restyled, in the order of draws.

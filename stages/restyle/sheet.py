@@ -28,7 +28,7 @@ def contact_sheet(
         noted = restyled.noted["images"][record.image_id]
         shown = (records[noted["content"]], records[noted["style"]])
         images = [read_raw(each, roots[each.domain]) for each in shown]
-        images.append(read_raw(record, restyled.root))
+        images.append(restyled.image(record))
         panels = [Image.fromarray(image) for image in images]
         rows.append(
             [p.resize((_PANEL_PX, max(1, round(p.height * _PANEL_PX / p.width)))) for p in panels]

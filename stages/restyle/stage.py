@@ -22,7 +22,7 @@ from PIL.PngImagePlugin import PngInfo
 from stages.fields import Domain
 from stages.prepare.labels import ClassTable
 from stages.prepare.manifest import ImageRecord, Manifest
-from stages.prepare.pixels import read_bytes, read_raw, resize_image
+from stages.prepare.pixels import DAMAGED, read_bytes, read_raw, resize_image
 from stages.prepare.restyled import Restyled
 from stages.restyle.config import RestyleConfig
 from store.atomic import write_bytes
@@ -221,7 +221,7 @@ def _kept(path: Path, note: str, size_px: tuple[int, int]) -> bytes | None:
             image.load()
             said = getattr(image, "text", {}).get(_NOTE)
             return data if said == note and image.size == size_px[::-1] else None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (*DAMAGED, Image.DecompressionBombError):
         return None
 
 

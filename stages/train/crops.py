@@ -231,9 +231,8 @@ class TrainingCrops(Dataset[Sample]):
             config.require_aligned(map(reader.header.spec.level, config.used_levels))
         if labels is not None:
             config.require_aligned(labels.header.spec.levels.values())
-        self._restyled: dict[str, tuple[ImageRecord, ...]] = {}
-        if restyled is not None:
-            self._restyled, self._restyled_root = restyled.versions("train"), restyled.root
+        self._restyled = restyled
+        self._versions = restyled.versions("train") if restyled is not None else {}
         self._labels = manifest.labels
         target = manifest.select(domain="target", split="train")
         labelled = tuple(record for record in target if record.label is not None)
@@ -307,8 +306,8 @@ class TrainingCrops(Dataset[Sample]):
             # Differs from SSR: the crop alone is drawn again, not decoding and flip with it.
             box = redraw_until_enough(draw, lambda box: rare.enough(label_in(box), class_id))
         mirrored = bool(rng.random() < self._config.flip_probability)
-        shown, root = self._shown(record, index)
-        image, crop = _image(shown, root, box, mirrored), label_in(box)
+        shown = self._shown(record, index)
+        image, crop = _cut(shown, record, box, mirrored), label_in(box)
         return (
             image,
             flip(crop) if mirrored else crop,
@@ -341,7 +340,8 @@ class TrainingCrops(Dataset[Sample]):
             image_px=record.resized_size_px,
             margins_px=(top, bottom, sides, sides),
         ).numpy()
-        image = _image(record, self._roots[record.domain], box, mirrored)
+        raw = read_raw(record, self._roots[record.domain])
+        image = _cut(raw, record, box, mirrored)
         features = self._features(record, box, mirrored, levels)
         classes = None
         if self._labels_reader is not None:
@@ -353,17 +353,17 @@ class TrainingCrops(Dataset[Sample]):
         side, align_px = self._config.crop_px, self._config.crop_align_px
         return Box(*crop_origin(rng, record.working_size_px, side, align_px), side, side)
 
-    def _shown(self, record: ImageRecord, index: int) -> tuple[ImageRecord, Path]:
-        """Return the image that a source crop is cut from, perhaps restyled, and its root.
+    def _shown(self, record: ImageRecord, index: int) -> NDArray[np.uint8]:
+        """Read the image that a source crop is cut from, perhaps restyled.
 
         Nothing else of a sample depends on this draw.
         """
-        config, versions = self._config.restyled, self._restyled.get(record.image_id, ())
-        if config is not None and versions:
+        config, versions = self._config.restyled, self._versions.get(record.image_id, ())
+        if config is not None and self._restyled is not None and versions:
             rng = np.random.default_rng((self._config.seed, RESTYLE_STREAM, index))
             if rng.random() < config.probability:
-                return versions[int(rng.integers(len(versions)))], self._restyled_root
-        return record, self._roots[record.domain]
+                return self._restyled.image(versions[int(rng.integers(len(versions)))])
+        return read_raw(record, self._roots[record.domain])
 
     def _features(
         self, record: ImageRecord, box: Box, mirrored: bool, levels: Sequence[str]
@@ -380,8 +380,10 @@ class TrainingCrops(Dataset[Sample]):
         return {level: _window(reader, record, level, box, mirrored) for level in levels}
 
 
-def _image(record: ImageRecord, root: Path, box: Box, mirrored: bool) -> NDArray[np.float32]:
-    resized = resize_image(read_raw(record, root), record.resized_size_px)
+def _cut(
+    raw: NDArray[np.uint8], record: ImageRecord, box: Box, mirrored: bool
+) -> NDArray[np.float32]:
+    resized = resize_image(raw, record.resized_size_px)
     window = normalised_window(resized, box.y, box.x, box.height, box.width)
     return flip(window) if mirrored else window
 

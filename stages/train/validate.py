@@ -34,8 +34,8 @@ MOST_IMAGES: Final = 50
 """Of the split that the branch is measured on, spread over it."""
 
 
-Shown = tuple[ImageRecord, ImageRecord, Path]
-"""A labelled image, the one that stands for it, perhaps itself, and the root of that one."""
+Shown = tuple[ImageRecord, ImageRecord | None]
+"""A labelled image, and the restyled one that stands for it; None where itself is shown."""
 
 
 @dataclass(frozen=True)
@@ -98,26 +98,30 @@ class Validation:
                     for name, seen in (("enhanced", images), ("wrong_teacher", others)):
                         features = (test.features(record, device) for record in seen)
                         networks = (_Enhanced(student, branch, each).eval() for each in features)
-                        as_they_are = [(image, image, self.roots[image.domain]) for image in images]
+                        as_they_are = [(image, None) for image in images]
                         scores[name] = self._mean_iou(networks, as_they_are, device)
         return scores
 
     def _shown(self) -> list[Shown]:
         """List what the student sees."""
         if self.restyled is None:
-            return [(record, record, self.roots[record.domain]) for record in self.records]
-        versions, root = self.restyled.versions("val"), self.restyled.root
-        return [(r, image, root) for r in self.records for image in versions.get(r.image_id, ())]
+            return [(record, None) for record in self.records]
+        versions = self.restyled.versions("val")
+        return [(r, version) for r in self.records for version in versions.get(r.image_id, ())]
 
     def _mean_iou(
         self, networks: Iterable[nn.Module], shown: Sequence[Shown], device: torch.device
     ) -> float:
         """Score one network for each image, in percent."""
         matrix = ConfusionMatrix(len(self.manifest.classes))
-        for network, (record, image, root) in zip(networks, shown, strict=False):
-            prediction = predict_image(network, read_raw(image, root), record, device=device)
-            labels = self.manifest.labels[record.domain]
-            matrix.update(prediction, read_train_ids(record, self.roots[record.domain], labels))
+        for network, (record, version) in zip(networks, shown, strict=False):
+            root, labels = self.roots[record.domain], self.manifest.labels[record.domain]
+            if version is None or self.restyled is None:
+                image = read_raw(record, root)
+            else:
+                image = self.restyled.image(version)
+            prediction = predict_image(network, image, record, device=device)
+            matrix.update(prediction, read_train_ids(record, root, labels))
         return Metrics.of(matrix, self.manifest.classes.names, images=len(shown)).miou
 
 

@@ -20,6 +20,7 @@ from tests.train.example import train_config
 from tests.train.world import DOMAINS, World, assert_same, silent
 
 SAMPLES: Final = range(12)
+STUDENT: Final = build_student(train_config().student, num_classes=11, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,18 @@ def test_no_strength_trains_to_the_same_weights_and_a_mixer_to_others(
         same.run(tmp_path / "new", **on)
 
 
+def test_a_damaged_restyled_image_ends_training_with_its_cure(
+    restyled: World, tmp_path: Path
+) -> None:
+    mine = restyled.copy(tmp_path / "mine")
+    for path in (mine.folder / "restyled").rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"png: is missing or not what was made: run `ssr restyle`"):
+        mine.run(tmp_path / "run", restyled={"probability": 1.0, "features": "clean"})
+    with pytest.raises(DataError, match=r"png: is missing or not what was made: run `ssr restyle`"):
+        chosen(mine, "proxy").measure(STUDENT, None)
+
+
 def chosen(world: World, on: str) -> Validation:
     settings = train_config(regularizer={"on": []}, validate_on=on, validate_every=1)
     validation, _ = choose_validation(settings, world.manifest, world.workspace)
@@ -113,7 +126,6 @@ def chosen(world: World, on: str) -> Validation:
 def test_the_proxy_is_the_restyled_source_with_its_own_labels(
     restyled: World, tmp_path: Path
 ) -> None:
-    student = build_student(train_config().student, num_classes=11, seed=3)
     target, source, proxy = (chosen(restyled, on) for on in ("target", "source", "proxy"))
     assert [v.on for v in (target, source, proxy)] == [
         "1 images of target/val",
@@ -121,11 +133,11 @@ def test_the_proxy_is_the_restyled_source_with_its_own_labels(
         "1 images of source/val, restyled",
     ]
     assert [v.sees_target_labels for v in (target, source, proxy)] == [True, False, False]
-    plain = source.measure(student, None)
-    assert proxy.measure(student, None) != plain
+    plain = source.measure(STUDENT, None)
+    assert proxy.measure(STUDENT, None) != plain
     same = restyled.copy(tmp_path / "same")
     restyle(same, config(mixer={**MIXER, "strength": 0.0}))
-    assert chosen(same, "proxy").measure(student, None) == pytest.approx(plain, abs=1e-9)
+    assert chosen(same, "proxy").measure(STUDENT, None) == pytest.approx(plain, abs=1e-9)
 
 
 def test_a_proxy_that_is_not_there_is_refused(restyled: World, tmp_path: Path) -> None:
