@@ -1,0 +1,1 @@
+"""Restyling: mixers, and the stage that writes mixed images."""
