@@ -32,6 +32,7 @@ from stages.weight_files import load_parts, save_parts
 from store.atomic import make_folder
 from store.errors import DataError, TrainingError
 from store.fingerprint import fingerprint_of
+from store.lease import writer_lock
 
 FORMAT: Final = 1
 GENERATOR, ENCODER = "generator.pt", "encoder.pt"
@@ -322,20 +323,23 @@ def run(config: Issa, *, records: Sequence[ImageRecord], root: Path, progress: P
 
     Raises:
         DataError: There is no image, or one is missing or has changed.
+        StoreBusyError: Another process trains into the folder.
         CheckpointError: A checkpoint is of another training, or damaged, or a package of weights
             is not installed.
         TrainingError: A loss is not finite.
     """
     perceptual = Perceptual()  # may be missing, which is to be said first
-    images = read_squeezed(records, root, config.side_px, progress)
     about = {"training": config.training, "images": fingerprint_of([r.content for r in records])}
     own = {"mask", "encoder_steps", "encoder_lr"}  # no matter to the generator
     shared = {key: value for key, value in config.training.items() if key not in own}
-    generator = GeneratorFit(config, images)
-    path = config.path / GENERATOR
-    fit(generator, path, header={**about, "training": shared}, progress=progress)
-    encoder = EncoderFit(config, images, generator.averaged, perceptual=perceptual)
-    fit(encoder, config.path / ENCODER, header=about, progress=progress)
+    make_folder(config.path)
+    with writer_lock(config.path, f"the encoder in {config.path}"):
+        images = read_squeezed(records, root, config.side_px, progress)
+        generator = GeneratorFit(config, images)
+        path = config.path / GENERATOR
+        fit(generator, path, header={**about, "training": shared}, progress=progress)
+        encoder = EncoderFit(config, images, generator.averaged, perceptual=perceptual)
+        fit(encoder, config.path / ENCODER, header=about, progress=progress)
 
 
 @contextmanager
