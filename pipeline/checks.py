@@ -11,6 +11,7 @@ from stages.embed.planned import PlannedStore, planned_store
 from stages.embed.stage import EmbedResult, Progress, Step, run
 from stages.label import stage as label_stage
 from stages.prepare.manifest import Domain, Manifest
+from stages.restyle import stage as restyle_stage
 from store.errors import ConfigError, DataError
 from store.files import Url, join
 from store.index import Index, labels_beside
@@ -75,6 +76,18 @@ def require_current_labels(params: Params, manifest_path: Path, index_path: Path
     if params.wanted_label is not None:
         label_stage.require_current_labels(
             params.wanted_label, manifest_path=manifest_path, index_path=index_path
+        )
+
+
+def require_current_restyled(params: Params, manifest_path: Path, restyled_path: Path) -> None:
+    """Refuse to train with restyled images of other images or settings, if with any.
+
+    Raises:
+        DataError: If there are none, or they were made from others.
+    """
+    if params.reads_restyled and params.restyle is not None:
+        restyle_stage.require_current_restyled(
+            params.restyle, manifest_path=manifest_path, path=restyled_path
         )
 
 

@@ -19,6 +19,7 @@ from pipeline.options import (
     INDEX,
     MANIFEST,
     PARAMS,
+    RESTYLED,
     RUN,
     SCAN_CACHE,
     START,
@@ -183,6 +184,64 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
 
 
 @app.command()
+def restyle(
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = [],  # noqa: B006
+    part: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only make this part, for job arrays.")
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="Draw some beside content and style into this file.")
+    ] = None,
+) -> None:
+    """Show images of the source in other styles, if section restyle asks; labels are kept.
+
+    It goes on where it stopped. In job arrays: --part 1/N to N/N, then once without.
+
+    Example: ssr restyle --png restyled.png
+    """
+    from pipeline.checks import current_manifest
+    from pipeline.console import console
+    from pipeline.costs import noted
+    from pipeline.params import load_params
+    from stages.prepare.manifest import Manifest
+    from stages.prepare.restyled import Restyled
+    from stages.restyle import stage
+    from store.errors import ConfigError
+    from store.lease import WHOLE
+
+    config = load_params(params, overrides)
+    if png is not None and (config.restyle is None or part is not None):
+        raise ConfigError("--png needs section restyle, and no --part")
+    step = _step_of(part, init=False, finalise=False)
+    if config.restyle is not None:
+        current_manifest(config, MANIFEST)
+    with noted("restyle", "images", RESTYLED.parent) as report:
+        result = stage.run(
+            config.restyle,
+            manifest_path=MANIFEST,
+            roots=config.prepare.roots,
+            out=RESTYLED,
+            progress=report,
+            part=WHOLE if isinstance(step, str) else step,
+        )
+    if result.folder is None:
+        console.print("section restyle is null: nothing is restyled")
+        return
+    console.print(f"{result.images} images in {result.folder}, {result.made} made now")
+    if part is not None:
+        console.print("when all parts are done: `ssr restyle`")
+    if png is not None:
+        from stages.evaluate.pictures import png_of
+        from stages.restyle.sheet import contact_sheet
+        from store.atomic import write_bytes
+
+        made = Restyled.read(RESTYLED, of=MANIFEST)
+        sheet = contact_sheet(made, Manifest.read(MANIFEST), config.prepare.roots)
+        write_bytes(png, png_of(sheet))
+
+
+@app.command()
 def plan(
     params: ParamsFile = PARAMS,
     overrides: Overrides = [],  # noqa: B006
@@ -193,7 +252,7 @@ def plan(
         str | None, typer.Option(help="Device to look up, e.g. a100; else this machine's.")
     ] = None,
 ) -> None:
-    """Say beforehand what `ssr embed` will cost: tiles, time, disk; needs no weights.
+    """Say beforehand what restyling and embedding will cost: tiles, time, disk; needs no weights.
 
     Example: ssr plan --device a100 -S embed.teacher.architecture=vit_h -S embed.precision=bfloat16
     """
@@ -299,7 +358,12 @@ def train(
 
     Example: ssr train -S 'train.regularizer.on=[]' --out runs/daformer
     """
-    from pipeline.checks import current_manifest, require_current_labels, require_current_stores
+    from pipeline.checks import (
+        current_manifest,
+        require_current_labels,
+        require_current_restyled,
+        require_current_stores,
+    )
     from pipeline.console import console
     from pipeline.costs import noted
     from pipeline.params import load_params
@@ -324,6 +388,7 @@ def train(
         manifest = current_manifest(config, MANIFEST)
         require_current_stores(config, INDEX)
         require_current_labels(config, MANIFEST, INDEX)
+        require_current_restyled(config, MANIFEST, RESTYLED)
         workspace = Workspace(MANIFEST, INDEX, config.store.location, config.prepare.roots)
         validation, without = choose_validation(config.train, manifest, workspace)
         print_validation(validation, config.train.validate_every, out, without)

@@ -113,6 +113,7 @@ def compare_online(
             "regularizer": regularizer,
             "crop_align_px": align_px,
             "distill": None,
+            "restyled": None,
         }
     )
     data = TrainingCrops(

@@ -13,9 +13,10 @@ from ruamel.yaml.error import YAMLError
 
 from stages.embed.config import EmbedConfig
 from stages.evaluate.config import EvaluateConfig
-from stages.fields import Domain, PathText, Section
+from stages.fields import Domain, PathText, Section, Split
 from stages.label.config import LabelConfig
 from stages.prepare.config import PrepareConfig
+from stages.restyle.config import RestyleConfig
 from stages.train.config import TrainConfig
 from store.basis import Projection
 from store.codec import CODECS, CodecName
@@ -80,6 +81,9 @@ class Params(Section):
     """All of `params.yaml`, a section for each stage and one for the store."""
 
     prepare: PrepareConfig = Field(description="Datasets.")
+    restyle: RestyleConfig | None = Field(
+        description="Images of the source in other styles; null makes none."
+    )
     store: StoreConfig = Field(description="Feature stores.")
     embed: EmbedConfig = Field(description="Stage one.")
     label: LabelConfig = Field(description="Labels of the target from the stores.")
@@ -111,6 +115,31 @@ class Params(Section):
         if self.embed.teacher.known:
             self.train.require_aligned(self.teacher_levels[name] for name in self.read_levels)
         return self
+
+    @model_validator(mode="after")
+    def _restyles_what_training_reads(self) -> Self:
+        if self.restyle and self.restyle.styles == "target" and self.prepare.target is None:
+            raise ValueError(
+                "restyle.styles is target, but prepare.target is null: set it to source"
+            )
+        wanted: tuple[tuple[str, bool, Split], ...] = (
+            ("train.restyled", self.train.restyled is not None, "train"),
+            ("train.validate_on proxy", self.train.validate_on == "proxy", "val"),
+        )
+        for key, is_wanted, split in wanted:
+            if is_wanted and self.restyle is None:
+                raise ValueError(f"{key} needs section restyle, which is null")
+            if is_wanted and self.restyle and split not in self.restyle.splits:
+                raise ValueError(
+                    f"restyle.splits {list(self.restyle.splits)} lacks {split}, which {key} reads; "
+                    "add it there"
+                )
+        return self
+
+    @property
+    def reads_restyled(self) -> bool:
+        """Whether training or its validation reads restyled images."""
+        return self.train.restyled is not None or self.train.validate_on == "proxy"
 
     @property
     def wanted_label(self) -> LabelConfig | None:
@@ -183,7 +212,8 @@ def _set(tree: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     *parents, last = key.split(".")
     shown = _cut(override)
-    if not separator or not parents or not all((*parents, last)):
+    section = not parents and last in Params.model_fields
+    if not separator or not (parents or section) or not all((*parents, last)):
         raise ConfigError(f"--set {shown}: write it as section.key=value")
     for parent in parents:
         tree = tree.setdefault(parent, {})

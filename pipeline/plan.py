@@ -26,12 +26,16 @@ from pipeline.console import console, print_table
 from pipeline.params import Params
 from stages.embed.config import EmbedConfig
 from stages.prepare.manifest import Domain, Manifest
+from stages.restyle.stage import planned as planned_mixes
 from store.files import Url, files_at, one_line_for_os_errors
 from store.grid import LevelGrid
 from store.spec import upright
 
 SIZE_RATIOS: Final = {"float16": 1.0, "int8": 0.5, "int8-zstd": 0.38}
 """Bytes of a shard under a codec over those in float16; the last as measured on random weights."""
+
+PNG_BYTES: Final = 1.5
+"""Of a pixel in a restyled photograph, about."""
 
 WRITE_TEST_BYTES: Final = 2**23
 
@@ -211,6 +215,12 @@ def print_plan(
         how = "measured" if calibrate else f"assumed {SHARE_OF_PEAK:.0%} of its peak"
         time = timedelta(seconds=round(tiles / speed))
         console.print(f"time: {time} at {speed:.3g} tiles/s on {device}, {how}")
+    if params.restyle is not None:
+        mixes = planned_mixes(params.restyle, manifest)
+        pixels = sum(prod(mix.content.resized_size_px) for mix in mixes)
+        console.print(
+            f"restyling: {len(mixes):,} images, about {decimal(round(PNG_BYTES * pixels))} of PNG"
+        )
     need, free = size_bytes(levels, codec), free_bytes(params.store.url)
     if calibrate:
         rate = writing_speed(params.store.location)

@@ -45,7 +45,10 @@ def _keys_page(schema: Schema) -> Iterator[str]:
     yield "Every key must be in the file, unless its default is said here."
     models = schema["$defs"]
     sections = schema["properties"].items()
-    tables = [(name, f"{name}.", _model(node, models)) for name, node in sections]
+    tables = []
+    for name, node in sections:
+        section, *_ = (part for part in (node, *node.get("anyOf", ())) if "$ref" in part)
+        tables.append((name, f"{name}.", _model(section, models)))
     for model in models.values():
         if "const" in (kind := model.get("properties", {}).get("kind", {})):
             tables.append((f"kind: {kind['const']}", "", model))

@@ -91,6 +91,9 @@ def _put_in(base: "CommentedMap", changes: "CommentedMap") -> None:
     """Replace each key of a section that changes hold, with its comments, and the heading."""
     base.ca.comment = changes.ca.comment
     for name, section in changes.items():
+        if base[name] is None:
+            base[name] = section
+            continue
         for key, value in section.items():
             assert key in base[name], f"the base has no {name}.{key}"
             base[name][key] = value

@@ -208,7 +208,9 @@ class _Run:
             "recipe": recipe,
             "changed": [
                 f"train.{key}: {value} is asked for, {other} when it was trained"
-                for key, value, other in differences(asked, {"distill": None} | recipe)
+                for key, value, other in differences(
+                    asked, {"distill": None, "restyled": None} | recipe
+                )
                 if key not in ("init", "student.weights")  # folders of a machine
             ],
         }
@@ -272,7 +274,7 @@ class _Run:
 
     def costs(self) -> dict[str, Any]:
         """Time and memory of each stage; versions of the last run, where it noted them."""
-        folders = dict.fromkeys(("prepare", "embed", "label"), MANIFEST.parent)
+        folders = dict.fromkeys(("prepare", "restyle", "embed", "label"), MANIFEST.parent)
         folders |= dict.fromkeys(("train", "evaluate"), self.run)
         found = {stage: cost_of(stage, folder) for stage, folder in folders.items()}
         last = found["train"] or found["evaluate"] or found["embed"] or found["prepare"]

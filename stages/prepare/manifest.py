@@ -127,6 +127,20 @@ class Manifest:
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         write_bytes(path, sink.getvalue().to_pybytes())
 
+    def update(self, path: Path) -> bool:
+        """Write the file unless it holds an equal manifest, whatever library wrote it.
+
+        Returns:
+            Whether it was written.
+        """
+        try:
+            if Manifest.read(path) == self:
+                return False
+        except DataError:
+            pass
+        self.write(path)
+        return True
+
     @classmethod
     def read(cls, path: Path) -> "Manifest":
         """Read a manifest back, and compare it with the digest of its content.

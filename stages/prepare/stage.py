@@ -138,9 +138,7 @@ def run(config: PrepareConfig, *, out: Path, cache: Path, progress: Progress) ->
         sources={domain: source.identity for domain, source in config.domains.items()},
         odd=_odd_files(records, measured, classes),
     )
-    changed = not _says(out, manifest)
-    if changed:
-        manifest.write(out)
+    changed = manifest.update(out)
     noted = (
         f"{domain}: {line}" for domain, listing in listings.items() for line in listing.findings
     )
@@ -232,14 +230,6 @@ def _list(
             with noting():
                 require_classes(listing, listings["source"].classes, f"prepare.{domain}")
     return listings, items
-
-
-def _says(path: Path, manifest: Manifest) -> bool:
-    """Tell whether the file holds an equal manifest and its digest, whatever library wrote it."""
-    try:
-        return Manifest.read(path) == manifest
-    except DataError:
-        return False
 
 
 def _odd_files(

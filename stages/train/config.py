@@ -127,6 +127,17 @@ class DistillConfig(Section):
     )
 
 
+class RestyledConfig(Section):
+    """Restyled images of the source in training (after ISSA, arXiv 2307.00648)."""
+
+    probability: Fraction = Field(
+        description="Share of source crops that are cut from a restyled image; 0 is none."
+    )
+    features: Literal["clean"] = Field(
+        description="Whose features come with such a crop: `clean`, those of the image as it was."
+    )
+
+
 class OptimizerConfig(Section):
     """AdamW with linear warm-up and polynomial decay."""
 
@@ -178,6 +189,10 @@ class TrainConfig(Section):
     distill: DistillConfig | None = Field(
         description="Distillation of stored features before the task; null is off. Needs both "
         "domains; iterations count on from its steps."
+    )
+    restyled: RestyledConfig | None = Field(
+        description="Source crops from what `ssr restyle` made; null takes all from the images as "
+        "they are."
     )
     self_training: SelfTrainingConfig | None = Field(
         description="Self-training on the target; null trains on the source alone."
@@ -237,8 +252,13 @@ class TrainConfig(Section):
     )
     checkpoint_every: PositiveInt = Field(description="Iterations between checkpoints.")
     validate_every: NaturalInt = Field(
-        description="Iterations between validations, whose best student is kept in runs/best; on "
-        "the target's labelled val split if there is one, else on the source's; 0 is never."
+        description="Iterations between validations, whose best student is kept in runs/best; 0 is "
+        "never."
+    )
+    validate_on: Literal["target", "source", "proxy"] = Field(
+        description="What validates, of the val splits: `target`, its labelled images if there are "
+        "any, else the source's; `source`; or `proxy`, the source's as `ssr restyle` made them, "
+        "which stand in for the target without a label of it."
     )
 
     @property

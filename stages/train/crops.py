@@ -31,13 +31,14 @@ from stages.prepare.pixels import (
     resize_image,
     resize_label,
 )
+from stages.prepare.restyled import Restyled
 from stages.train.adaptation.pseudo_labels import valid_pixels
 from stages.train.config import RareClassConfig, TrainConfig
 from stages.train.ranks import ALONE, Ranks
 from store.errors import ConfigError, DataError, SSRError, TrainingError, is_out_of_memory
 from store.read import FeatureReader, require_same_bases
 
-SAMPLE_STREAM, STEP_STREAM, BOX_STREAM, DISTILL_STREAM = 0, 1, 2, 3
+SAMPLE_STREAM, STEP_STREAM, BOX_STREAM, DISTILL_STREAM, RESTYLE_STREAM = 0, 1, 2, 3, 4
 """Second word of every seed, so that samples and steps draw from different streams."""
 
 TARGET_SHARE = 0.5
@@ -219,6 +220,7 @@ class TrainingCrops(Dataset[Sample]):
         roots: Mapping[Domain, Path],
         readers: Mapping[Domain, FeatureReader],
         labels: FeatureReader | None = None,
+        restyled: Restyled | None = None,
     ) -> None:
         self._config = config
         self._roots = roots
@@ -229,6 +231,9 @@ class TrainingCrops(Dataset[Sample]):
             config.require_aligned(map(reader.header.spec.level, config.used_levels))
         if labels is not None:
             config.require_aligned(labels.header.spec.levels.values())
+        self._restyled: dict[str, tuple[ImageRecord, ...]] = {}
+        if restyled is not None:
+            self._restyled, self._restyled_root = restyled.versions("train"), restyled.root
         self._labels = manifest.labels
         target = manifest.select(domain="target", split="train")
         labelled = tuple(record for record in target if record.label is not None)
@@ -256,7 +261,7 @@ class TrainingCrops(Dataset[Sample]):
             source_levels = list(read)
             target_levels = [*dict.fromkeys((*read, *(distilled if keeps else ())))]
             sees_target = keeps or config.self_training is not None
-        image, label, features = self._source_crop(rng, source_levels)
+        image, label, features = self._source_crop(rng, index, source_levels)
         target_image, valid, target_features, classes = self._target_crop(
             rng, target_levels, sees_target
         )
@@ -273,7 +278,7 @@ class TrainingCrops(Dataset[Sample]):
         return sample
 
     def _source_crop(
-        self, rng: np.random.Generator, levels: Sequence[str]
+        self, rng: np.random.Generator, index: int, levels: Sequence[str]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8], dict[str, NDArray[np.float16]]]:
         rare, most = self._rare, self._config.crop_max_class_share
         if rare is not None:
@@ -302,7 +307,8 @@ class TrainingCrops(Dataset[Sample]):
             # Differs from SSR: the crop alone is drawn again, not decoding and flip with it.
             box = redraw_until_enough(draw, lambda box: rare.enough(label_in(box), class_id))
         mirrored = bool(rng.random() < self._config.flip_probability)
-        image, crop = self._image(record, box, mirrored), label_in(box)
+        shown, root = self._shown(record, index)
+        image, crop = _image(shown, root, box, mirrored), label_in(box)
         return (
             image,
             flip(crop) if mirrored else crop,
@@ -335,7 +341,7 @@ class TrainingCrops(Dataset[Sample]):
             image_px=record.resized_size_px,
             margins_px=(top, bottom, sides, sides),
         ).numpy()
-        image = self._image(record, box, mirrored)
+        image = _image(record, self._roots[record.domain], box, mirrored)
         features = self._features(record, box, mirrored, levels)
         classes = None
         if self._labels_reader is not None:
@@ -347,11 +353,17 @@ class TrainingCrops(Dataset[Sample]):
         side, align_px = self._config.crop_px, self._config.crop_align_px
         return Box(*crop_origin(rng, record.working_size_px, side, align_px), side, side)
 
-    def _image(self, record: ImageRecord, box: Box, mirrored: bool) -> NDArray[np.float32]:
-        raw = read_raw(record, self._roots[record.domain])
-        resized = resize_image(raw, record.resized_size_px)
-        window = normalised_window(resized, box.y, box.x, box.height, box.width)
-        return flip(window) if mirrored else window
+    def _shown(self, record: ImageRecord, index: int) -> tuple[ImageRecord, Path]:
+        """Return the image that a source crop is cut from, perhaps restyled, and its root.
+
+        Nothing else of a sample depends on this draw.
+        """
+        config, versions = self._config.restyled, self._restyled.get(record.image_id, ())
+        if config is not None and versions:
+            rng = np.random.default_rng((self._config.seed, RESTYLE_STREAM, index))
+            if rng.random() < config.probability:
+                return versions[int(rng.integers(len(versions)))], self._restyled_root
+        return record, self._roots[record.domain]
 
     def _features(
         self, record: ImageRecord, box: Box, mirrored: bool, levels: Sequence[str]
@@ -366,6 +378,12 @@ class TrainingCrops(Dataset[Sample]):
         if reader is None:
             return {}
         return {level: _window(reader, record, level, box, mirrored) for level in levels}
+
+
+def _image(record: ImageRecord, root: Path, box: Box, mirrored: bool) -> NDArray[np.float32]:
+    resized = resize_image(read_raw(record, root), record.resized_size_px)
+    window = normalised_window(resized, box.y, box.x, box.height, box.width)
+    return flip(window) if mirrored else window
 
 
 def _window(

@@ -10,6 +10,7 @@ from typing import Any
 
 from stages.device import cpu_threads, float32_on_gpu
 from stages.prepare.manifest import Domain, Manifest
+from stages.prepare.restyled import Restyled
 from stages.student.saved import describe_classes, save_student
 from stages.train.config import TrainConfig
 from stages.train.crops import TrainingCrops
@@ -126,6 +127,7 @@ def run(
         roots=workspace.roots,
         readers=readers,
         labels=label_reader,
+        restyled=open_restyled(config, workspace),
     )
     models, notes, weights = build_models(config, manifest, readers, ranks)
     models.set_up(config, device)
@@ -197,8 +199,8 @@ def run(
 
 
 def _described(config: TrainConfig) -> dict[str, Any]:
-    """Dump what decides about weights; distillation that is off is not there, as in older runs."""
-    off = {"distill"} if config.distill is None else set()
+    """Dump what decides about weights; what is off and younger is not there, as in older runs."""
+    off = {key for key in ("distill", "restyled") if getattr(config, key) is None}
     return config.model_dump(mode="json", exclude=INCIDENTAL | off)
 
 
@@ -234,6 +236,17 @@ def open_stores(
         for domain in domains
     }
     return {domain: index.stores[domain] for domain in domains}, readers
+
+
+def open_restyled(config: TrainConfig, workspace: Workspace) -> Restyled | None:
+    """Open the restyled images of the source, where training asks for them.
+
+    Raises:
+        DataError: There are none, or they are of another manifest.
+    """
+    if config.restyled is None:
+        return None
+    return Restyled.read(workspace.restyled, of=workspace.manifest)
 
 
 def open_labels(
@@ -289,6 +302,7 @@ def _identity(
         "labels": labels and {n: e.model_dump(mode="json") for n, e in labels.levels.items()},
         "feed": feed.name,
         "start": digests_of_start(config),
+        **({"restyled": sha256_of_file(workspace.restyled)} if config.restyled else {}),
     }
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from stages.prepare.geometry import Size
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.prepare.pixels import read_raw, read_train_ids
+from stages.prepare.restyled import Restyled
 from stages.student.hrda import logits_of
 from stages.student.inference import predict_image
 from stages.student.metrics import ConfusionMatrix, Metrics
@@ -25,12 +26,16 @@ from stages.student.student import Student
 from stages.train.config import TrainConfig
 from stages.train.regularizers.branch import Branch
 from stages.train.workspace import Workspace
-from store.errors import StoreError, StoreIncompleteError
+from store.errors import DataError, StoreError, StoreIncompleteError
 from store.index import Index
 from store.read import FeatureReader, open_features
 
 MOST_IMAGES: Final = 50
 """Of the split that the branch is measured on, spread over it."""
+
+
+Shown = tuple[ImageRecord, ImageRecord, Path]
+"""A labelled image, the one that stands for it, perhaps itself, and the root of that one."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +60,21 @@ class WrongTeacherTest:
 class Validation:
     """Labelled `val` images of one domain that the student is measured on, of its class table.
 
-    Without a `wrong_teacher` its branch is not measured.
+    Without a `wrong_teacher` its branch is not measured. With `restyled` the student sees every
+    image as often as that was restyled, and never as it is.
     """
 
     records: tuple[ImageRecord, ...]
     manifest: Manifest
     roots: Mapping[Domain, Path]
     wrong_teacher: WrongTeacherTest | None = None
+    restyled: Restyled | None = None
 
     @property
     def on(self) -> str:
         """What is measured on, for instance "31 images of target/val"."""
-        return f"{len(self.records)} images of {self.records[0].domain}/val"
+        restyled = "" if self.restyled is None else ", restyled"
+        return f"{len(self.records)} images of {self.records[0].domain}/val{restyled}"
 
     @property
     def sees_target_labels(self) -> bool:
@@ -82,39 +90,52 @@ class Validation:
         """
         test, device = self.wrong_teacher, next(student.parameters()).device
         with evaluating(student):
-            scores = {"miou": self._mean_iou(repeat(student), self.records, device)}
+            shown = self._shown()
+            scores = {"miou": self._mean_iou(repeat(student), shown, device)}
             if branch is not None and test is not None:
                 images, others = zip(*test.pairs, strict=True)
                 with evaluating(branch):
                     for name, seen in (("enhanced", images), ("wrong_teacher", others)):
                         features = (test.features(record, device) for record in seen)
                         networks = (_Enhanced(student, branch, each).eval() for each in features)
-                        scores[name] = self._mean_iou(networks, images, device)
+                        as_they_are = [(image, image, self.roots[image.domain]) for image in images]
+                        scores[name] = self._mean_iou(networks, as_they_are, device)
         return scores
 
+    def _shown(self) -> list[Shown]:
+        """List what the student sees."""
+        if self.restyled is None:
+            return [(record, record, self.roots[record.domain]) for record in self.records]
+        versions, root = self.restyled.versions("val"), self.restyled.root
+        return [(r, image, root) for r in self.records for image in versions.get(r.image_id, ())]
+
     def _mean_iou(
-        self, networks: Iterable[nn.Module], records: Sequence[ImageRecord], device: torch.device
+        self, networks: Iterable[nn.Module], shown: Sequence[Shown], device: torch.device
     ) -> float:
         """Score one network for each image, in percent."""
         matrix = ConfusionMatrix(len(self.manifest.classes))
-        for network, record in zip(networks, records, strict=False):
-            root, labels = self.roots[record.domain], self.manifest.labels[record.domain]
-            image = read_raw(record, root)
-            prediction = predict_image(network, image, record, device=device)
-            matrix.update(prediction, read_train_ids(record, root, labels))
-        return Metrics.of(matrix, self.manifest.classes.names, images=len(records)).miou
+        for network, (record, image, root) in zip(networks, shown, strict=False):
+            prediction = predict_image(network, read_raw(image, root), record, device=device)
+            labels = self.manifest.labels[record.domain]
+            matrix.update(prediction, read_train_ids(record, self.roots[record.domain], labels))
+        return Metrics.of(matrix, self.manifest.classes.names, images=len(shown)).miou
 
 
 def choose_validation(
     config: TrainConfig, manifest: Manifest, workspace: Workspace
 ) -> tuple[Validation | None, str | None]:
-    """Choose what is measured: labelled `val` images of the target if there are any, else source.
+    """Choose what is measured, as `train.validate_on` says.
 
     Returns:
         The measurement, None where no image has a label; and why the wrong-teacher test is not part
         of it, None where it is or where no branch reads a teacher.
+
+    Raises:
+        DataError: `proxy` is asked for, and no labelled `val` image of the source is restyled.
     """
     domains: tuple[Domain, ...] = ("target", "source")
+    if config.validate_on != "target":
+        domains = ("source",)
     labelled = {
         domain: tuple(record for record in split if record.label is not None)
         for domain in domains
@@ -127,9 +148,19 @@ def choose_validation(
             test = _wrong_teacher_test(config.regularizer.used_levels, labelled, workspace)
         except StoreError as error:
             without = f"no wrong-teacher test (does the branch read its teacher?): {error}"
+    restyled = None
+    if config.validate_on == "proxy" and config.validate_every:
+        restyled = Restyled.read(workspace.restyled, of=workspace.manifest)
+        versions = restyled.versions("val")
+        records = tuple(r for r in records or () if r.image_id in versions)
+        if not records:
+            raise DataError(
+                "no restyled image of source/val has a label: choose another train.validate_on, or "
+                "add labels and run `ssr prepare` and `ssr restyle`"
+            )
     if records is None:
         return None, without
-    return Validation(records, manifest, workspace.roots, test), without
+    return Validation(records, manifest, workspace.roots, test, restyled), without
 
 
 class _Enhanced(nn.Module):

@@ -36,6 +36,7 @@ INCIDENTAL: Final = {
     "log_to",
     "checkpoint_every",
     "validate_every",
+    "validate_on",
 }
 """Keys that change no weight, or its rounding alone: a run goes on with others."""
 
@@ -66,6 +67,11 @@ class Workspace:
     index: Path
     stores: Url
     roots: Mapping[Domain, Path]
+
+    @property
+    def restyled(self) -> Path:
+        """The manifest of restyled images, unread unless training or validation asks for them."""
+        return self.manifest.with_name("restyled.parquet")
 
     @property
     def labels(self) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.options import INDEX, MANIFEST, RUN, START
+from pipeline.options import INDEX, MANIFEST, RESTYLED, RUN, START
 from pipeline.params import Params
 from pipeline.report import REPORT
 from stages.train.monitor import COLUMNS, HEALTH_COLUMNS, VALIDATION_COLUMNS
@@ -25,8 +25,8 @@ from tests.pipeline.workplace import (
     times,
 )
 
-ALL = ["prepare", "embed", "label", "start", "train", "evaluate", "report"]
-CHECKS, COSTLY = ALL[:4], ALL[4:]
+ALL = ["prepare", "restyle", "embed", "label", "start", "train", "evaluate", "report"]
+CHECKS, COSTLY = ALL[:5], ALL[5:]
 DVC = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")
 
 
@@ -81,7 +81,7 @@ def test_dvc_knows_the_files_that_the_pipeline_knows() -> None:
     curves = ("curves.csv", "health.csv", "validation.csv")
     pictures = ("pictures", "confusion.png", REPORT)
     results = ("student", "metrics.json", *curves, "per_class.csv", "confusion.csv", *pictures)
-    inputs = (MANIFEST, INDEX, labels_beside(INDEX), START)
+    inputs = (MANIFEST, RESTYLED, INDEX, labels_beside(INDEX), START)
     assert declared == {*map(str, inputs), *(str(RUN / name) for name in results)}
     for stage in stages.values():
         code = [path for path in stage.get("deps", ()) if path not in declared]
@@ -172,7 +172,7 @@ def test_an_added_image_embeds_one_shard_only(repository: Path) -> None:
     add_photo(repository / "photos" / "day", 20, "day")  # sorted behind the others
     add_photo(repository / "photos" / "dusk", 5, "dusk")  # sorted before the others
     done = demand_repro(repository, "embed")
-    assert done.ran == CHECKS[:2]
+    assert done.ran == CHECKS[:3]
     assert written(repository, features) == ["source/stride8/c.1.0.0.0", "target/stride8/c.1.0.0.0"]
     again = repro(repository, "--dry")
     assert again.ran == ALL  # the index changed, so the student is out of date

@@ -117,7 +117,7 @@ def test_a_mistyped_key_is_named(path: Path, wrong: str) -> None:
         ("prepare: " + "9" * 5000, ["is not valid YAML", "digits"]),
         ("", ["holds no sections", "ssr init"]),
         ("train: {}\n", ["prepare is missing", "ssr init"]),
-        ("trian: {}\n", ["trian is not a known key", "(and 6 more)"]),
+        ("trian: {}\n", ["trian is not a known key", "(and 7 more)"]),
     ],
     ids=range(8),
 )

@@ -118,7 +118,10 @@ def test_a_preset_loads_as_it_is_packaged(name: str) -> None:
 @pytest.mark.parametrize("name", BASES)
 def test_a_preset_that_builds_on_another_has_its_values_but_for_those_of_its_own(name: str) -> None:
     own, base = tree(own_file(name)), tree(own_file(BASES[name]))
-    expected = {section: values | own.get(section, {}) for section, values in base.items()}
+    expected = {
+        section: (values or {}) | own[section] if section in own else values
+        for section, values in base.items()
+    }
     text = render(name, roots={})
     assert tree(text) == expected
     assert set(own_file(name).splitlines()) <= set(text.splitlines())

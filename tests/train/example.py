@@ -29,6 +29,7 @@ EXAMPLE: dict[str, Any] = {
         "levels": ["stride8"] * 4,
     },
     "distill": None,
+    "restyled": None,
     "self_training": {
         "start": 0,
         "ema_decay": 0.99,
@@ -70,6 +71,7 @@ EXAMPLE: dict[str, Any] = {
     "log_to": [],
     "checkpoint_every": 1,
     "validate_every": 0,
+    "validate_on": "target",
 }
 
 EFFICIENTNET_LITE: dict[str, Any] = {

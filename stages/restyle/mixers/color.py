@@ -20,7 +20,7 @@ _LEAST: Final = 1e-3
 class Color(Mixer):
     """Colour transfer in CIELAB."""
 
-    kind: Literal["color"]
+    kind: Literal["color"] = Field(description="Mean and spread of CIELAB's channels.")
     strength: Fraction = Field(description="Share of the way to the style's colours; 0 is none.")
 
     def mix(

@@ -18,7 +18,7 @@ from stages.restyle.mixers.mixer import Mixer
 class Fourier(Mixer):
     """Fourier domain adaptation (FDA)."""
 
-    kind: Literal["fourier"]
+    kind: Literal["fourier"] = Field(description="Low frequencies get the style's amplitude.")
     strength: Fraction = Field(
         description="Share of the way from the content's amplitude to the style's; 0 is none "
         "(paper 1)."

@@ -28,7 +28,7 @@ _RIDGE: Final = 1e-4
 class Statistics(Mixer):
     """Transport of mean and covariance of colours, and of contrast by octave."""
 
-    kind: Literal["statistics"]
+    kind: Literal["statistics"] = Field(description="Transport of colours and contrast.")
     strength: Fraction = Field(description="Share of the way to the style; 0 is none.")
     octaves: Annotated[int, Field(ge=0, le=8)] = Field(
         description="Octaves, from the finest, whose contrast is scaled; 0 moves colours alone."

@@ -1,0 +1,265 @@
+"""Show images of the source in the style of others; their labels hold.
+
+Every image depends on the seed, its content, its style, the mixer and the draw alone, and its file
+says so: an interrupted run makes what is not there yet, to the same bytes, in any order and by any
+number of threads or machines.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from stages.fields import Domain
+from stages.prepare.labels import ClassTable
+from stages.prepare.manifest import ImageRecord, Manifest
+from stages.prepare.pixels import read_bytes, read_raw, resize_image
+from stages.prepare.restyled import Restyled
+from stages.restyle.config import RestyleConfig
+from store.atomic import write_bytes
+from store.errors import DataError
+from store.fingerprint import canonical_json, fingerprint_of, sha256_of_file
+from store.lease import WHOLE, Part
+
+RESTYLING_VERSION: Final = 1
+"""Raise it when a change of this package changes the pixels of the same images and settings."""
+
+_NOTE: Final = "ssr.restyled"
+_STYLE_STREAM, _MIX_STREAM = 0, 1
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """One image to make: what it shows, in whose style, and which of the content's it is."""
+
+    content: ImageRecord
+    style: ImageRecord
+    draw: int
+
+    @property
+    def image_id(self) -> str:
+        """Its id, unique beside those of the source."""
+        return f"{self.content.image_id}.{self.draw}"
+
+    @property
+    def path(self) -> PurePosixPath:
+        """Its file, below the folder of the settings."""
+        stem = PurePosixPath(self.content.image).with_suffix("")
+        return PurePosixPath(self.content.split) / f"{stem}.{self.draw}.png"
+
+
+@dataclass(frozen=True, slots=True)
+class RestyleResult:
+    """What the stage left: restyled images, those made now, and their folder; None where off."""
+
+    images: int
+    made: int
+    folder: Path | None
+
+
+def run(
+    config: RestyleConfig | None,
+    *,
+    manifest_path: Path,
+    roots: Mapping[Domain, Path],
+    out: Path,
+    progress: Progress,
+    part: Part = WHOLE,
+) -> RestyleResult:
+    """Make the restyled images that are not there yet, and write their manifest.
+
+    Images of other settings stay where they are, in a folder of their own. Without a config it
+    writes an empty manifest.
+
+    Args:
+        config: Section `restyle`.
+        manifest_path: The images.
+        roots: Folder of each domain.
+        out: The manifest to write; images go to the folder of the same name without suffix.
+        progress: Called with images done, images to do, and what is done.
+        part: (i, n) makes the i-th of n shares, for job arrays, and writes no manifest.
+
+    Raises:
+        DataError: There are no images or styles, or one cannot be read or changed.
+    """
+    if config is None:
+        Manifest(ClassTable((), ()), (), {}).update(out)
+        return RestyleResult(0, 0, None)
+    manifest, identity = Manifest.read(manifest_path), config.mixer.identity
+    settings = _settings(config, identity)
+    mixes = planned(config, manifest)
+    share = mixes[part[0] - 1 :: part[1]]
+    name = fingerprint_of(settings)[:8]
+    folder = out.with_suffix("") / name
+    made = 0
+
+    def make(mix: Mix) -> tuple[bool, str]:
+        """Return whether the image was made now, and the digest of its file."""
+        note = canonical_json(_note(mix, settings)).decode()
+        path = folder / mix.path
+        kept = _kept(path, note, mix.content.resized_size_px)
+        data = kept or _png(_mixed(config, mix, roots), note)
+        if kept is None:
+            write_bytes(path, data)
+        return kept is None, sha256(data).hexdigest()
+
+    digests = []
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        for done, (is_new, digest) in enumerate(pool.map(make, share), start=1):
+            digests.append(digest)
+            made += is_new
+            progress(done, len(share), "restyling")
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if part == WHOLE:
+        rows = (_record(mix, name, digest) for mix, digest in zip(mixes, digests, strict=True))
+        noted = {
+            "manifest": sha256_of_file(manifest_path),
+            "settings": settings,
+            "images": {
+                mix.image_id: {
+                    "content": mix.content.image_id,
+                    "style": mix.style.image_id,
+                    "draw": mix.draw,
+                }
+                for mix in mixes
+            },
+        }
+        Manifest(
+            classes=manifest.classes,
+            records=tuple(sorted(rows, key=lambda row: (row.split, row.image_id))),
+            labels={"source": manifest.labels["source"]},
+            sources={"source": noted},
+        ).update(out)
+    return RestyleResult(len(share), made, folder)
+
+
+def planned(config: RestyleConfig, manifest: Manifest) -> tuple[Mix, ...]:
+    """Choose a style for every draw of every image; none gets its own.
+
+    Raises:
+        DataError: There are no images to restyle, or none to take styles from.
+    """
+    contents = [r for s in config.splits for r in manifest.select(domain="source", split=s)]
+    styles = manifest.select(domain=config.styles, split="train")
+    places = {record.image_id: place for place, record in enumerate(styles)}
+    if not contents:
+        raise DataError(
+            f"no image of source/{' or source/'.join(config.splits)} is there to restyle: change "
+            "restyle.splits, or run `ssr prepare`"
+        )
+    if len(styles) < (2 if config.styles == "source" else 1):
+        raise DataError(
+            f"restyle.styles is {config.styles}, and {config.styles}/train has {len(styles)} "
+            "images to take styles from: set the other domain, or add images and run `ssr prepare`"
+        )
+    mixes = []
+    for content in contents:
+        own = places.get(content.image_id, len(styles))
+        for draw in range(config.draws):
+            generator = _generator(config.seed, _STYLE_STREAM, content, draw)
+            place = int(generator.integers(len(styles) - (own < len(styles))))
+            mixes.append(Mix(content, styles[place + (place >= own)], draw))
+    return tuple(mixes)
+
+
+def require_current_restyled(config: RestyleConfig, *, manifest_path: Path, path: Path) -> None:
+    """Refuse restyled images of another manifest or of other settings.
+
+    Raises:
+        DataError: There are none, or they are of others.
+    """
+    noted = Restyled.read(path, of=manifest_path).noted["settings"]
+    wanted = _settings(config, config.mixer.identity)
+    if other := [key for key, value in wanted.items() if noted.get(key) != value]:
+        raise DataError(
+            f"{path}: was made with another restyle.{', restyle.'.join(other)}: run `ssr restyle`"
+        )
+
+
+def _settings(config: RestyleConfig, mixer: Mapping[str, Any]) -> dict[str, Any]:
+    """Name what decides about the pixels of all images."""
+    return {
+        "mixer": dict(mixer),
+        "styles": config.styles,
+        "seed": config.seed,
+        "version": RESTYLING_VERSION,
+    }
+
+
+def _note(mix: Mix, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe an image: all that its pixels depend on."""
+    shown = {"content": mix.content, "style": mix.style}
+    return {
+        **settings,
+        "draw": mix.draw,
+        **{name: record.image_id for name, record in shown.items()},
+        **{f"{name}_sha256": record.sha256 for name, record in shown.items()},
+        **{f"{name}_size_px": record.resized_size_px for name, record in shown.items()},
+    }
+
+
+def _kept(path: Path, note: str, size_px: tuple[int, int]) -> bytes | None:
+    """Return the file if it is whole and says the same of itself."""
+    if not path.exists():
+        return None
+    data = read_bytes(path)
+    try:
+        with Image.open(BytesIO(data), formats=["PNG"]) as image:
+            image.load()
+            said = getattr(image, "text", {}).get(_NOTE)
+            return data if said == note and image.size == size_px[::-1] else None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def _mixed(config: RestyleConfig, mix: Mix, roots: Mapping[Domain, Path]) -> NDArray[np.uint8]:
+    content, style = (
+        resize_image(read_raw(record, roots[record.domain]), record.resized_size_px)
+        for record in (mix.content, mix.style)
+    )
+    generator = _generator(config.seed, _MIX_STREAM, mix.content, mix.draw)
+    mixed = config.mixer.mix(content, style, generator)
+    assert mixed.shape == content.shape, f"{mixed.shape} is not the content's {content.shape}"
+    return mixed
+
+
+def _generator(seed: int, stream: int, content: ImageRecord, draw: int) -> np.random.Generator:
+    words = int.from_bytes(sha256(content.image_id.encode()).digest()[:8])
+    return np.random.default_rng((seed, stream, words, draw))
+
+
+def _png(pixels: NDArray[np.uint8], note: str) -> bytes:
+    about, file = PngInfo(), BytesIO()
+    about.add_itxt(_NOTE, note)
+    Image.fromarray(pixels).save(file, "PNG", pnginfo=about)
+    return file.getvalue()
+
+
+def _record(mix: Mix, folder: str, digest: str) -> ImageRecord:
+    content = mix.content
+    return ImageRecord(
+        image_id=mix.image_id,
+        domain="source",
+        split=content.split,
+        image=str(folder / mix.path),
+        label=content.label,
+        raw_size_px=content.resized_size_px,
+        resized_size_px=content.resized_size_px,
+        working_size_px=content.working_size_px,
+        sha256=digest,
+        class_pixels=content.class_pixels,
+        label_sha256=content.label_sha256,
+    )

@@ -1,0 +1,137 @@
+"""Training shows restyled images at a rate, and validates on them, and changes nothing else."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+
+from stages.prepare.geometry import flip
+from stages.prepare.pixels import read_image
+from stages.prepare.restyled import Restyled
+from stages.student.student import build_student
+from stages.train.crops import TrainingCrops
+from stages.train.stage import open_restyled
+from stages.train.validate import Validation, choose_validation
+from store.errors import ConfigError, DataError
+from store.read import FeatureReader
+from tests.restyle.test_stage import MIXER, config, restyle
+from tests.train.example import train_config
+from tests.train.world import DOMAINS, World, assert_same, silent
+
+SAMPLES: Final = range(12)
+
+
+@pytest.fixture(scope="module")
+def restyled(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Each image of the source in the styles of two of the target's."""
+    mine = world.copy(tmp_path_factory.mktemp("restyled") / "mine")
+    restyle(mine, config())
+    return mine
+
+
+def crops(world: World, probability: float | None) -> TrainingCrops:
+    section = None if probability is None else {"probability": probability, "features": "clean"}
+    chosen = train_config(restyled=section, regularizer={"levels": ["stride8"] * 4})
+    return TrainingCrops(
+        config=chosen,
+        manifest=world.manifest,
+        roots=world.roots,
+        readers={domain: FeatureReader(world.store(domain)) for domain in DOMAINS},
+        restyled=open_restyled(chosen, world.workspace),
+    )
+
+
+def others(sample: Any) -> dict[str, Any]:  # noqa: ANN401 - a TypedDict
+    return {key: value for key, value in sample.items() if key != "source_image"}
+
+
+def test_a_restyled_crop_changes_the_image_of_a_sample_and_nothing_else(restyled: World) -> None:
+    off, never, half, always = (crops(restyled, p) for p in (None, 0.0, 0.5, 1.0))
+    shown = []
+    for index in SAMPLES:
+        assert_same(never[index], off[index])
+        for one in (half, always):
+            assert_same(others(one[index]), others(off[index]))
+        assert not np.array_equal(always[index]["source_image"], off[index]["source_image"])
+        images = [one[index]["source_image"] for one in (off, always)]
+        (place,) = (k for k in (0, 1) if np.array_equal(images[k], half[index]["source_image"]))
+        shown.append(place)
+    assert 2 < sum(shown) < len(SAMPLES) - 2
+
+
+def test_a_restyled_crop_is_cut_where_the_image_itself_would_be(restyled: World) -> None:
+    made = Restyled.read(restyled.workspace.restyled, of=restyled.manifest_path)
+    files = [read_image(made.root / r.image) for r in made.manifest.select(split="train")]
+    seen, mean, std = set(), np.array((123.675, 116.28, 103.53)), np.array((58.395, 57.12, 57.375))
+    for index in SAMPLES:
+        window = crops(restyled, 1.0)[index]["source_image"]
+        found = [
+            (number, left)
+            for number, image in enumerate(files)
+            for left in (0, 32, 64)
+            for way in (window, flip(window))
+            if np.abs(
+                np.rint(way[:, :60].transpose(1, 2, 0) * std + mean)[:, : 120 - left]
+                - image[:, left : left + 64]
+            ).max()
+            == 0
+        ]
+        assert len(found) == 1
+        seen.add(found[0][0] % 2)
+    assert seen == {0, 1}  # both draws
+
+
+def test_no_strength_trains_to_the_same_weights_and_a_mixer_to_others(
+    restyled: World, tmp_path: Path
+) -> None:
+    same = restyled.copy(tmp_path / "same")
+    restyle(same, config(mixer={**MIXER, "strength": 0.0}))
+    on = {"restyled": {"probability": 1.0, "features": "clean"}, "iterations": 2}
+    runs = {"off": (same, {"iterations": 2}), "same": (same, on), "other": (restyled, on)}
+    for name, (world, changes) in runs.items():
+        world.run(tmp_path / name, **changes)
+    off, none, other = (
+        (tmp_path / name / "student" / "model.safetensors").read_bytes() for name in runs
+    )
+    assert off == none != other
+    with pytest.raises(ConfigError, match="holds another run"):  # of other restyled images
+        same.run(tmp_path / "other", **on)
+    restyle(same, None)
+    with pytest.raises(DataError, match="holds no restyled images: run `ssr restyle`"):
+        same.run(tmp_path / "new", **on)
+
+
+def chosen(world: World, on: str) -> Validation:
+    settings = train_config(regularizer={"on": []}, validate_on=on, validate_every=1)
+    validation, _ = choose_validation(settings, world.manifest, world.workspace)
+    assert validation is not None
+    return validation
+
+
+def test_the_proxy_is_the_restyled_source_with_its_own_labels(
+    restyled: World, tmp_path: Path
+) -> None:
+    student = build_student(train_config().student, num_classes=11, seed=3)
+    target, source, proxy = (chosen(restyled, on) for on in ("target", "source", "proxy"))
+    assert [v.on for v in (target, source, proxy)] == [
+        "1 images of target/val",
+        "1 images of source/val",
+        "1 images of source/val, restyled",
+    ]
+    assert [v.sees_target_labels for v in (target, source, proxy)] == [True, False, False]
+    plain = source.measure(student, None)
+    assert proxy.measure(student, None) != plain
+    same = restyled.copy(tmp_path / "same")
+    restyle(same, config(mixer={**MIXER, "strength": 0.0}))
+    assert chosen(same, "proxy").measure(student, None) == pytest.approx(plain, abs=1e-9)
+
+
+def test_a_proxy_that_is_not_there_is_refused(restyled: World, tmp_path: Path) -> None:
+    mine = restyled.copy(tmp_path / "mine")
+    restyle(mine, config(splits=["train"]), silent)
+    with pytest.raises(DataError, match="no image of source/val is restyled: add val"):
+        chosen(mine, "proxy")
+    mine.workspace.restyled.unlink()
+    with pytest.raises(DataError, match="there is no manifest: run `ssr restyle`"):
+        chosen(mine, "proxy")
