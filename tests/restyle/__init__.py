@@ -1,1 +1,0 @@
-"""Restyling: mixers, and the stage that writes mixed images."""

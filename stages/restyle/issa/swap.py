@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 import cv2
 import numpy as np
@@ -43,7 +44,7 @@ class Swap:
 
     def __init__(self, config: Issa) -> None:
         path = _require_file(config)
-        self._side = config.side_px
+        self._side, self._one_at_a_time = config.side_px, Lock()
         self._device = pick_device(config.device, "restyle.mixer.device")
         self.generator = Generator(config.side_px, config.channels, config.latent)
         self.encoder = Encoder(self.generator, torch.zeros(config.latent), config.channels)
@@ -66,9 +67,9 @@ class Swap:
     def mix(self, content: NDArray[np.uint8], style: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return RGB of the content's size (H, W, 3).
 
-        Computes with one thread: last bits do not depend on the machine's cores.
+        Computes with one thread, one image at a time: last bits do not depend on cores.
         """
-        with cpu_threads(1), torch.inference_mode():
+        with self._one_at_a_time, cpu_threads(1), torch.inference_mode():
             made = self.generator(self.encode(style).w, maps=self.encode(content).maps)
         return stretched(made, content.shape[:2])
 

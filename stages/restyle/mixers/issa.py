@@ -14,7 +14,7 @@ from stages.restyle.mixers.mixer import Mixer
 class Issa(Mixer):
     """Masked noise encoder (arXiv 2210.10175): noise maps of the content, latents of the style."""
 
-    kind: Literal["issa"]
+    kind: Literal["issa"] = Field(description="Which mixer this is.")
     folder: PathText = Field(
         description="What `ssr restyle-fit` writes: `generator.pt` and `encoder.pt`."
     )
