@@ -35,6 +35,7 @@ from stages.restyle.issa.fit import (
     as_input,
     as_pixels,
     fit,
+    of_generator,
     squeezed,
 )
 from stages.restyle.issa.generator import Generator
@@ -60,7 +61,7 @@ def main(out: Path, *, images: int, val: int, side: int, steps: tuple[int, int])
     day, wide = ([d for d, _ in _drawn(style, 0, images)] for style in ("day", "wide"))
     source = _squares([*day, *wide], side)
     trained = GeneratorFit(config, source)
-    fit(trained, out / GENERATOR, header=config.training, progress=_say)
+    fit(trained, out / GENERATOR, header=of_generator(config), progress=_say)
     contents, styles = _drawn("day", FIRST_VAL, val), _drawn("wide", FIRST_VAL + val, val)
     seen = _squares([image for image, _ in contents], side)
     looks = _squares([image for image, _ in styles], side)
@@ -125,7 +126,7 @@ def _config(out: Path, *, side: int, steps: tuple[int, int]) -> Issa:
         {
             **{"kind": "issa", "folder": str(out), "side_px": side, "channels": 32, "latent": 64},
             **{"mask": 0.25, "batch_size": 8, "generator_steps": steps[0], "generator_lr": 0.0025},
-            **{"encoder_steps": steps[1], "encoder_lr": 0.001, "checkpoint_every": 100},
+            **{"encoder_steps": steps[1], "encoder_lr": 0.003, "checkpoint_every": 100},
             **{"seed": 0, "device": "cpu"},
         }
     )

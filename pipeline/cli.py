@@ -189,7 +189,7 @@ def restyle_fit(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:
 
     They learn from the images of source/train, without labels; `ssr restyle` mixes with them.
 
-    Example: ssr restyle-fit -S restyle.mixer.device=cuda
+    Example: ssr restyle-fit
     """
     from pipeline.checks import current_manifest
     from pipeline.console import console

@@ -85,10 +85,11 @@ class Encoder(nn.Module):
 
 
 def _map_head(ins: int, outs: int) -> nn.Sequential:
-    widths = [ins] * 5 + [outs]
     layers: list[nn.Module] = []
-    for a, b in pairwise(widths):
-        layers += [nn.Conv2d(a, b, 1), nn.LeakyReLU(0.01)]
+    for a, b in pairwise([ins] * 5 + [outs]):
+        conv = nn.Conv2d(a, b, 1)
+        nn.init.kaiming_normal_(conv.weight, a=0.01)  # by default, each layer shrinks the maps
+        layers += [conv, nn.LeakyReLU(0.01)]
     return nn.Sequential(*layers)
 
 

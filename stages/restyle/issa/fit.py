@@ -40,8 +40,8 @@ GENERATOR, ENCODER = "generator.pt", "encoder.pt"
 _LAZY: Final = 16  # steps from one gradient penalty to the next
 _SAME_STYLE: Final = 0.1  # share of generated images that one latent makes
 _HALF_LIFE: Final = (10_000, 0.05)  # of averages: images, and at most this share of those so far
-_COOLDOWN: Final = (200 / 12_000, 500 / 12_000)  # published, as shares of all images
-_ANNEALING: Final = (100 / 375, 250 / 375)  # likewise, of steps; to a tenth of the rate
+_COOLDOWN: Final = (200_000, 500_000)  # images: the latents' term falls between them to 0
+_ANNEALING: Final = (100 / 375, 250 / 375)  # published, as shares of steps; to a tenth of the rate
 
 Progress = Callable[[int, int, str], None]
 
@@ -195,8 +195,8 @@ class EncoderFit(Fit):
     """Encoder of a frozen generator, against discriminators of patches.
 
     Differs from ISSA: RAdam without Ranger's lookahead and centred gradients; generated images are
-    drawn in each step; real images are not blurred; the cooldown of the latents' term, and the
-    annealing, are the published shares of the whole run.
+    drawn in each step; real images are not blurred; the learning rate is annealed at the published
+    shares of the run, whatever its length.
 
     Raises:
         CheckpointError: The weights of the perceptual distance are not installed.
@@ -211,7 +211,7 @@ class EncoderFit(Fit):
         perceptual: Perceptual | None = None,
     ) -> None:
         super().__init__(config, images, 1)
-        self.steps, channels, every = config.encoder_steps, config.channels, 2 * config.batch_size
+        self.steps, channels = config.encoder_steps, config.channels
         self.generator = generator.to(self.device).eval().requires_grad_(False)
         with _seeded(self.random()), torch.no_grad():
             mean = generator.style(self.noise(self.random(), 4096, config.latent)).mean(0)
@@ -224,12 +224,11 @@ class EncoderFit(Fit):
         self._of_discriminator = torch.optim.Adam(
             self.discriminator.parameters(), config.encoder_lr / 10, (0.0, 0.99), 1e-8
         )
-        start, end = (max(1, round(part * every * self.steps)) for part in _COOLDOWN)
         self.loss = EncoderLoss(
             lambda w, maps: self.generator(w, maps=maps),
             self.discriminator,
             (perceptual or Perceptual()).to(self.device),
-            (start, max(start + 1, end)),
+            _COOLDOWN,
         )
         self.parts = {
             "averaged": self.averaged,
@@ -330,16 +329,20 @@ def run(config: Issa, *, records: Sequence[ImageRecord], root: Path, progress: P
     """
     perceptual = Perceptual()  # may be missing, which is to be said first
     about = {"training": config.training, "images": fingerprint_of([r.content for r in records])}
-    own = {"mask", "encoder_steps", "encoder_lr"}  # no matter to the generator
-    shared = {key: value for key, value in config.training.items() if key not in own}
+    shared = {**about, "training": of_generator(config)}
     make_folder(config.path)
     with writer_lock(config.path, f"the encoder in {config.path}"):
         images = read_squeezed(records, root, config.side_px, progress)
         generator = GeneratorFit(config, images)
-        path = config.path / GENERATOR
-        fit(generator, path, header={**about, "training": shared}, progress=progress)
+        fit(generator, config.path / GENERATOR, header=shared, progress=progress)
         encoder = EncoderFit(config, images, generator.averaged, perceptual=perceptual)
         fit(encoder, config.path / ENCODER, header=about, progress=progress)
+
+
+def of_generator(config: Issa) -> dict[str, object]:
+    """Return the keys that the generator's weights depend on, in JSON's types."""
+    own = {"mask", "encoder_steps", "encoder_lr"}
+    return {key: value for key, value in config.training.items() if key not in own}
 
 
 @contextmanager
