@@ -7,7 +7,7 @@ and three encoders: with 25 % of the patches masked, with none, and with latents
 Measured on other streets: G1, the perceptual distance of reconstructions; G2, the mean IoU of a
 student of the day on streets by day that were mixed with wide looks; G3, the share of these pairs
 in which the mix is closer to its style than to its content. Goes on where it was stopped.
-OUT/sheet.png shows content, reconstruction, style and mix.
+A picture of each encoder shows content, reconstruction, style and mix, a row each.
 """
 
 import argparse
@@ -52,6 +52,10 @@ Pixels = NDArray[np.uint8]
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 ARMS: Final = {"mask 25 %": (0.25, True), "mask 0 %": (0.0, True), "latents alone": (0.0, False)}
 """Name of an encoder -> what it masks, and whether its noise maps are used."""
+COLUMNS: Final = (
+    *("G1 distance", "without its maps", "G2 mIoU reconstructed", "mixed", "share kept"),
+    *("G3 nearer the style in colour", "in Gram matrices"),
+)
 
 
 def main(out: Path, *, images: int, val: int, side: int, steps: tuple[int, int]) -> None:
@@ -68,10 +72,7 @@ def main(out: Path, *, images: int, val: int, side: int, steps: tuple[int, int])
     labels = [label for _, label in contents]
     print(f"mean IoU by day: {_miou([i for i, _ in contents], labels):.1f}; ", end="")
     print(f"squeezed to {side} px: {_miou(_stretched(seen), labels):.1f}\n")
-    print(
-        "| encoder | G1 distance, all | G1 without maps | G2 mIoU, reconstructed | mixed | share "
-    )
-    print("| G3 colour | G3 Gram |\n|---|---|---|---|---|---|---|---|")
+    print("| encoder | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (1 + len(COLUMNS)))
     for name, (mask, maps) in ARMS.items():
         made = _trained(config, source, trained.averaged, out / name, mask=mask, maps=maps)
         _measure(name, made, trained.averaged, seen, looks, labels, maps=maps, out=out)
