@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from typing_extensions import TypedDict  # pydantic wants it before Python 3.12
 
 from benchmarks.feeds import FeedName, feed_of
-from pipeline.checks import run_embed, run_label
+from pipeline.checks import run_embed, run_label, run_restyle
 from pipeline.params import Params
 from pipeline.presets import changes_of, dump
 from stages.device import cpu_threads
@@ -114,7 +114,7 @@ class Run(NamedTuple):
 
 
 def make_data(params: Params, data: Path) -> None:
-    """List the images, embed and label them; looks at file times where that is done."""
+    """List the images, restyle, embed and label them; looks at files where that is done."""
     prepare.run(
         params.prepare,
         out=data / "manifest.parquet",
@@ -122,7 +122,8 @@ def make_data(params: Params, data: Path) -> None:
         progress=_silent,
     )
     manifest = Manifest.read(data / "manifest.parquet")
-    index = data / "index.json"
+    index, restyled = data / "index.json", data / "restyled.parquet"
+    run_restyle(params, manifest_path=data / "manifest.parquet", out=restyled, progress=_silent)
     run_embed(params, manifest, index_path=index, progress=_silent, step="all")
     run_label(params, manifest_path=data / "manifest.parquet", index_path=index, progress=_silent)
 

@@ -15,6 +15,7 @@ from stages.restyle import stage as restyle_stage
 from store.errors import ConfigError, DataError
 from store.files import Url, join
 from store.index import Index, labels_beside
+from store.lease import WHOLE, Part
 
 
 def current_manifest(params: Params, path: Path) -> Manifest:
@@ -89,6 +90,20 @@ def require_current_restyled(params: Params, manifest_path: Path, restyled_path:
         restyle_stage.require_current_restyled(
             params.restyle, manifest_path=manifest_path, path=restyled_path
         )
+
+
+def run_restyle(
+    params: Params, *, manifest_path: Path, out: Path, progress: Progress, part: Part = WHOLE
+) -> restyle_stage.RestyleResult:
+    """Restyle the source as the params say; see `stages.restyle.stage.run`."""
+    return restyle_stage.run(
+        params.restyle,
+        manifest_path=manifest_path,
+        roots=params.prepare.roots,
+        out=out,
+        progress=progress,
+        part=part,
+    )
 
 
 def is_labels(params: Params, url: Url, index_path: Path) -> bool:

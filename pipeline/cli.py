@@ -230,13 +230,12 @@ def restyle(
 
     Example: ssr restyle --png restyled.png
     """
-    from pipeline.checks import current_manifest
+    from pipeline.checks import current_manifest, run_restyle
     from pipeline.console import console
     from pipeline.costs import noted
     from pipeline.params import load_params
     from stages.prepare.manifest import Manifest
     from stages.prepare.restyled import Restyled
-    from stages.restyle import stage
     from store.errors import ConfigError
     from store.lease import WHOLE
 
@@ -247,10 +246,9 @@ def restyle(
     if config.restyle is not None:
         current_manifest(config, MANIFEST)
     with noted("restyle", "images", RESTYLED.parent) as report:
-        result = stage.run(
-            config.restyle,
+        result = run_restyle(
+            config,
             manifest_path=MANIFEST,
-            roots=config.prepare.roots,
             out=RESTYLED,
             progress=report,
             part=WHOLE if isinstance(step, str) else step,

@@ -19,6 +19,7 @@ BASES: Final[Mapping[str, str]] = {
     "cityscapes-to-dark-zurich": "gta5-to-cityscapes",
     "gta5-generalization": "gta5-to-cityscapes",
     "gta5-generalization-rein": "gta5-to-cityscapes",
+    "gta5-generalization-restyle": "gta5-generalization",
     "gta5-to-cityscapes-dinov2": "gta5-to-cityscapes",
     "gta5-to-cityscapes-hrda": "gta5-to-cityscapes",
     "camvid-day-to-dusk-hrda": "camvid-day-to-dusk",
@@ -53,9 +54,7 @@ def preset(name: str, *, arm: str, roots: Mapping[str, str | None]) -> "Commente
     """
     if name not in PRESETS:
         raise ConfigError(f"there is no preset {name}; `ssr init --help` lists them")
-    tree = _packaged(BASES.get(name, name))
-    if name in BASES:
-        _put_in(tree, _packaged(name))
+    tree = _tree(name)
     for domain, root in roots.items():
         if root is not None and tree["prepare"][domain] is not None:
             tree["prepare"][domain]["root"] = root
@@ -87,12 +86,22 @@ def changes_of(arm: str) -> "CommentedMap":
     return changes
 
 
+def _tree(name: str) -> "CommentedMap":
+    """Return a preset as it is packaged, with what it takes from others."""
+    if name not in BASES:
+        return _packaged(name)
+    tree = _tree(BASES[name])
+    _put_in(tree, _packaged(name))
+    return tree
+
+
 def _put_in(base: "CommentedMap", changes: "CommentedMap") -> None:
     """Replace each key of a section that changes hold, with its comments, and the heading."""
     base.ca.comment = changes.ca.comment
     for name, section in changes.items():
         if base[name] is None:
             base[name] = section
+            base.ca.items.pop(name, None)
             continue
         for key, value in section.items():
             assert key in base[name], f"the base has no {name}.{key}"

@@ -59,7 +59,8 @@ def test_any_sizes_and_flat_images_mix_to_the_size_of_the_content(
     for content in (photo(4, size), np.full((*size, 3), 255, np.uint8), np.zeros((*size, 3), "u1")):
         for one, other in ((content, style), (style, content)):
             mixed = mix(made, one, other)
-            assert (mixed.shape, mixed.dtype) == (one.shape, np.uint8)
+            assert mixed.shape == one.shape
+            assert mixed.dtype == np.uint8
             np.testing.assert_array_equal(mix(made, one, other), mixed)
 
 

@@ -87,12 +87,13 @@ def test_no_strength_trains_to_the_same_weights_and_a_mixer_to_others(
 ) -> None:
     same = restyled.copy(tmp_path / "same")
     restyle(same, config(mixer={**MIXER, "strength": 0.0}))
-    on = {"restyled": {"probability": 1.0, "features": "clean"}, "iterations": 2}
-    runs = {"off": (same, {"iterations": 2}), "same": (same, on), "other": (restyled, on)}
-    for name, (world, changes) in runs.items():
-        world.run(tmp_path / name, **changes)
+    on: dict[str, Any] = {"restyled": {"probability": 1.0, "features": "clean"}, "iterations": 2}
+    same.run(tmp_path / "off", iterations=2)
+    same.run(tmp_path / "none", **on)
+    restyled.run(tmp_path / "other", **on)
     off, none, other = (
-        (tmp_path / name / "student" / "model.safetensors").read_bytes() for name in runs
+        (tmp_path / name / "student" / "model.safetensors").read_bytes()
+        for name in ("off", "none", "other")
     )
     assert off == none != other
     with pytest.raises(ConfigError, match="holds another run"):  # of other restyled images
