@@ -183,6 +183,36 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
             console.print(said)
 
 
+@app.command("restyle-fit")
+def restyle_fit(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # noqa: B006
+    """Train ISSA's generator, then its encoder, if restyle.mixer asks; goes on where it stopped.
+
+    They learn from the images of source/train, without labels; `ssr restyle` mixes with them.
+
+    Example: ssr restyle-fit
+    """
+    from pipeline.checks import current_manifest
+    from pipeline.console import console
+    from pipeline.costs import noted
+    from pipeline.params import load_params
+    from stages.restyle.mixers.issa import Issa
+    from store.errors import ConfigError
+
+    config = load_params(params, overrides)
+    mixer = config.restyle and config.restyle.mixer
+    if not isinstance(mixer, Issa):
+        raise ConfigError(
+            "restyle.mixer is not of kind issa, the only one that is trained; set it, or go on "
+            "with `ssr restyle`"
+        )
+    records = current_manifest(config, MANIFEST).select(domain="source", split="train")
+    with noted("restyle-fit", "steps", mixer.path) as report:
+        from stages.restyle.issa.fit import run
+
+        run(mixer, records=records, root=config.prepare.roots["source"], progress=report)
+    console.print(f"{mixer.path}: generator and encoder are trained. Next: `ssr restyle`.")
+
+
 @app.command()
 def restyle(
     params: ParamsFile = PARAMS,

@@ -6,12 +6,13 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from store.atomic import TEMPORARY_SUFFIX, replacing
 from store.errors import CheckpointError, SSRError, is_out_of_memory
 
 _TABLES: Final = ("state_dict", "model_state_dict", "model_state", "model", "module", "net")
@@ -146,6 +147,59 @@ def reading(path: Path, fault: str, cure: str) -> Iterator[None]:
         else:
             fault = f"{fault} ({type(error).__name__})"
         raise CheckpointError(f"{path} {fault}; {cure}") from error
+
+
+class Part(Protocol):
+    """What a checkpoint holds the state of: a network, an optimiser, curves."""
+
+    def state_dict(self) -> Any: ...  # noqa: ANN401, D102
+
+    def load_state_dict(self, state: Any, /) -> Any: ...  # noqa: ANN401, D102
+
+
+def save_parts(path: Path, parts: Mapping[str, Part], header: Mapping[str, object]) -> None:
+    """Write a checkpoint of parts by name; a kill leaves the old file or the new one."""
+    state = {name: part.state_dict() for name, part in parts.items()}
+    with replacing(path, path.name + TEMPORARY_SUFFIX) as file:
+        try:
+            torch.save({**header, **state}, file)
+        except RuntimeError as error:  # PyTorch's own, which hides what the disk said
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def load_parts(
+    path: Path,
+    parts: Mapping[str, Part],
+    *,
+    header: Mapping[str, object],
+    device: torch.device,
+    cure: str,
+) -> Mapping[str, Any] | None:
+    """Let parts take over a checkpoint; return all of it, or None where there is none.
+
+    Args:
+        path: What `save_parts` wrote.
+        parts: By the names that they were saved under.
+        header: Values that the checkpoint's header must have.
+        device: Where its tensors go.
+        cure: What to do where the header has others.
+
+    Raises:
+        CheckpointError: The file is of another run, damaged, or cannot be read now.
+    """
+    if not path.is_file():
+        return None
+    with reading(path, "is a damaged checkpoint", "delete it to train anew"):
+        check_checksums(path)
+        saved = torch.load(path, map_location=device, weights_only=True)
+        if any(saved[key] != value for key, value in header.items()):
+            raise CheckpointError(f"{path} is of another run; {cure}")
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        found: Mapping[str, Any] = saved
+        return found
 
 
 def _load(path: Path) -> Any:  # noqa: ANN401 - whatever a file holds

@@ -18,9 +18,7 @@ from stages.student.student import Student
 from stages.train.config import OptimizerConfig
 from stages.train.models import Models
 from stages.train.monitor import Curves
-from stages.weight_files import check_checksums, reading
-from store.atomic import TEMPORARY_SUFFIX, replacing
-from store.errors import CheckpointError
+from stages.weight_files import load_parts, save_parts
 
 FORMAT = 1
 
@@ -124,15 +122,8 @@ class TrainingState:
 
         The fingerprint is the hash of all that determines the run; see `load`.
         """
-        state = {name: part.state_dict() for name, part in self._parts().items()}
         header = {"format": FORMAT, "fingerprint": fingerprint, "iteration": iteration}
-        with replacing(path, path.name + TEMPORARY_SUFFIX) as file:
-            try:
-                torch.save({**header, **state}, file)
-            except RuntimeError as error:  # PyTorch's own, which hides what the disk said
-                if isinstance(error.__context__, OSError):
-                    raise error.__context__ from None
-                raise
+        save_parts(path, self._parts(), header)
 
     def load(self, path: Path, *, fingerprint: str, device: torch.device) -> int | None:
         """Take over a checkpoint of the same run, where there is one.
@@ -143,15 +134,7 @@ class TrainingState:
         Raises:
             CheckpointError: If the file is of another run, damaged, or cannot be read now.
         """
-        if not path.is_file():
-            return None
-        with reading(path, "is a damaged checkpoint", "delete it to train anew"):
-            check_checksums(path)
-            saved = torch.load(path, map_location=device, weights_only=True)
-            if saved["format"] != FORMAT or saved["fingerprint"] != fingerprint:
-                raise CheckpointError(
-                    f"{path} is of another run; give another --out, or --fresh to move it aside"
-                )
-            for name, part in self._parts().items():
-                part.load_state_dict(saved[name])
-            return int(saved["iteration"])
+        header = {"format": FORMAT, "fingerprint": fingerprint}
+        cure = "give another --out, or --fresh to move it aside"
+        saved = load_parts(path, self._parts(), header=header, device=device, cure=cure)
+        return None if saved is None else int(saved["iteration"])

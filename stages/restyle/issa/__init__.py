@@ -1,0 +1,1 @@
+"""ISSA's masked noise encoder: the content of one image, the style of another."""

@@ -1,0 +1,359 @@
+"""Training of the generator, then of the encoder: each resumes bit for bit where it stopped.
+
+Every draw derives from the seed and the step, so checkpoints hold no random state.
+"""
+
+# N images, B batch, S side of the image, D length of a latent
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from math import cos, isfinite, pi
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from stages.device import pick_device
+from stages.prepare.manifest import ImageRecord
+from stages.prepare.pixels import read_raw
+from stages.restyle.issa.discriminator import Discriminator, PatchDiscriminator
+from stages.restyle.issa.encoder import Encoder, draw_mask
+from stages.restyle.issa.generator import Generator
+from stages.restyle.issa.losses import EncoderLoss, Perceptual, gradient_penalty, hinge
+from stages.restyle.mixers.issa import Issa
+from stages.weight_files import load_parts, save_parts
+from store.atomic import make_folder
+from store.errors import DataError, TrainingError
+from store.fingerprint import fingerprint_of
+from store.lease import writer_lock
+
+FORMAT: Final = 1
+GENERATOR, ENCODER = "generator.pt", "encoder.pt"
+
+_LAZY: Final = 16  # steps from one gradient penalty to the next
+_SAME_STYLE: Final = 0.1  # share of generated images that one latent makes
+_HALF_LIFE: Final = (10_000, 0.05)  # of averages: images, and at most this share of those so far
+_COOLDOWN: Final = (200_000, 500_000)  # images: the latents' term falls between them to 0
+_ANNEALING: Final = (100 / 375, 250 / 375)  # published, as shares of steps; to a tenth of the rate
+
+Progress = Callable[[int, int, str], None]
+
+
+def squeezed(rgb: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Resize an image (H, W, 3) to a square of a side."""
+    resized = cv2.resize(rgb, (side, side), interpolation=cv2.INTER_AREA)
+    return np.asarray(resized, np.uint8)
+
+
+def read_squeezed(
+    records: Sequence[ImageRecord], root: Path, side: int, progress: Progress
+) -> Tensor:
+    """Read images into memory: uint8 (N, 3, S, S).
+
+    Raises:
+        DataError: There is none, or one is missing or has changed.
+    """
+    if not records:
+        raise DataError("the manifest has no image of source/train: see prepare.source")
+    images = torch.empty(len(records), 3, side, side, dtype=torch.uint8)
+    for number, record in enumerate(records):
+        images[number] = torch.from_numpy(squeezed(read_raw(record, root), side)).permute(2, 0, 1)
+        progress(number + 1, len(records), "reading images")
+    return images
+
+
+def as_input(images: Tensor) -> Tensor:
+    """Scale bytes to -1 to 1."""
+    return images.float() / 127.5 - 1
+
+
+def as_pixels(made: Tensor) -> Tensor:
+    """Round -1 to 1 to bytes; the inverse of `as_input`."""
+    return ((made + 1) * 127.5).round().clamp(0, 255).byte()
+
+
+class Fit(ABC):
+    """What is trained: its parts, and a step.
+
+    Args:
+        config: How.
+        images: uint8 (N, 3, S, S).
+        first: First seed of its random numbers.
+    """
+
+    steps: int
+    parts: dict[str, nn.Module | torch.optim.Optimizer]
+
+    def __init__(self, config: Issa, images: Tensor, first: int) -> None:
+        self.config, self._images, self._first = config, images, first
+        self.device = pick_device(config.device, "restyle.mixer.device")
+
+    @abstractmethod
+    def step(self, number: int) -> dict[str, Tensor]:
+        """Update once; return the losses."""
+
+    def random(self, *more: int) -> torch.Generator:
+        """Return the random numbers of a step, or of what happens before the first."""
+        entropy = np.random.SeedSequence([self.config.seed, self._first, *more])
+        return torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
+
+    def real(self, rng: torch.Generator) -> Tensor:
+        """Draw a batch of images (B, 3, S, S), half of them mirrored."""
+        count = self.config.batch_size
+        batch = as_input(self._images[torch.randint(len(self._images), (count,), generator=rng)])
+        mirrored = torch.rand(count, 1, 1, 1, generator=rng) < 0.5
+        return torch.where(mirrored, batch.flip(3), batch).to(self.device)
+
+    def noise(self, rng: torch.Generator, *shape: int) -> Tensor:
+        """Draw N(0, 1)."""
+        return torch.randn(*shape, generator=rng).to(self.device)
+
+    def average(self, averaged: nn.Module, network: nn.Module, step: int) -> None:
+        """Move an average towards its network; statistics of batches are copied."""
+        batch, (longest, share) = self.config.batch_size, _HALF_LIFE
+        kept = 0.5 ** (batch / min(longest, share * batch * (step + 1)))
+        with torch.no_grad():
+            for old, new in zip(averaged.parameters(), network.parameters(), strict=True):
+                old.lerp_(new, 1 - kept)
+            for kept_as, found in zip(averaged.buffers(), network.buffers(), strict=True):
+                kept_as.copy_(found)
+
+
+class GeneratorFit(Fit):
+    """Generator against discriminator: logistic losses, R1 now and then, mixed styles.
+
+    Differs from StyleGAN2-ADA: mirroring is the only augmentation, so a few hundred images are
+    soon known by heart.
+    """
+
+    def __init__(self, config: Issa, images: Tensor) -> None:
+        super().__init__(config, images, 0)
+        self.steps, side, channels = config.generator_steps, config.side_px, config.channels
+        with _seeded(self.random()):
+            self.generator = Generator(side, channels, config.latent).to(self.device)
+            self.discriminator = Discriminator(side, channels).to(self.device)
+        self.averaged = deepcopy(self.generator).requires_grad_(False)
+        self._gamma = 0.0002 * side**2 / config.batch_size  # as NVIDIA's automatic settings
+        rate, betas = config.generator_lr, (0.0, 0.99)
+        self._of_generator = torch.optim.Adam(self.generator.parameters(), rate, betas, 1e-8)
+        self._of_discriminator = torch.optim.Adam(
+            self.discriminator.parameters(), rate, betas, 1e-8
+        )
+        self.parts = {
+            "averaged": self.averaged,
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "generator optimizer": self._of_generator,
+            "discriminator optimizer": self._of_discriminator,
+        }
+
+    def step(self, number: int) -> dict[str, Tensor]:
+        """Update the generator, then the discriminator."""
+        rng = self.random(number)
+        self.discriminator.requires_grad_(False)
+        made = self._made(rng)
+        loss = F.softplus(-self.discriminator(made)).mean()
+        _update(self._of_generator, loss)
+        self.discriminator.requires_grad_(True)
+        with torch.no_grad():
+            made = self._made(rng)
+        penalised = number % _LAZY == 0
+        real = self.real(rng).requires_grad_(penalised)
+        scores = self.discriminator(real)
+        told = F.softplus(self.discriminator(made)).mean() + F.softplus(-scores).mean()
+        penalty = torch.zeros(())
+        if penalised:
+            penalty = gradient_penalty(scores, real) * self._gamma / 2 * _LAZY
+        _update(self._of_discriminator, told + penalty)
+        self.average(self.averaged, self.generator, number)
+        return {"generator": loss, "discriminator": told, "penalty": penalty}
+
+    def _made(self, rng: torch.Generator) -> Tensor:
+        """Generate a batch, most of it in two styles: one of coarse layers, one of fine ones."""
+        generator, count = self.generator, self.config.batch_size
+        one, other = (
+            generator.repeated(generator.style(self.noise(rng, count, generator.latent)))
+            for _ in range(2)
+        )
+        ends = torch.randint(1, generator.latents, (count, 1, 1), generator=rng)
+        ends[torch.rand(count, generator=rng) < _SAME_STYLE] = generator.latents
+        layers = torch.arange(generator.latents)[None, :, None]
+        made: Tensor = generator(
+            torch.where((layers < ends).to(self.device), one, other), noise=rng
+        )
+        return made
+
+
+class EncoderFit(Fit):
+    """Encoder of a frozen generator, against discriminators of patches.
+
+    Differs from ISSA: RAdam without Ranger's lookahead and centred gradients; generated images are
+    drawn in each step; real images are not blurred; the learning rate is annealed at the published
+    shares of the run, whatever its length.
+
+    Raises:
+        CheckpointError: The weights of the perceptual distance are not installed.
+    """
+
+    def __init__(
+        self,
+        config: Issa,
+        images: Tensor,
+        generator: Generator,
+        *,
+        perceptual: Perceptual | None = None,
+    ) -> None:
+        super().__init__(config, images, 1)
+        self.steps, channels = config.encoder_steps, config.channels
+        self.generator = generator.to(self.device).eval().requires_grad_(False)
+        with _seeded(self.random()), torch.no_grad():
+            mean = generator.style(self.noise(self.random(), 4096, config.latent)).mean(0)
+            self.encoder = Encoder(generator, mean, channels).to(self.device)
+            self.discriminator = PatchDiscriminator(max(8, channels // 2)).to(self.device)
+        self.averaged = deepcopy(self.encoder).requires_grad_(False)
+        self._of_encoder = torch.optim.RAdam(
+            self.encoder.parameters(), config.encoder_lr, (0.95, 0.999), 1e-5
+        )
+        self._of_discriminator = torch.optim.Adam(
+            self.discriminator.parameters(), config.encoder_lr / 10, (0.0, 0.99), 1e-8
+        )
+        self.loss = EncoderLoss(
+            lambda w, maps: self.generator(w, maps=maps),
+            self.discriminator,
+            (perceptual or Perceptual()).to(self.device),
+            _COOLDOWN,
+        )
+        self.parts = {
+            "averaged": self.averaged,
+            "encoder": self.encoder,
+            "discriminator": self.discriminator,
+            "encoder optimizer": self._of_encoder,
+            "discriminator optimizer": self._of_discriminator,
+            "frozen generator": self.generator,
+        }
+
+    def step(self, number: int) -> dict[str, Tensor]:
+        """Update the encoder, then the discriminators."""
+        rng, count, generator = self.random(number), self.config.batch_size, self.generator
+        for group in self._of_encoder.param_groups:
+            group["lr"] = self.config.encoder_lr * annealed(number / self.steps)
+        real = self.real(rng)
+        with torch.no_grad():
+            known = generator.repeated(generator.style(self.noise(rng, count, generator.latent)))
+            images = torch.cat([real, generator(known)])
+        encoded = self.encoder(images)
+        side = encoded.maps[0].shape[-1]
+        masks = [
+            draw_mask(2 * count, side, self.config.mask, rng).to(self.device) for _ in range(2)
+        ]
+        noise = [self.noise(rng, *each.shape) for each in encoded.maps]
+        self.discriminator.requires_grad_(False)
+        terms, made = self.loss(
+            images,
+            encoded,
+            known,
+            masks=(masks[0], masks[1]),
+            noise=(noise[0], noise[1]),
+            seen=2 * count * number,
+        )
+        _update(self._of_encoder, torch.stack([*terms.values()]).sum())
+        self.discriminator.requires_grad_(True)
+        penalised = number % _LAZY == 0
+        real.requires_grad_(penalised)
+        found = self.discriminator(real)
+        told = hinge(found, self.discriminator(made[:count].detach()))
+        penalty = torch.zeros(())
+        if penalised:
+            scores = torch.cat([scale[-1].flatten() for scale in found])
+            penalty = gradient_penalty(scores, real) * (0.1 / 2) * _LAZY
+        _update(self._of_discriminator, told + penalty)
+        self.average(self.averaged, self.encoder, number)
+        return {**terms, "discriminator": told, "penalty": penalty}
+
+
+def annealed(done: float) -> float:
+    """Return the factor of the learning rate after a share of the steps: 1, a cosine, a tenth."""
+    start, end = _ANNEALING
+    part = min(1.0, max(0.0, (done - start) / (end - start)))
+    return 0.1 + 0.9 * (1 + cos(pi * part)) / 2
+
+
+def fit(training: Fit, path: Path, *, header: Mapping[str, object], progress: Progress) -> None:
+    """Train to the last step, from the last checkpoint on; a finished training is left as it is.
+
+    Args:
+        training: What, at its beginning.
+        path: Its checkpoint.
+        header: All that determines it.
+        progress: Called after each step.
+
+    Raises:
+        CheckpointError: The checkpoint is of another training, or damaged.
+        TrainingError: A loss is not finite.
+    """
+    header = {"format": FORMAT, **header}
+    cure = "give another restyle.mixer.folder, or remove the file to train anew"
+    saved = load_parts(path, training.parts, header=header, device=training.device, cure=cure)
+    begin = 0 if saved is None else int(saved["step"])
+    make_folder(path.parent)
+    for number in range(begin, training.steps):
+        losses = {name: float(loss.detach()) for name, loss in training.step(number).items()}
+        if bad := [name for name, loss in losses.items() if not isfinite(loss)]:
+            raise TrainingError(
+                f"step {number} of the {path.stem}: the loss {bad[0]} is not finite; lower "
+                f"restyle.mixer.{path.stem}_lr and remove {path}"
+            )
+        done = number + 1
+        if done % training.config.checkpoint_every == 0 or done == training.steps:
+            save_parts(path, training.parts, {**header, "step": done})
+        said = ", ".join(f"{name} {loss:.3g}" for name, loss in losses.items())
+        progress(done, training.steps, f"{path.stem}: {said}")
+
+
+def run(config: Issa, *, records: Sequence[ImageRecord], root: Path, progress: Progress) -> None:
+    """Train the generator, then the encoder, on images of the manifest.
+
+    Raises:
+        DataError: There is no image, or one is missing or has changed.
+        StoreBusyError: Another process trains into the folder.
+        CheckpointError: A checkpoint is of another training, or damaged, or a package of weights
+            is not installed.
+        TrainingError: A loss is not finite.
+    """
+    perceptual = Perceptual()  # may be missing, which is to be said first
+    about = {"training": config.training, "images": fingerprint_of([r.content for r in records])}
+    shared = {**about, "training": of_generator(config)}
+    make_folder(config.path)
+    with writer_lock(config.path, f"the encoder in {config.path}"):
+        images = read_squeezed(records, root, config.side_px, progress)
+        generator = GeneratorFit(config, images)
+        fit(generator, config.path / GENERATOR, header=shared, progress=progress)
+        encoder = EncoderFit(config, images, generator.averaged, perceptual=perceptual)
+        fit(encoder, config.path / ENCODER, header=about, progress=progress)
+
+
+def of_generator(config: Issa) -> dict[str, object]:
+    """Return the keys that the generator's weights depend on, in JSON's types."""
+    own = {"mask", "encoder_steps", "encoder_lr"}
+    return {key: value for key, value in config.training.items() if key not in own}
+
+
+@contextmanager
+def _seeded(rng: torch.Generator) -> Iterator[None]:
+    """Let the block draw weights from the seed of a generator."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(rng.initial_seed())
+        yield
+
+
+def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()

@@ -1,0 +1,55 @@
+"""`ssr restyle-fit`, as a person types it, and mixing with what it trained."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.workplace import change_params, demand, ssr
+from tests.restyle.test_issa import config
+
+RESTYLE = {"styles": "source", "draws": 1, "splits": ["train"], "seed": 0}
+
+
+def with_issa(workplace: Path, **changes: object) -> None:
+    mixer = config(workplace / "issa", generator_steps=2, encoder_steps=2, checkpoint_every=1)
+    values = {**mixer.model_dump(mode="json"), **changes}
+    change_params(workplace, {"restyle": {**RESTYLE, "mixer": values}})
+
+
+def test_a_mixer_that_is_not_trained_is_refused_in_one_line(workplace: Path) -> None:
+    demand("prepare")
+    refused = ssr("restyle-fit")
+    assert refused.code == 2
+    assert "restyle.mixer is not of kind issa" in refused.err
+    with_issa(workplace)
+    refused = ssr("restyle")
+    assert refused.code == 2
+    assert "encoder.pt is not there; train it with `ssr restyle-fit`" in refused.err
+
+
+def test_an_encoder_is_trained_once_and_mixes(workplace: Path) -> None:
+    demand("prepare")
+    with_issa(workplace)
+    assert "generator and encoder are trained" in demand("restyle-fit")
+    files = [workplace / "issa" / name for name in ("generator.pt", "encoder.pt")]
+    before = [file.read_bytes() for file in files]
+    demand("restyle-fit")
+    assert [file.read_bytes() for file in files] == before
+    assert "6 made now" in demand("restyle")
+    assert "0 made now" in demand("restyle")
+    with_issa(workplace, encoder_steps=3)
+    refused = ssr("restyle-fit")
+    assert refused.code == 2
+    assert "encoder.pt is of another run; give another restyle.mixer.folder" in refused.err
+    assert [file.read_bytes() for file in files] == before
+
+
+@pytest.mark.parametrize("name", ["generator.pt", "encoder.pt"])
+def test_a_damaged_checkpoint_is_said_in_one_line(workplace: Path, name: str) -> None:
+    demand("prepare")
+    with_issa(workplace)
+    (workplace / "issa").mkdir()
+    (workplace / "issa" / name).write_bytes(b"half")
+    refused = ssr("restyle-fit")
+    assert refused.code == 2
+    assert f"{name} is a damaged checkpoint" in refused.err

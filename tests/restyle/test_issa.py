@@ -1,0 +1,218 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from stages.efficientnet_lite import drawn
+from stages.restyle.issa.discriminator import SCALES, Discriminator, PatchDiscriminator
+from stages.restyle.issa.encoder import Encoder, draw_mask, kept_pixels, masked
+from stages.restyle.issa.fit import ENCODER, EncoderFit, Fit, GeneratorFit, annealed, fit
+from stages.restyle.issa.generator import Generator, StyledConv
+from stages.restyle.issa.losses import Perceptual
+from stages.restyle.issa.swap import Swap, stretched
+from stages.restyle.mixers.issa import Issa
+from store.errors import CheckpointError, TrainingError
+
+
+def config(folder: Path, **changes: object) -> Issa:
+    values: dict[str, object] = {
+        **{"kind": "issa", "folder": str(folder), "side_px": 32, "channels": 4, "latent": 4},
+        **{"mask": 0.25, "batch_size": 2, "generator_steps": 8, "generator_lr": 0.0025},
+        **{"encoder_steps": 8, "encoder_lr": 0.001, "checkpoint_every": 4, "seed": 0},
+        "device": "cpu",
+    }
+    return Issa.model_validate({**values, **changes})
+
+
+def images(side: int = 32) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (5, 3, side, side), dtype=torch.uint8, generator=rng)
+
+
+def training(kind: str, wanted: Issa) -> Fit:
+    torch.manual_seed(1)
+    if kind == "generator":
+        return GeneratorFit(wanted, images())
+    generator = Generator(wanted.side_px, wanted.channels, wanted.latent)
+    return EncoderFit(wanted, images(), generator, perceptual=Perceptual(drawn("lite0", 0)))
+
+
+def trained(folder: Path) -> Issa:
+    wanted = config(folder, encoder_steps=1)
+    fit(training("encoder", wanted), folder / ENCODER, header=about(wanted), progress=silent)
+    return wanted
+
+
+def about(wanted: Issa) -> dict[str, object]:
+    return {"training": wanted.training, "images": "some"}
+
+
+def silent(*_: object) -> None:
+    """Say nothing."""
+
+
+def picture(height: int, width: int, seed: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize("side", [32, 64, 128])
+def test_images_latents_and_noise_maps_have_the_published_numbers(side: int) -> None:
+    generator = Generator(side, 8, 4)
+    latents = {32: 8, 64: 10, 128: 12}[side]
+    assert generator.latents == latents
+    encoder = Encoder(generator, torch.zeros(4), 8)
+    w, maps = encoder(torch.zeros(2, 3, side, side))
+    assert w.shape == (2, latents, 4)
+    assert [each.shape for each in maps] == [(2, generator.map_channels, side // 4, side // 4)] * 2
+    assert generator(w, maps=maps).shape == (2, 3, side, side)
+    assert Discriminator(side, 8)(torch.zeros(2, 3, side, side)).shape == (2,)
+    features = PatchDiscriminator(8)(torch.zeros(2, 3, side, side))
+    assert len(features) == SCALES
+    assert [len(scale) for scale in features] == [5] * SCALES
+    assert all(scale[-1].shape[:2] == (2, 1) for scale in features)
+
+
+def test_a_styled_convolution_scales_and_normalises_its_weights_for_each_image() -> None:
+    torch.manual_seed(0)
+    layer, x, w = StyledConv(4, 6, 5, 8), torch.randn(2, 4, 8, 8), torch.randn(2, 5)
+    found = layer(x, w, torch.zeros(()))
+    for each in range(2):  # equations 1 and 3 of StyleGAN2, filter by filter
+        weight = layer.conv.scaled() * layer.scales(w[each])[None, :, None, None]
+        weight = weight / (weight.square().sum((1, 2, 3), keepdim=True) + 1e-8).sqrt()
+        wanted = F.leaky_relu(F.conv2d(x[each : each + 1], weight, padding=1), 0.2) * 2**0.5
+        torch.testing.assert_close(found[each : each + 1], wanted)
+
+
+def test_noise_maps_replace_the_noise_of_one_block_whatever_its_strength() -> None:
+    torch.manual_seed(0)
+    generator = Generator(32, 4, 4)
+    w, maps = torch.randn(1, 8, 4), (torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8))
+    before, constant = generator(w, maps=maps), generator(w)
+    for conv in generator.convs:
+        assert isinstance(conv, StyledConv)
+        if conv.noise.shape[-1] == 8:
+            torch.nn.init.constant_(conv.strength, 5.0)
+    assert torch.equal(generator(w, maps=maps), before)
+    assert not torch.equal(generator(w), constant)
+    assert not torch.equal(generator(w, maps=(maps[1], maps[0])), before)
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.0, 1024), (0.25, 768), (1.0, 0)])
+def test_a_mask_keeps_as_many_patches_in_every_map(share: float, kept: int) -> None:
+    masks = draw_mask(3, 128, share, torch.Generator().manual_seed(0))
+    assert masks.shape == (3, 1, 32, 32)
+    assert masks.sum((1, 2, 3)).tolist() == [kept] * 3
+    assert kept in (0, 1024) or not torch.equal(masks[0], masks[1])
+
+
+def test_masked_patches_hold_noise_and_pixels_count_where_both_maps_are_kept() -> None:
+    one = torch.tensor([[[[True, False], [True, True]]]])
+    other = torch.tensor([[[[True, True], [False, True]]]])
+    content = torch.arange(128.0).view(1, 2, 8, 8)
+    found = masked(content, one, torch.zeros(1, 2, 8, 8))
+    assert found[:, :, :4, 4:].eq(0).all()
+    assert torch.equal(found[:, :, 4:], content[:, :, 4:])
+    assert torch.equal(found[:, :, :, :4], content[:, :, :, :4])
+    pixels = kept_pixels((one, other))
+    wanted = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
+    wanted[..., :16, :16] = wanted[..., 16:, 16:] = True
+    assert torch.equal(pixels, wanted)
+
+
+@pytest.mark.parametrize(
+    ("done", "factor"), [(0, 1.0), (100 / 375, 1.0), (175 / 375, 0.55), (250 / 375, 0.1), (1, 0.1)]
+)
+def test_the_learning_rate_falls_as_a_cosine_to_a_tenth(done: float, factor: float) -> None:
+    assert annealed(done) == pytest.approx(factor)
+
+
+def state(path: Path) -> dict[str, Any]:
+    saved: dict[str, Any] = torch.load(path, weights_only=True)
+    return saved
+
+
+def equal(one: object, other: object) -> bool:
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return [*one] == [*other] and all(equal(one[key], other[key]) for key in one)
+    return one == other
+
+
+@pytest.mark.parametrize("kind", ["generator", "encoder"])
+def test_a_training_that_was_interrupted_ends_bit_for_bit_as_one_that_was_not(
+    kind: str, tmp_path: Path
+) -> None:
+    wanted, path = config(tmp_path), tmp_path / f"{kind}.pt"
+    fit(training(kind, wanted), tmp_path / "whole.pt", header=about(wanted), progress=silent)
+
+    def interrupt(done: int, *_: object) -> None:
+        if done == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(training(kind, wanted), path, header=about(wanted), progress=interrupt)
+    assert state(path)["step"] == 4
+    steps: list[int] = []
+    fit(training(kind, wanted), path, header=about(wanted), progress=lambda n, *_: steps.append(n))
+    assert steps == [5, 6, 7, 8]
+    whole, resumed = state(tmp_path / "whole.pt"), state(path)
+    assert equal(whole, resumed)
+    assert not equal(whole["averaged"], training(kind, wanted).parts["averaged"].state_dict())
+
+
+def test_another_training_and_a_loss_that_is_not_finite_are_said_in_one_line(
+    tmp_path: Path,
+) -> None:
+    wanted = trained(tmp_path)
+    other = wanted.model_copy(update={"seed": 1})
+    with pytest.raises(CheckpointError, match=r"encoder.pt is of another run; give another"):
+        fit(training("encoder", other), tmp_path / ENCODER, header=about(other), progress=silent)
+    broken = training("generator", wanted)
+    assert isinstance(broken, GeneratorFit)
+    torch.nn.init.constant_(broken.generator.constant, float("nan"))
+    with pytest.raises(TrainingError, match=r"step 0 of the generator: the loss generator is not"):
+        fit(broken, tmp_path / "generator.pt", header=about(wanted), progress=silent)
+    assert not (tmp_path / "generator.pt").exists()
+
+
+def test_an_image_in_its_own_style_is_its_reconstruction(tmp_path: Path) -> None:
+    mixer = trained(tmp_path)
+    content, style = picture(48, 96, 0), picture(33, 20, 1)
+    swap, rng = Swap(mixer), np.random.default_rng(0)
+    with torch.inference_mode():
+        encoded = swap.encode(content)
+        wanted = stretched(swap.generator(encoded.w, maps=encoded.maps), (48, 96))
+    assert np.array_equal(mixer.mix(content, content, rng), wanted)
+    mixed = mixer.mix(content, style, rng)
+    assert mixed.shape == content.shape
+    assert not np.array_equal(mixed, wanted)
+    again = Issa.model_validate(mixer.model_dump())
+    assert np.array_equal(again.mix(content, style, np.random.default_rng(1)), mixed)
+
+
+def test_the_identity_of_a_mixer_is_its_training_and_its_weights_not_their_place(
+    tmp_path: Path,
+) -> None:
+    mixer = trained(tmp_path)
+    before = mixer.identity
+    moved = mixer.model_copy(update={"folder": str(tmp_path.rename(f"{tmp_path}-moved"))})
+    assert moved.identity == before
+    torch.save({**state(moved.path / ENCODER), "step": 2}, moved.path / ENCODER)
+    assert moved.identity["encoder"] != before["encoder"]
+
+
+def test_an_encoder_that_cannot_mix_says_why(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"encoder.pt is not there; train it with"):
+        Swap(config(tmp_path))
+    mixer = trained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"its settings are not those of restyle.mixer"):
+        Swap(mixer.model_copy(update={"latent": 8}))
+    unfinished = state(tmp_path / ENCODER)
+    torch.save({**unfinished, "step": 0}, tmp_path / ENCODER)
+    with pytest.raises(CheckpointError, match=r"is not finished; run `ssr restyle-fit`"):
+        Swap(mixer)
