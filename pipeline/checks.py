@@ -14,6 +14,7 @@ from stages.prepare.manifest import Domain, Manifest
 from store.errors import ConfigError, DataError
 from store.files import Url, join
 from store.index import Index, labels_beside
+from store.lease import WHOLE
 
 
 def current_manifest(params: Params, path: Path) -> Manifest:
@@ -98,6 +99,36 @@ def run_label(
         index_path=index_path,
         shard_images=params.store.shard_images,
         progress=progress,
+    )
+
+
+def is_prefixes(params: Params, url: Url) -> bool:
+    """Tell whether a store is that of the prefixes which training asks for."""
+    rein = params.train.student.rein
+    if rein is None or rein.views is None:
+        return False
+    from stages.train.prefix import prefix_spec  # torch
+
+    return is_same(join(params.store.location, prefix_spec(params.train).relative_path), url)
+
+
+def run_prefixes(
+    params: Params, manifest: Manifest, *, progress: Progress, step: Step = "all"
+) -> int | None:
+    """Store prefixes as the params say, for as many views as is returned; None if unasked for."""
+    rein = params.train.student.rein
+    if rein is None or rein.views is None or step == "finalise":
+        return None
+    from stages.train.prefix import store_prefixes  # torch
+
+    return store_prefixes(
+        params.train,
+        manifest=manifest,
+        roots=params.prepare.roots,
+        stores=params.store.location,
+        progress=progress,
+        part=WHOLE if isinstance(step, str) else step,
+        metadata_only=step == "init",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Final, get_args
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from store.basis import BASIS_ARRAYS, Bases, parse_basis
-from store.codec import Codec, CodecName, Scales, parse_scale, scale_file
+from store.codec import Codec, Scales, parse_scale, scale_file
 from store.errors import (
     StoreError,
     StoreFormatError,
@@ -68,7 +68,7 @@ class RootAttributes(BaseModel):
     channels: int | None = None
     grid_px: Size
     shard_images: int
-    codec: CodecName
+    codec: str
     provenance: dict[str, JsonValue]
 
     @classmethod

@@ -96,6 +96,21 @@ class ReinConfig(Section):
         description="Side of the images for which the frozen position code is resized once; "
         "the crop's (paper 512)."
     )
+    views: PositiveInt | None = Field(
+        default=None,
+        exclude_if=lambda views: views is None,
+        description="Fixed crops of each labelled image, of which `ssr embed` stores what enters "
+        "block `from_block`: training draws among them and runs the blocks from there on; null "
+        "draws crops anew in every step.",
+    )
+
+    @model_validator(mode="after")
+    def _has_something_to_store(self) -> Self:
+        if self.views is not None and not self.from_block:
+            raise ValueError(
+                "views: no block comes before from_block 0; raise it, or set views to null"
+            )
+        return self
 
 
 class StudentConfig(Section):

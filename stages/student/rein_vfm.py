@@ -15,7 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stages.hf_models import WEIGHTS, config_digest, facts_of, is_whole, load_model, weight_files
+from stages.hf_models import (
+    WEIGHTS,
+    Facts,
+    config_digest,
+    facts_of,
+    is_whole,
+    load_model,
+    weight_files,
+)
 from stages.renormalise import Renormalise
 from stages.student.config import ReinConfig
 from stages.student.efficientnet_lite import Widths
@@ -48,17 +56,7 @@ class FrozenViT(nn.Module):
 
     def __init__(self, folder: Path, native_px: int) -> None:
         super().__init__()
-        if not is_whole(folder):
-            raise CheckpointError(
-                f"{folder} is no folder with config.json, preprocessor_config.json and {WEIGHTS}; "
-                "download a DINOv2 from Hugging Face into it, or correct the path"
-            )
-        facts = facts_of(folder)
-        if facts.model_type not in _KINDS or facts.depth < len(TAPS_IN_12):
-            raise CheckpointError(
-                f"{folder} holds {facts.model_type} with {facts.depth} blocks, and rein_vfm takes "
-                f"{' or '.join(_KINDS)} with {len(TAPS_IN_12)} or more"
-            )
+        facts = frozen_facts(folder)
         self.sha256 = frozen_sha256(folder)
         model = load_model(folder, facts, name=str(folder)).eval().requires_grad_(False)
         self.prefix, self.channels = facts.prefix, facts.channels[0]
@@ -68,7 +66,7 @@ class FrozenViT(nn.Module):
         layers = model.get_submodule("encoder.layer")
         assert isinstance(layers, nn.ModuleList)
         self.blocks = layers
-        self.taps = [len(layers) * number // 12 - 1 for number in TAPS_IN_12]
+        self.taps = taps_of(len(layers))
         given = dict(model.get_submodule("embeddings").named_parameters())
         kernel = resize_patch_kernel(given["patch_embeddings.projection.weight"], PATCH_PX)
         code = resize_position_code(given["position_embeddings"], native_px // PATCH_PX)
@@ -142,17 +140,69 @@ class ReinBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map images (B, 3, H, W), sides multiples of 32, to maps at strides 4, 8, 16, 32."""
+        return self.finish(self.begin(images), grid_of(images))
+
+    def begin(self, images: Tensor) -> list[Tensor]:
+        """Run what images (B, 3, H, W) pass before block `from_block`, where nothing trains.
+
+        Returns:
+            Patches (B, N, C) after each tap before the last of these blocks, then what enters
+            block `from_block`, (B, prefix + N, C).
+        """
         assert not any(side % 32 for side in images.shape[2:]), "fill images to multiples of 32 px"
-        hidden, grid = self.frozen.enter(images)
-        taps = refine_blocks(
-            list(self.frozen.blocks),
-            hidden,
-            self.rein,
-            start=self.from_block,
-            prefix=self.frozen.prefix,
-            taps=self.frozen.taps,
+        hidden, _ = self.frozen.enter(images)
+        last = self.from_block - 1
+        early = [tap for tap in self.frozen.taps if tap < last]
+        blocks = list(self.frozen.blocks)[: self.from_block]
+        *taps, hidden = refine_blocks(blocks, hidden, None, prefix=0, taps=[*early, last])
+        return [*(tap[:, self.frozen.prefix :] for tap in taps), hidden]
+
+    def finish(self, begun: Sequence[Tensor], grid: tuple[int, int]) -> list[Tensor]:
+        """Run the other blocks on what `begin` returned; the four maps."""
+        *early, hidden = begun
+        blocks = list(self.frozen.blocks)[self.from_block :]
+        taps = [tap - self.from_block for tap in self.frozen.taps[len(early) :]]
+        prefix = self.frozen.prefix
+        late = refine_blocks(blocks, hidden, self.rein, prefix=prefix, taps=taps)
+        return pyramid([*early, *late], grid)
+
+    def unpack(self, stored: Tensor, grid: tuple[int, int]) -> list[Tensor]:
+        """Return what `begin` did for tokens (B, C, rows, columns), one after the other."""
+        early = sum(tap < self.from_block - 1 for tap in self.frozen.taps)
+        cells = grid[0] * grid[1]
+        sizes = [*[cells] * early, self.frozen.prefix + cells]
+        tokens = stored.flatten(2)[..., : sum(sizes)].transpose(1, 2).contiguous()
+        return list(torch.split(tokens, sizes, dim=1))
+
+
+def frozen_facts(folder: Path) -> Facts:
+    """Read what the small files of a frozen network say.
+
+    Raises:
+        CheckpointError: As of `FrozenViT`.
+    """
+    if not is_whole(folder):
+        raise CheckpointError(
+            f"{folder} is no folder with config.json, preprocessor_config.json and {WEIGHTS}; "
+            "download a DINOv2 from Hugging Face into it, or correct the path"
         )
-        return pyramid(taps, grid)
+    facts = facts_of(folder)
+    if facts.model_type not in _KINDS or facts.depth < len(TAPS_IN_12):
+        raise CheckpointError(
+            f"{folder} holds {facts.model_type} with {facts.depth} blocks, and rein_vfm takes "
+            f"{' or '.join(_KINDS)} with {len(TAPS_IN_12)} or more"
+        )
+    return facts
+
+
+def taps_of(depth: int) -> list[int]:
+    """Return the blocks, of this many, that the maps come after."""
+    return [depth * number // 12 - 1 for number in TAPS_IN_12]
+
+
+def grid_of(images: Tensor) -> tuple[int, int]:
+    """Return the grid of patches of images (B, 3, H, W)."""
+    return images.shape[2] // PATCH_PX, images.shape[3] // PATCH_PX
 
 
 def frozen_sha256(folder: Path) -> str:
@@ -180,12 +230,12 @@ def refine_blocks(
         rein: Its layer 0 refines block `start`; None is the frozen control.
         start: First block that is refined.
         prefix: Leading tokens that are no patches, which pass unchanged.
-        taps: Blocks whose result is returned.
+        taps: Blocks whose result is returned; -1 is what enters block 0.
 
     Returns:
         Patches (B, N, C) after each of `taps`.
     """
-    after: dict[int, Tensor] = {}
+    after = {-1: hidden}
     for number, block in enumerate(blocks):
         hidden = block(hidden)
         if rein is not None and number >= start:

@@ -16,6 +16,7 @@ from stages.train.crops import TrainingCrops
 from stages.train.loop import Progress, fit
 from stages.train.models import build_models, teacher_of
 from stages.train.monitor import Curves, rows_for
+from stages.train.prefix import open_prefixes
 from stages.train.ranks import ALONE, Ranks
 from stages.train.state import TrainingState, build_optimizer
 from stages.train.step import STORED, Feed
@@ -126,6 +127,7 @@ def run(
         roots=workspace.roots,
         readers=readers,
         labels=label_reader,
+        prefixes=open_prefixes(config, workspace.stores, manifest),
     )
     models, notes, weights = build_models(config, manifest, readers, ranks)
     models.set_up(config, device)
