@@ -14,7 +14,6 @@ from stages.prepare.manifest import Domain, Manifest
 from store.errors import ConfigError, DataError
 from store.files import Url, join
 from store.index import Index, labels_beside
-from store.lease import WHOLE
 
 
 def current_manifest(params: Params, path: Path) -> Manifest:
@@ -112,12 +111,10 @@ def is_prefixes(params: Params, url: Url) -> bool:
     return is_same(join(params.store.location, prefix_spec(params.train).relative_path), url)
 
 
-def run_prefixes(
-    params: Params, manifest: Manifest, *, progress: Progress, step: Step = "all"
-) -> int | None:
+def run_prefixes(params: Params, manifest: Manifest, *, progress: Progress) -> int | None:
     """Store prefixes as the params say, for as many views as is returned; None if unasked for."""
     rein = params.train.student.rein
-    if rein is None or rein.views is None or step == "finalise":
+    if rein is None or rein.views is None:
         return None
     from stages.train.prefix import store_prefixes  # torch
 
@@ -127,8 +124,6 @@ def run_prefixes(
         roots=params.prepare.roots,
         stores=params.store.location,
         progress=progress,
-        part=WHOLE if isinstance(step, str) else step,
-        metadata_only=step == "init",
     )
 
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, NotRequired, Protocol, TypedDict, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +36,9 @@ from stages.train.config import RareClassConfig, TrainConfig
 from stages.train.ranks import ALONE, Ranks
 from store.errors import ConfigError, DataError, SSRError, TrainingError, is_out_of_memory
 from store.read import FeatureReader, require_same_bases
+
+if TYPE_CHECKING:
+    from stages.train.prefix import Prefixes
 
 SAMPLE_STREAM, STEP_STREAM, BOX_STREAM, DISTILL_STREAM, VIEW_STREAM = 0, 1, 2, 3, 4
 """Second word of every seed, so that samples and steps draw from different streams."""
@@ -80,7 +83,7 @@ class Batch:
     target_valid: Tensor  # (B, H, W) bool, pixels whose pseudo-label may be learned from
     target_features: dict[str, Tensor]
     target_probabilities: Tensor | None = None  # (B, K, h, w), stored probabilities; None if unread
-    source_begun: Tensor | None = None  # (B, C, rows, columns) of `Prefixes`, and no pixels then
+    source_begun: Tensor | None = None  # (B, C, rows, columns) of `Prefixes`; no pixels then
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device; labels become int64 and features float32 there."""
@@ -208,16 +211,6 @@ class View(NamedTuple):
     mirrored: bool
 
 
-class Prefixes(Protocol):
-    """What was stored of fixed views of images; see `stages.train.prefix`."""
-
-    def views(self, record: ImageRecord) -> Sequence[View]:
-        """Return the views that there are of an image."""
-
-    def read(self, record: ImageRecord, view: View) -> NDArray[np.float32]:
-        """Read what was stored of one, (C, rows, columns)."""
-
-
 def labelled_images(manifest: Manifest) -> tuple[ImageRecord, ...]:
     """Return the images that are drawn as source crops, those of the target at the end.
 
@@ -279,7 +272,7 @@ class TrainingCrops(Dataset[Sample]):
         roots: Mapping[Domain, Path],
         readers: Mapping[Domain, FeatureReader],
         labels: FeatureReader | None = None,
-        prefixes: Prefixes | None = None,
+        prefixes: "Prefixes | None" = None,
     ) -> None:
         self._config = config
         self._roots = roots

@@ -31,7 +31,6 @@ from store.errors import StoreError, StoreMismatchError, StoreMissingError, Stor
 from store.files import Url, files_at, join
 from store.fingerprint import sha256
 from store.header import read_spec
-from store.lease import WHOLE, Part
 from store.read import FeatureReader
 from store.spec import COARSEST_STRIDE_PX, ImageEntry, Level, Size, StoreSpec
 from store.write import StoreWriter
@@ -45,12 +44,10 @@ PREFIX_VERSION: Final = 1
 _SHARD_VIEWS: Final = 16
 _NAME: Final = re.compile(r"(.+)@([0-9]+),([0-9]+)(m?)")
 
-Progress = Callable[[int, int, str], None]
-
 
 @dataclass(frozen=True)
-class StoredPrefixes:
-    """What training reads, as `stages.train.crops.Prefixes`."""
+class Prefixes:
+    """What training reads: views of images, and what was stored of them."""
 
     reader: FeatureReader
     side_px: int
@@ -72,7 +69,7 @@ class StoredPrefixes:
         return _views_by_image(self.reader, self.side_px)
 
 
-def open_prefixes(config: TrainConfig, stores: Url, manifest: Manifest) -> StoredPrefixes | None:
+def open_prefixes(config: TrainConfig, stores: Url, manifest: Manifest) -> Prefixes | None:
     """Open the store of a run's prefixes; None where `rein.views` does not ask for them.
 
     Raises:
@@ -91,7 +88,7 @@ def open_prefixes(config: TrainConfig, stores: Url, manifest: Manifest) -> Store
         raise StoreMismatchError(
             f"{join(stores, PREFIX)} holds {_others(stores, spec)}: run `ssr embed`"
         ) from error
-    found = StoredPrefixes(reader, config.crop_px)
+    found = Prefixes(reader, config.crop_px)
     records = labelled_images(manifest)
     if absent := [record.image_id for record in records if not found.views(record)]:
         raise StoreMismatchError(
@@ -154,22 +151,12 @@ def store_prefixes(
     manifest: Manifest,
     roots: Mapping[Domain, Path],
     stores: Url,
-    progress: Progress,
-    part: Part = WHOLE,
-    metadata_only: bool = False,
+    progress: Callable[[int, int, str], None],
 ) -> int:
     """Bring the store of a run's prefixes up to date; return how many views were stored now.
 
-    It goes on where it was interrupted. Views that the store lists stay.
-
-    Args:
-        config: Section `train`, with `rein.views`.
-        manifest: The images.
-        roots: Folder of each domain.
-        stores: Where the store's path begins.
-        progress: Called with views done, views to do, and what they are.
-        part: Of the shards, as of `StoreWriter`.
-        metadata_only: Write no shard.
+    It goes on where it was interrupted. Views that the store lists stay. `progress` is called with
+    views done, views to do, and what they are.
 
     Raises:
         CheckpointError: The frozen network is missing or damaged.
@@ -183,11 +170,11 @@ def store_prefixes(
         ImageEntry(name, record.content, spec.grid_px) for name, (record, _) in wanted.items()
     ]
     with (
-        StoreWriter(stores, spec, entries, [PREFIX], part=part) as writer,
+        StoreWriter(stores, spec, entries, [PREFIX]) as writer,
         cpu_threads(config.threads),
         float32_on_gpu(config.matmul),
     ):
-        tasks = [] if metadata_only else writer.pending()
+        tasks = writer.pending()
         todo = [e.image_id for task in tasks for e in task.images if e is not None]
         if todo:
             tokens = _begin(config, [wanted[name] for name in todo], roots, spec.grid_px)

@@ -25,10 +25,8 @@ def test_prefixes_are_stored_repaired_and_trained_on(workplace: Path) -> None:
         },
     )
     demand("prepare")
-    demand("embed", "--init")
-    assert "prefix" in ssr("train").err
-    for part in ("--part=1/1", "--finalise"):
-        demand("embed", part)
+    assert "holds no prefixes: run `ssr embed`" in ssr("train").err
+    demand("embed", "--finalise")
     before = stored(workplace)
     assert "prefixes: 0 views now" in demand("embed")
     assert stored(workplace) == before

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from stages.student.student import load_student
 from stages.train.config import TrainConfig
 from stages.train.crops import TrainingCrops, batches
 from stages.train.prefix import open_prefixes, store_prefixes
@@ -16,7 +17,7 @@ from stages.train.step import train_step
 from store.codec import Codec
 from store.errors import SSRError
 from store.read import FeatureReader
-from tests.train.test_rein_vfm import BLOCKS, build, config, save_vit
+from tests.train.test_rein_vfm import BLOCKS, MODELS, build, config, save_vit
 from tests.train.world import World, assert_same, results, silent, training_state
 
 
@@ -53,8 +54,10 @@ def crops_of(world: World, asked: TrainConfig) -> TrainingCrops:
     )
 
 
-@pytest.mark.parametrize("from_block", [1, 2, 3, BLOCKS])
-@pytest.mark.parametrize("kind", ["dinov2", "dinov2_with_registers"])
+@pytest.mark.parametrize(
+    ("kind", "from_block"),
+    [*(("dinov2", number) for number in (1, 3, BLOCKS)), *((kind, 2) for kind in MODELS)],
+)
 def test_logits_and_gradients_are_those_without_a_cache_to_the_bit(
     stored: World, tmp_path: Path, kind: str, from_block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,7 +65,7 @@ def test_logits_and_gradients_are_those_without_a_cache_to_the_bit(
     asked = cached(vit, rein={"from_block": from_block})
     assert len(stored.records("source")) < store(stored, asked) <= 3 * len(stored.records("source"))
     crops = crops_of(stored, asked)
-    found = []
+    found: list[Any] = []
     for _ in range(2):
         torch.manual_seed(0)  # of dropout
         cpu = torch.device("cpu")
@@ -80,16 +83,20 @@ def test_logits_and_gradients_are_those_without_a_cache_to_the_bit(
     assert_same(*found)
 
 
+@pytest.mark.parametrize("tune", ["tokens", "lora", "all"])
 def test_a_run_on_stored_prefixes_ends_with_the_weights_of_one_without(
-    stored: World, vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stored: World, vit: Path, tmp_path: Path, tune: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rare = {"temperature": 0.1, "min_pixels": 1, "min_crop_ratio": 0.5}
-    asked = cached(vit, rare_class_sampling=rare)
+    asked = cached(vit, rein={"tune": tune}, rare_class_sampling=rare)
     store(stored, asked)
     stored.train(asked, tmp_path / "cached")
     monkeypatch.setattr(TrainingCrops, "_begun", lambda *_: None)
     stored.train(asked, tmp_path / "uncached")
     assert_same(results(tmp_path / "cached"), results(tmp_path / "uncached"))
+    student, images = load_student(tmp_path / "cached/student")[0], torch.randn(1, 3, 64, 64)
+    start = build(vit, rein={"from_block": 2, "tune": "none"}).eval()
+    assert not torch.equal(student.features(images)[3], start.features(images)[3])
 
 
 def test_views_differ_and_are_listed_and_stay_when_images_come(vit: Path, tmp_path: Path) -> None:
