@@ -192,8 +192,7 @@ def restyle_fit(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:
     Example: ssr restyle-fit
     """
     from pipeline.checks import current_manifest
-    from pipeline.console import console
-    from pipeline.costs import noted
+    from pipeline.console import console, noted
     from pipeline.params import load_params
     from stages.restyle.mixers.issa import Issa
     from store.errors import ConfigError
@@ -311,8 +310,8 @@ def embed(
 
     Example: ssr embed -S embed.teacher.weights=sam_vit_b_01ec64.pth
     """
-    from pipeline.checks import current_manifest, run_embed
-    from pipeline.console import noted
+    from pipeline.checks import current_manifest, run_embed, run_prefixes
+    from pipeline.console import console, noted
     from pipeline.params import load_params
     from pipeline.tables import print_embedded
 
@@ -321,7 +320,11 @@ def embed(
     manifest = current_manifest(config, MANIFEST)
     with noted("embed", "images", INDEX.parent) as report:
         result = run_embed(config, manifest, index_path=INDEX, progress=report, step=step)
+        whole = step in ("all", "finalise")
+        views = run_prefixes(config, manifest, progress=report) if whole else None
     print_embedded(result, step)
+    if views is not None:
+        console.print(f"prefixes: {views} views now, for train.student.rein.views")
 
 
 def _step_of(part: str | None, *, init: bool, finalise: bool) -> "Step":

@@ -142,7 +142,15 @@ def _repair(params: "Params", url: "Url", progress: Callable[[int, int, str], No
         DataError: If an image of a damaged shard cannot be read: nothing was touched.
         SSRError: As `stages.embed.stage.run`.
     """
-    from pipeline.checks import current_manifest, is_labels, require_planned, run_embed, run_label
+    from pipeline.checks import (
+        current_manifest,
+        is_labels,
+        is_prefixes,
+        require_planned,
+        run_embed,
+        run_label,
+        run_prefixes,
+    )
     from stages.prepare.pixels import read_raw
     from store import verify
     from store.lease import WHOLE
@@ -157,6 +165,11 @@ def _repair(params: "Params", url: "Url", progress: Callable[[int, int, str], No
         for _ in ("metadata", "shards"):
             verify.discard(url, find_damage().damage)
             run_label(params, manifest_path=MANIFEST, index_path=INDEX, progress=progress)
+        return find_damage()
+    if is_prefixes(params, url):
+        for _ in ("metadata", "shards"):
+            verify.discard(url, find_damage().damage)
+            run_prefixes(params, manifest, progress=progress)
         return find_damage()
     domain = require_planned(params, manifest, url)
     records = {record.image_id: record for record in manifest.records}

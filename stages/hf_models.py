@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -30,6 +30,7 @@ class Family:
         maps: the pyramid's attribute of the output, whose last maps are those of `strides`.
         part: attribute of the model that is the encoder; empty where it is all of it.
         config: class of the config where it is not the one that the model was saved with.
+        leads: tokens of a ViT before registers and patches: its class token.
     """
 
     model: str
@@ -40,6 +41,7 @@ class Family:
     maps: str = "hidden_states"
     part: str = ""
     config: str = ""
+    leads: int = 1
 
 
 _DINO2, _DINO3, _SAM2 = "DINOv2: Apache-2.0", "DINOv3: DINOv3 License", "SAM 2.1: Apache-2.0"
@@ -61,6 +63,13 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "sam2_video": Family("Sam2Model", _SAM2, part="vision_encoder", config="Sam2Config", **_FPN),
 }
 """`model_type` of a config -> its family."""
+
+_SAM1: Final = Family("SamModel", "SAM: Apache-2.0", part="vision_encoder", leads=0)
+FROZEN_ONLY: Final[Mapping[str, Family]] = {
+    "sam": _SAM1,
+    "sam_vision_model": replace(_SAM1, model="SamVisionModel"),
+}
+"""Further families of frozen networks; as a teacher SAM is a kind of its own."""
 
 _NOT_OF_FEATURES: Final = frozenset(
     ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
@@ -103,7 +112,7 @@ class Facts(NamedTuple):
     @property
     def family(self) -> Family:
         """The record of its family."""
-        return FAMILIES[self.model_type]
+        return {**FAMILIES, **FROZEN_ONLY}[self.model_type]
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -163,15 +172,20 @@ def fetched(model: str, revision: str, patterns: Sequence[str]) -> Path:
 
 
 @cache
-def facts_of(folder: Path) -> Facts:
-    """Read the small files of a model; CheckpointError where they do not say it."""
+def facts_of(folder: Path, *, frozen: bool = False) -> Facts:
+    """Read the small files of a teacher, or of a frozen network.
+
+    Raises:
+        CheckpointError: Where they do not say it.
+    """
+    families = {**FAMILIES, **FROZEN_ONLY} if frozen else FAMILIES
     found = str(_json(folder / CONFIG).get("model_type"))
-    if found not in FAMILIES:
+    if found not in families:
         raise CheckpointError(
             f"{folder / CONFIG}: model_type {found!r} is not a known teacher; choose one of "
-            f"{', '.join(FAMILIES)}"
+            f"{', '.join(families)}"
         )
-    config, family = read_config(folder), FAMILIES[found]
+    config, family = read_config(folder), families[found]
     images = _json(folder / IMAGES)
     mean, std = images.get("image_mean", ()), images.get("image_std", ())
     by = images.get("rescale_factor", 1 / 255) if images.get("do_rescale", True) else 1.0
@@ -190,7 +204,7 @@ def facts_of(folder: Path) -> Facts:
     return Facts(
         model_type=found,
         patch_px=0 if family.strides else config.patch_size,
-        prefix=0 if family.strides else 1 + getattr(config, "num_register_tokens", 0),
+        prefix=0 if family.strides else family.leads + getattr(config, "num_register_tokens", 0),
         depth=0 if family.strides else config.num_hidden_layers,
         channels=channels * len(family.strides)
         if len(channels) < len(family.strides)

@@ -1,7 +1,7 @@
 """Codecs: type, rounding and compression of a stored number, and the scales of 8 bits.
 
-Whatever the codec, features are rounded to float16 first. So a store that is converted from float16
-holds the very bytes that embedding with its codec would have written.
+Whatever `store.codec`, features are rounded to float16 first. So a store that is converted from
+float16 holds the very bytes that embedding with its codec would have written.
 
 A store may also hold principal components of a level in place of the teacher's channels. They are
 fixed on a sample of images before the first shard is written, and lie beside the level.
@@ -23,6 +23,11 @@ from store.errors import StoreError
 from store.fingerprint import CRC_BYTES, crc32c_is_sound, sha256
 
 CODECS: Final = ("float16", "int8", "int8-zstd")
+"""What `store.codec` can name."""
+
+EXACT: Final = "float32"
+"""Codec of numbers that training goes on computing with, whatever `store.codec` names."""
+
 ZSTD_LEVEL: Final = 3
 """Features do not repeat, so all that is gained is entropy coding, which every level does."""
 
@@ -52,19 +57,19 @@ class Codec:
     """A codec, by its name in params.yaml.
 
     `float16` keeps the numbers as they are; `int8` keeps `round(number / scale)` with one scale per
-    channel; `int8-zstd` compresses that.
+    channel; `int8-zstd` compresses that. `float32` is `EXACT`.
     """
 
     name: str
 
     def __post_init__(self) -> None:
-        if self.name not in CODECS:
+        if self.name not in (*CODECS, EXACT):
             raise StoreError(f"unknown codec {self.name!r}: choose from {', '.join(CODECS)}")
 
     @cached_property
     def scaled(self) -> bool:
         """Whether a level needs a scale per channel before it can be written."""
-        return self.name != "float16"
+        return self.name not in ("float16", EXACT)
 
     @cached_property
     def compressed(self) -> bool:
@@ -74,7 +79,12 @@ class Codec:
     @cached_property
     def dtype(self) -> np.dtype[Any]:
         """Type of a stored number."""
-        return np.dtype(np.int8 if self.scaled else "<f2")
+        return np.dtype(np.int8 if self.scaled else "<f4" if self.name == EXACT else "<f2")
+
+    @property
+    def bound(self) -> np.float32:
+        """The least number that is too large."""
+        return np.float32(np.inf) if self.name == EXACT else OVERFLOW
 
     @cached_property
     def fill(self) -> float:
@@ -85,9 +95,9 @@ class Codec:
         self, features: NDArray[Any], scale: NDArray[np.float32] | None
     ) -> tuple[NDArray[Any], int]:
         """Turn finite features (C, ...) into stored numbers; also count those that were clipped."""
-        halves = np.ascontiguousarray(features, np.float16)
         if scale is None:
-            return halves, 0
+            return np.ascontiguousarray(features, self.dtype), 0
+        halves = np.ascontiguousarray(features, np.float16)
         codes = halves.astype(np.float32)
         codes /= _along_channels(scale, halves.ndim)
         np.rint(codes, out=codes)
@@ -95,7 +105,7 @@ class Codec:
         return codes.clip(-HIGHEST_CODE, HIGHEST_CODE, out=codes).astype(np.int8), clipped
 
     def decode(self, stored: NDArray[Any], scale: NDArray[np.float32] | None) -> NDArray[Any]:
-        """Turn stored numbers (C, ...) that are all there into float16, or float32 if scaled."""
+        """Turn stored numbers (C, ...) that are all there into float16, or float32 if not that."""
         if scale is None:
             return stored
         numbers: NDArray[np.float32] = np.multiply(
@@ -109,11 +119,13 @@ def _along_channels(scale: NDArray[np.float32], dimensions: int) -> NDArray[np.f
 
 
 def _known(name: str) -> str:
+    if name == EXACT:
+        raise StoreError(f"{EXACT} is not for features: choose from {', '.join(CODECS)}")
     return Codec(name).name
 
 
 CodecName: TypeAlias = Annotated[str, AfterValidator(_known)]
-"""Name of a codec, checked where pydantic reads it."""
+"""Name of a codec of features, checked where pydantic reads it."""
 
 
 def scale_sample(images: Sequence[_Image]) -> tuple[_Image, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from store.codec import estimate_scale, scale_sample
+from store.codec import EXACT, estimate_scale, scale_sample
 from store.errors import StoreError
 from store.files import Url, absolute, join, one_line_for_reads, stores_of
 from store.fingerprint import sha256
@@ -36,7 +36,7 @@ def convert(
     """
     reader = FeatureReader(path)
     header = reader.header
-    if header.spec.codec != "float16" or codec == "float16":
+    if header.spec.codec != "float16" or codec in ("float16", EXACT):
         raise StoreError(
             f"the store {path} is {header.spec.codec}, to become {codec}: only float16 holds all "
             "there is; name a float16 store and another codec"

@@ -11,7 +11,6 @@ from store.codec import (
     BASIS_ARRAYS,
     Bases,
     Codec,
-    CodecName,
     Scales,
     parse_basis,
     parse_scale,
@@ -76,7 +75,7 @@ class RootAttributes(BaseModel):
     channels: int | None = None
     grid_px: Size
     shard_images: int
-    codec: CodecName
+    codec: str
     provenance: dict[str, JsonValue]
 
     @classmethod

@@ -74,7 +74,7 @@ class FeatureReader:
     def window(self, image_id: str, level: str, y: int, x: int, h: int, w: int) -> NDArray[Any]:
         """Read the tokens (C, h, w) from (y, x) on, in tokens of the level.
 
-        float32 where the codec is one of 8 bits, otherwise float16.
+        float16 where that is the codec, otherwise float32.
 
         Raises:
             StoreIncompleteError: The store has no such image, level or (yet) shard.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from store.codec import OVERFLOW, Bases, Codec, Scales
+from store.codec import Bases, Codec, Scales
 from store.errors import StoreError
 from store.files import Url, absolute, files_at, join, one_line_for_os_errors, one_line_for_reads
 from store.fingerprint import sha256
@@ -125,13 +125,14 @@ class ShardWriter:
         expected = (grid.channels, *grid.image_size_tok(image.working_size_px))
         assert features.shape == expected, (level, image.image_id, features.shape, expected)
         assert features.dtype in (np.float32, np.float16), features.dtype
+        bound = Codec(self.spec.codec).bound
         # Not isfinite: a float32 beyond 65504 would become Inf in float16.
         if features.dtype == np.float16:
             sound = (features.view(np.uint16) & 0x7FFF).max() < 0x7C00  # the bits of Inf
         else:
-            sound = features.min() > -OVERFLOW and features.max() < OVERFLOW  # false of NaN
+            sound = features.min() > -bound and features.max() < bound  # false of NaN
         if not sound:
-            outside = features.size - int(np.count_nonzero(np.abs(features) < OVERFLOW))
+            outside = features.size - int(np.count_nonzero(np.abs(features) < bound))
             raise StoreError(
                 f"{level} features of {image.image_id}: {outside} of {features.size} values are "
                 f"NaN, Inf or beyond {self.spec.codec}; check the teacher's weights and precision"

@@ -59,6 +59,10 @@ FURTHER: Final[dict[str, Arm]] = {
     "guided, source first": Arm("guided", changes=("train.self_training.start=150",)),
     "guided, fusion lr x 1": Arm("guided", changes=("train.optimizer.regularizer_lr_factor=1",)),
     "DAFormer + MIC": Arm("daformer-mic"),
+    "DAFormer + SeMask": Arm("semask"),
+    "DAFormer + SeMask's maps": Arm("semask", changes=("train.student.semask.attention=false",)),
+    "SSR + SeMask": Arm("ssr-semask"),
+    "SSR + rein": Arm("rein"),
     "guided, 128 px": Arm("guided", changes=_WHOLE_TILES),
     "guided, online, 128 px": Arm("guided", feed="online", changes=_WHOLE_TILES),
 }

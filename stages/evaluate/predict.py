@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from stages.device import pick_device
 from stages.evaluate.model import Model, open_model
@@ -25,6 +27,7 @@ from stages.prepare.geometry import WORKING_MULTIPLE_PX, fit_size, working_size
 from stages.prepare.labels import ClassTable
 from stages.prepare.pixels import normalised_window, read_image, resize_image
 from stages.student.inference import predict
+from stages.student.student import Student
 from store.atomic import write_bytes
 from store.errors import ConfigError, DataError
 from store.files import local_path
@@ -55,6 +58,7 @@ def run(
     """Predict images at their own size, as evaluation does, and write three PNGs of each.
 
     `labels` are paletted class ids, `colors` the same in RGB, `overlays` half image, half colours.
+    A student with SeMask has `maps` too, what each of its stages takes for which class.
     Images are read upright as their EXIF orientation says, and so are the PNGs. Only a batch of
     them is in memory at a time; every file is replaced atomically.
 
@@ -87,9 +91,11 @@ def run(
     read = ((name, read_image(path)) for name, path in photos.items())
     for _, same_size in groupby(read, key=lambda pair: pair[1].shape):
         while samples := list(islice(same_size, batch)):
-            labels = _predict(student, [each for _, each in samples], fit_px, window_px, chosen)
-            for (name, image), ids in zip(samples, labels, strict=True):
-                _write(out, name, image, ids, student.classes)
+            labels, maps = _predict(
+                student, [each for _, each in samples], fit_px, window_px, chosen
+            )
+            for row, ((name, image), ids) in enumerate(zip(samples, labels, strict=True)):
+                _write(out, name, image, ids, student.classes, maps[:, row])
                 done += 1
                 progress(done, len(photos), name)
     return PredictResult(tuple(photos), others, fit_px)
@@ -155,16 +161,22 @@ def _predict(
     fit_px: tuple[int, int] | None,
     window_px: int | None,
     device: torch.device,
-) -> NDArray[np.uint8]:
-    """Predict a batch of images (H, W, 3) of one size; class ids (B, H, W)."""
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Predict a batch of images (H, W, 3) of one size.
+
+    Returns:
+        Class ids (B, H, W), and those of SeMask's stages, if any, (stages, B, h, w), at the size
+        that the student sees.
+    """
     original_px = (images[0].shape[0], images[0].shape[1])
     resized_px = fit_size(original_px, fit_px)
     padded_px = working_size(resized_px, student.crop_px or WORKING_MULTIPLE_PX)
     windows = [normalised_window(resize_image(i, resized_px), 0, 0, *padded_px) for i in images]
+    seen = torch.from_numpy(np.stack(windows)).to(device)  # (B, 3, h, w)
     ids: NDArray[np.uint8] = (
         predict(
             student.network,
-            torch.from_numpy(np.stack(windows)).to(device),  # (B, 3, h, w)
+            seen,
             resized_size_px=resized_px,
             original_size_px=original_px,
             window_px=window_px,
@@ -172,11 +184,29 @@ def _predict(
         .cpu()
         .numpy()
     )
-    return ids
+    return ids, _class_maps(student.network, seen)[:, :, : resized_px[0], : resized_px[1]]
+
+
+@torch.inference_mode()
+def _class_maps(network: nn.Module, images: Tensor) -> NDArray[np.uint8]:
+    """Let SeMask's stages classify images (B, 3, h, w): class ids (stages, B, h, w)."""
+    found = np.empty((0, len(images), *images.shape[2:]), np.uint8)
+    if not isinstance(network, Student) or network.semantic is None:
+        return found
+    maps = [
+        F.interpolate(map_.argmax(1, keepdim=True).float(), images.shape[2:])[:, 0]
+        for map_ in network.see(images).class_maps
+    ]
+    return torch.stack(maps).byte().cpu().numpy()
 
 
 def _write(
-    out: Path, name: str, image: NDArray[np.uint8], ids: NDArray[np.uint8], classes: ClassTable
+    out: Path,
+    name: str,
+    image: NDArray[np.uint8],
+    ids: NDArray[np.uint8],
+    classes: ClassTable,
+    maps: NDArray[np.uint8],
 ) -> None:
     colors = colorize(ids, classes)
     mean = ((image.astype(np.uint16) + colors) // 2).astype(np.uint8)
@@ -185,5 +215,7 @@ def _write(
     pictures = {
         "overlays": Image.fromarray(mean), "colors": Image.fromarray(colors), "labels": paletted
     }  # fmt: skip
+    if len(maps):
+        pictures["maps"] = Image.fromarray(colorize(np.hstack([*maps]), classes))
     for folder, picture in pictures.items():
         write_bytes(out / folder / f"{name}.png", png_of(picture))

@@ -96,6 +96,31 @@ class ReinConfig(Section):
         description="Side of the images for which the frozen position code is resized once; "
         "the crop's (paper 512)."
     )
+    views: PositiveInt | None = Field(
+        default=None,
+        exclude_if=lambda views: views is None,
+        description="Fixed crops of each labelled image, of which `ssr embed` stores what enters "
+        "block `from_block`: training draws among them and runs the blocks from there on; null "
+        "draws crops anew in every step.",
+    )
+
+    tune: Literal["tokens", "none", "lora", "all"] = Field(
+        default="tokens",
+        exclude_if=lambda tune: tune == "tokens",
+        description="What trains in the blocks from `from_block` on: `tokens`, Rein itself; or, as "
+        "controls, `none`, `lora` (arXiv 2106.09685, of queries and values, by `rank`), or `all` "
+        "weights of these blocks.",
+    )
+
+    @model_validator(mode="after")
+    def _has_something_to_store(self) -> Self:
+        if self.tune == "lora" and not self.rank:
+            raise ValueError("tune is lora, which needs a rank of 1 or more; raise rank")
+        if self.views is not None and not self.from_block:
+            raise ValueError(
+                "views: no block comes before from_block 0; raise it, or set views to null"
+            )
+        return self
 
 
 class StudentConfig(Section):
@@ -103,13 +128,13 @@ class StudentConfig(Section):
 
     backbone: BackboneName = Field(
         description="Mix Transformer of this size (paper mit_b5; `mit_tiny` is for demos and "
-        "tests), or EfficientNet-Lite, for CPUs; `rein_vfm` is a frozen DINOv2 with the tokens of "
-        "section `rein`."
+        "tests), or EfficientNet-Lite, for CPUs; `rein_vfm` is a frozen DINOv2, DINOv3 or SAM with "
+        "the tokens of section `rein`."
     )
     weights: PathText = Field(
         description="`random`; of MiT an official `mit_b*.pth` file, or a Hugging Face id or "
         "folder; of EfficientNet-Lite `imagenet`, which needs the extra `efficientnet`; of "
-        "`rein_vfm` the folder of a DINOv2, as of an `hf` teacher, which inference needs too."
+        "`rein_vfm` the folder of such a network, as of an `hf` teacher, which inference needs too."
     )
     norm_eps: Annotated[float, AfterValidator(_official_or_hf)] | None = Field(
         description="LayerNorm epsilon of blocks and stages: 1e-6 as official, 1e-5 as HF, which "
@@ -164,7 +189,7 @@ class StudentConfig(Section):
                 raise ValueError(f"{self.backbone} has LayerNorms; set norm_eps to 1e-6 or 1e-5")
         elif self.backbone == REIN and self.weights in (IMAGENET, "random"):
             raise ValueError(
-                f"{REIN} refines a trained network; set weights to the folder of a DINOv2"
+                f"{REIN} refines a trained network; set weights to the folder of one, as a DINOv2"
             )
         elif self.backbone != REIN and self.weights not in (IMAGENET, "random"):
             raise ValueError(f"{self.backbone} takes no files; set weights to imagenet or random")

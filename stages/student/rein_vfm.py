@@ -1,21 +1,33 @@
-"""A frozen DINOv2 with Rein's tokens between its blocks, as a backbone (arXiv 2312.04265).
+"""A frozen ViT with Rein's tokens between its blocks, as a backbone (arXiv 2312.04265).
 
 Written from published facts and recorded numbers; the official code is GPL-3.0 and not used. What
-is frozen is no part of the module, so tokens alone are trained, averaged and saved.
+is frozen is no part of the module, so that what trains alone is averaged and saved: the tokens, or
+as a control LoRA, all blocks, or nothing.
 
 # B batch, N patches, C channels, h w grid of patches, n side of a square grid
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
-from stages.hf_models import WEIGHTS, config_digest, facts_of, is_whole, load_model, weight_files
+from stages.hf_models import (
+    WEIGHTS,
+    Facts,
+    config_digest,
+    facts_of,
+    is_whole,
+    load_model,
+    weight_files,
+)
 from stages.renormalise import Renormalise
 from stages.student.config import ReinConfig
 from stages.student.efficientnet_lite import Widths
@@ -32,7 +44,36 @@ FACTORS: Final = (4, 2, 1, 0.5)
 TAPS_IN_12: Final = (4, 6, 8, 12)
 """Blocks that each map comes after, of 12: those with index 7, 11, 15 and 23 of ViT-L's 24."""
 
-_KINDS: Final = ("dinov2", "dinov2_with_registers")
+
+class _Parts(NamedTuple):
+    """Where transformers keeps what a pass needs; `leading` are the tokens before the patches."""
+
+    layers: str
+    projection: str
+    leading: tuple[str, ...] = ()
+    code: str = ""
+
+
+_DINO = _Parts(
+    "encoder.layer",
+    "embeddings.patch_embeddings.projection",
+    ("embeddings.cls_token",),
+    "embeddings.position_embeddings",
+)
+_SAM = _Parts("layers", "patch_embed.projection", code="pos_embed")
+_KINDS: Final[Mapping[str, _Parts]] = {
+    "dinov2": _DINO,
+    "dinov2_with_registers": _DINO._replace(
+        leading=("embeddings.cls_token", "embeddings.register_tokens")
+    ),
+    "dinov3_vit": _Parts(
+        "model.layer",
+        "embeddings.patch_embeddings",
+        ("embeddings.cls_token", "embeddings.register_tokens"),
+    ),
+    "sam": _SAM,
+    "sam_vision_model": _SAM,
+}
 
 
 class FrozenViT(nn.Module):
@@ -40,7 +81,7 @@ class FrozenViT(nn.Module):
 
     Args:
         folder: As an `hf` teacher's.
-        native_px: Side of the images for which the position code is converted.
+        native_px: Side of the images for which a position code is converted.
 
     Raises:
         CheckpointError: If the folder is missing, damaged or holds another kind of model.
@@ -48,36 +89,36 @@ class FrozenViT(nn.Module):
 
     def __init__(self, folder: Path, native_px: int) -> None:
         super().__init__()
-        if not is_whole(folder):
-            raise CheckpointError(
-                f"{folder} is no folder with config.json, preprocessor_config.json and {WEIGHTS}; "
-                "download a DINOv2 from Hugging Face into it, or correct the path"
-            )
-        facts = facts_of(folder)
-        if facts.model_type not in _KINDS or facts.depth < len(TAPS_IN_12):
-            raise CheckpointError(
-                f"{folder} holds {facts.model_type} with {facts.depth} blocks, and rein_vfm takes "
-                f"{' or '.join(_KINDS)} with {len(TAPS_IN_12)} or more"
-            )
+        facts = frozen_facts(folder)
         self.sha256 = frozen_sha256(folder)
         model = load_model(folder, facts, name=str(folder)).eval().requires_grad_(False)
         self.prefix, self.channels = facts.prefix, facts.channels[0]
         config: Any = model.config
         self.heads: int = config.num_attention_heads
         self.renormalise = Renormalise(facts.mean, facts.std)
-        layers = model.get_submodule("encoder.layer")
+        parts = _KINDS[facts.model_type]
+        layers = model.get_submodule(parts.layers)
         assert isinstance(layers, nn.ModuleList)
         self.blocks = layers
-        self.taps = [len(layers) * number // 12 - 1 for number in TAPS_IN_12]
-        given = dict(model.get_submodule("embeddings").named_parameters())
-        kernel = resize_patch_kernel(given["patch_embeddings.projection.weight"], PATCH_PX)
-        code = resize_position_code(given["position_embeddings"], native_px // PATCH_PX)
-        self.register_buffer("kernel", kernel)
-        self.register_buffer("bias", given["patch_embeddings.projection.bias"].detach())
-        self.register_buffer("class_token", given["cls_token"].detach())
+        self.taps = taps_of(len(layers))
+        self.on_grid = parts is _SAM  # its blocks take (B, h, w, C)
+        rotary = facts.model_type == "dinov3_vit"
+        self.rotary = model.get_submodule("rope_embeddings") if rotary else None
+        given = {name: weight.detach() for name, weight in model.named_parameters()}
+        kernel = given[f"{parts.projection}.weight"]
+        self.register_buffer("kernel", resize_patch_kernel(kernel, PATCH_PX))
+        self.register_buffer("bias", given[f"{parts.projection}.bias"])
+        leading = [given[name] for name in parts.leading]
+        code = given[parts.code] if parts.code else None
+        if code is not None:
+            if self.on_grid:  # (1, n, n, C): put a place for a class token before it
+                code = torch.cat([torch.zeros_like(code[:, 0, :1]), code.flatten(1, 2)], dim=1)
+            code = resize_position_code(code, native_px // PATCH_PX)
+            leading[:1] = [token + code[:, :1] for token in leading[:1]]
         self.register_buffer("code", code)
-        registers = given.get("register_tokens", given["cls_token"][:, :0])
-        self.register_buffer("registers", registers.detach())
+        self.register_buffer(
+            "leading", torch.cat([kernel.new_empty(1, 0, self.channels), *leading], 1)
+        )
         self.eval()
 
     def __deepcopy__(self, memo: Mapping[int, object]) -> "FrozenViT":
@@ -87,16 +128,79 @@ class FrozenViT(nn.Module):
     def enter(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Map images (B, 3, H, W) to what enters block 0, (B, prefix + h w, C), and to h, w."""
         buffers = dict(self.named_buffers(recurse=False))
-        patches = F.conv2d(
+        map_ = F.conv2d(
             self.renormalise(images), buffers["kernel"], buffers["bias"], stride=PATCH_PX
         )
-        grid = (patches.shape[2], patches.shape[3])
-        first, registers = (
-            buffers[name].expand(len(images), -1, -1) for name in ("class_token", "registers")
-        )
-        tokens = torch.cat([first, patches.flatten(2).transpose(1, 2)], dim=1)
-        hidden = tokens + position_code(buffers["code"], grid)
-        return torch.cat([hidden[:, :1], registers, hidden[:, 1:]], dim=1), grid
+        grid = (map_.shape[2], map_.shape[3])
+        patches = map_.flatten(2).transpose(1, 2)
+        if "code" in buffers:
+            patches = patches + position_code(buffers["code"], grid)[:, 1:]
+        leading = buffers["leading"].expand(len(images), -1, -1)
+        return torch.cat([leading, patches], dim=1), grid
+
+    def runners(
+        self,
+        blocks: Iterable[nn.Module],
+        grid: tuple[int, int],
+        weights: Sequence[Mapping[str, Tensor]] = (),
+    ) -> list[Callable[[Tensor], Tensor]]:
+        """Return blocks, of this network or like them, as functions of tokens (B, T, C).
+
+        Args:
+            blocks: As many of them as there are `weights`, if there are any.
+            grid: Of the patches.
+            weights: What stands in for the blocks' own weights, by name.
+        """
+        more: dict[str, Any] = {}
+        if self.rotary is not None:
+            pixels = self.get_buffer("leading").new_empty(1, 3, *(PATCH_PX * side for side in grid))
+            more["position_embeddings"] = self.rotary(pixels)  # cosine and sine
+
+        def run(block: nn.Module, own: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
+            given = hidden.reshape(len(hidden), *grid, -1) if self.on_grid else hidden
+            if own:
+                result: Tensor = functional_call(block, dict(own), (given,), more)
+            else:
+                result = block(given, **more)
+            return result.flatten(1, 2) if self.on_grid else result
+
+        return [
+            partial(run, block, weights[number] if weights else {})
+            for number, block in enumerate(blocks)
+        ]
+
+
+class LowRankWeights(nn.Module):
+    """LoRA (arXiv 2106.09685): a product of two matrices beside each weight of queries and values.
+
+    SAM's keys have one too, as its blocks keep all three in one weight.
+
+    Args:
+        blocks: Frozen ones.
+        rank: Of the products, which begin at 0.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], rank: int) -> None:
+        super().__init__()
+        self.down, self.up = nn.ParameterList(), nn.ParameterList()
+        for block in blocks:
+            for _, weight in _adapted(block):
+                self.down.append(torch.empty(rank, weight.shape[1]))
+                nn.init.kaiming_uniform_(self.down[-1], a=math.sqrt(5))
+                self.up.append(torch.zeros(len(weight), rank))
+
+    def forward(self, blocks: Iterable[nn.Module]) -> list[dict[str, Tensor]]:
+        """Return what stands in for the weights of each block."""
+        pairs = zip(self.up, self.down, strict=True)
+        return [
+            {name: torch.addmm(weight, *next(pairs)) for name, weight in _adapted(block)}
+            for block in blocks
+        ]
+
+
+def _adapted(block: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    ends = ("query.weight", "value.weight", "q_proj.weight", "v_proj.weight", "qkv.weight")
+    return [(name, weight) for name, weight in block.named_parameters() if name.endswith(ends)]
 
 
 class ReinBackbone(nn.Module):
@@ -122,11 +226,18 @@ class ReinBackbone(nn.Module):
                 f"{len(frozen.blocks)} blocks; set it to that, which refines none, or less"
             )
         self.from_block = config.from_block
-        self.rein = None
-        if layers:
+        self.rein: LowRankTokens | None = None
+        self.lora: LowRankWeights | None = None
+        self.layers: nn.ModuleList | None = None
+        others = list(frozen.blocks)[config.from_block :]
+        if others and config.tune == "tokens":
             self.rein = LowRankTokens(
                 frozen.channels, layers, tokens=config.tokens, rank=config.rank, patch_px=PATCH_PX
             )
+        elif others and config.tune == "lora":
+            self.lora = LowRankWeights(others, config.rank)
+        elif others and config.tune == "all":
+            self.layers = nn.ModuleList(map(deepcopy, others)).requires_grad_(True)
         stages = len(FACTORS)
         self.config = Widths((frozen.channels,) * stages, (frozen.heads,) * stages)
 
@@ -142,23 +253,84 @@ class ReinBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map images (B, 3, H, W), sides multiples of 32, to maps at strides 4, 8, 16, 32."""
+        return self.finish(self.begin(images), grid_of(images))
+
+    def begin(self, images: Tensor) -> list[Tensor]:
+        """Run what images (B, 3, H, W) pass before block `from_block`, where nothing trains.
+
+        Returns:
+            Patches (B, N, C) after each tap before the last of these blocks, then what enters
+            block `from_block`, (B, prefix + N, C).
+        """
         assert not any(side % 32 for side in images.shape[2:]), "fill images to multiples of 32 px"
         hidden, grid = self.frozen.enter(images)
-        taps = refine_blocks(
-            list(self.frozen.blocks),
-            hidden,
-            self.rein,
-            start=self.from_block,
-            prefix=self.frozen.prefix,
-            taps=self.frozen.taps,
+        last = self.from_block - 1
+        early = [tap for tap in self.frozen.taps if tap < last]
+        blocks = self.frozen.runners(list(self.frozen.blocks)[: self.from_block], grid)
+        *taps, hidden = refine_blocks(blocks, hidden, None, prefix=0, taps=[*early, last])
+        return [*(tap[:, self.frozen.prefix :] for tap in taps), hidden]
+
+    def finish(self, begun: Sequence[Tensor], grid: tuple[int, int]) -> list[Tensor]:
+        """Run the other blocks on what `begin` returned; the four maps."""
+        *early, hidden = begun
+        others = list(self.frozen.blocks[self.from_block :] if self.layers is None else self.layers)
+        weights = [] if self.lora is None else self.lora(others)
+        blocks = self.frozen.runners(others, grid, weights)
+        taps = [tap - self.from_block for tap in self.frozen.taps[len(early) :]]
+        prefix = self.frozen.prefix
+        late = refine_blocks(blocks, hidden, self.rein, prefix=prefix, taps=taps)
+        return pyramid([*early, *late], grid)
+
+    def unpack(self, stored: Tensor, grid: tuple[int, int]) -> list[Tensor]:
+        """Return what `begin` did for tokens (B, C, rows, columns), one after the other.
+
+        In memory they lie as there, on which last bits of gradients depend.
+        """
+        early = sum(tap < self.from_block - 1 for tap in self.frozen.taps)
+        cells, prefix = grid[0] * grid[1], self.frozen.prefix
+        sizes = [*[cells] * early, prefix + cells]
+        tokens = stored.flatten(2)[..., : sum(sizes)].transpose(1, 2)
+        *taps, hidden = torch.split(tokens, sizes, dim=1)
+        return [
+            *(F.pad(tap.contiguous(), (0, 0, prefix, 0))[:, prefix:] for tap in taps),
+            hidden.contiguous(),
+        ]
+
+
+def frozen_facts(folder: Path) -> Facts:
+    """Read what the small files of a frozen network say.
+
+    Raises:
+        CheckpointError: As of `FrozenViT`.
+    """
+    if not is_whole(folder):
+        raise CheckpointError(
+            f"{folder} is no folder with config.json, preprocessor_config.json and {WEIGHTS}; "
+            "download a DINOv2, DINOv3 or SAM from Hugging Face into it, or correct the path"
         )
-        return pyramid(taps, grid)
+    facts = facts_of(folder, frozen=True)
+    if facts.model_type not in _KINDS or facts.depth < len(TAPS_IN_12):
+        raise CheckpointError(
+            f"{folder} holds {facts.model_type} with {facts.depth} blocks, and rein_vfm takes "
+            f"{' or '.join(_KINDS)} with {len(TAPS_IN_12)} or more"
+        )
+    return facts
+
+
+def taps_of(depth: int) -> list[int]:
+    """Return the blocks, of this many, that the maps come after."""
+    return [depth * number // 12 - 1 for number in TAPS_IN_12]
+
+
+def grid_of(images: Tensor) -> tuple[int, int]:
+    """Return the grid of patches of images (B, 3, H, W)."""
+    return images.shape[2] // PATCH_PX, images.shape[3] // PATCH_PX
 
 
 def frozen_sha256(folder: Path) -> str:
     """Hash what a frozen network computes with: configuration, normalisation and all weights."""
     digests = {path.name: sha256_of_file(path) for path in weight_files(folder)}
-    facts = facts_of(folder)
+    facts = facts_of(folder, frozen=True)
     about = {"config": config_digest(folder), "mean": facts.mean, "std": facts.std}
     return fingerprint_of({**digests, **about})
 
@@ -168,28 +340,26 @@ def refine_blocks(
     hidden: Tensor,
     rein: LowRankTokens | None,
     *,
-    start: int = 0,
     prefix: int = 1,
     taps: Sequence[int],
 ) -> list[Tensor]:
-    """Run a frozen ViT's blocks, those from `start` on refined: the result is the next one's input.
+    """Run blocks of a frozen ViT, each refined: the result is the next one's input.
 
     Args:
         blocks: (B, prefix + N, C) -> the same.
         hidden: What enters block 0.
-        rein: Its layer 0 refines block `start`; None is the frozen control.
-        start: First block that is refined.
+        rein: Its layer 0 refines block 0; None refines none.
         prefix: Leading tokens that are no patches, which pass unchanged.
-        taps: Blocks whose result is returned.
+        taps: Blocks whose result is returned; -1 is what enters block 0.
 
     Returns:
         Patches (B, N, C) after each of `taps`.
     """
-    after: dict[int, Tensor] = {}
+    after = {-1: hidden}
     for number, block in enumerate(blocks):
         hidden = block(hidden)
-        if rein is not None and number >= start:
-            refined = rein(hidden[:, prefix:], number - start)
+        if rein is not None:
+            refined = rein(hidden[:, prefix:], number)
             hidden = torch.cat([hidden[:, :prefix], refined], dim=1)
         if number in taps:
             after[number] = hidden

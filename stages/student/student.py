@@ -22,7 +22,7 @@ from stages.student.config import REIN, STUDENT_FILES, StudentConfig
 from stages.student.efficientnet_lite import SIZES, EfficientNetLiteBackbone
 from stages.student.heads import DAFormerHead, mlp_head
 from stages.student.mit import BACKBONES, COARSEST_PX, build_backbone, stage_features
-from stages.student.rein_vfm import ReinBackbone
+from stages.student.rein_vfm import ReinBackbone, grid_of
 from stages.student.saved import Card, frozen_folder, read_student
 from stages.student.semask import semantic_features, semantic_layers
 from stages.student.weights import load_backbone
@@ -101,13 +101,19 @@ class Student(nn.Module):
         assert isinstance(classifier, nn.Conv2d)
         return classifier.out_channels
 
-    def see(self, images: Tensor, box: hrda.Box | None = None) -> Pass:
+    def see(self, images: Tensor, box: hrda.Box | None = None, begun: Tensor | None = None) -> Pass:
         """Map normalised images (B, 3, H, W) to what training looks at.
 
         Args:
             images: With HRDA, of sides that are multiples of 8.
             box: Of the detail crop, for HRDA; None is all of the images.
+            begun: Of `rein_vfm`, what was stored of the images, (B, C, rows, columns): their
+                pixels are not looked at then.
         """
+        if begun is not None:
+            assert isinstance(self.backbone, ReinBackbone), "StudentConfig refuses it"
+            grid = grid_of(images)
+            return Pass(self.backbone.finish(self.backbone.unpack(begun, grid), grid))
         if self.attention is None:
             return self._see(images)
         box = box or (0, images.shape[2], 0, images.shape[3])

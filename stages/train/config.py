@@ -325,6 +325,12 @@ class TrainConfig(Section):
             if self.student.rein and getattr(self, key):
                 off = "null" if key == "feature_distance" else "false"
                 raise ValueError(f"{key} is not for student.backbone rein_vfm; set it to {off}")
+        for key in ("self_training", "distill", "restyled"):
+            if self.student.rein and self.student.rein.views and getattr(self, key):
+                raise ValueError(
+                    f"{key} sees other images than the fixed views of student.rein.views; set one "
+                    "of them to null"
+                )
         if self.compile and self.activation_checkpointing:
             raise ValueError(
                 "compile chooses itself which activations to keep; set activation_checkpointing "

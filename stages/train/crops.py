@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NotRequired, TypedDict, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -38,7 +38,10 @@ from stages.train.ranks import ALONE, Ranks
 from store.errors import ConfigError, DataError, SSRError, TrainingError, is_out_of_memory
 from store.read import FeatureReader, require_same_bases
 
-SAMPLE_STREAM, STEP_STREAM, BOX_STREAM, DISTILL_STREAM, RESTYLE_STREAM = 0, 1, 2, 3, 4
+if TYPE_CHECKING:
+    from stages.train.prefix import Prefixes
+
+SAMPLE_STREAM, STEP_STREAM, BOX_STREAM, DISTILL_STREAM, RESTYLE_STREAM, VIEW_STREAM = range(6)
 """Second word of every seed, so that samples and steps draw from different streams."""
 
 TARGET_SHARE = 0.5
@@ -67,6 +70,7 @@ class Sample(TypedDict):
     target_valid: NDArray[np.bool_]
     target_features: dict[str, NDArray[np.float16]]
     target_probabilities: NotRequired[NDArray[np.float16]]
+    source_begun: NotRequired[NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ class Batch:
     target_valid: Tensor  # (B, H, W) bool, pixels whose pseudo-label may be learned from
     target_features: dict[str, Tensor]
     target_probabilities: Tensor | None = None  # (B, K, h, w), stored probabilities; None if unread
+    source_begun: Tensor | None = None  # (B, C, rows, columns) of `Prefixes`; no pixels then
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device; labels become int64 and features float32 there."""
@@ -95,6 +100,7 @@ class Batch:
             move(self.target_valid),
             {level: move(maps).float() for level, maps in self.target_features.items()},
             None if self.target_probabilities is None else move(self.target_probabilities).float(),
+            None if self.source_begun is None else move(self.source_begun),
         )
 
     def __len__(self) -> int:
@@ -199,6 +205,53 @@ def varied(label: NDArray[np.uint8], max_share: float) -> bool:
     return int(np.count_nonzero(counts)) > 1 and bool(counts.max() / counts.sum() < max_share)
 
 
+class View(NamedTuple):
+    """A crop of an image, in its working pixels."""
+
+    box: Box
+    mirrored: bool
+
+
+def labelled_images(manifest: Manifest) -> tuple[ImageRecord, ...]:
+    """Return the images that are drawn as source crops, those of the target at the end.
+
+    Raises:
+        DataError: The source has no training image.
+    """
+    target = manifest.select(domain="target", split="train")
+    return _train_split(manifest, "source") + tuple(r for r in target if r.label is not None)
+
+
+def label_in(label: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
+    """Cut a box out of a label (H, W)."""
+    return label_window(label, box.y, box.x, box.height, box.width)
+
+
+def pixels_of(resized: NDArray[np.uint8], view: View) -> NDArray[np.float32]:
+    """Cut a view out of an image (H, W, 3): (3, h, w), normalised."""
+    box = view.box
+    window = normalised_window(resized, box.y, box.x, box.height, box.width)
+    return flip(window) if view.mirrored else window
+
+
+def draw_box(rng: np.random.Generator, record: ImageRecord, config: TrainConfig) -> Box:
+    """Draw a crop of an image, uniformly."""
+    side, align_px = config.crop_px, config.crop_align_px
+    return Box(*crop_origin(rng, record.working_size_px, side, align_px), side, side)
+
+
+def varied_box(
+    rng: np.random.Generator, record: ImageRecord, label: NDArray[np.uint8], config: TrainConfig
+) -> Box:
+    """Draw a crop in which no class prevails, if one turns up soon."""
+    most = config.crop_max_class_share
+    if most >= 1:
+        return draw_box(rng, record, config)
+    return redraw_until_enough(
+        lambda: draw_box(rng, record, config), lambda box: varied(label_in(label, box), most)
+    )
+
+
 class TrainingCrops(Dataset[Sample]):
     """Crops of both domains' `train` images by sample index, endlessly many.
 
@@ -221,12 +274,14 @@ class TrainingCrops(Dataset[Sample]):
         readers: Mapping[Domain, FeatureReader],
         labels: FeatureReader | None = None,
         restyled: Restyled | None = None,
+        prefixes: "Prefixes | None" = None,
     ) -> None:
         self._config = config
         self._roots = roots
         self._readers = readers
         require_same_bases(readers.values(), config.used_levels)
         self._labels_reader = labels
+        self._prefixes = prefixes
         for reader in readers.values():
             config.require_aligned(map(reader.header.spec.level, config.used_levels))
         if labels is not None:
@@ -234,12 +289,12 @@ class TrainingCrops(Dataset[Sample]):
         self._restyled = restyled
         self._versions = restyled.versions("train") if restyled is not None else {}
         self._labels = manifest.labels
-        target = manifest.select(domain="target", split="train")
-        labelled = tuple(record for record in target if record.label is not None)
-        self._labelled = _train_split(manifest, "source") + labelled
+        self._labelled = labelled_images(manifest)
+        labelled = [record for record in self._labelled if record.domain == "target"]
         self._first_of_target = len(self._labelled) - len(labelled)
         self._target: tuple[ImageRecord, ...] = ()
         if config.self_training or config.distill:
+            target = manifest.select(domain="target", split="train")
             others = tuple(record for record in target if record.label is None)
             self._target = others or _train_split(manifest, "target")
         self._rare: RareClassSampler | None = None
@@ -260,7 +315,7 @@ class TrainingCrops(Dataset[Sample]):
             source_levels = list(read)
             target_levels = [*dict.fromkeys((*read, *(distilled if keeps else ())))]
             sees_target = keeps or config.self_training is not None
-        image, label, features = self._source_crop(rng, index, source_levels)
+        image, label, features, begun = self._source_crop(rng, index, source_levels)
         target_image, valid, target_features, classes = self._target_crop(
             rng, target_levels, sees_target
         )
@@ -274,12 +329,19 @@ class TrainingCrops(Dataset[Sample]):
         )
         if classes is not None:
             sample["target_probabilities"] = classes
+        if begun is not None:
+            sample["source_begun"] = begun
         return sample
 
     def _source_crop(
         self, rng: np.random.Generator, index: int, levels: Sequence[str]
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8], dict[str, NDArray[np.float16]]]:
-        rare, most = self._rare, self._config.crop_max_class_share
+    ) -> tuple[
+        NDArray[np.float32],
+        NDArray[np.uint8],
+        dict[str, NDArray[np.float16]],
+        NDArray[np.float32] | None,
+    ]:
+        rare, config = self._rare, self._config
         if rare is not None:
             class_id, row = rare.draw(rng)
         else:
@@ -288,31 +350,34 @@ class TrainingCrops(Dataset[Sample]):
         record = self._labelled[row]
         ids = read_train_ids(record, self._roots[record.domain], self._labels[record.domain])
         label = resize_label(ids, record.resized_size_px)
+        views = () if self._prefixes is None else self._prefixes.views(record)
 
-        def label_in(box: Box) -> NDArray[np.uint8]:
-            return label_window(label, box.y, box.x, box.height, box.width)
-
-        def draw() -> Box:
-            """Draw a crop in which no class prevails, if one turns up soon."""
-            if most >= 1:
-                return self._box(rng, record)
-            return redraw_until_enough(
-                lambda: self._box(rng, record), lambda box: varied(label_in(box), most)
-            )
+        def draw() -> View:
+            if views:
+                return views[int(rng.integers(len(views)))]
+            return View(varied_box(rng, record, label, config), mirrored=False)
 
         if rare is None:
-            box = draw()
+            box, mirrored = draw()
         else:
             # Differs from SSR: the crop alone is drawn again, not decoding and flip with it.
-            box = redraw_until_enough(draw, lambda box: rare.enough(label_in(box), class_id))
-        mirrored = bool(rng.random() < self._config.flip_probability)
-        shown = self._shown(record, index)
-        image, crop = _cut(shown, record, box, mirrored), label_in(box)
+            box, mirrored = redraw_until_enough(
+                draw, lambda view: rare.enough(label_in(label, view.box), class_id)
+            )
+        if not views:
+            mirrored = bool(rng.random() < config.flip_probability)
+        crop, begun = label_in(label, box), self._begun(record, View(box, mirrored))
         return (
-            image,
+            np.zeros((3, *crop.shape), np.float32)
+            if begun is not None  # shapes stay, no image is decoded
+            else pixels_of(self._shown(record, index), View(box, mirrored)),
             flip(crop) if mirrored else crop,
             self._features(record, box, mirrored, levels),
+            begun,
         )
+
+    def _begun(self, record: ImageRecord, view: View) -> NDArray[np.float32] | None:
+        return None if self._prefixes is None else self._prefixes.read(record, view)
 
     def _target_crop(
         self, rng: np.random.Generator, levels: Sequence[str], is_seen: bool
@@ -326,7 +391,7 @@ class TrainingCrops(Dataset[Sample]):
         if not is_seen:  # nothing reads the target: shapes stay, no image is decoded
             return np.zeros((3, side, side), np.float32), np.zeros((side, side), np.bool_), {}, None
         record = self._target[int(rng.integers(len(self._target)))]
-        box = self._box(rng, record)
+        box = draw_box(rng, record, self._config)
         mirrored = bool(rng.random() < self._config.flip_probability)
         sides = 0 if self._config.student.hrda is None else self._config.student.hrda.margin_px
         top, bottom = (
@@ -340,8 +405,8 @@ class TrainingCrops(Dataset[Sample]):
             image_px=record.resized_size_px,
             margins_px=(top, bottom, sides, sides),
         ).numpy()
-        raw = read_raw(record, self._roots[record.domain])
-        image = _cut(raw, record, box, mirrored)
+        resized = resize_image(read_raw(record, self._roots[record.domain]), record.resized_size_px)
+        image = pixels_of(resized, View(box, mirrored))
         features = self._features(record, box, mirrored, levels)
         classes = None
         if self._labels_reader is not None:
@@ -349,12 +414,8 @@ class TrainingCrops(Dataset[Sample]):
             classes = _window(self._labels_reader, record, level, box, mirrored)
         return image, flip(valid) if mirrored else valid, features, classes
 
-    def _box(self, rng: np.random.Generator, record: ImageRecord) -> Box:
-        side, align_px = self._config.crop_px, self._config.crop_align_px
-        return Box(*crop_origin(rng, record.working_size_px, side, align_px), side, side)
-
     def _shown(self, record: ImageRecord, index: int) -> NDArray[np.uint8]:
-        """Read the image that a source crop is cut from, perhaps restyled.
+        """Read the resized image that a source crop is cut from, perhaps restyled.
 
         Nothing else of a sample depends on this draw.
         """
@@ -363,7 +424,7 @@ class TrainingCrops(Dataset[Sample]):
             rng = np.random.default_rng((self._config.seed, RESTYLE_STREAM, index))
             if rng.random() < config.probability:
                 return self._restyled.image(versions[int(rng.integers(len(versions)))])
-        return read_raw(record, self._roots[record.domain])
+        return resize_image(read_raw(record, self._roots[record.domain]), record.resized_size_px)
 
     def _features(
         self, record: ImageRecord, box: Box, mirrored: bool, levels: Sequence[str]
@@ -378,14 +439,6 @@ class TrainingCrops(Dataset[Sample]):
         if reader is None:
             return {}
         return {level: _window(reader, record, level, box, mirrored) for level in levels}
-
-
-def _cut(
-    raw: NDArray[np.uint8], record: ImageRecord, box: Box, mirrored: bool
-) -> NDArray[np.float32]:
-    resized = resize_image(raw, record.resized_size_px)
-    window = normalised_window(resized, box.y, box.x, box.height, box.width)
-    return flip(window) if mirrored else window
 
 
 def _window(

@@ -171,6 +171,6 @@ def _tensors(batch: Batch, views: Views) -> list[Tensor]:
     return [
         *(batch.source_image, batch.source_label, *batch.source_features.values()),
         *(batch.target_image, batch.target_valid, *batch.target_features.values()),
-        *(() if batch.target_probabilities is None else (batch.target_probabilities,)),
+        *(t for t in (batch.target_probabilities, batch.source_begun) if t is not None),
         *(view for view in views if view is not None),
     ]

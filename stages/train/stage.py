@@ -17,6 +17,7 @@ from stages.train.crops import TrainingCrops
 from stages.train.loop import Progress, fit
 from stages.train.models import build_models, teacher_of
 from stages.train.monitor import Curves, rows_for
+from stages.train.prefix import open_prefixes
 from stages.train.ranks import ALONE, Ranks
 from stages.train.state import TrainingState, build_optimizer
 from stages.train.step import STORED, Feed
@@ -129,6 +130,7 @@ def run(
         readers=readers,
         labels=label_reader,
         restyled=open_restyled(config, workspace),
+        prefixes=open_prefixes(config, workspace.stores, manifest),
     )
     models, notes, origin = build_models(config, manifest, readers, ranks)
     models.set_up(config, device)

@@ -308,7 +308,8 @@ def _run_passes(
 
     def source_losses(part: slice) -> dict[str, Tensor]:
         image, label = batch.source_image[part], batch.source_label[part]
-        seen = student.see(image, boxes.source)
+        begun = None if batch.source_begun is None else batch.source_begun[part]
+        seen = student.see(image, boxes.source, begun)
         losses = plain_losses("clean", seen, label)
         if regularizer is not None and "source" in enhanced_parts:
             teacher = part_of(batch.source_features, part)

@@ -231,3 +231,18 @@ def test_predictions_are_not_put_among_the_images() -> None:
         list_photos(["photos"], out=Path("photos/out"))
     with pytest.raises(ConfigError, match=r"lies in --out predicted"):
         list_photos(["**/*.png"], out=OUT)
+
+
+def test_the_class_maps_of_semask_are_drawn_beside_each_other(tmp_path: Path) -> None:
+    semask = {"window": 2, "attention": True, "aux_weight": 0.4}
+    save_model(tmp_path / "student", semask=semask)
+    photo = add(tmp_path, "a.png", noise(0, (50, 70)))
+    call(tmp_path / "student", [photo], tmp_path / "out")
+    maps = np.array(Image.open(tmp_path / "out/maps/a.png"))
+    assert maps.shape == (50, 4 * 70, 3)
+    network = open_model(tmp_path / "student").network
+    pixels = torch.from_numpy(normalised_window(read_image(photo), 0, 0, 64, 96))[None]
+    with torch.inference_mode():
+        coarsest = network.see(pixels).class_maps[3].argmax(1)[0].numpy()
+    drawn = np.array(PALETTE, np.uint8)[coarsest.repeat(32, 0).repeat(32, 1)]
+    np.testing.assert_array_equal(maps[:, 3 * 70 :], drawn[:50, :70])

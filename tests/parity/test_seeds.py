@@ -576,9 +576,9 @@ WRONG: list[tuple[str, dict[str, tuple[str, str]]]] = [
             "        else:\n            after[number] = hidden",
         ),
         "a refined class token": (
-            "rein(hidden[:, prefix:], number - start)\n"
+            "rein(hidden[:, prefix:], number)\n"
             "            hidden = torch.cat([hidden[:, :prefix], refined], dim=1)",
-            "hidden\n            hidden = rein(hidden, number - start)",
+            "hidden\n            hidden = rein(hidden, number)",
         ),
         "a pyramid resized to the size": (
             "scale_factor=factor,", "size=[int(side * factor) for side in grid],"

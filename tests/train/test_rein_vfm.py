@@ -34,6 +34,19 @@ MODELS: dict[str, Callable[..., Any]] = {
     "dinov2_with_registers": lambda **more: transformers.Dinov2WithRegistersModel(
         transformers.Dinov2WithRegistersConfig(**VIT | more)
     ),
+    "dinov3_vit": lambda **more: transformers.DINOv3ViTModel(
+        transformers.DINOv3ViTConfig(
+            **VIT | {"patch_size": 16, "num_register_tokens": 2, "intermediate_size": 32} | more
+        )
+    ),
+    "sam_vision_model": lambda **more: transformers.SamVisionModel(
+        transformers.SamVisionConfig(
+            **VIT
+            | {"image_size": 64, "patch_size": 16, "output_channels": 8, "mlp_dim": 32}
+            | {"window_size": 3, "global_attn_indexes": [1, 3], "initializer_range": 0.02}
+            | more,
+        )
+    ),
 }
 OWN = {
     "rein.factors.0",
@@ -46,7 +59,11 @@ OWN = {
 def save_vit(folder: Path, kind: str = "dinov2", seed: int = 3, **more: int) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        MODELS[kind](**more).save_pretrained(folder)
+        model = MODELS[kind](**more)
+        for name, weight in model.named_parameters():
+            if "pos" in name:  # SAM's begin at 0
+                nn.init.normal_(weight)
+        model.save_pretrained(folder)
     images = {"image_mean": [0.4, 0.5, 0.5], "image_std": [0.2, 0.2, 0.25]}
     (folder / "preprocessor_config.json").write_text(json.dumps(images))
     return folder
@@ -85,7 +102,9 @@ def test_with_scale_0_the_maps_are_the_frozen_networks(tmp_path: Path, kind: str
     assert not torch.equal(refined[3], expected[3])
     assert torch.equal(refined[0], expected[0])  # block 0 is before the first that is refined
     nn.init.zeros_(student.get_parameter("backbone.rein.scale"))
-    assert all(map(torch.equal, student.features(images), expected))
+    with torch.no_grad():  # SAM's attention has another kernel for gradients
+        expected = frozen(images)
+        assert all(map(torch.equal, student.features(images), expected))
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -97,10 +116,11 @@ def test_at_its_own_patch_and_grid_the_network_is_that_of_transformers(
     frozen = tokens_of(build(folder)).frozen
     pixels = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        hidden, _ = frozen.enter(pixels)
-        for block in frozen.blocks:
+        hidden, grid = frozen.enter(pixels)
+        for block in frozen.runners(frozen.blocks, grid):
             hidden = block(hidden)
         expected = model(frozen.renormalise(pixels), output_hidden_states=True).hidden_states[-1]
+    expected = expected.flatten(1, -2)  # SAM's are (B, h, w, C)
     torch.testing.assert_close(hidden, expected, rtol=0, atol=1e-5)
 
 
@@ -126,6 +146,35 @@ def test_tokens_and_head_alone_train_and_tokens_do_not_decay(vit: Path) -> None:
     assert not frozen.training
     assert_same(dict(frozen.state_dict()), dict(before))
     assert all(weight.grad is None for weight in frozen.parameters())
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("tune", ["lora", "all"])
+def test_a_control_begins_as_the_frozen_network_and_trains_what_it_says(
+    tmp_path: Path, kind: str, tune: str
+) -> None:
+    vit, images = save_vit(tmp_path / kind, kind), torch.randn(2, 3, 64, 96)
+    frozen = build(vit, rein={"tune": "none"})
+    student = build(vit, rein={"tune": tune})
+    assert not list(frozen.backbone.parameters())
+    with torch.no_grad():  # SAM's attention has another kernel for gradients
+        assert all(map(torch.equal, student.features(images), frozen.features(images)))
+    before = deepcopy(dict(tokens_of(student).frozen.state_dict()))
+    optimizer = build_optimizer(student, None, config(vit).optimizer)
+    for _ in range(2):  # in the first one, the factors that begin at 0 alone
+        seen: Any = torch.cat([map_.flatten() for map_ in student.features(images)])
+        seen.square().sum().backward()
+        optimizer.step()
+    named = dict(student.backbone.named_parameters())
+    inner = [weight for name, weight in named.items() if not name.startswith("layers.2.")]
+    assert all(weight.grad is not None and weight.grad.any() for weight in inner)
+    if tune == "all":
+        assert {name.split(".")[1] for name in named} == set("012")
+    else:
+        fused = kind.startswith("sam")
+        assert len(named) == 2 * (BLOCKS - REIN["from_block"]) * (1 if fused else 2)
+    assert not torch.equal(student.features(images)[3], frozen.features(images)[3])
+    assert_same(dict(tokens_of(student).frozen.state_dict()), before)
 
 
 def test_a_run_resumes_to_the_same_bits_and_reloads_to_the_same_logits(
@@ -162,7 +211,7 @@ def test_a_run_resumes_to_the_same_bits_and_reloads_to_the_same_logits(
     assert "backbone is rein_vfm" in str(result.why_not_plain)
     assert str(tmp_path) not in (tmp_path / "out/config.json").read_text()
     readme = (tmp_path / "out/README.md").read_text()
-    assert f"`vit`, a DINOv2 with a licence of its own (sha256 {card['frozen_sha256']})" in readme
+    assert f"`vit`, a network with a licence of its own (sha256 {card['frozen_sha256']})" in readme
     assert "A Rein student, trained" in readme
     (tmp_path / "out/frozen").symlink_to(vit)
     assert torch.equal(load_student(tmp_path / "out")[0](images), student(images))
@@ -196,7 +245,7 @@ def test_a_start_on_another_frozen_network_is_refused(
     [
         ({"student": {"rein": None}}, "rein_vfm and the section rein belong together"),
         ({"student": {"backbone": "mit_tiny"}}, "rein_vfm and the section rein belong together"),
-        ({"student": {"weights": "random"}}, "set weights to the folder of a DINOv2"),
+        ({"student": {"weights": "random"}}, "set weights to the folder of one"),
         ({"student": {"norm_eps": 1e-6}}, "set norm_eps to null"),
         ({"student": {"hrda": HRDA}}, "set hrda to null"),
         ({"student": {"semask": SEMASK}}, "semask needs the stages of a MiT"),
@@ -207,6 +256,7 @@ def test_a_start_on_another_frozen_network_is_refused(
             "rein_vfm; set it to null",
         ),
         ({"rein": {"tokens": 1}}, "tokens"),
+        ({"rein": {"tune": "lora", "rank": 0}}, "lora, which needs a rank of 1 or more"),
     ],
 )
 def test_what_does_not_go_together_is_refused(
@@ -222,8 +272,8 @@ def test_what_does_not_go_together_is_refused(
         (lambda folder: (folder / "model.safetensors").unlink(), "is no folder with config.json"),
         (lambda folder: save_vit(folder, num_hidden_layers=3), "dinov2 with 3 blocks, and"),
         (
-            lambda folder: (folder / "config.json").write_text('{"model_type": "dinov3_vit"}'),
-            "holds dinov3_vit with",
+            lambda folder: (folder / "config.json").write_text('{"model_type": "dinov3_convnext"}'),
+            "holds dinov3_convnext with",
         ),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "cannot be loaded"),
     ],

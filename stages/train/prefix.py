@@ -1,0 +1,291 @@
+"""Stored results of the frozen blocks that nothing trains in, for fixed views of the images.
+
+Blocks of `rein_vfm` before `from_block` see nothing that training changes: what they make of a view
+is computed once, in float32 as it is, and training goes on from there. It is a store of one level,
+whose images are views. What crop, flip and image a view is of stands in its name, so that
+its list of images is the list of views.
+
+# B batch, C channels, T tokens of a view: those of the taps, then those that enter the next block
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stages.device import cpu_threads, float32_on_gpu, pick_device
+from stages.prepare.geometry import Box
+from stages.prepare.manifest import Domain, ImageRecord, Manifest
+from stages.prepare.pixels import read_raw, read_train_ids, resize_image, resize_label
+from stages.student.rein_vfm import PATCH_PX, ReinBackbone, frozen_facts, frozen_sha256, taps_of
+from stages.train.config import TrainConfig
+from stages.train.crops import VIEW_STREAM, View, labelled_images, pixels_of, varied_box
+from store.codec import EXACT
+from store.errors import StoreError, StoreMismatchError, StoreMissingError, StoreUnreadableError
+from store.files import Url, files_at, join
+from store.fingerprint import sha256
+from store.header import read_spec
+from store.read import FeatureReader
+from store.spec import COARSEST_STRIDE_PX, ImageEntry, Level, Size, StoreSpec
+from store.write import StoreWriter
+
+PREFIX: Final = "prefix"
+"""The level, and the folder of these stores."""
+
+PREFIX_VERSION: Final = 1
+"""Raise it when a change of code changes what is stored of the same views."""
+
+_SHARD_VIEWS: Final = 16
+_NAME: Final = re.compile(r"(.+)@([0-9]+),([0-9]+)(m?)")
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """What training reads: views of images, and what was stored of them."""
+
+    reader: FeatureReader
+    side_px: int
+
+    def views(self, record: ImageRecord) -> Sequence[View]:
+        """Return the views of an image, as the store lists them."""
+        return self._views.get(record.image_id, ())
+
+    def read(self, record: ImageRecord, view: View) -> NDArray[np.float32]:
+        """Read (C, rows, columns), one token after the other and zeros behind them."""
+        name = _name(record, view)
+        found: NDArray[np.float32] = self.reader.window(
+            name, PREFIX, 0, 0, *self.reader.size_tok(name, PREFIX)
+        )
+        return found
+
+    @cached_property
+    def _views(self) -> dict[str, list[View]]:
+        return _views_by_image(self.reader, self.side_px)
+
+
+def open_prefixes(config: TrainConfig, stores: Url, manifest: Manifest) -> Prefixes | None:
+    """Open the store of a run's prefixes; None where `rein.views` does not ask for them.
+
+    Raises:
+        CheckpointError: The frozen network is missing or damaged.
+        StoreError: There is no such store, it is of something else, or lacks images.
+    """
+    if config.student.rein is None or config.student.rein.views is None:
+        return None
+    spec = prefix_spec(config)
+    reader = FeatureReader(join(stores, spec.relative_path))
+    try:
+        reader.header  # noqa: B018 - opens it
+    except StoreUnreadableError:
+        raise
+    except StoreMissingError as error:
+        raise StoreMismatchError(
+            f"{join(stores, PREFIX)} holds {_others(stores, spec)}: run `ssr embed`"
+        ) from error
+    found = Prefixes(reader, config.crop_px)
+    records = labelled_images(manifest)
+    if absent := [record.image_id for record in records if not found.views(record)]:
+        raise StoreMismatchError(
+            f"{join(stores, spec.relative_path)} has no view of {absent[0]}: run `ssr embed`"
+        )
+    contents = {
+        _name(record, view): record.content for record in records for view in found.views(record)
+    }
+    reader.check(levels=[PREFIX], images=contents, fingerprint=spec.fingerprint)
+    return found
+
+
+def prefix_spec(config: TrainConfig) -> StoreSpec:
+    """Return the store that a run's prefixes have; its name depends on all that they depend on.
+
+    Raises:
+        CheckpointError: The frozen network is missing or damaged.
+    """
+    rein = config.student.rein
+    assert rein is not None
+    folder = Path(config.student.weights).expanduser()
+    facts = frozen_facts(folder)
+    cells = (config.crop_px // PATCH_PX) ** 2
+    early = sum(tap < rein.from_block - 1 for tap in taps_of(facts.depth))
+    columns = config.crop_px // PATCH_PX
+    rows = -(-(facts.prefix + cells * (1 + early)) // columns)
+    height_px = -(-rows * PATCH_PX // COARSEST_STRIDE_PX) * COARSEST_STRIDE_PX
+    return StoreSpec(
+        domain=PREFIX,
+        levels={PREFIX: Level(PATCH_PX, facts.channels[0])},
+        grid_px=(height_px, config.crop_px),
+        shard_images=_SHARD_VIEWS,
+        codec=EXACT,
+        provenance={
+            "teacher": {
+                "architecture": facts.model_type,
+                "weights_sha256": frozen_sha256(folder),
+                "trained": True,
+            },
+            "from_block": rein.from_block,
+            "native_px": rein.native_px,
+            "precision": config.precision,
+            "matmul": config.matmul,
+            "views": {
+                "most": rein.views,
+                "seed": config.seed,
+                "crop_px": config.crop_px,
+                "crop_align_px": config.crop_align_px,
+                "crop_max_class_share": config.crop_max_class_share,
+                "flip_probability": config.flip_probability,
+            },
+            "version": PREFIX_VERSION,
+        },
+    )
+
+
+def store_prefixes(
+    config: TrainConfig,
+    *,
+    manifest: Manifest,
+    roots: Mapping[Domain, Path],
+    stores: Url,
+    progress: Callable[[int, int, str], None],
+) -> int:
+    """Bring the store of a run's prefixes up to date; return how many views were stored now.
+
+    It goes on where it was interrupted. Views that the store lists stay. `progress` is called with
+    views done, views to do, and what they are.
+
+    Raises:
+        CheckpointError: The frozen network is missing or damaged.
+        ConfigError: It has fewer blocks than `from_block`, or a device is missing.
+        DataError: An image or label is missing or damaged.
+        StoreError: The store is in use or cannot be written.
+    """
+    spec = prefix_spec(config)
+    wanted = _draw_views(config, manifest, roots, join(stores, spec.relative_path))
+    entries = [
+        ImageEntry(name, record.content, spec.grid_px) for name, (record, _) in wanted.items()
+    ]
+    with (
+        StoreWriter(stores, spec, entries, [PREFIX]) as writer,
+        cpu_threads(config.threads),
+        float32_on_gpu(config.matmul),
+    ):
+        tasks = writer.pending()
+        todo = [e.image_id for task in tasks for e in task.images if e is not None]
+        if todo:
+            tokens = _begin(config, [wanted[name] for name in todo], roots, spec.grid_px)
+            done = 0
+            for task in tasks:
+                features: dict[str, NDArray[np.float32]] = {}
+                for entry in filter(None, task.images):
+                    features[entry.image_id] = next(tokens)
+                    done += 1
+                    progress(done, len(todo), "views")
+                writer.write_shard(task, {PREFIX: features})
+    return len(todo)
+
+
+def _draw_views(
+    config: TrainConfig, manifest: Manifest, roots: Mapping[Domain, Path], url: Url
+) -> dict[str, tuple[ImageRecord, View]]:
+    """Return all views by name, those that the store has and new ones of other images.
+
+    They depend on seed and image alone. Those of an image differ, so that there can be fewer of a
+    small one.
+    """
+    rein = config.student.rein
+    assert rein is not None
+    try:
+        known = _views_by_image(FeatureReader(url), config.crop_px)
+    except StoreUnreadableError:
+        raise
+    except StoreError:
+        known = {}
+    found: dict[str, tuple[ImageRecord, View]] = {}
+    for record in labelled_images(manifest):
+        views: Sequence[View] = known.get(record.image_id, ())
+        if not views:
+            label = resize_label(
+                read_train_ids(record, roots[record.domain], manifest.labels[record.domain]),
+                record.resized_size_px,
+            )
+            number = int(sha256(record.image_id.encode())[:16], 16)
+            rng = np.random.default_rng((config.seed, VIEW_STREAM, number))
+            views = [
+                View(
+                    varied_box(rng, record, label, config),
+                    bool(rng.random() < config.flip_probability),
+                )
+                for _ in range(rein.views or 0)
+            ]
+        found |= {_name(record, view): (record, view) for view in views}
+    return found
+
+
+@torch.no_grad()
+def _begin(
+    config: TrainConfig,
+    views: Sequence[tuple[ImageRecord, View]],
+    roots: Mapping[Domain, Path],
+    grid_px: Size,
+) -> Iterator[NDArray[np.float32]]:
+    """Run the blocks on one view after the other; yield (C, rows, columns) of each.
+
+    Batches are as large as in training, the last one filled up: last bits can depend on it.
+    """
+    rein, size = config.student.rein, config.micro_batch_size or config.batch_size
+    assert rein is not None
+    device = pick_device(config.device, "train.device")
+    backbone = ReinBackbone(Path(config.student.weights).expanduser(), rein).to(device)
+    rows, columns = (side // PATCH_PX for side in grid_px)
+    seen: tuple[ImageRecord, NDArray[np.uint8]] | None = None
+    for start in range(0, len(views), size):
+        batch = []
+        for record, view in views[start : start + size]:
+            if seen is None or seen[0] is not record:  # views of an image are neighbours
+                raw = read_raw(record, roots[record.domain])
+                seen = record, resize_image(raw, record.resized_size_px)
+            batch.append(torch.from_numpy(pixels_of(seen[1], view)))
+        images = torch.stack([*batch, *[batch[-1]] * (size - len(batch))]).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision != "float32"):
+            begun = torch.cat(backbone.begin(images), dim=1)  # (B, T, C)
+        assert begun.dtype == torch.float32, "else training would go on from other numbers"
+        for tokens in begun[: len(batch)].cpu().numpy():
+            packed = np.zeros((tokens.shape[1], rows * columns), np.float32)
+            packed[:, : len(tokens)] = tokens.T
+            yield packed.reshape(-1, rows, columns)
+
+
+def _views_by_image(reader: FeatureReader, side_px: int) -> dict[str, list[View]]:
+    views: dict[str, list[View]] = {}
+    for slot in reader.header.slots:
+        if slot.live and (parts := _NAME.fullmatch(slot.image.image_id)):
+            box = Box(int(parts[2]), int(parts[3]), side_px, side_px)
+            views.setdefault(parts[1], []).append(View(box, bool(parts[4])))
+    return views
+
+
+def _others(stores: Url, wanted: StoreSpec) -> str:
+    """Say what prefixes there are instead of these, for people."""
+    for path in sorted(stores.glob(f"{PREFIX}/*.zarr")) if isinstance(stores, Path) else ():
+        try:
+            found = _flat(read_spec(files_at(path)).provenance)
+        except StoreError:
+            continue
+        other = [key for key, value in _flat(wanted.provenance).items() if found.get(key) != value]
+        if other:
+            return f"the prefixes of another {', '.join(other[:3])}"
+    return "no prefixes"
+
+
+def _flat(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    nested = {k: v for v in provenance.values() if isinstance(v, Mapping) for k, v in v.items()}
+    return nested | {k: v for k, v in provenance.items() if not isinstance(v, Mapping)}
+
+
+def _name(record: ImageRecord, view: View) -> str:
+    return f"{record.image_id}@{view.box.y},{view.box.x}{'m' if view.mirrored else ''}"

@@ -1,0 +1,190 @@
+"""Stored prefixes of a frozen ViT: training that goes on from them is the training without."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stages.student.student import load_student
+from stages.train.config import TrainConfig
+from stages.train.crops import TrainingCrops, batches
+from stages.train.prefix import open_prefixes, store_prefixes
+from stages.train.step import train_step
+from store.codec import Codec
+from store.errors import SSRError
+from store.read import FeatureReader
+from tests.train.test_rein_vfm import BLOCKS, MODELS, build, config, save_vit
+from tests.train.world import World, assert_same, results, silent, training_state
+
+
+@pytest.fixture
+def vit(tmp_path: Path) -> Path:
+    return save_vit(tmp_path / "vit")
+
+
+@pytest.fixture
+def stored(world: World, tmp_path: Path) -> World:
+    """The world without prefixes of other tests."""
+    return world.copy(tmp_path / "world")
+
+
+def cached(vit: Path, **changes: Any) -> TrainConfig:  # noqa: ANN401
+    rein = {"from_block": 2, "views": 3} | changes.pop("rein", {})
+    return config(vit, rein=rein, self_training=None, iterations=3, **changes)
+
+
+def store(world: World, asked: TrainConfig) -> int:
+    return store_prefixes(
+        asked,
+        manifest=world.manifest,
+        roots=world.roots,
+        stores=world.store_url,
+        progress=silent,
+    )
+
+
+def crops_of(world: World, asked: TrainConfig) -> TrainingCrops:
+    prefixes = open_prefixes(asked, world.store_url, world.manifest)
+    return TrainingCrops(
+        config=asked, manifest=world.manifest, roots=world.roots, readers={}, prefixes=prefixes
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "from_block"),
+    [*(("dinov2", number) for number in (1, 3, BLOCKS)), *((kind, 2) for kind in MODELS)],
+)
+def test_logits_and_gradients_are_those_without_a_cache_to_the_bit(
+    stored: World, tmp_path: Path, kind: str, from_block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vit = save_vit(tmp_path / kind, kind)
+    asked = cached(vit, rein={"from_block": from_block})
+    assert len(stored.records("source")) < store(stored, asked) <= 3 * len(stored.records("source"))
+    crops = crops_of(stored, asked)
+    found: list[Any] = []
+    for _ in range(2):
+        torch.manual_seed(0)  # of dropout
+        cpu = torch.device("cpu")
+        batch = next(batches(crops, asked, start=0, device=cpu)).to(cpu)
+        state = training_state(asked, seed=0)
+        student = state.models.student
+        with torch.no_grad():
+            logits = student.decode(student.see(batch.source_image, begun=batch.source_begun))
+        losses = train_step(state.models, batch, None, config=asked, iteration=0).losses
+        gradients = {name: weight.grad for name, weight in student.named_parameters()}
+        found.append([logits, batch.source_label, losses, gradients])
+        assert (batch.source_begun is None) == bool(batch.source_image.any())
+        monkeypatch.setattr(TrainingCrops, "_begun", lambda *_: None)
+    assert any(gradient.any() for gradient in found[0][3].values())
+    assert_same(*found)
+
+
+@pytest.mark.parametrize("tune", ["tokens", "lora", "all"])
+def test_a_run_on_stored_prefixes_ends_with_the_weights_of_one_without(
+    stored: World, vit: Path, tmp_path: Path, tune: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rare = {"temperature": 0.1, "min_pixels": 1, "min_crop_ratio": 0.5}
+    asked = cached(vit, rein={"tune": tune}, rare_class_sampling=rare)
+    store(stored, asked)
+    stored.train(asked, tmp_path / "cached")
+    monkeypatch.setattr(TrainingCrops, "_begun", lambda *_: None)
+    stored.train(asked, tmp_path / "uncached")
+    assert_same(results(tmp_path / "cached"), results(tmp_path / "uncached"))
+    student, images = load_student(tmp_path / "cached/student")[0], torch.randn(1, 3, 64, 64)
+    start = build(vit, rein={"from_block": 2, "tune": "none"}).eval()
+    assert not torch.equal(student.features(images)[3], start.features(images)[3])
+
+
+def test_views_differ_and_are_listed_and_stay_when_images_come(vit: Path, tmp_path: Path) -> None:
+    world = World(tmp_path / "world")
+    world.prepare(images=2, target=False)
+    asked = cached(vit, rein={"views": 4}, flip_probability=0.5)
+    assert 2 < store(world, asked) <= 8
+    before = open_prefixes(asked, world.store_url, world.manifest)
+    assert before is not None
+    views = {record.image_id: before.views(record) for record in world.records("source")}
+    assert all(len(set(each)) > 1 for each in views.values())
+    world.prepare(images=3, target=False)
+    with pytest.raises(SSRError, match=r"has no view of source/.*: run `ssr embed`"):
+        open_prefixes(asked, world.store_url, world.manifest)
+    assert store(world, asked)
+    assert store(world, asked) == 0
+    after = open_prefixes(asked, world.store_url, world.manifest)
+    assert after is not None
+    for record in world.records("source"):
+        assert views.get(record.image_id, after.views(record)) == after.views(record)
+    next(world.store_url.glob("prefix/*.zarr/prefix/c.0.*")).unlink()
+    with pytest.raises(SSRError, match="run `ssr embed`"):
+        open_prefixes(asked, world.store_url, world.manifest)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda vit: cached(vit, rein={"from_block": 1}), "of another from_block: run `ssr embed`"),
+        (lambda vit: cached(save_vit(vit.parent / "other", seed=4)), "another weights_sha256: run"),
+        (lambda vit: cached(vit, rein={"views": 2}), "of another most"),
+        (lambda vit: cached(vit, seed=1), "of another seed"),
+        (lambda vit: cached(vit, precision="bfloat16"), "of another precision"),
+    ],
+)
+def test_prefixes_of_something_else_are_refused(
+    stored: World, vit: Path, tmp_path: Path, change: Callable[[Path], TrainConfig], said: str
+) -> None:
+    with pytest.raises(SSRError, match="prefix holds no prefixes: run `ssr embed`"):
+        stored.train(cached(vit), tmp_path / "run")
+    store(stored, cached(vit))
+    with pytest.raises(SSRError, match=said):
+        stored.train(change(vit), tmp_path / "run")
+
+
+def test_an_image_that_changed_is_refused(stored: World, vit: Path) -> None:
+    asked, manifest = cached(vit), stored.manifest
+    store(stored, asked)
+    records = tuple(replace(record, sha256="0" * 64) for record in manifest.records)
+    with pytest.raises(SSRError, match="run `ssr embed`"):
+        open_prefixes(asked, stored.store_url, replace(manifest, records=records))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rein": {"from_block": 0, "views": 2}}, "no block comes before from_block 0"),
+        ({"rein": {"views": 2}}, "self_training sees other images than the fixed views"),
+    ],
+)
+def test_what_fixed_views_cannot_serve_is_refused(
+    vit: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        config(vit, **changes)
+
+
+def test_without_views_nothing_is_stored_and_nothing_is_noted(stored: World, vit: Path) -> None:
+    asked = config(vit, self_training=None)
+    assert open_prefixes(asked, stored.store_url, stored.manifest) is None
+    assert '"views"' not in asked.model_dump_json()
+    assert build(vit).features(torch.zeros(1, 3, 64, 64))[3].shape == (1, 16, 2, 2)
+
+
+def test_prefixes_keep_every_bit_and_numbers_beyond_float16() -> None:
+    numbers = np.array([[[1 / 3, 1e-30, 70_000.0, -3e38]]], np.float32)
+    codec = Codec("float32")
+    assert_same(codec.decode(codec.encode(numbers, None)[0], None), numbers)
+    assert np.abs(numbers).max() < codec.bound
+    assert not np.isfinite(codec.bound)
+
+
+def test_the_reader_travels_to_loader_processes(stored: World, vit: Path) -> None:
+    asked = cached(vit, workers=1)
+    store(stored, asked)
+    crops = crops_of(stored, asked)
+    first = next(batches(crops, asked, start=0, device=torch.device("cpu")))
+    here = crops[0]
+    assert first.source_begun is not None
+    assert_same(first.source_begun[0].numpy(), here["source_begun"])
+    assert isinstance(crops._prefixes.reader, FeatureReader)  # type: ignore[union-attr]
