@@ -1,11 +1,12 @@
-"""bfloat16 copies of the weights that autocast would cast, made once per step.
+"""Weights in a pass: copies in bfloat16, and gradients that are added up all at once.
 
 Autocast casts the weights of linear layers and convolutions in every pass, and their gradients
-back, one kernel each: a third of all launches of a step. Here all are copied at once, and the
-gradients of each backward pass are added up in float32 as under autocast, to the same bits.
+back, one kernel each: a third of all launches of a step. Here all are copied at once. Autograd adds
+the gradients of a second backward pass to the first one's weight by weight; here that is one
+`foreach`, in float32 and to the same bits.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from types import TracebackType
 
 import torch
@@ -13,19 +14,25 @@ from torch import Tensor, nn
 
 
 class HalfCopies:
-    """Copies that stand in for the weights of modules while it is entered.
+    """Copies that stand in for weights while it is entered, where they are made at all.
 
-    Leaving it normally adds the gradients of the copies to those of the weights. Without modules,
-    as in float32, it does nothing.
+    Within it the weights have no gradients. Leaving it normally adds those that came up, the
+    copies' too, to those that were there before.
     """
 
     def __init__(self) -> None:
+        self._weights: list[nn.Parameter] = []
+        self._earlier: dict[nn.Parameter, Tensor] = {}
         self._places: list[tuple[nn.Module, str, nn.Parameter, nn.Parameter]] = []
         self._copies: dict[nn.Parameter, nn.Parameter] = {}
 
-    def add(self, modules: Iterable[nn.Module]) -> None:
-        """Copy weights and biases of linear layers and convolutions, where they are by now."""
-        for module in modules:
+    def add(self, network: nn.Module, *, halve: bool) -> None:
+        """Look after a network's gradients; `halve` copies its weights, where they are by now.
+
+        Copied are weights and biases of linear layers and convolutions.
+        """
+        self._weights += [weight for weight in network.parameters() if weight.requires_grad]
+        for module in network.modules() if halve else ():
             if not isinstance(module, nn.Linear | nn.Conv2d):
                 continue
             for name, weight in module.named_parameters(recurse=False):
@@ -41,6 +48,9 @@ class HalfCopies:
             torch._foreach_copy_(list(self._copies.values()), list(self._copies))
 
     def __enter__(self) -> None:
+        self._earlier = {w: w.grad for w in self._weights if w.grad is not None}
+        for weight in self._earlier:
+            weight.grad = None
         for module, name, _, copy in self._places:
             module._parameters[name] = copy
 
@@ -55,18 +65,24 @@ class HalfCopies:
     @torch.no_grad()
     def _add_gradients(self) -> None:
         halves = {w: copy.grad for w, copy in self._copies.items() if copy.grad is not None}
-        if not halves:
-            return
         gradients = [torch.empty_like(weight) for weight in halves]
-        torch._foreach_copy_(gradients, list(halves.values()))
-        sums: list[Tensor] = []
-        terms: list[Tensor] = []
-        for weight, gradient in zip(halves, gradients, strict=True):
+        if halves:
+            torch._foreach_copy_(gradients, list(halves.values()))
+        for weight in halves:
             self._copies[weight].grad = None
-            if weight.grad is None:
-                weight.grad = gradient
-            else:
-                sums.append(weight.grad)
-                terms.append(gradient)
-        if sums:
-            torch._foreach_add_(sums, terms)
+        _add_to_weights(dict(zip(halves, gradients, strict=True)))
+        _add_to_weights(self._earlier)
+        self._earlier = {}
+
+
+def _add_to_weights(gradients: Mapping[nn.Parameter, Tensor]) -> None:
+    sums: list[Tensor] = []
+    terms: list[Tensor] = []
+    for weight, gradient in gradients.items():
+        if weight.grad is None:
+            weight.grad = gradient
+        else:
+            sums.append(weight.grad)
+            terms.append(gradient)
+    if sums:
+        torch._foreach_add_(sums, terms)

@@ -54,7 +54,7 @@ class Models:
         imagenet: What feature distance compares with.
         ema_branch: The branch's slowly moving copy.
         distiller: What compares the student with stored features in distillation.
-        half: Copies of the weights of all, in bfloat16 training.
+        half: Adds up gradients; in bfloat16 training, copies of the weights of all.
     """
 
     student: Student
@@ -75,8 +75,7 @@ class Models:
             network.to(device)
             if isinstance(network, Student) and config.compile:
                 network.compile_parts()
-            if config.precision == "bfloat16":
-                self.half.add(network.modules())
+            self.half.add(network, halve=config.precision == "bfloat16")
         if config.activation_checkpointing:
             self.student.recompute_activations()
 
