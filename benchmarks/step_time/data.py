@@ -2,7 +2,7 @@
 
 # C channels, h w tokens
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,18 +24,24 @@ IMAGES: Final = 8
 
 
 class MemoryReader(FeatureReader):
-    """Windows of a store's features that lie in memory: image id -> (C, h, w)."""
+    """Windows of a store's features that lie in memory.
 
-    def __init__(self, path: Path, held: Mapping[str, NDArray[Any]]) -> None:
+    Each loader process reads `file` (images, C, h, w), of the images `names`, for itself: sent to
+    it, features fill the pipe, and each process has to start up before the next one is started.
+    """
+
+    def __init__(self, path: Path, file: Path, names: Sequence[str]) -> None:
         super().__init__(path)
-        self._held = held
+        self._from = file, names
+        self._held = dict(zip(names, np.load(file), strict=True))
 
     def __reduce__(self) -> tuple[type["MemoryReader"], tuple[Any, ...]]:
-        return MemoryReader, (self._path, self._held)
+        return MemoryReader, (self._path, *self._from)
 
     def window(self, image_id: str, level: str, y: int, x: int, h: int, w: int) -> NDArray[Any]:
         """Copy the tokens (C, h, w) from (y, x) on."""
-        return self._held[image_id][:, y : y + h, x : x + w].copy()
+        held: NDArray[Any] = self._held[image_id]
+        return held[:, y : y + h, x : x + w].copy()
 
 
 def draw_data(folder: Path, setting: Setting) -> None:
@@ -93,10 +99,8 @@ def crops_of(arm: str, folder: Path, setting: Setting) -> TrainingCrops:
     for domain in DOMAINS if reads_features(arm) else ():
         path = folder / "features" / (folder / f"{domain}.path").read_text()
         if arm == "d":
-            records = manifest.select(domain=domain, split="train")
-            features = np.load(folder / f"{domain}.npy")
-            held = {record.image_id: row for record, row in zip(records, features, strict=True)}
-            readers[domain] = MemoryReader(path, held)
+            names = [each.image_id for each in manifest.select(domain=domain, split="train")]
+            readers[domain] = MemoryReader(path, folder / f"{domain}.npy", names)
         else:
             readers[domain] = FeatureReader(path)
     roots = dict.fromkeys(DOMAINS, folder / "drawn")

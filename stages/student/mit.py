@@ -1,14 +1,22 @@
 """MiT backbones: the Mix Transformer of SegFormer, from transformers' classes.
 
-# B batch, C_i channels of stage i, H_i W_i = image side / 4, 8, 16, 32 (odd rests round up)
+# B batch, C_i channels of stage i, H_i W_i = image side / 4, 8, 16, 32 (odd rests round up),
+# N = H_i W_i tokens
 """
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.segformer.modeling_segformer import (
+    SegformerDropPath,
+    SegformerLayer,
+    SegformerStage,
+)
 
 from stages.student.config import BackboneName
 
@@ -70,7 +78,92 @@ def build_backbone(mit: MiT, *, drop_path: float, norm_eps: float) -> SegformerM
             block.layernorm_before.eps = norm_eps
             block.layernorm_after.eps = norm_eps
     backbone.apply(_initialise)
+    backbone.stages = nn.ModuleList(Stage(stage) for stage in backbone.stages)
     return backbone
+
+
+class Stage(nn.Module):
+    """A stage of transformers' that draws the stochastic depth of all its blocks at once.
+
+    The numbers are those that its blocks would draw one after the other, and are used likewise: a
+    branch is left out of an image, or divided by its keep probability.
+    """
+
+    keep: Tensor
+
+    def __init__(self, stage: SegformerStage) -> None:
+        super().__init__()
+        self.patch_embeddings = stage.patch_embeddings
+        self.blocks = nn.ModuleList(map(Block, stage.blocks))
+        self.layer_norm = stage.layer_norm
+        paths = [block.drop_path for block in self.blocks]
+        self._dropping = [each for each in paths if isinstance(each, SegformerDropPath)]
+        keep = torch.tensor([1 - each.drop_prob for each in self._dropping for _ in "ab"])
+        self.register_buffer("keep", keep.view(-1, 1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, H, W), or the map of the stage before, to (B, C_i, H_i, W_i)."""
+        tokens, height, width = self.patch_embeddings(images)  # (B, N, C_i)
+        divisors = self._draw_divisors(tokens)
+        for block in self.blocks:
+            drops = divisors and isinstance(block.drop_path, SegformerDropPath)
+            pair = (divisors.pop(0), divisors.pop(0)) if drops else None
+            tokens = block(tokens, height, width, pair)
+        map_: Tensor = self.layer_norm(tokens).unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        return map_.contiguous()
+
+    def _draw_divisors(self, tokens: Tensor) -> list[Tensor]:
+        """Return what both branches of each block are divided by, (B, 1, 1); inf drops them."""
+        if not any(each.training for each in self._dropping):
+            return []
+        shape = (len(self.keep), len(tokens), 1, 1)
+        drawn = torch.rand(shape, dtype=tokens.dtype, device=tokens.device)
+        kept = (drawn + self.keep).to(tokens.dtype).floor()
+        return [*(self.keep / kept).unbind()]
+
+
+class Block(GradientCheckpointingLayer):  # type: ignore[misc]
+    """A block of transformers' whose residual connections are one operator each."""
+
+    def __init__(self, block: SegformerLayer) -> None:
+        super().__init__()
+        self.layernorm_before = block.layernorm_before
+        self.attention = block.attention
+        self.drop_path = block.drop_path
+        self.layernorm_after = block.layernorm_after
+        self.mlp = block.mlp
+
+    def forward(
+        self, tokens: Tensor, height: int, width: int, divisors: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """Map tokens (B, N, C_i) to such tokens; `divisors` are of attention and MLP."""
+        of_attention, of_mlp = divisors or (None, None)
+        attended, _ = self.attention(self.layernorm_before(tokens), height, width)
+        tokens = _add(tokens, attended, of_attention)
+        return _add(tokens, self.mlp(self.layernorm_after(tokens), height, width), of_mlp)
+
+
+def _add(tokens: Tensor, branch: Tensor, divisor: Tensor | None) -> Tensor:
+    if divisor is None:
+        return branch + tokens
+    added: Tensor = _AddDivided.apply(tokens, branch, divisor)  # type: ignore[no-untyped-call]
+    return added
+
+
+class _AddDivided(torch.autograd.Function):
+    """`tokens + branch / divisor` in the dtype of the tokens; forward and back a kernel each."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, branch: Tensor, divisor: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(divisor)
+        ctx.dtype = branch.dtype
+        return torch.addcdiv(tokens, branch, divisor, out=torch.empty_like(tokens))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
+        (divisor,) = ctx.saved_tensors
+        of_branch = torch.empty_like(gradient, dtype=ctx.dtype)
+        return gradient, torch.div(gradient, divisor, out=of_branch), None
 
 
 def stage_features(backbone: SegformerModel, images: Tensor) -> list[Tensor]:

@@ -3,7 +3,7 @@
 Student, EMA model, regulariser and ImageNet reference.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -36,23 +36,25 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class HalfCopies:
-    """bfloat16 copies that stand in for the weights of modules while it is entered, made once.
+    """Copies that stand in for weights while it is entered, where they are made at all.
 
-    Autocast casts the weights of linear layers and convolutions in every pass, and their gradients
-    back, one kernel each: a third of all launches of a step. Here all are copied at once, and the
-    gradients of each backward pass are added up in float32 as under autocast, to the same bits.
-
-    Leaving it normally adds the gradients of the copies to those of the weights. Without modules,
-    as in float32, it does nothing.
+    Within it the weights have no gradients. Leaving it normally adds those that came up, the
+    copies' too, to those that were there before.
     """
 
     def __init__(self) -> None:
+        self._weights: list[nn.Parameter] = []
+        self._earlier: dict[nn.Parameter, Tensor] = {}
         self._places: list[tuple[nn.Module, str, nn.Parameter, nn.Parameter]] = []
         self._copies: dict[nn.Parameter, nn.Parameter] = {}
 
-    def add(self, modules: Iterable[nn.Module]) -> None:
-        """Copy weights and biases of linear layers and convolutions, where they are by now."""
-        for module in modules:
+    def add(self, network: nn.Module, *, halve: bool) -> None:
+        """Look after a network's gradients; `halve` copies its weights, where they are by now.
+
+        Copied are weights and biases of linear layers and convolutions.
+        """
+        self._weights += [weight for weight in network.parameters() if weight.requires_grad]
+        for module in network.modules() if halve else ():
             if not isinstance(module, nn.Linear | nn.Conv2d):
                 continue
             for name, weight in module.named_parameters(recurse=False):
@@ -68,6 +70,9 @@ class HalfCopies:
             torch._foreach_copy_(list(self._copies.values()), list(self._copies))
 
     def __enter__(self) -> None:
+        self._earlier = {w: w.grad for w in self._weights if w.grad is not None}
+        for weight in self._earlier:
+            weight.grad = None
         for module, name, _, copy in self._places:
             module._parameters[name] = copy
 
@@ -82,21 +87,27 @@ class HalfCopies:
     @torch.no_grad()
     def _add_gradients(self) -> None:
         halves = {w: copy.grad for w, copy in self._copies.items() if copy.grad is not None}
-        if not halves:
-            return
         gradients = [torch.empty_like(weight) for weight in halves]
-        torch._foreach_copy_(gradients, list(halves.values()))
-        sums: list[Tensor] = []
-        terms: list[Tensor] = []
-        for weight, gradient in zip(halves, gradients, strict=True):
+        if halves:
+            torch._foreach_copy_(gradients, list(halves.values()))
+        for weight in halves:
             self._copies[weight].grad = None
-            if weight.grad is None:
-                weight.grad = gradient
-            else:
-                sums.append(weight.grad)
-                terms.append(gradient)
-        if sums:
-            torch._foreach_add_(sums, terms)
+        _add_to_weights(dict(zip(halves, gradients, strict=True)))
+        _add_to_weights(self._earlier)
+        self._earlier = {}
+
+
+def _add_to_weights(gradients: Mapping[nn.Parameter, Tensor]) -> None:
+    sums: list[Tensor] = []
+    terms: list[Tensor] = []
+    for weight, gradient in gradients.items():
+        if weight.grad is None:
+            weight.grad = gradient
+        else:
+            sums.append(weight.grad)
+            terms.append(gradient)
+    if sums:
+        torch._foreach_add_(sums, terms)
 
 
 @dataclass(frozen=True)
@@ -118,7 +129,7 @@ class Models:
         imagenet: What feature distance compares with.
         ema_branch: The branch's slowly moving copy.
         distiller: What compares the student with stored features in distillation.
-        half: Copies of the weights of all, in bfloat16 training.
+        half: Adds up gradients; in bfloat16 training, copies of the weights of all.
     """
 
     student: Student
@@ -139,8 +150,7 @@ class Models:
             network.to(device)
             if isinstance(network, Student) and config.compile:
                 network.compile_parts()
-            if config.precision == "bfloat16":
-                self.half.add(network.modules())
+            self.half.add(network, halve=config.precision == "bfloat16")
         if config.activation_checkpointing:
             self.student.recompute_activations()
 

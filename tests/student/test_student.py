@@ -9,7 +9,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation, Segf
 
 from stages.student.config import SemaskConfig
 from stages.student.heads import ConvNormAct, DAFormerHead, mlp_head
-from stages.student.mit import BACKBONES, build_backbone
+from stages.student.mit import BACKBONES, MiT, build_backbone, stage_features
 from stages.student.saved import Layout, read_card, save_student
 from stages.student.student import Student, build_student, load_student, seeded
 from store.errors import CheckpointError
@@ -30,6 +30,30 @@ def test_drop_path_grows_linearly_from_zero_to_its_rate() -> None:
     blocks = [block for stage in b5.stages for block in stage.blocks]
     rates = [getattr(block.drop_path, "drop_prob", 0.0) for block in blocks]
     np.testing.assert_allclose(rates, np.linspace(0, 0.1, 52), atol=1e-12)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+def test_stochastic_depth_draws_and_divides_as_the_blocks_of_transformers_do(
+    drop_path: float, precision: torch.dtype
+) -> None:
+    """To the bit in float32; in bfloat16 the quotient is not rounded before it is added."""
+    mit = MiT((8, 16, 40, 64), (2, 2, 1, 2))
+    with seeded(0):
+        ours = build_backbone(mit, drop_path=drop_path, norm_eps=1e-5).train()
+    plain = SegformerModel(ours.config).train()
+    plain.load_state_dict(ours.state_dict())
+    images = torch.randn(3, 3, 64, 32, generator=torch.Generator().manual_seed(0))
+    found = []
+    for backbone in (plain, ours):
+        with seeded(1), torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            features = [*stage_features(backbone, images), torch.rand(1)]
+        total = torch.stack([map_.float().square().mean() for map_ in features]).sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        gradients = {n: w.grad for n, w in backbone.named_parameters()}
+        found.append({**dict(enumerate(features)), **gradients})
+    bound = 0.0 if precision == torch.float32 else 0.1
+    torch.testing.assert_close(found[1], found[0], rtol=bound, atol=bound)
 
 
 def test_backbone_starts_as_the_official_one() -> None:
