@@ -100,7 +100,7 @@ def print_validation(
     if validation is None:
         console.print("no validation: neither domain has labelled val images")
         return
-    seen = "on the source only, as no val image of the target has a label"
+    seen = "the best is chosen without a label of the target"
     if validation.sees_target_labels:
         seen = "the best is chosen by TARGET LABELS, which unsupervised adaptation does not have"
     console.print(f"validation every {every} steps on {validation.on}: {seen}; kept in {out}/best")

@@ -46,7 +46,7 @@ def test_a_student_is_trained_and_chosen_on_restyled_images(workplace: Path) -> 
     assert ", 0 made now" in demand("restyle")
     assert stored(workplace) == before
     demand("embed")
-    assert "on 2 images of source/val, restyled" in demand("train")
+    assert "2 images of source/val, restyled: the best is chosen without" in demand("train")
     refused = ssr("train", "-S", "restyle.seed=1", "--out", "other")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert "was made with another restyle.seed: run `ssr restyle`" in refused.err
