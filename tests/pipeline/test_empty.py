@@ -22,6 +22,8 @@ EMPTY = {
     "classes photos": ("photos", "no such folder"),
     "prepare": NO_PARAMS,
     "plan": NO_PARAMS,
+    "restyle-fit": NO_PARAMS,
+    "restyle": NO_PARAMS,
     "embed": NO_PARAMS,
     "label": NO_PARAMS,
     "train": NO_PARAMS,

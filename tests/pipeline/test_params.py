@@ -87,7 +87,14 @@ def test_every_key_is_explained_in_one_sentence_and_has_no_second_default() -> N
     # what data does without: nothing to leave out, no suffix, ids or colours alone
     may_be_left_out = {"exclude", "labelled", "val_share", "image_suffix", "label_suffix"}
     may_be_left_out |= {"ids", "ignore_ids", "ignore_colors"}
-    may_be_left_out |= {"semask", "hrda", "refine", "rein"}  # null is off, as before there was one
+    may_be_left_out |= {
+        "semask",
+        "hrda",
+        "refine",
+        "rein",
+        "views",
+        "tune",
+    }  # null is off, as before there was one
     for model in models(Params):
         for name, field in model.model_fields.items():
             assert field.description, f"{model.__name__}.{name}"

@@ -250,7 +250,7 @@ def test_a_distilled_student_is_a_start_for_several_runs(world: World, tmp_path:
     assert made.curves.health[-1]["explained_3"] < 1
     assert made.teacher_trained is False
     start = str(made.student)
-    assert world.run(tmp_path / "task", init=start, **alone).teacher_trained is None
+    assert world.run(tmp_path / "task", init=start, **alone).teacher_trained is False
 
 
 def test_a_store_of_the_source_alone_is_refused_in_one_line(world: World, tmp_path: Path) -> None:
