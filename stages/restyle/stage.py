@@ -6,7 +6,7 @@ number of threads or machines.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -128,14 +128,7 @@ def run(
         noted = {
             "manifest": sha256_of_file(manifest_path),
             "settings": settings,
-            "images": {
-                mix.image_id: {
-                    "content": mix.content.image_id,
-                    "style": mix.style.image_id,
-                    "draw": mix.draw,
-                }
-                for mix in mixes
-            },
+            "images": _named(mixes),
         }
         Manifest(
             classes=manifest.classes,
@@ -181,12 +174,27 @@ def require_current_restyled(config: RestyleConfig, *, manifest_path: Path, path
     Raises:
         DataError: There are none, or they are of others.
     """
-    noted = Restyled.read(path, of=manifest_path).noted["settings"]
+    noted = Restyled.read(path, of=manifest_path).noted
     wanted = _settings(config, config.mixer.identity)
-    if other := [key for key, value in wanted.items() if noted.get(key) != value]:
+    other = [key for key, value in wanted.items() if noted["settings"].get(key) != value]
+    if not other and noted["images"] != _named(planned(config, Manifest.read(manifest_path))):
+        other = ["draws", "splits"]
+    if other:
         raise DataError(
             f"{path}: was made with another restyle.{', restyle.'.join(other)}: run `ssr restyle`"
         )
+
+
+def _named(mixes: Sequence[Mix]) -> dict[str, dict[str, Any]]:
+    """Say by id what images are made of."""
+    return {
+        mix.image_id: {
+            "content": mix.content.image_id,
+            "style": mix.style.image_id,
+            "draw": mix.draw,
+        }
+        for mix in mixes
+    }
 
 
 def _settings(config: RestyleConfig, mixer: Mapping[str, Any]) -> dict[str, Any]:

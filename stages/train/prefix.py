@@ -200,7 +200,8 @@ def _draw_views(
     rein = config.student.rein
     assert rein is not None
     try:
-        known = _views_by_image(FeatureReader(url), config.crop_px)
+        current = {record.image_id: record.content for record in labelled_images(manifest)}
+        known = _views_by_image(FeatureReader(url), config.crop_px, current)
     except StoreUnreadableError:
         raise
     except StoreError:
@@ -260,10 +261,15 @@ def _begin(
             yield packed.reshape(-1, rows, columns)
 
 
-def _views_by_image(reader: FeatureReader, side_px: int) -> dict[str, list[View]]:
+def _views_by_image(
+    reader: FeatureReader, side_px: int, current: Mapping[str, str] | None = None
+) -> dict[str, list[View]]:
+    """List views; with `current`, contents by id, not those of an image that has another now."""
     views: dict[str, list[View]] = {}
     for slot in reader.header.slots:
         if slot.live and (parts := _NAME.fullmatch(slot.image.image_id)):
+            if current is not None and current.get(parts[1]) != slot.image.content:
+                continue
             box = Box(int(parts[2]), int(parts[3]), side_px, side_px)
             views.setdefault(parts[1], []).append(View(box, bool(parts[4])))
     return views

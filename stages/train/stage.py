@@ -207,6 +207,8 @@ def run(
 def _described(config: TrainConfig) -> dict[str, Any]:
     """Dump what decides about weights; what is off and younger is not there, as in older runs."""
     off = {key for key in ("distill", "restyled") if getattr(config, key) is None}
+    if config.validate_on == "target":
+        off.add("validate_on")
     return config.model_dump(mode="json", exclude=INCIDENTAL | off)
 
 
@@ -295,7 +297,9 @@ def _identity(
     labels: StoreEntry | None,
     feed: Feed,
 ) -> dict[str, Any]:
-    """Collect all that determines the weights, so that only the same run goes on in its folder."""
+    """Collect all that determines the weights and the best of them, so that only it goes on."""
+    on_proxy = config.validate_on == "proxy" and config.validate_every > 0
+    shows_restyled = config.restyled is not None or on_proxy
     return {
         "version": TRAINING_VERSION,
         "train": _described(config),
@@ -308,7 +312,7 @@ def _identity(
         "labels": labels and {n: e.model_dump(mode="json") for n, e in labels.levels.items()},
         "feed": feed.name,
         "start": digests_of_start(config),
-        **({"restyled": sha256_of_file(workspace.restyled)} if config.restyled else {}),
+        **({"restyled": sha256_of_file(workspace.restyled)} if shows_restyled else {}),
     }
 
 

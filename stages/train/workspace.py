@@ -36,7 +36,6 @@ INCIDENTAL: Final = {
     "log_to",
     "checkpoint_every",
     "validate_every",
-    "validate_on",
 }
 """Keys that change no weight, or its rounding alone: a run goes on with others."""
 

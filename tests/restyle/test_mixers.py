@@ -65,6 +65,14 @@ def test_any_sizes_and_flat_images_mix_to_the_size_of_the_content(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_light_in_the_dark_stays_the_brightest_in_any_style(kind: str) -> None:
+    content, style = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64, 3), np.uint8)
+    content[5, 7], style[:, 32:] = 255, 255
+    mixed = mix(mixer(kind), content, style)
+    assert (mixed[5, 7] == mixed.max()).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_image_in_its_own_style_stays_as_it_is(kind: str) -> None:
     content = photo(5)
     assert np.abs(mix(mixer(kind), content, content).astype(int) - content).max() <= 2

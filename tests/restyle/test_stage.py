@@ -237,9 +237,10 @@ def test_images_of_other_settings_are_refused_and_none_are_said_to_be_none(world
     with pytest.raises(DataError, match=r"holds no restyled images: run `ssr restyle`$"):
         require()
     restyle(world, config(splits=["val"]))
-    require()
-    with pytest.raises(DataError, match=r"another restyle\.seed: run `ssr restyle`$"):
-        require(seed=1)
+    require(splits=["val"])
+    for changes, key in (({"seed": 1}, "seed"), ({"draws": 1}, "draws"), ({}, "draws")):
+        with pytest.raises(DataError, match=rf"another restyle\.{key}.*: run `ssr restyle`$"):
+            require(**({"splits": ["val"], **changes} if changes else {}))
     with pytest.raises(DataError, match=r"no image of source/train is restyled: add train"):
         Restyled.read(world.workspace.restyled, of=world.manifest_path).versions("train")
     world.workspace.restyled.write_bytes(b"PAR1")

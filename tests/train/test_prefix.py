@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from stages.prepare.manifest import Manifest
 from stages.student.student import load_student
 from stages.train.config import TrainConfig
 from stages.train.crops import TrainingCrops, batches
@@ -37,10 +38,10 @@ def cached(vit: Path, **changes: Any) -> TrainConfig:  # noqa: ANN401
     return config(vit, rein=rein, self_training=None, iterations=3, **changes)
 
 
-def store(world: World, asked: TrainConfig) -> int:
+def store(world: World, asked: TrainConfig, manifest: Manifest | None = None) -> int:
     return store_prefixes(
         asked,
-        manifest=world.manifest,
+        manifest=manifest or world.manifest,
         roots=world.roots,
         stores=world.store_url,
         progress=silent,
@@ -148,6 +149,21 @@ def test_an_image_that_changed_is_refused(stored: World, vit: Path) -> None:
     records = tuple(replace(record, sha256="0" * 64) for record in manifest.records)
     with pytest.raises(SSRError, match="run `ssr embed`"):
         open_prefixes(asked, stored.store_url, replace(manifest, records=records))
+
+
+def test_an_image_of_another_size_gets_views_within_it(stored: World, vit: Path) -> None:
+    asked, manifest = cached(vit), stored.manifest
+    store(stored, asked)
+    records = tuple(
+        replace(record, resized_size_px=(60, 60), working_size_px=(64, 64))
+        for record in manifest.records
+    )
+    squeezed = replace(manifest, records=records)
+    store(stored, asked, squeezed)
+    found = open_prefixes(asked, stored.store_url, squeezed)
+    assert found is not None
+    shown = squeezed.select(domain="source", split="train")
+    assert {view.box.x for record in shown for view in found.views(record)} == {0}
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,8 @@ def test_no_strength_trains_to_the_same_weights_and_a_mixer_to_others(
     assert off == none != other
     with pytest.raises(ConfigError, match="holds another run"):  # of other restyled images
         same.run(tmp_path / "other", **on)
+    with pytest.raises(ConfigError, match="holds another run"):  # whose best is of other scores
+        same.run(tmp_path / "off", iterations=2, validate_on="source")
     restyle(same, None)
     with pytest.raises(DataError, match="holds no restyled images: run `ssr restyle`"):
         same.run(tmp_path / "new", **on)

@@ -21,6 +21,8 @@ from stages.restyle.mixers.mixer import Mixer
 
 _OFFSET: Final = 4.0
 """Added before the logarithm: the least steps of dark pixels stay small."""
+_WHITE: Final = np.float32(np.log(256 + _OFFSET))
+"""More is clipped anyhow; a light in the dark may be moved beyond what has an exponential."""
 _RIDGE: Final = 1e-4
 """Added to variances of the logarithm: a grey image has a covariance of no rank."""
 
@@ -56,7 +58,7 @@ class Statistics(Mixer):
             here, there = float(band.std()), float(like.std())
             gain = min(max(there / here, 1 / self.max_gain), self.max_gain) if here else 1.0
             rest = _doubled(rest, band) + np.float32(gain**self.strength) * band
-        rgb = np.exp(rest) - _OFFSET
+        rgb = np.exp(np.minimum(rest, _WHITE)) - _OFFSET
         return np.rint(np.clip(rgb, 0, 255)).astype(np.uint8)
 
 
