@@ -43,7 +43,7 @@ def measure(pairs: Sequence[tuple[Any, Any]], mixer: Mixer) -> tuple[list[Any], 
     mixed, rows = [], []
     for content, style in pairs:
         started = process_time()
-        image = mixer.mix(content, style, np.random.default_rng(0))
+        image = mixer.mix(content, style)
         took = 1000 * (process_time() - started)
         distances = [of(one, style) for of in (colour, texture) for one in (content, image)]
         one, other = (_edges(each).ravel() for each in (content, image))

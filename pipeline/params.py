@@ -16,7 +16,7 @@ from stages.evaluate.config import EvaluateConfig
 from stages.fields import Domain, PathText, Section, Split
 from stages.label.stage import LabelConfig
 from stages.prepare.stage import PrepareConfig
-from stages.restyle.config import RestyleConfig
+from stages.restyle.stage import RestyleConfig
 from stages.train.config import TrainConfig
 from store.codec import CODECS, CodecName, Projection
 from store.errors import ConfigError

@@ -26,7 +26,7 @@ from pipeline.console import console, print_table
 from pipeline.params import Params
 from stages.embed.config import EmbedConfig
 from stages.prepare.manifest import Domain, Manifest
-from stages.restyle.stage import planned as planned_mixes
+from stages.restyle.stage import planned_mixes
 from store.files import Url, files_at, one_line_for_os_errors
 from store.spec import LevelGrid, upright
 

@@ -176,13 +176,13 @@ def facts_of(folder: Path, *, frozen: bool = False) -> Facts:
     """Read the small files of a teacher, or of a frozen network.
 
     Raises:
-        CheckpointError: Where they do not say it.
+        CheckpointError: They do not say it, or name another kind of model.
     """
     families = {**FAMILIES, **FROZEN_ONLY} if frozen else FAMILIES
     found = str(_json(folder / CONFIG).get("model_type"))
     if found not in families:
         raise CheckpointError(
-            f"{folder / CONFIG}: model_type {found!r} is not a known teacher; choose one of "
+            f"{folder / CONFIG}: model_type {found!r} is not a known one; choose one of "
             f"{', '.join(families)}"
         )
     config, family = read_config(folder), families[found]

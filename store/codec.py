@@ -105,7 +105,7 @@ class Codec:
         return codes.clip(-HIGHEST_CODE, HIGHEST_CODE, out=codes).astype(np.int8), clipped
 
     def decode(self, stored: NDArray[Any], scale: NDArray[np.float32] | None) -> NDArray[Any]:
-        """Turn stored numbers (C, ...) that are all there into float16, or float32 if not that."""
+        """Turn stored numbers (C, ...), all there, into float16 if the codec is, else float32."""
         if scale is None:
             return stored
         numbers: NDArray[np.float32] = np.multiply(

@@ -1,40 +1,65 @@
 """Show images of the source in the style of others; their labels hold.
 
-Every image depends on the seed, its content, its style, the mixer and the draw alone, and its file
-says so: an interrupted run makes what is not there yet, to the same bytes, in any order and by any
-number of threads or machines.
+Every image depends on its content, its style and the mixer alone, its style on the seed, the draw
+and the images; its file says so. An interrupted run makes what is not there yet, to the same bytes,
+in any order and by any number of threads or machines.
 """
 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from pydantic import AfterValidator, Field
 
-from stages.fields import Domain
+from stages.fields import Domain, Section, Seed, Split
 from stages.prepare.labels import ClassTable
 from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.pixels import DAMAGED, read_bytes, read_raw, resize_image
 from stages.prepare.restyled import Restyled
-from stages.restyle.config import RestyleConfig
+from stages.restyle.mixers import MixerConfig
 from store.atomic import write_bytes
 from store.errors import DataError
 from store.fingerprint import canonical_json, fingerprint_of, sha256_of_file
 from store.lease import WHOLE, Part
 
+
+def _distinct(splits: tuple[Split, ...]) -> tuple[Split, ...]:
+    if len(set(splits)) != len(splits):
+        raise ValueError(f"names one twice: {list(splits)}")
+    return splits
+
+
+class RestyleConfig(Section):
+    """Section `restyle`: images of the source that are also shown in other styles."""
+
+    mixer: MixerConfig = Field(description="What gives an image the style of another.")
+    styles: Literal["source", "target"] = Field(
+        description="Whose training images the styles are of: `source` needs no target "
+        "(*intra-source*), `target` shows the source as the target looks; its labels are not read."
+    )
+    draws: Annotated[int, Field(ge=1, le=16)] = Field(
+        description="Restyled images of each image, of styles drawn at random."
+    )
+    splits: Annotated[tuple[Split, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
+        description="Splits of the source to restyle: `train.restyled` reads `train`, "
+        "`train.validate_on: proxy` reads `val`."
+    )
+    seed: Seed = Field(description="Seed of the styles that are drawn.")
+
+
 RESTYLING_VERSION: Final = 1
 """Raise it when a change of this package changes the pixels of the same images and settings."""
 
 _NOTE: Final = "ssr.restyled"
-_STYLE_STREAM, _MIX_STREAM = 0, 1
 
 Progress = Callable[[int, int, str], None]
 
@@ -91,14 +116,15 @@ def run(
         part: (i, n) makes the i-th of n shares, for job arrays, and writes no manifest.
 
     Raises:
-        DataError: There are no images or styles, or one cannot be read or changed.
+        DataError: There are no images or styles, or one cannot be read or has changed.
+        CheckpointError: The mixer's weights are missing or damaged.
     """
     if config is None:
         Manifest(ClassTable((), ()), (), {}).update(out)
         return RestyleResult(0, 0, None)
     manifest, identity = Manifest.read(manifest_path), config.mixer.identity
     settings = _settings(config, identity)
-    mixes = planned(config, manifest)
+    mixes = planned_mixes(config, manifest)
     share = mixes[part[0] - 1 :: part[1]]
     name = fingerprint_of(settings)[:8]
     folder = out.with_suffix("") / name
@@ -139,7 +165,7 @@ def run(
     return RestyleResult(len(share), made, folder)
 
 
-def planned(config: RestyleConfig, manifest: Manifest) -> tuple[Mix, ...]:
+def planned_mixes(config: RestyleConfig, manifest: Manifest) -> tuple[Mix, ...]:
     """Choose a style for every draw of every image; none gets its own.
 
     Raises:
@@ -156,14 +182,16 @@ def planned(config: RestyleConfig, manifest: Manifest) -> tuple[Mix, ...]:
     if len(styles) < (2 if config.styles == "source" else 1):
         raise DataError(
             f"restyle.styles is {config.styles}, and {config.styles}/train has {len(styles)} "
-            "images to take styles from: set the other domain, or add images and run `ssr prepare`"
+            "images, too few to take styles from: set the other domain, or add images and run "
+            "`ssr prepare`"
         )
     mixes = []
     for content in contents:
         own = places.get(content.image_id, len(styles))
+        number = int.from_bytes(sha256(content.image_id.encode()).digest()[:8])
         for draw in range(config.draws):
-            generator = _generator(config.seed, _STYLE_STREAM, content, draw)
-            place = int(generator.integers(len(styles) - (own < len(styles))))
+            rng = np.random.default_rng((config.seed, 0, number, draw))
+            place = int(rng.integers(len(styles) - (own < len(styles))))
             mixes.append(Mix(content, styles[place + (place >= own)], draw))
     return tuple(mixes)
 
@@ -238,15 +266,9 @@ def _mixed(config: RestyleConfig, mix: Mix, roots: Mapping[Domain, Path]) -> NDA
         resize_image(read_raw(record, roots[record.domain]), record.resized_size_px)
         for record in (mix.content, mix.style)
     )
-    generator = _generator(config.seed, _MIX_STREAM, mix.content, mix.draw)
-    mixed = config.mixer.mix(content, style, generator)
+    mixed = config.mixer.mix(content, style)
     assert mixed.shape == content.shape, f"{mixed.shape} is not the content's {content.shape}"
     return mixed
-
-
-def _generator(seed: int, stream: int, content: ImageRecord, draw: int) -> np.random.Generator:
-    words = int.from_bytes(sha256(content.image_id.encode()).digest()[:8])
-    return np.random.default_rng((seed, stream, words, draw))
 
 
 def _png(pixels: NDArray[np.uint8], note: str) -> bytes:
@@ -257,17 +279,10 @@ def _png(pixels: NDArray[np.uint8], note: str) -> bytes:
 
 
 def _record(mix: Mix, folder: str, digest: str) -> ImageRecord:
-    content = mix.content
-    return ImageRecord(
+    return replace(
+        mix.content,
         image_id=mix.image_id,
-        domain="source",
-        split=content.split,
         image=str(folder / mix.path),
-        label=content.label,
-        raw_size_px=content.resized_size_px,
-        resized_size_px=content.resized_size_px,
-        working_size_px=content.working_size_px,
+        raw_size_px=mix.content.resized_size_px,
         sha256=digest,
-        class_pixels=content.class_pixels,
-        label_sha256=content.label_sha256,
     )

@@ -103,7 +103,6 @@ class ReinConfig(Section):
         "block `from_block`: training draws among them and runs the blocks from there on; null "
         "draws crops anew in every step.",
     )
-
     tune: Literal["tokens", "none", "lora", "all"] = Field(
         default="tokens",
         exclude_if=lambda tune: tune == "tokens",
@@ -113,7 +112,7 @@ class ReinConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _has_something_to_store(self) -> Self:
+    def _check_tuning_and_views(self) -> Self:
         if self.tune == "lora" and not self.rank:
             raise ValueError("tune is lora, which needs a rank of 1 or more; raise rank")
         if self.views is not None and not self.from_block:

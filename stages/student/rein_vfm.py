@@ -305,7 +305,7 @@ def frozen_facts(folder: Path) -> Facts:
     """
     if not is_whole(folder):
         raise CheckpointError(
-            f"{folder} is no folder with config.json, preprocessor_config.json and {WEIGHTS}; "
+            f"{folder} is not a folder with config.json, preprocessor_config.json and {WEIGHTS}; "
             "download a DINOv2, DINOv3 or SAM from Hugging Face into it, or correct the path"
         )
     facts = facts_of(folder, frozen=True)
@@ -349,7 +349,7 @@ def refine_blocks(
         blocks: (B, prefix + N, C) -> the same.
         hidden: What enters block 0.
         rein: Its layer 0 refines block 0; None refines none.
-        prefix: Leading tokens that are no patches, which pass unchanged.
+        prefix: Leading tokens that are not patches, which pass unchanged.
         taps: Blocks whose result is returned; -1 is what enters block 0.
 
     Returns:

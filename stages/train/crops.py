@@ -256,10 +256,11 @@ class TrainingCrops(Dataset[Sample]):
     """Crops of both domains' `train` images by sample index, endlessly many.
 
     Labelled images of the target are drawn as source crops; target crops show its other images, if
-    there are any.
+    there are any. With `restyled`, some source crops are cut from restyled images; with `prefixes`,
+    they are among its views.
 
     Raises:
-        DataError: A domain has no training image.
+        DataError: A domain has no training image, or none is restyled.
         ConfigError: Rare class sampling asks for a class that no image shows enough of, or crops
             begin between the tokens of a level.
         StoreError: A store lacks a level.
@@ -366,18 +367,15 @@ class TrainingCrops(Dataset[Sample]):
             )
         if not views:
             mirrored = bool(rng.random() < config.flip_probability)
-        crop, begun = label_in(label, box), self._begun(record, View(box, mirrored))
-        return (
-            np.zeros((3, *crop.shape), np.float32)
-            if begun is not None  # shapes stay, no image is decoded
-            else pixels_of(self._shown(record, index), View(box, mirrored)),
-            flip(crop) if mirrored else crop,
-            self._features(record, box, mirrored, levels),
-            begun,
-        )
-
-    def _begun(self, record: ImageRecord, view: View) -> NDArray[np.float32] | None:
-        return None if self._prefixes is None else self._prefixes.read(record, view)
+        crop, view = label_in(label, box), View(box, mirrored)
+        begun = None
+        if self._prefixes is None:
+            image = pixels_of(self._shown(record, index), view)
+        else:  # shapes stay, no image is decoded
+            image = np.zeros((3, *crop.shape), np.float32)
+            begun = self._prefixes.read(record, view)
+        crop = flip(crop) if mirrored else crop
+        return image, crop, self._features(record, box, mirrored, levels), begun
 
     def _target_crop(
         self, rng: np.random.Generator, levels: Sequence[str], is_seen: bool

@@ -36,10 +36,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class HalfCopies:
-    """Copies that stand in for weights while it is entered, where they are made at all.
+    """Gradients of the weights of all networks, and copies of weights in bfloat16, if any.
 
-    Within it the weights have no gradients. Leaving it normally adds those that came up, the
-    copies' too, to those that were there before.
+    While it is entered, copies stand in for their weights, and weights have no gradients. Leaving
+    it normally adds those that came up, the copies' too, to those that were there before.
     """
 
     def __init__(self) -> None:

@@ -102,7 +102,7 @@ def open_prefixes(config: TrainConfig, stores: Url, manifest: Manifest) -> Prefi
 
 
 def prefix_spec(config: TrainConfig) -> StoreSpec:
-    """Return the store that a run's prefixes have; its name depends on all that they depend on.
+    """Specify the store of a run's prefixes: its name depends on all that they depend on.
 
     Raises:
         CheckpointError: The frozen network is missing or damaged.
@@ -192,10 +192,10 @@ def store_prefixes(
 def _draw_views(
     config: TrainConfig, manifest: Manifest, roots: Mapping[Domain, Path], url: Url
 ) -> dict[str, tuple[ImageRecord, View]]:
-    """Return all views by name, those that the store has and new ones of other images.
+    """Return views by name: those that the store has, and new ones of images that it lacks.
 
-    They depend on seed and image alone. Those of an image differ, so that there can be fewer of a
-    small one.
+    New ones depend on the config and the image alone. Equal ones count once, so that a small image
+    may have fewer.
     """
     rein = config.student.rein
     assert rein is not None

@@ -298,7 +298,7 @@ def add_tensor(folder: Path) -> None:
     ("harm", "changes", "error", "message"),
     [
         (lambda f: change_json(f / "config.json", model_type="vit"), {}, CheckpointError,
-         "model_type 'vit' is not a known teacher; choose"),
+         "model_type 'vit' is not a known one; choose"),
         (None, {"taps": (2, 7)}, ConfigError, "blocks 0 to 2, no 7; correct taps"),
         (None, {"tile_px": 100}, ConfigError, r"multiples of 14 px .* set it to 98"),
         (lambda f: change_json(f / "config.json", hidden_size=48), {}, CheckpointError,

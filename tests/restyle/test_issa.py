@@ -1,4 +1,6 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from stages.efficientnet_lite import drawn
+from stages.restyle.issa import swap
 from stages.restyle.issa.discriminator import SCALES, Discriminator, PatchDiscriminator
 from stages.restyle.issa.encoder import Encoder, draw_mask, kept_pixels, masked
 from stages.restyle.issa.fit import ENCODER, EncoderFit, Fit, GeneratorFit, annealed, fit
@@ -15,6 +18,7 @@ from stages.restyle.issa.generator import Generator, StyledConv
 from stages.restyle.issa.losses import Perceptual
 from stages.restyle.issa.swap import Swap, stretched
 from stages.restyle.mixers.issa import Issa
+from stages.weight_files import load_parts
 from store.errors import CheckpointError, TrainingError
 
 
@@ -183,16 +187,31 @@ def test_another_training_and_a_loss_that_is_not_finite_are_said_in_one_line(
 def test_an_image_in_its_own_style_is_its_reconstruction(tmp_path: Path) -> None:
     mixer = trained(tmp_path)
     content, style = picture(48, 96, 0), picture(33, 20, 1)
-    swap, rng = Swap(mixer), np.random.default_rng(0)
+    found = Swap(mixer)
     with torch.inference_mode():
-        encoded = swap.encode(content)
-        wanted = stretched(swap.generator(encoded.w, maps=encoded.maps), (48, 96))
-    assert np.array_equal(mixer.mix(content, content, rng), wanted)
-    mixed = mixer.mix(content, style, rng)
+        encoded = found.encode(content)
+        wanted = stretched(found.generator(encoded.w, maps=encoded.maps), (48, 96))
+    assert np.array_equal(mixer.mix(content, content), wanted)
+    mixed = mixer.mix(content, style)
     assert mixed.shape == content.shape
     assert not np.array_equal(mixed, wanted)
     again = Issa.model_validate(mixer.model_dump())
-    assert np.array_equal(again.mix(content, style, np.random.default_rng(1)), mixed)
+    assert np.array_equal(again.mix(content, style), mixed)
+
+
+def test_threads_open_an_encoder_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixer, images = trained(tmp_path), [picture(32, 32, seed) for seed in range(4)]
+    opened: list[Path] = []
+
+    def load(path: Path, *of: Any, **how: Any) -> Any:  # noqa: ANN401 - as it is
+        opened.append(path)
+        sleep(0.1)
+        return load_parts(path, *of, **how)
+
+    monkeypatch.setattr(swap, "load_parts", load)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(mixer.mix, images, images))) == 4
+    assert opened == [tmp_path / ENCODER]
 
 
 def test_the_identity_of_a_mixer_is_its_training_and_its_weights_not_their_place(

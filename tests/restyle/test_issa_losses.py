@@ -7,8 +7,8 @@ from stages.restyle.issa.encoder import Encoded
 from stages.restyle.issa.losses import (
     EncoderLoss,
     Perceptual,
+    adversarial,
     cooled,
-    deception,
     feature_matching,
     gradient_penalty,
     hinge,
@@ -27,11 +27,11 @@ def test_pixels_that_are_not_kept_count_in_the_mean_alone() -> None:
     assert loss.item() == pytest.approx(4.5)
 
 
-def test_hinge_and_deception_are_means_over_scales() -> None:
+def test_hinge_and_adversarial_loss_are_means_over_scales() -> None:
     real = [[scores(2.0, 0.0)], [scores(0.5)]]  # 0.5 and 0.5
     made = [[scores(-2.0, 0.5)], [scores(0.0)]]  # 0.75 and 1
     assert hinge(real, made).item() == pytest.approx((1.25 + 1.5) / 2)
-    assert deception(made).item() == pytest.approx((0.75 + 0.0) / 2)
+    assert adversarial(made).item() == pytest.approx((0.75 + 0.0) / 2)
 
 
 def test_features_are_matched_before_the_scores_summed_over_layers() -> None:

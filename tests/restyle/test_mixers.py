@@ -35,7 +35,7 @@ def photo(seed: int, size: tuple[int, int] = (48, 64), low: int = 60, high: int 
 
 
 def mix(made: Mixer, content: NDArray[np.uint8], style: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return made.mix(content, style, np.random.default_rng(1))
+    return made.mix(content, style)
 
 
 def log(image: NDArray[np.uint8]) -> NDArray[np.float32]:

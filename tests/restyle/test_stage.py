@@ -18,8 +18,7 @@ from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import read_image, read_raw, resize_image
 from stages.prepare.restyled import Restyled
 from stages.restyle import stage
-from stages.restyle.config import RestyleConfig
-from stages.restyle.stage import RestyleResult, require_current_restyled
+from stages.restyle.stage import RestyleConfig, RestyleResult, require_current_restyled
 from store.errors import DataError
 from store.fingerprint import sha256_of_file
 from tests.train.world import World, silent
@@ -86,7 +85,7 @@ def test_an_image_is_what_its_mixer_makes_of_what_it_names(world: World, styles:
         assert content.domain == "source"
         assert content.image_id != style.image_id
         used.add(style.image_id)
-        mixed = chosen.mixer.mix(pixels(content), pixels(style), np.random.default_rng())
+        mixed = chosen.mixer.mix(pixels(content), pixels(style))
         np.testing.assert_array_equal(read_raw(record, restyled.root), mixed)
         for key in ("split", "label", "class_pixels", "label_sha256", "working_size_px"):
             assert getattr(record, key) == getattr(content, key)

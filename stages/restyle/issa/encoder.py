@@ -1,7 +1,7 @@
 """Masked noise encoder: an image becomes latents, its style, and two noise maps, its content.
 
 Differs from ISSA: a small ResNet with heads of adaptive pooling, for any side, takes the place of a
-ResNet-50 with strided heads (354 million weights); latents are told as differences from the mean
+ResNet-50 with strided heads (354 million weights); latents are predicted as offsets from the mean
 one; no input code, which ISSA calls optional, and so no KL term.
 """
 

@@ -80,19 +80,19 @@ def as_pixels(made: Tensor) -> Tensor:
 
 
 class Fit(ABC):
-    """What is trained: its parts, and a step.
+    """A training: its parts, and a step.
 
     Args:
-        config: How.
+        config: Section `restyle.mixer`.
         images: uint8 (N, 3, S, S).
-        first: First seed of its random numbers.
+        stream: Which random numbers of the seed are its own.
     """
 
     steps: int
     parts: dict[str, nn.Module | torch.optim.Optimizer]
 
-    def __init__(self, config: Issa, images: Tensor, first: int) -> None:
-        self.config, self._images, self._first = config, images, first
+    def __init__(self, config: Issa, images: Tensor, stream: int) -> None:
+        self.config, self._images, self._stream = config, images, stream
         self.device = pick_device(config.device, "restyle.mixer.device")
 
     @abstractmethod
@@ -101,7 +101,7 @@ class Fit(ABC):
 
     def random(self, *more: int) -> torch.Generator:
         """Return the random numbers of a step, or of what happens before the first."""
-        entropy = np.random.SeedSequence([self.config.seed, self._first, *more])
+        entropy = np.random.SeedSequence([self.config.seed, self._stream, *more])
         return torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
 
     def real(self, rng: torch.Generator) -> Tensor:
@@ -167,13 +167,13 @@ class GeneratorFit(Fit):
         penalised = number % _LAZY == 0
         real = self.real(rng).requires_grad_(penalised)
         scores = self.discriminator(real)
-        told = F.softplus(self.discriminator(made)).mean() + F.softplus(-scores).mean()
+        separation = F.softplus(self.discriminator(made)).mean() + F.softplus(-scores).mean()
         penalty = torch.zeros(())
         if penalised:
             penalty = gradient_penalty(scores, real) * self._gamma / 2 * _LAZY
-        _update(self._of_discriminator, told + penalty)
+        _update(self._of_discriminator, separation + penalty)
         self.average(self.averaged, self.generator, number)
-        return {"generator": loss, "discriminator": told, "penalty": penalty}
+        return {"generator": loss, "discriminator": separation, "penalty": penalty}
 
     def _made(self, rng: torch.Generator) -> Tensor:
         """Generate a batch, most of it in two styles: one of coarse layers, one of fine ones."""
@@ -268,14 +268,14 @@ class EncoderFit(Fit):
         penalised = number % _LAZY == 0
         real.requires_grad_(penalised)
         found = self.discriminator(real)
-        told = hinge(found, self.discriminator(made[:count].detach()))
+        separation = hinge(found, self.discriminator(made[:count].detach()))
         penalty = torch.zeros(())
         if penalised:
             scores = torch.cat([scale[-1].flatten() for scale in found])
             penalty = gradient_penalty(scores, real) * (0.1 / 2) * _LAZY
-        _update(self._of_discriminator, told + penalty)
+        _update(self._of_discriminator, separation + penalty)
         self.average(self.averaged, self.encoder, number)
-        return {**terms, "discriminator": told, "penalty": penalty}
+        return {**terms, "discriminator": separation, "penalty": penalty}
 
 
 def annealed(done: float) -> float:

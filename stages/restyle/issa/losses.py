@@ -70,7 +70,7 @@ def hinge(real: Features, made: Features) -> Tensor:
     return _mean([F.relu(1 - r[-1]).mean() + F.relu(1 + m[-1]).mean() for r, m in pairs])
 
 
-def deception(made: Features) -> Tensor:
+def adversarial(made: Features) -> Tensor:
     """Return the adversarial loss of what made the images."""
     return _mean([-scale[-1].mean() for scale in made])
 
@@ -150,7 +150,7 @@ class EncoderLoss:
         terms = {
             "pixels": pixel_loss(images, made, kept_pixels(masks)),
             "perceptual": self.distance(images, made).mean(),
-            "adversarial": deception(features),
+            "adversarial": adversarial(features),
             "features": feature_matching(self.discriminate(images[:count]), features),
             "noise": magnitude(encoded.maps),
             "latent": F.mse_loss(encoded.w[count:], known) * cooled(seen, self.cooldown),

@@ -3,6 +3,7 @@
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
+from typing import Final
 
 import cv2
 import numpy as np
@@ -29,10 +30,14 @@ def digest(config: Issa) -> str:
     return sha256_of_file(_require_file(config))
 
 
-@lru_cache(maxsize=1)
-def opened(config: Issa) -> "Swap":
-    """Open an encoder once for many images; as `Swap`."""
-    return Swap(config)
+def mix(config: Issa, content: NDArray[np.uint8], style: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Mix as `Swap.mix`; threads open the encoder once, and mix one image at a time.
+
+    Raises:
+        CheckpointError: As `Swap`.
+    """
+    with _ONE_AT_A_TIME:
+        return _opened(config).mix(content, style)
 
 
 class Swap:
@@ -44,7 +49,7 @@ class Swap:
 
     def __init__(self, config: Issa) -> None:
         path = _require_file(config)
-        self._side, self._one_at_a_time = config.side_px, Lock()
+        self._side = config.side_px
         self._device = pick_device(config.device, "restyle.mixer.device")
         self.generator = Generator(config.side_px, config.channels, config.latent)
         self.encoder = Encoder(self.generator, torch.zeros(config.latent), config.channels)
@@ -67,11 +72,15 @@ class Swap:
     def mix(self, content: NDArray[np.uint8], style: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return RGB of the content's size (H, W, 3).
 
-        Computes with one thread, one image at a time: last bits do not depend on cores.
+        Computes with one thread: last bits do not depend on cores.
         """
-        with self._one_at_a_time, cpu_threads(1), torch.inference_mode():
+        with cpu_threads(1), torch.inference_mode():
             made = self.generator(self.encode(style).w, maps=self.encode(content).maps)
         return stretched(made, content.shape[:2])
+
+
+_ONE_AT_A_TIME: Final = Lock()
+_opened: Final = lru_cache(maxsize=1)(Swap)
 
 
 def stretched(made: Tensor, size_px: tuple[int, ...]) -> NDArray[np.uint8]:

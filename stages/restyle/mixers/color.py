@@ -23,9 +23,7 @@ class Color(Mixer):
     kind: Literal["color"] = Field(description="Mean and spread of CIELAB's channels.")
     strength: Fraction = Field(description="Share of the way to the style's colours; 0 is none.")
 
-    def mix(
-        self, content: NDArray[np.uint8], style: NDArray[np.uint8], generator: np.random.Generator
-    ) -> NDArray[np.uint8]:
+    def mix(self, content: NDArray[np.uint8], style: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Match mean and standard deviation of L*, a* and b*."""
         if not self.strength:
             return content.copy()

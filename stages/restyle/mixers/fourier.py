@@ -28,9 +28,7 @@ class Fourier(Mixer):
         "0.01, 0.05 and 0.09); at least the mean colour and one wave."
     )
 
-    def mix(
-        self, content: NDArray[np.uint8], style: NDArray[np.uint8], generator: np.random.Generator
-    ) -> NDArray[np.uint8]:
+    def mix(self, content: NDArray[np.uint8], style: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Swap amplitudes of a square of low frequencies, channel by channel."""
         if not self.strength:
             return content.copy()

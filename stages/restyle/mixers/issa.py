@@ -65,14 +65,12 @@ class Issa(Mixer):
 
         return {**self.training, "encoder": digest(self)}
 
-    def mix(
-        self, content: NDArray[np.uint8], style: NDArray[np.uint8], generator: np.random.Generator
-    ) -> NDArray[np.uint8]:
+    def mix(self, content: NDArray[np.uint8], style: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Generate from the content's noise maps, unmasked, and the latents of the style.
 
         Raises:
             CheckpointError: The encoder is missing, unfinished, damaged or of other settings.
         """
-        from stages.restyle.issa.swap import opened
+        from stages.restyle.issa.swap import mix
 
-        return opened(self).mix(content, style)
+        return mix(self, content, style)

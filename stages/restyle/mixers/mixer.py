@@ -14,16 +14,14 @@ class Mixer(Section):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that mixed pixels depend on beside the images and the seed, in JSON's types.
+        """All that mixed pixels depend on beside the images, in JSON's types.
 
         A mixer that reads files names them by their hashes here.
         """
         return self.model_dump(mode="json")
 
     @abstractmethod
-    def mix(
-        self, content: NDArray[np.uint8], style: NDArray[np.uint8], generator: np.random.Generator
-    ) -> NDArray[np.uint8]:
+    def mix(self, content: NDArray[np.uint8], style: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Show the content in the style of another image.
 
         Several threads call it at once. The same arguments give the same pixels.
@@ -31,7 +29,6 @@ class Mixer(Section):
         Args:
             content: RGB, (H, W, 3).
             style: RGB, (h, w, 3), of any size.
-            generator: The only source of randomness.
 
         Returns:
             RGB, (H, W, 3): what lies where in the content lies there, so that its label holds.

@@ -39,9 +39,7 @@ class Statistics(Mixer):
         description="Contrast of an octave is multiplied by this at most, and divided by it."
     )
 
-    def mix(
-        self, content: NDArray[np.uint8], style: NDArray[np.uint8], generator: np.random.Generator
-    ) -> NDArray[np.uint8]:
+    def mix(self, content: NDArray[np.uint8], style: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Move colours, then scale contrast by octave."""
         if not self.strength:
             return content.copy()
