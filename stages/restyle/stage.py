@@ -205,7 +205,7 @@ def require_current_restyled(config: RestyleConfig, *, manifest_path: Path, path
     noted = Restyled.read(path, of=manifest_path).noted
     wanted = _settings(config, config.mixer.identity)
     other = [key for key, value in wanted.items() if noted["settings"].get(key) != value]
-    if not other and noted["images"] != _named(planned(config, Manifest.read(manifest_path))):
+    if not other and noted["images"] != _named(planned_mixes(config, Manifest.read(manifest_path))):
         other = ["draws", "splits"]
     if other:
         raise DataError(
