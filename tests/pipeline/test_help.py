@@ -23,6 +23,8 @@ COMMANDS = GROUP.commands
 HEAVY = {"torch", "zarr", "dask", "xarray", "transformers", "pyarrow", "numpy", "rich"}
 
 REFUSED = {
+    "restyle": "--png needs section restyle",
+    "restyle-fit": "restyle.mixer is not of kind issa",
     "embed": "sam_vit_b_01ec64.pth: no such weight file",  # it must be downloaded
     "doctor": "train.device is cuda",
     "probe": "[train, val] in embed.splits",
