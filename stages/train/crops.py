@@ -368,14 +368,16 @@ class TrainingCrops(Dataset[Sample]):
         if not views:
             mirrored = bool(rng.random() < config.flip_probability)
         crop, view = label_in(label, box), View(box, mirrored)
-        begun = None
-        if self._prefixes is None:
+        begun = self._begun(record, view)
+        if begun is None:
             image = pixels_of(self._shown(record, index), view)
         else:  # shapes stay, no image is decoded
             image = np.zeros((3, *crop.shape), np.float32)
-            begun = self._prefixes.read(record, view)
         crop = flip(crop) if mirrored else crop
         return image, crop, self._features(record, box, mirrored, levels), begun
+
+    def _begun(self, record: ImageRecord, view: View) -> NDArray[np.float32] | None:
+        return None if self._prefixes is None else self._prefixes.read(record, view)
 
     def _target_crop(
         self, rng: np.random.Generator, levels: Sequence[str], is_seen: bool
