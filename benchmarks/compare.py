@@ -7,8 +7,9 @@ CPU time of `--budget-steps` steps of DAFormer, or, with `--equal steps`, for as
 step of each arm costs is measured once, in turns, and fixed in DIR/plan.json before any arm trains:
 with that plan, on such a machine, results are equal bit for bit. Whatever stops, the same command
 goes on: unfinished trainings from their checkpoints, finished ones not again; more arms and seeds
-may join. With `-S train.validate_every=N -S 'embed.splits=[train,val]'` each run also leaves a
-`validation.csv` with the wrong-teacher test; its time is the run's.
+may join, and arms with other values and images: `--variant NAME ARM KEY=VALUE ...`. With
+`-S train.validate_every=N -S 'embed.splits=[train,val]'` each run also leaves a `validation.csv`
+with the wrong-teacher test; its time is the run's.
 
 Students are measured when they are finished, on `dusk_val`, the only labelled images at dusk: do
 not choose anything by these numbers.
@@ -16,6 +17,7 @@ not choose anything by these numbers.
 
 import argparse
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -52,6 +54,29 @@ NOTE: Final = (
 )
 
 
+class Variant(NamedTuple):
+    """An arm, or one with further values of parameters, under a name and with data of its own."""
+
+    name: str
+    arm: str
+    values: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, given: Sequence[str]) -> "Variant":
+        """Read what follows `--variant`.
+
+        Raises:
+            ConfigError: If that is not a name, an arm and values.
+        """
+        name, arm, *values = *given, "", ""
+        if arm not in ARMS or name in ARMS or not re.fullmatch(r"[\w, -]+", name):
+            raise ConfigError(
+                "--variant takes a name of letters, an arm and values, as in --variant clean "
+                f"source-only train.restyled=null; the arms are {', '.join(ARMS)}"
+            )
+        return cls(name, arm, tuple(filter(None, values)))
+
+
 class Workplace(NamedTuple):
     """Folder of a comparison and the values that all its runs share."""
 
@@ -59,21 +84,22 @@ class Workplace(NamedTuple):
     overrides: Sequence[str]
     feed: FeedName = "stored"
 
-    def run(self, arm: str, seed: int, iterations: int) -> Run:
-        """Describe the run of an arm; all but the warm start begin where that one ended."""
+    def run(self, variant: Variant, seed: int, iterations: int) -> Run:
+        """Describe a run; all but the warm start begin where that one ended."""
+        name, arm, values = variant
         runs = self.out / "runs" / f"seed{seed}"
-        start = None if arm == WARM else str(runs / WARM / "student")
+        start = None if name == WARM else str(runs / WARM / "student")
         params = self.params(
-            "source-only" if arm == WARM else arm,
+            arm,
             f"train.seed={seed}",
             f"train.iterations={iterations}",
             f"train.init={json.dumps(start)}",
+            *values,
         )
-        shuffled = arm != WARM and self.feed == "shuffled"
-        folder = runs / (f"{arm}-shuffled" if shuffled else arm)
-        return Run(
-            arm, seed, params, folder, self.out / "data", self.feed if shuffled else "stored"
-        )
+        shuffled = name != WARM and self.feed == "shuffled"
+        folder = runs / (f"{name}-shuffled" if shuffled else name)
+        data = self.out / (f"data-{name}" if values else "data")
+        return Run(name, seed, params, folder, data, self.feed if shuffled else "stored")
 
     def timed(self, arm: str, iterations: int, folder: Path) -> Run:
         """Describe a run of an arm from its own start."""
@@ -101,18 +127,23 @@ def compare(place: Workplace, options: argparse.Namespace) -> str:
     """Do what is not yet done; return the tables, which are also written beside the runs."""
     seeds = range(options.seeds)
     fitting = [arm for arm in ARMS if place.fits(arm)]
-    arms = options.arms or fitting
-    for arm in arms:
-        place.params(arm)  # refuses one that does not fit before any work
+    variants = [Variant.of(each) for each in options.variants]
+    arms = options.arms or ([] if variants else fitting)
+    variants = [*(Variant(arm, arm) for arm in arms), *variants]
+    for variant in variants:
+        place.params(variant.arm, *variant.values)  # refuses one that does not fit before any work
     used = fitting if options.equal == "time" else arms  # steps of all that fit are timed
     labelled = [arm for arm in used if place.params(arm).wanted_label]
     make_data(place.params((*labelled, "ssr")[0]), place.out / "data")
     iterations: Mapping[str, int] = planned(place, options)["iterations"]
+    warm = Variant(WARM, "source-only")
+    runs = [place.run(each, seed, iterations[each.arm]) for seed in seeds for each in variants]
+    for run in {run.data: run for run in runs}.values():
+        if run.data != place.out / "data":
+            make_data(run.params, run.data)
     with workers(options.jobs) as pool:
-        results = finish([place.run(WARM, seed, options.warm_steps) for seed in seeds], pool)
-        results += finish(
-            [place.run(arm, seed, iterations[arm]) for seed in seeds for arm in arms], pool
-        )
+        results = finish([place.run(warm, seed, options.warm_steps) for seed in seeds], pool)
+        results += finish(runs, pool)
     untrained = place.params("ssr").embed.teacher.weights == "random"
     notes = [f"{UNTRAINED}.", NOTE] if untrained else [NOTE]
     tables = "\n\n".join((*notes, arm_table(results, BASELINE), class_table(results))) + "\n"
@@ -168,6 +199,8 @@ def main() -> None:
     add("--budget-steps", type=positive, default=400, help=budget)
     add("--equal", choices=["time", "steps"], default="time", help=equal)
     add("--arms", nargs="+", choices=ARMS, metavar="ARM", help=f"{', '.join(ARMS)}; all that fit")
+    variant = "an arm with other values, such as restyle and train.restyled; may be given again"
+    add("--variant", dest="variants", nargs="+", action="append", default=[], help=variant)
     add("--feed", choices=["stored", "shuffled"], default="stored", help=feed)
     add("--jobs", type=positive, default=2, help="trainings at a time, one thread each")
     add(

@@ -110,7 +110,10 @@ class Run(NamedTuple):
     @property
     def key(self) -> str:
         """Say what its training is made of: no other may be taken for it."""
-        return fingerprint_of([self.params.train.model_dump(mode="json"), self.feed])[:12]
+        made_of: list[object] = [self.params.train.model_dump(mode="json"), self.feed]
+        if self.params.restyle is not None:
+            made_of.append(self.params.restyle.model_dump(mode="json"))
+        return fingerprint_of(made_of)[:12]
 
 
 def make_data(params: Params, data: Path) -> None:

@@ -17,6 +17,9 @@ TINY = (
     "train.student.head_channels=8",
     "train.rare_class_sampling=null",
 )
+RESTYLE = "{mixer: {kind: color, strength: 1}, styles: target, draws: 1, splits: [train], seed: 0}"
+RESTYLED = ("train.restyled={probability: 1, features: clean}", f"restyle={RESTYLE}")
+ARMS = ("--arms", "daformer", "ssr-mic", "--variant", "dusky", "source-only", *RESTYLED)
 STEPS = ("--seeds=1", "--warm-steps=2", "--budget-steps=2", "--jobs=1")
 
 
@@ -45,7 +48,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     for index, split in enumerate(("day_train", "day_train", "day_val", "dusk_train", "dusk_val")):
         add_photo(folder / "camvid" / split, index, "dusk" if "dusk" in split else "day")
     untrained = ("-S", "embed.teacher.weights=random")
-    done = compare(folder, *STEPS, *untrained, "--arms", "daformer", "ssr-mic")
+    done = compare(folder, *STEPS, *untrained, *ARMS)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -56,7 +59,7 @@ def test_a_second_call_trains_and_measures_nothing_again(compared: tuple[Path, s
     before = times(folder / "out" / "runs"), times(folder / "out" / "data" / "features")
     plan = (folder / "out" / "plan.json").read_bytes()
     untrained = ("-S", "embed.teacher.weights=random")
-    done = compare(folder, *STEPS, *untrained, "--arms", "daformer", "ssr-mic")
+    done = compare(folder, *STEPS, *untrained, *ARMS)
     assert done.stdout == said, done.stderr
     assert (times(folder / "out" / "runs"), times(folder / "out" / "data" / "features")) == before
     assert (folder / "out" / "plan.json").read_bytes() == plan
@@ -67,3 +70,20 @@ def test_another_budget_is_another_comparison(compared: tuple[Path, str]) -> Non
     done = compare(compared[0], *STEPS, "--budget-steps=3")
     assert done.returncode == 2
     assert "plan.json was made with other steps" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_variant_trains_on_its_own_images(compared: tuple[Path, str]) -> None:
+    folder, said = compared
+    assert "| dusky | " in said
+    assert list((folder / "out" / "data-dusky" / "restyled").rglob("*.png"))
+    changed = (*ARMS[:-1], RESTYLED[1].replace("strength: 1", "strength: 0.5"))
+    done = compare(folder, *STEPS, "-S", "embed.teacher.weights=random", *changed)
+    assert (done.returncode, "another arm" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("given", [("alone",), ("x", "nope"), ("daformer", "ssr"), ("../x", "ssr")])
+def test_a_variant_is_a_name_and_an_arm(tmp_path: Path, given: tuple[str, ...]) -> None:
+    add_photo(tmp_path / "camvid" / "day_train", 0, "day")
+    done = compare(tmp_path, *STEPS, "--variant", *given)
+    assert (done.returncode, "--variant takes a name" in done.stderr) == (2, True)
