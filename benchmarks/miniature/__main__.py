@@ -92,12 +92,14 @@ def runs_of(place: Place, options: argparse.Namespace, plan: Plan) -> list[Run]:
 
 def train(runs: Sequence[Run], place: Place, options: argparse.Namespace) -> list[Result]:
     """Draw and embed the worlds of the runs, train their starts, then the runs."""
-    worlds = dict.fromkeys((run.seed, ALL_ARMS[run.arm].world) for run in runs)
     seeds = dict.fromkeys(run.seed for run in runs)
+    drawn = {data: params for params, data in (place.world(seed, "drawn") for seed in seeds)}
+    others = {run.data: run.params for run in runs if run.data not in drawn}
     with workers(options.jobs) as pool:
-        made = [pool.submit(make_data, *place.world(*each)) for each in worlds]
-        for _ in as_they_end(made, pool):
-            pass
+        for worlds in (drawn, others):  # others find the stores of the former
+            made = [pool.submit(make_data, params, data) for data, params in worlds.items()]
+            for _ in as_they_end(made, pool):
+                pass
         finish([place.warm(seed, options.warm_steps) for seed in seeds], pool)
         return finish(runs, pool)
 

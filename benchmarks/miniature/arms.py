@@ -53,6 +53,26 @@ ARMS: Final[dict[str, Arm]] = {
 _WHOLE_TILES: Final = ("prepare.pad_to_px=128", "train.crop_px=128")
 """Crops as large as the tiles that the store is made of: both ways show the teacher as much."""
 
+_STATISTICS: Final = "{kind: statistics, strength: 1, octaves: 5, max_gain: 2}"
+
+
+def restyled(
+    mixer: str = _STATISTICS,
+    styles: str = "target",
+    style: str = "dusk",
+    recipe: str = "source-only",
+) -> Arm:
+    """Return an arm of which half the source crops are restyled, as the source or as a style."""
+    return Arm(
+        recipe,
+        changes=(
+            f"restyle={{mixer: {mixer}, styles: {styles}, draws: 1, splits: [train], seed: 0}}",
+            "train.restyled={probability: 0.5, features: clean}",
+            *(() if style == "dusk" else (f"prepare.target.style={style}", "embed.domains=[]")),
+        ),
+    )
+
+
 FURTHER: Final[dict[str, Arm]] = {
     "SSR, fusion lr x 10": Arm("ssr", changes=("train.optimizer.regularizer_lr_factor=10",)),
     "guided + MIC": Arm("guided-mic"),
@@ -63,6 +83,13 @@ FURTHER: Final[dict[str, Arm]] = {
     "DAFormer + SeMask's maps": Arm("semask", changes=("train.student.semask.attention=false",)),
     "SSR + SeMask": Arm("ssr-semask"),
     "SSR + rein": Arm("rein"),
+    "restyled, statistics": restyled(),
+    "restyled, statistics of the source": restyled(styles="source"),
+    "restyled, statistics of the night": restyled(style="night"),
+    "restyled, fourier": restyled("{kind: fourier, strength: 1, band: 0.01}"),
+    "restyled, color": restyled("{kind: color, strength: 1}"),
+    "restyled, DAFormer": restyled(recipe="daformer"),
+    "restyled, guided": restyled(recipe="guided"),
     "guided, 128 px": Arm("guided", changes=_WHOLE_TILES),
     "guided, online, 128 px": Arm("guided", feed="online", changes=_WHOLE_TILES),
 }

@@ -69,6 +69,8 @@ class Place(NamedTuple):
         values = (*_steps(seed, iterations, start), "train.self_training.start=0")
         values += (*overrides_of(arm.recipe), *arm.changes)
         _, data = self.world(seed, arm.world)
+        if any(change.startswith("restyle=") for change in arm.changes):
+            data = data.with_name(folder_of(name))
         return Run(
             name,
             seed,
