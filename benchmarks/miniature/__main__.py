@@ -25,10 +25,19 @@ from typing import Final, NamedTuple, cast
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from benchmarks.miniature.arms import ALL_ARMS, ARMS, BASELINE, EQUAL_TIME, GUIDED, TIMED
+from benchmarks.miniature.arms import (
+    ALL_ARMS,
+    ARMS,
+    BASELINE,
+    EQUAL_TIME,
+    FROM_NOTHING,
+    GUIDED,
+    TIMED,
+)
 from benchmarks.miniature.place import Exam, Place
 from benchmarks.miniature.plot import plot
-from benchmarks.miniature.tables import difference_table
+from benchmarks.miniature.tables import difference_table, health_table
+from benchmarks.miniature.vit import write_vit
 from benchmarks.runs import (
     Result,
     Run,
@@ -83,8 +92,11 @@ def experiment(place: Place, options: argparse.Namespace) -> str:
 
 def runs_of(place: Place, options: argparse.Namespace, plan: Plan) -> list[Run]:
     """Describe the trainings that are asked for."""
+    steps = dict.fromkeys(options.arms, options.steps)
+    steps |= dict.fromkeys(FROM_NOTHING, options.warm_steps + options.steps)
+    steps[EQUAL_TIME] = plan["longer"]
     return [
-        place.run(name, seed, plan["longer"] if name == EQUAL_TIME else options.steps)
+        place.run(name, seed, steps[name])
         for seed in range(options.first_seed, options.first_seed + options.seeds)
         for name in options.arms
     ]
@@ -92,15 +104,17 @@ def runs_of(place: Place, options: argparse.Namespace, plan: Plan) -> list[Run]:
 
 def train(runs: Sequence[Run], place: Place, options: argparse.Namespace) -> list[Result]:
     """Draw and embed the worlds of the runs, train their starts, then the runs."""
-    seeds = dict.fromkeys(run.seed for run in runs)
-    drawn = {data: params for params, data in (place.world(seed, "drawn") for seed in seeds)}
+    starts = dict.fromkeys(run.seed for run in runs if run.arm not in FROM_NOTHING)
+    drawn = {data: params for params, data in (place.world(seed, "drawn") for seed in starts)}
     others = {run.data: run.params for run in runs if run.data not in drawn}
+    if any(ALL_ARMS[run.arm].world == "enlarged" for run in runs):
+        write_vit(place.vit)
     with workers(options.jobs) as pool:
         for worlds in (drawn, others):  # others find the stores of the former
             made = [pool.submit(make_data, params, data) for data, params in worlds.items()]
             for _ in as_they_end(made, pool):
                 pass
-        finish([place.warm(seed, options.warm_steps) for seed in seeds], pool)
+        finish([place.warm(seed, options.warm_steps) for seed in starts], pool)
         return finish(runs, pool)
 
 
@@ -112,7 +126,8 @@ def publish(results: Sequence[Result], plan: Plan, place: Place) -> str:
         f"steps. Commits: {commits}."
     )
     tables = (arm_table(results, BASELINE), difference_table(results), class_table(results))
-    text = "\n\n".join((about, *tables)) + "\n"
+    tables += (health_table(results, place.folder),)
+    text = "\n\n".join(filter(None, (about, *tables))) + "\n"
     noted = Noted(exam=place.exam, plan=plan, results=list(results))
     write_bytes(place.out / f"{place.exam}.json", json.dumps(noted, indent=1).encode() + b"\n")
     write_text(place.out / f"{place.exam}.md", text)

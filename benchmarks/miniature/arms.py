@@ -1,12 +1,14 @@
 """The arms of the experiment: a recipe, whose features it reads, and for how long."""
 
+import json
 from typing import Final, Literal, NamedTuple
 
 from benchmarks.feeds import FeedName
 
-World = Literal["drawn", "untrained", "int8", "oracle"]
+World = Literal["drawn", "untrained", "int8", "oracle", "enlarged"]
 """What is trained on: images with the features of the drawn world's teacher, of one with random
-weights, or of the former in 8 bits; or the target itself with its labels."""
+weights, or of the former in 8 bits; the target itself with its labels; or images without features,
+enlarged twice, as this teacher saw them when it learnt."""
 
 WARM: Final = "warm start"
 BASELINE: Final = "DAFormer"
@@ -95,7 +97,38 @@ FURTHER: Final[dict[str, Arm]] = {
 }
 """Arms beside the experiment, to be asked for by name."""
 
-ALL_ARMS: Final = ARMS | FURTHER
+TILE_PX: Final = 256
+"""Side of what the drawn world's teacher sees, and of its position code's images."""
+
+
+def _rein(tune: str, rank: int, *changes: str) -> Arm:
+    rein = {"from_block": 0, "tokens": 20, "rank": rank, "native_px": TILE_PX, "tune": tune}
+    return Arm(
+        "source-only",
+        world="enlarged",
+        changes=(
+            *("train.student.backbone=rein_vfm", "train.student.norm_eps=null"),
+            f"train.student.rein={json.dumps(rein)}",
+            *(f"prepare.pad_to_px={TILE_PX}", f"train.crop_px={TILE_PX}"),
+            f"evaluate.window_px={TILE_PX}",
+            *changes,
+        ),
+    )
+
+
+FROM_NOTHING: Final[dict[str, Arm]] = {
+    "MiT, source-only, as many steps": Arm("source-only"),
+    "rein, real": _rein("tokens", 4),
+    "rein, real, frozen": _rein("none", 4),
+    "rein, real, LoRA": _rein("lora", 13),  # 19,968 weights; tokens have 20,481
+    "rein, real, full": _rein(
+        "all", 4, "train.optimizer.lr=1e-4", "train.optimizer.head_lr_factor=10"
+    ),
+}
+"""Rein in the drawn world's teacher, its controls, and a MiT: each trains from random weights, but
+for the teacher's, as many steps as the start and an arm together."""
+
+ALL_ARMS: Final = ARMS | FURTHER | FROM_NOTHING
 
 
 def folder_of(arm: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from benchmarks.miniature.arms import ALL_ARMS, ARMS, WARM, World, folder_of
+from benchmarks.miniature.arms import ALL_ARMS, ARMS, FROM_NOTHING, WARM, World, folder_of
 from benchmarks.runs import ON_ONE_THREAD, Run, overrides_of
 from examples.drawn import TEACHER
 from pipeline.params import Params, load_params
@@ -38,6 +38,15 @@ class Place(NamedTuple):
     exam: Exam
     overrides: Sequence[str] = ()
 
+    @property
+    def vit(self) -> Path:
+        """The teacher as a folder of Hugging Face's."""
+        return self.out / "vit"
+
+    def folder(self, name: str, seed: int) -> Path:
+        """Name the folder of an arm's training."""
+        return self._runs(seed) / folder_of(name)
+
     def world(self, seed: int, world: World) -> tuple[Params, Path]:
         """Say what images and features a world has, and the folder of its manifest and index."""
         return self.params(seed, world), self.out / "worlds" / str(seed) / world
@@ -57,8 +66,8 @@ class Place(NamedTuple):
 
     def run(self, name: str, seed: int, iterations: int) -> Run:
         """Describe the training of an arm."""
-        start = self._runs(seed) / folder_of(WARM) / "student"
-        return self._run(name, seed, iterations, str(start))
+        start = str(self._runs(seed) / folder_of(WARM) / "student")
+        return self._run(name, seed, iterations, None if name in FROM_NOTHING else start)
 
     def timed(self, name: str, seed: int, iterations: int, folder: Path) -> Run:
         """Describe steps of an arm from random weights."""
@@ -68,6 +77,8 @@ class Place(NamedTuple):
         arm = ALL_ARMS[name]
         values = (*_steps(seed, iterations, start), "train.self_training.start=0")
         values += (*overrides_of(arm.recipe), *arm.changes)
+        if arm.world == "enlarged":
+            values += (f"train.student.weights={self.vit}",)
         _, data = self.world(seed, arm.world)
         if any(change.startswith("restyle=") for change in arm.changes):
             data = data.with_name(folder_of(name))
@@ -75,7 +86,7 @@ class Place(NamedTuple):
             name,
             seed,
             self.params(seed, arm.world, *values),
-            self._runs(seed) / folder_of(name),
+            self.folder(name, seed),
             data,
             arm.feed,
             self.exam,
@@ -89,18 +100,20 @@ class Place(NamedTuple):
             style: _drawn(style, 10 * seed + LAST_DIGIT[self.exam], train=1, val=EXAM_IMAGES)
             for style in TARGETS
         }
-        root = {"root": str(self.out / "drawn")}
-        datasets = {style: {**exam, **root} for style, exam in exams.items()}
+        where: dict[str, object] = {"root": str(self.out / "drawn")}
+        if world == "enlarged":
+            where["fit_px"] = [512, 256]
+        datasets = {style: {**exam, **where} for style, exam in exams.items()}
         source = target if world == "oracle" else source
         given = (
             *ON_ONE_THREAD,
-            f"prepare.source={json.dumps({**source, **root})}",
-            f"prepare.target={json.dumps({**target, **root})}",
+            f"prepare.source={json.dumps({**source, **where})}",
+            f"prepare.target={json.dumps({**target, **where})}",
             f"store.url={json.dumps(str(self.out / 'worlds' / str(seed) / 'features'))}",
             f"store.codec={'int8' if world == 'int8' else 'float16'}",
             f"embed.teacher.weights={'random' if world == 'untrained' else TEACHER}",
             "embed.splits=[train]",
-            *(_WITHOUT_TEACHER if world == "oracle" else ()),
+            *(_WITHOUT_TEACHER if world in {"oracle", "enlarged"} else ()),
             "evaluate.domain=null",
             f"evaluate.datasets={json.dumps(datasets)}",
             *self.overrides,

@@ -10,8 +10,13 @@ import torch
 
 from benchmarks.miniature.arms import ARMS, BASELINE, folder_of
 from benchmarks.miniature.plot import plot
-from benchmarks.miniature.tables import difference_table
+from benchmarks.miniature.tables import difference_table, health_table
+from benchmarks.miniature.vit import write_vit
 from benchmarks.tables import arm_table, class_table
+from examples.drawn import TEACHER
+from stages.embed.teachers.sam_encoder import SamEncoder, load_encoder
+from stages.embed.teachers.sam_sizes import ARCHITECTURES
+from stages.student.rein_vfm import FrozenViT
 from stages.student.student import load_student
 from tests.pipeline.workplace import REPOSITORY, times
 
@@ -26,6 +31,36 @@ def test_the_published_tables_and_plot_are_of_the_published_results() -> None:
     milder = json.loads((benchmarks / "miniature" / "test-0.7.json").read_text())["results"]
     for table in (arm_table(milder, BASELINE), difference_table(milder)):
         assert table in published
+
+
+def test_rein_refines_the_blocks_of_the_drawn_worlds_teacher(tmp_path: Path) -> None:
+    write_vit(tmp_path)
+    frozen = FrozenViT(tmp_path, 256)
+    encoder = load_encoder(ARCHITECTURES["tiny"], TEACHER)
+    SamEncoder(encoder, torch.device("cpu"))
+    expected: list[torch.Tensor] = []
+    for block in encoder.get_submodule("blocks").children():
+        block.register_forward_hook(lambda _, __, out: expected.append(out))
+    tile = torch.randn(1, 3, 256, 256)
+    with torch.no_grad():
+        encoder(tile)
+        hidden, grid = frozen.enter(tile)
+        for block, tokens in zip(frozen.runners(frozen.blocks, grid), expected, strict=True):
+            hidden = block(hidden)
+            torch.testing.assert_close(hidden, tokens.flatten(1, 2), rtol=0, atol=1e-5)
+
+
+def test_the_last_row_of_health_is_shown_where_there_are_tokens_or_gamma(tmp_path: Path) -> None:
+    scores = {"miou": 1.0, "iou": {}, "others": {}, "iterations": 2, "cpu_s": None, "commit": None}
+    results = [{"arm": arm, "seed": seed} | scores for arm in ("a", "b") for seed in (1, 2, 3)]
+    for seed, gamma in (1, 0.1), (2, 0.3):
+        for arm, columns in ("a", "gamma_0,gamma_1,rein_scale"), ("b", "residual_0"):
+            folder = tmp_path / arm / str(seed)
+            folder.mkdir(parents=True)
+            (folder / "health.csv").write_text(f"{columns}\n7,7,7\n{gamma},0,0.02\n")
+    table = health_table(results, lambda arm, seed: tmp_path / arm / str(seed))  # type: ignore[arg-type]
+    assert table.splitlines()[2:] == ["| a | 0.2, 0 | 0.02 |  |"]
+    assert health_table(results[3:], lambda arm, seed: tmp_path / arm / str(seed)) == ""  # type: ignore[arg-type]
 
 
 def miniature(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -41,7 +41,7 @@ from store.errors import CheckpointError, ConfigError
 PREFIX: Final = "image_encoder."
 _OFFICIAL_NAME: Final = re.compile(r"sam_vit_[blh]_([0-9a-f]{6})\.pth")
 _ANCHOR: Final = "neck.0.weight"  # every encoder of SAM has it, and no other part
-_HUGGING_FACE: Final = {
+HUGGING_FACE: Final = {
     "vision_encoder.": PREFIX,
     "patch_embed.projection.": "patch_embed.proj.",
     "neck.conv1.": "neck.0.",
@@ -205,7 +205,7 @@ def _official_class() -> type[nn.Module]:
 
 
 def _official(name: str) -> str:
-    for theirs, official in _HUGGING_FACE.items():
+    for theirs, official in HUGGING_FACE.items():
         name = name.replace(theirs, official)
     return name
 
