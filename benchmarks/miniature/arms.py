@@ -64,7 +64,7 @@ FURTHER: Final[dict[str, Arm]] = {
     "DAFormer + SeMask": Arm("semask"),
     "DAFormer + SeMask's maps": Arm("semask", changes=("train.student.semask.attention=false",)),
     "SSR + SeMask": Arm("ssr-semask"),
-    "SSR + rein": Arm("rein"),
+    "SSR + rein-cached": Arm("rein-cached"),
     "guided, 128 px": Arm("guided", changes=_WHOLE_TILES),
     "guided, online, 128 px": Arm("guided", feed="online", changes=_WHOLE_TILES),
 }
