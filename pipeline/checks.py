@@ -123,27 +123,36 @@ def run_label(
 
 def is_prefixes(params: Params, url: Url) -> bool:
     """Tell whether a store is that of the prefixes which training asks for."""
-    rein = params.train.student.rein
-    if rein is None or rein.views is None:
+    if not params.train.reads_prefixes:
         return False
     from stages.train.prefix import prefix_spec  # torch
 
     return is_same(join(params.store.location, prefix_spec(params.train).relative_path), url)
 
 
-def run_prefixes(params: Params, manifest: Manifest, *, progress: Progress) -> int | None:
-    """Store prefixes as the params say, for as many views as is returned; None if unasked for."""
-    rein = params.train.student.rein
-    if rein is None or rein.views is None:
-        return None
-    from stages.train.prefix import store_prefixes  # torch
+def run_prefixes(
+    params: Params, manifest: Manifest, *, progress: Progress, step: Step = "all"
+) -> int | None:
+    """Store prefixes as the params say, for as many views as is returned; None if unasked for.
 
+    Raises:
+        StoreError: At the step `finalise`, some are missing.
+    """
+    if not params.train.reads_prefixes:
+        return None
+    from stages.train.prefix import open_prefixes, store_prefixes  # torch
+
+    if step == "finalise":
+        open_prefixes(params.train, params.store.location, manifest)
+        return 0
     return store_prefixes(
         params.train,
         manifest=manifest,
         roots=params.prepare.roots,
         stores=params.store.location,
         progress=progress,
+        part=WHOLE if isinstance(step, str) else step,
+        list_only=step == "init",
     )
 
 

@@ -320,8 +320,7 @@ def embed(
     manifest = current_manifest(config, MANIFEST)
     with noted("embed", "images", INDEX.parent) as report:
         result = run_embed(config, manifest, index_path=INDEX, progress=report, step=step)
-        whole = step in ("all", "finalise")
-        views = run_prefixes(config, manifest, progress=report) if whole else None
+        views = run_prefixes(config, manifest, progress=report, step=step)
     print_embedded(result, step)
     if views is not None:
         console.print(f"prefixes: {views} views now, for train.student.rein.views")

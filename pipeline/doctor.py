@@ -180,6 +180,7 @@ def _data(config: "Params") -> Iterator[Finding]:
         require_current_stores,
     )
     from stages.prepare.pixels import read_raw
+    from stages.train.prefix import open_prefixes
     from stages.train.stage import open_stores
     from stages.train.workspace import Workspace
 
@@ -195,7 +196,7 @@ def _data(config: "Params") -> Iterator[Finding]:
     counts = ", ".join(f"{len(images.select(domain=d)):,} of {d}" for d in roots)
     yield ok(f"{MANIFEST}: {counts}, {len(images.skipped)} left out")
     require_current_restyled(config, MANIFEST, RESTYLED)
-    if not config.read_domains:
+    if not (config.read_domains or config.train.reads_prefixes):
         yield ok("training reads no features")
     elif not isinstance(config.store.location, Path) and find_spec("s3fs") is None:
         yield problem(f"store.url: {config.store.url} needs s3fs: `pip install -e '.[s3]'`")
@@ -207,3 +208,7 @@ def _data(config: "Params") -> Iterator[Finding]:
         place = Workspace(MANIFEST, INDEX, config.store.location, roots)
         for domain, reader in open_stores(config.train, place, images)[1].items():
             yield ok(f"{domain} store: every training image is in {reader.header.files.url}")
+        prefixes = open_prefixes(config.train, config.store.location, images)
+        if prefixes is not None:
+            url = prefixes.reader.header.files.url
+            yield ok(f"prefixes: views of every training image are in {url}")

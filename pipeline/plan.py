@@ -27,6 +27,8 @@ from pipeline.params import Params
 from stages.embed.config import EmbedConfig
 from stages.prepare.manifest import Domain, Manifest
 from stages.restyle.stage import planned_mixes
+from stages.train.crops import labelled_images
+from stages.train.prefix import PREFIX, prefix_spec
 from store.files import Url, files_at, one_line_for_os_errors
 from store.spec import LevelGrid, upright
 
@@ -91,6 +93,20 @@ def plan_stores(params: Params, manifest: Manifest) -> list[LevelPlan]:
             )
             levels.append(LevelPlan(domain, level, tiles, chunks * 2 * prod(grid.chunk_shape)))
     return levels
+
+
+def plan_prefixes(params: Params, manifest: Manifest) -> tuple[int, int]:
+    """Plan the store of `rein.views`: views at most, fewer where some are equal, and their bytes.
+
+    Raises:
+        CheckpointError: The frozen network, whose small files are read, is missing.
+    """
+    rein = params.train.student.rein
+    if rein is None or rein.views is None:
+        return 0, 0
+    spec = prefix_spec(params.train, weights_sha256="not read")
+    grid, views = LevelGrid.of(spec, PREFIX), rein.views * len(labelled_images(manifest))
+    return views, views * prod(grid.chunks_per_image) * grid.chunk_bytes
 
 
 def size_bytes(levels: Iterable[LevelPlan], codec: str) -> int:
@@ -220,7 +236,10 @@ def print_plan(
         console.print(
             f"restyling: {len(mixes):,} images, about {decimal(round(PNG_BYTES * pixels))} of PNG"
         )
-    need, free = size_bytes(levels, codec), free_bytes(params.store.url)
+    views, views_bytes = plan_prefixes(params, manifest)
+    if views:
+        console.print(f"prefixes: {views:,} views at most, {decimal(views_bytes)}")
+    need, free = size_bytes(levels, codec) + views_bytes, free_bytes(params.store.url)
     if calibrate:
         rate = writing_speed(params.store.location)
         console.print(

@@ -84,7 +84,7 @@ FURTHER: Final[dict[str, Arm]] = {
     "DAFormer + SeMask": Arm("semask"),
     "DAFormer + SeMask's maps": Arm("semask", changes=("train.student.semask.attention=false",)),
     "SSR + SeMask": Arm("ssr-semask"),
-    "SSR + rein": Arm("rein"),
+    "SSR + rein-cached": Arm("rein-cached"),
     "restyled, statistics": restyled(),
     "restyled, statistics of the source": restyled(styles="source"),
     "restyled, statistics of the night": restyled(style="night"),
@@ -92,6 +92,7 @@ FURTHER: Final[dict[str, Arm]] = {
     "restyled, color": restyled("{kind: color, strength: 1}"),
     "restyled, DAFormer": restyled(recipe="daformer"),
     "restyled, guided": restyled(recipe="guided"),
+    "restyled, jitter": restyled("{kind: jitter, strength: 0.75}", styles="source"),
     "guided, 128 px": Arm("guided", changes=_WHOLE_TILES),
     "guided, online, 128 px": Arm("guided", feed="online", changes=_WHOLE_TILES),
 }

@@ -292,6 +292,11 @@ class TrainConfig(Section):
         return ("source",) if self.regularizer.on else ()
 
     @property
+    def reads_prefixes(self) -> bool:
+        """Whether training goes on from what `ssr embed` stores of the first blocks."""
+        return self.student.rein is not None and self.student.rein.views is not None
+
+    @property
     def reads_labels(self) -> bool:
         """Whether pseudo-labels come from the store, alone or beside others."""
         return self.self_training is not None and self.self_training.labels != "ema"

@@ -31,6 +31,7 @@ from store.errors import StoreError, StoreMismatchError, StoreMissingError, Stor
 from store.files import Url, files_at, join
 from store.fingerprint import sha256
 from store.header import read_spec
+from store.lease import WHOLE, Part
 from store.read import FeatureReader
 from store.spec import COARSEST_STRIDE_PX, ImageEntry, Level, Size, StoreSpec
 from store.write import StoreWriter
@@ -76,7 +77,7 @@ def open_prefixes(config: TrainConfig, stores: Url, manifest: Manifest) -> Prefi
         CheckpointError: The frozen network is missing or damaged.
         StoreError: There is no such store, it is of something else, or lacks images.
     """
-    if config.student.rein is None or config.student.rein.views is None:
+    if not config.reads_prefixes:
         return None
     spec = prefix_spec(config)
     reader = FeatureReader(join(stores, spec.relative_path))
@@ -101,8 +102,12 @@ def open_prefixes(config: TrainConfig, stores: Url, manifest: Manifest) -> Prefi
     return found
 
 
-def prefix_spec(config: TrainConfig) -> StoreSpec:
+def prefix_spec(config: TrainConfig, *, weights_sha256: str | None = None) -> StoreSpec:
     """Specify the store of a run's prefixes: its name depends on all that they depend on.
+
+    Args:
+        config: Section `train`.
+        weights_sha256: Of the frozen network; None reads all its weights.
 
     Raises:
         CheckpointError: The frozen network is missing or damaged.
@@ -125,7 +130,7 @@ def prefix_spec(config: TrainConfig) -> StoreSpec:
         provenance={
             "teacher": {
                 "architecture": facts.model_type,
-                "weights_sha256": frozen_sha256(folder),
+                "weights_sha256": weights_sha256 or frozen_sha256(folder),
                 "trained": True,
             },
             "from_block": rein.from_block,
@@ -152,11 +157,16 @@ def store_prefixes(
     roots: Mapping[Domain, Path],
     stores: Url,
     progress: Callable[[int, int, str], None],
+    part: Part = WHOLE,
+    list_only: bool = False,
 ) -> int:
     """Bring the store of a run's prefixes up to date; return how many views were stored now.
 
     It goes on where it was interrupted. Views that the store lists stay. `progress` is called with
     views done, views to do, and what they are.
+
+    In job arrays each `part` stores its own shards of a store that was made with `list_only`, which
+    lists the views and stores nothing of them.
 
     Raises:
         CheckpointError: The frozen network is missing or damaged.
@@ -170,11 +180,11 @@ def store_prefixes(
         ImageEntry(name, record.content, spec.grid_px) for name, (record, _) in wanted.items()
     ]
     with (
-        StoreWriter(stores, spec, entries, [PREFIX]) as writer,
+        StoreWriter(stores, spec, entries, [PREFIX], part=part) as writer,
         cpu_threads(config.threads),
         float32_on_gpu(config.matmul),
     ):
-        tasks = writer.pending()
+        tasks = [] if list_only else writer.pending()
         todo = [e.image_id for task in tasks for e in task.images if e is not None]
         if todo:
             tokens = _begin(config, [wanted[name] for name in todo], roots, spec.grid_px)

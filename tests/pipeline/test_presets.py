@@ -36,6 +36,7 @@ DISTILL: Final = {
 REIN: Final = {"from_block": 0, "tokens": 100, "rank": 16, "native_px": 512}
 
 DIFFERENCES: Final[dict[str, dict[str, Any]]] = {
+    "rein": {"student.rein": REIN},
     "rein-frozen": {"student.rein": {**REIN, "tune": "none"}},
     "rein-lora": {"student.rein": {**REIN, "rank": 26, "tune": "lora"}},
     "rein-full": {
@@ -57,7 +58,7 @@ DIFFERENCES: Final[dict[str, dict[str, Any]]] = {
     "guided-mic": {**GUIDED, "masking": MIC},
     "semask": {"regularizer.on": (), "student.semask": SEMASK},
     "ssr-semask": {"student.semask": SEMASK},
-    "rein": {"regularizer.refine": {"tokens": 100, "rank": 16}},
+    "rein-cached": {"regularizer.refine": {"tokens": 100, "rank": 16}},
     "distil-first": {"regularizer.on": (), "distill": DISTILL},
     "distil-guided": {**GUIDED, "distill": DISTILL},
     "store-labels": {
@@ -83,7 +84,7 @@ REFINED: Final = "gta5-generalization-rein"
 WITH_TARGET: Final = [name for name in PRESETS if not name.startswith(WITHOUT_TARGET)]
 TWO_SCALES: Final = ("gta5-to-cityscapes-hrda", "camvid-day-to-dusk-hrda")
 GUIDED_ARMS: Final = ("guided", "guided-mic", "distil-guided")
-CONTROLS: Final = ("rein-frozen", "rein-lora", "rein-full")
+REIN_ARMS: Final = ("rein", "rein-frozen", "rein-lora", "rein-full")
 LABELLED: Final = ("store-labels", "agree")
 NEED_TARGET: Final = ("daformer-mic", "ssr-mic", "distil-first", *GUIDED_ARMS, *LABELLED)
 EVERY_ARM: Final = [
@@ -93,8 +94,8 @@ EVERY_ARM: Final = [
     and not (name in TWO_SCALES and arm in GUIDED_ARMS)
     and not (name.startswith("camvid") and "semask" in arm)  # its student is not a MiT
     and (arm != "restyled" or name == RESTYLED)
-    and not (name == REFINED and arm not in ("daformer", "source-only", "ssr", *CONTROLS))
-    and not (name != REFINED and arm in CONTROLS)
+    and not (name == REFINED and arm not in ("daformer", "source-only", "ssr", *REIN_ARMS))
+    and not (name != REFINED and arm in REIN_ARMS)
 ]
 
 
@@ -153,8 +154,8 @@ def test_a_preset_that_builds_on_another_has_its_values_but_for_those_of_its_own
         (f"{WITHOUT_TARGET} --arm restyled", "needs section restyle, which is null"),
         (f"{WITHOUT_TARGET} --target /data/target", "leave out --target"),
         (f"{REFINED} --arm semask", "the stages of a MiT"),
-        (f"{REFINED} --arm rein", "nothing to refine"),
-        (f"{WITHOUT_TARGET} --arm rein-lora", "rein_vfm and the section rein belong together"),
+        (f"{REFINED} --arm rein-cached", "nothing to refine"),
+        ("gta5-to-cityscapes --arm rein", "rein_vfm and the section rein belong together"),
         (f"{TWO_SCALES[0]} --arm guided", "set student.hrda to null, or the kind to ssr"),
     ],
 )
