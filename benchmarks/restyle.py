@@ -1,8 +1,9 @@
 """Mixers on photographs: how near images by day come to dusk, and what stays of their edges.
 
-    python -m benchmarks.restyle CAMVID --images 20 --png sheet.png
+    python -m benchmarks.restyle CAMVID --images 62 --styles dusk --png sheet.png
 
-Each image by day gets the style of one at dusk; distances are between the two of a pair.
+Each image by day gets the style of one at dusk, or of another by day; distances are between the two
+of a pair.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from stages.prepare.datasets.dataset import IMAGE_SUFFIXES, files_under
 from stages.prepare.pixels import read_image
 from stages.restyle.mixers.color import Color
 from stages.restyle.mixers.fourier import Fourier
+from stages.restyle.mixers.jitter import Jitter
 from stages.restyle.mixers.mixer import Mixer
 from stages.restyle.mixers.statistics import Statistics, pyramid, transport
 
@@ -31,6 +33,7 @@ MIXERS: Final[dict[str, Mixer]] = {
     "fourier 0.01": Fourier(kind="fourier", strength=1, band=0.01),
     "fourier 0.05": Fourier(kind="fourier", strength=1, band=0.05),
     "color": Color(kind="color", strength=1),
+    **{f"jitter {s}": Jitter(kind="jitter", strength=s) for s in (0.5, 0.75, 1)},
 }
 
 
@@ -38,7 +41,7 @@ def measure(pairs: Sequence[tuple[Any, Any]], mixer: Mixer) -> tuple[list[Any], 
     """Mix pairs of content and style.
 
     Returns the images, and means: colour before and after, texture before and after, correlation
-    of edges with the content, CPU ms an image.
+    of edges with the content, change of a pixel in grey levels, CPU ms an image.
     """
     mixed, rows = [], []
     for content, style in pairs:
@@ -48,7 +51,8 @@ def measure(pairs: Sequence[tuple[Any, Any]], mixer: Mixer) -> tuple[list[Any], 
         distances = [of(one, style) for of in (colour, texture) for one in (content, image)]
         one, other = (_edges(each).ravel() for each in (content, image))
         edges = np.corrcoef(one, other)[0, 1]
-        rows.append([*distances, edges, took])
+        moved = np.abs(image.astype(np.int16) - content).mean()
+        rows.append([*distances, edges, moved, took])
         mixed.append(image)
     return mixed, np.mean(rows, axis=0).tolist()
 
@@ -79,24 +83,30 @@ def _edges(image: NDArray[np.uint8]) -> Any:  # noqa: ANN401 - an array
 
 
 def main() -> None:
-    """Print a table; draw day, dusk and a column for each mixer."""
+    """Print a table; draw contents, styles and a column for each mixer."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("camvid", type=Path)
     parser.add_argument("--images", type=positive, default=20)
+    parser.add_argument("--styles", choices=["dusk", "day"], default="dusk")
     parser.add_argument("--png", type=Path)
     options = parser.parse_args()
     pairs = []
-    for split in ("day_train", "dusk_train"):
+    for split in ("day_train", f"{options.styles}_train"):
         files, _ = files_under(options.camvid, f"{split}/images", IMAGE_SUFFIXES)
         places = np.linspace(0, len(files) - 1, options.images).round().astype(int)
         pairs.append([read_image(options.camvid / files[place]) for place in places])
-    columns = [days, dusks] = pairs
-    print("| mixer | colour | texture | edges | ms |\n|---|---|---|---|---|")
+    if options.styles == "day":
+        pairs[1] = pairs[1][len(pairs[1]) // 2 :] + pairs[1][: len(pairs[1]) // 2]
+    columns = [contents, styles] = pairs
+    print("| mixer | colour | texture | edges | moved | ms |\n|---|---|---|---|---|---|")
     for name, mixer in MIXERS.items():
-        mixed, (c0, c1, t0, t1, edges, ms) = measure([*zip(days, dusks, strict=True)], mixer)
+        pairs_of_images = [*zip(contents, styles, strict=True)]
+        mixed, (c0, c1, t0, t1, edges, moved, ms) = measure(pairs_of_images, mixer)
         columns.append(mixed)
         closed = [f"{a:.3g} to {b:.3g} ({1 - b / a:.0%})" for a, b in ((c0, c1), (t0, t1))]
-        print(f"| {name} | {' | '.join(closed)} | {edges:.3f} | {ms:.0f} |", flush=True)
+        print(
+            f"| {name} | {' | '.join(closed)} | {edges:.3f} | {moved:.1f} | {ms:.0f} |", flush=True
+        )
     if options.png is not None:
         rows = [np.hstack(row) for row in zip(*columns, strict=True)]
         Image.fromarray(np.vstack(rows[:: -(-len(rows) // 5)])).save(options.png)

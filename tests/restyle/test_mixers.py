@@ -17,11 +17,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "fourier": {"band": 0.1},
     "color": {},
 }
+ALL = KINDS | {"jitter": {}}  # which takes nothing from the style
 RNG = np.random.default_rng(0)
 
 
 def mixer(kind: str, strength: float = 1.0, **keys: Any) -> Mixer:  # noqa: ANN401 - of params
-    section = {"kind": kind, "strength": strength, **KINDS[kind], **keys}
+    section = {"kind": kind, "strength": strength, **ALL[kind], **keys}
     made: Mixer = TypeAdapter(MixerConfig).validate_python(section)
     return made
 
@@ -50,7 +51,7 @@ def test_a_strength_of_zero_changes_no_bit_and_half_goes_half_of_the_way(kind: s
     assert content.mean() > half.mean() + 10 > full.mean() + 20
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("size", [(1, 1), (2, 33), (33, 2), (48, 64), (100, 31)])
 def test_any_sizes_and_flat_images_mix_to_the_size_of_the_content(
     kind: str, size: tuple[int, int]
@@ -135,3 +136,25 @@ def test_colour_moves_mean_and_spread_of_lab() -> None:
     for moment in (np.mean, np.std):
         one, other = (moment(image, axis=(0, 1)) for image in lab)
         np.testing.assert_allclose(one, other, atol=0.3)
+
+
+def test_jitter_draws_factors_for_each_pair_within_its_strength() -> None:
+    """What each factor keeps of brightness, contrast and colour: the others cancel out."""
+    half = np.full((8, 8, 3), 40, np.uint8)
+    half[4:] = 80
+    red = np.broadcast_to(np.uint8([100, 40, 40]), (8, 8, 3))
+    styles = [np.full((2, 3, 3), grey, np.uint8) for grey in range(250)]
+    np.testing.assert_array_equal(mix(mixer("jitter", 0), half, styles[0]), half)
+    made = mixer("jitter", 0.5)
+    dark, light = np.array([mix(made, half, style)[[0, 7], 0, 0] for style in styles]).T / 60
+    brightness, contrast = (dark + light) / 2, 3 * (light - dark) / (dark + light)
+    for factor in (brightness, contrast):
+        assert 0.44 < factor.min() < 0.56
+        assert 1.44 < factor.max() < 1.56
+        assert factor.mean() == pytest.approx(1, abs=0.06)
+    assert abs(np.corrcoef(brightness, contrast)[0, 1]) < 0.2
+    mixed = np.array([mix(made, red, style)[0, 0] for style in styles]).astype(float)
+    grey = mixed @ (0.299, 0.587, 0.114)
+    colour = (mixed[:, 0] - mixed[:, 1]) / grey / (60 / (40 + 0.299 * 60))
+    assert colour.min() < 0.4  # contrast's and saturation's product
+    assert 1.8 < colour.max() < 2.3

@@ -11,7 +11,8 @@ from pydantic import Field
 from stages.restyle.mixers.color import Color
 from stages.restyle.mixers.fourier import Fourier
 from stages.restyle.mixers.issa import Issa
+from stages.restyle.mixers.jitter import Jitter
 from stages.restyle.mixers.statistics import Statistics
 
-MixerConfig = Annotated[Statistics | Fourier | Color | Issa, Field(discriminator="kind")]
+MixerConfig = Annotated[Statistics | Fourier | Color | Jitter | Issa, Field(discriminator="kind")]
 """Section `restyle.mixer`."""
