@@ -142,13 +142,16 @@ class StudentConfig(Section):
     drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="Stochastic depth of the last block, rising from 0; 0 for other backbones."
     )
-    head: Literal["daformer", "mlp"] = Field(
-        description="`daformer`: separable ASPP, the paper's; `mlp`: Segformer's own."
+    head: Literal["daformer", "mlp", "mask2former"] = Field(
+        description="`daformer`: separable ASPP, the paper's; `mlp`: Segformer's own; "
+        "`mask2former`, of `rein_vfm`: Rein's own, with queries made of its tokens."
     )
     head_channels: Annotated[int, Field(ge=1, le=4096)] = Field(
-        description="Width of the head (paper: 256)."
+        description="Width of the head (paper: 256); of `mask2former` a multiple of 32."
     )
-    dropout: Fraction = Field(description="Channel dropout before the last convolution.")
+    dropout: Fraction = Field(
+        description="Channel dropout before the last convolution; 0 with `mask2former`."
+    )
     semask: SemaskConfig | None = Field(
         default=None, description="Semantic attention after each stage, SeMask; null is off."
     )
@@ -174,6 +177,16 @@ class StudentConfig(Section):
 
     @model_validator(mode="after")
     def _suits_the_backbone(self) -> Self:
+        if self.head == "mask2former":
+            if self.backbone != REIN:
+                raise ValueError(
+                    f"head mask2former is of {REIN} alone; set head to daformer or mlp"
+                )
+            if self.head_channels % 32 or self.dropout:
+                raise ValueError(
+                    "head mask2former has norms of 32 groups and no dropout; set head_channels to "
+                    "a multiple of 32 (published 256) and dropout to 0"
+                )
         if (self.backbone == REIN) != (self.rein is not None):
             raise ValueError(
                 f"{REIN} and the section rein belong together; give both, or set rein to null"

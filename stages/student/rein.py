@@ -72,6 +72,28 @@ class LowRankTokens(nn.Module):
         return refined.transpose(1, 2).reshape(map_.shape)
 
 
+class QueryLink(nn.Module):
+    """Queries of a query-based head, made of the tokens of all layers (section 3.3).
+
+    Args:
+        channels: C.
+        width: Of a query.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.to_query = nn.Linear(channels, width)
+        self.merge = nn.Linear(3 * width, width)
+
+    def forward(self, tokens: LowRankTokens) -> Tensor:
+        """Merge largest, mean and last layer's values of each token: queries (m, width)."""
+        layers = range(len(tokens.factors[0]))
+        each = torch.stack([self.to_query(tokens.tokens(layer)) for layer in layers])
+        kinds = [each.max(dim=0).values, each.mean(dim=0), each[-1]]
+        merged: Tensor = self.merge(torch.stack(kinds, dim=-1).flatten(1))  # kinds vary fastest
+        return merged
+
+
 def token_bound(channels: int, rank: int, patch_px: int) -> float:
     """Bound the uniform distribution of initial tokens, or of both their factors."""
     spread = math.sqrt(channels * rank) if rank else channels

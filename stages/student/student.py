@@ -22,6 +22,7 @@ from stages.student.config import REIN, STUDENT_FILES, StudentConfig
 from stages.student.efficientnet_lite import SIZES, EfficientNetLiteBackbone
 from stages.student.heads import DAFormerHead, mlp_head
 from stages.student.mit import BACKBONES, COARSEST_PX, build_backbone, stage_features
+from stages.student.query_head import QueryHead
 from stages.student.rein_vfm import ReinBackbone, grid_of
 from stages.student.saved import Card, frozen_folder, read_student
 from stages.student.semask import semantic_features, semantic_layers
@@ -54,7 +55,7 @@ class Student(nn.Module):
     Args:
         backbone: Its `stages` are four modules, each of which maps the map of the one before, and
             the first images; `config` has their `hidden_sizes` and `num_attention_heads`.
-        head: `DAFormerHead`, or what `mlp_head` builds.
+        head: `DAFormerHead`, what `mlp_head` builds, or `QueryHead`.
         semantic: What `semantic_layers` builds; None is a plain MiT.
         attention: HRDA's; None sees images at one scale.
         detail_px: Side of HRDA's detail windows; None sees the detail at once.
@@ -97,9 +98,7 @@ class Student(nn.Module):
     @property
     def num_classes(self) -> int:
         """Channels of the logits."""
-        classifier = self.head.get_submodule("classifier")
-        assert isinstance(classifier, nn.Conv2d)
-        return classifier.out_channels
+        return len(self.head.get_parameter("classifier.weight"))
 
     def see(self, images: Tensor, box: hrda.Box | None = None, begun: Tensor | None = None) -> Pass:
         """Map normalised images (B, 3, H, W) to what training looks at.
@@ -273,6 +272,10 @@ def build_student(config: StudentConfig, *, num_classes: int, seed: int) -> Stud
         head: nn.Module
         if config.head == "daformer":
             head = DAFormerHead(widths, width, width, num_classes, dropout=config.dropout)
+        elif config.rein is not None and config.head == "mask2former":
+            assert isinstance(backbone, ReinBackbone)
+            queries, tokens = config.rein.tokens, backbone.rein
+            head = QueryHead(widths, width, num_classes, queries=queries, tokens=tokens)
         else:
             head = mlp_head(widths, width, num_classes, dropout=config.dropout)
         semantic = None

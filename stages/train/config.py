@@ -149,7 +149,8 @@ class OptimizerConfig(Section):
         description="Multiplies it for the regulariser (official 1)."
     )
     weight_decay: Fraction = Field(
-        description="Decay of all but the norms outside the head and Rein's tokens (paper 0.01)."
+        description="Decay of all but Rein's tokens, the norms outside the head, and the norms and "
+        "embeddings of head `mask2former` (paper 0.01)."
     )
     betas: tuple[_BelowOne, _BelowOne] = Field(description="Adam's moments (paper 0.9, 0.999).")
     warmup_iterations: NaturalInt = Field(description="Length of the warm-up (paper 1500).")
@@ -336,6 +337,11 @@ class TrainConfig(Section):
                     f"{key} sees other images than the fixed views of student.rein.views; set one "
                     "of them to null"
                 )
+        if self.student.head == "mask2former" and (self.self_training or self.regularizer.on):
+            raise ValueError(
+                "student.head mask2former learns from whole label maps, without a weight for each "
+                "pixel: set self_training to null and regularizer.on to [], or head to daformer"
+            )
         if self.compile and self.activation_checkpointing:
             raise ValueError(
                 "compile chooses itself which activations to keep; set activation_checkpointing "

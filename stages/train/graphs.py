@@ -48,6 +48,7 @@ def passes_for(config: TrainConfig, device: torch.device, ranks: int) -> Passes:
         "train.compile is on": config.compile,
         "train.activation_checkpointing is on": config.activation_checkpointing,
         "train.student.hrda draws other windows in each": config.student.hrda is not None,
+        "train.student.head mask2former matches on the CPU": config.student.head == "mask2former",
         "train.sync_batch_norm waits for other GPUs": config.sync_batch_norm and ranks > 1,
     }
     for hindrance in [text for text, hinders in hindrances.items() if hinders]:

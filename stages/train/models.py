@@ -18,6 +18,7 @@ from transformers.models.segformer.modeling_segformer import SegformerDropPath
 
 from stages.prepare.manifest import Domain, Manifest
 from stages.student.config import StudentConfig
+from stages.student.query_head import require_matching
 from stages.student.saved import require_classes
 from stages.student.student import Backbone, Student, build_student, load_student, seeded
 from stages.student.weights import is_of_segmenter
@@ -173,9 +174,11 @@ def build_models(
     Raises:
         CheckpointError: If weights to start from are missing, damaged or of another architecture.
         ConfigError: If a class of feature distance is not one of the data set, or the weights that
-            it would compare with are not ImageNet's.
+            it would compare with are not ImageNet's; or if a package is missing.
         StoreMismatchError: If the stores are of two teachers.
     """
+    if config.student.head == "mask2former":
+        require_matching()
     origin: Mapping[str, Any] = {"weights": config.student.weights}
     with _naming("train.student.weights"):
         student = build_student(config.student, num_classes=len(manifest.classes), seed=config.seed)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from stages.student.query_head import UNDECAYED, QueryHead
 from stages.student.rein_vfm import ReinBackbone
 from stages.student.student import Student
 from stages.train.config import OptimizerConfig
@@ -32,9 +33,9 @@ def build_optimizer(
     """Build AdamW with DAFormer's parameter groups, at the base rate.
 
     Groups are those of the official rules: the head trains faster and decays wholly, batch norms
-    and biases included; norms of the backbone and Rein's tokens do not decay; all else is at
-    the base. A head of the regulariser learns as the student's does, and so does what distillation
-    adds.
+    and biases included, but for norms and embeddings of a `QueryHead`; norms of the backbone and
+    Rein's tokens do not decay; all else is at the base. A head of the regulariser learns as the
+    student's does, and so does what distillation adds.
     """
     groups: list[dict[str, Any]] = []
 
@@ -52,10 +53,19 @@ def build_optimizer(
     backbone = list(student.backbone.parameters())
     add("backbone", [weight for weight in backbone if id(weight) not in undecayed], 1.0, decay)
     add("backbone norms", [weight for weight in backbone if id(weight) in undecayed], 1.0, 0.0)
-    head = [*student.head.parameters()]
+    named_head = dict(student.head.named_parameters())
+    still = [
+        name
+        for name in named_head
+        if isinstance(student.head, QueryHead) and any(each in name for each in UNDECAYED)
+    ]
+    head_norms = [named_head.pop(name) for name in still]
+    head = [*named_head.values()]
     if student.attention is not None:  # official HRDA goes by the name of its outer head
         head += student.attention.parameters()
     add("head", head, head_factor, decay)
+    if head_norms:
+        add("head norms", head_norms, head_factor, 0.0)
     if student.semantic is not None:
         add("semantic", list(student.semantic.parameters()), 1.0, decay)
     if regularizer is not None:

@@ -24,6 +24,7 @@ from stages.student.hrda import (
     scale_losses,
 )
 from stages.student.mit import COARSEST_PX, stage_features
+from stages.student.query_head import QueryHead
 from stages.student.semask import auxiliary_loss
 from stages.student.student import Pass, Student
 from stages.train.adaptation.augment import (
@@ -51,7 +52,8 @@ from stages.train.regularizers.branch import Seen, observed
 
 LOSSES = ("clean", "enhanced_source", "feature_distance", "mix", "enhanced_mix", "masked")
 PARTS: Final = ("detail", "auxiliary")
-"""What a loss may have beside it, as `clean_detail`: HRDA's detail, SeMask's class maps."""
+"""What a loss may have beside it, as `clean_detail`: HRDA's detail; SeMask's class maps, or the
+earlier layers of a query head."""
 
 
 class Draws(NamedTuple):
@@ -299,6 +301,9 @@ def _run_passes(
     def plain_losses(
         name: str, seen: Pass, label: Tensor, share: Tensor | None = None
     ) -> dict[str, Tensor]:
+        if isinstance(student.head, QueryHead):
+            last, before = student.head.losses(seen.features, label)
+            return {name: last, f"{name}_auxiliary": before}
         losses = losses_of(name, student.decode(seen), seen, label, share)
         if (semask := config.student.semask) is not None:
             losses[f"{name}_auxiliary"] = auxiliary_loss(

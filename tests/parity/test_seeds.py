@@ -54,7 +54,8 @@ REIN = (
     ("mlp_token2feat", "rein.to_feature"),
     ("mlp_delta_f", "rein.to_delta"),
     ("^scale", "rein.scale"),
-    ("transform", "to_query"),
+    ("transform", "link.to_query"),
+    ("merge", "link.merge"),
 )
 VIT = (
     (r"attn\.proj", "attention.o_proj"),
@@ -272,24 +273,13 @@ def test_more_classes_than_channels_are_refused() -> None:
     assert torch.equal(layers[0](map_)[1], map_)
 
 
-class WithQueries(nn.Module):
-    """Our tokens and the link to a query-based head, which students of ours do not have."""
+def linked(tokens: nn.Module, link: nn.Module) -> nn.ModuleDict:
+    """Name tokens and the link to a query-based head as `REIN` does."""
+    return nn.ModuleDict({"rein": tokens, "link": link})
 
-    def __init__(self, rein_: rein.LowRankTokens, channels: int, queries: int | None) -> None:
-        super().__init__()
-        self.rein = rein_
-        if queries is not None:
-            self.to_query = nn.Linear(channels, queries)
-            self.merge = nn.Linear(3 * queries, queries)
 
-    def queries(self, layers: int) -> Tensor:
-        each = torch.stack([self.to_query(self.rein.tokens(layer)) for layer in range(layers)])
-        kinds = [each.max(dim=0).values, each.mean(dim=0), each[-1]]
-        merged: Tensor = self.merge(torch.stack(kinds, dim=-1).flatten(1))
-        return merged
-
-    def after_class_token(self, features: Tensor, layer: int) -> Tensor:
-        return torch.cat([features[:, :1], self.rein(features[:, 1:], layer)], dim=1)
+def after_class_token(tokens: nn.Module, features: Tensor, layer: int) -> Tensor:
+    return torch.cat([features[:, :1], tokens(features[:, 1:], layer)], dim=1)
 
 
 def check_rein_layers(module: ModuleType, case: Case) -> None:
@@ -298,15 +288,16 @@ def check_rein_layers(module: ModuleType, case: Case) -> None:
         tokens = module.LowRankTokens(
             sub["embed_dims"], sub["layers"], tokens=sub["tokens"], rank=sub["lora_dim"]
         )
-        network = WithQueries(tokens, sub["embed_dims"], sub["query_dims"])
+        link = module.QueryLink(sub["embed_dims"], sub["query_dims"])
+        network = linked(tokens, link)
         load(network, case.params(f"param/{i}/"), REIN)
         x = case.tensor(f"in/{i}/x").requires_grad_()
-        found = {"query": network.queries(sub["layers"])}
+        found = {"query": link(tokens)}
         chain = x
         for layer in range(sub["layers"]):
-            found[f"layer{layer}"] = network.after_class_token(x, layer)
+            found[f"layer{layer}"] = after_class_token(tokens, x, layer)
             found[f"nocls_layer{layer}"] = tokens(x[:, 1:], layer)
-            chain = network.after_class_token(chain, layer)
+            chain = after_class_token(tokens, chain, layer)
             as_map = unflat(x[:, 1:], (1, -1))
             refined = flat(tokens.refine_map(as_map, layer))
             torch.testing.assert_close(refined, found[f"nocls_layer{layer}"])
@@ -335,18 +326,20 @@ def check_rein_init(module: ModuleType, case: Case) -> None:
                 rank=row["lora_dim"],
                 patch_px=row["patch_size"],
             )
-            linked = WithQueries(network, row["embed_dims"], row["query_dims"])
+            width = row["query_dims"]
+            link = module.QueryLink(row["embed_dims"], width) if width else nn.Identity()
+        both = linked(network, link)
         ours = module.token_bound(row["embed_dims"], row["lora_dim"], row["patch_size"])
         assert ours == pytest.approx(float(bound), abs=1e-7)
         assert ours == pytest.approx(row["token_bound"], abs=1e-7)
-        assert sum(each.numel() for each in linked.parameters()) == parameters
+        assert sum(each.numel() for each in both.parameters()) == parameters
         assert float(network.scale.detach()) == pytest.approx(row["scale"])
         factors = list(network.factors)
         assert len(factors) == len(row["token_std"])
         for factor in factors:
             within(factor, ours)
         for name, facts in row["linear"].items():
-            linear_ = linked.get_submodule(renamed(name, REIN))
+            linear_ = both.get_submodule(renamed(name, REIN))
             assert isinstance(linear_, nn.Linear)
             assert (linear_.in_features, linear_.out_features) == (
                 facts["in_features"],
@@ -373,7 +366,8 @@ def check_rein_backbone(module: ModuleType, case: Case) -> None:
         tokens = rein.LowRankTokens(
             sub["embed_dim"], depth, tokens=sub["tokens"], rank=sub["lora_dim"]
         )
-        network = WithQueries(tokens, sub["embed_dim"], sub["query_dims"])
+        link = rein.QueryLink(sub["embed_dim"], sub["query_dims"])
+        network = linked(tokens, link)
         load(network, own, REIN)
         code = module.position_code(official["pos_embed"], grid)
         assert_close(code, case[f"out/{i}/pos_embed_used"], 1e-5)
@@ -396,8 +390,8 @@ def check_rein_backbone(module: ModuleType, case: Case) -> None:
         taps = refined(tokens)
         for j, tap in enumerate(taps):
             assert_close(unflat(tap, grid), case[f"out/{i}/tap{j}"], 1e-5)
-        total = (network.queries(depth) * case.tensor(f"in/{i}/cot_query")).sum()
-        assert_close(network.queries(depth), case[f"out/{i}/query"], 1e-5)
+        total = (link(tokens) * case.tensor(f"in/{i}/cot_query")).sum()
+        assert_close(link(tokens), case[f"out/{i}/query"], 1e-5)
         for j, feature in enumerate(module.pyramid(taps, grid)):
             assert_close(feature, case[f"out/{i}/feat{j}"], 1e-5)
             total = total + (feature * case.tensor(f"in/{i}/cot_feat{j}")).sum()
@@ -563,6 +557,10 @@ WRONG: list[tuple[str, dict[str, tuple[str, str]]]] = [
         ),
         "no features in the delta": ("self.to_delta(read + features)", "self.to_delta(read)"),
         "unscaled similarity": (SIMILARITY, "self.tokens(layer).T"),
+        "queries of kinds one after the other": (
+            "torch.stack(kinds, dim=-1).flatten(1)", "torch.cat(kinds, dim=1)"
+        ),
+        "the first layer for the last": ("dim=0), each[-1]]", "dim=0), each[0]]"),
     }),
     ("rein_init", {
         "a bound without the root": ("math.sqrt(channels * rank)", "channels * rank"),
