@@ -57,9 +57,8 @@ def main() -> None:
     clock = process_time if asked.device == "cpu" else perf_counter
     images = torch.randn(asked.batch, 3, asked.crop, asked.crop, device=device)
     label = torch.randint(19, (asked.batch, asked.crop, asked.crop), device=device)
-    print(
-        "| tokens from block | s uncached | s cached | saved | MB a view |\n|---|---|---|---|---|"
-    )
+    print("| tokens from block | s uncached | s cached | saved | MB of tokens a view |")
+    print("|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         transformers.Dinov2Model(transformers.Dinov2Config(**VIT_S)).save_pretrained(name)
         (Path(name) / "preprocessor_config.json").write_text(json.dumps(IMAGES))

@@ -1,7 +1,7 @@
 """`ssr plan`: what embedding costs in tiles, time and disk, and when it pays.
 
-Without `--calibrate` no weight, image or store is read, and of a model on the hub its small files:
-encoders are counted on PyTorch's meta device where their teacher offers that, stores by the
+Without `--calibrate` no weight, image or store is read, and of a model as on Hugging Face its small
+files: encoders are counted on PyTorch's meta device where their teacher offers that, stores by the
 arithmetic of their grid. `--calibrate` measures speeds here.
 """
 
