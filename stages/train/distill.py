@@ -125,9 +125,8 @@ class Distiller(nn.Module):
                 wanted, found, scale = F.normalize(wanted), F.normalize(found), 2
             error = (found - wanted).square().sum(1)  # (B, h, w)
             losses.append(error.mean() / scale)
-            if (
-                self.is_cosine
-            ):  # no length is learned: one factor for all tokens, which explains most
+            if self.is_cosine:
+                # no length is learned: one factor for all tokens, which explains most
                 fitted = (found * wanted).detach().sum() / found.detach().square().sum() * found
                 error = (fitted - wanted).square().sum(1)
             spread = (wanted - wanted.mean((0, 2, 3), keepdim=True)).square().sum()
