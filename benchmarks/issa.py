@@ -25,7 +25,7 @@ from torch import Tensor
 
 from examples.drawn.world import draw
 from examples.drawn.world.style import Style
-from stages.evaluate.model import open_model
+from stages.evaluate.predict import open_model
 from stages.prepare.pixels import normalised_window
 from stages.restyle.issa.fit import (
     ENCODER,

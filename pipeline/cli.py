@@ -468,7 +468,7 @@ def evaluate(
     out = out or run
     with noted("evaluate", "images", out) as report:
         from stages.evaluate import stage
-        from stages.evaluate.model import student_folder
+        from stages.evaluate.predict import student_folder
 
         student = student_folder(run, config.evaluate.weights)
         if weights is not None and student == run:

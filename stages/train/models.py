@@ -23,7 +23,7 @@ from stages.student.saved import require_classes
 from stages.student.student import Backbone, Student, build_student, load_student, seeded
 from stages.student.weights import is_of_segmenter
 from stages.train.config import TrainConfig
-from stages.train.distiller import Distiller, moments_of
+from stages.train.distill import Distiller, moments_of
 from stages.train.ranks import Ranks
 from stages.train.regularizers.branch import Branch
 from store.errors import CheckpointError, ConfigError, StoreMismatchError

@@ -30,12 +30,15 @@ from stages.student.student import Pass, Student
 from stages.train.adaptation.augment import (
     StrongDraw,
     augment,
+    class_mask,
     draw_blocks,
+    draw_classes,
     draw_strong,
     mask_images,
+    mix,
+    mix_features,
 )
 from stages.train.adaptation.losses import cells_of, feature_distance, segmentation_loss
-from stages.train.adaptation.mixing import class_mask, draw_classes, mix, mix_features
 from stages.train.adaptation.pseudo_labels import (
     PseudoLabels,
     agreed,

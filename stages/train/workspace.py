@@ -134,10 +134,9 @@ def digests_of_start(config: TrainConfig) -> dict[str, str]:
     files = [file for path in paths for file in _files_of(path)]
     digests = {str(file): sha256_of_file(file) for file in sorted(files) if file.is_file()}
     if weights == IMAGENET:
-        from stages.efficientnet_lite import weight_file  # torch
-        from stages.student.efficientnet_lite import SIZES
+        from stages.efficientnet_lite import STUDENTS, weight_file  # torch
 
-        if installed := weight_file(SIZES[config.student.backbone]):
+        if installed := weight_file(STUDENTS[config.student.backbone]):
             digests[IMAGENET] = sha256_of_file(installed)
     return digests
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.evaluate.model import open_model
+from stages.evaluate.predict import open_model
 from stages.prepare.pixels import normalised_window, read_image
 from stages.student.student import Student, load_student
 from store.errors import CheckpointError, ConfigError

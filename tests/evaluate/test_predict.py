@@ -13,8 +13,7 @@ from PIL import Image
 from torch import nn
 
 from stages.evaluate import predict as module
-from stages.evaluate.model import open_model
-from stages.evaluate.predict import PredictResult, list_photos, run
+from stages.evaluate.predict import PredictResult, list_photos, open_model, run
 from stages.prepare.geometry import fit_size
 from stages.prepare.pixels import normalised_window, read_image, resize_image
 from stages.student.inference import predict

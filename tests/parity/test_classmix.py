@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.train.adaptation.mixing import class_mask, draw_classes, mix
+from stages.train.adaptation.augment import class_mask, draw_classes, mix
 from tests.parity.cases import Case, Reference
 
 

@@ -17,9 +17,9 @@ from stages.train.adaptation.augment import (
     denormalise,
     draw_strong,
     jitter_colors,
+    mix,
     normalise,
 )
-from stages.train.adaptation.mixing import mix
 from stages.train.config import SelfTrainingConfig
 from tests.parity.cases import Case, Reference, assert_close
 

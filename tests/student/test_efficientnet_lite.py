@@ -7,10 +7,9 @@ from efficientnet_lite_pytorch import EfficientNet
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from stages.efficientnet_lite import CHANNELS, weight_file
+from stages.efficientnet_lite import CHANNELS, STUDENTS, weight_file
 from stages.prepare.pixels import MEAN, STD
 from stages.student.config import StudentConfig
-from stages.student.efficientnet_lite import SIZES
 from stages.student.saved import save_student
 from stages.student.student import Student, build_student
 from stages.train.state import build_optimizer
@@ -29,9 +28,9 @@ def normalised(colours: Tensor, mean: object, std: object) -> Tensor:
     return (colours - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
 
-@pytest.mark.parametrize("backbone", SIZES)
+@pytest.mark.parametrize("backbone", STUDENTS)
 def test_stages_are_those_of_the_package_on_its_own_pixels(backbone: str) -> None:
-    size = SIZES[backbone]
+    size = STUDENTS[backbone]
     path = weight_file(size)
     assert path is not None
     official = EfficientNet.from_name(f"efficientnet-{size}", image_size=128).eval()

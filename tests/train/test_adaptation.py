@@ -6,13 +6,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stages.prepare.labels import IGNORE
-from stages.train.adaptation.augment import draw_blocks
+from stages.train.adaptation.augment import draw_blocks, mix_features
 from stages.train.adaptation.losses import (
     cells_of,
     feature_distance,
     segmentation_loss,
 )
-from stages.train.adaptation.mixing import mix_features
 from stages.train.adaptation.pseudo_labels import most_probable, valid_pixels, weighted
 from store.errors import ConfigError
 

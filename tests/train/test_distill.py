@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from stages.student.student import build_student, load_student, seeded
 from stages.train.config import TrainConfig
 from stages.train.crops import Batch
-from stages.train.distill import distill_step, draw_distilled, freeze_backbone, keep_distilling
-from stages.train.distiller import Distiller
+from stages.train.distill import Distiller
+from stages.train.loop import distill_step, draw_distilled, freeze_backbone, keep_distilling
 from stages.train.models import Models
 from stages.train.state import TrainingState, build_optimizer, learning_rate
 from stages.train.step import StepResult

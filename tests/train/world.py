@@ -24,7 +24,7 @@ from stages.student.student import Student, build_student, seeded
 from stages.train import stage
 from stages.train.config import TrainConfig
 from stages.train.crops import TrainingCrops
-from stages.train.distiller import Distiller
+from stages.train.distill import Distiller
 from stages.train.loop import Progress
 from stages.train.models import ImageNetReference, Models, without_noise
 from stages.train.monitor import Curves

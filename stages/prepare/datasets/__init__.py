@@ -10,11 +10,9 @@ from typing import Annotated, Final, get_args
 from pydantic import Field
 
 from stages.prepare.datasets import (
-    acdc,
     bdd100k,
     camvid,
     cityscapes,
-    dark_zurich,
     drawn,
     folder,
     gta5,
@@ -30,8 +28,8 @@ SourceConfig = Annotated[
     | drawn.Config
     | gta5.Config
     | synthia.Config
-    | acdc.Config
-    | dark_zurich.Config
+    | cityscapes.Acdc
+    | cityscapes.DarkZurich
     | bdd100k.Config
     | mapillary.Config
     | folder.Config,

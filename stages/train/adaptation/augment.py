@@ -1,11 +1,15 @@
-"""Colour jitter, blur (DACS, arXiv 2007.08702) and hidden blocks (MIC, arXiv 2212.01322) of images.
+"""What images go through: ClassMix, colour jitter, blur and hidden blocks.
+
+ClassMix (arXiv 2007.07936) pastes the pixels of some source classes onto target images; jitter and
+blur are of DACS (arXiv 2007.08702), hidden blocks of MIC (arXiv 2212.01322).
 
 The formulas are those of kornia 0.5.8, which official SSR pins: kornia's `adjust_*` functions still
-compute its jitter, `ColorJitter` no longer does. B batch, C channels, H W pixels, g blocks a side.
+compute its jitter, `ColorJitter` no longer does. B batch, C channels, H W pixels, h w tokens, g
+blocks a side. Masks of ClassMix are bool (B, 1, H, W), true for source.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,16 +22,76 @@ from torch.nn import functional as F
 from stages.prepare.geometry import Size
 from stages.prepare.pixels import MEAN, STD
 from stages.train.config import SelfTrainingConfig
+from stages.train.crops import Rng
 from store.errors import ConfigError
 
 Operation = Literal["brightness", "contrast", "saturation", "hue"]
 OPERATIONS: tuple[Operation, ...] = ("brightness", "contrast", "saturation", "hue")
+
+ClassPool = Literal["batch", "image"]
+LABEL_VALUES = 256
+"""Labels are bytes: class ids and 255 for ignore."""
 
 SIGMA_PX = (0.15, 1.15)
 """Range of the blur's standard deviation; official SSR hard-codes it."""
 
 _REACH_SIGMAS = 8
 """Weights beyond are below 2e-14 of the sum: float32 cannot tell the blur from the official one."""
+
+
+def draw_classes(rng: Rng, labels: Tensor, pool: ClassPool) -> list[list[int]]:
+    """Draw for each image the half of the classes that it pastes.
+
+    Args:
+        rng: Source of randomness.
+        labels: Source labels (B, H, W). Keep them on the CPU: the number of classes decides what is
+            drawn, and asking a GPU for it would stall the step.
+        pool: `batch` draws from the classes of the whole batch, as official SSR does, so that a
+            drawn class may be absent from the image; `image` from its own classes.
+
+    Returns:
+        ceil(n / 2) of n classes for each image. Ignore (255) is a class like any other.
+    """
+    if pool == "batch":
+        pools = [np.unique(labels.numpy())] * len(labels)
+    else:
+        pools = [np.unique(image.numpy()) for image in labels]
+    draws = [rng.choice(len(ids), (len(ids) + 1) // 2, replace=False) for ids in pools]
+    return [ids[draw].tolist() for ids, draw in zip(pools, draws, strict=True)]
+
+
+def class_mask(labels: Tensor, classes: Sequence[Sequence[int]]) -> Tensor:
+    """Mark the pixels of labels (B, H, W), int64, that are of their image's classes."""
+    chosen = torch.zeros(len(classes), LABEL_VALUES, dtype=torch.bool)
+    for row, ids in zip(chosen, classes, strict=True):
+        row[list(ids)] = True
+    table = chosen.to(labels.device, non_blocking=True)  # (B, 256)
+    return table.gather(1, labels.flatten(1)).view_as(labels).unsqueeze(1)
+
+
+def mix(mask: Tensor, source: Tensor | float, target: Tensor) -> Tensor:
+    """Take `source` where the mask is set and `target` elsewhere.
+
+    Both are images (B, C, H, W), or labels or weights (B, H, W); `source` may be one value.
+    """
+    return torch.where(mask if target.ndim == mask.ndim else mask.squeeze(1), source, target)
+
+
+def mix_features(
+    mask: Tensor, source: Mapping[str, Tensor], target: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Mix teacher features of every level as the pixels below them were mixed.
+
+    Differs from SSR: official SSR runs SAM on the mixed, jittered and blurred image. Here stored
+    features of the two clean images are blended, each token by its share of source pixels. Both
+    are level -> (B, C, h, w); h and w divide H and W.
+    """
+    mixed = {}
+    for level, features in source.items():
+        stride_px = mask.shape[-1] // features.shape[-1]
+        share = F.avg_pool2d(mask.float(), stride_px)  # (B, 1, h, w)
+        mixed[level] = torch.lerp(target[level], features, share.to(features.dtype))
+    return mixed
 
 
 @dataclass(frozen=True)

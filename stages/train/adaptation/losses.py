@@ -1,6 +1,7 @@
 """Losses of the segmentation branches and of the feature distance (DAFormer, arXiv 2111.14887).
 
-B batch, K classes, C channels, H W pixels, h w cells. Nothing here waits for the device.
+Which of them is taken of which image is in `stages/train/step.py`. B batch, K classes, C channels,
+H W pixels, h w cells. Nothing here waits for the device.
 """
 
 from collections.abc import Sequence

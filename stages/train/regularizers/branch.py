@@ -95,7 +95,7 @@ class Branch(nn.Module):
 
     @abstractmethod
     def observe(self, seen: Seen) -> list[RemovableHandle]:
-        """Hook up what notes columns of `stages.train.monitor` in each forward pass."""
+        """Hook up what notes columns of `stages.train.monitor` in each forward pass, detached."""
 
 
 @contextmanager
