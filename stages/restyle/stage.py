@@ -83,6 +83,16 @@ class Mix:
         stem = PurePosixPath(self.content.image).with_suffix("")
         return PurePosixPath(self.content.split) / f"{stem}.{self.draw}.png"
 
+    def record(self, folder: str, digest: str) -> ImageRecord:
+        """Describe its file, in a folder and of a digest."""
+        return replace(
+            self.content,
+            image_id=self.image_id,
+            image=str(folder / self.path),
+            raw_size_px=self.content.resized_size_px,
+            sha256=digest,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class RestyleResult:
@@ -150,7 +160,7 @@ def run(
     finally:
         pool.shutdown(cancel_futures=True)
     if part == WHOLE:
-        rows = (_record(mix, name, digest) for mix, digest in zip(mixes, digests, strict=True))
+        rows = (mix.record(name, digest) for mix, digest in zip(mixes, digests, strict=True))
         noted = {
             "manifest": sha256_of_file(manifest_path),
             "settings": settings,
@@ -163,6 +173,17 @@ def run(
             sources={"source": noted},
         ).update(out)
     return RestyleResult(len(share), made, folder)
+
+
+def with_planned(manifest: Manifest, config: RestyleConfig) -> Manifest:
+    """Add the images that are to be made to a manifest; their files' hashes are not known yet.
+
+    Raises:
+        DataError: As of `planned_mixes`.
+    """
+    rows = (mix.record("", "") for mix in planned_mixes(config, manifest))
+    restyled = tuple(replace(row, domain="restyled") for row in rows)
+    return replace(manifest, records=(*manifest.records, *restyled))
 
 
 def planned_mixes(config: RestyleConfig, manifest: Manifest) -> tuple[Mix, ...]:
@@ -276,13 +297,3 @@ def _png(pixels: NDArray[np.uint8], note: str) -> bytes:
     about.add_itxt(_NOTE, note)
     Image.fromarray(pixels).save(file, "PNG", pnginfo=about)
     return file.getvalue()
-
-
-def _record(mix: Mix, folder: str, digest: str) -> ImageRecord:
-    return replace(
-        mix.content,
-        image_id=mix.image_id,
-        image=str(folder / mix.path),
-        raw_size_px=mix.content.resized_size_px,
-        sha256=digest,
-    )
