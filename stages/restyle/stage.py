@@ -8,10 +8,12 @@ in any order and by any number of threads or machines.
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from time import time
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
@@ -26,7 +28,7 @@ from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.pixels import DAMAGED, read_bytes, read_raw, resize_image
 from stages.prepare.restyled import Restyled
 from stages.restyle.mixers import MixerConfig
-from store.atomic import write_bytes
+from store.atomic import TEMPORARY_SUFFIX, write_bytes
 from store.errors import DataError
 from store.fingerprint import canonical_json, fingerprint_of, sha256_of_file
 from store.lease import WHOLE, Part
@@ -60,6 +62,8 @@ RESTYLING_VERSION: Final = 1
 """Raise it when a change of this package changes the pixels of the same images and settings."""
 
 _NOTE: Final = "ssr.restyled"
+_ABANDONED_S: Final = 3600
+"""Age of a half-written image that nobody writes any more."""
 
 Progress = Callable[[int, int, str], None]
 
@@ -138,6 +142,7 @@ def run(
     share = mixes[part[0] - 1 :: part[1]]
     name = fingerprint_of(settings)[:8]
     folder = out.with_suffix("") / name
+    _sweep(folder)
     made = 0
 
     def make(mix: Mix) -> tuple[bool, str]:
@@ -224,14 +229,23 @@ def require_current_restyled(config: RestyleConfig, *, manifest_path: Path, path
         DataError: There are none, or they are of others.
     """
     noted = Restyled.read(path, of=manifest_path).noted
-    wanted = _settings(config, config.mixer.identity)
-    other = [key for key, value in wanted.items() if noted["settings"].get(key) != value]
+    found = noted["settings"]
+    wanted = _settings(config, found["mixer"] if config.mixer.made(found["mixer"]) else {})
+    other = [key for key, value in wanted.items() if found.get(key) != value]
     if not other and noted["images"] != _named(planned_mixes(config, Manifest.read(manifest_path))):
         other = ["draws", "splits"]
     if other:
         raise DataError(
             f"{path}: was made with another restyle.{', restyle.'.join(other)}: run `ssr restyle`"
         )
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed runs left half-written; another run that writes now is left alone."""
+    for leftover in folder.rglob(f"*{TEMPORARY_SUFFIX}"):
+        with suppress(FileNotFoundError):  # another run was faster
+            if time() - leftover.stat().st_mtime > _ABANDONED_S:
+                leftover.unlink()
 
 
 def _named(mixes: Sequence[Mix]) -> dict[str, dict[str, Any]]:
