@@ -16,7 +16,6 @@ students. OUT/scores.json keeps what was measured.
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +32,7 @@ from stages.label.stage import CLASSES
 from stages.prepare.labels import IGNORE
 from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.pixels import label_window, read_raw, resize_label
+from stages.prepare.restyled import Restyled
 from stages.student.config import STUDENT_FILES
 from stages.student.inference import predict_image
 from stages.student.student import Student, open_student
@@ -114,19 +114,20 @@ def exams(place: Path, restyled: Mapping[str, Path], most: int) -> dict[str, Exa
     roots = load_params(place / "params.yaml", ()).prepare.roots
     found: dict[str, Exam] = {}
 
-    def add(name: str, every: Sequence[ImageRecord], images: Path) -> None:
+    def add(name: str, every: Sequence[ImageRecord], made: Restyled | None = None) -> None:
         records = every[:: 1 if name == TRUTH else -(-len(every) // most)]
-        of = {records[0].domain: images}  # a label that is an absolute path lies where it says
-        validation = Validation(tuple(records), manifest, of)
-        digest = fingerprint_of([name, *(each.sha256 for each in records)])
+        validation = Validation(tuple(records), manifest, roots, restyled=made)
+        versions = {} if made is None else made.versions("val")
+        shown = [each for r in records for each in versions.get(r.image_id, (r,))]
+        digest = fingerprint_of([name, *(each.sha256 for each in shown)])
         found[digest] = lambda each: {name: validation.measure(each, None)["miou"]}
 
-    add(TRUTH, manifest.select(domain="target", split="val"), roots["target"])
-    add("source val", manifest.select(domain="source", split="val"), roots["source"])
+    source = manifest.select(domain="source", split="val")
+    add(TRUTH, manifest.select(domain="target", split="val"))
+    add("source val", source)
     for name, path in restyled.items():
-        shown = Manifest.read(path).select(split="val")
-        labelled = [replace(each, label=f"{roots['source'] / str(each.label)}") for each in shown]
-        add(name, labelled, path.with_suffix(""))
+        made = Restyled.read(path, of=place / "data/manifest.parquet")
+        add(name, [each for each in source if each.image_id in made.versions("val")], made)
     every = manifest.select(domain="target", split="train")
     records, labels = every[:: -(-len(every) // most)], Index.read(labels_beside(index))
     contents = {record.image_id: record.content for record in records}

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from typing_extensions import TypedDict  # pydantic wants it before Python 3.12
 
 from benchmarks.feeds import FeedName, feed_of
-from pipeline.checks import run_embed, run_label, run_restyle
+from pipeline.checks import manifest_to_embed, run_embed, run_label, run_restyle
 from pipeline.params import Params
 from pipeline.presets import changes_of, dump
 from stages.device import cpu_threads
@@ -124,9 +124,9 @@ def make_data(params: Params, data: Path) -> None:
         cache=data / "scan-cache.parquet",
         progress=_silent,
     )
-    manifest = Manifest.read(data / "manifest.parquet")
     index, restyled = data / "index.json", data / "restyled.parquet"
     run_restyle(params, manifest_path=data / "manifest.parquet", out=restyled, progress=_silent)
+    manifest = manifest_to_embed(params, data / "manifest.parquet")
     run_embed(params, manifest, index_path=index, progress=_silent, step="all")
     run_label(params, manifest_path=data / "manifest.parquet", index_path=index, progress=_silent)
 

@@ -10,6 +10,7 @@ from stages.embed.stage import EmbedResult, Progress, Step, run
 from stages.embed.stores import PlannedStore, kept_store, planned_store, require_provenance
 from stages.label import stage as label_stage
 from stages.prepare.manifest import Domain, Manifest
+from stages.prepare.restyled import Restyled
 from stages.restyle import stage as restyle_stage
 from store.errors import ConfigError, DataError
 from store.files import Url, join
@@ -42,6 +43,19 @@ def current_manifest(params: Params, path: Path) -> Manifest:
                 "or put the old value back"
             )
     return manifest
+
+
+def manifest_to_embed(params: Params, path: Path) -> Manifest:
+    """Read the manifest as `current_manifest`, and the restyled images if they are embedded.
+
+    Raises:
+        DataError: As there; or the restyled images beside it are missing, or of other settings.
+    """
+    manifest, restyled = current_manifest(params, path), path.with_name("restyled.parquet")
+    if "restyled" not in params.embed.domains or params.restyle is None:
+        return manifest
+    restyle_stage.require_current_restyled(params.restyle, manifest_path=path, path=restyled)
+    return Restyled.read(restyled, of=path).beside(manifest)
 
 
 def require_current_stores(params: Params, index_path: Path) -> None:
@@ -205,7 +219,7 @@ def run_embed(
     return run(
         params.embed,
         manifest=manifest,
-        roots=params.prepare.roots,
+        roots={**params.prepare.roots, "restyled": index_path.with_name("restyled")},
         store_url=params.store.location,
         shard_images=params.store.shard_images,
         codec=params.store.codec,

@@ -310,14 +310,14 @@ def embed(
 
     Example: ssr embed -S embed.teacher.weights=sam_vit_b_01ec64.pth
     """
-    from pipeline.checks import current_manifest, run_embed, run_prefixes
+    from pipeline.checks import manifest_to_embed, run_embed, run_prefixes
     from pipeline.console import console, noted
     from pipeline.params import load_params
     from pipeline.tables import print_embedded
 
     step = _step_of(part, init=init_only, finalise=finalise)
     config = load_params(params, overrides)
-    manifest = current_manifest(config, MANIFEST)
+    manifest = manifest_to_embed(config, MANIFEST)
     with noted("embed", "images", INDEX.parent) as report:
         result = run_embed(config, manifest, index_path=INDEX, progress=report, step=step)
         views = run_prefixes(config, manifest, progress=report, step=step)

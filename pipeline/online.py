@@ -94,6 +94,8 @@ def compare_online(
     """
     reader = FeatureReader(store)
     spec, levels = reader.header.spec, reader.header.levels
+    if spec.domain == "restyled":
+        raise ConfigError(f"{store}: is of restyled images: give the store of the source")
     domain: Domain = "source" if spec.domain == "source" else "target"
     if domain == "target" and params.train.self_training is None:
         raise ConfigError("train.self_training is null: training draws no crops of the target")

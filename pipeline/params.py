@@ -122,6 +122,7 @@ class Params(Section):
                 "restyle.styles is target, but prepare.target is null: set it to source"
             )
         wanted: tuple[tuple[str, bool, Split], ...] = (
+            ("embed.domains restyled", "restyled" in self.embed.domains, "train"),
             ("train.restyled", self.train.restyled is not None, "train"),
             ("train.validate_on proxy", self.train.validate_on == "proxy", "val"),
         )

@@ -26,7 +26,7 @@ from pipeline.console import console, print_table
 from pipeline.params import Params
 from stages.embed.config import EmbedConfig
 from stages.prepare.manifest import Domain, Manifest
-from stages.restyle.stage import planned_mixes
+from stages.restyle.stage import planned_mixes, with_planned
 from stages.train.crops import labelled_images
 from stages.train.prefix import PREFIX, prefix_spec
 from store.files import Url, files_at, one_line_for_os_errors
@@ -79,6 +79,8 @@ def plan_stores(params: Params, manifest: Manifest) -> list[LevelPlan]:
         DataError: If the manifest has no images of a domain to embed.
     """
     levels = []
+    if "restyled" in params.embed.domains and params.restyle is not None:
+        manifest = with_planned(manifest, params.restyle)
     for domain in params.embed.domains:
         store = planned(params, manifest, domain, weights={})
         sizes_px = Counter(image.working_size_px for image in store.images)

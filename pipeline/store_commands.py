@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import INDEX, MANIFEST, PARAMS, Overrides, ParamsFile, StoreUrl
+from pipeline import INDEX, MANIFEST, PARAMS, RESTYLED, Overrides, ParamsFile, StoreUrl
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -143,9 +143,9 @@ def _repair(params: "Params", url: "Url", progress: Callable[[int, int, str], No
         SSRError: As `stages.embed.stage.run`.
     """
     from pipeline.checks import (
-        current_manifest,
         is_labels,
         is_prefixes,
+        manifest_to_embed,
         require_planned,
         run_embed,
         run_label,
@@ -156,7 +156,7 @@ def _repair(params: "Params", url: "Url", progress: Callable[[int, int, str], No
     from store.lease import WHOLE
     from store.spec import upright
 
-    manifest = current_manifest(params, MANIFEST)
+    manifest = manifest_to_embed(params, MANIFEST)
 
     def find_damage() -> "Report":
         return verify.verify(url, progress=lambda done, todo: progress(done, todo, "verify"))
@@ -172,6 +172,7 @@ def _repair(params: "Params", url: "Url", progress: Callable[[int, int, str], No
             run_prefixes(params, manifest, progress=progress)
         return find_damage()
     domain = require_planned(params, manifest, url)
+    roots = {**params.prepare.roots, "restyled": RESTYLED.with_suffix("")}
     records = {record.image_id: record for record in manifest.records}
     report = find_damage()
     for _ in ("metadata", "shards"):  # shards are looked at once the metadata is sound
@@ -179,7 +180,7 @@ def _repair(params: "Params", url: "Url", progress: Callable[[int, int, str], No
             break
         for image_id in {i for one in report.damage for i in one.images}:
             if image_id in records:  # else a shard that is partly intact could not be made anew
-                read_raw(records[image_id], params.prepare.roots[domain])
+                read_raw(records[image_id], roots[domain])
         verify.discard(url, report.damage)
         damaged = {one.level for one in report.damage if one.level is not None}
         wanted = {*params.embed.levels, *map(upright, damaged)}

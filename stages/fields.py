@@ -53,7 +53,9 @@ def _is_path(text: str) -> str:
 
 
 DeviceName = Literal["auto", "cpu", "cuda"]
-Domain = Literal["source", "target"]
+Domain = Literal["source", "target", "restyled"]
+"""`restyled` is the source in other styles: listed, embedded and stored apart."""
+
 Split = Literal["train", "val"]
 Name = Annotated[str, Field(min_length=1), AfterValidator(_is_printable)]
 PathText = Annotated[Name, AfterValidator(_is_path)]

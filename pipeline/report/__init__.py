@@ -177,7 +177,14 @@ class _Run:
                 "teacher": teacher.get("architecture"),
                 "weights": weights_of(teacher),
                 "trained": teacher.get("trained", False),
-                "pictures": Part.of(lambda: self._feature_pictures(FeatureReader(url))),
+                "pictures": Part.of(
+                    # of restyled images the sheet of `ssr restyle --png` shows more
+                    lambda: (
+                        self._feature_pictures(FeatureReader(url))
+                        if domain in self.params.prepare.roots
+                        else []
+                    )
+                ),
             }
 
         domains = dict.fromkeys([*index.stores, *(record.domain for record in records)])

@@ -36,8 +36,8 @@ class EmbedConfig(Section):
     )
     domains: Annotated[tuple[Domain, ...], AfterValidator(_distinct)] = Field(
         description="Domains to embed. Training reads the source for `source` in "
-        "train.regularizer.on, both for `mixed`, train.distill and labels of the store; `[]` "
-        "embeds nothing."
+        "train.regularizer.on, both for `mixed`, train.distill and labels of the store, and "
+        "`restyled`, what `ssr restyle` made, for train.restyled.features; `[]` embeds nothing."
     )
     splits: Annotated[tuple[Split, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
         description="Splits to embed; training reads `train`."

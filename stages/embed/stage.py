@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from stages.embed.config import EmbedConfig
 from stages.embed.stores import PlannedStore, kept_store, planned_store, require_weights
 from stages.prepare.manifest import Domain, Manifest
-from store.codec import Bases, Projection, estimate_scale, fit_basis, scale_sample
+from store.codec import Bases, Basis, Projection, estimate_scale, fit_basis, scale_sample
 from store.errors import DataError
 from store.files import Url, files_at, join, one_line_for_reads
 from store.header import read_bases
@@ -120,24 +120,27 @@ def run(
     )
     for domain in config.domains:
         planned = plan(domain, weights=config.teacher.weights_identity())
-        other: Domain = "target" if domain == "source" else "source"
 
-        def bases_of_other(other: Domain = other) -> Bases:
-            """Read the bases of the other domain: training mixes features of both."""
-            try:
-                spec = plan(other, weights=config.teacher.weights_identity()).spec
-            except DataError:  # the manifest has no images of it
-                return {}
-            files = files_at(join(store_url, spec.relative_path))
-            with one_line_for_reads(files.url):
-                return read_bases(files, spec, config.levels)
+        def bases_of_others(domain: Domain = domain) -> Bases:
+            """Read the bases of the other domains: training mixes features of all."""
+            bases: dict[str, Basis] = {}
+            for other in sorted({record.domain for record in manifest.records} - {domain}):
+                try:
+                    spec = plan(other, weights=config.teacher.weights_identity()).spec
+                except DataError:  # the manifest has no images of it in these splits
+                    continue
+                files = files_at(join(store_url, spec.relative_path))
+                with one_line_for_reads(files.url):
+                    bases |= read_bases(files, spec, config.levels)
+            return bases
 
         planned = kept_store(planned, config, store_url, load)
         entry, results[domain] = _run_domain(
             planned,
             config=config,
             load=load,
-            bases_of_other=bases_of_other,
+            domain=domain,
+            bases_of_others=bases_of_others,
             root=roots[domain],
             store_url=store_url,
             step=step,
@@ -155,8 +158,9 @@ def _run_domain(
     planned: PlannedStore,
     *,
     config: EmbedConfig,
+    domain: Domain,
     load: "Callable[[], Encoder]",
-    bases_of_other: Callable[[], Bases],
+    bases_of_others: Callable[[], Bases],
     root: Path,
     store_url: Url,
     step: Step,
@@ -164,12 +168,11 @@ def _run_domain(
 ) -> tuple[StoreEntry | None, DomainResult]:
     started = perf_counter()
     part = WHOLE if isinstance(step, str) else step
-    domain: Domain = "source" if planned.spec.domain == "source" else "target"
     embedder = _Embedder(config, load, planned, root)
     levels = config.stored_levels
     with StoreWriter(store_url, planned.spec, planned.images, levels, part=part) as writer:
         if part == WHOLE and step != "finalise":
-            embedder.fix_scales(writer, bases_of_other)
+            embedder.fix_scales(writer, bases_of_others)
         tasks = [] if step in ("init", "finalise") else writer.pending()
         todo = sum(entry is not None for task in tasks for entry in task.images)
         done = 0
@@ -215,8 +218,8 @@ class _Embedder:
         with self._shards(tasks, image_done, writer.bases) as shards:
             run_serial(shards, lambda shard: writer.write_shard(shard.task, shard.features()))
 
-    def fix_scales(self, writer: StoreWriter, bases_of_other: Callable[[], Bases]) -> None:
-        """Find scales that the writer lacks, and bases that the other domain lacks as well.
+    def fix_scales(self, writer: StoreWriter, bases_of_others: Callable[[], Bases]) -> None:
+        """Find scales that the writer lacks, and bases that the other domains lack as well.
 
         Both come from a sample of the images.
         """
@@ -224,7 +227,7 @@ class _Embedder:
             return
         from stages.embed.task import project
 
-        known = bases_of_other() if writer.unprojected else {}
+        known = bases_of_others() if writer.unprojected else {}
         bases = {level: known[level] for level in writer.unprojected if level in known}
         lacking = [n for n in writer.unready if n in writer.unscaled or n not in bases]
         features: Features = {}

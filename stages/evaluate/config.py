@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from stages.fields import DeviceName, Domain, Split
+from stages.fields import DeviceName, Split
 from stages.prepare.datasets import SourceConfig
 from stages.student.config import Inference
 
@@ -18,7 +18,7 @@ FolderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.
 class EvaluateConfig(Inference):
     """Section `evaluate`: what the student is measured on, and how."""
 
-    domain: Domain | None = Field(
+    domain: Literal["source", "target"] | None = Field(
         description="Domain that the student is measured on (paper: target); null for none, where "
         "there are `datasets`."
     )

@@ -101,7 +101,16 @@ def read_raw(record: ImageRecord, root: Path) -> NDArray[np.uint8]:
         DataError: The file is missing, or has changed since the manifest was made.
     """
     path = root / record.image
-    return decode_image(_read_unchanged(path, record.sha256), path).rgb
+    try:
+        return decode_image(_read_unchanged(path, record.sha256), path).rgb
+    except DataUnreadableError:
+        raise
+    except DataError as error:
+        if record.domain != "restyled":
+            raise
+        raise DataError(
+            f"{path}: is missing or not what was made: run `ssr restyle`, which makes it again"
+        ) from error
 
 
 def read_train_ids(record: ImageRecord, root: Path, labels: LabelTable) -> NDArray[np.uint8]:

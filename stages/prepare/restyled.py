@@ -1,7 +1,7 @@
 """Restyled images: what `ssr restyle` leaves, as training reads it."""
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stages.fields import Split
 from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.pixels import read_raw
-from store.errors import DataError, DataUnreadableError
+from store.errors import DataError
 from store.fingerprint import sha256_of_file
 
 
@@ -20,8 +20,9 @@ class Restyled:
     """Images of the source in other styles.
 
     Attributes:
-        manifest: One record for each. Its image lies below `root` and has the size of the resized
-            image; its label is that of the image that it shows, in the source's folder.
+        manifest: One record for each, of domain `restyled`. Its image lies below `root` and has
+            the size of the resized image; its label is that of the image that it shows, in the
+            source's folder.
         root: Folder of the images.
         noted: What they were made from.
     """
@@ -37,9 +38,11 @@ class Restyled:
             DataError: There is none, it cannot be read, or it was made of another manifest.
         """
         try:
-            found = cls(Manifest.read(path), path.with_suffix(""))
+            listed = Manifest.read(path)
         except DataError as error:
             raise DataError(str(error).replace("ssr prepare", "ssr restyle")) from error
+        records = tuple(replace(record, domain="restyled") for record in listed.records)
+        found = cls(replace(listed, records=records), path.with_suffix(""))
         if found.noted.get("manifest") != sha256_of_file(of):
             why = "was made of other images" if found.noted else "holds no restyled images"
             raise DataError(f"{path}: {why}: run `ssr restyle`")
@@ -56,15 +59,11 @@ class Restyled:
         Raises:
             DataError: It is missing, changed or cannot be looked at.
         """
-        try:
-            return read_raw(record, self.root)
-        except DataUnreadableError:
-            raise
-        except DataError as error:
-            raise DataError(
-                f"{self.root / record.image}: is missing or not what was made: run `ssr restyle`, "
-                "which makes it again"
-            ) from error
+        return read_raw(record, self.root)
+
+    def beside(self, manifest: Manifest) -> Manifest:
+        """Add these images to those of a manifest, for what embeds them or reads features."""
+        return replace(manifest, records=(*manifest.records, *self.manifest.records))
 
     def versions(self, split: Split) -> dict[str, tuple[ImageRecord, ...]]:
         """Map the ids of a split's images to these images restyled, in the order of draws.

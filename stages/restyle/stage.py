@@ -8,10 +8,12 @@ in any order and by any number of threads or machines.
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from time import time
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
@@ -26,7 +28,7 @@ from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.pixels import DAMAGED, read_bytes, read_raw, resize_image
 from stages.prepare.restyled import Restyled
 from stages.restyle.mixers import MixerConfig
-from store.atomic import write_bytes
+from store.atomic import TEMPORARY_SUFFIX, write_bytes
 from store.errors import DataError
 from store.fingerprint import canonical_json, fingerprint_of, sha256_of_file
 from store.lease import WHOLE, Part
@@ -60,6 +62,8 @@ RESTYLING_VERSION: Final = 1
 """Raise it when a change of this package changes the pixels of the same images and settings."""
 
 _NOTE: Final = "ssr.restyled"
+_ABANDONED_S: Final = 3600
+"""Age of a half-written image that nobody writes any more."""
 
 Progress = Callable[[int, int, str], None]
 
@@ -82,6 +86,16 @@ class Mix:
         """Its file, below the folder of the settings."""
         stem = PurePosixPath(self.content.image).with_suffix("")
         return PurePosixPath(self.content.split) / f"{stem}.{self.draw}.png"
+
+    def record(self, folder: str, digest: str) -> ImageRecord:
+        """Describe its file, in a folder and of a digest."""
+        return replace(
+            self.content,
+            image_id=self.image_id,
+            image=str(folder / self.path),
+            raw_size_px=self.content.resized_size_px,
+            sha256=digest,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +142,7 @@ def run(
     share = mixes[part[0] - 1 :: part[1]]
     name = fingerprint_of(settings)[:8]
     folder = out.with_suffix("") / name
+    _sweep(folder)
     made = 0
 
     def make(mix: Mix) -> tuple[bool, str]:
@@ -150,7 +165,7 @@ def run(
     finally:
         pool.shutdown(cancel_futures=True)
     if part == WHOLE:
-        rows = (_record(mix, name, digest) for mix, digest in zip(mixes, digests, strict=True))
+        rows = (mix.record(name, digest) for mix, digest in zip(mixes, digests, strict=True))
         noted = {
             "manifest": sha256_of_file(manifest_path),
             "settings": settings,
@@ -163,6 +178,17 @@ def run(
             sources={"source": noted},
         ).update(out)
     return RestyleResult(len(share), made, folder)
+
+
+def with_planned(manifest: Manifest, config: RestyleConfig) -> Manifest:
+    """Add the images that are to be made to a manifest; their files' hashes are not known yet.
+
+    Raises:
+        DataError: As of `planned_mixes`.
+    """
+    rows = (mix.record("", "") for mix in planned_mixes(config, manifest))
+    restyled = tuple(replace(row, domain="restyled") for row in rows)
+    return replace(manifest, records=(*manifest.records, *restyled))
 
 
 def planned_mixes(config: RestyleConfig, manifest: Manifest) -> tuple[Mix, ...]:
@@ -203,14 +229,23 @@ def require_current_restyled(config: RestyleConfig, *, manifest_path: Path, path
         DataError: There are none, or they are of others.
     """
     noted = Restyled.read(path, of=manifest_path).noted
-    wanted = _settings(config, config.mixer.identity)
-    other = [key for key, value in wanted.items() if noted["settings"].get(key) != value]
+    found = noted["settings"]
+    wanted = _settings(config, found["mixer"] if config.mixer.made(found["mixer"]) else {})
+    other = [key for key, value in wanted.items() if found.get(key) != value]
     if not other and noted["images"] != _named(planned_mixes(config, Manifest.read(manifest_path))):
         other = ["draws", "splits"]
     if other:
         raise DataError(
             f"{path}: was made with another restyle.{', restyle.'.join(other)}: run `ssr restyle`"
         )
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed runs left half-written; another run that writes now is left alone."""
+    for leftover in folder.rglob(f"*{TEMPORARY_SUFFIX}"):
+        with suppress(FileNotFoundError):  # another run was faster
+            if time() - leftover.stat().st_mtime > _ABANDONED_S:
+                leftover.unlink()
 
 
 def _named(mixes: Sequence[Mix]) -> dict[str, dict[str, Any]]:
@@ -276,13 +311,3 @@ def _png(pixels: NDArray[np.uint8], note: str) -> bytes:
     about.add_itxt(_NOTE, note)
     Image.fromarray(pixels).save(file, "PNG", pnginfo=about)
     return file.getvalue()
-
-
-def _record(mix: Mix, folder: str, digest: str) -> ImageRecord:
-    return replace(
-        mix.content,
-        image_id=mix.image_id,
-        image=str(folder / mix.path),
-        raw_size_px=mix.content.resized_size_px,
-        sha256=digest,
-    )

@@ -133,8 +133,9 @@ class RestyledConfig(Section):
     probability: Fraction = Field(
         description="Share of source crops that are cut from a restyled image; 0 is none."
     )
-    features: Literal["clean"] = Field(
-        description="Whose features come with such a crop: `clean`, those of the image as it was."
+    features: Literal["clean", "restyled"] = Field(
+        description="Whose features come with such a crop: `clean`, those of the image as it was, "
+        "or `restyled`, its own."
     )
 
 
@@ -288,9 +289,12 @@ class TrainConfig(Section):
     @property
     def read_domains(self) -> tuple[Domain, ...]:
         """Domains whose features training reads."""
-        if self.distill or "mixed" in self.regularizer.on:
-            return ("source", "target")
-        return ("source",) if self.regularizer.on else ()
+        if not (self.distill or self.regularizer.on):
+            return ()
+        sees_target = self.distill or "mixed" in self.regularizer.on
+        domains: tuple[Domain, ...] = ("source", "target") if sees_target else ("source",)
+        of_restyled = self.restyled is not None and self.restyled.features == "restyled"
+        return (*domains, "restyled") if of_restyled else domains
 
     @property
     def reads_prefixes(self) -> bool:

@@ -256,8 +256,8 @@ class TrainingCrops(Dataset[Sample]):
     """Crops of both domains' `train` images by sample index, endlessly many.
 
     Labelled images of the target are drawn as source crops; target crops show its other images, if
-    there are any. With `restyled`, some source crops are cut from restyled images; with `prefixes`,
-    they are among its views.
+    there are any. With `restyled`, some source crops are cut from restyled images, and their
+    features are those of either image; with `prefixes`, they are among its views.
 
     Raises:
         DataError: A domain has no training image, or none is restyled.
@@ -368,12 +368,14 @@ class TrainingCrops(Dataset[Sample]):
         if not views:
             mirrored = bool(rng.random() < config.flip_probability)
         crop, view = label_in(label, box), View(box, mirrored)
-        begun = self._begun(record, view)
+        begun, version = self._begun(record, view), self._version(record, index)
         if begun is None:
-            image = pixels_of(self._shown(record, index), view)
+            image = pixels_of(self._shown(record, version), view)
         else:  # shapes stay, no image is decoded
             image = np.zeros((3, *crop.shape), np.float32)
         crop = flip(crop) if mirrored else crop
+        if version is not None and config.restyled and config.restyled.features == "restyled":
+            record = version
         return image, crop, self._features(record, box, mirrored, levels), begun
 
     def _begun(self, record: ImageRecord, view: View) -> NDArray[np.float32] | None:
@@ -414,16 +416,19 @@ class TrainingCrops(Dataset[Sample]):
             classes = _window(self._labels_reader, record, level, box, mirrored)
         return image, flip(valid) if mirrored else valid, features, classes
 
-    def _shown(self, record: ImageRecord, index: int) -> NDArray[np.uint8]:
-        """Read the resized image that a source crop is cut from, perhaps restyled.
-
-        Nothing else of a sample depends on this draw.
-        """
+    def _version(self, record: ImageRecord, index: int) -> ImageRecord | None:
+        """Draw the restyled image that a source crop shows, if any; no other draw depends on it."""
         config, versions = self._config.restyled, self._versions.get(record.image_id, ())
-        if config is not None and self._restyled is not None and versions:
+        if config is not None and versions:
             rng = np.random.default_rng((self._config.seed, RESTYLE_STREAM, index))
             if rng.random() < config.probability:
-                return self._restyled.image(versions[int(rng.integers(len(versions)))])
+                return versions[int(rng.integers(len(versions)))]
+        return None
+
+    def _shown(self, record: ImageRecord, version: ImageRecord | None) -> NDArray[np.uint8]:
+        """Read the resized image that a source crop is cut from."""
+        if version is not None and self._restyled is not None:
+            return self._restyled.image(version)
         return resize_image(read_raw(record, self._roots[record.domain]), record.resized_size_px)
 
     def _features(

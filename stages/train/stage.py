@@ -228,7 +228,9 @@ def open_stores(
         return {}, {}
     target = manifest.select(domain="target", split="train")
     if any(record.label is not None for record in target):
-        domains = ("source", "target")
+        domains = (*dict.fromkeys(("source", "target", *domains)),)
+    if "restyled" in domains:
+        manifest = Restyled.read(workspace.restyled, of=workspace.manifest).beside(manifest)
     index = Index.read(workspace.index)
     readers = {
         domain: open_features(

@@ -11,10 +11,10 @@ import pytest
 
 from benchmarks import proxy
 from benchmarks.proxy import Values, cost, kendall, spearman, table
-from stages.prepare.manifest import Manifest
 from stages.student.saved import save_student
 from stages.student.student import build_student
 from tests.evaluate.models import student_config
+from tests.restyle.test_stage import MIXER, config, restyle
 from tests.train.world import World, build_world
 
 
@@ -71,10 +71,8 @@ def test_students_are_measured_once_and_equal_ones_count_once(
         folders.append(tmp_path / "runs" / name / "student")
         student = build_student(student_config(head_channels=8), num_classes=11, seed=seed)
         save_student(student, folders[-1], config=student_config(head_channels=8), meta=meta)
-    restyled = place.folder / "drawn.parquet"  # its images below `drawn`
-    Manifest(
-        place.manifest.classes, place.manifest.select(domain="source"), place.manifest.labels
-    ).write(restyled)
+    restyled = place.workspace.restyled
+    restyle(place, config(mixer={**MIXER, "strength": 0.0}))
 
     def call(students: Sequence[Path]) -> list[str]:
         options = ["--out", str(tmp_path), "--restyled", f"same={restyled}", "--images", "3"]

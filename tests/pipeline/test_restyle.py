@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from tests.pipeline.workplace import change_params, demand, ssr, stored
+from store.read import FeatureReader
+from tests.pipeline.workplace import change_params, demand, shard, ssr, stored, the_store
 
 RESTYLE = {
     "restyle": {
@@ -54,6 +56,60 @@ def test_a_student_is_trained_and_chosen_on_restyled_images(workplace: Path) -> 
     demand("report")
 
 
+def test_features_of_restyled_images_are_planned_embedded_read_and_repaired(
+    workplace: Path,
+) -> None:
+    change_params(workplace, RESTYLE)
+    changes = {
+        "restyle.mixer.strength": 0.0,  # so that features have to be those of the source
+        "restyle.splits": ["train"],
+        "train.restyled.features": "restyled",
+        "train.validate_on": "target",
+        "train.regularizer.on": ["source"],
+        "embed.domains": ["restyled", "source"],
+    }
+    change_params(workplace, changes)
+    demand("prepare")
+    planned = {row.split()[0]: row.split()[2:] for row in demand("plan").splitlines() if row}
+    assert planned["restyled"] == planned["source"]
+    refused = ssr("embed")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "data/restyled.parquet: there is no manifest: run `ssr restyle` first" in refused.err
+    demand("restyle")
+    image = sorted((workplace / "data" / "restyled").rglob("*.png"))[2]
+    sound = image.read_bytes()
+    for spoilt in (sound[:-1], None):
+        image.unlink() if spoilt is None else image.write_bytes(spoilt)
+        refused = ssr("embed")
+        assert (refused.code, refused.err.count("\n")) == (2, 1)
+        assert f"{image.name}: is missing or not what was made: run `ssr restyle`" in refused.err
+    demand("restyle")
+    assert "restyled: 6 images in " in demand("embed")
+    restyled, source = (FeatureReader(the_store(domain)) for domain in ("restyled", "source"))
+    names = [slot.image.image_id for slot in source.header.slots]
+    assert [slot.image.image_id for slot in restyled.header.slots] == [f"{n}.0" for n in names]
+    for name in names:
+        window = [
+            r.window(i, "stride8", 0, 0, 8, 16)
+            for r, i in ((restyled, f"{name}.0"), (source, name))
+        ]
+        np.testing.assert_array_equal(*window)
+    assert "restyled store: every training image is in" in ssr("doctor").out
+    store, before = str(the_store("restyled")), stored(workplace)
+    demand("inspect", store, "--png", "features.png")
+    refused = ssr("verify", store, "--online", "1")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    shard("restyled", 0).unlink()
+    assert ssr("verify", store).code == 2
+    demand("verify", store, "--repair")
+    assert stored(workplace) == before
+    demand("train")
+    demand("report")
+    refused = ssr("embed", "-S", "restyle.seed=1")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "was made with another restyle.seed: run `ssr restyle`" in refused.err
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [
@@ -65,6 +121,14 @@ def test_a_student_is_trained_and_chosen_on_restyled_images(workplace: Path) -> 
         (
             ["restyle.splits=[val]"],
             "restyle.splits ['val'] lacks train, which train.restyled reads",
+        ),
+        (
+            ["train.restyled.features=restyled", "train.regularizer.on=[source]"],
+            "embed.domains [] lacks restyled, which training reads; add it there",
+        ),
+        (
+            ["restyle=null", "train.restyled=null", "embed.domains=[restyled]"],
+            "embed.domains restyled needs section restyle, which is null",
         ),
         (["restyle.splits=[train]"], "lacks val, which train.validate_on proxy reads"),
         (["restyle.splits=[val,val]"], "names one twice"),

@@ -37,6 +37,15 @@ def test_an_encoder_is_trained_once_and_mixes(workplace: Path) -> None:
     assert [file.read_bytes() for file in files] == before
     assert "6 made now" in demand("restyle")
     assert "0 made now" in demand("restyle")
+    encoder = before[1]
+    change_params(workplace, {"train.restyled": {"probability": 1.0, "features": "clean"}})
+    for there, refusal in ((None, False), (encoder[:-1], True), (encoder, False)):
+        files[1].unlink() if there is None else files[1].write_bytes(there)
+        says = ssr("doctor").out
+        assert ("another restyle.mixer: run `ssr restyle`" in says) == refusal
+    files[1].unlink()
+    assert "another restyle.mixer" in ssr("doctor", "-S", "restyle.mixer.latent=8").out
+    files[1].write_bytes(encoder)
     with_issa(workplace, encoder_steps=3)
     refused = ssr("restyle-fit")
     assert refused.code == 2

@@ -142,7 +142,7 @@ def test_jitter_draws_factors_for_each_pair_within_its_strength() -> None:
     """What each factor keeps of brightness, contrast and colour: the others cancel out."""
     half = np.full((8, 8, 3), 40, np.uint8)
     half[4:] = 80
-    red = np.broadcast_to(np.array([100, 40, 40], np.uint8), (8, 8, 3))
+    red = np.full((8, 8, 3), [100, 40, 40], np.uint8)
     styles = [np.full((2, 3, 3), grey, np.uint8) for grey in range(250)]
     np.testing.assert_array_equal(mix(mixer("jitter", 0), half, styles[0]), half)
     made = mixer("jitter", 0.5)

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 
 from stages.prepare.geometry import flip
+from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import read_image
 from stages.prepare.restyled import Restyled
 from stages.student.student import build_student
 from stages.train.crops import TrainingCrops
-from stages.train.stage import open_restyled
+from stages.train.stage import open_restyled, open_stores
 from stages.train.validate import Validation, choose_validation
-from store.errors import ConfigError, DataError
-from store.read import FeatureReader
+from store.errors import ConfigError, DataError, StoreError
 from tests.restyle.test_stage import MIXER, config, restyle
 from tests.train.example import train_config
-from tests.train.world import DOMAINS, World, assert_same, silent
+from tests.train.world import World, assert_same, features, results, silent
 
 SAMPLES: Final = range(12)
 STUDENT: Final = build_student(train_config().student, num_classes=11, seed=3)
@@ -31,16 +31,42 @@ def restyled(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
     return mine
 
 
-def crops(world: World, probability: float | None) -> TrainingCrops:
-    section = None if probability is None else {"probability": probability, "features": "clean"}
+@pytest.fixture(scope="module")
+def embedded(restyled: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The same, with features of these images, too."""
+    mine = restyled.copy(tmp_path_factory.mktemp("embedded") / "mine")
+    mine.embed(domains=("source", "target", "restyled"))
+    return mine
+
+
+def crops(world: World, probability: float | None, features: str = "clean") -> TrainingCrops:
+    section = None if probability is None else {"probability": probability, "features": features}
     chosen = train_config(restyled=section, regularizer={"levels": ["stride8"] * 4})
+    _, readers = open_stores(chosen, world.workspace, world.manifest)
     return TrainingCrops(
         config=chosen,
         manifest=world.manifest,
         roots=world.roots,
-        readers={domain: FeatureReader(world.store(domain)) for domain in DOMAINS},
+        readers=readers,
         restyled=open_restyled(chosen, world.workspace),
     )
+
+
+def place(world: World, window: Any) -> tuple[ImageRecord, int, bool]:  # noqa: ANN401 - an array
+    """Find the restyled image that a crop (3, 64, 64) shows, where it begins, and its mirroring."""
+    mean, std = np.array((123.675, 116.28, 103.53)), np.array((58.395, 57.12, 57.375))
+    made = Restyled.read(world.workspace.restyled, of=world.manifest_path)
+    found = []
+    for record in made.manifest.select(split="train"):
+        image = read_image(made.root / record.image)
+        for left in (0, 32, 64):
+            for mirrored in (False, True):
+                way = flip(window) if mirrored else window
+                pixels = np.rint(way[:, :60].transpose(1, 2, 0) * std + mean)[:, : 120 - left]
+                if np.abs(pixels - image[:, left : left + 64]).max() == 0:
+                    found.append((record, left, mirrored))
+    (one,) = found
+    return one
 
 
 def others(sample: Any) -> dict[str, Any]:  # noqa: ANN401 - a TypedDict
@@ -62,25 +88,58 @@ def test_a_restyled_crop_changes_the_image_of_a_sample_and_nothing_else(restyled
 
 
 def test_a_restyled_crop_is_cut_where_the_image_itself_would_be(restyled: World) -> None:
-    made = Restyled.read(restyled.workspace.restyled, of=restyled.manifest_path)
-    files = [read_image(made.root / r.image) for r in made.manifest.select(split="train")]
-    seen, mean, std = set(), np.array((123.675, 116.28, 103.53)), np.array((58.395, 57.12, 57.375))
+    shown = [place(restyled, crops(restyled, 1.0)[i]["source_image"])[0] for i in SAMPLES]
+    assert {record.image_id[-1] for record in shown} == {"0", "1"}  # both draws
+
+
+def test_features_of_a_crop_are_those_of_the_image_that_it_shows(embedded: World) -> None:
+    off, half, always = (crops(embedded, p, "restyled") for p in (None, 0.5, 1.0))
+    other, ways = 0, set()
     for index in SAMPLES:
-        window = crops(restyled, 1.0)[index]["source_image"]
-        found = [
-            (number, left)
-            for number, image in enumerate(files)
-            for left in (0, 32, 64)
-            for way in (window, flip(window))
-            if np.abs(
-                np.rint(way[:, :60].transpose(1, 2, 0) * std + mean)[:, : 120 - left]
-                - image[:, left : left + 64]
-            ).max()
-            == 0
-        ]
-        assert len(found) == 1
-        seen.add(found[0][0] % 2)
-    assert seen == {0, 1}  # both draws
+        clean, sample, mixed = off[index], always[index], half[index]
+        record, left, mirrored = place(embedded, sample["source_image"])
+        window = features(record, "stride8")[..., left // 8 : left // 8 + 8]
+        wanted = flip(window) if mirrored else window
+        np.testing.assert_array_equal(sample["source_features"]["stride8"], wanted)
+        assert not np.array_equal(wanted, clean["source_features"]["stride8"])
+        np.testing.assert_array_equal(sample["source_label"], clean["source_label"])
+        assert_same(sample["target_features"], clean["target_features"])
+        is_clean = np.array_equal(mixed["source_image"], clean["source_image"])
+        assert_same(mixed, clean if is_clean else sample)
+        other, ways = other + is_clean, ways | {mirrored}
+    assert 0 < other < len(SAMPLES)
+    assert ways == {False, True}
+
+
+def test_training_on_features_of_restyled_images_resumes_bit_for_bit(
+    embedded: World, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"restyled": {"probability": 0.5, "features": "restyled"}}
+    embedded.run(tmp_path / "whole", **settings)
+
+    def stop(done: int, total: int, what: str) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embedded.run(tmp_path / "parts", stop, **settings)
+    assert embedded.run(tmp_path / "parts", **settings).resumed_from == 3
+    assert_same(results(tmp_path / "parts"), results(tmp_path / "whole"))
+    settings["restyled"]["features"] = "clean"
+    with pytest.raises(ConfigError, match="holds another run"):
+        embedded.run(tmp_path / "whole", **settings)
+
+
+def test_features_that_are_not_of_these_restyled_images_are_refused(
+    restyled: World, embedded: World, tmp_path: Path
+) -> None:
+    with pytest.raises(StoreError, match=r"no features of restyled, .*add it to embed\.domains"):
+        crops(restyled, 1.0, "restyled")
+    mine = embedded.copy(tmp_path / "mine")
+    restyle(mine, config(seed=1))
+    crops(mine, 1.0, "clean")
+    with pytest.raises(StoreError, match=r"images changed since they were embedded.*`ssr embed`$"):
+        crops(mine, 1.0, "restyled")
 
 
 def test_no_strength_trains_to_the_same_weights_and_a_mixer_to_others(

@@ -19,6 +19,7 @@ from stages.label import stage as label_stage
 from stages.label.stage import LabelConfig, LabelResult
 from stages.prepare import stage as prepare
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
+from stages.prepare.restyled import Restyled
 from stages.prepare.stage import PrepareConfig
 from stages.student.student import Student, build_student, seeded
 from stages.train import stage
@@ -92,6 +93,9 @@ class World:
         return Manifest.read(self.manifest_path)
 
     def records(self, domain: Domain) -> tuple[ImageRecord, ...]:
+        if domain == "restyled":
+            made = Restyled.read(self.workspace.restyled, of=self.manifest_path)
+            return made.manifest.select(split="train")
         return self.manifest.select(domain=domain, split="train")
 
     def prepare(self, *, images: int = 6, target: bool = True, labelled: int = 0) -> None:

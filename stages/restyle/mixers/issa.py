@@ -1,5 +1,6 @@
 """Mixing by ISSA's masked noise encoder, which `ssr restyle-fit` trains on the source."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,6 +65,14 @@ class Issa(Mixer):
         from stages.restyle.issa.swap import digest
 
         return {**self.training, "encoder": digest(self)}
+
+    def made(self, identity: Mapping[str, Any]) -> bool:
+        """Trust the encoder's hash where `folder` has no encoder."""
+        from stages.restyle.issa.fit import ENCODER
+
+        if (self.path / ENCODER).exists():
+            return super().made(identity)
+        return self.training == {k: v for k, v in identity.items() if k != "encoder"}
 
     def mix(self, content: NDArray[np.uint8], style: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Generate from the content's noise maps, unmasked, and the latents of the style.

@@ -1,6 +1,7 @@
 """Mixer: what every section `restyle.mixer` does."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,14 @@ class Mixer(Section):
         A mixer that reads files names them by their hashes here.
         """
         return self.model_dump(mode="json")
+
+    def made(self, identity: Mapping[str, Any]) -> bool:
+        """Tell whether images of this identity are this mixer's.
+
+        One that reads files trusts the identity where they are absent, as on a machine that only
+        trains.
+        """
+        return self.identity == identity
 
     @abstractmethod
     def mix(self, content: NDArray[np.uint8], style: NDArray[np.uint8]) -> NDArray[np.uint8]:
