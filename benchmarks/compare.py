@@ -68,13 +68,13 @@ class Variant(NamedTuple):
         Raises:
             ConfigError: If that is not a name, an arm and values.
         """
-        name, arm, *values = *given, "", ""
-        if arm not in ARMS or name in ARMS or not re.fullmatch(r"[\w, -]+", name):
+        name, arm, *values = given if len(given) > 1 else ("", "")
+        if arm not in ARMS or name in {WARM, *ARMS} or not re.fullmatch(r"[\w, -]+", name):
             raise ConfigError(
                 "--variant takes a name of letters, an arm and values, as in --variant clean "
                 f"source-only train.restyled=null; the arms are {', '.join(ARMS)}"
             )
-        return cls(name, arm, tuple(filter(None, values)))
+        return cls(name, arm, values)
 
 
 class Workplace(NamedTuple):
@@ -127,20 +127,21 @@ def compare(place: Workplace, options: argparse.Namespace) -> str:
     """Do what is not yet done; return the tables, which are also written beside the runs."""
     seeds = range(options.seeds)
     fitting = [arm for arm in ARMS if place.fits(arm)]
-    variants = [Variant.of(each) for each in options.variants]
-    arms = options.arms or ([] if variants else fitting)
-    variants = [*(Variant(arm, arm) for arm in arms), *variants]
+    given = [Variant.of(words) for words in options.variants]
+    arms = options.arms or ([] if given else fitting)
+    variants = [*(Variant(arm, arm) for arm in arms), *given]
     for variant in variants:
         place.params(variant.arm, *variant.values)  # refuses one that does not fit before any work
-    used = fitting if options.equal == "time" else arms  # steps of all that fit are timed
+    # Where time is equal, steps of all arms that fit are timed.
+    used = fitting if options.equal == "time" else [each.arm for each in variants]
     labelled = [arm for arm in used if place.params(arm).wanted_label]
-    make_data(place.params((*labelled, "ssr")[0]), place.out / "data")
+    shared = place.out / "data"
+    make_data(place.params(labelled[0] if labelled else "ssr"), shared)
     iterations: Mapping[str, int] = planned(place, options)["iterations"]
     warm = Variant(WARM, "source-only")
     runs = [place.run(each, seed, iterations[each.arm]) for seed in seeds for each in variants]
-    for run in {run.data: run for run in runs}.values():
-        if run.data != place.out / "data":
-            make_data(run.params, run.data)
+    for data, params in {run.data: run.params for run in runs if run.data != shared}.items():
+        make_data(params, data)
     with workers(options.jobs) as pool:
         results = finish([place.run(warm, seed, options.warm_steps) for seed in seeds], pool)
         results += finish(runs, pool)

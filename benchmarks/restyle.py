@@ -40,8 +40,9 @@ MIXERS: Final[dict[str, Mixer]] = {
 def measure(pairs: Sequence[tuple[Any, Any]], mixer: Mixer) -> tuple[list[Any], list[float]]:
     """Mix pairs of content and style.
 
-    Returns the images, and means: colour before and after, texture before and after, correlation
-    of edges with the content, change of a pixel in grey levels, CPU ms an image.
+    Returns:
+        The images; and means over them: colour before and after, texture before and after,
+        correlation of edges with the content, change of a pixel in grey levels, CPU ms an image.
     """
     mixed, rows = [], []
     for content, style in pairs:
@@ -49,8 +50,7 @@ def measure(pairs: Sequence[tuple[Any, Any]], mixer: Mixer) -> tuple[list[Any], 
         image = mixer.mix(content, style)
         took = 1000 * (process_time() - started)
         distances = [of(one, style) for of in (colour, texture) for one in (content, image)]
-        one, other = (_edges(each).ravel() for each in (content, image))
-        edges = np.corrcoef(one, other)[0, 1]
+        edges = np.corrcoef(*(_edges(each).ravel() for each in (content, image)))[0, 1]
         moved = np.abs(image.astype(np.int16) - content).mean()
         rows.append([*distances, edges, moved, took])
         mixed.append(image)
@@ -90,18 +90,19 @@ def main() -> None:
     parser.add_argument("--styles", choices=["dusk", "day"], default="dusk")
     parser.add_argument("--png", type=Path)
     options = parser.parse_args()
-    pairs = []
+    columns = []
     for split in ("day_train", f"{options.styles}_train"):
         files, _ = files_under(options.camvid, f"{split}/images", IMAGE_SUFFIXES)
         places = np.linspace(0, len(files) - 1, options.images).round().astype(int)
-        pairs.append([read_image(options.camvid / files[place]) for place in places])
-    if options.styles == "day":
-        pairs[1] = pairs[1][len(pairs[1]) // 2 :] + pairs[1][: len(pairs[1]) // 2]
-    columns = [contents, styles] = pairs
+        columns.append([read_image(options.camvid / files[place]) for place in places])
+    contents, styles = columns
+    if options.styles == "day":  # the same images: each gets the style of one half of them away
+        half = len(styles) // 2
+        columns[1] = styles = styles[half:] + styles[:half]
+    pairs = [*zip(contents, styles, strict=True)]
     print("| mixer | colour | texture | edges | moved | ms |\n|---|---|---|---|---|---|")
     for name, mixer in MIXERS.items():
-        pairs_of_images = [*zip(contents, styles, strict=True)]
-        mixed, (c0, c1, t0, t1, edges, moved, ms) = measure(pairs_of_images, mixer)
+        mixed, (c0, c1, t0, t1, edges, moved, ms) = measure(pairs, mixer)
         columns.append(mixed)
         closed = [f"{a:.3g} to {b:.3g} ({1 - b / a:.0%})" for a, b in ((c0, c1), (t0, t1))]
         print(

@@ -147,10 +147,13 @@ def is_prefixes(params: Params, url: Url) -> bool:
 def run_prefixes(
     params: Params, manifest: Manifest, *, progress: Progress, step: Step = "all"
 ) -> int | None:
-    """Store prefixes as the params say, for as many views as is returned; None if unasked for.
+    """Store the prefixes that training asks for.
+
+    Returns:
+        How many views were stored now; None if training asks for none.
 
     Raises:
-        StoreError: At the step `finalise`, some are missing.
+        StoreError: Some are missing at the step `finalise`.
     """
     if not params.train.reads_prefixes:
         return None

@@ -1,8 +1,8 @@
 """`ssr plan`: what embedding costs in tiles, time and disk, and when it pays.
 
-Without `--calibrate` no weight, image or store is read, and of a model as on Hugging Face its small
-files: encoders are counted on PyTorch's meta device where their teacher offers that, stores by the
-arithmetic of their grid. `--calibrate` measures speeds here.
+Without `--calibrate` no weight, image or store is read, only the small files of models in Hugging
+Face's format: encoders are counted on PyTorch's meta device where their teacher offers that, stores
+by the arithmetic of their grid. `--calibrate` measures speeds here.
 """
 
 import os
@@ -98,7 +98,7 @@ def plan_stores(params: Params, manifest: Manifest) -> list[LevelPlan]:
 
 
 def plan_prefixes(params: Params, manifest: Manifest) -> tuple[int, int]:
-    """Plan the store of `rein.views`: views at most, fewer where some are equal, and their bytes.
+    """Count the views that `rein.views` stores, at most (equal ones count once), and their bytes.
 
     Raises:
         CheckpointError: The frozen network, whose small files are read, is missing.

@@ -188,8 +188,8 @@ class _Block(nn.Module):
         return added
 
 
-def drawn(size: Size, seed: int) -> EfficientNetLite:
-    """Build an untrained network, the same for the same seed: TensorFlow's initialisation."""
+def untrained(size: Size, seed: int) -> EfficientNetLite:
+    """Build the network with random weights, TensorFlow's, the same for the same seed."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         network = EfficientNetLite(size)

@@ -61,16 +61,19 @@ _STATISTICS: Final = "{kind: statistics, strength: 1, octaves: 5, max_gain: 2}"
 def restyled(
     mixer: str = _STATISTICS,
     styles: str = "target",
-    style: str = "dusk",
+    target: str = "dusk",
     recipe: str = "source-only",
 ) -> Arm:
-    """Return an arm of which half the source crops are restyled, as the source or as a style."""
+    """Return an arm of which half the source crops are restyled, as the source or as a target.
+
+    Of another target than dusk no features are stored.
+    """
     return Arm(
         recipe,
         changes=(
             f"restyle={{mixer: {mixer}, styles: {styles}, draws: 1, splits: [train], seed: 0}}",
             "train.restyled={probability: 0.5, features: clean}",
-            *(() if style == "dusk" else (f"prepare.target.style={style}", "embed.domains=[]")),
+            *(() if target == "dusk" else (f"prepare.target.style={target}", "embed.domains=[]")),
         ),
     )
 
@@ -87,7 +90,7 @@ FURTHER: Final[dict[str, Arm]] = {
     "SSR + rein-cached": Arm("rein-cached"),
     "restyled, statistics": restyled(),
     "restyled, statistics of the source": restyled(styles="source"),
-    "restyled, statistics of the night": restyled(style="night"),
+    "restyled, statistics of the night": restyled(target="night"),
     "restyled, fourier": restyled("{kind: fourier, strength: 1, band: 0.01}"),
     "restyled, color": restyled("{kind: color, strength: 1}"),
     "restyled, DAFormer": restyled(recipe="daformer"),

@@ -21,7 +21,6 @@ EXAM_IMAGES: Final = 60
 LAST_DIGIT: Final = {"source": 1, "target": 2, "val": 3, "test": 4}
 """Last digit of a world's seed."""
 
-
 _WITHOUT_TEACHER: Final = ("embed.domains=[]", "train.regularizer.on=[]")
 
 

@@ -26,10 +26,9 @@ DIFFERENCES: Final = (
     ("guided, shuffled", EQUAL_TIME),
     ("guided, int8", GUIDED),
     ("oracle", BASELINE),
-    *(
-        ("rein, real", other)
-        for other in ("rein, real, frozen", "rein, real, LoRA", "rein, real, full")
-    ),
+    ("rein, real", "rein, real, frozen"),
+    ("rein, real", "rein, real, LoRA"),
+    ("rein, real", "rein, real, full"),
     ("rein, real", "MiT, source-only, as many steps"),
 )
 """The first arm minus the second."""

@@ -25,10 +25,10 @@ from stages.student.rein import LowRankTokens, QueryLink
 from store.errors import ConfigError
 
 UNDECAYED: Final = ("norm", "level_embed", "queries_embedder")
-"""What names of weights without decay contain, as published; group norms have no such name."""
+"""What the names of weights without decay contain, as published; those of group norms do not."""
 
 LEAST_SCORE: Final = 1e-6
-"""Stands in for less, so that a logit stays finite."""
+"""Scores are at least this, so that their logarithms are finite."""
 
 
 class Sets(NamedTuple):
@@ -100,7 +100,7 @@ class QueryHead(nn.Module):
     def predict(self, features: Sequence[Tensor]) -> list[Sets]:
         """Map four maps (B, C_i, h_i, w_i), finest first, to what queries say layer by layer.
 
-        First is what they say before the nine layers, from the queries alone.
+        The first of ten is what they say before the nine layers.
         """
         seen = self.pixels(features)
         given: dict[str, Tensor] = {}
@@ -135,10 +135,11 @@ class QueryHead(nn.Module):
 
 
 def logits_of(said: Sets) -> Tensor:
-    """Sum the masks of all queries, weighted by how sure each is of a class (section 3.2).
+    """Return logarithms of the published scores (section 3.2), whose order they keep.
 
-    Differs from Mask2Former, whose scores are these and are no logits: their logarithm, whose
-    softmax are shares of the scores. Their largest class is the same before they are enlarged.
+    The score of a class sums the masks of all queries, weighted by how sure each is of the class.
+
+    Differs from Mask2Former, which has no logits: everything after this head expects some.
 
     Returns:
         (B, K, h, w), float32.
@@ -151,9 +152,9 @@ def logits_of(said: Sets) -> Tensor:
 def set_loss(said: Sets, label: Tensor, config: Mask2FormerConfig) -> Tensor:
     """Match queries with the classes of each image, and add the losses of pairs, as published.
 
-    Cross entropy of all queries' classes, weight 2, binary cross entropy and dice of the matched
-    masks at drawn points, 5 each. Ignored pixels belong to no mask, as officially. The matching
-    waits for the device.
+    These are the cross entropy of all queries' classes (weight 2), and binary cross entropy and
+    dice of the matched masks at random points (5 each). Ignored pixels belong to no mask. The
+    matching waits for the device.
 
     Args:
         said: In any precision.

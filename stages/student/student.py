@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import SegformerModel
 
-from stages.efficientnet_lite import STUDENTS, EfficientNetLiteBackbone, drawn, pretrained
+from stages.efficientnet_lite import STUDENTS, EfficientNetLiteBackbone, pretrained, untrained
 from stages.student import hrda
 from stages.student.config import IMAGENET, REIN, STUDENT_FILES, StudentConfig
 from stages.student.heads import DAFormerHead, mlp_head
@@ -303,8 +303,8 @@ def _build_backbone(config: StudentConfig, seed: int) -> Backbone:
         return ReinBackbone(Path(config.weights).expanduser(), config.rein)
     if config.backbone in STUDENTS:
         size = STUDENTS[config.backbone]
-        network = drawn(size, seed)
-        if config.weights == IMAGENET:  # copied: the package's file stays open where it is read
+        network = untrained(size, seed)
+        if config.weights == IMAGENET:  # copied, as `pretrained` keeps the package's file open
             network.load_state_dict(pretrained(size).state_dict())
         return EfficientNetLiteBackbone(network)
     assert config.norm_eps is not None, "StudentConfig requires it of a MiT"

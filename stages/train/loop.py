@@ -237,10 +237,8 @@ def distill_step(
     """
     models.half.refresh()
     seen: Seen = {}
-    losses = {
-        **_learn("source", 1.0, models, batch, draws, config, seen),
-        **_learn("target", 1.0, models, batch, draws, config, seen),
-    }
+    losses = _learn("source", 1.0, models, batch, draws, config, seen)
+    losses |= _learn("target", 1.0, models, batch, draws, config, seen)
     return StepResult(losses, None, None, seen)
 
 

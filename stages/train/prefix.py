@@ -1,9 +1,8 @@
-"""Stored results of the frozen blocks that nothing trains in, for fixed views of the images.
+"""Stored results of the first, frozen blocks of `rein_vfm`, for fixed views of the images.
 
-Blocks of `rein_vfm` before `from_block` see nothing that training changes: what they make of a view
-is computed once, in float32 as it is, and training goes on from there. It is a store of one level,
-whose images are views. What crop, flip and image a view is of stands in its name, so that
-its list of images is the list of views.
+Blocks before `from_block` see nothing that training changes: what they make of a view is computed
+once, in float32, and training goes on from there. It is a store of one level, whose images are
+views. A view's name has its image, crop and flip, so that the list of images is that of views.
 
 # B batch, C channels, T tokens of a view: those of the taps, then those that enter the next block
 """
@@ -116,10 +115,9 @@ def prefix_spec(config: TrainConfig, *, weights_sha256: str | None = None) -> St
     assert rein is not None
     folder = Path(config.student.weights).expanduser()
     facts = frozen_facts(folder)
-    cells = (config.crop_px // PATCH_PX) ** 2
-    early = sum(tap < rein.from_block - 1 for tap in taps_of(facts.depth))
     columns = config.crop_px // PATCH_PX
-    rows = -(-(facts.prefix + cells * (1 + early)) // columns)
+    early = sum(tap < rein.from_block - 1 for tap in taps_of(facts.depth))
+    rows = -(-(facts.prefix + columns**2 * (1 + early)) // columns)
     height_px = -(-rows * PATCH_PX // COARSEST_STRIDE_PX) * COARSEST_STRIDE_PX
     return StoreSpec(
         domain=PREFIX,
@@ -207,17 +205,18 @@ def _draw_views(
     New ones depend on the config and the image alone. Equal ones count once, so that a small image
     may have fewer.
     """
-    rein = config.student.rein
+    rein, records = config.student.rein, labelled_images(manifest)
     assert rein is not None
+    assert rein.views is not None
     try:
-        current = {record.image_id: record.content for record in labelled_images(manifest)}
+        current = {record.image_id: record.content for record in records}
         known = _views_by_image(FeatureReader(url), config.crop_px, current)
     except StoreUnreadableError:
         raise
     except StoreError:
         known = {}
     found: dict[str, tuple[ImageRecord, View]] = {}
-    for record in labelled_images(manifest):
+    for record in records:
         views: Sequence[View] = known.get(record.image_id, ())
         if not views:
             label = resize_label(
@@ -231,7 +230,7 @@ def _draw_views(
                     varied_box(rng, record, label, config),
                     bool(rng.random() < config.flip_probability),
                 )
-                for _ in range(rein.views or 0)
+                for _ in range(rein.views)
             ]
         found |= {_name(record, view): (record, view) for view in views}
     return found

@@ -53,14 +53,10 @@ def build_optimizer(
     backbone = list(student.backbone.parameters())
     add("backbone", [weight for weight in backbone if id(weight) not in undecayed], 1.0, decay)
     add("backbone norms", [weight for weight in backbone if id(weight) in undecayed], 1.0, 0.0)
-    named_head = dict(student.head.named_parameters())
-    still = [
-        name
-        for name in named_head
-        if isinstance(student.head, QueryHead) and any(each in name for each in UNDECAYED)
-    ]
-    head_norms = [named_head.pop(name) for name in still]
-    head = [*named_head.values()]
+    exempt = UNDECAYED if isinstance(student.head, QueryHead) else ()
+    head, head_norms = [], []
+    for name, weight in student.head.named_parameters():
+        (head_norms if any(part in name for part in exempt) else head).append(weight)
     if student.attention is not None:  # official HRDA goes by the name of its outer head
         head += student.attention.parameters()
     add("head", head, head_factor, decay)

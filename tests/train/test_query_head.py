@@ -93,35 +93,47 @@ def test_logits_are_logarithms_of_classes_times_masks() -> None:
     assert logits_of(Sets(1e4 * said.classes, -1e4 * said.masks.abs())).isfinite().all()
 
 
-def test_tokens_learn_through_the_queries_and_controls_have_their_own(vit: Path) -> None:
-    features = [torch.randn(2, 16, 64 // stride, 96 // stride) for stride in (4, 8, 16, 32)]
-    label = torch.randint(0, 11, (2, 64, 96))
+def maps() -> list[Tensor]:
+    return [torch.randn(2, 16, 64 // stride, 96 // stride) for stride in (4, 8, 16, 32)]
+
+
+def test_tokens_learn_through_the_queries(vit: Path) -> None:
+    features, label = maps(), torch.randint(0, 11, (2, 64, 96))
     student, head = build(vit)
     assert len(head.predict(features)) == 3
     torch.autograd.backward(torch.stack(head.losses(features, label)).sum())
     factors = [student.get_parameter(f"backbone.rein.factors.{number}") for number in (0, 1)]
     assert all(factor.grad is not None and factor.grad.any() for factor in factors)
     assert not [name for name in student.state_dict() if "queries_" in name]
+    assert student.num_classes == 11
+
+
+def test_norms_and_embeddings_of_the_head_do_not_decay(vit: Path) -> None:
+    student, head = build(vit, tune="none")
     optimizer = build_optimizer(student, None, config(vit).optimizer)
     still = next(group for group in optimizer.param_groups if group["name"] == "head norms")
     assert still["weight_decay"] == 0
     assert {id(weight) for weight in still["params"]} == {
         id(weight)
         for name, weight in head.named_parameters()
-        if "norm" in name or "level_embed" in name
+        if "norm" in name or "level_embed" in name or name == "decoder.queries_embedder.weight"
     }
-    assert student.num_classes == 11
-    for tune in ("none", "lora"):
-        _, own = build(vit, tune=tune)
-        queries = head.link(student.get_submodule("backbone.rein"))
-        weights = head.state_dict() | {
-            "decoder.queries_embedder.weight": queries,
-            "decoder.queries_features.weight": head.to_content(queries),
-        }
-        linked = ("link.", "to_content.")
-        own.load_state_dict({n: w for n, w in weights.items() if not n.startswith(linked)})
-        assert own(features).shape == (2, 11, 16, 24)
-        assert torch.equal(own(features), head(features))
+
+
+@pytest.mark.parametrize("tune", ["none", "lora"])
+def test_queries_of_a_control_are_learned_in_the_place_of_linked_ones(vit: Path, tune: str) -> None:
+    student, head = build(vit)
+    _, own = build(vit, tune=tune)
+    queries = head.link(student.get_submodule("backbone.rein"))
+    weights = head.state_dict() | {
+        "decoder.queries_embedder.weight": queries,
+        "decoder.queries_features.weight": head.to_content(queries),
+    }
+    linked = ("link.", "to_content.")
+    own.load_state_dict({n: w for n, w in weights.items() if not n.startswith(linked)})
+    features = maps()
+    assert own(features).shape == (2, 11, 16, 24)
+    assert torch.equal(own(features), head(features))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

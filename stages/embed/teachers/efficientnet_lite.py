@@ -104,11 +104,11 @@ class EfficientNetLiteTeacher(Teacher):
     ) -> "TileEncoder":
         """Load or draw the weights; see `Teacher.load`."""
         from stages.device import pick_device
-        from stages.efficientnet_lite import drawn, pretrained
+        from stages.efficientnet_lite import pretrained, untrained
         from stages.embed.teachers.encoder import Pyramid, TileEncoder
 
         size = self.architecture
-        network = pretrained(size) if self.trained else drawn(size, self.seed)
+        network = pretrained(size) if self.trained else untrained(size, self.seed)
         return TileEncoder(
             Pyramid(network, tuple(self.levels())),
             self.side_px,
