@@ -199,8 +199,9 @@ def scale_losses(
     box: Box,
     loss: PixelLoss,
     detail_weight: float = DETAIL_WEIGHT,
+    context_weight: float = 0.0,
 ) -> dict[str, Tensor]:
-    """Weigh the losses of the fused logits and of the detail.
+    """Weigh the losses of the fused logits, of the detail and, if asked, of the context.
 
     Args:
         fused: As `classify` made it with `box`.
@@ -208,16 +209,20 @@ def scale_losses(
         weight: (B, H, W) in 0..1.
         box: The one of the forward pass.
         loss: `segmentation_loss`; each term is a mean over its own pixels.
-        detail_weight: Share of the detail; the fused logits have the rest.
+        detail_weight: Share of the detail.
+        context_weight: Share of the context; the fused logits have the rest.
 
     Returns:
         0-d tensors by name, to be added up.
     """
     inside = None if weight is None else crop_to(box, weight)
-    return {
-        "fused": (1 - detail_weight) * loss(fused.logits, label, weight),
+    losses = {
+        "fused": (1 - detail_weight - context_weight) * loss(fused.logits, label, weight),
         "detail": detail_weight * loss(fused.detail, crop_to(box, label), inside),
     }
+    if context_weight:
+        losses["context"] = context_weight * loss(fused.context, label, weight)
+    return losses
 
 
 def predict(
@@ -297,6 +302,7 @@ def sliding_logits(
     *,
     window_px: Size,
     stride_px: Size,
+    batched: bool = True,
 ) -> Tensor:
     """Slide a window over images that are larger than a training crop (`encoder_decoder.py`).
 
@@ -305,6 +311,7 @@ def sliding_logits(
         images: (B, 3, H, W).
         window_px: Size of a training crop.
         stride_px: Between windows; half a window, as officially.
+        batched: All windows in one batch; the same in eval mode, for more memory.
 
     Returns:
         (B, K, H, W): each window enlarged to its pixels first, then averaged.
@@ -312,7 +319,9 @@ def sliding_logits(
     size = (images.shape[2], images.shape[3])
     boxes = slide_boxes(size, window_px, stride_px)
     windows = [crop_to(box, images) for box in boxes]
-    logits = torch.cat([student(each) for each in windows])
+    logits = (
+        student(torch.cat(windows)) if batched else torch.cat([student(each) for each in windows])
+    )
     enlarged = F.interpolate(
         logits.float(), windows[0].shape[2:], mode="bilinear", align_corners=False
     )

@@ -70,6 +70,7 @@ def predict_logits(
                 image,
                 window_px=(window_px, window_px),
                 stride_px=(step_px, step_px),
+                batched=False,
             )
     logits = logits[:, :, : resized_size_px[0], : resized_size_px[1]]  # (B, K, h, w)
     return _resize(logits, original_size_px)  # (B, K, H0, W0)
@@ -83,10 +84,12 @@ def predict(
     resized_size_px: Size,
     original_size_px: Size,
     window_px: int | None = None,
+    flip: bool = False,
 ) -> Tensor:
     """Predict the class of every original pixel, uint8 (B, H0, W0); as `predict_logits`.
 
-    The argmax is taken of the logits: the official softmax before it is monotonic.
+    The argmax is taken of the logits: the official softmax before it is monotonic. With `flip` the
+    input shows the image mirrored left to right, and the prediction is mirrored back.
     """
     logits = predict_logits(
         student,
@@ -95,7 +98,8 @@ def predict(
         original_size_px=original_size_px,
         window_px=window_px,
     )
-    return _classes_of(logits)
+    labels = _classes_of(logits)  # (B, H0, W0)
+    return labels.flip(-1) if flip else labels
 
 
 @torch.inference_mode()

@@ -236,6 +236,22 @@ def check_head(module: ModuleType, case: Case) -> None:
                     ours = gradient["decode_head.scale_attention.conv_seg.weight"]
                     assert_own(ours, case.tensor(key), 1e-4)
             compare_buffers(network, case, f"{part}/buffers_after/", "decode_head.")
+    for key in {key.split("/")[1] for key in case.keys("out/lr_weight")}:
+        network = TwoScales(module, case).train()
+        maps = {s: [case.tensor(f"in/{s}_feat{j}") for j in range(4)] for s in ("lr", "hr")}
+        box = tuple(meta["boxes"][0])
+        pyramids = module.Pyramids(maps["lr"], maps["hr"])
+        fused = module.classify(network.student.classify, network.attention, pyramids, box)
+        losses = module.scale_losses(
+            fused,
+            label,
+            weight,
+            box=box,
+            loss=segmentation_loss,
+            context_weight=float(key.removeprefix("lr_weight")),
+        )
+        compare_losses(case, f"out/{key}", "", losses)
+        assert_close(losses["context"], case[f"out/{key}/lr.loss_seg"], 1e-6)
 
 
 def check_segmentor(module: ModuleType, case: Case) -> None:
@@ -334,6 +350,7 @@ def check_slide(module: ModuleType, case: Case) -> None:
             images,
             window_px=crop,
             stride_px=stride,
+            batched=variant == "batched",
         )
         if f"{part}/logits" in case.arrays:
             assert_close(logits, case[f"{part}/logits"], 1e-5)
@@ -605,9 +622,8 @@ def test_every_case_has_a_check(hrda_reference: Reference) -> None:
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_our_numbers_are_the_official_ones(hrda_reference: Reference, name: str) -> None:
-    # Its counters go on from the loaded ones, its ImageNet model has a head, which rests, and its
-    # configurations give the context no loss.
-    but = "num_batches_tracked|out/buf/imnet_model|out/lr_weight"
+    # Its counters go on from the loaded ones, and its ImageNet model has a head, which rests.
+    but = "num_batches_tracked|out/buf/imnet_model"
     check_all(CHECKS[name], MODULES[name], hrda_reference(name), but=but)
 
 
@@ -667,7 +683,8 @@ WRONG: list[tuple[str, dict[str, tuple[str, ...]]]] = [
             "context, detail = head(pyramids.context), head(pyramids.detail)",
             "detail, context = head(pyramids.detail), head(pyramids.context)",
         ),
-        "the fused loss as a whole": ("(1 - detail_weight) * loss", "loss"),
+        "the fused loss as a whole": ("(1 - detail_weight - context_weight) * loss", "loss"),
+        "a fused loss that ignores the context's": ("- context_weight) *", ") *"),
         "detail without its weight": ("detail_weight * loss(fused.detail", "loss(fused.detail"),
         "detail averaged over the whole crop": (
             "detail_weight * loss(fused.detail",

@@ -79,11 +79,19 @@ def test_logits_after_the_first_and_after_the_second_resize(case: Case, student:
         assert_close(logits, case[f"out/{name}"], TOL)
 
 
-def test_every_pixel_has_the_official_class(case: Case, student: Student) -> None:
+@pytest.mark.parametrize(("flip", "name"), [(False, "pred"), (True, "pred_flip")])
+def test_every_pixel_has_the_official_class(
+    case: Case, student: Student, flip: bool, name: str
+) -> None:
     input_px, original_px = sizes(case)
-    image = case.tensor("in/img")
-    prediction = predict(student, image, resized_size_px=input_px, original_size_px=original_px)
-    np.testing.assert_array_equal(prediction[0].numpy(), case["out/pred"])
+    prediction = predict(
+        student,
+        case.tensor("in/img"),
+        resized_size_px=input_px,
+        original_size_px=original_px,
+        flip=flip,
+    )
+    np.testing.assert_array_equal(prediction[0].numpy(), case[f"out/{name}"])
 
 
 def test_one_direct_resize_would_differ_where_the_reference_says(
