@@ -58,7 +58,7 @@ class SemanticAttention(nn.Module):
 
 
 class SemanticLayer(nn.Module):
-    """Semantic attention over a map that a LayerNorm has just made, as a stage of MiT ends.
+    """Semantic attention over a map that a LayerNorm has just made.
 
     Windows are not shifted. Zeros fill the last ones, at the right and bottom, and take part as
     keys without a mask, as officially.
@@ -99,6 +99,29 @@ class SemanticLayer(nn.Module):
         return class_map[..., :height, :width], seen[..., :height, :width]
 
 
+class SemanticBlock(nn.Module):
+    """A semantic layer with a norm of its own, as official Swin encoders have it.
+
+    The norm's result, not its input, is what attention adds to. A MiT stage ends with a norm
+    already: give `SemanticLayer` its map, and with gamma 0 the student is a plain MiT.
+
+    Args: as `SemanticLayer`.
+    """
+
+    def __init__(
+        self, channels: int, num_classes: int, *, window: int | None, depth: int = 1
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.layer = SemanticLayer(channels, num_classes, window=window, depth=depth)
+
+    def forward(self, map_: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (B, C_i, H_i, W_i) to a class map (B, K, H_i, W_i) and a map of the same shape."""
+        normed = self.norm(map_.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        class_map, seen = self.layer(normed)
+        return class_map, seen
+
+
 def semantic_layers(
     channels: Sequence[int], num_classes: int, *, windows: Sequence[int | None], attends: bool
 ) -> nn.ModuleList:
@@ -125,7 +148,7 @@ def semantic_features(
 
     Args:
         stages: Of a backbone: images (B, 3, H, W) or the map before -> (B, C_i, H_i, W_i).
-        layers: `SemanticLayer` of each stage.
+        layers: `SemanticLayer` or `SemanticBlock` of each stage.
         images: (B, 3, H, W), normalised.
 
     Returns:

@@ -4,20 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-
-
-class SemanticBlock(nn.Module):
-    """A semantic layer behind a norm, whose result the attention adds to."""
-
-    def __init__(self, channels: int, layer: nn.Module) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.layer = layer
-
-    def forward(self, map_: Tensor) -> Any:  # noqa: ANN401 - class map and map
-        return self.layer(self.norm(map_.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 
 
 def swin_stage(trunk: Mapping[str, Tensor], sub: Any, stage: int, maps: Tensor) -> Tensor:  # noqa: ANN401

@@ -35,7 +35,7 @@ from store.errors import ConfigError
 from tests.official import pixel_accuracy
 from tests.parity.cases import Case, Reference, assert_close
 from tests.parity.checks import Check, assert_own, check_all, planted
-from tests.parity.swin import SemanticBlock, norm, swin_stage
+from tests.parity.swin import norm, swin_stage
 
 KEY_BIAS = "mlp_cls_k.bias"  # without a gradient: softmax is the same for shifted keys
 Rules = Sequence[tuple[str, str]]
@@ -71,10 +71,9 @@ def test_every_case_has_a_check(seeds: Reference) -> None:
 def check_blocks(module: ModuleType, case: Case) -> None:
     for sub in case.meta["subcases"]:
         i = sub["id"]
-        layer = module.SemanticLayer(
+        block = module.SemanticBlock(
             sub["dim"], sub["n_cls"], window=sub["window"], depth=sub["num_sem_blocks"]
-        )
-        block: Any = SemanticBlock(sub["dim"], layer).eval()
+        ).eval()
         load(block, case.params(f"param/{sub['model']}/"), SEMANTIC)
         assert block.norm.eps == case.meta["layernorm_eps"]
         for part in (f"out/{i}", f"out/{i}/gamma0"):
@@ -170,9 +169,7 @@ def check_stack(module: ModuleType, case: Case) -> None:
         trunk = {n: t.requires_grad_() for n, t in official.items() if "semantic_layer" not in n}
         layers = nn.ModuleList()
         for stage, window in enumerate(sub["semantic_window"]):
-            width = sub["embed_dim"] << stage
-            layer = module.SemanticLayer(width, sub["n_cls"], window=window)
-            block: Any = SemanticBlock(width, layer)
+            block = module.SemanticBlock(sub["embed_dim"] << stage, sub["n_cls"], window=window)
             prefix = f"layers.{stage}.semantic_layer."
             own = {n.removeprefix(prefix): t for n, t in official.items() if n.startswith(prefix)}
             load(block.eval(), own, SEMANTIC)
@@ -203,16 +200,11 @@ def check_stack(module: ModuleType, case: Case) -> None:
                 assert float(gradient.norm()) == pytest.approx(float(norm_), rel=2e-4), name
 
 
-def semantic_block(module: ModuleType, cfg: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    layer = module.SemanticLayer(cfg["C"], cfg["K"], window=cfg["win"])
-    return SemanticBlock(cfg["C"], layer).eval()
-
-
 def check_dead_branch(module: ModuleType, case: Case) -> None:
     cfg = case.meta["cfg"]
     label, classifier = case.tensor("in/label"), case.tensor("in/classifier")
     for init in ("zero_init", "trunc_init"):
-        block = semantic_block(module, cfg)
+        block = module.SemanticBlock(cfg["C"], cfg["K"], window=cfg["win"]).eval()
         load(block, case.params(f"param/{init}/"), SEMANTIC)
         for step in range(cfg["steps"]):
             part = f"out/{init}/step{step}"
@@ -231,7 +223,7 @@ def check_wakes_up(module: ModuleType, case: Case) -> None:
     cfg = case.meta["cfg"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        block = semantic_block(module, cfg)
+        block = module.SemanticBlock(cfg["C"], cfg["K"], window=cfg["win"]).eval()
     initial = copy.deepcopy(block.layer)
     arguments = (case.tensor("in/x"), case.tensor("in/label"), case.tensor("in/classifier"))
     semantic_step(block, *arguments, cfg["hw"])
@@ -500,6 +492,13 @@ WRONG: list[tuple[str, dict[str, tuple[str, str]]]] = [
         "padding that is no key": (
             "value, scale=1.0)", "value, scale=1.0, attn_mask=tokens.any(-1)[:, None])"
         ),
+        "padding before the norm": (
+            "class_map, seen = self.layer(normed)",
+            "w = self.layer.window; y, x = map_.shape[2:]; "
+            "wide = F.pad(map_, (0, -x % w, 0, -y % w)).permute(0, 2, 3, 1); "
+            "class_map, seen = self.layer(self.norm(wide).permute(0, 3, 1, 2)); "
+            "class_map, seen = class_map[..., :y, :x], seen[..., :y, :x]",
+        ),
         "the first map of two": (
             "class_map, tokens = attention(tokens)",
             "class_map, tokens = (attention(tokens)[0] if class_map is tokens else class_map, "
@@ -510,6 +509,9 @@ WRONG: list[tuple[str, dict[str, tuple[str, str]]]] = [
         ),
     }),
     ("semask_block_global", {
+        "the raw input as residual": (
+            "self.layer(normed)", "self.layer(normed); seen = seen - normed + map_"
+        ),
         "swapped queries and keys": ("attention(query, key,", "attention(key, query,"),
         "the key as class map": ("return query, tokens + self", "return key, tokens + self"),
         "no gamma": ("self.gamma * self.drop", "self.drop"),
