@@ -10,9 +10,11 @@ from typing import Annotated, Final, get_args
 from pydantic import Field
 
 from stages.prepare.datasets import (
+    acdc,
     bdd100k,
     camvid,
     cityscapes,
+    dark_zurich,
     drawn,
     folder,
     gta5,
@@ -28,8 +30,8 @@ SourceConfig = Annotated[
     | drawn.Config
     | gta5.Config
     | synthia.Config
-    | cityscapes.Acdc
-    | cityscapes.DarkZurich
+    | acdc.Config
+    | dark_zurich.Config
     | bdd100k.Config
     | mapillary.Config
     | folder.Config,
