@@ -125,8 +125,12 @@ def publish(results: Sequence[Result], plan: Plan, place: Place) -> str:
         f"Images: {place.exam}. In guided's CPU time DAFormer makes {plan['ratio']:.2f} of its "
         f"steps. Commits: {commits}."
     )
-    tables = [arm_table(results, BASELINE), difference_table(results), class_table(results)]
-    tables.append(health_table(results, place.folder))
+    tables = (
+        arm_table(results, BASELINE),
+        difference_table(results),
+        class_table(results),
+        health_table(results, place.folder),
+    )
     text = "\n\n".join(filter(None, (about, *tables))) + "\n"
     noted = Noted(exam=place.exam, plan=plan, results=list(results))
     write_bytes(place.out / f"{place.exam}.json", json.dumps(noted, indent=1).encode() + b"\n")

@@ -47,8 +47,8 @@ def test_rein_refines_the_blocks_of_the_drawn_worlds_teacher(tmp_path: Path) -> 
     with torch.no_grad():
         encoder(tile)
         hidden, grid = frozen.enter(tile)
-        for run_block, tokens in zip(frozen.runners(frozen.blocks, grid), expected, strict=True):
-            hidden = run_block(hidden)
+        for run, tokens in zip(frozen.runners(frozen.blocks, grid), expected, strict=True):
+            hidden = run(hidden)
             torch.testing.assert_close(hidden, tokens.flatten(1, 2), rtol=0, atol=1e-5)
 
 

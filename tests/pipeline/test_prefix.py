@@ -80,8 +80,8 @@ def test_parts_store_what_one_command_does_and_the_plan_counts_it(asked: Path) -
     written = sum(map(len, shards.values()))
     assert size_bytes * (first + second) / views == pytest.approx(written, rel=0.03)
     larger = load_params(Path("params.yaml"), ("prepare.pad_to_px=288", "train.crop_px=288"))
-    # 18 x 18 patches and a class token lie in 20 rows of 18, in 2 x 2 chunks of 16 x 16
-    assert plan_prefixes(larger, manifest) == (24, 24 * 2 * 2 * 16 * 16 * 16 * 4)
+    # two maps of 18 x 18 patches and a class token lie in 38 rows of 18: 3 x 2 chunks of 16 x 16
+    assert plan_prefixes(larger, manifest) == (24, 24 * 3 * 2 * 16 * 16 * 16 * 4)
     said = demand("plan")
     assert "prefixes: 24 views at most" in said
     assert "disk: 0 bytes" not in said
