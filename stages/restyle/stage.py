@@ -243,7 +243,7 @@ def require_current_restyled(config: RestyleConfig, *, manifest_path: Path, path
 def _sweep(folder: Path) -> None:
     """Remove what killed runs left half-written; another run that writes now is left alone."""
     for leftover in folder.rglob(f"*{TEMPORARY_SUFFIX}"):
-        with suppress(FileNotFoundError):  # another run was faster
+        with suppress(OSError):  # another run was faster, or the folder is not ours
             if time() - leftover.stat().st_mtime > _ABANDONED_S:
                 leftover.unlink()
 
