@@ -258,12 +258,12 @@ def restyle(
     if part is not None:
         console.print("when all parts are done: `ssr restyle`")
     if png is not None:
+        from pipeline.pictures import restyled_sheet
         from stages.evaluate.pictures import png_of
-        from stages.restyle.sheet import contact_sheet
         from store.atomic import write_bytes
 
         made = Restyled.read(RESTYLED, of=MANIFEST)
-        sheet = contact_sheet(made, Manifest.read(MANIFEST), config.prepare.roots)
+        sheet = restyled_sheet(made, Manifest.read(MANIFEST), config.prepare.roots)
         write_bytes(png, png_of(sheet))
 
 

@@ -3,7 +3,7 @@
 Legend: N tokens, C channels, h w tokens, H W pixels of the image without its padding.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
@@ -17,8 +17,10 @@ from pipeline import MANIFEST
 from pipeline.params import load_params
 from pipeline.tables import UNTRAINED, teacher_of
 from stages.evaluate.pictures import FONT_PX, INK, PAPER, png_of
+from stages.fields import Domain
 from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.pixels import read_raw, resize_image
+from stages.prepare.restyled import Restyled
 from store.atomic import write_bytes
 from store.errors import ConfigError, SSRError, StoreIncompleteError
 from store.files import Url
@@ -28,6 +30,7 @@ SAMPLE_IMAGES: Final = 16
 SAMPLE_TOKENS: Final = 512  # of each of them
 WIDEST_PX, NARROWEST_PX = 720, 480  # of a panel
 GAP_PX, CAPTION_PX = 6, 20
+SHEET_ROWS, SHEET_PANEL_PX = 8, 360
 
 Panel = tuple[str, NDArray[np.uint8]]
 """A caption and pixels (H, W, 3)."""
@@ -174,6 +177,26 @@ def read_photo(record: ImageRecord, root: Path) -> NDArray[np.uint8]:
 def enlarge(painted: NDArray[np.uint8], stride_px: int) -> NDArray[np.uint8]:
     """Give every token (h, w, 3) the working pixels that it stands for."""
     return painted.repeat(stride_px, axis=0).repeat(stride_px, axis=1)
+
+
+def restyled_sheet(
+    restyled: Restyled, manifest: Manifest, roots: Mapping[Domain, Path]
+) -> Image.Image:
+    """Draw some restyled images in rows of content | style | restyled.
+
+    Raises:
+        DataError: An image is missing or changed.
+    """
+    records = {record.image_id: record for record in manifest.records}
+    made = restyled.manifest.records
+    panels: list[Panel] = []
+    for record in made[:: -(-len(made) // SHEET_ROWS)]:
+        noted = restyled.noted["images"][record.image_id]
+        for what in ("content", "style"):
+            shown = records[noted[what]]
+            panels.append((f"{what} {shown.image_id}", read_raw(shown, roots[shown.domain])))
+        panels.append(("restyled", restyled.image(record)))
+    return sheet(panels, panel_px=SHEET_PANEL_PX, columns=3)
 
 
 def sheet(panels: Sequence[Panel], *, panel_px: int | None = None, columns: int = 2) -> Image.Image:
