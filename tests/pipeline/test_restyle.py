@@ -89,11 +89,9 @@ def test_features_of_restyled_images_are_planned_embedded_read_and_repaired(
     names = [slot.image.image_id for slot in source.header.slots]
     assert [slot.image.image_id for slot in restyled.header.slots] == [f"{n}.0" for n in names]
     for name in names:
-        window = [
-            r.window(i, "stride8", 0, 0, 8, 16)
-            for r, i in ((restyled, f"{name}.0"), (source, name))
-        ]
-        np.testing.assert_array_equal(*window)
+        one = restyled.window(f"{name}.0", "stride8", 0, 0, 8, 16)
+        other = source.window(name, "stride8", 0, 0, 8, 16)
+        np.testing.assert_array_equal(one, other)
     assert "restyled store: every training image is in" in ssr("doctor").out
     store, before = str(the_store("restyled")), stored(workplace)
     demand("inspect", store, "--png", "features.png")

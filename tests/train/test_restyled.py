@@ -94,7 +94,8 @@ def test_a_restyled_crop_is_cut_where_the_image_itself_would_be(restyled: World)
 
 def test_features_of_a_crop_are_those_of_the_image_that_it_shows(embedded: World) -> None:
     off, half, always = (crops(embedded, p, "restyled") for p in (None, 0.5, 1.0))
-    other, ways = 0, set()
+    other = 0
+    ways: set[bool] = set()
     for index in SAMPLES:
         clean, sample, mixed = off[index], always[index], half[index]
         record, left, mirrored = place(embedded, sample["source_image"])
