@@ -16,7 +16,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.efficientnet_lite import CHANNELS, EfficientNetLite, drawn, pretrained, weight_file
+from stages.efficientnet_lite import CHANNELS, EfficientNetLite, pretrained, untrained, weight_file
 from stages.embed.config import EmbedConfig
 from stages.embed.teachers import TeacherConfig
 from stages.embed.teachers.efficientnet_lite import EfficientNetLiteTeacher
@@ -144,7 +144,7 @@ def hf_case(kind: str, folder: Path) -> Case:
 def lite_case(teacher: EfficientNetLiteTeacher) -> Case:
     size = teacher.architecture
     network: EfficientNetLite = (
-        pretrained(size) if teacher.trained else drawn(size, teacher.seed)
+        pretrained(size) if teacher.trained else untrained(size, teacher.seed)
     ).eval()
 
     def tokens(pixels: Tensor, level: str) -> Tensor:

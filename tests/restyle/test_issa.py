@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from stages.efficientnet_lite import drawn
+from stages.efficientnet_lite import untrained
 from stages.restyle.issa import swap
 from stages.restyle.issa.discriminator import SCALES, Discriminator, PatchDiscriminator
 from stages.restyle.issa.encoder import Encoder, draw_mask, kept_pixels, masked
@@ -42,7 +42,7 @@ def training(kind: str, wanted: Issa) -> Fit:
     if kind == "generator":
         return GeneratorFit(wanted, images())
     generator = Generator(wanted.side_px, wanted.channels, wanted.latent)
-    return EncoderFit(wanted, images(), generator, perceptual=Perceptual(drawn("lite0", 0)))
+    return EncoderFit(wanted, images(), generator, perceptual=Perceptual(untrained("lite0", 0)))
 
 
 def trained(folder: Path) -> Issa:

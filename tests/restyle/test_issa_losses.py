@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.efficientnet_lite import drawn
+from stages.efficientnet_lite import untrained
 from stages.restyle.issa.encoder import Encoded
 from stages.restyle.issa.losses import (
     EncoderLoss,
@@ -64,7 +64,7 @@ def test_the_penalty_is_the_squared_gradient_of_a_linear_score() -> None:
 
 
 def test_an_image_has_no_perceptual_distance_to_itself() -> None:
-    distance = Perceptual(drawn("lite0", 0))
+    distance = Perceptual(untrained("lite0", 0))
     one, other = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
     assert distance(one, one).tolist() == [0, 0]
     assert distance(one, other).min() > 0
