@@ -54,7 +54,8 @@ def build_optimizer(
     add("backbone", [weight for weight in backbone if id(weight) not in undecayed], 1.0, decay)
     add("backbone norms", [weight for weight in backbone if id(weight) in undecayed], 1.0, 0.0)
     exempt = UNDECAYED if isinstance(student.head, QueryHead) else ()
-    head, head_norms = [], []
+    head: list[nn.Parameter] = []
+    head_norms: list[nn.Parameter] = []
     for name, weight in student.head.named_parameters():
         (head_norms if any(part in name for part in exempt) else head).append(weight)
     if student.attention is not None:  # official HRDA goes by the name of its outer head
