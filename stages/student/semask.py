@@ -162,13 +162,14 @@ def semantic_features(
     return features, class_maps
 
 
-def sum_class_maps(class_maps: Sequence[Tensor]) -> Tensor:
+def sum_class_maps(class_maps: Sequence[Tensor], *, align_corners: bool = False) -> Tensor:
     """Add the class maps at the finest one's size; the light semantic decoder, of no weights.
 
     Map j is doubled j times and only then resized: one direct resize gives other numbers.
 
     Args:
         class_maps: (B, K, H_i, W_i), finest first.
+        align_corners: As the official copies for Mask2Former have it.
 
     Returns:
         Logits (B, K, H_0, W_0).
@@ -176,8 +177,10 @@ def sum_class_maps(class_maps: Sequence[Tensor]) -> Tensor:
     total = class_maps[0]
     for doublings, map_ in enumerate(class_maps[1:], start=1):
         for _ in range(doublings):
-            map_ = F.interpolate(map_, scale_factor=2, mode="bilinear")
-        total = total + F.interpolate(map_, class_maps[0].shape[2:], mode="bilinear")
+            map_ = F.interpolate(map_, scale_factor=2, mode="bilinear", align_corners=align_corners)
+        total = total + F.interpolate(
+            map_, class_maps[0].shape[2:], mode="bilinear", align_corners=align_corners
+        )
     return total
 
 
