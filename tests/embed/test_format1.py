@@ -4,8 +4,8 @@
 under int8-zstd, in shards of two: `images`, `features` and `index.json`.
 """
 
-import tarfile
 from pathlib import Path
+from shutil import unpack_archive
 
 import numpy as np
 import pytest
@@ -24,8 +24,7 @@ ARCHIVE = Path(__file__).parent / "format1.tar.xz"
 
 @pytest.fixture
 def old(tmp_path: Path, embed_config: EmbedConfig) -> World:
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack_archive(ARCHIVE, tmp_path)
     config = changed(embed_config, weights=str(TEACHER))
     world = World(tmp_path, config, shard_images=2, codec="int8-zstd")
     for path in sorted((tmp_path / "images").iterdir()):
