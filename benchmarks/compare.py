@@ -101,6 +101,18 @@ class Workplace(NamedTuple):
         data = self.out / (f"data-{name}" if values else "data")
         return Run(name, seed, params, folder, data, self.feed if shuffled else "stored")
 
+    def require_same(self, variant: Variant) -> None:
+        """Note the values of a variant where its data go.
+
+        Raises:
+            ConfigError: If others are noted there.
+        """
+        if variant.values:
+            params = self.params(variant.arm, *variant.values).model_dump(mode="json")
+            path, settings = self.out / f"data-{variant.name}" / "plan.json", fingerprint_of(params)
+            if kept_plan(path, settings, "values") is None:
+                write_bytes(path, json.dumps({"settings": settings}).encode() + b"\n")
+
     def timed(self, arm: str, iterations: int, folder: Path) -> Run:
         """Describe a run of an arm from its own start."""
         distils = self.params(arm).train.distill is not None
@@ -133,12 +145,19 @@ def compare(place: Workplace, options: argparse.Namespace) -> str:
     for variant in variants:
         place.params(variant.arm, *variant.values)  # refuses one that does not fit before any work
     # Where time is equal, steps of all arms that fit are timed.
-    used = fitting if options.equal == "time" else [each.arm for each in variants]
+    used = fitting if options.equal == "time" else [v.arm for v in variants if not v.values]
     labelled = [arm for arm in used if place.params(arm).wanted_label]
     shared = place.out / "data"
     make_data(place.params(labelled[0] if labelled else "ssr"), shared)
     iterations: Mapping[str, int] = planned(place, options)["iterations"]
     warm = Variant(WARM, "source-only")
+    untimed = [each.arm for each in variants if each.arm not in iterations]
+    if untimed:
+        raise ConfigError(
+            f"{untimed[0]} cannot be timed without the values of its variant: take --equal steps"
+        )
+    for variant in variants:
+        place.require_same(variant)
     runs = [place.run(each, seed, iterations[each.arm]) for seed in seeds for each in variants]
     for data, params in {run.data: run.params for run in runs if run.data != shared}.items():
         make_data(params, data)
@@ -172,7 +191,7 @@ def planned(place: Workplace, options: argparse.Namespace) -> dict[str, Any]:
     if kept is not None:
         return kept
     fitting, budget = [arm for arm in ARMS if place.fits(arm)], options.budget_steps
-    iterations = dict.fromkeys(fitting, budget)
+    iterations = dict.fromkeys(fitting if options.equal == "time" else ARMS, budget)
     seconds: dict[str, float] = {}
     if options.equal == "time":
         seconds = step_seconds({arm: partial(place.timed, arm) for arm in fitting})

@@ -110,10 +110,7 @@ class Run(NamedTuple):
     @property
     def key(self) -> str:
         """Say what its training is made of: no other may be taken for it."""
-        made_of: list[object] = [self.params.train.model_dump(mode="json"), self.feed]
-        if self.params.restyle is not None:
-            made_of.append(self.params.restyle.model_dump(mode="json"))
-        return fingerprint_of(made_of)[:12]
+        return fingerprint_of([self.params.train.model_dump(mode="json"), self.feed])[:12]
 
 
 def make_data(params: Params, data: Path) -> None:
@@ -190,7 +187,7 @@ def result_of(run: Run) -> Result:
     return loaded
 
 
-def kept_plan(path: Path, settings: Mapping[str, Any], options: str) -> dict[str, Any] | None:
+def kept_plan(path: Path, settings: object, options: str) -> dict[str, Any] | None:
     """Read the plan of a comparison; None if there is none yet.
 
     Args:

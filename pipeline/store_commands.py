@@ -173,7 +173,7 @@ def _repair(params: "Params", url: "Url", progress: Callable[[int, int, str], No
         return find_damage()
     domain = require_planned(params, manifest, url)
     roots = {**params.prepare.roots, "restyled": RESTYLED.with_suffix("")}
-    records = {record.image_id: record for record in manifest.records}
+    records = {record.image_id: record for record in manifest.select(domain=domain)}
     report = find_damage()
     for _ in ("metadata", "shards"):  # shards are looked at once the metadata is sound
         if not report.damage:

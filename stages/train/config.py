@@ -233,7 +233,8 @@ class TrainConfig(Section):
     )
     micro_batch_size: BatchSize | None = Field(
         description="Images per forward and backward pass, a divisor of batch_size; gradients add "
-        "up to those of the batch but for batch norms, which see this many; null is batch_size."
+        "up to those of the batch but for batch norms, which see this many, and for the loss of "
+        "head `mask2former`, which counts the masks of each pass; null is batch_size."
     )
     threads: Cores | None = Field(
         description="CPU threads of the training process; null leaves it to PyTorch, which takes "

@@ -190,7 +190,9 @@ def build_models(
     if readers:
         specs = [reader.header.spec for reader in readers.values()]
         used = [{n: spec.level(n) for n in config.used_levels} for spec in specs]
-        if any(teacher_of(spec) != teacher_of(specs[0]) for spec in specs) or used[0] != used[-1]:
+        if any(teacher_of(spec) != teacher_of(specs[0]) for spec in specs) or any(
+            each != used[0] for each in used
+        ):
             raise StoreMismatchError(
                 "the stores of source and target are of two teachers; run `ssr embed`"
             )

@@ -10,6 +10,7 @@ a rank's share alone, as to a GPU's batch in official code:
 - the confidence of pseudo-labels, one scalar per rank;
 - batch statistics of the batch norms, unless `train.sync_batch_norm`; those kept are rank 0's;
 - the cells that feature distance averages over;
+- the masks that Mask2Former's loss counts;
 - dropout and stochastic depth, drawn per rank.
 """
 
