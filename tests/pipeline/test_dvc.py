@@ -172,7 +172,7 @@ def test_an_added_image_embeds_one_shard_only(repository: Path) -> None:
     add_photo(repository / "photos" / "day", 20, "day")  # sorted behind the others
     add_photo(repository / "photos" / "dusk", 5, "dusk")  # sorted before the others
     done = demand_repro(repository, "embed")
-    assert done.ran == ["prepare", "embed"]
+    assert done.ran == ["prepare", "restyle", "embed"]
     assert written(repository, features) == ["source/stride8/c.1.0.0.0", "target/stride8/c.1.0.0.0"]
     again = repro(repository, "--dry")
     assert again.ran == ALL  # the index changed, so the student is out of date
