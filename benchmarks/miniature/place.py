@@ -78,13 +78,13 @@ class Place(NamedTuple):
         values += (*overrides_of(arm.recipe), *arm.changes)
         if arm.world == "enlarged":
             values += (f"train.student.weights={self.vit}",)
-        _, data = self.world(seed, arm.world)
-        if any(change.startswith("restyle=") for change in arm.changes):
+        params, (_, data) = self.params(seed, arm.world, *values), self.world(seed, arm.world)
+        if params.restyle is not None:
             data = data.with_name(folder_of(name))
         return Run(
             name,
             seed,
-            self.params(seed, arm.world, *values),
+            params,
             self.folder(name, seed),
             data,
             arm.feed,
