@@ -22,6 +22,7 @@ from stages.device import cpu_threads
 from stages.evaluate import stage as evaluate
 from stages.prepare import stage as prepare
 from stages.prepare.manifest import Manifest
+from stages.student.metrics import Metrics
 from stages.train import stage as train
 from stages.train.crops import end_with_parent
 from stages.train.validate import choose_validation
@@ -55,7 +56,10 @@ def overrides_of(arm: str) -> tuple[str, ...]:
 
 
 class Score(TypedDict):
-    """Mean IoU and IoU by class, in percent; null where a class is never labelled nor predicted."""
+    """Mean IoU and IoU by class, in percent; null where a class is never labelled nor predicted.
+
+    The mean is that of the first of `evaluate.subsets`, or of all classes where there is none.
+    """
 
     miou: float
     iou: dict[str, float | None]
@@ -171,14 +175,13 @@ def result_of(run: Run) -> Result:
             )
         iterations, (first, *rest) = run.params.train.iterations, scores.values()
         names = list(scores)[1:]
-        others = {n: Score(miou=o.miou, iou=dict(o.iou)) for n, o in zip(names, rest, strict=True)}
+        others = {n: _score(each) for n, each in zip(names, rest, strict=True)}
         result = Result(
             arm=run.arm,
             seed=run.seed,
             iterations=iterations,
             cpu_s=trained["cpu_s"],
-            miou=first.miou,
-            iou=dict(first.iou),
+            **_score(first),
             others=others,
             commit=trained["commit"],
         )
@@ -281,6 +284,13 @@ def _trained(run: Run) -> _Trained:
             "take another --out"
         )
     return noted
+
+
+def _score(metrics: Metrics) -> Score:
+    miou = next(iter(metrics.subsets.values()), metrics.miou)
+    if miou is None:
+        raise ConfigError("no class of the first of evaluate.subsets is labelled or predicted")
+    return Score(miou=miou, iou=dict(metrics.iou))
 
 
 def _silent(done: int, total: int, what: str) -> None:
