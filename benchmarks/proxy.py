@@ -4,11 +4,11 @@
 
 DIR is a folder of `benchmarks.compare` with labels from the store (arm `store-labels`); each
 STUDENT is a folder `runs/seedN/ARM/student` of any comparison on the same data, and equal ones
-count once. Truth is the mean IoU on target/val. Scores are the mean IoU on source/val, as it is and
-as manifests of `ssr restyle` show it, and the agreement with the store's labels of target/train,
-weighted by their confidence: share of tokens, and mean IoU. A choice costs the truth of the best
-student minus that of the student whose score is highest. Intervals are of 2000 bootstraps over
-students. OUT/scores.json keeps what was measured.
+count once. Truth is the comparison's mean IoU, of `result.json` beside it. Scores are the mean IoU
+on source/val, as it is and as manifests of `ssr restyle` show it, and the agreement with the
+store's labels of target/train, weighted by their confidence: share of tokens, and mean IoU. A
+choice costs the truth of the best student minus that of the student whose score is highest.
+Intervals are of 2000 bootstraps over students. OUT/scores.json keeps what was measured.
 """
 
 # h w tokens, K classes
@@ -43,7 +43,7 @@ from store.fingerprint import fingerprint_of, sha256_of_file
 from store.index import Index, labels_beside
 from store.read import FeatureReader, open_features
 
-TRUTH: Final = "target val"
+TRUTH: Final = "truth"
 Values = NDArray[np.float64]
 Exam = Callable[[Student], dict[str, float]]
 
@@ -109,13 +109,13 @@ def agreement(
 
 
 def exams(place: Path, restyled: Mapping[str, Path], most: int) -> dict[str, Exam]:
-    """Return what scores a student, by what scores depend on beside it; the truth first."""
+    """Return what scores a student, by what scores depend on beside it."""
     manifest, index = Manifest.read(place / "data/manifest.parquet"), place / "data/index.json"
     roots = load_params(place / "params.yaml", ()).prepare.roots
     found: dict[str, Exam] = {}
 
     def add(name: str, every: Sequence[ImageRecord], made: Restyled | None = None) -> None:
-        records = every[:: 1 if name == TRUTH else -(-len(every) // most)]
+        records = every[:: -(-len(every) // most)]
         validation = Validation(tuple(records), manifest, roots, restyled=made)
         versions = {} if made is None else made.versions("val")
         shown = [each for r in records for each in versions.get(r.image_id, (r,))]
@@ -123,7 +123,6 @@ def exams(place: Path, restyled: Mapping[str, Path], most: int) -> dict[str, Exa
         found[digest] = lambda each: {name: validation.measure(each, None)["miou"]}
 
     source = manifest.select(domain="source", split="val")
-    add(TRUTH, manifest.select(domain="target", split="val"))
     add("source val", source)
     for name, path in restyled.items():
         made = Restyled.read(path, of=place / "data/manifest.parquet")
@@ -151,7 +150,7 @@ def main() -> None:
     add("students", type=Path, nargs="+", metavar="STUDENT")
     add("--out", type=Path, required=True)
     add("--restyled", action="append", default=[], metavar="NAME=FILE", help="restyled source/val")
-    add("--images", type=positive, default=64, help="of each split at most, but for the truth")
+    add("--images", type=positive, default=64, help="of each split at most")
     options = parser.parse_args()
     path: Path = options.out / "scores.json"
     restyled = {name: Path(file) for name, _, file in (o.partition("=") for o in options.restyled)}
@@ -162,7 +161,8 @@ def main() -> None:
         of_student = exams(options.place, restyled, options.images)
         for weights, folder in students.items():
             student = open_student(folder)[0]
-            score: dict[str, float] = {}
+            result = json.loads((folder.parent / "result.json").read_text())
+            score: dict[str, float] = {TRUTH: result["miou"]}
             for digest, exam in of_student.items():
                 key = f"{weights[:16]} {digest}"
                 with cpu_threads(1):

@@ -40,7 +40,7 @@ def test_correlations_are_those_of_the_textbook(
 
 
 def test_the_table_says_whom_a_score_chooses_and_what_that_costs() -> None:
-    scores = [{"target val": t, "agreement": s} for t, s in ((20, 1), (30, 3), (25, 2), (31, 0))]
+    scores = [{proxy.TRUTH: t, "agreement": s} for t, s in ((20, 1), (30, 3), (25, 2), (31, 0))]
     text = table(scores, ["a", "b", "c", "d"])
     assert text.startswith("4 students, 20.00 to 31.00")
     row = text.splitlines()[-1]
@@ -71,6 +71,7 @@ def test_students_are_measured_once_and_equal_ones_count_once(
         folders.append(tmp_path / "runs" / name / "student")
         student = build_student(student_config(head_channels=8), num_classes=11, seed=seed)
         save_student(student, folders[-1], config=student_config(head_channels=8), meta=meta)
+        (folders[-1].parent / "result.json").write_text(json.dumps({"miou": 10.0 * seed}))
     restyled = place.workspace.restyled
     restyle(place, config(mixer={**MIXER, "strength": 0.0}))
 
@@ -90,5 +91,5 @@ def test_students_are_measured_once_and_equal_ones_count_once(
     for scores in json.loads((tmp_path / "scores.json").read_text()).values():
         assert all(0 <= value <= 100 for value in scores.values())
     rows = [line.split(" | ") for line in call(folders[:2])]
-    assert [cell.partition(" ")[0] for cell in rows[0]][1] == "target"
+    assert rows[0][1] == "truth 10.00"
     assert rows[0][2].split()[-1] == rows[0][3].split()[-1]  # shown as it is
