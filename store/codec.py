@@ -147,15 +147,14 @@ def estimate_scale(features: Iterable[NDArray[Any]]) -> NDArray[np.float32]:
     return peak * np.float32(HEADROOM / HIGHEST_CODE)
 
 
-def check_scale(level: str, scale: NDArray[Any], channels: int) -> NDArray[np.float32]:
+def check_scale(level: str, scale: NDArray[Any]) -> NDArray[np.float32]:
     """Return a scale (C,) as it is stored; StoreError unless all of it is positive and finite."""
     stored = np.ascontiguousarray(scale, "<f4")
-    assert stored.shape == (channels,), (level, stored.shape, channels)
-    useless = channels - int(np.count_nonzero(np.isfinite(stored) & (stored > 0)))
+    useless = len(stored) - int(np.count_nonzero(np.isfinite(stored) & (stored > 0)))
     if useless:
         raise StoreError(
-            f"the scale of {level}: {useless} of {channels} channels are NaN, Inf or not greater "
-            "than 0; check the teacher's weights and precision"
+            f"the scale of {level}: {useless} of {len(stored)} channels are NaN, Inf or not "
+            "greater than 0; check the teacher's weights and precision"
         )
     return stored
 

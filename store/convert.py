@@ -47,7 +47,7 @@ def convert(
             "say it is: move it there, the new store goes beside it"
         )
     spec = replace(header.spec, codec=codec)
-    images = [slot.image for slot in header.slots if slot.live]
+    images = header.live
     reader.check(
         levels=header.levels,
         images={image.image_id: image.content for image in images},
@@ -59,7 +59,7 @@ def convert(
         entry, url = reader.entry(level, shard), header.files.url
         name = shard_file(level, shard)
         with one_line_for_reads(f"{url}/{name}"):
-            digest = sha256(header.files.read(name))
+            digest = sha256(header.files.read(name) or b"")
         if entry is None or digest != entry.digest:
             raise StoreError(
                 f"{url}/{name} is damaged: `ssr verify {url} --repair` embeds it again"

@@ -26,7 +26,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from store import atomic
 from store.errors import StoreBusyError, StoreError
-from store.files import Files, LocalFiles, S3Files, exists
+from store.files import Files, LocalFiles, S3Files
 from store.fingerprint import canonical_json
 from store.ledger import LEDGER
 
@@ -53,12 +53,6 @@ _SUFFIX: Final = ".json"
 """Of leases; objects without it wait to be copied into their places."""
 
 log = logging.getLogger(__name__)
-
-
-def check_part(part: Part) -> None:
-    """Raise StoreError unless a part is i of n with 1 <= i <= n."""
-    if not 1 <= part[0] <= part[1]:
-        raise StoreError(f"there is no part {part[0]}/{part[1]}: parts are 1/n to n/n")
 
 
 def owns(part: Part, shard: int) -> bool:
@@ -96,10 +90,7 @@ def commit(files: Files, part: Part, token: str, changes: Sequence[Change]) -> N
 
 def require_held(files: Files, part: Part, token: str) -> None:
     """Raise StoreBusyError where a lease has ended or went to somebody else."""
-    try:
-        held = _parse(files.read(_file_of(part)))
-    except FileNotFoundError:
-        held = None
+    held = _parse(files.read(_file_of(part)) or b"")
     if held is None or held.token != token:
         raise _lost(files)
 
@@ -188,7 +179,7 @@ def _hold_in_folder(files: LocalFiles, part: Part) -> Iterator[str]:
     `<part>.lock` carries the lock and stays, empty, until the next writer of the whole;
     `<part>.json` names its holder and the token that every write checks.
     """
-    atomic.make_folder(Path(files.path(LEASES)))
+    atomic.make_folder(files.path(LEASES))
     token = uuid.uuid4().hex
     with ExitStack() as held:
         with _gate(files):
@@ -196,14 +187,14 @@ def _hold_in_folder(files: LocalFiles, part: Part) -> Iterator[str]:
                 theirs = _overlapping(found, part) if found.endswith(".lock") else None
                 if theirs is None or theirs == part:
                     continue
-                other = Path(files.path(f"{LEASES}/{found}"))
+                other = files.path(f"{LEASES}/{found}")
                 with _lock(other, partial(_busy_by, other, _about(files, theirs))):
                     # Its writer is gone; processes that wrote for it learn that by this.
                     other.with_suffix(_SUFFIX).unlink(missing_ok=True)
                     if part == WHOLE:
                         other.unlink()  # behind the gate nobody waits for it
             files.path(_file_of(part))  # no link may lead elsewhere
-            lock = Path(files.path(f"{LEASES}/{lease_name(part)}.lock"))
+            lock = files.path(f"{LEASES}/{lease_name(part)}.lock")
             what = _about(files, part)
             held.enter_context(_named_lock(lock, what, _holder_json(token=token)))
         yield token
@@ -226,7 +217,7 @@ def _commit_in_folder(files: LocalFiles, part: Part, token: str, changes: Sequen
                 if data is None:
                     files.delete(name)
                 else:
-                    atomic.move(Path(files.path(staged.pop(name))), Path(files.path(name)))
+                    atomic.move(files.path(staged.pop(name)), files.path(name))
     finally:
         for temporary in staged.values():
             with suppress(OSError):
@@ -235,11 +226,11 @@ def _commit_in_folder(files: LocalFiles, part: Part, token: str, changes: Sequen
 
 def _gate(files: LocalFiles) -> AbstractContextManager[None]:
     """Let one process at a time take a lease or put files in place."""
-    path = Path(files.path(f"{LEASES}/gate.lock"))
+    path = files.path(f"{LEASES}/gate.lock")
 
     def stopped() -> StoreBusyError:
         leases = [name for name in files.names(LEASES) if name.endswith(_SUFFIX)]
-        holders = {name_of(files.read(f"{LEASES}/{name}")) for name in leases}
+        holders = {name_of(files.read(f"{LEASES}/{name}") or b"") for name in leases}
         return StoreBusyError(
             f"{path} has been held for {GATE_S:.0f} s by {' or '.join(sorted(holders))}, which "
             "must have been stopped while it wrote: let it continue or end it, then run the "
@@ -317,7 +308,7 @@ def _commit_in_bucket(files: S3Files, part: Part, token: str, changes: Sequence[
     staged: list[tuple[str, str]] = []
     try:
         for name, data in changes:
-            if data is not None or exists(files, name):
+            if data is not None or files.size(name) is not None:
                 place = f"{LEASES}/{lease_name(part)}.{token}.{uuid.uuid4().hex}"
                 staged.append((place, name))
                 files.write(place, data or b"")
@@ -380,7 +371,7 @@ class _BucketLease:
         try:
             return put(tag)
         except FileExistsError:
-            holder = self._files.read(name)
+            holder = self._files.read(name) or b""
             raise _busy(_about(self._files, theirs), holder, hint) from None
 
     def _put(self, tag: str | None, data: bytes | None = None) -> str:

@@ -20,7 +20,7 @@ from pydantic import (
 from store.errors import StoreError
 from store.files import Files
 from store.fingerprint import canonical_json, sha256
-from store.spec import FORMAT, Format, ImageEntry, shard_file, slots_of
+from store.spec import Format, ImageEntry
 
 LEDGER = "ledger"
 SLOTS_FILE = f"{LEDGER}/images.json"
@@ -157,38 +157,6 @@ class _Statistics(BaseModel):
     statistics: ChannelStatistics | None = None
 
 
-def recorded(
-    files: Files,
-    level: str,
-    shard: int,
-    *,
-    fingerprint: str,
-    images: Sequence[ImageEntry | None] = (),
-) -> ShardEntry | None:
-    """Read the entry of a shard, without a look at the shard.
-
-    None where it is absent or damaged, of another fingerprint, or does not hold the images.
-    """
-    try:
-        entry = parse_entry(files.read(entry_file(level, shard)), level, shard)
-    except FileNotFoundError:
-        return None
-    if entry is None or entry.fingerprint != fingerprint or not entry.holds(images):
-        return None
-    return entry
-
-
-def has_file(files: Files, entry: ShardEntry) -> bool:
-    """Tell whether the shard of an entry is there and has its size.
-
-    Contents are not hashed: that takes hours, a look at sizes takes seconds.
-    """
-    try:
-        return files.size(shard_file(entry.level, entry.shard)) == entry.bytes
-    except FileNotFoundError:
-        return False
-
-
 def read_statistics(
     files: Files, level: str, shard: int, channels: int
 ) -> ChannelStatistics | None:
@@ -198,9 +166,8 @@ def read_statistics(
         StoreError: They are damaged, or not of so many channels.
     """
     name = entry_file(level, shard)
-    data = files.read(name)
     try:
-        return parse_statistics(data, channels)
+        return parse_statistics(files.read(name) or b"", channels)
     except ValueError as error:
         raise StoreError(
             f"{files.url}/{name} is damaged: `ssr verify {files.url} --repair` embeds its shard "
@@ -217,16 +184,16 @@ def parse_statistics(data: bytes, channels: int) -> ChannelStatistics | None:
     return found
 
 
-def read_slots(files: Files) -> tuple[Slot, ...]:
-    """Read the slots, none where the file is absent or damaged.
+def parse_slots(data: bytes) -> tuple[Slot, ...]:
+    """Read the content of `ledger/images.json`; none where it is damaged.
 
     They may be of a damaged list all the same: readers compare its digest before. Nothing wrong
     comes of starting anew: entries of shards name their images, and a shard whose images lie in
     other slots now is not done.
     """
     try:
-        return SlotTable.model_validate_json(files.read(SLOTS_FILE)).slots
-    except (FileNotFoundError, ValidationError):
+        return SlotTable.model_validate_json(data).slots
+    except ValidationError:
         return ()
 
 
@@ -261,15 +228,7 @@ def _is_sound(data: bytes) -> bool:
     return rest.startswith(b'",') and sha256(before + rest[2:]).encode() == check
 
 
-def wanted_images(
-    slots: Sequence[Slot], shard: int, shard_images: int
-) -> tuple[ImageEntry | None, ...]:
-    """Return the image of each slot of a shard; None for a tombstone."""
-    here = (slots[n] for n in slots_of(shard, len(slots), shard_images))
-    return tuple(slot.image if slot.live else None for slot in here)
-
-
-def slots_json(slots: Sequence[Slot], store_format: Format = FORMAT) -> bytes:
+def slots_json(slots: Sequence[Slot], store_format: Format) -> bytes:
     """Encode the content of `ledger/images.json`."""
     table = SlotTable(format=store_format, slots=tuple(slots))
     return canonical_json(table.model_dump(mode="json"))

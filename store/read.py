@@ -26,8 +26,8 @@ from store.files import OpenFile, Url, files_at, join, one_line_for_reads, unrea
 from store.fingerprint import CRC_BYTES, crc32c_is_sound
 from store.header import Header, read_header
 from store.index import Index
-from store.ledger import ChannelStatistics, ShardEntry, has_file, read_statistics, recorded
-from store.spec import FLIPPED, ImageEntry, LevelGrid, Size, place_of, shard_file, upright
+from store.ledger import ChannelStatistics, ShardEntry, read_statistics
+from store.spec import FLIPPED, ImageEntry, LevelGrid, Size, shard_file, upright
 
 _ABSENT: Final = np.iinfo(np.uint64).max
 """Offset of a chunk that holds no feature and is not stored."""
@@ -48,7 +48,6 @@ class FeatureReader:
 
     def __init__(self, path: Url, flips: tuple[str, ...] = ()) -> None:
         self._path, self._flips = path, flips
-        self._grids: dict[str, LevelGrid] = {}
         self._entries: dict[tuple[str, int], ShardEntry | None] = {}
 
     def __reduce__(self) -> tuple[type["FeatureReader"], tuple[Any, ...]]:
@@ -155,7 +154,7 @@ class FeatureReader:
         """
         header = self.header
         slot = self._slot(image_id)
-        shard, row = place_of(slot, header.spec.shard_images)
+        shard, row = divmod(slot, header.spec.shard_images)
         image, entry = header.slots[slot].image, self.entry(level, shard)
         if entry is None or entry.images[row : row + 1] != (image,):
             raise StoreIncompleteError(
@@ -168,11 +167,7 @@ class FeatureReader:
         """Return what the ledger records of a shard that is there, read once."""
         key = (level, shard)
         if key not in self._entries:
-            files, fingerprint = self.header.files, self.header.level_fingerprint(level)
-            with one_line_for_reads(files.url):
-                found = recorded(files, level, shard, fingerprint=fingerprint)
-                there = found is not None and has_file(files, found)
-            self._entries[key] = found if there else None
+            self._entries[key] = self.header.done(level, shard)
         return self._entries[key]
 
     def _grid(self, level: str) -> LevelGrid:
@@ -181,9 +176,7 @@ class FeatureReader:
                 f"the store {self.header.files.url} has no {level}, only "
                 f"{', '.join(self.header.levels)}: add it to embed.levels and run `ssr embed`"
             )
-        if level not in self._grids:
-            self._grids[level] = LevelGrid.of(self.header.spec, level)
-        return self._grids[level]
+        return self.header.grids[level]
 
     @cached_property
     def _slot_of(self) -> dict[str, int]:

@@ -3,7 +3,7 @@
 # C channels, h w tokens
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from store.codec import Bases, Codec, Scales
 from store.errors import StoreError
-from store.files import Url, absolute, files_at, join, one_line_for_os_errors, one_line_for_reads
+from store.files import Url, files_at, join, one_line_for_os_errors, one_line_for_reads
 from store.fingerprint import sha256
 from store.header import basis_files, damaged, read_bases
 from store.layout import encode_images
@@ -59,10 +59,6 @@ class ShardWriter:
     part: Part
     token: str
 
-    def absolute(self) -> "ShardWriter":
-        """Return a writer that works in any folder."""
-        return replace(self, url=absolute(self.url))
-
     def read_bases(self, levels: Sequence[str]) -> Bases:
         """Read the bases of levels; they are too large to travel with every shard.
 
@@ -71,7 +67,7 @@ class ShardWriter:
         """
         files = files_at(self.url)
         with one_line_for_reads(self.url):
-            bases = read_bases(files, self.spec, levels)
+            bases = read_bases(files.read, self.spec, levels)
         for level in levels:
             if self.spec.level_fingerprint(level, self.scales, bases) != self.fingerprints[level]:
                 raise damaged(files, basis_files(upright(level))[0])

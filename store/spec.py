@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, TypeAlias
+
+from pydantic import JsonValue
 
 from store.codec import Bases, Codec, Scales
 from store.errors import StoreError
@@ -23,16 +24,12 @@ still read, verified and completed."""
 COARSEST_STRIDE_PX = 32
 """Working sizes are multiples of it, so that every level covers an image exactly."""
 
-NO_SCALES: Final[Scales] = MappingProxyType({})
-NO_BASES: Final[Bases] = MappingProxyType({})
-
 MOST_CHANNELS: Final = 2**14
 MOST_SHARD_IMAGES: Final = 2**10
 MOST_SIDE_PX: Final = 2**16
 """Bounds of a specification, so that memory is not allocated by what a damaged file says."""
 
 Size: TypeAlias = tuple[int, int]  # (height, width)
-JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | bool | None"
 
 
 class Level(NamedTuple):
@@ -103,7 +100,7 @@ class StoreSpec:
     grid_px: Size
     shard_images: int
     codec: str
-    provenance: Mapping[str, JSON]
+    provenance: Mapping[str, JsonValue]
     format: Format = FORMAT
 
     def __post_init__(self) -> None:
@@ -138,7 +135,7 @@ class StoreSpec:
 
         The domain is left out: two domains under one teacher share their fingerprint.
         """
-        about: dict[str, JSON] = {
+        about: dict[str, object] = {
             "format": self.format,
             "codec": self.codec,
             "shard_images": self.shard_images,
@@ -168,14 +165,12 @@ class StoreSpec:
         """Whether levels hold principal components, by a basis beside them."""
         return "projection" in self.provenance
 
-    def level_fingerprint(
-        self, level: str, scales: Scales = NO_SCALES, bases: Bases = NO_BASES
-    ) -> str:
+    def level_fingerprint(self, level: str, scales: Scales, bases: Bases) -> str:
         """SHA-256 (64 hex) of a level, its scale and its basis, without which codes mean nothing.
 
         It does not depend on which other levels there are.
         """
-        about: dict[str, JSON] = {"store": self.fingerprint, "level": level}
+        about: dict[str, object] = {"store": self.fingerprint, "level": level}
         if self.format > 1:
             about |= self.level(level)._asdict()
         if level in scales:
@@ -303,21 +298,6 @@ class LevelGrid:
         for row in range(y // side, (y + h - 1) // side + 1):
             for column in range(x // side, (x + w - 1) // side + 1):
                 yield row, column
-
-
-def shard_count(slots: int, shard_images: int) -> int:
-    """Return how many shards hold a number of slots."""
-    return -(-slots // shard_images)
-
-
-def slots_of(shard: int, slots: int, shard_images: int) -> range:
-    """Return the slots of one shard; the last may have fewer than `shard_images`."""
-    return range(shard * shard_images, min((shard + 1) * shard_images, slots))
-
-
-def place_of(slot: int, shard_images: int) -> tuple[int, int]:
-    """Return the shard of a slot and its row in that shard."""
-    return divmod(slot, shard_images)
 
 
 def shard_file(level: str, shard: int) -> str:

@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 from store.errors import StoreError, StoreFormatError
 from store.files import (
@@ -22,9 +22,6 @@ from store.spec import LevelGrid, shard_file, shard_of
 
 MISSING: Final = "is missing"
 UNRECORDED: Final = "has no ledger entry: its write was interrupted, or the entry was lost"
-
-Progress = Callable[[int, int], None]
-_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ def verify(path: Url, *, progress: Callable[[int, int], None] = lambda done, tod
     size_bytes = 0
     for done, (level, shard) in enumerate(shards, start=1):
         try:
-            found_bytes = _unless_missing(files.size, shard_file(level, shard))
+            found_bytes = files.size(shard_file(level, shard))
             size_bytes += found_bytes or 0
             if found := _shard_damage(header, level, shard, found_bytes):
                 damage.append(_damage(header, level, shard, *found))
@@ -134,12 +131,12 @@ def _look_at_metadata(files: Files, damage: list[Damage], unread: list[Damage]) 
         return
     for name, digest in digests.items():
         try:
-            if sha256(files.read(name)) != digest:
-                damage.append(Damage(name, "is damaged"))
-        except FileNotFoundError:
-            damage.append(Damage(name, MISSING))
+            data = files.read(name)
         except (OSError, MemoryError) as error:
             unread.append(Damage(name, f"cannot be read: {reason_of(error)}"))
+            continue
+        if data is None or sha256(data) != digest:
+            damage.append(Damage(name, MISSING if data is None else "is damaged"))
 
 
 def _shards(header: Header) -> set[tuple[str, int]]:
@@ -164,19 +161,19 @@ def _shard_damage(
     """Check one shard of a size, None where it is missing, and its entry: file, what is wrong."""
     files, wanted = header.files, header.wanted(shard)
     name, ledger_name = shard_file(level, shard), entry_file(level, shard)
-    entry_data = _unless_missing(files.read, ledger_name)
+    entry_data = files.read(ledger_name)
     if not entry_data:  # empty: deleted in a bucket
         return (name, MISSING if found_bytes is None else UNRECORDED) if any(wanted) else None
     entry = parse_entry(entry_data, level, shard)
-    if entry is None or not _can_be(entry, entry_data, LevelGrid.of(header.spec, level)):
+    if entry is None or not _can_be(entry, entry_data, header.grids[level]):
         return ledger_name, "is damaged"
-    if entry.fingerprint != header.level_fingerprint(level) or not entry.holds(wanted):
+    if entry.fingerprint != header.fingerprints[level] or not entry.holds(wanted):
         return ledger_name, "is of other images, another teacher or another scale"
     if found_bytes is None:
         return name, MISSING
     if found_bytes != entry.bytes:  # not read: it may be larger than the memory
         return name, "is damaged"
-    data = files.read(name)
+    data = files.read(name) or b""
     if len(data) != found_bytes:
         raise OSError(errno.EIO, "it ended while it was read", name)
     return None if sha256(data) == entry.digest else (name, "is damaged")
@@ -189,10 +186,3 @@ def _can_be(entry: ShardEntry, entry_data: bytes, grid: LevelGrid) -> bool:
     except ValueError:
         return False
     return entry.bytes <= grid.most_shard_bytes
-
-
-def _unless_missing(look: Callable[[str], _Found], name: str) -> _Found | None:
-    try:
-        return look(name)
-    except FileNotFoundError:
-        return None

@@ -131,7 +131,7 @@ def run(
                     continue
                 files = files_at(join(store_url, spec.relative_path))
                 with one_line_for_reads(files.url):
-                    bases |= read_bases(files, spec, config.levels)
+                    bases |= read_bases(files.read, spec, config.levels)
             return bases
 
         planned = kept_store(planned, config, store_url, load)

@@ -102,7 +102,7 @@ def files(store: Url) -> dict[str, bytes]:
 def flip_a_bit(store: Url, name: str, bit: int) -> None:
     """Flip one bit of a file, modulo the file's length."""
     held = files_at(store)
-    data = bytearray(held.read(name))
+    data = bytearray(held.read(name) or b"")
     bit %= len(data) * 8
     data[bit // 8] ^= 1 << bit % 8
     held.write(name, bytes(data))
