@@ -77,7 +77,7 @@ def convert(
     with StoreWriter(stores_of(path), spec, images, header.levels) as writer:
         sample = scale_sample(images)
         writer.fix_scales(
-            {level: estimate_scale(read(level, sample).values()) for level in writer.unscaled},
+            {n: estimate_scale(n, read(n, sample).values()) for n in writer.unscaled},
             {level: header.bases[level] for level in writer.unprojected},
         )
         tasks = writer.pending()

@@ -132,7 +132,7 @@ class _LocalFile:
 class State(NamedTuple):
     """One version of an object: its content, its tag, and how long ago it was written."""
 
-    data: bytes
+    data: bytes | None
     tag: str
     age: timedelta
 
@@ -213,7 +213,7 @@ class S3Files:
         """
         head = self._call("head_object", name)
         now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
-        return State(self.read(name) or b"", str(head["ETag"]), now - head["LastModified"])
+        return State(self.read(name), str(head["ETag"]), now - head["LastModified"])
 
     def copy(self, name: str, new_name: str) -> None:
         """Write an object with the content of another, on the server, in one step."""

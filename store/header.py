@@ -24,11 +24,13 @@ from store.fingerprint import canonical_json, fingerprint_of, sha256
 from store.ledger import (
     LEDGER,
     SLOTS_FILE,
+    ChannelStatistics,
     ShardEntry,
     Slot,
     entry_file,
     parse_entry,
     parse_slots,
+    parse_statistics,
 )
 from store.spec import (
     LEVEL_NAME,
@@ -157,6 +159,26 @@ class Header:
                 return None
             there = self.files.size(shard_file(level, shard)) == entry.bytes
             return entry if there else None
+
+    def statistics(self, level: str, shards: Iterable[int]) -> ChannelStatistics | None:
+        """Read the statistics of all tokens in shards that are done; None where there is no token.
+
+        Raises:
+            StoreError: They are damaged, not of so many channels, or cannot be looked at.
+        """
+        parts = []
+        for shard in shards:
+            name = f"{self.files.url}/{entry_file(level, shard)}"
+            with one_line_for_reads(name):
+                data = self.files.read(entry_file(level, shard)) or b""
+            try:
+                parts.append(parse_statistics(data, self.grids[level].channels))
+            except ValueError as error:
+                raise StoreError(
+                    f"{name} is damaged: `ssr verify {self.files.url} --repair` embeds its shard "
+                    "again"
+                ) from error
+        return ChannelStatistics.merge(parts)
 
 
 def root_attributes(spec: StoreSpec) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def commit(files: Files, part: Part, token: str, changes: Sequence[Change]) -> N
 
 def require_held(files: Files, part: Part, token: str) -> None:
     """Raise StoreBusyError where a lease has ended or went to somebody else."""
-    held = _parse(files.read(_file_of(part)) or b"")
+    held = _parse(files.read(_file_of(part)))
     if held is None or held.token != token:
         raise _lost(files)
 
@@ -132,10 +132,10 @@ class _Holder(BaseModel):
     token: str | None = None
 
 
-def _parse(holder: bytes) -> _Holder | None:
+def _parse(holder: bytes | None) -> _Holder | None:
     """Read a lease or the file beside a lock, which anybody may have written; None of damage."""
     try:
-        return _Holder.model_validate_json(holder)
+        return _Holder.model_validate_json(holder or b"")
     except ValidationError:
         return None
 
@@ -149,15 +149,15 @@ def _about(files: Files, part: Part) -> str:
     return f"{what}the store {files.url}"
 
 
-def _busy(what: str, holder: bytes, hint: str = "") -> StoreBusyError:
+def _busy(what: str, holder: bytes | None, hint: str = "") -> StoreBusyError:
     """Return the error that names who writes, from the content of a lease."""
     return StoreBusyError(
-        f"{what} is being written by {name_of(holder)}: wait for it or stop it, then run the "
+        f"{what} is being written by {_name_of(holder)}: wait for it or stop it, then run the "
         f"command again{hint}"
     )
 
 
-def name_of(holder: bytes) -> str:
+def _name_of(holder: bytes | None) -> str:
     """Name the process in the content of a lock or lease."""
     found = _parse(holder)
     if found is None or not found.host.isprintable():
@@ -230,7 +230,7 @@ def _gate(files: LocalFiles) -> AbstractContextManager[None]:
 
     def stopped() -> StoreBusyError:
         leases = [name for name in files.names(LEASES) if name.endswith(_SUFFIX)]
-        holders = {name_of(files.read(f"{LEASES}/{name}") or b"") for name in leases}
+        holders = {_name_of(files.read(f"{LEASES}/{name}")) for name in leases}
         return StoreBusyError(
             f"{path} has been held for {GATE_S:.0f} s by {' or '.join(sorted(holders))}, which "
             "must have been stopped while it wrote: let it continue or end it, then run the "
@@ -256,7 +256,7 @@ def _busy_by(lock: Path, what: str) -> StoreBusyError:
     try:
         return _busy(what, atomic.read_bytes(lock.with_suffix(_SUFFIX)))
     except OSError:
-        return _busy(what, b"")
+        return _busy(what, None)
 
 
 @contextmanager
@@ -366,13 +366,10 @@ class _BucketLease:
         hint = f"; if it was killed, its lease ends {EXPIRY_S:.0f} s after its last sign of life"
         holder, tag, age = self._files.state(name)
         # One of the future was written before the server's clock was set back.
-        if holder != _ENDED and abs(age.total_seconds()) <= EXPIRY_S:
-            raise _busy(_about(self._files, theirs), holder, hint)
-        try:
-            return put(tag)
-        except FileExistsError:
-            holder = self._files.read(name) or b""
-            raise _busy(_about(self._files, theirs), holder, hint) from None
+        if holder == _ENDED or abs(age.total_seconds()) > EXPIRY_S:
+            with suppress(FileExistsError):
+                return put(tag)
+        raise _busy(_about(self._files, theirs), self._files.read(name), hint)
 
     def _put(self, tag: str | None, data: bytes | None = None) -> str:
         """Write this lease over the one with a tag, or where there is none; return its tag.

@@ -17,8 +17,6 @@ from pydantic import (
     model_validator,
 )
 
-from store.errors import StoreError
-from store.files import Files
 from store.fingerprint import canonical_json, sha256
 from store.spec import Format, ImageEntry
 
@@ -120,7 +118,7 @@ class ChannelStatistics(BaseModel):
 class ShardEntry(BaseModel):
     """Content of `ledger/<level>/<shard>.json`, beside the statistics of the shard.
 
-    They are read apart (`read_statistics`): they are most of the file, and a look at thousands of
+    They are read apart (`parse_statistics`): they are most of the file, and a look at thousands of
     shards takes a quarter of the time without them.
 
     Attributes:
@@ -155,24 +153,6 @@ class ShardEntry(BaseModel):
 
 class _Statistics(BaseModel):
     statistics: ChannelStatistics | None = None
-
-
-def read_statistics(
-    files: Files, level: str, shard: int, channels: int
-) -> ChannelStatistics | None:
-    """Read the statistics of all tokens in a shard that is recorded; None where it has no token.
-
-    Raises:
-        StoreError: They are damaged, or not of so many channels.
-    """
-    name = entry_file(level, shard)
-    try:
-        return parse_statistics(files.read(name) or b"", channels)
-    except ValueError as error:
-        raise StoreError(
-            f"{files.url}/{name} is damaged: `ssr verify {files.url} --repair` embeds its shard "
-            "again"
-        ) from error
 
 
 def parse_statistics(data: bytes, channels: int) -> ChannelStatistics | None:

@@ -4,7 +4,7 @@ A level has slots in shards, tokens in inner chunks, and shards in files.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal, NamedTuple, TypeAlias
@@ -105,28 +105,21 @@ class StoreSpec:
 
     def __post_init__(self) -> None:
         Codec(self.codec)
-        if not is_name(self.domain) or "/" in self.domain:
-            raise StoreError(f"the domain {self.domain!r} cannot be the name of a folder")
-        if not 1 <= self.shard_images <= MOST_SHARD_IMAGES:
-            raise StoreError(
-                f"a shard needs 1 to {MOST_SHARD_IMAGES} images, not {self.shard_images}"
-            )
+        possible = (
+            is_name(self.domain)
+            and "/" not in self.domain
+            and 1 <= self.shard_images <= MOST_SHARD_IMAGES
+            and is_working_size(self.grid_px)
+            and max(self.grid_px) <= MOST_SIDE_PX
+        )
         for name, (stride, channels) in self.levels.items():
-            if not re.fullmatch(LEVEL_NAME, name):
-                raise StoreError(
-                    f"a level cannot be named {name!r}: take letters, digits and _, and another "
-                    "name than the store's own arrays"
-                )
-            known_stride = stride >= 1 and COARSEST_STRIDE_PX % stride == 0
-            if not (1 <= channels <= MOST_CHANNELS and known_stride):
-                raise StoreError(
-                    f"{name} needs 1 to {MOST_CHANNELS} channels and a stride that divides "
-                    f"{COARSEST_STRIDE_PX} px, not {channels} channels and {stride} px"
-                )
-        if not is_working_size(self.grid_px) or max(self.grid_px) > MOST_SIDE_PX:
+            possible &= re.fullmatch(LEVEL_NAME, name) is not None
+            possible &= 1 <= channels <= MOST_CHANNELS
+            possible &= stride >= 1 and COARSEST_STRIDE_PX % stride == 0
+        if not possible:
             raise StoreError(
-                f"the grid {self.grid_px} px is not a positive multiple of {COARSEST_STRIDE_PX} px "
-                f"up to {MOST_SIDE_PX} px"
+                f"no store can have the domain {self.domain!r}, {self.shard_images} images per "
+                f"shard, the grid {self.grid_px} px and {dict(self.levels)}: see store/README.md"
             )
 
     @cached_property
@@ -229,7 +222,6 @@ class LevelGrid:
         chunk_side_tok: Side of an inner chunk, which holds one image and all channels.
     """
 
-    level: str
     stride_px: int
     channels: int
     shard_images: int
@@ -243,7 +235,6 @@ class LevelGrid:
         stride, channels = spec.level(level)
         size_tok = (spec.grid_px[0] // stride, spec.grid_px[1] // stride)
         return cls(
-            level=level,
             stride_px=stride,
             channels=channels,
             shard_images=spec.shard_images,
@@ -305,7 +296,7 @@ def shard_file(level: str, shard: int) -> str:
     return f"{level}/c.{shard}.0.0.0"
 
 
-def shard_of(name: str) -> int | None:
-    """Return the number in the name of a shard or of its entry; None of names of other files."""
-    found = re.fullmatch(r"c\.(0|[1-9][0-9]{0,9})\.0\.0\.0|([0-9]{6}|[1-9][0-9]{6,9})\.json", name)
-    return None if found is None else int(found[1] or found[2])
+def shard_numbers(names: Iterable[str]) -> list[int]:
+    """Return the numbers in the names of shards or of their entries; other names say nothing."""
+    shard = re.compile(r"c\.(0|[1-9][0-9]{0,9})\.0\.0\.0|([0-9]{6}|[1-9][0-9]{6,9})\.json")
+    return [int(found[1] or found[2]) for found in map(shard.fullmatch, names) if found]

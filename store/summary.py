@@ -16,7 +16,7 @@ from zarr.storage import FsspecStore, LocalStore
 from store.codec import MISSING_CODE, scale_name
 from store.files import S3, Url, files_at, one_line_for_reads
 from store.header import ROOT_FILE, Header, damaged, read_header, root_attributes
-from store.ledger import ChannelStatistics, read_statistics
+from store.ledger import ChannelStatistics
 from store.spec import upright
 
 
@@ -77,8 +77,7 @@ def inspect(path: Url) -> StoreSummary:
         StoreError: There is no store, its metadata is not sound, or a ledger entry is damaged.
     """
     header = read_header(files_at(path))
-    with one_line_for_reads(header.files.url):
-        levels = {level: _summarise(header, level) for level in header.levels}
+    levels = {level: _summarise(header, level) for level in header.levels}
     images = len(header.live)
     return StoreSummary(
         path=header.files.url,
@@ -96,15 +95,12 @@ def _summarise(header: Header, level: str) -> LevelSummary:
     grid, basis = header.grids[level], header.bases.get(upright(level))
     wanted = {shard: header.wanted(shard) for shard in header.shards}
     entries = [e for shard, images in wanted.items() if (e := header.done(level, shard, images))]
-    statistics = (
-        read_statistics(header.files, level, entry.shard, grid.channels) for entry in entries
-    )
     return LevelSummary(
         shape=(len(header.slots), grid.channels, *grid.size_tok),
         shards_done=sum(any(wanted[entry.shard]) for entry in entries),
         shards=sum(map(any, wanted.values())),
         size_bytes=sum(entry.bytes for entry in entries),
-        statistics=ChannelStatistics.merge(statistics),
+        statistics=header.statistics(level, (entry.shard for entry in entries)),
         saturated=sum(entry.saturated or 0 for entry in entries),
         projection=None if basis is None else (len(basis.mean), float(basis.explained.sum())),
     )

@@ -17,8 +17,8 @@ from store.files import (
 from store.fingerprint import sha256
 from store.header import METADATA_FILE, Header, read_digests, read_header, read_spec
 from store.lease import WHOLE, commit, writer_lease
-from store.ledger import LEDGER, ShardEntry, entry_file, parse_entry, parse_statistics
-from store.spec import LevelGrid, shard_file, shard_of
+from store.ledger import LEDGER, entry_file, parse_entry, parse_statistics
+from store.spec import shard_file, shard_numbers
 
 MISSING: Final = "is missing"
 UNRECORDED: Final = "has no ledger entry: its write was interrupted, or the entry was lost"
@@ -66,10 +66,7 @@ class Report:
 
 
 def verify(path: Url, *, progress: Callable[[int, int], None] = lambda done, todo: None) -> Report:
-    """Read a whole store and compare it with what its ledger says.
-
-    Every metadata file and shard is hashed, every ledger entry checked against its own digest. Runs
-    at the speed of the disk or of SHA-256, whichever is slower; holds one shard in memory.
+    """Read a whole store and compare it with what its ledger says; hold one shard in memory.
 
     `progress` is called with shards done and shards to do.
 
@@ -95,14 +92,15 @@ def verify(path: Url, *, progress: Callable[[int, int], None] = lambda done, tod
         shards = sorted(_shards(header))
     size_bytes = 0
     for done, (level, shard) in enumerate(shards, start=1):
+        images = tuple(image.image_id for image in header.wanted(shard) if image)
         try:
             found_bytes = files.size(shard_file(level, shard))
             size_bytes += found_bytes or 0
             if found := _shard_damage(header, level, shard, found_bytes):
-                damage.append(_damage(header, level, shard, *found))
+                damage.append(Damage(*found, images, level, shard))
         except (OSError, MemoryError) as error:
             what = f"cannot be read: {reason_of(error)}"
-            unread.append(_damage(header, level, shard, shard_file(level, shard), what))
+            unread.append(Damage(shard_file(level, shard), what, images, level, shard))
         progress(done, len(shards))
     return Report(files.url, len(shards), size_bytes, tuple(damage), tuple(unread))
 
@@ -144,28 +142,27 @@ def _shards(header: Header) -> set[tuple[str, int]]:
     found = set()
     for level in header.spec.levels:
         names = [*header.files.names(level), *header.files.names(f"{LEDGER}/{level}")]
-        found |= {(level, shard) for name in names if (shard := shard_of(name)) is not None}
+        found |= {(level, shard) for shard in shard_numbers(names)}
     for level in header.levels:
         found |= {(level, shard) for shard in header.shards if any(header.wanted(shard))}
     return found
-
-
-def _damage(header: Header, level: str, shard: int, file: str, what: str) -> Damage:
-    images = tuple(image.image_id for image in header.wanted(shard) if image)
-    return Damage(file, what, images, level, shard)
 
 
 def _shard_damage(
     header: Header, level: str, shard: int, found_bytes: int | None
 ) -> tuple[str, str] | None:
     """Check one shard of a size, None where it is missing, and its entry: file, what is wrong."""
-    files, wanted = header.files, header.wanted(shard)
+    files, wanted, grid = header.files, header.wanted(shard), header.grids[level]
     name, ledger_name = shard_file(level, shard), entry_file(level, shard)
     entry_data = files.read(ledger_name)
     if not entry_data:  # empty: deleted in a bucket
         return (name, MISSING if found_bytes is None else UNRECORDED) if any(wanted) else None
     entry = parse_entry(entry_data, level, shard)
-    if entry is None or not _can_be(entry, entry_data, header.grids[level]):
+    if entry is None or entry.bytes > grid.most_shard_bytes:
+        return ledger_name, "is damaged"
+    try:
+        parse_statistics(entry_data, grid.channels)
+    except ValueError:
         return ledger_name, "is damaged"
     if entry.fingerprint != header.fingerprints[level] or not entry.holds(wanted):
         return ledger_name, "is of other images, another teacher or another scale"
@@ -177,12 +174,3 @@ def _shard_damage(
     if len(data) != found_bytes:
         raise OSError(errno.EIO, "it ended while it was read", name)
     return None if sha256(data) == entry.digest else (name, "is damaged")
-
-
-def _can_be(entry: ShardEntry, entry_data: bytes, grid: LevelGrid) -> bool:
-    """Tell whether a store can hold a shard of this size, with such statistics."""
-    try:
-        parse_statistics(entry_data, grid.channels)
-    except ValueError:
-        return False
-    return entry.bytes <= grid.most_shard_bytes

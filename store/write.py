@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Self
 
-from store.codec import Bases, Scales, check_scale
+from store.codec import Bases, Scales
 from store.errors import (
     StoreError,
     StoreIncompleteError,
@@ -40,7 +40,7 @@ from store.ledger import (
     slots_json,
 )
 from store.shard_writer import Features, ShardTask, ShardWriter
-from store.spec import ImageEntry, StoreSpec, check_images, shard_of, upright
+from store.spec import ImageEntry, StoreSpec, check_images, shard_numbers, upright
 
 
 class StoreWriter:
@@ -135,8 +135,11 @@ class StoreWriter:
             if self.part == WHOLE:
                 self._files.sweep()
                 self._write_skeleton()
-            else:
-                self._require_skeleton()
+            elif self.unready or self._stale():
+                raise StoreIncompleteError(
+                    f"the store {self.path} is not ready for parts: run `ssr embed --init` first, "
+                    "with the same params and manifest"
+                )
             self._stack = stack.pop_all()
 
     def __exit__(self, *error: object) -> None:
@@ -166,14 +169,13 @@ class StoreWriter:
         """Record scales (C,) and bases of the levels without; they hold for ever after.
 
         Raises:
-            StoreError: Scales are not positive, or something cannot be written.
+            StoreError: Something cannot be written.
         """
         assert scales.keys() == set(self.unscaled), (scales.keys(), self.unscaled)
         if scales or bases:
-            fixed = {n: check_scale(n, scale) for n, scale in scales.items()}
             self._header = replace(
                 self._header,
-                scales={**self._header.scales, **fixed},
+                scales={**self._header.scales, **scales},
                 bases={**self._header.bases, **(bases or {})},
             )
             with one_line_for_os_errors(self.path):
@@ -242,14 +244,6 @@ class StoreWriter:
                 f"{self.spec.domain} {self.spec.fingerprint}: move it away and run `ssr embed`"
             )
 
-    def _require_skeleton(self) -> None:
-        """Refuse to write a part of a store whose metadata is not that of these images."""
-        if self.unready or self._stale():
-            raise StoreIncompleteError(
-                f"the store {self.path} is not ready for parts: run `ssr embed --init` first, "
-                "with the same params and manifest"
-            )
-
     def _write_skeleton(self) -> None:
         assert self._lease is not None
         if stale := self._stale():
@@ -257,11 +251,8 @@ class StoreWriter:
 
     def _stale(self) -> list[Change]:
         """Return the metadata files that are missing or of something else, as they should be."""
-        stale: list[Change] = []
-        for name, data in skeleton(replace(self._header, levels=self._ready_levels())).items():
-            if self._files.read(name) != data:
-                stale.append((name, data))
-        return stale
+        files = skeleton(replace(self._header, levels=self._ready_levels()))
+        return [(name, data) for name, data in files.items() if self._files.read(name) != data]
 
     def _ready_levels(self) -> tuple[str, ...]:
         """Return levels to write, and those that the store has, with the scales that they need."""
@@ -297,10 +288,9 @@ def _slots_by_entries(header: Header, listed: Sequence[Slot]) -> tuple[Slot, ...
     """
     held, shard_images = dict(enumerate(listed)), header.spec.shard_images
     for level in sorted(header.grids, key=lambda name: -header.grids[name].stride_px):
-        for shard in map(shard_of, header.files.names(f"{LEDGER}/{level}")):
-            entry = None if shard is None else header.recorded(level, shard)
-            if shard is not None and entry is not None:
-                for row, image in enumerate(entry.images[:shard_images]):
-                    if image is not None:
-                        held[shard * shard_images + row] = Slot(image, live=False)
+        for shard in shard_numbers(header.files.names(f"{LEDGER}/{level}")):
+            entry = header.recorded(level, shard)
+            for row, image in enumerate(entry.images[:shard_images] if entry else ()):
+                if image is not None:
+                    held[shard * shard_images + row] = Slot(image, live=False)
     return tuple(held[n] for n in sorted(held)) if max(held, default=-1) < len(held) else ()

@@ -240,7 +240,7 @@ class _Embedder:
             if level not in bases and self.planned.projection is not None:
                 bases[level] = fit_basis(level, features[level].values(), self.planned.projection)
         features = project(features, {**writer.bases, **bases})
-        scales = {level: estimate_scale(features[level].values()) for level in writer.unscaled}
+        scales = {n: estimate_scale(n, features[n].values()) for n in writer.unscaled}
         writer.fix_scales(scales, bases)
 
     @contextmanager

@@ -72,7 +72,7 @@ def write(
     with StoreWriter(url, spec, wanted, levels) as writer:
         sample = scale_sample(wanted)
         writer.fix_scales(
-            {level: estimate_scale(features(i, level) for i in sample) for level in writer.unscaled}
+            {n: estimate_scale(n, (features(i, n) for i in sample)) for n in writer.unscaled}
         )
         tasks = writer.pending()
         for task in tasks:
