@@ -92,10 +92,7 @@ class LocalFiles:
                 leftover.unlink(missing_ok=True)  # its writer may live, and be done with it
 
     def path(self, name: str) -> Path:
-        """Return where a file or folder is; the place may be a link, and links may lead inside it.
-
-        OSError where the name, or a link, leads out of the place.
-        """
+        """Return where a file or folder is; the place may be a link, and links may lead inside."""
         path = self.folder
         for part in _checked(name).split("/"):
             path /= part
@@ -145,14 +142,14 @@ class S3Files:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._root = self.url.removeprefix(S3)
+        self._bucket, _, self._prefix = self.url.removeprefix(S3).partition("/")
 
     def read(self, name: str) -> bytes | None:
         """Read a whole object; None where there is none."""
         try:
             with self._os_errors(name):
                 # One request: more would look for the size first, and could mix two versions.
-                return bytes(self._fs.cat_file(self._key(name), max_concurrency=1))
+                return bytes(self._fs.cat_file(self._place(name), max_concurrency=1))
         except FileNotFoundError:
             return None
 
@@ -160,12 +157,12 @@ class S3Files:
     def open(self, name: str) -> Iterator["_S3File"]:
         """Open an object to read parts of it."""
         with self._os_errors(name):
-            yield _S3File(f"{self.url}/{name}", self._key(name), self._fs)
+            yield _S3File(f"{self.url}/{name}", self._place(name), self._fs)
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Write a whole object."""
         with self._os_errors(name):
-            self._fs.pipe_file(self._key(name), bytes(data))
+            self._fs.pipe_file(self._place(name), bytes(data))
 
     def size(self, name: str) -> int | None:
         """Return the size of an object in bytes; None where there is none."""
@@ -178,7 +175,7 @@ class S3Files:
         """List the objects directly below a prefix, sorted."""
         with self._os_errors(folder):
             try:
-                found = self._fs.ls(self._key(folder), detail=True, refresh=True)
+                found = self._fs.ls(self._place(folder), detail=True, refresh=True)
             except FileNotFoundError:
                 return []
         names = (e["name"].rsplit("/", 1)[1] for e in found if e["type"] == "file")
@@ -190,10 +187,9 @@ class S3Files:
 
     def delete_all(self, names: Sequence[str]) -> None:
         """Delete objects in one request; one that refuses to go stays."""
-        keys = [{"Key": self._place(name)[1]} for name in names]
+        objects = {"Objects": [{"Key": self._key(name)} for name in names]}
         with self._os_errors(""):
-            bucket = self._place("")[0]
-            self._fs.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": keys})
+            self._fs.call_s3("delete_objects", Bucket=self._bucket, Delete=objects)
 
     def sweep(self) -> None:
         """Do nothing: an object is there as a whole or not at all."""
@@ -217,20 +213,18 @@ class S3Files:
 
     def copy(self, name: str, new_name: str) -> None:
         """Write an object with the content of another, on the server, in one step."""
-        bucket, key = self._place(name)
-        self._call("copy_object", new_name, CopySource={"Bucket": bucket, "Key": key})
+        source = {"Bucket": self._bucket, "Key": self._key(name)}
+        self._call("copy_object", new_name, CopySource=source)
 
     def _call(self, method: str, name: str, **arguments: object) -> Any:  # noqa: ANN401
-        bucket, key = self._place(name)
         with self._os_errors(name):
-            return self._fs.call_s3(method, Bucket=bucket, Key=key, **arguments)
-
-    def _place(self, name: str) -> tuple[str, str]:
-        bucket, _, key = self._key(name).partition("/")
-        return bucket, key
+            return self._fs.call_s3(method, Bucket=self._bucket, Key=self._key(name), **arguments)
 
     def _key(self, name: str) -> str:
-        return f"{self._root}/{_checked(name)}" if name else self._root
+        return f"{self._prefix}/{_checked(name)}".strip("/")
+
+    def _place(self, name: str) -> str:
+        return f"{self._bucket}/{self._key(name)}".rstrip("/")
 
     @cached_property
     def _fs(self) -> Any:  # noqa: ANN401 - s3fs has no types
@@ -295,9 +289,9 @@ class _S3File:
 Files: TypeAlias = LocalFiles | S3Files
 """The files below one place; names are POSIX paths below it, as `is_name` knows them.
 
-A write leaves a file as before or complete at any instant. Whatever goes wrong is an `OSError`, a
-`FileNotFoundError` only where there is no such file, so any other says nothing about the file.
-Names and links that lead out of the place are refused.
+A write leaves a file as before or complete at any instant. Whatever goes wrong is an `OSError`,
+also where a name or a link leads out of the place. Unless it is a `FileNotFoundError`, it says
+nothing about the file.
 """
 
 OpenFile: TypeAlias = _LocalFile | _S3File

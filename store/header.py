@@ -265,13 +265,11 @@ def digests_json(digests: Mapping[str, str], store_format: Format) -> bytes:
 
 
 def read_digests(files: Files) -> dict[str, str] | None:
-    """Read `ledger/metadata.json`; StoreMissingError where there is no store.
+    """Read `ledger/metadata.json`.
 
     None unless it is, to the bit, what was written, and names files that a store has.
     """
     data = files.read(METADATA_FILE)
-    if data is None and not (files.names(LEDGER) or files.names("")):
-        raise _missing(files)
     try:
         found = _Digests.model_validate_json(data or b"")
     except ValidationError:
@@ -334,13 +332,11 @@ def read_bases(read: Read, spec: StoreSpec, levels: Iterable[str]) -> Bases:
 def _read_file(files: Files, name: str) -> bytes:
     with one_line_for_reads(f"{files.url}/{name}"):
         data = files.read(name)
+        if data is None and not files.names(LEDGER):
+            raise StoreMissingError(f"no feature store at {files.url}: run `ssr embed`")
         if data is None:
-            raise damaged(files, name) if files.names(LEDGER) else _missing(files)
+            raise damaged(files, name)
         return data
-
-
-def _missing(files: Files) -> StoreMissingError:
-    return StoreMissingError(f"no feature store at {files.url}: run `ssr embed`")
 
 
 def damaged(files: Files, name: str) -> StoreError:

@@ -104,7 +104,6 @@ def writer_lock(folder: Path, what: str) -> Iterator[None]:
     Raises:
         StoreBusyError: Another process holds the lock; the message names its pid and host.
         StoreError: The file system knows no locks.
-        OSError: The folder is not writable.
     """
     with _named_lock(folder / "writer.lock", what, _holder_json()):
         yield

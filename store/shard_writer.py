@@ -28,9 +28,8 @@ class ShardTask:
     """One shard that is not done.
 
     Attributes:
-        shard: Number of the shard.
-        images: The image of each slot; None for an image that was removed.
-        levels: Levels that are missing, finest first.
+        images: Of each slot; None for an image that was removed.
+        levels: Those that are missing, finest first.
     """
 
     shard: int
@@ -59,10 +58,9 @@ class ShardWriter:
     token: str
 
     def read_bases(self, levels: Sequence[str]) -> Bases:
-        """Read the bases of levels; they are too large to travel with every shard.
+        """Read the bases of levels, which are too large to travel with every shard.
 
-        Raises:
-            StoreError: One is not what it was when the writer began.
+        StoreError where one is not what it was when the writer began.
         """
         files = files_at(self.url)
         with one_line_for_reads(self.url):

@@ -272,13 +272,6 @@ class LevelGrid:
         rows, columns = self.chunks_per_image
         return self.shard_images * rows * columns * INDEX_ENTRY_BYTES + CRC_BYTES
 
-    @property
-    def most_shard_bytes(self) -> int:
-        """Size that no shard exceeds, by the bound of zstd for what cannot be compressed."""
-        rows, columns = self.chunks_per_image
-        most_chunk_bytes = self.chunk_bytes + self.chunk_bytes // 256 + 64 + CRC_BYTES
-        return self.shard_images * rows * columns * most_chunk_bytes + self.index_bytes
-
     def image_size_tok(self, working_size_px: Size) -> Size:
         """Return the valid (height, width) of an image in tokens of this level."""
         return (working_size_px[0] // self.stride_px, working_size_px[1] // self.stride_px)

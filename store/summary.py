@@ -26,11 +26,9 @@ class LevelSummary:
 
     Attributes:
         shape: (image, channel, y, x) of the array.
-        shards_done: Shards that the ledger records as done.
-        shards: Shards that hold an image of the data set.
-        size_bytes: Size of the done shards on the disk.
-        statistics: Per channel over all stored tokens, those of removed images included; None
-            where nothing is stored.
+        shards: Those that hold an image of the data set.
+        size_bytes: Of the done shards on the disk.
+        statistics: Per channel over all stored tokens, those of removed images included.
         saturated: Stored numbers that the scale of an 8 bit codec was too small for.
         projection: Of stored principal components: channels of the teacher, and the share of a
             sample's variance that is kept.
@@ -72,9 +70,7 @@ class StoreSummary:
 def inspect(path: Url) -> StoreSummary:
     """Summarise the store at a path, from its ledger alone.
 
-    Raises:
-        StoreUnreadableError: A file cannot be looked at.
-        StoreError: There is no store, its metadata is not sound, or a ledger entry is damaged.
+    StoreError where there is none, or its metadata or a ledger entry is not sound.
     """
     header = read_header(files_at(path))
     levels = {level: _summarise(header, level) for level in header.levels}

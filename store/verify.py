@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from store.errors import StoreError, StoreFormatError
+from store.errors import StoreError, StoreFormatError, StoreMissingError
 from store.files import (
     Files,
     Url,
@@ -26,13 +26,12 @@ UNRECORDED: Final = "has no ledger entry: its write was interrupted, or the entr
 
 @dataclass(frozen=True)
 class Damage:
-    """One file that is not as it was written, or that could not be looked at.
+    """One file that is not as it was written, or could not be looked at, and what is wrong.
 
     Attributes:
         file: POSIX path inside the store.
-        what: What is wrong with it.
-        images: Ids of the images of its shard, which are embedded again together; none of metadata.
-        level, shard: Of the shard; None where it is about no shard.
+        images: Ids of the images of its shard, which are embedded again together.
+        level, shard: None of metadata.
     """
 
     file: str
@@ -80,7 +79,7 @@ def verify(path: Url, *, progress: Callable[[int, int], None] = lambda done, tod
     unread: list[Damage] = []
     try:
         read_spec(files)
-    except StoreFormatError:
+    except (StoreMissingError, StoreFormatError):
         raise
     except StoreError:
         pass  # is found below, with whatever else is wrong
@@ -152,17 +151,17 @@ def _shard_damage(
     header: Header, level: str, shard: int, found_bytes: int | None
 ) -> tuple[str, str] | None:
     """Check one shard of a size, None where it is missing, and its entry: file, what is wrong."""
-    files, wanted, grid = header.files, header.wanted(shard), header.grids[level]
+    files, wanted = header.files, header.wanted(shard)
     name, ledger_name = shard_file(level, shard), entry_file(level, shard)
     entry_data = files.read(ledger_name)
     if not entry_data:  # empty: deleted in a bucket
         return (name, MISSING if found_bytes is None else UNRECORDED) if any(wanted) else None
     entry = parse_entry(entry_data, level, shard)
-    if entry is None or entry.bytes > grid.most_shard_bytes:
-        return ledger_name, "is damaged"
     try:
-        parse_statistics(entry_data, grid.channels)
+        parse_statistics(entry_data, header.grids[level].channels)
     except ValueError:
+        entry = None
+    if entry is None:
         return ledger_name, "is damaged"
     if entry.fingerprint != header.fingerprints[level] or not entry.holds(wanted):
         return ledger_name, "is of other images, another teacher or another scale"

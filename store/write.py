@@ -12,7 +12,6 @@ from store.errors import (
     StoreError,
     StoreIncompleteError,
     StoreMismatchError,
-    StoreMissingError,
     StoreUnreadableError,
 )
 from store.files import Url, absolute, files_at, join, one_line_for_os_errors, one_line_for_reads
@@ -55,10 +54,9 @@ class StoreWriter:
     as a writer of the whole store left it, which `fix_scales` and `finalise` belong to as well.
 
     Args:
-        url: Folder or S3 prefix of all stores; this one is `<url>/<domain>/<fingerprint8>.zarr`.
-        images: All images that the store shall hold; those that it holds beside them become
-            tombstones.
-        levels: Levels to write; others that the store has are left as they are.
+        url: Of all stores; this one is `<url>/<domain>/<fingerprint8>.zarr`.
+        images: All that the store shall hold; those that it holds beside them become tombstones.
+        levels: Those to write; others that the store has are left as they are.
         part: Of the shards; see `store.lease`.
 
     Raises:
@@ -86,15 +84,10 @@ class StoreWriter:
             sorted(set(levels), key=lambda name: (spec.level(name).stride_px, name))
         )
         self._images = tuple(images)
-        self._header = Header(self._files, spec, (), (), {}, {})
+        self.header = Header(self._files, spec, (), (), {}, {})
         self._seen: dict[tuple[str, int], ShardEntry] = {}
         self._lease: str | None = None  # its token
         self._stack = ExitStack()
-
-    @property
-    def spec(self) -> StoreSpec:
-        """Specification, with levels that the store has beside those that were asked for."""
-        return self._header.spec
 
     def __enter__(self) -> Self:
         with one_line_for_reads(self.path):
@@ -107,13 +100,9 @@ class StoreWriter:
     def _look(self) -> None:
         """Read the header that the store has, as far as it is sound, and give images slots."""
         self._check_identity()
-        read = self._files.read
-        try:
-            digests = read_digests(self._files) or {}
-        except StoreMissingError:
-            digests = {}
-        kept = read_levels(read, self.spec, digests)
-        spec = replace(self.spec, levels=kept | dict(self.spec.levels))
+        read, digests = self._files.read, read_digests(self._files) or {}
+        kept = read_levels(read, self.header.spec, digests)
+        spec = replace(self.header.spec, levels=kept | dict(self.header.spec.levels))
         bases = read_bases(read, spec, spec.levels)
         # where the basis was lost, the scale is one of numbers that may not come again
         known = [n for n in spec.levels if upright(n) in bases or not spec.projected]
@@ -125,7 +114,7 @@ class StoreWriter:
             check_images(spec, [slot.image for slot in slots])
         except StoreError:
             slots = ()
-        self._header = replace(header, slots=assign_slots(slots, self._images))
+        self.header = replace(header, slots=assign_slots(slots, self._images))
 
     def _take_lease(self) -> None:
         with one_line_for_os_errors(self.path), ExitStack() as stack:
@@ -148,22 +137,17 @@ class StoreWriter:
     @property
     def unscaled(self) -> tuple[str, ...]:
         """Levels that cannot be written before `fix_scales`; none unless the codec has scales."""
-        return self._header.unscaled(self.levels)
+        return self.header.unscaled(self.levels)
 
     @property
     def unprojected(self) -> tuple[str, ...]:
         """Levels that have no basis yet; none unless the store holds principal components."""
-        return self._header.unprojected(self.levels)
+        return self.header.unprojected(self.levels)
 
     @property
     def unready(self) -> tuple[str, ...]:
         """Levels that lack scale or basis."""
         return tuple(dict.fromkeys((*self.unprojected, *self.unscaled)))
-
-    @property
-    def bases(self) -> Bases:
-        """Bases that are fixed."""
-        return self._header.bases
 
     def fix_scales(self, scales: Scales, bases: Bases | None = None) -> None:
         """Record scales (C,) and bases of the levels without; they hold for ever after.
@@ -173,10 +157,10 @@ class StoreWriter:
         """
         assert scales.keys() == set(self.unscaled), (scales.keys(), self.unscaled)
         if scales or bases:
-            self._header = replace(
-                self._header,
-                scales={**self._header.scales, **scales},
-                bases={**self._header.bases, **(bases or {})},
+            self.header = replace(
+                self.header,
+                scales={**self.header.scales, **scales},
+                bases={**self.header.bases, **(bases or {})},
             )
             with one_line_for_os_errors(self.path):
                 self._write_skeleton()
@@ -187,9 +171,9 @@ class StoreWriter:
         assert self._lease is not None, "a StoreWriter is a context manager"
         return ShardWriter(
             absolute(self.path),
-            self.spec,
-            self._header.scales,
-            self._header.fingerprints,
+            self.header.spec,
+            self.header.scales,
+            self.header.fingerprints,
             self.part,
             self._lease,
         )
@@ -209,8 +193,8 @@ class StoreWriter:
         levels: dict[str, LevelEntry] = {}
         for level in self.levels:
             digests: list[str | None] = []
-            for shard in self._header.shards:
-                wanted = any(self._header.wanted(shard))
+            for shard in self.header.shards:
+                wanted = any(self.header.wanted(shard))
                 entry = self._done(level, shard) if wanted else None
                 if entry is None and wanted:
                     raise StoreIncompleteError(
@@ -218,13 +202,13 @@ class StoreWriter:
                         "run `ssr embed`"
                     )
                 digests.append(entry.digest if entry else None)
-            fingerprint = self._header.fingerprints[level]
+            fingerprint = self.header.fingerprints[level]
             levels[level] = LevelEntry(fingerprint=fingerprint, shards=tuple(digests))
-        stored = self._header.live
+        stored = self.header.live
         return StoreEntry(
-            path=self.spec.relative_path,
-            fingerprint=self.spec.fingerprint,
-            provenance=root_attributes(self.spec)["provenance"],
+            path=self.header.spec.relative_path,
+            fingerprint=self.header.spec.fingerprint,
+            provenance=root_attributes(self.header.spec)["provenance"],
             images=len(stored),
             images_digest=fingerprint_of(sorted((i.image_id, i.content) for i in stored)),
             levels=levels,
@@ -238,10 +222,11 @@ class StoreWriter:
             raise
         except StoreError:
             return
-        if (found.fingerprint, found.domain) != (self.spec.fingerprint, self.spec.domain):
+        spec = self.header.spec
+        if (found.fingerprint, found.domain) != (spec.fingerprint, spec.domain):
             raise StoreMismatchError(
                 f"{self.path} holds features of {found.domain} {found.fingerprint}, not of "
-                f"{self.spec.domain} {self.spec.fingerprint}: move it away and run `ssr embed`"
+                f"{spec.domain} {spec.fingerprint}: move it away and run `ssr embed`"
             )
 
     def _write_skeleton(self) -> None:
@@ -251,21 +236,21 @@ class StoreWriter:
 
     def _stale(self) -> list[Change]:
         """Return the metadata files that are missing or of something else, as they should be."""
-        files = skeleton(replace(self._header, levels=self._ready_levels()))
+        files = skeleton(replace(self.header, levels=self._ready_levels()))
         return [(name, data) for name, data in files.items() if self._files.read(name) != data]
 
     def _ready_levels(self) -> tuple[str, ...]:
         """Return levels to write, and those that the store has, with the scales that they need."""
         return tuple(
             level
-            for level in self.spec.levels
-            if not (self._header.unscaled([level]) or self._header.unprojected([level]))
+            for level in self.header.spec.levels
+            if not (self.header.unscaled([level]) or self.header.unprojected([level]))
             and (level in self.levels or self._files.size(f"{level}/{ROOT_FILE}") is not None)
         )
 
     def _pending(self) -> Iterator[ShardTask]:
-        for shard in self._header.shards:
-            images = self._header.wanted(shard)
+        for shard in self.header.shards:
+            images = self.header.wanted(shard)
             if owns(self.part, shard) and any(images):
                 levels = tuple(level for level in self.levels if not self._done(level, shard))
                 if levels:
@@ -275,7 +260,7 @@ class StoreWriter:
         """Return the entry of a shard that is done."""
         if (level, shard) in self._seen:
             return self._seen[level, shard]
-        entry = self._header.done(level, shard, self._header.wanted(shard))
+        entry = self.header.done(level, shard, self.header.wanted(shard))
         if entry is not None and self._lease is None:  # looked at once, as nothing is written
             self._seen[level, shard] = entry
         return entry

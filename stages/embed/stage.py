@@ -215,7 +215,7 @@ class _Embedder:
             return
         from stages.embed.task import run_serial
 
-        with self._shards(tasks, image_done, writer.bases) as shards:
+        with self._shards(tasks, image_done, writer.header.bases) as shards:
             run_serial(shards, lambda shard: writer.write_shard(shard.task, shard.features()))
 
     def fix_scales(self, writer: StoreWriter, bases_of_others: Callable[[], Bases]) -> None:
@@ -239,7 +239,7 @@ class _Embedder:
         for level in writer.unprojected:
             if level not in bases and self.planned.projection is not None:
                 bases[level] = fit_basis(level, features[level].values(), self.planned.projection)
-        features = project(features, {**writer.bases, **bases})
+        features = project(features, {**writer.header.bases, **bases})
         scales = {n: estimate_scale(n, features[n].values()) for n in writer.unscaled}
         writer.fix_scales(scales, bases)
 
