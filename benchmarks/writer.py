@@ -40,8 +40,8 @@ def main(folder: Path, repeats: int) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as place:
         path = Path(place) / "shard"
         for codec in CODECS:
-            grid = LevelGrid("stride8", 8, CHANNELS, IMAGES, SIZE_TOK, 16, Codec(codec))
-            scale = estimate_scale(features.values()) if grid.codec.scaled else None
+            grid = LevelGrid(8, CHANNELS, IMAGES, SIZE_TOK, 16, Codec(codec))
+            scale = estimate_scale(codec, features.values()) if grid.codec.scaled else None
             ours = [partial(_ours, grid, scale, images, features, threads) for threads in (1, 2)]
             ways = [partial(_by_zarr, grid, scale, features), *ours]
             seconds = [[_clocked(way, path) for way in ways] for _ in range(repeats)]

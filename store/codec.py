@@ -134,30 +134,25 @@ def scale_sample(images: Sequence[_Image]) -> tuple[_Image, ...]:
     return tuple(images[n * len(images) // count] for n in range(count))
 
 
-def estimate_scale(features: Iterable[NDArray[Any]]) -> NDArray[np.float32]:
+def estimate_scale(level: str, features: Iterable[NDArray[Any]]) -> NDArray[np.float32]:
     """Return the scale (C,) under which no number of a sample is clipped, with some headroom.
 
     A channel that is zero throughout gets the scale of one whose largest number is 1. `features`
-    are (C, h, w) of each image, float32 or float16, finite.
+    are (C, h, w) of each image, float32 or float16; StoreError where float16 cannot hold them.
     """
-    with np.errstate(over="ignore"):  # what is too large becomes Inf, which `check_scale` refuses
+    with np.errstate(over="ignore"):
         peaks = [np.abs(image.astype(np.float16)).max(axis=(1, 2)) for image in features]
     peak: NDArray[np.float32] = np.max(peaks, axis=0).astype(np.float32)
+    _require_finite(f"the scale of {level}", peak)
     peak[peak == 0] = 1.0
     return peak * np.float32(HEADROOM / HIGHEST_CODE)
 
 
-def check_scale(level: str, scale: NDArray[Any], channels: int) -> NDArray[np.float32]:
-    """Return a scale (C,) as it is stored; StoreError unless all of it is positive and finite."""
-    stored = np.ascontiguousarray(scale, "<f4")
-    assert stored.shape == (channels,), (level, stored.shape, channels)
-    useless = channels - int(np.count_nonzero(np.isfinite(stored) & (stored > 0)))
-    if useless:
+def _require_finite(what: str, numbers: NDArray[Any]) -> None:
+    if not np.isfinite(numbers).all():
         raise StoreError(
-            f"the scale of {level}: {useless} of {channels} channels are NaN, Inf or not greater "
-            "than 0; check the teacher's weights and precision"
+            f"{what}: features are NaN, Inf or too large; check the teacher's weights and precision"
         )
-    return stored
 
 
 def scale_name(level: str) -> str:
@@ -172,11 +167,11 @@ def scale_file(level: str) -> str:
 
 def parse_scale(data: bytes, channels: int) -> NDArray[np.float32] | None:
     """Read the content of a scale's chunk; None where it is damaged."""
-    scale = parse_floats(data, (channels,))
+    scale = _parse_floats(data, (channels,))
     return scale if scale is not None and np.all((scale > 0) & (scale < _MOST_SCALE)) else None
 
 
-def parse_floats(data: bytes, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+def _parse_floats(data: bytes, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
     """Read float32 numbers and their crc32c; None where these are not the bytes of such a shape."""
     size_bytes = 4 * prod(shape) + CRC_BYTES
     if len(data) != size_bytes or not crc32c_is_sound(np.frombuffer(data, np.uint8)):
@@ -250,11 +245,7 @@ def fit_basis(level: str, features: Iterable[NDArray[Any]], projection: Projecti
             squares = squares + tokens @ tokens.T
         mean = total / count
         covariance = squares / count - np.outer(mean, mean)
-    if not np.isfinite(covariance).all():
-        raise StoreError(
-            f"the principal components of {level}: features are NaN or Inf; check the teacher's "
-            "weights and precision"
-        )
+    _require_finite(f"the principal components of {level}", covariance)
     variances, vectors = np.linalg.eigh(covariance)  # ascending
     share = np.maximum(variances[::-1], 0.0) / max(variances.clip(0.0).sum(), np.finfo(float).tiny)
     components, explained = vectors.T[::-1][: projection.channels], share[: projection.channels]
@@ -277,7 +268,7 @@ def parse_basis(mean: bytes, components: bytes, explained: bytes) -> Basis | Non
     sizes = [(len(data) - CRC_BYTES) // 4 for data in (mean, explained)]
     shapes = ((sizes[0],), (sizes[1], sizes[0]), (sizes[1],))
     found = [
-        parse_floats(data, shape)
+        _parse_floats(data, shape)
         for data, shape in zip((mean, components, explained), shapes, strict=True)
     ]
     arrays = [array for array in found if array is not None and np.isfinite(array).all()]

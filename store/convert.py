@@ -47,7 +47,7 @@ def convert(
             "say it is: move it there, the new store goes beside it"
         )
     spec = replace(header.spec, codec=codec)
-    images = [slot.image for slot in header.slots if slot.live]
+    images = header.live
     reader.check(
         levels=header.levels,
         images={image.image_id: image.content for image in images},
@@ -59,7 +59,7 @@ def convert(
         entry, url = reader.entry(level, shard), header.files.url
         name = shard_file(level, shard)
         with one_line_for_reads(f"{url}/{name}"):
-            digest = sha256(header.files.read(name))
+            digest = sha256(header.files.read(name) or b"")
         if entry is None or digest != entry.digest:
             raise StoreError(
                 f"{url}/{name} is damaged: `ssr verify {url} --repair` embeds it again"
@@ -77,7 +77,7 @@ def convert(
     with StoreWriter(stores_of(path), spec, images, header.levels) as writer:
         sample = scale_sample(images)
         writer.fix_scales(
-            {level: estimate_scale(read(level, sample).values()) for level in writer.unscaled},
+            {n: estimate_scale(n, read(n, sample).values()) for n in writer.unscaled},
             {level: header.bases[level] for level in writer.unprojected},
         )
         tasks = writer.pending()

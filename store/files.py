@@ -9,7 +9,6 @@ minute (store/README.md has the numbers).
 import errno
 import os
 import re
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -42,34 +41,37 @@ class LocalFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.url = str(folder)
-        self._opened: dict[str, str] = {}  # so that windows of a shard look for links once
 
-    def read(self, name: str) -> bytes:
-        """Read a whole file."""
-        with self.open(name) as file:
-            if file.size_bytes > MOST_METADATA_BYTES and not name.endswith(_SHARD):
-                raise OSError(errno.EFBIG, "larger than any metadata", file.url)
-            return file.whole()
+    def read(self, name: str) -> bytes | None:
+        """Read a whole file; None where there is none."""
+        try:
+            with os.fdopen(self._open(name), "rb") as file:
+                size_bytes = os.fstat(file.fileno()).st_size
+                if size_bytes > MOST_METADATA_BYTES and not name.endswith(_SHARD):
+                    raise OSError(errno.EFBIG, "larger than any metadata", f"{self.url}/{name}")
+                return file.read()
+        except FileNotFoundError:
+            return None
 
     @contextmanager
     def open(self, name: str) -> Iterator["_LocalFile"]:
         """Open a file to read parts of it."""
-        path = self._opened.get(name) or self._opened.setdefault(name, self.path(name))
-        # Opening a pipe would wait for its writer, and a device may never end.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = self._open(name)
         try:
-            yield _LocalFile(path, descriptor)
+            yield _LocalFile(f"{self.url}/{name}", descriptor)
         finally:
             os.close(descriptor)
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Write a whole file by way of a temporary one beside it."""
-        atomic.write_bytes(Path(self.path(name)), data)
+        atomic.write_bytes(self.path(name), data)
 
-    def size(self, name: str) -> int:
-        """Return the size of a file in bytes."""
-        path = self.path(name)
-        return _size_of(Path(path).stat(), path)
+    def size(self, name: str) -> int | None:
+        """Return the size of a file in bytes; None where there is none."""
+        try:
+            return self.path(name).stat().st_size
+        except FileNotFoundError:
+            return None
 
     def names(self, folder: str) -> list[str]:
         """List the files directly in a folder, sorted; none where there is no folder."""
@@ -81,7 +83,7 @@ class LocalFiles:
 
     def delete(self, name: str) -> None:
         """Delete a file unless there is none."""
-        Path(self.path(name)).unlink(missing_ok=True)
+        self.path(name).unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Remove what writers that were killed left half-written; none may live."""
@@ -89,55 +91,45 @@ class LocalFiles:
             if leftover.is_file() and not leftover.is_symlink():
                 leftover.unlink(missing_ok=True)  # its writer may live, and be done with it
 
-    def path(self, name: str) -> str:
-        """Return where a file or folder is; the place may be a link, and links may lead inside it.
-
-        OSError where the name, or a link, leads out of the place.
-        """
-        path = self.url
+    def path(self, name: str) -> Path:
+        """Return where a file or folder is; the place may be a link, and links may lead inside."""
+        path = self.folder
         for part in _checked(name).split("/"):
-            path = f"{path}/{part}"
-            if os.path.islink(path):  # noqa: PTH114 - a `Path` each would cost every window
-                place = os.path.realpath(self.url)
-                if os.path.commonpath([place, os.path.realpath(path)]) != place:
-                    raise OSError(errno.ELOOP, "a link leads out of the store", path)
+            path /= part
+            if path.is_symlink():
+                place = os.path.realpath(self.folder)
+                if not Path(os.path.realpath(path)).is_relative_to(place):
+                    raise OSError(errno.ELOOP, "a link leads out of the store", str(path))
         return path
+
+    def _open(self, name: str) -> int:
+        return atomic.open_regular(self.path(name), os.O_RDONLY)
 
 
 class _LocalFile:
     def __init__(self, url: str, descriptor: int) -> None:
         self.url = url
-        self.size_bytes = _size_of(os.fstat(descriptor), url)
+        self._size_bytes = os.fstat(descriptor).st_size
         self._descriptor = descriptor
-
-    def whole(self) -> bytes:
-        with open(self._descriptor, "rb", closefd=False) as file:
-            return file.read()
 
     def tail(self, length: int) -> NDArray[np.uint8]:
         """Read the last bytes; fewer where the file is shorter."""
-        length = min(length, self.size_bytes)
-        return next(self.ranges([(self.size_bytes - length, length)]))
+        length = min(length, self._size_bytes)
+        return next(self.ranges([(self._size_bytes - length, length)]))
 
     def ranges(self, ranges: Sequence[tuple[int, int]]) -> Iterator[NDArray[np.uint8]]:
         """Read (offset, length) each; fewer bytes where the file ends. Valid until the next."""
         # One buffer for all, so that it stays in the processor's cache from reading to copying.
         buffer = np.empty(max((length for _, length in ranges), default=0), np.uint8)
         for offset, length in ranges:
-            part = buffer[: length if offset < self.size_bytes else 0]
+            part = buffer[: length if offset < self._size_bytes else 0]
             yield part[: os.preadv(self._descriptor, [part.data], offset)] if len(part) else part
-
-
-def _size_of(state: os.stat_result, path: str) -> int:
-    if not stat.S_ISREG(state.st_mode):
-        raise OSError(errno.EINVAL, "is not a regular file", path)
-    return state.st_size
 
 
 class State(NamedTuple):
     """One version of an object: its content, its tag, and how long ago it was written."""
 
-    data: bytes
+    data: bytes | None
     tag: str
     age: timedelta
 
@@ -150,34 +142,40 @@ class S3Files:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._root = self.url.removeprefix(S3)
+        self._bucket, _, self._prefix = self.url.removeprefix(S3).partition("/")
 
-    def read(self, name: str) -> bytes:
-        """Read a whole object."""
-        with self._os_errors(name):
-            # One request: more at once would look for the size first, and could mix two versions.
-            return bytes(self._fs.cat_file(self._key(name), max_concurrency=1))
+    def read(self, name: str) -> bytes | None:
+        """Read a whole object; None where there is none."""
+        try:
+            with self._os_errors(name):
+                # One request: more would look for the size first, and could mix two versions.
+                return bytes(self._fs.cat_file(self._place(name), max_concurrency=1))
+        except FileNotFoundError:
+            return None
 
     @contextmanager
     def open(self, name: str) -> Iterator["_S3File"]:
         """Open an object to read parts of it."""
         with self._os_errors(name):
-            yield _S3File(f"{self.url}/{name}", self._key(name), self._fs)
+            yield _S3File(f"{self.url}/{name}", self._place(name), self._fs)
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Write a whole object."""
         with self._os_errors(name):
-            self._fs.pipe_file(self._key(name), bytes(data))
+            self._fs.pipe_file(self._place(name), bytes(data))
 
-    def size(self, name: str) -> int:
-        """Return the size of an object in bytes."""
-        return int(self._call("head_object", name)["ContentLength"])
+    def size(self, name: str) -> int | None:
+        """Return the size of an object in bytes; None where there is none."""
+        try:
+            return int(self._call("head_object", name)["ContentLength"])
+        except FileNotFoundError:
+            return None
 
     def names(self, folder: str) -> list[str]:
         """List the objects directly below a prefix, sorted."""
         with self._os_errors(folder):
             try:
-                found = self._fs.ls(self._key(folder), detail=True, refresh=True)
+                found = self._fs.ls(self._place(folder), detail=True, refresh=True)
             except FileNotFoundError:
                 return []
         names = (e["name"].rsplit("/", 1)[1] for e in found if e["type"] == "file")
@@ -189,10 +187,9 @@ class S3Files:
 
     def delete_all(self, names: Sequence[str]) -> None:
         """Delete objects in one request; one that refuses to go stays."""
-        keys = [{"Key": self._place(name)[1]} for name in names]
+        objects = {"Objects": [{"Key": self._key(name)} for name in names]}
         with self._os_errors(""):
-            bucket = self._place("")[0]
-            self._fs.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": keys})
+            self._fs.call_s3("delete_objects", Bucket=self._bucket, Delete=objects)
 
     def sweep(self) -> None:
         """Do nothing: an object is there as a whole or not at all."""
@@ -216,20 +213,18 @@ class S3Files:
 
     def copy(self, name: str, new_name: str) -> None:
         """Write an object with the content of another, on the server, in one step."""
-        bucket, key = self._place(name)
-        self._call("copy_object", new_name, CopySource={"Bucket": bucket, "Key": key})
+        source = {"Bucket": self._bucket, "Key": self._key(name)}
+        self._call("copy_object", new_name, CopySource=source)
 
     def _call(self, method: str, name: str, **arguments: object) -> Any:  # noqa: ANN401
-        bucket, key = self._place(name)
         with self._os_errors(name):
-            return self._fs.call_s3(method, Bucket=bucket, Key=key, **arguments)
-
-    def _place(self, name: str) -> tuple[str, str]:
-        bucket, _, key = self._key(name).partition("/")
-        return bucket, key
+            return self._fs.call_s3(method, Bucket=self._bucket, Key=self._key(name), **arguments)
 
     def _key(self, name: str) -> str:
-        return f"{self._root}/{_checked(name)}" if name else self._root
+        return f"{self._prefix}/{_checked(name)}".strip("/")
+
+    def _place(self, name: str) -> str:
+        return f"{self._bucket}/{self._key(name)}".rstrip("/")
 
     @cached_property
     def _fs(self) -> Any:  # noqa: ANN401 - s3fs has no types
@@ -294,9 +289,9 @@ class _S3File:
 Files: TypeAlias = LocalFiles | S3Files
 """The files below one place; names are POSIX paths below it, as `is_name` knows them.
 
-A write leaves a file as before or complete at any instant. Whatever goes wrong is an `OSError`, a
-`FileNotFoundError` only where there is no such file, so any other says nothing about the file.
-Names and links that lead out of the place are refused.
+A write leaves a file as before or complete at any instant. Whatever goes wrong is an `OSError`,
+also where a name or a link leads out of the place. Unless it is a `FileNotFoundError`, it says
+nothing about the file.
 """
 
 OpenFile: TypeAlias = _LocalFile | _S3File
@@ -314,15 +309,6 @@ def files_at(url: Url) -> Files:
     if is_known(url):
         return S3Files(url)
     raise StoreError(f"the store url {url} is neither a folder nor {S3}bucket/prefix: change it")
-
-
-def exists(files: Files, name: str) -> bool:
-    """Tell whether there is such a file."""
-    try:
-        files.size(name)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def is_name(name: str) -> bool:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 CRC_BYTES: Final = 4
 
-_RESIDUE: Final = 0x48674BC7
+_RESIDUE: Final = 0x48674BC7.to_bytes(CRC_BYTES, "little")
 """The crc32c of any bytes that end with their own crc32c, little endian."""
 
 
@@ -59,5 +59,4 @@ def crc32c(data: "bytes | NDArray[np.uint8]") -> bytes:
 
 def crc32c_is_sound(data: "NDArray[np.uint8]") -> bool:
     """Tell whether the last four bytes are the crc32c of those before them."""
-    buffer: Any = data  # google_crc32c takes whatever has a buffer
-    return len(data) > CRC_BYTES and bool(google_crc32c.value(buffer) == _RESIDUE)
+    return len(data) > CRC_BYTES and crc32c(data) == _RESIDUE

@@ -1,11 +1,13 @@
 """Metadata of a store, read and verified: specification, levels, slots, scales, digests."""
 
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, get_args
+from functools import cached_property
+from typing import Any, Final, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, JsonValue, TypeAdapter, ValidationError
 
 from store.codec import (
     BASIS_ARRAYS,
@@ -16,35 +18,32 @@ from store.codec import (
     parse_scale,
     scale_file,
 )
-from store.errors import (
-    StoreError,
-    StoreFormatError,
-    StoreMismatchError,
-    StoreMissingError,
-    StoreUnreadableError,
-)
+from store.errors import StoreError, StoreFormatError, StoreMismatchError, StoreMissingError
 from store.files import Files, one_line_for_reads
 from store.fingerprint import canonical_json, fingerprint_of, sha256
 from store.ledger import (
     LEDGER,
     SLOTS_FILE,
+    ChannelStatistics,
     ShardEntry,
     Slot,
-    read_slots,
-    recorded,
-    wanted_images,
+    entry_file,
+    parse_entry,
+    parse_slots,
+    parse_statistics,
 )
 from store.spec import (
     LEVEL_NAME,
+    LEVELS,
     TAKEN,
     Format,
     ImageEntry,
     Level,
-    Size,
+    LevelGrid,
     StoreSpec,
     check_images,
-    levels_of_format_1,
-    shard_count,
+    shard_file,
+    stride_of,
     upright,
 )
 
@@ -62,54 +61,12 @@ _ABOUT = (
     "is no feature; the contract is store/README.md of ssr-offline"
 )
 
-
-class RootAttributes(BaseModel):
-    """Attributes of the root group: the specification, written out."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    about: str
-    format: Format
-    fingerprint: str
-    domain: str
-    channels: int | None = None
-    grid_px: Size
-    shard_images: int
-    codec: str
-    provenance: dict[str, JsonValue]
-
-    @classmethod
-    def of(cls, spec: StoreSpec) -> "RootAttributes":
-        """Write out a specification."""
-        values = {name: getattr(spec, name) for name in cls.model_fields if name != "about"}
-        return cls.model_validate_json(canonical_json({"about": _ABOUT, **values}))
-
-    def as_json(self) -> dict[str, JsonValue]:
-        """Return the attributes; each level of format 2 has its channels among its own."""
-        return self.model_dump(mode="json", exclude=None if self.format == 1 else {"channels"})
-
-    def spec(self) -> StoreSpec:
-        """Read the specification back, in format 2 without its levels."""
-        if (self.channels is None) != (self.format > 1):
-            raise StoreError("only format 1 has one number of channels")
-        return StoreSpec(
-            domain=self.domain,
-            levels={} if self.channels is None else levels_of_format_1(self.channels),
-            format=self.format,
-            grid_px=self.grid_px,
-            shard_images=self.shard_images,
-            codec=self.codec,
-            provenance=self.provenance,
-        )
+Read: TypeAlias = Callable[[str], bytes | None]
+"""Content of a metadata file by its name, or None: `Files.read`, or `get` of what was read."""
 
 
 class _File(BaseModel):
     attributes: dict[str, JsonValue]
-
-
-class _Digests(BaseModel):
-    format: Format
-    files: dict[str, str]
 
 
 class _LevelAttributes(BaseModel):
@@ -117,9 +74,21 @@ class _LevelAttributes(BaseModel):
     channels: int
 
 
+class _LevelFile(BaseModel):
+    attributes: _LevelAttributes
+
+
+class _Digests(BaseModel):
+    format: Format
+    files: dict[str, str]
+
+
+_SPEC: Final = TypeAdapter(StoreSpec)
+
+
 @dataclass(frozen=True)
 class Header:
-    """The sound metadata of one store.
+    """The metadata of one store.
 
     Attributes:
         levels: Levels that it has an array for, finest first; `spec` says what they are.
@@ -135,27 +104,91 @@ class Header:
     scales: Scales
     bases: Bases
 
-    def level_fingerprint(self, level: str) -> str:
-        """Return the fingerprint of a level, with its scale and basis where it has them."""
-        return self.spec.level_fingerprint(level, self.scales, self.bases)
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprint of each level, with its scale and basis where it has them."""
+        return {
+            n: self.spec.level_fingerprint(n, self.scales, self.bases) for n in self.spec.levels
+        }
+
+    @cached_property
+    def grids(self) -> dict[str, LevelGrid]:
+        """Layout of each level."""
+        return {level: LevelGrid.of(self.spec, level) for level in self.spec.levels}
+
+    @property
+    def live(self) -> list[ImageEntry]:
+        """Images of the data set."""
+        return [slot.image for slot in self.slots if slot.live]
 
     @property
     def shards(self) -> range:
         """Numbers of the shards that hold the slots."""
-        return range(shard_count(len(self.slots), self.spec.shard_images))
+        return range(-(-len(self.slots) // self.spec.shard_images))
+
+    def unscaled(self, levels: Iterable[str]) -> tuple[str, ...]:
+        """Return levels that lack a scale."""
+        scaled = Codec(self.spec.codec).scaled
+        return tuple(level for level in levels if scaled and level not in self.scales)
+
+    def unprojected(self, levels: Iterable[str]) -> tuple[str, ...]:
+        """Return levels, of images as they are, that lack a basis."""
+        uprights = dict.fromkeys(map(upright, levels)) if self.spec.projected else ()
+        return tuple(level for level in uprights if level not in self.bases)
 
     def wanted(self, shard: int) -> tuple[ImageEntry | None, ...]:
         """Return the image of each slot of a shard; None for a tombstone."""
-        return wanted_images(self.slots, shard, self.spec.shard_images)
+        first, count = shard * self.spec.shard_images, self.spec.shard_images
+        return tuple(s.image if s.live else None for s in self.slots[first : first + count])
 
-    def recorded(self, level: str) -> Iterator[tuple[tuple[ImageEntry | None, ...], ShardEntry]]:
-        """Yield the wanted images and the entry of each shard of a level that has one."""
-        fingerprint = self.level_fingerprint(level)
-        for shard in self.shards:
-            images = self.wanted(shard)
-            entry = recorded(self.files, level, shard, fingerprint=fingerprint, images=images)
-            if entry is not None:
-                yield images, entry
+    def recorded(self, level: str, shard: int) -> ShardEntry | None:
+        """Read the entry of a shard, without a look at the shard; None of other features."""
+        entry = parse_entry(self.files.read(entry_file(level, shard)) or b"", level, shard)
+        return entry if entry and entry.fingerprint == self.fingerprints[level] else None
+
+    def done(
+        self, level: str, shard: int, images: Sequence[ImageEntry | None] = ()
+    ) -> ShardEntry | None:
+        """Return the entry of a shard that is there, has its size, and holds some images.
+
+        Contents are not hashed: that takes hours, a look at sizes takes seconds.
+        """
+        with one_line_for_reads(self.files.url):
+            entry = self.recorded(level, shard)
+            if entry is None or not entry.holds(images):
+                return None
+            there = self.files.size(shard_file(level, shard)) == entry.bytes
+            return entry if there else None
+
+    def statistics(self, level: str, shards: Iterable[int]) -> ChannelStatistics | None:
+        """Read the statistics of all tokens in shards that are done; None where there is no token.
+
+        Raises:
+            StoreError: They are damaged, not of so many channels, or cannot be looked at.
+        """
+        parts = []
+        for shard in shards:
+            name = f"{self.files.url}/{entry_file(level, shard)}"
+            with one_line_for_reads(name):
+                data = self.files.read(entry_file(level, shard)) or b""
+            try:
+                parts.append(parse_statistics(data, self.grids[level].channels))
+            except ValueError as error:
+                raise StoreError(
+                    f"{name} is damaged: `ssr verify {self.files.url} --repair` embeds its shard "
+                    "again"
+                ) from error
+        return ChannelStatistics.merge(parts)
+
+
+def root_attributes(spec: StoreSpec) -> dict[str, Any]:
+    """Return the attributes of the root group: a specification, written out, but for its levels."""
+    names = ("format", "fingerprint", "domain", "channels", "grid_px", "shard_images", "codec")
+    values = {name: getattr(spec, name) for name in (*names, "provenance")}
+    if spec.format > 1:
+        del values["channels"]  # each level has its own
+    values = {"about": _ABOUT} | values
+    return {name: json.loads(canonical_json(value)) for name, value in values.items()}
 
 
 def read_spec(files: Files) -> StoreSpec:
@@ -178,15 +211,15 @@ def read_spec(files: Files) -> StoreSpec:
                 "version does not read: move it away and run `ssr embed`, or use the version that "
                 "wrote it"
             )
-        attributes = RootAttributes.model_validate(found)
-        spec = attributes.spec()
-    except StoreFormatError:
-        raise
-    except (ValidationError, StoreError) as error:
+        names = LEVELS if store_format == 1 else ()
+        levels = {name: (stride_of(name), found.get("channels")) for name in names}
+        spec = _SPEC.validate_python({**found, "levels": levels})
+        fingerprint = str(found["fingerprint"])
+    except (ValidationError, KeyError) as error:
         raise damaged(files, ROOT_FILE) from error
-    if spec.fingerprint != attributes.fingerprint:
+    if spec.fingerprint != fingerprint:
         raise StoreMismatchError(
-            f"the attributes of the store {files.url} say fingerprint {attributes.fingerprint[:8]} "
+            f"the attributes of the store {files.url} say fingerprint {fingerprint[:8]} "
             f"but give {spec.fingerprint[:8]}: {ROOT_FILE} was changed; move the store away and "
             "run `ssr embed`"
         )
@@ -207,26 +240,22 @@ def read_header(files: Files) -> Header:
         digests = read_digests(files)
     if digests is None:
         raise damaged(files, METADATA_FILE)
-    for name, digest in digests.items():
-        if sha256(_read_file(files, name)) != digest:
-            raise damaged(files, name)
-    there = read_levels(files, spec, digests)
-    spec = spec if spec.format == 1 else replace(spec, levels=there)
-    levels = tuple(there)
-    with one_line_for_reads(files.url):
-        slots = read_slots(files)
-        scales, bases = read_scales(files, spec, levels), read_bases(files, spec, levels)
+    held = {name: _read_file(files, name) for name in digests}
+    lost = [name for name, digest in digests.items() if sha256(held[name]) != digest]
+    levels = read_levels(held.get, spec, digests)
+    lost += [f"{n}/{ROOT_FILE}" for n in level_names(digests) if n not in levels]
+    spec = spec if spec.format == 1 else replace(spec, levels=levels)
+    scales, bases = read_scales(held.get, spec, levels), read_bases(held.get, spec, levels)
+    header = Header(files, spec, tuple(levels), parse_slots(held[SLOTS_FILE]), scales, bases)
+    lost += map(scale_file, header.unscaled(levels))
+    lost += [basis_files(level)[0] for level in header.unprojected(levels)]
+    for name in lost:
+        raise damaged(files, name)
     try:
-        check_images(spec, [slot.image for slot in slots])
+        check_images(spec, [slot.image for slot in header.slots])
     except StoreError as error:
         raise damaged(files, SLOTS_FILE) from error
-    for level in levels if Codec(spec.codec).scaled else ():
-        if level not in scales or scale_file(level) not in digests:
-            raise damaged(files, scale_file(level))
-    for level in map(upright, levels) if spec.projected else ():
-        if level not in bases or not {*basis_files(level)} <= digests.keys():
-            raise damaged(files, basis_files(level)[0])
-    return Header(files, spec, levels, slots, scales, bases)
+    return header
 
 
 def digests_json(digests: Mapping[str, str], store_format: Format) -> bytes:
@@ -236,56 +265,50 @@ def digests_json(digests: Mapping[str, str], store_format: Format) -> bytes:
 
 
 def read_digests(files: Files) -> dict[str, str] | None:
-    """Read `ledger/metadata.json`; StoreMissingError where there is no store.
+    """Read `ledger/metadata.json`.
 
     None unless it is, to the bit, what was written, and names files that a store has.
     """
+    data = files.read(METADATA_FILE)
     try:
-        data = files.read(METADATA_FILE)
-        found = _Digests.model_validate_json(data)
+        found = _Digests.model_validate_json(data or b"")
     except ValidationError:
         return None
-    except FileNotFoundError as error:
-        if files.names(LEDGER) or files.names(""):
-            return None
-        raise _missing(files) from error
     named = {ROOT_FILE, SLOTS_FILE} <= found.files.keys()
     named = named and all(map(_METADATA.fullmatch, found.files))
     return found.files if named and digests_json(found.files, found.format) == data else None
 
 
-def read_levels(files: Files, spec: StoreSpec, digests: Iterable[str]) -> dict[str, Level]:
-    """Return the levels that a store has an array for, finest first.
+def level_names(names: Iterable[str]) -> list[str]:
+    """Return the levels whose arrays are among the names of metadata files."""
+    return [match["level"] for match in map(_METADATA.fullmatch, names) if match and match["level"]]
 
-    StoreError where the file of a level is missing or damaged, or format 1 has no such level.
+
+def read_levels(read: Read, spec: StoreSpec, names: Iterable[str]) -> dict[str, Level]:
+    """Return the levels whose arrays are among some files, finest first.
+
+    Those are left out whose file is absent or damaged, or that format 1 cannot have.
     """
     found: dict[str, Level] = {}
-    matches = map(_METADATA.fullmatch, digests)
-    for level in [match["level"] for match in matches if match and match["level"]]:
-        name = f"{level}/{ROOT_FILE}"
+    for level in level_names(names):
         try:
             if spec.format == 1:
                 found[level] = spec.level(level)
             else:
-                content = _File.model_validate_json(_read_file(files, name))
-                about = _LevelAttributes.model_validate(content.attributes)
-                found[level] = Level(about.stride_px, about.channels)
-                replace(spec, levels=found)  # checks it
-        except StoreUnreadableError:
-            raise
-        except (ValidationError, StoreError) as error:
-            raise damaged(files, name) from error
+                file = _LevelFile.model_validate_json(read(f"{level}/{ROOT_FILE}") or b"")
+                about = Level(file.attributes.stride_px, file.attributes.channels)
+                replace(spec, levels={level: about})  # checks it
+                found[level] = about
+        except (ValidationError, StoreError):
+            continue
     return dict(sorted(found.items(), key=lambda item: (item[1].stride_px, item[0])))
 
 
-def read_scales(files: Files, spec: StoreSpec, levels: Iterable[str]) -> Scales:
+def read_scales(read: Read, spec: StoreSpec, levels: Iterable[str]) -> Scales:
     """Read the scale of each level; levels whose scale is absent or damaged are left out."""
     scales = {}
     for level in levels if Codec(spec.codec).scaled else ():
-        try:
-            scale = parse_scale(files.read(scale_file(level)), spec.level(level).channels)
-        except FileNotFoundError:
-            continue
+        scale = parse_scale(read(scale_file(level)) or b"", spec.level(level).channels)
         if scale is not None:
             scales[level] = scale
     return scales
@@ -296,14 +319,11 @@ def basis_files(level: str) -> list[str]:
     return [f"{name}_{level}/c.0{'.0' * (name == 'basis')}" for name in BASIS_ARRAYS]
 
 
-def read_bases(files: Files, spec: StoreSpec, levels: Iterable[str]) -> Bases:
+def read_bases(read: Read, spec: StoreSpec, levels: Iterable[str]) -> Bases:
     """Read the basis of each level; levels whose basis is absent or damaged are left out."""
     bases = {}
-    for level in dict.fromkeys(map(upright, levels)) if spec.projected else ():
-        try:
-            basis = parse_basis(*map(files.read, basis_files(level)))
-        except FileNotFoundError:
-            continue
+    for level in map(upright, levels) if spec.projected else ():
+        basis = parse_basis(*(read(name) or b"" for name in basis_files(level)))
         if basis is not None and len(basis.components) == spec.level(level).channels:
             bases[level] = basis
     return bases
@@ -311,14 +331,12 @@ def read_bases(files: Files, spec: StoreSpec, levels: Iterable[str]) -> Bases:
 
 def _read_file(files: Files, name: str) -> bytes:
     with one_line_for_reads(f"{files.url}/{name}"):
-        try:
-            return files.read(name)
-        except FileNotFoundError as error:
-            raise (damaged(files, name) if files.names(LEDGER) else _missing(files)) from error
-
-
-def _missing(files: Files) -> StoreMissingError:
-    return StoreMissingError(f"no feature store at {files.url}: run `ssr embed`")
+        data = files.read(name)
+        if data is None and not files.names(LEDGER):
+            raise StoreMissingError(f"no feature store at {files.url}: run `ssr embed`")
+        if data is None:
+            raise damaged(files, name)
+        return data
 
 
 def damaged(files: Files, name: str) -> StoreError:

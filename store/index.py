@@ -14,11 +14,7 @@ from store.spec import FLIPPED
 
 
 class LevelEntry(BaseModel):
-    """One level of a store.
-
-    Attributes:
-        shards: SHA-256 of each shard file; None for a shard of which all images were removed.
-    """
+    """SHA-256 of each shard file of a level; None for one of which all images were removed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,13 +23,12 @@ class LevelEntry(BaseModel):
 
 
 class StoreEntry(BaseModel):
-    """One complete store.
+    """One complete store, at a POSIX path below the store url.
 
     Attributes:
-        path: POSIX path of the store below the store url.
         images: Number of images that have features.
-        images_digest: SHA-256 over the ids and contents of these images.
-        levels: The levels that were asked for.
+        images_digest: SHA-256 over their ids and contents.
+        levels: Those that were asked for.
         skipped: Empty; an earlier version listed images here that it could not read.
     """
 
@@ -80,13 +75,7 @@ class Index(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> "Index":
-        """Read an index.
-
-        Raises:
-            StoreMissingError: There is none.
-            StoreUnreadableError: It cannot be looked at.
-            StoreError: The file is not an index of this format.
-        """
+        """Read an index; StoreError where there is none, or the file is not one of this format."""
         try:
             return cls.model_validate_json(atomic.read_bytes(path))
         except FileNotFoundError as error:

@@ -16,19 +16,14 @@ import numpy as np
 import zarr
 from numcodecs import Zstd
 from numpy.typing import NDArray
-from pydantic import JsonValue
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from store.codec import MISSING_CODE, ZSTD_LEVEL, Bases, Scales, scale_name
+from store.codec import MISSING_CODE, ZSTD_LEVEL, scale_name
 from store.fingerprint import CRC_BYTES, crc32c, sha256, with_crc32c
-from store.header import (
-    METADATA_FILE,
-    RootAttributes,
-    digests_json,
-)
-from store.ledger import LEDGER, SLOTS_FILE, ChannelStatistics, Slot, slots_json
-from store.spec import NO_BASES, ImageEntry, LevelGrid, StoreSpec, upright
+from store.header import METADATA_FILE, Header, digests_json, root_attributes
+from store.ledger import LEDGER, SLOTS_FILE, ChannelStatistics, slots_json
+from store.spec import ImageEntry, LevelGrid, upright
 
 THREADS: Final = min(
     4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -42,38 +37,44 @@ _HISTORY = (
 )
 
 
-def skeleton(
-    spec: StoreSpec,
-    levels: Sequence[str],
-    slots: Sequence[Slot],
-    scales: Scales,
-    bases: Bases = NO_BASES,
-) -> dict[str, bytes]:
+def skeleton(header: Header) -> dict[str, bytes]:
     """Return every file of a store but its shards and their ledger, by POSIX path.
 
-    They follow from the arguments alone, so that a writer can compare and repair them at any time.
+    They follow from the header alone, so that a writer can compare and repair them at any time.
     The last one holds the digests of all others and belongs on the disk last.
     """
+    spec, slots = header.spec, header.slots
     memory: dict[str, Any] = {}
-    root = RootAttributes.of(spec)
-    group = zarr.create_group(MemoryStore(memory), attributes=root.as_json())
+    root = root_attributes(spec)
+    group = zarr.create_group(MemoryStore(memory), attributes=root)
     group.create_group(LEDGER, attributes={"about": "what is done, see store/README.md; JSON"})
-    for level in levels:
-        grid = LevelGrid.of(spec, level)
-        scale = scales.get(level)
+    for level in header.levels:
+        grid, scale = header.grids[level], header.scales.get(level)
         channel = "channel" if spec.format == 1 else f"channel_{level}"  # a size per name in xarray
-        about = _about_level(grid, spec.level_fingerprint(level, scales, bases), root)
+        about: dict[str, Any] = {
+            "long_name": f"teacher features, one token per {grid.stride_px} x {grid.stride_px} px",
+            "units": "1",
+            "stride_px": grid.stride_px,
+            "teacher": root["provenance"].get("teacher"),
+            "codec": spec.codec,
+            "fingerprint": header.fingerprints[level],
+            "format": spec.format,
+            "history": _HISTORY,
+            "coordinates": "height_px width_px live",
+        }
+        if spec.format > 1:
+            about["channels"] = grid.channels
         if scale is not None:
             about["decoding"] = (
                 f"code * {scale_name(level)}[channel]; {MISSING_CODE} where there is none"
             )
-            about["coordinates"] = f"height_px width_px live {scale_name(level)}"
+            about["coordinates"] += f" {scale_name(level)}"
             long_name = f"what a code of {level} is multiplied by"
             _add_vector(group, scale_name(level), scale, (channel,), {"long_name": long_name})
-        if upright(level) in bases:
-            arrays = bases[upright(level)].arrays(upright(level))
+        if upright(level) in header.bases:
+            arrays = header.bases[upright(level)].arrays(upright(level))
             about["projection"] = "{1} @ (features - {0})".format(*arrays)
-            about["coordinates"] = " ".join((str(about["coordinates"]), *arrays))
+            about["coordinates"] = " ".join((about["coordinates"], *arrays))
             for name, array in arrays.items() if level == upright(level) else ():
                 teacher = f"teacher_channel_{level}"
                 axes = {f"mean_{level}": (teacher,), f"basis_{level}": (channel, teacher)}
@@ -191,22 +192,6 @@ def array_settings(grid: LevelGrid, shape: tuple[int, int, int, int]) -> dict[st
         "chunk_key_encoding": _KEYS,
         "config": {"write_empty_chunks": False, "order": "C"},
     }
-
-
-def _about_level(grid: LevelGrid, fingerprint: str, root: RootAttributes) -> dict[str, JsonValue]:
-    stride = grid.stride_px
-    about: dict[str, JsonValue] = {
-        "long_name": f"teacher features, one token per {stride} x {stride} px",
-        "units": "1",
-        "stride_px": stride,
-        "teacher": root.provenance.get("teacher"),
-        "codec": root.codec,
-        "fingerprint": fingerprint,
-        "format": root.format,
-        "history": _HISTORY,
-        "coordinates": "height_px width_px live",
-    }
-    return about if root.format == 1 else about | {"channels": grid.channels}
 
 
 def _add_vector(

@@ -26,7 +26,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from store import atomic
 from store.errors import StoreBusyError, StoreError
-from store.files import Files, LocalFiles, S3Files, exists
+from store.files import Files, LocalFiles, S3Files
 from store.fingerprint import canonical_json
 from store.ledger import LEDGER
 
@@ -53,12 +53,6 @@ _SUFFIX: Final = ".json"
 """Of leases; objects without it wait to be copied into their places."""
 
 log = logging.getLogger(__name__)
-
-
-def check_part(part: Part) -> None:
-    """Raise StoreError unless a part is i of n with 1 <= i <= n."""
-    if not 1 <= part[0] <= part[1]:
-        raise StoreError(f"there is no part {part[0]}/{part[1]}: parts are 1/n to n/n")
 
 
 def owns(part: Part, shard: int) -> bool:
@@ -96,10 +90,7 @@ def commit(files: Files, part: Part, token: str, changes: Sequence[Change]) -> N
 
 def require_held(files: Files, part: Part, token: str) -> None:
     """Raise StoreBusyError where a lease has ended or went to somebody else."""
-    try:
-        held = _parse(files.read(_file_of(part)))
-    except FileNotFoundError:
-        held = None
+    held = _parse(files.read(_file_of(part)))
     if held is None or held.token != token:
         raise _lost(files)
 
@@ -113,7 +104,6 @@ def writer_lock(folder: Path, what: str) -> Iterator[None]:
     Raises:
         StoreBusyError: Another process holds the lock; the message names its pid and host.
         StoreError: The file system knows no locks.
-        OSError: The folder is not writable.
     """
     with _named_lock(folder / "writer.lock", what, _holder_json()):
         yield
@@ -141,10 +131,10 @@ class _Holder(BaseModel):
     token: str | None = None
 
 
-def _parse(holder: bytes) -> _Holder | None:
+def _parse(holder: bytes | None) -> _Holder | None:
     """Read a lease or the file beside a lock, which anybody may have written; None of damage."""
     try:
-        return _Holder.model_validate_json(holder)
+        return _Holder.model_validate_json(holder or b"")
     except ValidationError:
         return None
 
@@ -158,15 +148,15 @@ def _about(files: Files, part: Part) -> str:
     return f"{what}the store {files.url}"
 
 
-def _busy(what: str, holder: bytes, hint: str = "") -> StoreBusyError:
+def _busy(what: str, holder: bytes | None, hint: str = "") -> StoreBusyError:
     """Return the error that names who writes, from the content of a lease."""
     return StoreBusyError(
-        f"{what} is being written by {name_of(holder)}: wait for it or stop it, then run the "
+        f"{what} is being written by {_name_of(holder)}: wait for it or stop it, then run the "
         f"command again{hint}"
     )
 
 
-def name_of(holder: bytes) -> str:
+def _name_of(holder: bytes | None) -> str:
     """Name the process in the content of a lock or lease."""
     found = _parse(holder)
     if found is None or not found.host.isprintable():
@@ -188,7 +178,7 @@ def _hold_in_folder(files: LocalFiles, part: Part) -> Iterator[str]:
     `<part>.lock` carries the lock and stays, empty, until the next writer of the whole;
     `<part>.json` names its holder and the token that every write checks.
     """
-    atomic.make_folder(Path(files.path(LEASES)))
+    atomic.make_folder(files.path(LEASES))
     token = uuid.uuid4().hex
     with ExitStack() as held:
         with _gate(files):
@@ -196,14 +186,14 @@ def _hold_in_folder(files: LocalFiles, part: Part) -> Iterator[str]:
                 theirs = _overlapping(found, part) if found.endswith(".lock") else None
                 if theirs is None or theirs == part:
                     continue
-                other = Path(files.path(f"{LEASES}/{found}"))
+                other = files.path(f"{LEASES}/{found}")
                 with _lock(other, partial(_busy_by, other, _about(files, theirs))):
                     # Its writer is gone; processes that wrote for it learn that by this.
                     other.with_suffix(_SUFFIX).unlink(missing_ok=True)
                     if part == WHOLE:
                         other.unlink()  # behind the gate nobody waits for it
             files.path(_file_of(part))  # no link may lead elsewhere
-            lock = Path(files.path(f"{LEASES}/{lease_name(part)}.lock"))
+            lock = files.path(f"{LEASES}/{lease_name(part)}.lock")
             what = _about(files, part)
             held.enter_context(_named_lock(lock, what, _holder_json(token=token)))
         yield token
@@ -226,7 +216,7 @@ def _commit_in_folder(files: LocalFiles, part: Part, token: str, changes: Sequen
                 if data is None:
                     files.delete(name)
                 else:
-                    atomic.move(Path(files.path(staged.pop(name))), Path(files.path(name)))
+                    atomic.move(files.path(staged.pop(name)), files.path(name))
     finally:
         for temporary in staged.values():
             with suppress(OSError):
@@ -235,11 +225,11 @@ def _commit_in_folder(files: LocalFiles, part: Part, token: str, changes: Sequen
 
 def _gate(files: LocalFiles) -> AbstractContextManager[None]:
     """Let one process at a time take a lease or put files in place."""
-    path = Path(files.path(f"{LEASES}/gate.lock"))
+    path = files.path(f"{LEASES}/gate.lock")
 
     def stopped() -> StoreBusyError:
         leases = [name for name in files.names(LEASES) if name.endswith(_SUFFIX)]
-        holders = {name_of(files.read(f"{LEASES}/{name}")) for name in leases}
+        holders = {_name_of(files.read(f"{LEASES}/{name}")) for name in leases}
         return StoreBusyError(
             f"{path} has been held for {GATE_S:.0f} s by {' or '.join(sorted(holders))}, which "
             "must have been stopped while it wrote: let it continue or end it, then run the "
@@ -265,7 +255,7 @@ def _busy_by(lock: Path, what: str) -> StoreBusyError:
     try:
         return _busy(what, atomic.read_bytes(lock.with_suffix(_SUFFIX)))
     except OSError:
-        return _busy(what, b"")
+        return _busy(what, None)
 
 
 @contextmanager
@@ -317,7 +307,7 @@ def _commit_in_bucket(files: S3Files, part: Part, token: str, changes: Sequence[
     staged: list[tuple[str, str]] = []
     try:
         for name, data in changes:
-            if data is not None or exists(files, name):
+            if data is not None or files.size(name) is not None:
                 place = f"{LEASES}/{lease_name(part)}.{token}.{uuid.uuid4().hex}"
                 staged.append((place, name))
                 files.write(place, data or b"")
@@ -375,13 +365,10 @@ class _BucketLease:
         hint = f"; if it was killed, its lease ends {EXPIRY_S:.0f} s after its last sign of life"
         holder, tag, age = self._files.state(name)
         # One of the future was written before the server's clock was set back.
-        if holder != _ENDED and abs(age.total_seconds()) <= EXPIRY_S:
-            raise _busy(_about(self._files, theirs), holder, hint)
-        try:
-            return put(tag)
-        except FileExistsError:
-            holder = self._files.read(name)
-            raise _busy(_about(self._files, theirs), holder, hint) from None
+        if holder == _ENDED or abs(age.total_seconds()) > EXPIRY_S:
+            with suppress(FileExistsError):
+                return put(tag)
+        raise _busy(_about(self._files, theirs), self._files.read(name), hint)
 
     def _put(self, tag: str | None, data: bytes | None = None) -> str:
         """Write this lease over the one with a tag, or where there is none; return its tag.

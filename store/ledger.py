@@ -17,25 +17,18 @@ from pydantic import (
     model_validator,
 )
 
-from store.errors import StoreError
-from store.files import Files
 from store.fingerprint import canonical_json, sha256
-from store.spec import FORMAT, Format, ImageEntry, shard_file, slots_of
+from store.spec import Format, ImageEntry
 
 LEDGER = "ledger"
 SLOTS_FILE = f"{LEDGER}/images.json"
-
-_NUMBERS_IN_CACHE = 2**15
-"""Numbers that are counted in one go: in float64 and float32 some 400 KB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
     """A place along the image axis; it belongs to one image id for ever.
 
-    Attributes:
-        image: The image as it was last wanted.
-        live: False for a tombstone: the image is no longer part of the data set.
+    `live` is false for a tombstone, whose image is no longer part of the data set.
     """
 
     image: ImageEntry
@@ -76,19 +69,11 @@ class ChannelStatistics(BaseModel):
     def of(cls, tokens: NDArray[np.floating[Any]]) -> "ChannelStatistics":
         """Count tokens (C, ...) of one image; float64, as float16 sums overflow."""
         rows = tokens.reshape(len(tokens), -1)  # (C, N)
-        moments: list[NDArray[np.float64]] = []
-        at_once = max(1, _NUMBERS_IN_CACHE // rows.shape[1])
-        single = np.empty((at_once, rows.shape[1]), np.float32)
-        double = np.empty(single.shape)
-        for first in range(0, len(rows), at_once):
-            part = rows[first : first + at_once]
-            numbers, values = single[: len(part)], double[: len(part)]
-            numbers[...] = part  # exact, and quicker to compare and to convert than float16
-            values[...] = numbers
-            extremes = numbers.min(axis=1), numbers.max(axis=1)
-            sums = values.sum(axis=1), np.square(values, out=values).sum(axis=1)
-            moments.append(np.stack([*sums, *extremes]))
-        total, sumsq, least, most = np.concatenate(moments, axis=1).tolist()
+        moments = []
+        for row in rows:  # which stays in the processor's cache
+            values = row.astype(np.float64)
+            moments.append((values.sum(), np.square(values).sum(), values.min(), values.max()))
+        total, sumsq, least, most = np.transpose(moments).tolist()
         return cls(count=rows.shape[1], sum=total, sumsq=sumsq, min=least, max=most)
 
     @classmethod
@@ -120,18 +105,16 @@ class ChannelStatistics(BaseModel):
 class ShardEntry(BaseModel):
     """Content of `ledger/<level>/<shard>.json`, beside the statistics of the shard.
 
-    They are read apart (`read_statistics`): they are most of the file, and a look at thousands of
+    They are read apart (`parse_statistics`): they are most of the file, and a look at thousands of
     shards takes a quarter of the time without them.
 
     Attributes:
-        fingerprint: Fingerprint of the level.
+        fingerprint: Of the level.
         images: What each slot of the shard holds; None holds nothing.
-        bytes: Size of the shard file.
-        digest: SHA-256 of the shard file.
         saturated: Numbers that the scale was too small for; absent where there is no scale.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True)
 
     format: Format
     level: str
@@ -157,57 +140,6 @@ class _Statistics(BaseModel):
     statistics: ChannelStatistics | None = None
 
 
-def recorded(
-    files: Files,
-    level: str,
-    shard: int,
-    *,
-    fingerprint: str,
-    images: Sequence[ImageEntry | None] = (),
-) -> ShardEntry | None:
-    """Read the entry of a shard, without a look at the shard.
-
-    None where it is absent or damaged, of another fingerprint, or does not hold the images.
-    """
-    try:
-        entry = parse_entry(files.read(entry_file(level, shard)), level, shard)
-    except FileNotFoundError:
-        return None
-    if entry is None or entry.fingerprint != fingerprint or not entry.holds(images):
-        return None
-    return entry
-
-
-def has_file(files: Files, entry: ShardEntry) -> bool:
-    """Tell whether the shard of an entry is there and has its size.
-
-    Contents are not hashed: that takes hours, a look at sizes takes seconds.
-    """
-    try:
-        return files.size(shard_file(entry.level, entry.shard)) == entry.bytes
-    except FileNotFoundError:
-        return False
-
-
-def read_statistics(
-    files: Files, level: str, shard: int, channels: int
-) -> ChannelStatistics | None:
-    """Read the statistics of all tokens in a shard that is recorded; None where it has no token.
-
-    Raises:
-        StoreError: They are damaged, or not of so many channels.
-    """
-    name = entry_file(level, shard)
-    data = files.read(name)
-    try:
-        return parse_statistics(data, channels)
-    except ValueError as error:
-        raise StoreError(
-            f"{files.url}/{name} is damaged: `ssr verify {files.url} --repair` embeds its shard "
-            "again"
-        ) from error
-
-
 def parse_statistics(data: bytes, channels: int) -> ChannelStatistics | None:
     """Read the statistics in an entry; ValueError if they are damaged or of other channels."""
     found = _Statistics.model_validate_json(data).statistics
@@ -217,16 +149,16 @@ def parse_statistics(data: bytes, channels: int) -> ChannelStatistics | None:
     return found
 
 
-def read_slots(files: Files) -> tuple[Slot, ...]:
-    """Read the slots, none where the file is absent or damaged.
+def parse_slots(data: bytes) -> tuple[Slot, ...]:
+    """Read the content of `ledger/images.json`; none where it is damaged.
 
     They may be of a damaged list all the same: readers compare its digest before. Nothing wrong
     comes of starting anew: entries of shards name their images, and a shard whose images lie in
     other slots now is not done.
     """
     try:
-        return SlotTable.model_validate_json(files.read(SLOTS_FILE)).slots
-    except (FileNotFoundError, ValidationError):
+        return SlotTable.model_validate_json(data).slots
+    except ValidationError:
         return ()
 
 
@@ -261,15 +193,7 @@ def _is_sound(data: bytes) -> bool:
     return rest.startswith(b'",') and sha256(before + rest[2:]).encode() == check
 
 
-def wanted_images(
-    slots: Sequence[Slot], shard: int, shard_images: int
-) -> tuple[ImageEntry | None, ...]:
-    """Return the image of each slot of a shard; None for a tombstone."""
-    here = (slots[n] for n in slots_of(shard, len(slots), shard_images))
-    return tuple(slot.image if slot.live else None for slot in here)
-
-
-def slots_json(slots: Sequence[Slot], store_format: Format = FORMAT) -> bytes:
+def slots_json(slots: Sequence[Slot], store_format: Format) -> bytes:
     """Encode the content of `ledger/images.json`."""
     table = SlotTable(format=store_format, slots=tuple(slots))
     return canonical_json(table.model_dump(mode="json"))

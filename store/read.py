@@ -3,14 +3,13 @@
 A shard is what Zarr v3 calls `sharding_indexed`: inner chunks, each followed by its crc32c, and at
 the end of the file the index of their offsets and lengths with a crc32c of its own. zarr-python
 reads the same bytes 4 to 8 times slower (*measured* 3.5 to 7 ms against 0.9 ms for 64x64 tokens of
-256 channels) and starts a thread with an event loop in every DataLoader worker; for the one read
-in the inner loop of training these lines are worth it. Writing is zarr-python's alone.
+256 channels) and starts a thread with an event loop in every DataLoader worker.
 """
 
 # C channels, h w tokens
 
-from collections.abc import Iterable, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -22,12 +21,12 @@ from store.errors import (
     StoreMismatchError,
     StoreMissingError,
 )
-from store.files import OpenFile, Url, files_at, join, one_line_for_reads, unreadable
+from store.files import OpenFile, Url, files_at, join, unreadable
 from store.fingerprint import CRC_BYTES, crc32c_is_sound
 from store.header import Header, read_header
 from store.index import Index
-from store.ledger import ChannelStatistics, ShardEntry, has_file, read_statistics, recorded
-from store.spec import FLIPPED, ImageEntry, LevelGrid, Size, place_of, shard_file, upright
+from store.ledger import ChannelStatistics, ShardEntry
+from store.spec import FLIPPED, ImageEntry, LevelGrid, Size, shard_file, upright
 
 _ABSENT: Final = np.iinfo(np.uint64).max
 """Offset of a chunk that holds no feature and is not stored."""
@@ -44,12 +43,8 @@ class FeatureReader:
         flips: Names of its levels of mirrored images that windows of mirrored crops are read from.
     """
 
-    _flips: tuple[str, ...] = ()
-
     def __init__(self, path: Url, flips: tuple[str, ...] = ()) -> None:
         self._path, self._flips = path, flips
-        self._grids: dict[str, LevelGrid] = {}
-        self._entries: dict[tuple[str, int], ShardEntry | None] = {}
 
     def __reduce__(self) -> tuple[type["FeatureReader"], tuple[Any, ...]]:
         return FeatureReader, (self._path, self._flips)
@@ -69,7 +64,7 @@ class FeatureReader:
         Raises:
             StoreIncompleteError: The store has no such image or level.
         """
-        return self._grid(level).image_size_tok(self._image(image_id).working_size_px)
+        return self._grid(level).image_size_tok(self._slot(image_id)[1].working_size_px)
 
     def window(self, image_id: str, level: str, y: int, x: int, h: int, w: int) -> NDArray[Any]:
         """Read the tokens (C, h, w) from (y, x) on, in tokens of the level.
@@ -92,11 +87,6 @@ class FeatureReader:
         try:
             with files.open(name) as file:
                 stored = read_window(file, grid, row, y=y, x=x, h=h, w=w)
-        except FileNotFoundError as error:
-            raise StoreIncompleteError(
-                f"shard {shard} of {level} with {image_id} is missing in {self._path}: "
-                "run `ssr embed`"
-            ) from error
         except DamageError as error:
             raise StoreError(
                 f"{image_id} lies in a damaged shard, {files.url}/{name} ({error}): "
@@ -112,13 +102,9 @@ class FeatureReader:
         Raises:
             StoreError: They are damaged, or cannot be looked at.
         """
-        files, channels = self.header.files, self._grid(level).channels
-        with one_line_for_reads(files.url):
-            return ChannelStatistics.merge(
-                read_statistics(files, level, shard, channels)
-                for shard in self.header.shards
-                if self.entry(level, shard) is not None
-            )
+        self._grid(level)
+        done = [shard for shard in self.header.shards if self.entry(level, shard) is not None]
+        return self.header.statistics(level, done)
 
     def check(self, *, levels: Iterable[str], images: Mapping[str, str], fingerprint: str) -> None:
         """Refuse the store unless it holds these images at these levels, all of them done.
@@ -136,7 +122,7 @@ class FeatureReader:
                 f"the store {self._path} has fingerprint {found[:8]}, expected {fingerprint[:8]}: "
                 "run `ssr embed`"
             )
-        other = [i for i, content in images.items() if self._image(i).content != content]
+        other = [i for i, content in images.items() if self._slot(i)[1].content != content]
         if other:
             raise StoreMismatchError(
                 f"{len(other)} images changed since they were embedded in {self._path}, "
@@ -153,27 +139,20 @@ class FeatureReader:
         Raises:
             StoreIncompleteError: The ledger does not record the image with its present content.
         """
-        header = self.header
-        slot = self._slot(image_id)
-        shard, row = place_of(slot, header.spec.shard_images)
-        image, entry = header.slots[slot].image, self.entry(level, shard)
+        slot, image = self._slot(image_id)
+        shard, row = divmod(slot, self.header.spec.shard_images)
+        entry = self.entry(level, shard)
         if entry is None or entry.images[row : row + 1] != (image,):
             raise StoreIncompleteError(
                 f"shard {shard} of {level} with {image_id} is missing or out of date in "
-                f"{header.files.url}: run `ssr embed`"
+                f"{self.header.files.url}: run `ssr embed`"
             )
         return shard, row
 
-    def entry(self, level: str, shard: int) -> ShardEntry | None:
-        """Return what the ledger records of a shard that is there, read once."""
-        key = (level, shard)
-        if key not in self._entries:
-            files, fingerprint = self.header.files, self.header.level_fingerprint(level)
-            with one_line_for_reads(files.url):
-                found = recorded(files, level, shard, fingerprint=fingerprint)
-                there = found is not None and has_file(files, found)
-            self._entries[key] = found if there else None
-        return self._entries[key]
+    @cached_property
+    def entry(self) -> Callable[[str, int], ShardEntry | None]:
+        """What the ledger records of a shard of a level that is there, read once."""
+        return cache(self.header.done)
 
     def _grid(self, level: str) -> LevelGrid:
         if level not in self.header.levels:
@@ -181,23 +160,18 @@ class FeatureReader:
                 f"the store {self.header.files.url} has no {level}, only "
                 f"{', '.join(self.header.levels)}: add it to embed.levels and run `ssr embed`"
             )
-        if level not in self._grids:
-            self._grids[level] = LevelGrid.of(self.header.spec, level)
-        return self._grids[level]
+        return self.header.grids[level]
 
     @cached_property
-    def _slot_of(self) -> dict[str, int]:
-        return {s.image.image_id: n for n, s in enumerate(self.header.slots) if s.live}
+    def _slots(self) -> dict[str, tuple[int, ImageEntry]]:
+        return {s.image.image_id: (n, s.image) for n, s in enumerate(self.header.slots) if s.live}
 
-    def _slot(self, image_id: str) -> int:
-        if image_id not in self._slot_of:
+    def _slot(self, image_id: str) -> tuple[int, ImageEntry]:
+        if image_id not in self._slots:
             raise StoreIncompleteError(
                 f"the store {self.header.files.url} has no image {image_id!r}: run `ssr embed`"
             )
-        return self._slot_of[image_id]
-
-    def _image(self, image_id: str) -> ImageEntry:
-        return self.header.slots[self._slot(image_id)].image
+        return self._slots[image_id]
 
 
 def open_features(

@@ -3,7 +3,7 @@
 # C channels, h w tokens
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from store.codec import Bases, Codec, Scales
 from store.errors import StoreError
-from store.files import Url, absolute, files_at, join, one_line_for_os_errors, one_line_for_reads
+from store.files import Url, files_at, join, one_line_for_os_errors, one_line_for_reads
 from store.fingerprint import sha256
 from store.header import basis_files, damaged, read_bases
 from store.layout import encode_images
-from store.lease import Part, commit, owns
+from store.lease import Part, commit
 from store.ledger import ShardEntry, entry_file, entry_json
 from store.spec import ImageEntry, LevelGrid, StoreSpec, shard_file, upright
 
@@ -28,9 +28,8 @@ class ShardTask:
     """One shard that is not done.
 
     Attributes:
-        shard: Number of the shard.
-        images: The image of each slot; None for an image that was removed.
-        levels: Levels that are missing, finest first.
+        images: Of each slot; None for an image that was removed.
+        levels: Those that are missing, finest first.
     """
 
     shard: int
@@ -46,9 +45,8 @@ class ShardWriter:
     when that one ends.
 
     Attributes:
-        url: The store.
+        url: The store; absolute, as processes may work in other folders.
         fingerprints: Of each level, with scale and basis.
-        part: Shards that the lease is about.
         token: Names the lease.
     """
 
@@ -59,47 +57,34 @@ class ShardWriter:
     part: Part
     token: str
 
-    def absolute(self) -> "ShardWriter":
-        """Return a writer that works in any folder."""
-        return replace(self, url=absolute(self.url))
-
     def read_bases(self, levels: Sequence[str]) -> Bases:
-        """Read the bases of levels; they are too large to travel with every shard.
+        """Read the bases of levels, which are too large to travel with every shard.
 
-        Raises:
-            StoreError: One is not what it was when the writer began.
+        StoreError where one is not what it was when the writer began.
         """
         files = files_at(self.url)
         with one_line_for_reads(self.url):
-            bases = read_bases(files, self.spec, levels)
+            bases = read_bases(files.read, self.spec, levels)
         for level in levels:
             if self.spec.level_fingerprint(level, self.scales, bases) != self.fingerprints[level]:
                 raise damaged(files, basis_files(upright(level))[0])
         return bases
 
     def write(self, task: ShardTask, features: Features) -> None:
-        """Write one shard of all levels of a task, whole, and record it.
-
-        Args:
-            task: A task of `StoreWriter.pending`.
-            features: level -> image id -> (C, h, w), of exactly the task's levels and images.
+        """Write one shard of all levels of a task of `StoreWriter.pending`, whole, and record it.
 
         Raises:
             StoreBusyError: The lease has ended.
             StoreError: Features are not finite in the codec: nothing was written. Or the disk is
                 full or read-only: other shards are as before.
         """
-        assert owns(self.part, task.shard)
-        assert features.keys() == set(task.levels), (features.keys(), task.levels)
-        images = [image for image in task.images if image is not None]
         scaled = Codec(self.spec.codec).scaled
-        for level in task.levels:
+        grids = {level: LevelGrid.of(self.spec, level) for level in task.levels}
+        for level, grid in grids.items():
             assert not scaled or level in self.scales, f"fix_scales() of {level} comes first"
-            assert features[level].keys() == {image.image_id for image in images}
-            for image in images:
-                self._check(level, image, features[level][image.image_id])
-        for level in task.levels:
-            grid = LevelGrid.of(self.spec, level)
+            for image in filter(None, task.images):
+                _require_storable(level, grid, image, features[level][image.image_id])
+        for level, grid in grids.items():
             data, statistics, saturated = encode_images(
                 grid, self.scales.get(level), task.images, features[level]
             )
@@ -119,21 +104,22 @@ class ShardWriter:
                 changes = [(record, None), (name, data), (record, entry_json(entry, statistics))]
                 commit(files_at(self.url), self.part, self.token, changes)
 
-    def _check(self, level: str, image: ImageEntry, features: NDArray[Any]) -> None:
-        """Refuse features (C, h, w) with numbers that the codec cannot hold."""
-        grid = LevelGrid.of(self.spec, level)
-        expected = (grid.channels, *grid.image_size_tok(image.working_size_px))
-        assert features.shape == expected, (level, image.image_id, features.shape, expected)
-        assert features.dtype in (np.float32, np.float16), features.dtype
-        bound = Codec(self.spec.codec).bound
-        # Not isfinite: a float32 beyond 65504 would become Inf in float16.
-        if features.dtype == np.float16:
-            sound = (features.view(np.uint16) & 0x7FFF).max() < 0x7C00  # the bits of Inf
-        else:
-            sound = features.min() > -bound and features.max() < bound  # false of NaN
-        if not sound:
-            outside = features.size - int(np.count_nonzero(np.abs(features) < bound))
-            raise StoreError(
-                f"{level} features of {image.image_id}: {outside} of {features.size} values are "
-                f"NaN, Inf or beyond {self.spec.codec}; check the teacher's weights and precision"
-            )
+
+def _require_storable(
+    level: str, grid: LevelGrid, image: ImageEntry, features: NDArray[Any]
+) -> None:
+    """Refuse features (C, h, w) with numbers that the codec cannot hold."""
+    expected = (grid.channels, *grid.image_size_tok(image.working_size_px))
+    assert features.shape == expected, (level, image.image_id, features.shape, expected)
+    bound = grid.codec.bound
+    # Not isfinite: a float32 beyond 65504 would become Inf in float16.
+    if features.dtype == np.float16:
+        sound = (features.view(np.uint16) & 0x7FFF).max() < 0x7C00  # the bits of Inf
+    else:
+        sound = features.min() > -bound and features.max() < bound  # false of NaN
+    if not sound:
+        outside = features.size - int(np.count_nonzero(np.abs(features) < bound))
+        raise StoreError(
+            f"{level} features of {image.image_id}: {outside} of {features.size} values are NaN, "
+            f"Inf or beyond {grid.codec.name}; check the teacher's weights and precision"
+        )

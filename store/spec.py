@@ -4,11 +4,12 @@ A level has slots in shards, tokens in inner chunks, and shards in files.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, TypeAlias
+
+from pydantic import JsonValue
 
 from store.codec import Bases, Codec, Scales
 from store.errors import StoreError
@@ -23,16 +24,12 @@ still read, verified and completed."""
 COARSEST_STRIDE_PX = 32
 """Working sizes are multiples of it, so that every level covers an image exactly."""
 
-NO_SCALES: Final[Scales] = MappingProxyType({})
-NO_BASES: Final[Bases] = MappingProxyType({})
-
 MOST_CHANNELS: Final = 2**14
 MOST_SHARD_IMAGES: Final = 2**10
 MOST_SIDE_PX: Final = 2**16
 """Bounds of a specification, so that memory is not allocated by what a damaged file says."""
 
 Size: TypeAlias = tuple[int, int]  # (height, width)
-JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | bool | None"
 
 
 class Level(NamedTuple):
@@ -103,33 +100,26 @@ class StoreSpec:
     grid_px: Size
     shard_images: int
     codec: str
-    provenance: Mapping[str, JSON]
+    provenance: Mapping[str, JsonValue]
     format: Format = FORMAT
 
     def __post_init__(self) -> None:
         Codec(self.codec)
-        if not is_name(self.domain) or "/" in self.domain:
-            raise StoreError(f"the domain {self.domain!r} cannot be the name of a folder")
-        if not 1 <= self.shard_images <= MOST_SHARD_IMAGES:
-            raise StoreError(
-                f"a shard needs 1 to {MOST_SHARD_IMAGES} images, not {self.shard_images}"
-            )
+        possible = (
+            is_name(self.domain)
+            and "/" not in self.domain
+            and 1 <= self.shard_images <= MOST_SHARD_IMAGES
+            and is_working_size(self.grid_px)
+            and max(self.grid_px) <= MOST_SIDE_PX
+        )
         for name, (stride, channels) in self.levels.items():
-            if not re.fullmatch(LEVEL_NAME, name):
-                raise StoreError(
-                    f"a level cannot be named {name!r}: take letters, digits and _, and another "
-                    "name than the store's own arrays"
-                )
-            known_stride = stride >= 1 and COARSEST_STRIDE_PX % stride == 0
-            if not (1 <= channels <= MOST_CHANNELS and known_stride):
-                raise StoreError(
-                    f"{name} needs 1 to {MOST_CHANNELS} channels and a stride that divides "
-                    f"{COARSEST_STRIDE_PX} px, not {channels} channels and {stride} px"
-                )
-        if not is_working_size(self.grid_px) or max(self.grid_px) > MOST_SIDE_PX:
+            possible &= re.fullmatch(LEVEL_NAME, name) is not None
+            possible &= 1 <= channels <= MOST_CHANNELS
+            possible &= stride >= 1 and COARSEST_STRIDE_PX % stride == 0
+        if not possible:
             raise StoreError(
-                f"the grid {self.grid_px} px is not a positive multiple of {COARSEST_STRIDE_PX} px "
-                f"up to {MOST_SIDE_PX} px"
+                f"no store can have the domain {self.domain!r}, {self.shard_images} images per "
+                f"shard, the grid {self.grid_px} px and {dict(self.levels)}: see store/README.md"
             )
 
     @cached_property
@@ -138,7 +128,7 @@ class StoreSpec:
 
         The domain is left out: two domains under one teacher share their fingerprint.
         """
-        about: dict[str, JSON] = {
+        about: dict[str, object] = {
             "format": self.format,
             "codec": self.codec,
             "shard_images": self.shard_images,
@@ -168,14 +158,12 @@ class StoreSpec:
         """Whether levels hold principal components, by a basis beside them."""
         return "projection" in self.provenance
 
-    def level_fingerprint(
-        self, level: str, scales: Scales = NO_SCALES, bases: Bases = NO_BASES
-    ) -> str:
+    def level_fingerprint(self, level: str, scales: Scales, bases: Bases) -> str:
         """SHA-256 (64 hex) of a level, its scale and its basis, without which codes mean nothing.
 
         It does not depend on which other levels there are.
         """
-        about: dict[str, JSON] = {"store": self.fingerprint, "level": level}
+        about: dict[str, object] = {"store": self.fingerprint, "level": level}
         if self.format > 1:
             about |= self.level(level)._asdict()
         if level in scales:
@@ -234,7 +222,6 @@ class LevelGrid:
         chunk_side_tok: Side of an inner chunk, which holds one image and all channels.
     """
 
-    level: str
     stride_px: int
     channels: int
     shard_images: int
@@ -248,7 +235,6 @@ class LevelGrid:
         stride, channels = spec.level(level)
         size_tok = (spec.grid_px[0] // stride, spec.grid_px[1] // stride)
         return cls(
-            level=level,
             stride_px=stride,
             channels=channels,
             shard_images=spec.shard_images,
@@ -286,13 +272,6 @@ class LevelGrid:
         rows, columns = self.chunks_per_image
         return self.shard_images * rows * columns * INDEX_ENTRY_BYTES + CRC_BYTES
 
-    @property
-    def most_shard_bytes(self) -> int:
-        """Size that no shard exceeds, by the bound of zstd for what cannot be compressed."""
-        rows, columns = self.chunks_per_image
-        most_chunk_bytes = self.chunk_bytes + self.chunk_bytes // 256 + 64 + CRC_BYTES
-        return self.shard_images * rows * columns * most_chunk_bytes + self.index_bytes
-
     def image_size_tok(self, working_size_px: Size) -> Size:
         """Return the valid (height, width) of an image in tokens of this level."""
         return (working_size_px[0] // self.stride_px, working_size_px[1] // self.stride_px)
@@ -305,27 +284,12 @@ class LevelGrid:
                 yield row, column
 
 
-def shard_count(slots: int, shard_images: int) -> int:
-    """Return how many shards hold a number of slots."""
-    return -(-slots // shard_images)
-
-
-def slots_of(shard: int, slots: int, shard_images: int) -> range:
-    """Return the slots of one shard; the last may have fewer than `shard_images`."""
-    return range(shard * shard_images, min((shard + 1) * shard_images, slots))
-
-
-def place_of(slot: int, shard_images: int) -> tuple[int, int]:
-    """Return the shard of a slot and its row in that shard."""
-    return divmod(slot, shard_images)
-
-
 def shard_file(level: str, shard: int) -> str:
     """Return the POSIX path of a shard inside a store: one folder per level, by Zarr's "." keys."""
     return f"{level}/c.{shard}.0.0.0"
 
 
-def shard_of(name: str) -> int | None:
-    """Return the number in the name of a shard or of its entry; None of names of other files."""
-    found = re.fullmatch(r"c\.(0|[1-9][0-9]{0,9})\.0\.0\.0|([0-9]{6}|[1-9][0-9]{6,9})\.json", name)
-    return None if found is None else int(found[1] or found[2])
+def shard_numbers(names: Iterable[str]) -> list[int]:
+    """Return the numbers in the names of shards or of their entries; other names say nothing."""
+    shard = re.compile(r"c\.(0|[1-9][0-9]{0,9})\.0\.0\.0|([0-9]{6}|[1-9][0-9]{6,9})\.json")
+    return [int(found[1] or found[2]) for found in map(shard.fullmatch, names) if found]

@@ -15,9 +15,9 @@ from zarr.storage import FsspecStore, LocalStore
 
 from store.codec import MISSING_CODE, scale_name
 from store.files import S3, Url, files_at, one_line_for_reads
-from store.header import ROOT_FILE, Header, RootAttributes, damaged, read_header
-from store.ledger import ChannelStatistics, has_file, read_statistics
-from store.spec import ImageEntry, LevelGrid, place_of, upright
+from store.header import ROOT_FILE, Header, damaged, read_header, root_attributes
+from store.ledger import ChannelStatistics
+from store.spec import upright
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,9 @@ class LevelSummary:
 
     Attributes:
         shape: (image, channel, y, x) of the array.
-        shards_done: Shards that the ledger records as done.
-        shards: Shards that hold an image of the data set.
-        size_bytes: Size of the done shards on the disk.
-        statistics: Per channel over all stored tokens, those of removed images included; None
-            where nothing is stored.
+        shards: Those that hold an image of the data set.
+        size_bytes: Of the done shards on the disk.
+        statistics: Per channel over all stored tokens, those of removed images included.
         saturated: Stored numbers that the scale of an 8 bit codec was too small for.
         projection: Of stored principal components: channels of the teacher, and the share of a
             sample's variance that is kept.
@@ -72,40 +70,34 @@ class StoreSummary:
 def inspect(path: Url) -> StoreSummary:
     """Summarise the store at a path, from its ledger alone.
 
-    Raises:
-        StoreUnreadableError: A file cannot be looked at.
-        StoreError: There is no store, its metadata is not sound, or a ledger entry is damaged.
+    StoreError where there is none, or its metadata or a ledger entry is not sound.
     """
     header = read_header(files_at(path))
-    with one_line_for_reads(header.files.url):
-        levels = {level: _summarise(header, level) for level in header.levels}
-    live = sum(slot.live for slot in header.slots)
+    levels = {level: _summarise(header, level) for level in header.levels}
+    images = len(header.live)
     return StoreSummary(
         path=header.files.url,
         domain=header.spec.domain,
         fingerprint=header.spec.fingerprint,
         codec=header.spec.codec,
-        provenance=RootAttributes.of(header.spec).provenance,
-        images=live,
-        removed_images=len(header.slots) - live,
+        provenance=header.spec.provenance,
+        images=images,
+        removed_images=len(header.slots) - images,
         levels=levels,
     )
 
 
 def _summarise(header: Header, level: str) -> LevelSummary:
-    slots, shard_images = header.slots, header.spec.shard_images
-    grid, basis = LevelGrid.of(header.spec, level), header.bases.get(upright(level))
-    entries = [found for found in header.recorded(level) if has_file(header.files, found[1])]
-    statistics = (
-        read_statistics(header.files, level, entry.shard, grid.channels) for _, entry in entries
-    )
+    grid, basis = header.grids[level], header.bases.get(upright(level))
+    wanted = {shard: header.wanted(shard) for shard in header.shards}
+    entries = [e for shard, images in wanted.items() if (e := header.done(level, shard, images))]
     return LevelSummary(
-        shape=(len(slots), grid.channels, *grid.size_tok),
-        shards_done=sum(any(images) for images, _ in entries),
-        shards=len({place_of(n, shard_images)[0] for n, slot in enumerate(slots) if slot.live}),
-        size_bytes=sum(entry.bytes for _, entry in entries),
-        statistics=ChannelStatistics.merge(statistics),
-        saturated=sum(entry.saturated or 0 for _, entry in entries),
+        shape=(len(header.slots), grid.channels, *grid.size_tok),
+        shards_done=sum(any(wanted[entry.shard]) for entry in entries),
+        shards=sum(map(any, wanted.values())),
+        size_bytes=sum(entry.bytes for entry in entries),
+        statistics=header.statistics(level, (entry.shard for entry in entries)),
+        saturated=sum(entry.saturated or 0 for entry in entries),
         projection=None if basis is None else (len(basis.mean), float(basis.explained.sum())),
     )
 
@@ -125,11 +117,14 @@ def open_dataset(path: Url) -> xr.Dataset:
         StoreError: There is no store, or its metadata is not sound.
     """
     header = read_header(files_at(path))
-    url, slots = header.files.url, header.slots
-    live = {slot.image for slot in slots if slot.live}
-    if missing := len(live - _embedded(header)):
+    url, slots, images = header.files.url, header.slots, header.live
+    embedded = set(images)
+    for level in header.levels:
+        entries = (header.done(level, shard) for shard in header.shards)
+        embedded &= {image for entry in entries if entry for image in entry.images if image}
+    if missing := len(images) - len(embedded):
         warnings.warn(
-            f"{missing} of {len(live)} images are not embedded yet in {url} and read as NaN: "
+            f"{missing} of {len(images)} images are not embedded yet in {url} and read as NaN: "
             "`ssr embed` goes on with them",
             stacklevel=2,
         )
@@ -152,21 +147,11 @@ def open_dataset(path: Url) -> xr.Dataset:
             dims = (teacher, (channel, teacher), channel)
             arrays = header.bases[level].arrays(level).items()
             coordinates |= {n: (d, a) for (n, a), d in zip(arrays, dims, strict=True)}
-    attributes = RootAttributes.of(header.spec).as_json()
-    return xr.Dataset(variables, coordinates, attributes)
-
-
-def _embedded(header: Header) -> set[ImageEntry]:
-    """Return the images that have all levels."""
-    images = {slot.image for slot in header.slots if slot.live}
-    with one_line_for_reads(header.files.url):
-        for level in header.levels:
-            images &= {image for found, _ in header.recorded(level) for image in found if image}
-    return images
+    return xr.Dataset(variables, coordinates, root_attributes(header.spec))
 
 
 def _open_level(header: Header, level: str, place: FsspecStore | LocalStore) -> xr.Variable:
-    grid, scale = LevelGrid.of(header.spec, level), header.scales.get(level)
+    grid, scale = header.grids[level], header.scales.get(level)
     wanted = (
         (len(header.slots), grid.channels, *grid.size_tok),
         grid.shard_shape,

@@ -3,9 +3,9 @@
 import errno
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
-from store.errors import StoreError, StoreFormatError
+from store.errors import StoreError, StoreFormatError, StoreMissingError
 from store.files import (
     Files,
     Url,
@@ -17,25 +17,21 @@ from store.files import (
 from store.fingerprint import sha256
 from store.header import METADATA_FILE, Header, read_digests, read_header, read_spec
 from store.lease import WHOLE, commit, writer_lease
-from store.ledger import LEDGER, ShardEntry, entry_file, parse_entry, parse_statistics
-from store.spec import LevelGrid, shard_file, shard_of
+from store.ledger import LEDGER, entry_file, parse_entry, parse_statistics
+from store.spec import shard_file, shard_numbers
 
 MISSING: Final = "is missing"
 UNRECORDED: Final = "has no ledger entry: its write was interrupted, or the entry was lost"
 
-Progress = Callable[[int, int], None]
-_Found = TypeVar("_Found")
-
 
 @dataclass(frozen=True)
 class Damage:
-    """One file that is not as it was written, or that could not be looked at.
+    """One file that is not as it was written, or could not be looked at, and what is wrong.
 
     Attributes:
         file: POSIX path inside the store.
-        what: What is wrong with it.
-        images: Ids of the images of its shard, which are embedded again together; none of metadata.
-        level, shard: Of the shard; None where it is about no shard.
+        images: Ids of the images of its shard, which are embedded again together.
+        level, shard: None of metadata.
     """
 
     file: str
@@ -69,10 +65,7 @@ class Report:
 
 
 def verify(path: Url, *, progress: Callable[[int, int], None] = lambda done, todo: None) -> Report:
-    """Read a whole store and compare it with what its ledger says.
-
-    Every metadata file and shard is hashed, every ledger entry checked against its own digest. Runs
-    at the speed of the disk or of SHA-256, whichever is slower; holds one shard in memory.
+    """Read a whole store and compare it with what its ledger says; hold one shard in memory.
 
     `progress` is called with shards done and shards to do.
 
@@ -86,7 +79,7 @@ def verify(path: Url, *, progress: Callable[[int, int], None] = lambda done, tod
     unread: list[Damage] = []
     try:
         read_spec(files)
-    except StoreFormatError:
+    except (StoreMissingError, StoreFormatError):
         raise
     except StoreError:
         pass  # is found below, with whatever else is wrong
@@ -98,14 +91,15 @@ def verify(path: Url, *, progress: Callable[[int, int], None] = lambda done, tod
         shards = sorted(_shards(header))
     size_bytes = 0
     for done, (level, shard) in enumerate(shards, start=1):
+        images = tuple(image.image_id for image in header.wanted(shard) if image)
         try:
-            found_bytes = _unless_missing(files.size, shard_file(level, shard))
+            found_bytes = files.size(shard_file(level, shard))
             size_bytes += found_bytes or 0
             if found := _shard_damage(header, level, shard, found_bytes):
-                damage.append(_damage(header, level, shard, *found))
+                damage.append(Damage(*found, images, level, shard))
         except (OSError, MemoryError) as error:
             what = f"cannot be read: {reason_of(error)}"
-            unread.append(_damage(header, level, shard, shard_file(level, shard), what))
+            unread.append(Damage(shard_file(level, shard), what, images, level, shard))
         progress(done, len(shards))
     return Report(files.url, len(shards), size_bytes, tuple(damage), tuple(unread))
 
@@ -134,12 +128,12 @@ def _look_at_metadata(files: Files, damage: list[Damage], unread: list[Damage]) 
         return
     for name, digest in digests.items():
         try:
-            if sha256(files.read(name)) != digest:
-                damage.append(Damage(name, "is damaged"))
-        except FileNotFoundError:
-            damage.append(Damage(name, MISSING))
+            data = files.read(name)
         except (OSError, MemoryError) as error:
             unread.append(Damage(name, f"cannot be read: {reason_of(error)}"))
+            continue
+        if data is None or sha256(data) != digest:
+            damage.append(Damage(name, MISSING if data is None else "is damaged"))
 
 
 def _shards(header: Header) -> set[tuple[str, int]]:
@@ -147,15 +141,10 @@ def _shards(header: Header) -> set[tuple[str, int]]:
     found = set()
     for level in header.spec.levels:
         names = [*header.files.names(level), *header.files.names(f"{LEDGER}/{level}")]
-        found |= {(level, shard) for name in names if (shard := shard_of(name)) is not None}
+        found |= {(level, shard) for shard in shard_numbers(names)}
     for level in header.levels:
         found |= {(level, shard) for shard in header.shards if any(header.wanted(shard))}
     return found
-
-
-def _damage(header: Header, level: str, shard: int, file: str, what: str) -> Damage:
-    images = tuple(image.image_id for image in header.wanted(shard) if image)
-    return Damage(file, what, images, level, shard)
 
 
 def _shard_damage(
@@ -164,35 +153,23 @@ def _shard_damage(
     """Check one shard of a size, None where it is missing, and its entry: file, what is wrong."""
     files, wanted = header.files, header.wanted(shard)
     name, ledger_name = shard_file(level, shard), entry_file(level, shard)
-    entry_data = _unless_missing(files.read, ledger_name)
+    entry_data = files.read(ledger_name)
     if not entry_data:  # empty: deleted in a bucket
         return (name, MISSING if found_bytes is None else UNRECORDED) if any(wanted) else None
     entry = parse_entry(entry_data, level, shard)
-    if entry is None or not _can_be(entry, entry_data, LevelGrid.of(header.spec, level)):
+    try:
+        parse_statistics(entry_data, header.grids[level].channels)
+    except ValueError:
+        entry = None
+    if entry is None:
         return ledger_name, "is damaged"
-    if entry.fingerprint != header.level_fingerprint(level) or not entry.holds(wanted):
+    if entry.fingerprint != header.fingerprints[level] or not entry.holds(wanted):
         return ledger_name, "is of other images, another teacher or another scale"
     if found_bytes is None:
         return name, MISSING
     if found_bytes != entry.bytes:  # not read: it may be larger than the memory
         return name, "is damaged"
-    data = files.read(name)
+    data = files.read(name) or b""
     if len(data) != found_bytes:
         raise OSError(errno.EIO, "it ended while it was read", name)
     return None if sha256(data) == entry.digest else (name, "is damaged")
-
-
-def _can_be(entry: ShardEntry, entry_data: bytes, grid: LevelGrid) -> bool:
-    """Tell whether a store can hold a shard of this size, with such statistics."""
-    try:
-        parse_statistics(entry_data, grid.channels)
-    except ValueError:
-        return False
-    return entry.bytes <= grid.most_shard_bytes
-
-
-def _unless_missing(look: Callable[[str], _Found], name: str) -> _Found | None:
-    try:
-        return look(name)
-    except FileNotFoundError:
-        return None

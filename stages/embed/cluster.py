@@ -59,7 +59,7 @@ class ShardJob:
     def of(cls, config: EmbedConfig, root: Path, writer: ShardWriter) -> "ShardJob":
         """Make all paths absolute: workers start in other folders."""
         config = config.model_copy(update={"teacher": config.teacher.absolute()})
-        return cls(config, root.absolute(), writer.absolute())
+        return cls(config, root.absolute(), writer)
 
 
 def run_dask(

@@ -131,7 +131,7 @@ def run(
                     continue
                 files = files_at(join(store_url, spec.relative_path))
                 with one_line_for_reads(files.url):
-                    bases |= read_bases(files, spec, config.levels)
+                    bases |= read_bases(files.read, spec, config.levels)
             return bases
 
         planned = kept_store(planned, config, store_url, load)
@@ -215,7 +215,7 @@ class _Embedder:
             return
         from stages.embed.task import run_serial
 
-        with self._shards(tasks, image_done, writer.bases) as shards:
+        with self._shards(tasks, image_done, writer.header.bases) as shards:
             run_serial(shards, lambda shard: writer.write_shard(shard.task, shard.features()))
 
     def fix_scales(self, writer: StoreWriter, bases_of_others: Callable[[], Bases]) -> None:
@@ -239,8 +239,8 @@ class _Embedder:
         for level in writer.unprojected:
             if level not in bases and self.planned.projection is not None:
                 bases[level] = fit_basis(level, features[level].values(), self.planned.projection)
-        features = project(features, {**writer.bases, **bases})
-        scales = {level: estimate_scale(features[level].values()) for level in writer.unscaled}
+        features = project(features, {**writer.header.bases, **bases})
+        scales = {n: estimate_scale(n, features[n].values()) for n in writer.unscaled}
         writer.fix_scales(scales, bases)
 
     @contextmanager

@@ -13,7 +13,7 @@ from stages.embed.config import EmbedConfig
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from store.codec import Projection
 from store.errors import CheckpointError, ConfigError, DataError, StoreMismatchError
-from store.files import Url, exists, files_at, join, one_line_for_reads
+from store.files import Url, files_at, join, one_line_for_reads
 from store.header import METADATA_FILE, ROOT_FILE
 from store.ledger import SLOTS_FILE
 from store.spec import FLIPPED, ImageEntry, Level, StoreSpec, levels_of_format_1
@@ -214,4 +214,4 @@ def _hash(encoder: "Encoder") -> str:
 def _is_there(store_url: Url, spec: StoreSpec) -> bool:
     files = files_at(join(store_url, spec.relative_path))
     with one_line_for_reads(files.url):
-        return any(exists(files, name) for name in (ROOT_FILE, SLOTS_FILE, METADATA_FILE))
+        return any(files.size(name) is not None for name in (ROOT_FILE, SLOTS_FILE, METADATA_FILE))

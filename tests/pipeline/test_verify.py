@@ -92,7 +92,7 @@ def test_repair_leaves_alone_what_cannot_be_read_and_says_so(
     store, before = str(the_store("source")), stored(photos)
     read = LocalFiles.read
 
-    def fail(files: LocalFiles, name: str) -> bytes:
+    def fail(files: LocalFiles, name: str) -> bytes | None:
         if name == "stride8/c.0.0.0.0":
             raise OSError(5, "Input/output error")
         return read(files, name)

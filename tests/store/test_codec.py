@@ -37,7 +37,7 @@ def test_a_window_is_what_the_codec_keeps(tmp_path: Path, name: str) -> None:
     reader = FeatureReader(tmp_path / spec.relative_path)
     dataset = open_dataset(tmp_path / spec.relative_path)
     for level in LEVELS:
-        scale = estimate_scale(features(image, level) for image in IMAGES)
+        scale = estimate_scale(level, (features(image, level) for image in IMAGES))
         for row, image in enumerate(IMAGES):
             kept = expected(name, features(image, level), scale)
             h, w = (side // SPEC.level(level).stride_px for side in image.working_size_px)
@@ -64,7 +64,7 @@ def test_no_number_of_the_sample_is_clipped_or_far_off(spread: float, seed: int)
     sample = [rng.normal(0.0, spread, (3, 4, 5)).astype(np.float32) for _ in range(2)]
     for image in sample:
         image[2] = 0.0
-    scale = estimate_scale(sample)
+    scale = estimate_scale("stride8", sample)
     for image in sample:
         codes, clipped = Codec("int8").encode(image, scale)
         assert clipped == 0
@@ -92,14 +92,11 @@ def test_scales_are_fixed_before_the_first_shard_and_kept(tmp_path: Path, name: 
     np.testing.assert_allclose(window.max(), 1.27, rtol=1e-6)
 
 
-@pytest.mark.parametrize("number", [0.0, np.nan, -1.0])
-def test_scales_that_cannot_be_are_refused(tmp_path: Path, number: float) -> None:
-    spec = replace(SPEC, codec="int8")
-    with (
-        StoreWriter(tmp_path, spec, IMAGES, ("stride8",)) as writer,
-        pytest.raises(StoreError, match=r"scale of stride8.*not greater than 0"),
-    ):
-        writer.fix_scales({"stride8": np.array([1.0, 1.0, 1.0, number], np.float32)})
+@pytest.mark.parametrize("number", [np.nan, np.inf, 65520.0])
+def test_features_that_float16_cannot_hold_have_no_scale(number: float) -> None:
+    broken = np.full((4, 2, 2), number, np.float32)
+    with pytest.raises(StoreError, match=r"scale of stride8.*check the teacher's weights"):
+        estimate_scale("stride8", [features(IMAGES[0], "stride8"), broken])
 
 
 @pytest.mark.parametrize("damage", [b"", b"1234" * 5, None])

@@ -33,7 +33,7 @@ def test_a_shard_has_the_bytes_that_zarr_python_writes(
     threads: int,
     dtype: type[np.floating[Any]],
 ) -> None:
-    grid = LevelGrid("stride8", 8, 3, 5, size, min(side, *size), Codec(codec))
+    grid = LevelGrid(8, 3, 5, size, min(side, *size), Codec(codec))
     scale = np.array([0.05, 0.1, 0.02], np.float32) if grid.codec.scaled else None
     rng = np.random.default_rng(0)
     block = np.full(grid.shard_shape, grid.codec.fill, grid.codec.dtype)

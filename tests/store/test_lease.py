@@ -185,7 +185,7 @@ def orphan(place: Path, wanted: Sequence[ImageEntry], part: Part) -> tuple[Shard
     name = f"ledger/leases/{lease_name(part)}"
     with writer:
         task, left = writer.pending()[0], writer.shards
-        held = files_at(writer.path).read(f"{name}.json")
+        held = files_at(writer.path).read(f"{name}.json") or b""
     files_at(writer.path).write(f"{name}.json", held)
     files_at(writer.path).write(f"{name}.lock", b"")
     return left, task

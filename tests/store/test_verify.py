@@ -58,7 +58,7 @@ def test_missing_empty_and_truncated_shards_cost_all_their_images(
     if size is None:
         held.delete(name)
     else:
-        held.write(name, held.read(name)[:size])
+        held.write(name, (held.read(name) or b"")[:size])
     report = verify(store)
     assert [damage.file for damage in report.damage] == [name]
     assert report.damage[0].images == tuple(image.image_id for image in IMAGES[3:6])

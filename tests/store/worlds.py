@@ -72,7 +72,7 @@ def write(
     with StoreWriter(url, spec, wanted, levels) as writer:
         sample = scale_sample(wanted)
         writer.fix_scales(
-            {level: estimate_scale(features(i, level) for i in sample) for level in writer.unscaled}
+            {n: estimate_scale(n, (features(i, n) for i in sample)) for n in writer.unscaled}
         )
         tasks = writer.pending()
         for task in tasks:
@@ -102,7 +102,7 @@ def files(store: Url) -> dict[str, bytes]:
 def flip_a_bit(store: Url, name: str, bit: int) -> None:
     """Flip one bit of a file, modulo the file's length."""
     held = files_at(store)
-    data = bytearray(held.read(name))
+    data = bytearray(held.read(name) or b"")
     bit %= len(data) * 8
     data[bit // 8] ^= 1 << bit % 8
     held.write(name, bytes(data))
