@@ -17,13 +17,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from stages.prepare.datasets.dataset import (
-    IMAGE_SUFFIXES,
-    LABEL_SUFFIXES,
-    files_under,
-    pairing_key,
-    suffix_between,
-)
+from stages.prepare.datasets.dataset import files_under, pairing_key, suffix_between
 from stages.prepare.geometry import Size
 from stages.prepare.labels import CITYSCAPES_19, CITYSCAPES_IDS, IGNORE, Color
 from stages.prepare.manifest import Manifest
@@ -101,7 +95,7 @@ def find_splits(root: Path) -> dict[str, SplitFolders]:
     """
     images: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     labels: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for file in files_under(root, ".", IMAGE_SUFFIXES)[0]:
+    for file in files_under(root, ".")[0]:
         folder = file.rpartition("/")[0]
         parts = folder.lower().split("/")
         split = next((s for part in parts for s, name in _SPLITS.items() if name.search(part)), "")
@@ -128,7 +122,7 @@ def classes_under(folder: Path) -> ProposedClasses:
         raise DataError(f"{folder}: there is no such folder: name one of labels, or a dataset")
     classes = classes_of_splits(folder, find_splits(folder).values())
     if not classes.said:
-        everything, _ = files_under(folder, ".", LABEL_SUFFIXES)
+        everything, _ = files_under(folder, ".")
         files = [f for f in everything if _LABELS.search(f.rpartition("/")[0].lower())]
         files = files or everything
         classes = propose_classes([folder / f for f in files], suffix=_ending_of(files))

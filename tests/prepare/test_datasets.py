@@ -45,9 +45,9 @@ def test_gta5_pairs_images_with_labels_and_ignores_converted_copies(gta5: Path) 
     save(gta5 / "labels" / "00001_labelTrainIds.png", ids(0))
     listing = scan(gta5_config(gta5))
     assert listing.classes == CITYSCAPES_19
-    assert listing.items == tuple(
+    assert listing.items == [
         Item("train", f"images/0000{i}.png", f"labels/0000{i}.png") for i in (1, 2, 3)
-    )
+    ]
 
 
 def test_gta5_holds_out_the_images_of_a_list(gta5: Path) -> None:
@@ -87,12 +87,12 @@ def test_own_data_may_lie_in_subfolders(own_data: Path) -> None:
     save(own_data / "train" / "images" / ".thumbnails" / "x.png", photo(1))
     (own_data / "train" / "images" / ".DS_Store").write_bytes(b"x")
     listing = scan(folder_config(own_data))
-    assert listing.items == (
+    assert listing.items == [
         Item("train", "train/images/a/1.jpg", "train/labels/a/1.png"),
         Item("train", "train/images/a/2.jpg", "train/labels/a/2.png"),
         Item("train", "train/images/b/1.jpg", "train/labels/b/1.png"),
         Item("val", "val/images/v.jpg", "val/labels/v.png"),
-    )
+    ]
     assert listing.classes.names == ("lane", "rest")
     stored = StoredLabel(ids(0, 7, 8, 255))
     assert to_train_ids(stored, listing.labels).tolist() == ids(0, 1, 1, 255).tolist()
@@ -120,8 +120,8 @@ def test_labels_are_paired_whatever_their_spelling(
     folders = {"train_images": "images", "train_labels": "labels"}
     config = folder_config(tmp_path, val_images=None, val_labels=None, **folders, **keys)
     listing = scan(config)
-    assert listing.items == (Item("train", f"images/{image}", f"labels/{label}"),)
-    assert listing.findings == ()
+    assert listing.items == [Item("train", f"images/{image}", f"labels/{label}")]
+    assert listing.findings == []
 
 
 @pytest.mark.parametrize("labels", [".", "labels"])
@@ -131,7 +131,7 @@ def test_labels_may_lie_among_the_images_or_below_them(tmp_path: Path, labels: s
     folders = {"train_images": ".", "train_labels": labels, "label_suffix": "_L"}
     listing = scan(folder_config(tmp_path, val_images=None, val_labels=None, **folders))
     label = (Path(labels) / "c_L.png").as_posix()
-    assert listing.items == (Item("train", "c.jpg", label),)
+    assert listing.items == [Item("train", "c.jpg", label)]
 
 
 def test_pipes_and_other_leftovers_are_never_images(own_data: Path) -> None:
@@ -146,10 +146,10 @@ def test_pipes_and_other_leftovers_are_never_images(own_data: Path) -> None:
         (photos / name).write_bytes(b"x")
     listing = scan(folder_config(own_data))
     assert listing.items == before
-    assert listing.findings == (
+    assert listing.findings == [
         "train/images: passed over 10 entries that are not images: #recycle/, "
         ".AppleDouble/, ._1.jpg, ...",
-    )
+    ]
 
 
 def test_the_last_images_are_held_out(own_data: Path) -> None:

@@ -31,17 +31,17 @@ class Config(FileDataset):
         labelTrainIds that cityscapesscripts make.
         """
         code, table = label_code(self.folder, "gtFine/*/*/*_gtFine_")
-        parts = [
+        listing = Listing(CITYSCAPES_19, table)
+        for split in get_args(Split):
             self.pair(
+                listing,
                 split,
                 f"leftImg8bit/{split}",
                 f"gtFine/{split}",
                 image_suffix="_leftImg8bit",
                 label_suffix=f"_gtFine_{code}",
             )
-            for split in get_args(Split)
-        ]
-        return Listing.of(CITYSCAPES_19, table, parts)
+        return listing
 
 
 def label_code(root: Path, pattern: str) -> tuple[str, LabelTable]:

@@ -55,10 +55,12 @@ class Config(FileDataset):
         folder = self.folder / _LABELS
         if not folder.is_dir():
             problem = f"{folder}: there is no such folder: {self.remedy}"
-            return Listing(CITYSCAPES_19, SYNTHIA_IDS, (), problems=(problem,))
-        names, _ = files_under(self.folder, _LABELS, (".png",))
+            return Listing(CITYSCAPES_19, SYNTHIA_IDS, problems=[problem])
+        names, _ = files_under(self.folder, _LABELS)
         converted = bool(names) and all(name.endswith(f"{_TRAIN_IDS}.png") for name in names)
-        table = train_id_table(CITYSCAPES_19) if converted else SYNTHIA_IDS
+        listing = Listing(
+            CITYSCAPES_19, train_id_table(CITYSCAPES_19) if converted else SYNTHIA_IDS
+        )
         suffix = _TRAIN_IDS if converted else ""
-        part = self.pair("train", "RGB", _LABELS, label_suffix=suffix)
-        return Listing.of(CITYSCAPES_19, table, [part])
+        self.pair(listing, "train", "RGB", _LABELS, label_suffix=suffix)
+        return listing
