@@ -72,9 +72,8 @@ def test_chosen_labels_of_the_target_train_split_are_kept(
     [
         (4, None, "is 4, but 3 of 3 images to train on have a label in "),
         (3, "train/labels/b/1.png", "is 3, but 2 of 3 images to train on have a label in "),
-        (["train/images/x"], None, "names train/images/x, but there is no such image to train on"),
-        (["val/images/v"], None, "names val/images/v, but there is no such image to train on"),
-        (["train/images/b/1"], "train/labels/b/1.png", "has no label at train/labels/b/1.png: add"),
+        (["val/images/v"], None, "names val/images/v, but no such image to train on has a label"),
+        (["train/images/b/1"], "train/labels/b/1.png", "names train/images/b/1, but no such image"),
     ],
 )
 def test_labelled_images_that_are_not_there_are_one_line(
@@ -164,7 +163,7 @@ IMAGE, LABEL = "train/images/a/1.jpg", "train/labels/a/1.png"
         (IMAGE, _truncate, r"images/a/1\.jpg: is damaged or not an image"),
         (IMAGE, lambda path: path.write_text("no"), r"images/a/1\.jpg: is damaged or not an image"),
         (LABEL, _truncate, r"labels/a/1\.png: is damaged or not an image"),
-        (LABEL, Path.unlink, r"images/a/1\.jpg: has no label at .*labels/a/1\.png: add it"),
+        (LABEL, Path.unlink, r"labels/a/1\.png: .*images/a/1\.jpg has no label there: add it"),
         (
             LABEL,
             lambda path: save(path, ids(0, size=(20, 31))),
