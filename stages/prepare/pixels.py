@@ -41,6 +41,9 @@ from store.fingerprint import sha256
 
 MEAN: Final = (123.675, 116.28, 103.53)
 STD: Final = (58.395, 57.12, 57.375)
+_CENTRED: Final = (np.arange(256)[:, None] - np.array(MEAN)).astype(np.float32)
+_NORMALISED: Final = (_CENTRED * (1 / np.array(STD))).astype(np.float32)[None]
+"""float32 (1, 256, 3): the normalised value of every byte, rounded once as mmcv does."""
 
 FORMATS: Final = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
 """What Pillow may take a file for: nothing that starts a program or reads another file."""
@@ -119,8 +122,8 @@ def read_train_ids(record: ImageRecord, root: Path, labels: LabelTable) -> NDArr
     Raises:
         DataError: The file is missing, or has changed since the manifest was made.
     """
-    assert record.label is not None, "only labelled records are read for their label"
-    assert record.label_sha256 is not None, "a label in the manifest has its hash"
+    assert record.label is not None
+    assert record.label_sha256 is not None
     path = root / record.label
     data = _read_unchanged(path, record.label_sha256)
     label = decode_label(data, path)
@@ -376,13 +379,3 @@ def _resize(array: NDArray[np.uint8], size: Size, interpolation: int) -> NDArray
         return array
     resized: NDArray[np.uint8] = cv2.resize(array, (width, height), interpolation=interpolation)
     return resized
-
-
-def _normalisation_table() -> NDArray[np.float32]:
-    """Return float32 (1, 256, 3): the normalised value of every byte, rounded once as mmcv does."""
-    centred = (np.arange(256)[:, None] - np.array(MEAN)).astype(np.float32)
-    table: NDArray[np.float32] = (centred * (1 / np.array(STD))).astype(np.float32)
-    return table[None]
-
-
-_NORMALISED: Final = _normalisation_table()

@@ -118,8 +118,6 @@ def test_a_manifest_that_cannot_be_read_is_not_called_damaged(
         {"image": "/etc/passwd"},
         {"label": "a/../../1.png"},
         {"image": "1\0.png"},
-        {"raw_size_px": (0, 5)},
-        {"working_size_px": (-32, 32)},
     ],
 )
 def test_a_manifest_names_images_inside_their_folder(
