@@ -123,8 +123,8 @@ def classes_under(folder: Path) -> ProposedClasses:
     classes = classes_of_splits(folder, find_splits(folder).values())
     if not classes.said:
         everything, _ = files_under(folder, ".")
-        files = [f for f in everything if _LABELS.search(f.rpartition("/")[0].lower())]
-        files = files or everything
+        named = [f for f in everything if _LABELS.search(f.rpartition("/")[0].lower())]
+        files = named or everything
         classes = propose_classes([folder / f for f in files], suffix=_ending_of(files))
     if not classes.classes:
         raise DataError(f"{folder}: {'; '.join(classes.said)}: there are no classes to propose")
@@ -139,9 +139,8 @@ def propose_classes(files: Sequence[Path], *, suffix: str = "") -> ProposedClass
     """
     places = np.unique(np.linspace(0, len(files) - 1, min(len(files), MOST_LABELS)).astype(int))
     with ThreadPoolExecutor() as pool:
-        looked = [
-            found for found in pool.map(_count, (files[i] for i in places)) if found is not None
-        ]
+        counted = pool.map(_count, (files[i] for i in places))
+        looked = [found for found in counted if found is not None]
     said = [f"looked at {len(looked)} of {len(files)} label files"]
     if len(looked) < len(places):
         said.append(f"{len(places) - len(looked)} more cannot be read: `ssr prepare` says why")
@@ -166,17 +165,14 @@ def propose_classes(files: Sequence[Path], *, suffix: str = "") -> ProposedClass
         key=lambda value: (-counts[value], value[1]) if value[1] else (value[0], _BLACK),
     )
     kept = [value for value in (*names, *others) if value not in ignored]
+    classes = []
+    for place, (stored, color) in enumerate(kept):
+        name = names.get((stored, color)) or f"class_{place if stored is None else stored}"
+        share = counts[stored, color] / counts.total()
+        ids = () if stored is None else (stored,)
+        classes.append(ProposedClass(name, color or _voc_color(place + 1), ids, share))
     return ProposedClasses(
-        classes=tuple(
-            ProposedClass(
-                names.get(value) or f"class_{place if stored is None else stored}",
-                color or voc_color(place + 1),
-                () if stored is None else (stored,),
-                counts[value] / counts.total(),
-            )
-            for place, value in enumerate(kept)
-            for stored, color in [value]
-        ),
+        classes=tuple(classes),
         ignore_ids=tuple(sorted(stored for stored, _ in ignored if stored is not None)),
         ignore_colors=tuple(sorted(color for _, color in ignored if color is not None)),
         said=tuple(said),
@@ -215,7 +211,7 @@ def about_sampling(manifest: Manifest, *, min_pixels: int, min_crop_ratio: float
     )
 
 
-def voc_color(index: int) -> Color:
+def _voc_color(index: int) -> Color:
     """Return the colour that Pascal VOC gives to an index; no two of 256 are alike."""
     red, green, blue = (
         sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8))
@@ -243,27 +239,26 @@ def _split_of(
         for label_place in _places(tree)
     ]
     pngs = [file for file in files if file.lower().endswith(".png")]
-    found.append(_pair(places[0], files, places[0], pngs, among=True))
+    found.append(_pair(places[0], files, places[0], pngs))
     best = max(found, key=lambda one: len(one.label_files))
     if len(best.label_files) < _LEAST_MATCHED * len(files):
         return SplitFolders(places[0], tuple(files))
     return best
 
 
-def _pair(
-    place: str, images: Sequence[str], labels: str, files: Sequence[str], *, among: bool = False
-) -> SplitFolders:
+def _pair(place: str, images: Sequence[str], labels: str, files: Sequence[str]) -> SplitFolders:
     """Try names as they are, then with a suffix of the labels, then with one of the images too.
 
-    Labels that lie `among` the images have their names with a suffix of letters.
+    Labels that lie among the images have their names with a suffix of letters.
     """
+    among = labels == place
     stems = {pairing_key(file, labels, ""): file for file in files}
     best = SplitFolders(place, tuple(images))
     for image_suffix in ("",) if among else dict.fromkeys(("", _ending_of(images))):
         keys = {pairing_key(file, place, image_suffix) for file in images}
-        between = suffix_between(keys, stems)
-        for suffix in (between,) if among else ("", between):
-            if suffix is None or (among and not re.search("[A-Za-z]", suffix)):
+        between = suffix_between(keys, stems) or ""
+        for suffix in ("", between):
+            if among and not re.search("[A-Za-z]", suffix):
                 continue
             own = tuple(sorted(stems[key + suffix] for key in keys if key + suffix in stems))
             if len(own) > len(best.label_files):

@@ -93,9 +93,9 @@ PUBLISHED: Final[Mapping[str, Mapping[str, Save]]] = {
         "labels/00001_labelTrainIds.png": _ids(0),
     },
     "cityscapes": {
-        **{f"leftImg8bit/{city}_0_leftImg8bit.png": _photo for city in _CITIES},
-        **{f"gtFine/{city}_0_gtFine_labelIds.png": _ids(0, 11, 33) for city in _CITIES},
-        **{f"gtFine/{city}_0_gtFine_instanceIds.png": _ids(1) for city in _CITIES},
+        **{f"leftImg8bit/{city}_000000_000019_leftImg8bit.png": _photo for city in _CITIES},
+        **{f"gtFine/{city}_000000_000019_gtFine_labelIds.png": _ids(0, 11, 33) for city in _CITIES},
+        **{f"gtFine/{city}_000000_000019_gtFine_instanceIds.png": _ids(1) for city in _CITIES},
     },
     "synthia": {
         "RGB/0000000.png": _photo,

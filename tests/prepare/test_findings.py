@@ -10,17 +10,7 @@ from PIL import Image
 from stages.prepare.manifest import Manifest
 from stages.prepare.pixels import read_train_ids
 from stages.prepare.stage import findings
-from tests.prepare.conftest import (
-    Prepare,
-    folder_config,
-    ids,
-    photo,
-    save,
-)
-
-
-def test_sound_data_needs_no_word(prepare: Prepare, own_data: Path) -> None:
-    assert prepare(folder_config(own_data)).findings == ()
+from tests.prepare.conftest import Prepare, folder_config, ids, photo, save
 
 
 def save_turned(path: Path, pixels: NDArray[np.uint8], orientation: int) -> None:
@@ -32,7 +22,6 @@ def save_turned(path: Path, pixels: NDArray[np.uint8], orientation: int) -> None
 @pytest.mark.parametrize(
     ("orientation", "label_orientation", "size", "open_"),
     [
-        (3, None, (20, 30), True),
         (3, 3, (20, 30), False),
         (None, 4, (20, 30), True),
         (6, None, (20, 30), False),
