@@ -215,11 +215,7 @@ def facts_of(folder: Path, *, frozen: bool = False) -> Facts:
 
 
 def read_config(folder: Path) -> "PreTrainedConfig":
-    """Read a model's config.
-
-    Raises:
-        CheckpointError: if transformers refuses it.
-    """
+    """Read a model's config; CheckpointError where transformers refuses it."""
     from transformers import AutoConfig
 
     try:
@@ -232,12 +228,7 @@ def read_config(folder: Path) -> "PreTrainedConfig":
 
 
 def load_model(folder: Path, facts: Facts, *, name: str) -> "nn.Module":
-    """Load the encoder of a model from a folder, in float32.
-
-    Args:
-        folder: as `save_pretrained` leaves it.
-        facts: of the model.
-        name: of the model, for messages.
+    """Load the encoder of a model from a folder that `save_pretrained` left, in float32.
 
     Raises:
         CheckpointError: for weights that are damaged or do not fit.

@@ -108,12 +108,8 @@ def differences(
     return Differences(*(tuple(dict.fromkeys(names)) for names in kinds))
 
 
-def check_checksums(path: Path) -> None:
-    """Read a whole weight file: `torch.load` looks at no checksum.
-
-    Raises:
-        zipfile.BadZipFile: If a part of it is not what was written.
-    """
+def _check_checksums(path: Path) -> None:
+    """Read a whole weight file, as `torch.load` looks at no checksum; BadZipFile if damaged."""
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
     if damaged is not None:
@@ -122,15 +118,9 @@ def check_checksums(path: Path) -> None:
 
 @contextmanager
 def reading(path: Path, fault: str, cure: str) -> Iterator[None]:
-    """Say in one line why the block failed to read a file; our own errors pass.
+    """Raise CheckpointError, in one line, where the block fails to read a file; ours pass.
 
-    Args:
-        path: The file.
-        fault: What is wrong where its content fails.
-        cure: What to do then.
-
-    Raises:
-        CheckpointError: From whatever ended the block.
+    `fault` and `cure` are what is wrong where its content fails, and what to do then.
     """
     try:
         yield
@@ -192,7 +182,7 @@ def load_parts(
     if not path.is_file():
         return None
     with reading(path, "is a damaged checkpoint", "delete it to train anew"):
-        check_checksums(path)
+        _check_checksums(path)
         saved = torch.load(path, map_location=device, weights_only=True)
         if any(saved[key] != value for key, value in header.items()):
             raise CheckpointError(f"{path} is of another run; {cure}")
@@ -209,7 +199,7 @@ def _load(path: Path) -> Any:  # noqa: ANN401 - whatever a file holds
         return safetensors.torch.load(path.read_bytes())
     zipped = zipfile.is_zipfile(path)
     if zipped:  # older files carry no checksums
-        check_checksums(path)
+        _check_checksums(path)
     return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
 
 

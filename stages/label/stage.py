@@ -62,11 +62,9 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class LabelResult:
-    """The labels of the target's training images; none where nothing asked for them.
+    """Store of the labels of the target's training images, None where nothing asked for them.
 
-    Attributes:
-        entry: Their store, with what is known of the classifier in its provenance.
-        labelled: Images that were labelled now.
+    `labelled` images were labelled now.
     """
 
     entry: StoreEntry | None
@@ -85,16 +83,8 @@ def run(
 ) -> LabelResult:
     """Bring the target's labels up to date with the stores of an index.
 
-    Without a config it writes an empty index of labels.
-
-    Args:
-        config: Section `label`.
-        manifest_path: The images.
-        roots: Folder of each domain.
-        stores: Where the paths of the index begin; the labels' store joins them.
-        index_path: The index of features; that of the labels is written beside it.
-        shard_images: Images per shard.
-        progress: Called with images done, images to do, and which they are.
+    Without a config it writes an empty index of labels. The labels' store joins those of features
+    in `stores`, and its index is written beside `index_path`.
 
     Raises:
         DataError: No image of source/train has a label and a labelled token, or one changed.
@@ -147,8 +137,7 @@ def run(
 
     done, total = count(1), len(source) + len(target)
 
-    def tokens_of(record: ImageRecord) -> NDArray[Any]:
-        """Read all tokens (C, h, w) of an image."""
+    def tokens_of(record: ImageRecord) -> NDArray[Any]:  # (C, h, w)
         opened, name = readers[record.domain], record.image_id
         progress(next(done), total, f"{record.domain}/train")
         return opened.window(name, config.level, 0, 0, *opened.size_tok(name, config.level))
@@ -156,7 +145,6 @@ def run(
     most = max(1, min(_MOST_OF_AN_IMAGE, _MOST_TOKENS // len(source)))
 
     def examples(record: ImageRecord) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Read some tokens (N, C) of an image and their labels (N,)."""
         label = read_train_ids(record, roots["source"], manifest.labels["source"])
         label = resize_label(label, record.resized_size_px)
         ids = label_window(label, 0, 0, *record.working_size_px)

@@ -90,7 +90,6 @@ class Manifest:
     """The images of a run and the meaning of their labels.
 
     Attributes:
-        classes: The classes of both domains.
         records: Sorted by domain, split and image id.
         labels: How each domain's label files are read.
         skipped: Ids of images that could not be read and have no record -> why.

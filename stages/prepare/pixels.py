@@ -12,7 +12,6 @@ One policy for both, so that a label lies on its image:
 H W pixels of the raw image, h w pixels of the resized image; colours are RGB.
 """
 
-import stat
 import struct
 import threading
 import warnings
@@ -36,6 +35,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from stages.prepare.geometry import Size
 from stages.prepare.labels import IGNORE, LabelTable, StoredLabel, to_train_ids
 from stages.prepare.manifest import ImageRecord
+from store import atomic
 from store.errors import DataError, DataUnreadableError
 from store.fingerprint import sha256
 
@@ -106,10 +106,8 @@ def read_raw(record: ImageRecord, root: Path) -> NDArray[np.uint8]:
     path = root / record.image
     try:
         return decode_image(_read_unchanged(path, record.sha256), path).rgb
-    except DataUnreadableError:
-        raise
     except DataError as error:
-        if record.domain != "restyled":
+        if record.domain != "restyled" or isinstance(error, DataUnreadableError):
             raise
         raise DataError(
             f"{path}: is missing or not what was made: run `ssr restyle`, which makes it again"
@@ -139,26 +137,22 @@ def read_train_ids(record: ImageRecord, root: Path, labels: LabelTable) -> NDArr
 
 def decode_image(data: bytes, path: Path) -> StoredImage:
     """Decode the bytes of an image file; as `read_image`, `path` is for messages."""
-    file = _decode(data, path)
-    image = file.image
-    if file.bits > 8 or image.mode not in _COLOUR_MODES:
+    image, _, bits, orientation = _decode(data, path)
+    if bits > 8 or image.mode not in _COLOUR_MODES:
         raise DataError(
-            f"{path}: pixel mode {image.mode} of {file.bits} bits per channel is not 8-bit colour: "
+            f"{path}: pixel mode {image.mode} of {bits} bits per channel is not 8-bit colour: "
             "convert it to 8-bit RGB by the range of its own values"
         )
+    one_channel = image.mode in {"1", "L", "LA", "P", "PA"}
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow wants the detour, and warns otherwise
-    one_channel = file.image.mode in {"1", "L", "LA", "P", "PA"}
-    return StoredImage(np.array(image.convert("RGB")), one_channel, file.orientation)
+    return StoredImage(np.array(image.convert("RGB")), one_channel, orientation)
 
 
 def decode_label(data: bytes, path: Path, *, orientation: int = 1) -> StoredLabel:
     """Decode the bytes of a label file; `to_train_ids` gives the values their meaning.
 
-    Args:
-        data: The file.
-        path: Its name in messages.
-        orientation: EXIF orientation to turn it by if it has none of its own.
+    A label without an EXIF orientation is turned by `orientation`.
 
     Returns:
         Ids of a greyscale or paletted file, or of a 16-bit RGB PNG, whose red channel they are, as
@@ -168,24 +162,29 @@ def decode_label(data: bytes, path: Path, *, orientation: int = 1) -> StoredLabe
         DataError: The file is truncated, not an image, of another kind, of a lossy format or partly
             half transparent.
     """
-    file = _decode(data, path)
-    label = file.image
-    if _is_lossy(file, data):
+    label, kind, bits, turned_by = _decode(data, path)
+    is_lossy = {
+        "JPEG": True,
+        "MPO": True,
+        "WEBP": b"VP8 " in data,  # the chunk of lossy pixels
+        "TIFF": label.info.get("compression") in {"jpeg", "tiff_jpeg", "webp"},
+    }
+    if is_lossy.get(kind):
         raise DataError(
-            f"{path}: is {file.format} inside, a lossy format, which holds no exact values: save "
-            "labels as PNG from before they were compressed"
+            f"{path}: is {kind} inside, a lossy format, which holds no exact values: save labels "
+            "as PNG from before they were compressed"
         )
-    if file.format == "PNG" and file.bits > 8 and label.mode in {"RGB", "RGBA"}:
-        label = _turn(_red_ids(data, path), file.orientation)
-    elif label.mode != "P" and (file.bits != 8 or label.mode not in {"L", "LA", "RGB", "RGBA"}):
+    if kind == "PNG" and bits > 8 and label.mode in {"RGB", "RGBA"}:
+        label = _turn(_red_ids(data, path), turned_by)
+    elif label.mode != "P" and (bits != 8 or label.mode not in {"L", "LA", "RGB", "RGBA"}):
         raise DataError(
-            f"{path}: pixel mode {label.mode} of {file.bits} bits per channel is not a label: save "
+            f"{path}: pixel mode {label.mode} of {bits} bits per channel is not a label: save "
             "class ids as an 8-bit greyscale or paletted PNG"
         )
-    if file.orientation == 1:
+    if turned_by == 1:
         label = _turn(label, orientation)
     else:
-        orientation = file.orientation
+        orientation = turned_by
     opaque = _opaque(label, path)
     palette = None
     if label.mode == "P":
@@ -199,12 +198,14 @@ def decode_label(data: bytes, path: Path, *, orientation: int = 1) -> StoredLabe
 
 def resize_image(rgb: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     """Resize an image (H, W, 3) bilinearly to (h, w, 3), as the papers do (mmcv's `imrescale`)."""
-    return _resize(rgb, size, cv2.INTER_LINEAR)
+    resized: NDArray[np.uint8] = cv2.resize(rgb, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return resized
 
 
 def resize_label(ids: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     """Resize a label (H, W) to (h, w) by OpenCV's nearest, as mmcv's `imrescale` does."""
-    return _resize(ids, size, cv2.INTER_NEAREST)
+    resized: NDArray[np.uint8] = cv2.resize(ids, size[::-1], interpolation=cv2.INTER_NEAREST)
+    return resized
 
 
 def normalised_window(
@@ -247,15 +248,13 @@ def label_window(
 def read_bytes(path: Path) -> bytes:
     """Read a file of the dataset; DataError where that fails or it is a pipe or a device."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise DataError(f"{path}: is not a regular file: exclude or move it")
-        return path.read_bytes()
+        return atomic.read_bytes(path)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}): put the file there, or run `ssr prepare` "
+            "again if the dataset has changed"
+        ) from error
     except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise DataError(
-                f"{path}: cannot be read ({error.strerror}): put the file there, or run `ssr "
-                "prepare` again if the dataset has changed"
-            ) from error
         raise DataUnreadableError(
             f"{path}: cannot be read now and may well be sound ({error.strerror}): look at "
             "permissions and disk, then run the command again"
@@ -271,18 +270,12 @@ def _read_unchanged(path: Path, digest: str) -> bytes:
     return data
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    """What Pillow found: upright pixels, and what they were turned by; bits of a channel."""
+def _decode(data: bytes, path: Path) -> tuple[Image.Image, str, int, int]:
+    """Decode completely, so that a truncated file is noticed.
 
-    image: Image.Image
-    format: str
-    bits: int
-    orientation: int
-
-
-def _decode(data: bytes, path: Path) -> _File:
-    """Decode completely, so that a truncated file is noticed."""
+    Returns:
+        Upright pixels, the format, bits of a channel, and EXIF orientation, 1 without.
+    """
     try:
         with _quiet():
             image = Image.open(BytesIO(data), formats=FORMATS)
@@ -300,7 +293,7 @@ def _decode(data: bytes, path: Path) -> _File:
         with suppress(*DAMAGED), _quiet():  # odd EXIF says nothing
             turned_by = image.getexif().get(_ORIENTATION, 1)
         upright = _turn(image, turned_by)
-    return _File(upright, kind, bits, turned_by if turned_by in _TURNS else 1)
+    return upright, kind, bits, turned_by if turned_by in _TURNS else 1
 
 
 def _turn(image: Image.Image, orientation: int) -> Image.Image:
@@ -318,16 +311,6 @@ def _bits(image: ImageFile, data: bytes) -> int:
         case PpmImageFile(tile=[(_, _, _, (_, int(largest)))]):
             return (largest + 1).bit_length() - 1
     return 8
-
-
-def _is_lossy(file: _File, data: bytes) -> bool:
-    match file.format:
-        case "WEBP":
-            return b"VP8 " in data  # the chunk of lossy pixels
-        case "TIFF":
-            return file.image.info.get("compression") in {"jpeg", "tiff_jpeg", "webp"}
-        case kind:
-            return kind in {"JPEG", "MPO"}
 
 
 def _opaque(label: Image.Image, path: Path) -> NDArray[np.bool_] | None:
@@ -371,11 +354,3 @@ def _quiet() -> Iterator[None]:
     with _quiet_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _resize(array: NDArray[np.uint8], size: Size, interpolation: int) -> NDArray[np.uint8]:
-    height, width = size
-    if array.shape[:2] == size:
-        return array
-    resized: NDArray[np.uint8] = cv2.resize(array, (width, height), interpolation=interpolation)
-    return resized

@@ -28,7 +28,7 @@ from store.errors import DataError
 from store.fingerprint import sha256
 
 # Raise when a measurement of unchanged files may come out differently.
-_FORMAT: Final = 5
+_FORMAT: Final = b"5"
 
 # Pixels that hold an id in between, for each at an edge of two ids: up to 4 in 100 in CamVid's
 # labels, up to 8 where nearest has shrunk them to 192x144; 7 to 15 after OpenCV's bilinear
@@ -41,13 +41,9 @@ _EVERY: Final = 4  # row that is looked at
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Facts of an image and its label.
+    """Facts of an image and its label; see `ImageRecord`.
 
     Attributes:
-        raw_size_px: Of the image, upright.
-        sha256: Of the image file.
-        class_pixels: Pixels per class at raw resolution; None without a label.
-        label_sha256: Of the label file; None without a label.
         one_channel: Whether the image file is greyscale or paletted, as files of ids are.
         turn_open: Whether image and label differ in EXIF orientation and the sizes fit both ways.
         resampled: Whether the label looks resampled.
@@ -88,8 +84,7 @@ def select(
         DataError: An image to exclude does not exist, or two have one name.
     """
     excluded = frozenset(getattr(source, "exclude", ()))
-    unknown = excluded - {item.stem for item in (*items, *also_known)}
-    if unknown:
+    if unknown := excluded - {item.stem for item in (*items, *also_known)}:
         raise DataError(
             f"{key}.exclude names {min(unknown)}, but there is no such image in "
             f"{source.folder}: write paths relative to root, without suffix"
@@ -172,7 +167,7 @@ def scan(
 
     Args:
         domain: Of the records.
-        items: The images, with labels where these are wanted.
+        items: Images of `listing`, with labels where these are wanted.
         source: Their dataset.
         listing: Its classes and the code of its labels.
         what: Beginning of the image ids, and what progress calls them.
@@ -310,7 +305,7 @@ def _looks_resampled(ids: NDArray[np.uint8]) -> bool:
 def _read_cache(path: Path) -> dict[str, list[Any]]:
     with suppress(OSError):
         digest, _, body = path.read_bytes().partition(b"\n")
-        if digest == _cache_digest(body):
+        if digest == sha256(_FORMAT + body).encode():
             entries: dict[str, list[Any]] = json.loads(body)
             return entries
     return {}
@@ -318,11 +313,7 @@ def _read_cache(path: Path) -> dict[str, list[Any]]:
 
 def _write_cache(path: Path, entries: Mapping[str, list[Any]]) -> None:
     body = json.dumps(entries).encode()
-    write_bytes(path, _cache_digest(body) + b"\n" + body)
-
-
-def _cache_digest(body: bytes) -> bytes:
-    return sha256(b"%d %b" % (_FORMAT, body)).encode()
+    write_bytes(path, sha256(_FORMAT + body).encode() + b"\n" + body)
 
 
 def _from_cache(entry: list[Any] | None, state: str) -> Measurement | None:

@@ -102,19 +102,14 @@ class PrepareResult:
 
 
 def run(config: PrepareConfig, *, out: Path, cache: Path, progress: Progress) -> PrepareResult:
-    """List and check both datasets, and write the manifest.
+    """List and check both datasets, and write the manifest `out`.
 
-    Every image and label is decoded once; later runs look only at files that changed. A manifest
-    that says the same is not rewritten. On an error the old manifest stays.
+    Every image and label is decoded once; later runs look only at files that changed since the file
+    `cache` was written. A manifest that says the same is not rewritten. On an error the old one
+    stays.
 
     Labels of the target's train split enter the manifest for the images that `labelled` names, and
     never for others, even where there are files: no later stage can use them by mistake.
-
-    Args:
-        config: Section `prepare`.
-        out: The manifest file.
-        cache: File that remembers what was measured; may be deleted at any time.
-        progress: Called with (done, total, what).
 
     Raises:
         DataError: Data is missing, damaged or inconsistent; has a line for each kind of problem.
