@@ -92,13 +92,11 @@ class Facts(NamedTuple):
     """What the small files of a model say.
 
     Attributes:
-        model_type: of `FAMILIES`.
         patch_px: input pixels per token of a ViT, 0 of a pyramid.
         prefix: tokens before those of the image.
         depth: blocks of a ViT, 0 of a pyramid.
         channels: of a ViT, or of each map of a pyramid.
-        mean: of the input, for pixels of 0 to 255.
-        std: likewise.
+        mean: of the input, for pixels of 0 to 255; `std` likewise.
     """
 
     model_type: str

@@ -22,14 +22,13 @@ _TABLES: Final = ("state_dict", "model_state_dict", "model_state", "model", "mod
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """Read a file of PyTorch or safetensors; one that could run code is refused.
 
-    Args:
-        path: A table of tensors, or a checkpoint that has one as its `state_dict`, `model`, ...
+    It is a table of tensors, or a checkpoint that has one as its `state_dict`, `model`, ...
 
     Returns:
         The tensors on the CPU under their names in the table, and mmcv's `meta`, empty without.
 
     Raises:
-        CheckpointError: If the file is missing, unreadable or damaged, holds something else than
+        CheckpointError: The file is missing, unreadable or damaged, holds something else than
             tensors, or values that are not finite.
     """
     if not path.is_file():
@@ -167,14 +166,9 @@ def load_parts(
     device: torch.device,
     cure: str,
 ) -> Mapping[str, Any] | None:
-    """Let parts take over a checkpoint; return all of it, or None where there is none.
+    """Let parts take over what `save_parts` wrote; return all of it, or None where there is none.
 
-    Args:
-        path: What `save_parts` wrote.
-        parts: By the names that they were saved under.
-        header: Values that the checkpoint's header must have.
-        device: Where its tensors go.
-        cure: What to do where the header has others.
+    Its header must have the values of `header`; `cure` says what to do where it has others.
 
     Raises:
         CheckpointError: The file is of another run, damaged, or cannot be read now.

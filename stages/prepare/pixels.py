@@ -211,14 +211,9 @@ def resize_label(ids: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
 def normalised_window(
     resized: NDArray[np.uint8], y: int, x: int, height: int, width: int
 ) -> NDArray[np.float32]:
-    """Cut a window of the working image out of the resized one, normalised.
+    """Cut a window of the working image out of the resized one (h, w, 3), normalised.
 
-    Args:
-        resized: uint8 (h, w, 3), RGB.
-        y: Top row in pixels, not negative; likewise `x`.
-        x: Left column.
-        height: Rows; the window may extend past the image's bottom, and its right.
-        width: Columns.
+    `y` and `x` are not negative; the window may extend past the image's bottom, and its right.
 
     Returns:
         float32 (3, height, width): `(value - MEAN) / STD`, and 0, the mean colour, in the padding.
@@ -234,11 +229,7 @@ def normalised_window(
 def label_window(
     resized: NDArray[np.uint8], y: int, x: int, height: int, width: int
 ) -> NDArray[np.uint8]:
-    """Cut a window of the working image out of the resized label (h, w).
-
-    Returns:
-        uint8 (height, width), 255 in the padding; arguments as in `normalised_window`.
-    """
+    """Cut a window as `normalised_window` out of the resized label (h, w); padding is IGNORE."""
     inside = resized[y : y + height, x : x + width]
     window = np.full((height, width), IGNORE, np.uint8)
     window[: inside.shape[0], : inside.shape[1]] = inside

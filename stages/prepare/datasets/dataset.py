@@ -194,22 +194,16 @@ class FileDataset(Dataset):
             if not file.startswith(apart) and not (among and _stem(file).endswith(among))
         ]
         chosen = [file for file in found if _stem(file).endswith(image_suffix)]
-        unnamed = [file for file in found if not _stem(file).endswith(image_suffix)]
+        passed = sorted({*passed, *found} - {*chosen})
+        named = f" named *{image_suffix}.*" if image_suffix else ""
         if not chosen:
-            named = f" named *{image_suffix}.*" if image_suffix else ""
             listing.problems.append(f"{root / images}: holds no images{named}: {remedy}")
             return
-        entries = (
-            "entry that is not an image" if len(passed) == 1 else "entries that are not images"
-        )
-        for files, what in (
-            (passed, entries),
-            (unnamed, f"images that are not named *{image_suffix}.*"),
-        ):
-            if files:
-                listing.findings.append(
-                    f"{images}: passed over {len(files)} {what}: {first_names(files)}"
-                )
+        if passed:
+            what = "entries that are not images" if passed[1:] else "entry that is not an image"
+            listing.findings.append(
+                f"{images}: passed over {len(passed)} {what}{named}: {first_names(passed)}"
+            )
         if labels is None:
             listing.items += (Item(split, image, None) for image in chosen)
             return
