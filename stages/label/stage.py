@@ -8,7 +8,7 @@ same classifier again, and goes on with the shards that it had not written.
 Legend: C channels, h w tokens, N of them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from stages.fields import Name, PositiveInt, Section
+from stages.prepare.datasets.dataset import Progress
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.prepare.pixels import label_window, read_train_ids, resize_label
 from store.errors import (
@@ -56,8 +57,6 @@ LABELLING_VERSION: Final = 1
 
 _MOST_TOKENS: Final = 2**17  # that the classifier learns from
 _MOST_OF_AN_IMAGE: Final = 512
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,9 @@ H W pixels of the raw image, h w pixels of the resized image; colours are RGB.
 """
 
 import struct
-import threading
 import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -67,8 +65,7 @@ _TURNS: Final = {
 
 # Loader workers and scan threads are the parallelism; OpenCV's own threads would compete with them.
 cv2.setNumThreads(0)
-
-_quiet_lock = threading.Lock()
+warnings.filterwarnings("ignore", module="PIL")  # it warns of large images and of odd EXIF
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,10 +265,9 @@ def _decode(data: bytes, path: Path) -> tuple[Image.Image, str, int, int]:
         Upright pixels, the format, bits of a channel, and EXIF orientation, 1 without.
     """
     try:
-        with _quiet():
-            image = Image.open(BytesIO(data), formats=FORMATS)
-            bits = _bits(image, data)
-            turned_by = image.getexif().get(_ORIENTATION, 1) if image.format == "TIFF" else 1
+        image = Image.open(BytesIO(data), formats=FORMATS)
+        bits = _bits(image, data)
+        turned_by = image.getexif().get(_ORIENTATION, 1) if image.format == "TIFF" else 1
         image.load()  # turns a TIFF
     except (*DAMAGED, Image.DecompressionBombError) as error:
         reason = str(error).split("<", 1)[0].strip() or type(error).__name__
@@ -281,7 +277,7 @@ def _decode(data: bytes, path: Path) -> tuple[Image.Image, str, int, int]:
     kind = image.format or "file"
     upright: Image.Image = image
     if kind != "TIFF":
-        with suppress(*DAMAGED), _quiet():  # odd EXIF says nothing
+        with suppress(*DAMAGED):  # odd EXIF says nothing
             turned_by = image.getexif().get(_ORIENTATION, 1)
         upright = _turn(image, turned_by)
     return upright, kind, bits, turned_by if turned_by in _TURNS else 1
@@ -333,15 +329,3 @@ def _red_ids(data: bytes, path: Path) -> Image.Image:
     if colours.shape[2] == 3:
         return ids
     return Image.merge("LA", (ids, Image.fromarray((colours[..., 3] >> 8).astype(np.uint8))))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Pillow, which warns of large images and of odd EXIF.
-
-    Filters of warnings are state of the process, so one thread at a time may be in here; that is
-    why headers are read inside and pixels outside.
-    """
-    with _quiet_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -1,13 +1,11 @@
 """The prepare stage: two datasets to one manifest, with all problems and oddities of the data."""
 
-import math
-import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -68,10 +66,6 @@ class PrepareConfig(Section):
     def roots(self) -> dict[Domain, Path]:
         """Where the paths of the manifest begin, per domain; `~` is expanded."""
         return {domain: config.folder for domain, config in self.domains.items()}
-
-
-_OTHER_AREA: Final = 16
-"""How many times more or fewer pixels another kind of picture has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,22 +221,12 @@ def _odd_files(domain: Domain, found: Sequence[tuple[ImageRecord, Measurement]])
     for record, facts in found:
         splits[record.split].append((record, facts))
     for split, images in splits.items():
-        usual = statistics.median_high(math.prod(record.raw_size_px) for record, _ in images)
         one_channel = [record.image for record, facts in images if facts.one_channel]
         for files, what in (
             (
                 one_channel if len(one_channel) < len(images) else (),
                 "images have one channel, as class ids have, and the others have colours: exclude "
                 "what is not an image",
-            ),
-            (
-                [
-                    record.image
-                    for record, _ in images
-                    if not 1 / _OTHER_AREA < math.prod(record.raw_size_px) / usual < _OTHER_AREA
-                ],
-                f"images have {_OTHER_AREA} times more or fewer pixels than is usual, as "
-                "thumbnails have: exclude what is not an image",
             ),
             (
                 [record.image for record, facts in images if facts.turn_open],

@@ -71,7 +71,7 @@ def test_published_layouts_are_listed_and_their_ids_read(
 @pytest.mark.parametrize(
     ("kind", "keys", "lost", "download"),
     [
-        ("synthia", {}, "GT/LABELS", "unpack SYNTHIA-RAND-CITYSCAPES"),
+        ("synthia", {}, "RGB", "unpack SYNTHIA-RAND-CITYSCAPES"),
         ("acdc", {"conditions": ["rain"]}, "rgb_anon/rain/val", "unpack rgb_anon_trainvaltest"),
         ("mapillary", {}, "validation/images", "unpack Mapillary Vistas"),
     ],
