@@ -1,11 +1,13 @@
 """The prepare stage: two datasets to one manifest, with all problems and oddities of the data."""
 
+import math
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -66,6 +68,10 @@ class PrepareConfig(Section):
     def roots(self) -> dict[Domain, Path]:
         """Where the paths of the manifest begin, per domain; `~` is expanded."""
         return {domain: config.folder for domain, config in self.domains.items()}
+
+
+_OTHER_AREA: Final = 16
+"""How many times more or fewer pixels another kind of picture has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,11 +228,23 @@ def _odd_files(domain: Domain, found: Sequence[tuple[ImageRecord, Measurement]])
         splits[record.split].append((record, facts))
     for split, images in splits.items():
         one_channel = [record.image for record, facts in images if facts.one_channel]
+        areas = [math.prod(record.raw_size_px) for record, _ in images]
+        usual = statistics.median_high(areas)
+        other = [
+            record.image
+            for (record, _), area in zip(images, areas, strict=True)
+            if not usual / _OTHER_AREA < area < usual * _OTHER_AREA
+        ]
         for files, what in (
             (
                 one_channel if len(one_channel) < len(images) else (),
                 "images have one channel, as class ids have, and the others have colours: exclude "
                 "what is not an image",
+            ),
+            (
+                other,
+                f"images have {_OTHER_AREA} times more or fewer pixels than is usual, as "
+                "thumbnails have: exclude what is not an image",
             ),
             (
                 [record.image for record, facts in images if facts.turn_open],

@@ -69,6 +69,13 @@ def read_as_stored(shown: NDArray[np.uint8], orientation: int) -> NDArray[np.uin
     ]
 
 
+def test_images_of_other_sizes_are_said(prepare: Prepare, own_data: Path) -> None:
+    save(own_data / "train/images/a/1.jpg", photo(1, (5, 7)))
+    save(own_data / "train/labels/a/1.png", ids(0, 7, size=(5, 7)))
+    (finding,) = prepare(folder_config(own_data)).findings
+    assert finding.startswith("source train: 1 of 3 images have 16 times more or fewer pixels")
+
+
 def test_labels_that_look_resampled_are_said_now_and_later(
     prepare: Prepare, own_data: Path
 ) -> None:
