@@ -25,7 +25,6 @@ from stages.prepare.pixels import label_window, read_train_ids, resize_label
 from store.errors import (
     DataError,
     StoreError,
-    StoreIncompleteError,
     StoreMismatchError,
     StoreUnreadableError,
 )
@@ -115,7 +114,7 @@ def run(
     }
     require_same_bases(readers.values(), [config.level])
     reader, classes = readers["target"], len(manifest.classes)
-    inputs = inputs_of(config, manifest_path, index)
+    inputs = _inputs_of(config, manifest_path, index)
     level = Level(reader.header.spec.level(config.level).stride_px, classes)
     images = [ImageEntry(r.image_id, r.content, r.working_size_px) for r in target]
 
@@ -170,21 +169,13 @@ def run(
     return LabelResult(entry, labelled)
 
 
-def inputs_of(config: LabelConfig, manifest_path: Path, index: Index) -> dict[str, Any]:
-    """Name all that labels are made from.
-
-    Raises:
-        StoreError: The index lacks the level of a domain.
-    """
+def _inputs_of(config: LabelConfig, manifest_path: Path, index: Index) -> dict[str, Any]:
+    """Name all that labels are made from."""
     features = {}
     for domain in ("source", "target"):
         entry = index.stores.get(domain)
-        if entry is None or config.level not in entry.levels:
-            raise StoreIncompleteError(
-                f"the index has no {config.level} of {domain}, which label.level names: add it to "
-                "embed.levels, and both domains to embed.domains, and run `ssr embed`"
-            )
-        features[domain] = fingerprint_of(entry.levels[config.level].model_dump(mode="json"))
+        level = entry and entry.levels.get(config.level)
+        features[domain] = level and fingerprint_of(level.model_dump(mode="json"))
     return {
         "label.level": config.level,
         "label.images": config.images,
@@ -204,9 +195,8 @@ def require_current_labels(config: LabelConfig, *, manifest_path: Path, index_pa
     found = kept_labels(path)
     if found is None:
         raise StoreError(f"{path}: there are no labels from the store yet; run `ssr label`")
-    wanted, made = inputs_of(config, manifest_path, Index.read(index_path)), found.provenance
-    noted = made["inputs"]
-    assert isinstance(noted, Mapping), "else the index would not be kept"
+    wanted = _inputs_of(config, manifest_path, Index.read(index_path))
+    noted: Any = found.provenance["inputs"]
     if other := [key for key, value in wanted.items() if noted.get(key) != value]:
         raise StoreMismatchError(
             f"{path}: the labels were made with another {', '.join(other)}; run `ssr label`"
