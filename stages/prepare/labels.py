@@ -177,19 +177,18 @@ def to_train_ids(label: StoredLabel, table: LabelTable) -> NDArray[np.uint8]:
         DataError: There are ids or colours that the table does not know, lists them; or ids
             and palette are at odds.
     """
-    if label.opaque is None:
-        return _convert(label.values, label.palette, table)
-    train_ids = np.full(label.opaque.shape, IGNORE, np.uint8)
-    train_ids[label.opaque] = _convert(label.values[label.opaque][None], label.palette, table)[0]
-    return train_ids
-
-
-def _convert(
-    values: NDArray[np.uint8], palette: NDArray[np.uint8] | None, table: LabelTable
-) -> NDArray[np.uint8]:
+    values = label.values if label.opaque is None else label.values[label.opaque][None]
     if values.ndim == 3:
-        return _from_colors(values, table)
-    return _from_ids(values, table) if palette is None else _from_palette(values, palette, table)
+        converted = _from_colors(values, table)
+    elif label.palette is None:
+        converted = _from_ids(values, table)
+    else:
+        converted = _from_palette(values, label.palette, table)
+    if label.opaque is None:
+        return converted
+    train_ids = np.full(label.opaque.shape, IGNORE, np.uint8)
+    train_ids[label.opaque] = converted[0]
+    return train_ids
 
 
 def _from_ids(stored: NDArray[np.uint8], table: LabelTable) -> NDArray[np.uint8]:

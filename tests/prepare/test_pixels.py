@@ -170,7 +170,8 @@ def test_resizing_is_opencvs_as_in_the_papers() -> None:
 def test_a_window_is_normalised_and_padded_with_the_mean_colour() -> None:
     image = photo(1)
     window = normalised_window(image, 8, 16, 24, 32)
-    assert (window.shape, window.dtype) == ((3, 24, 32), np.float32)
+    assert window.shape == (3, 24, 32)
+    assert window.dtype == np.float32
     exact = (image[8:20, 16:30].astype(np.float64) - MEAN) / STD
     assert np.abs(window[:, :12, :14] - exact.transpose(2, 0, 1)).max() < 1e-6
     assert not window[:, 12:].any()

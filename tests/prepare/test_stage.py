@@ -140,7 +140,12 @@ def test_the_manifest_notes_the_datasets_but_not_where_they_lie(
     config = folder_config(own_data)
     noted = Manifest.read(prepare(config).path).sources["source"]
     given = {key: config[key] for key in config if key != "root"}
-    unset = {"exclude": [], "val_share": None, "image_suffix": "", "label_suffix": ""}
+    unset: dict[str, object] = {
+        "exclude": [],
+        "val_share": None,
+        "image_suffix": "",
+        "label_suffix": "",
+    }
     assert noted == {**unset, **given}
 
 

@@ -31,10 +31,7 @@ class Config(FileDataset):
     )
 
     def scan(self, progress: Progress) -> Listing:
-        """List `rgb_anon/<condition>/{train,val}/<drive>/` with the same folders in `gt`.
-
-        Labels are labelIds; where there are none of them, labelTrainIds.
-        """
+        """List images with their labelIds; where there are none of them, labelTrainIds."""
         code, table = label_code(self.folder, "gt/*/*/*/*_gt_")
         listing = Listing(CITYSCAPES_19, table)
         for split, condition in product(get_args(Split), self.conditions):

@@ -23,11 +23,7 @@ class Config(FileDataset):
     kind: Literal["cityscapes"] = Field(description="Which dataset this is.")
 
     def scan(self, progress: Progress) -> Listing:
-        """List `leftImg8bit/{train,val}/<city>/` with `gtFine/{train,val}/<city>/`.
-
-        Labels are the labelIds that the archive holds; where it has none of them, the
-        labelTrainIds that cityscapesscripts make.
-        """
+        """List images with their labelIds; without any, with cityscapesscripts' labelTrainIds."""
         code, table = label_code(self.folder, "gtFine/*/*/*_gtFine_")
         listing = Listing(CITYSCAPES_19, table)
         for split in get_args(Split):

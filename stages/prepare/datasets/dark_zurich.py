@@ -31,10 +31,7 @@ class Config(FileDataset):
     )
 
     def scan(self, progress: Progress) -> Listing:
-        """List `rgb_anon/train/<time>/<drive>/`, and `rgb_anon/val/night/` with `gt/val/night/`.
-
-        Labels are labelIds; where there are none of them, labelTrainIds.
-        """
+        """List images, those of val with labelIds; where there are none of them, labelTrainIds."""
         code, table = label_code(self.folder, "gt/val/night/*/*_gt_")
         listing = Listing(CITYSCAPES_19, table)
         for time in self.train_times:

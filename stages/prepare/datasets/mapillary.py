@@ -67,10 +67,7 @@ class Config(FileDataset):
     kind: Literal["mapillary"] = Field(description="Which dataset this is.")
 
     def scan(self, progress: Progress) -> Listing:
-        """List `{training,validation}/images/*.jpg` with `labels/*.png` beside them.
-
-        The archive of v2.0 has the labels of v1.2 in `v1.2/labels` instead.
-        """
+        """List images with their labels, which the archive of v2.0 has in `v1.2/labels`."""
         listing = Listing(CITYSCAPES_19, MAPILLARY_IDS)
         for split, folder in _FOLDERS:
             newer = f"{folder}/v1.2/labels"

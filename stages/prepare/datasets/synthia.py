@@ -47,11 +47,7 @@ class Config(FileDataset):
     kind: Literal["synthia"] = Field(description="Which dataset this is.")
 
     def scan(self, progress: Progress) -> Listing:
-        """List `RGB/*.png` with `GT/LABELS/*.png`, all for training.
-
-        Where none of these is there, labels are the `*_labelTrainIds.png` that DAFormer's and
-        MMSegmentation's conversions write beside them.
-        """
+        """List images with their labels; without any, with conversions' `*_labelTrainIds.png`."""
         names = [path.stem for path in (self.folder / _LABELS).glob("*.png")]
         converted = bool(names) and all(name.endswith(_TRAIN_IDS) for name in names)
         table = train_id_table(CITYSCAPES_19) if converted else SYNTHIA_IDS
