@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.runs import positive
-from stages.prepare.datasets.dataset import IMAGE_SUFFIXES, files_under
+from stages.prepare.datasets.dataset import files_under
 from stages.prepare.pixels import read_image
 from stages.restyle.mixers.color import Color
 from stages.restyle.mixers.fourier import Fourier
@@ -92,7 +92,7 @@ def main() -> None:
     options = parser.parse_args()
     columns = []
     for split in ("day_train", f"{options.styles}_train"):
-        files, _ = files_under(options.camvid, f"{split}/images", IMAGE_SUFFIXES)
+        files, _ = files_under(options.camvid, f"{split}/images")
         places = np.linspace(0, len(files) - 1, options.images).round().astype(int)
         columns.append([read_image(options.camvid / files[place]) for place in places])
     contents, styles = columns

@@ -4,14 +4,13 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from pipeline.params import validate_params
 from pipeline.presets import ARMS, PRESETS, dump, flow, preset, render
-from stages.prepare.datasets.dataset import is_within
 from stages.prepare.geometry import Size, fit_size
 from stages.prepare.labels import IGNORE
 from stages.prepare.pixels import read_image
@@ -151,7 +150,8 @@ def _folders(domain: str, splits: Mapping[str, SplitFolders], said: list[str]) -
         said.append(f"{domain}: labels in {val.labels} are named otherwise; not used")
         val = None
     labels = train.labels
-    if domain == "target" and labels is not None and not is_within(labels, train.images):
+    among = labels is not None and PurePosixPath(labels).is_relative_to(train.images)
+    if domain == "target" and not among:
         labels = None  # not needed; among the images they are named, to be told from these
     if domain == "source" and labels is None:
         said.append("source: no labels were found; set train_labels, and label_suffix if need be")

@@ -11,14 +11,10 @@ from store.errors import ConfigError
 
 
 def pick_device(name: DeviceName, key: str) -> torch.device:
-    """Return the device of this name; `auto` is the GPU where there is one.
-
-    Args:
-        name: Value from the parameters.
-        key: Where it stands there, for the message.
+    """Return the device that `key` in the parameters names; `auto` is the GPU where there is one.
 
     Raises:
-        ConfigError: If a GPU is asked for and PyTorch sees none.
+        ConfigError: A GPU is asked for and PyTorch sees none.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"{key} is cuda, but PyTorch sees no GPU; set it to auto or cpu")

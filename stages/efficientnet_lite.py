@@ -49,11 +49,7 @@ MEAN: Final = 127.0
 STD: Final = 128.0
 """Of the input, for pixels of 0 to 255; not ImageNet's."""
 
-STUDENTS: Final[dict[str, Size]] = {
-    "efficientnet_lite0": "lite0",
-    "efficientnet_lite1": "lite1",
-    "efficientnet_lite2": "lite2",
-}
+STUDENTS: Final[dict[str, Size]] = {f"efficientnet_{size}": size for size in CHANNELS}
 """By the name of a student's backbone."""
 
 _HEADS: Final = (1, 2, 4, 8)  # divisors of the channels, for cross-attention to a teacher
@@ -75,11 +71,7 @@ _CLASSIFIER: Final = ("_conv_head.", "_bn1.", "_fc.")
 
 
 class EfficientNetLite(nn.Module):
-    """The network without its classifier (arXiv 1905.11946; Lite: ReLU6, no squeeze-excitation).
-
-    Args:
-        size: which one.
-    """
+    """The network without its classifier (arXiv 1905.11946; Lite: ReLU6, no squeeze-excitation)."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
@@ -101,10 +93,9 @@ class EfficientNetLite(nn.Module):
         self._blocks = nn.ModuleList(blocks)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps at `STRIDES`, (B, C, H / stride, W / stride) each; rests round up.
+        """Map (B, 3, H, W), (RGB - MEAN) / STD, to (B, C, H / stride, W / stride) at `STRIDES`.
 
-        Args:
-            pixels: (B, 3, H, W), (RGB - MEAN) / STD.
+        Rests round up.
         """
         x = F.relu6(self._bn0(self._conv_stem(pixels)))
         maps = []

@@ -92,13 +92,11 @@ class Facts(NamedTuple):
     """What the small files of a model say.
 
     Attributes:
-        model_type: of `FAMILIES`.
         patch_px: input pixels per token of a ViT, 0 of a pyramid.
         prefix: tokens before those of the image.
         depth: blocks of a ViT, 0 of a pyramid.
         channels: of a ViT, or of each map of a pyramid.
-        mean: of the input, for pixels of 0 to 255.
-        std: likewise.
+        mean: of the input, for pixels of 0 to 255; `std` likewise.
     """
 
     model_type: str
@@ -215,11 +213,7 @@ def facts_of(folder: Path, *, frozen: bool = False) -> Facts:
 
 
 def read_config(folder: Path) -> "PreTrainedConfig":
-    """Read a model's config.
-
-    Raises:
-        CheckpointError: if transformers refuses it.
-    """
+    """Read a model's config; CheckpointError where transformers refuses it."""
     from transformers import AutoConfig
 
     try:
@@ -232,12 +226,7 @@ def read_config(folder: Path) -> "PreTrainedConfig":
 
 
 def load_model(folder: Path, facts: Facts, *, name: str) -> "nn.Module":
-    """Load the encoder of a model from a folder, in float32.
-
-    Args:
-        folder: as `save_pretrained` leaves it.
-        facts: of the model.
-        name: of the model, for messages.
+    """Load the encoder of a model from a folder that `save_pretrained` left, in float32.
 
     Raises:
         CheckpointError: for weights that are damaged or do not fit.

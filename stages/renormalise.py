@@ -9,13 +9,9 @@ from stages.prepare.pixels import MEAN, STD
 
 
 class Renormalise(nn.Module):
-    """Turn pixels normalised as all images here into a network's own (value - mean) / std.
+    """Turn pixels (B, 3, H, W) normalised as all images here into a network's (value - mean) / std.
 
-    Padding, which is 0 here, becomes what the same mean colour is there.
-
-    Args:
-        mean: of pixels of 0 to 255, for R, G and B.
-        std: likewise.
+    Values are of 0 to 255. Padding, which is 0 here, becomes what the same mean colour is there.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:

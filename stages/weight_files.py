@@ -22,14 +22,13 @@ _TABLES: Final = ("state_dict", "model_state_dict", "model_state", "model", "mod
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """Read a file of PyTorch or safetensors; one that could run code is refused.
 
-    Args:
-        path: A table of tensors, or a checkpoint that has one as its `state_dict`, `model`, ...
+    It is a table of tensors, or a checkpoint that has one as its `state_dict`, `model`, ...
 
     Returns:
         The tensors on the CPU under their names in the table, and mmcv's `meta`, empty without.
 
     Raises:
-        CheckpointError: If the file is missing, unreadable or damaged, holds something else than
+        CheckpointError: The file is missing, unreadable or damaged, holds something else than
             tensors, or values that are not finite.
     """
     if not path.is_file():
@@ -108,12 +107,8 @@ def differences(
     return Differences(*(tuple(dict.fromkeys(names)) for names in kinds))
 
 
-def check_checksums(path: Path) -> None:
-    """Read a whole weight file: `torch.load` looks at no checksum.
-
-    Raises:
-        zipfile.BadZipFile: If a part of it is not what was written.
-    """
+def _check_checksums(path: Path) -> None:
+    """Read a whole weight file, as `torch.load` looks at no checksum; BadZipFile if damaged."""
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
     if damaged is not None:
@@ -122,15 +117,9 @@ def check_checksums(path: Path) -> None:
 
 @contextmanager
 def reading(path: Path, fault: str, cure: str) -> Iterator[None]:
-    """Say in one line why the block failed to read a file; our own errors pass.
+    """Raise CheckpointError, in one line, where the block fails to read a file; ours pass.
 
-    Args:
-        path: The file.
-        fault: What is wrong where its content fails.
-        cure: What to do then.
-
-    Raises:
-        CheckpointError: From whatever ended the block.
+    `fault` and `cure` are what is wrong where its content fails, and what to do then.
     """
     try:
         yield
@@ -177,14 +166,9 @@ def load_parts(
     device: torch.device,
     cure: str,
 ) -> Mapping[str, Any] | None:
-    """Let parts take over a checkpoint; return all of it, or None where there is none.
+    """Let parts take over what `save_parts` wrote; return all of it, or None where there is none.
 
-    Args:
-        path: What `save_parts` wrote.
-        parts: By the names that they were saved under.
-        header: Values that the checkpoint's header must have.
-        device: Where its tensors go.
-        cure: What to do where the header has others.
+    Its header must have the values of `header`; `cure` says what to do where it has others.
 
     Raises:
         CheckpointError: The file is of another run, damaged, or cannot be read now.
@@ -192,7 +176,7 @@ def load_parts(
     if not path.is_file():
         return None
     with reading(path, "is a damaged checkpoint", "delete it to train anew"):
-        check_checksums(path)
+        _check_checksums(path)
         saved = torch.load(path, map_location=device, weights_only=True)
         if any(saved[key] != value for key, value in header.items()):
             raise CheckpointError(f"{path} is of another run; {cure}")
@@ -209,7 +193,7 @@ def _load(path: Path) -> Any:  # noqa: ANN401 - whatever a file holds
         return safetensors.torch.load(path.read_bytes())
     zipped = zipfile.is_zipfile(path)
     if zipped:  # older files carry no checksums
-        check_checksums(path)
+        _check_checksums(path)
     return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
 
 

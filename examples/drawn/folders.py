@@ -22,7 +22,7 @@ from store.atomic import write_bytes
 _FIRST_VAL: Final = 1_000_000
 
 
-def fill(config: drawn.Config, *, progress: Progress) -> tuple[Item, ...]:
+def fill(config: drawn.Config, *, progress: Progress) -> list[Item]:
     """List the images of a world, drawing those that are not there yet.
 
     Each style and strength, seed and size has its own folder. All of it is drawn anew when the code
@@ -44,7 +44,7 @@ def fill(config: drawn.Config, *, progress: Progress) -> tuple[Item, ...]:
     _draw_all(config, root, missing, progress)
     if not current:
         write_bytes(stamp, code.encode())
-    return tuple(item for item, _ in scenes)
+    return [item for item, _ in scenes]
 
 
 def _code_digest() -> str:

@@ -152,7 +152,7 @@ class _Run:
         return {
             "splits": summarise(self.manifest),
             "classes": list(zip(classes.names, classes.palette, strict=True)),
-            "findings": findings(self.manifest, unused_labels=0),
+            "findings": findings(self.manifest),
             "skipped": self.manifest.skipped,
             "sha256": sha256_of_file(MANIFEST),
         }

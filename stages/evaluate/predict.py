@@ -23,7 +23,7 @@ from stages.evaluate.config import Weights
 from stages.evaluate.pictures import colorize, png_of
 from stages.evaluate.scores import Evaluation
 from stages.fields import DeviceName
-from stages.prepare.datasets.dataset import IMAGE_SUFFIXES, files_under
+from stages.prepare.datasets.dataset import files_under
 from stages.prepare.geometry import WORKING_MULTIPLE_PX, fit_size, working_size
 from stages.prepare.labels import ClassTable
 from stages.prepare.pixels import normalised_window, read_image, resize_image
@@ -209,7 +209,7 @@ def list_photos(wanted: Sequence[str], *, out: Path) -> tuple[dict[str, Path], i
         if place.is_dir():
             if target.is_relative_to(place.resolve()):
                 raise ConfigError(f"--out {out} lies in {text}; give a folder outside the images")
-            images, passed = files_under(place, ".", IMAGE_SUFFIXES)
+            images, passed = files_under(place, ".")
             listed = [(place / file, file) for file in images]
             others += len(passed)
         else:

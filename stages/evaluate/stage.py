@@ -18,8 +18,8 @@ from stages.prepare.datasets import SourceConfig
 from stages.prepare.labels import ClassTable, LabelTable
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.prepare.pixels import read_raw, read_train_ids
-from stages.prepare.scan import MeasurementCache, scan, select
 from stages.prepare.scan import require_classes as require_same_classes
+from stages.prepare.scan import scan, select
 from stages.student.config import ONCE, Inference
 from stages.student.inference import predict_image
 from stages.student.metrics import ConfusionMatrix, Metrics
@@ -162,26 +162,22 @@ def of_source(
     items = [item for item in listing.items if item.split == "val" and item.label is not None]
     if not items:
         raise DataError(f"{key} has no labelled val split: name its folders, or remove the dataset")
-    measurements = MeasurementCache(cache)
-    try:
-        found = scan(
-            "target",
-            select(key, items, source, also_known=listing.items),
-            source,
-            listing,
-            what=name,
-            at_least_px=at_least_px,
-            cache=measurements,
-            progress=progress,
-        )
-    finally:
-        measurements.save()
-    for error in found.bad.values():
+    found, bad = scan(
+        "target",
+        select(key, items, source, also_known=listing.items),
+        source,
+        listing,
+        what=name,
+        at_least_px=at_least_px,
+        cache=cache,
+        progress=progress,
+    )
+    for _, error in bad:
         raise error
-    if not found.records:
+    if not found:
         raise DataError(f"{key}.exclude leaves no image to measure on: exclude fewer")
-    ordered = tuple(sorted(found.records, key=lambda record: record.image_id))
-    return Dataset(ordered, source.folder, listing.labels)
+    records = sorted((record for record, _ in found), key=lambda record: record.image_id)
+    return Dataset(tuple(records), source.folder, listing.labels)
 
 
 def _measure(

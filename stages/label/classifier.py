@@ -72,9 +72,8 @@ class LinearProbe:
 class Calibrated:
     """A classifier whose probabilities were calibrated on images that it has not seen.
 
-    Attributes:
-        about: Its digest, images and, where there was a token to look at, accuracy and expected
-            calibration error (arXiv 1706.04599) on the images held out, before and after.
+    `about` has its digest, images, accuracy and expected calibration error (arXiv 1706.04599) on
+    the images held out, before and after.
     """
 
     probe: LinearProbe
@@ -155,12 +154,7 @@ def token_labels(label: NDArray[np.uint8], stride: int, classes: int) -> NDArray
 def labelled_tokens(
     features: NDArray[Any], labels: NDArray[np.uint8], most: int
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Take tokens with a label, at most so many, evenly spread over the image.
-
-    Args:
-        features: (C, h, w).
-        labels: (h, w).
-        most: Tokens.
+    """Take tokens of (C, h, w) with a label in (h, w), `most` of them, evenly spread.
 
     Returns:
         Tokens (N, C) and their labels (N,).

@@ -8,7 +8,7 @@ same classifier again, and goes on with the shards that it had not written.
 Legend: C channels, h w tokens, N of them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from stages.fields import Name, PositiveInt, Section
+from stages.prepare.datasets.dataset import Progress
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.prepare.pixels import label_window, read_train_ids, resize_label
 from store.errors import (
     DataError,
     StoreError,
-    StoreIncompleteError,
     StoreMismatchError,
     StoreUnreadableError,
 )
@@ -57,16 +57,12 @@ LABELLING_VERSION: Final = 1
 _MOST_TOKENS: Final = 2**17  # that the classifier learns from
 _MOST_OF_AN_IMAGE: Final = 512
 
-Progress = Callable[[int, int, str], None]
-
 
 @dataclass(frozen=True)
 class LabelResult:
-    """The labels of the target's training images; none where nothing asked for them.
+    """Store of the labels of the target's training images, None where nothing asked for them.
 
-    Attributes:
-        entry: Their store, with what is known of the classifier in its provenance.
-        labelled: Images that were labelled now.
+    `labelled` images were labelled now.
     """
 
     entry: StoreEntry | None
@@ -85,16 +81,8 @@ def run(
 ) -> LabelResult:
     """Bring the target's labels up to date with the stores of an index.
 
-    Without a config it writes an empty index of labels.
-
-    Args:
-        config: Section `label`.
-        manifest_path: The images.
-        roots: Folder of each domain.
-        stores: Where the paths of the index begin; the labels' store joins them.
-        index_path: The index of features; that of the labels is written beside it.
-        shard_images: Images per shard.
-        progress: Called with images done, images to do, and which they are.
+    Without a config it writes an empty index of labels. The labels' store joins those of features
+    in `stores`, and its index is written beside `index_path`.
 
     Raises:
         DataError: No image of source/train has a label and a labelled token, or one changed.
@@ -126,7 +114,7 @@ def run(
     }
     require_same_bases(readers.values(), [config.level])
     reader, classes = readers["target"], len(manifest.classes)
-    inputs = inputs_of(config, manifest_path, index)
+    inputs = _inputs_of(config, manifest_path, index)
     level = Level(reader.header.spec.level(config.level).stride_px, classes)
     images = [ImageEntry(r.image_id, r.content, r.working_size_px) for r in target]
 
@@ -147,8 +135,7 @@ def run(
 
     done, total = count(1), len(source) + len(target)
 
-    def tokens_of(record: ImageRecord) -> NDArray[Any]:
-        """Read all tokens (C, h, w) of an image."""
+    def tokens_of(record: ImageRecord) -> NDArray[Any]:  # (C, h, w)
         opened, name = readers[record.domain], record.image_id
         progress(next(done), total, f"{record.domain}/train")
         return opened.window(name, config.level, 0, 0, *opened.size_tok(name, config.level))
@@ -156,7 +143,6 @@ def run(
     most = max(1, min(_MOST_OF_AN_IMAGE, _MOST_TOKENS // len(source)))
 
     def examples(record: ImageRecord) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Read some tokens (N, C) of an image and their labels (N,)."""
         label = read_train_ids(record, roots["source"], manifest.labels["source"])
         label = resize_label(label, record.resized_size_px)
         ids = label_window(label, 0, 0, *record.working_size_px)
@@ -183,21 +169,13 @@ def run(
     return LabelResult(entry, labelled)
 
 
-def inputs_of(config: LabelConfig, manifest_path: Path, index: Index) -> dict[str, Any]:
-    """Name all that labels are made from.
-
-    Raises:
-        StoreError: The index lacks the level of a domain.
-    """
+def _inputs_of(config: LabelConfig, manifest_path: Path, index: Index) -> dict[str, Any]:
+    """Name all that labels are made from."""
     features = {}
     for domain in ("source", "target"):
         entry = index.stores.get(domain)
-        if entry is None or config.level not in entry.levels:
-            raise StoreIncompleteError(
-                f"the index has no {config.level} of {domain}, which label.level names: add it to "
-                "embed.levels, and both domains to embed.domains, and run `ssr embed`"
-            )
-        features[domain] = fingerprint_of(entry.levels[config.level].model_dump(mode="json"))
+        level = entry and entry.levels.get(config.level)
+        features[domain] = level and fingerprint_of(level.model_dump(mode="json"))
     return {
         "label.level": config.level,
         "label.images": config.images,
@@ -217,9 +195,8 @@ def require_current_labels(config: LabelConfig, *, manifest_path: Path, index_pa
     found = kept_labels(path)
     if found is None:
         raise StoreError(f"{path}: there are no labels from the store yet; run `ssr label`")
-    wanted, made = inputs_of(config, manifest_path, Index.read(index_path)), found.provenance
-    noted = made["inputs"]
-    assert isinstance(noted, Mapping), "else the index would not be kept"
+    wanted = _inputs_of(config, manifest_path, Index.read(index_path))
+    noted: Any = found.provenance["inputs"]
     if other := [key for key, value in wanted.items() if noted.get(key) != value]:
         raise StoreMismatchError(
             f"{path}: the labels were made with another {', '.join(other)}; run `ssr label`"

@@ -45,6 +45,11 @@ class LabelTable:
     ids: Mapping[int, int]
     colors: Mapping[Color, int] = field(default_factory=dict)
 
+    @property
+    def has_ids(self) -> bool:
+        """Whether an id means a class."""
+        return any(train_id != IGNORE for train_id in self.ids.values())
+
     def to_json(self) -> dict[str, list[list[int]]]:
         """Return the table as JSON values, in an order of its own; `from_json` reads them."""
         return {
@@ -172,99 +177,99 @@ def to_train_ids(label: StoredLabel, table: LabelTable) -> NDArray[np.uint8]:
         DataError: There are ids or colours that the table does not know, lists them; or ids
             and palette are at odds.
     """
-    lookup = _Lookup(table)
+    values = label.values if label.opaque is None else label.values[label.opaque][None]
+    if values.ndim == 3:
+        converted = _from_colors(values, table)
+    elif label.palette is None:
+        converted = _from_ids(values, table)
+    else:
+        converted = _from_palette(values, label.palette, table)
     if label.opaque is None:
-        return lookup.convert(label.values, label.palette)
+        return converted
     train_ids = np.full(label.opaque.shape, IGNORE, np.uint8)
-    train_ids[label.opaque] = lookup.convert(label.values[label.opaque][None], label.palette)[0]
+    train_ids[label.opaque] = converted[0]
     return train_ids
 
 
-class _Lookup:
-    """A `LabelTable` in arrays: which ids and colours are known, and their train ids."""
+def _from_ids(stored: NDArray[np.uint8], table: LabelTable) -> NDArray[np.uint8]:
+    if not table.has_ids:
+        raise DataError("the label holds class ids, but the classes have no ids, only colours")
+    known, train_ids = _look_up_ids(stored, table)
+    if not known.all():
+        raise UnknownValuesError("label ids", np.unique(stored[~known]).tolist())
+    return train_ids
 
-    def __init__(self, table: LabelTable) -> None:
-        self._known, self._by_id = np.zeros(256, np.bool_), np.full(256, IGNORE, np.uint8)
-        for stored, train_id in table.ids.items():
-            self._known[stored], self._by_id[stored] = True, train_id
-        self._has_ids = bool((self._by_id != IGNORE).any())
-        keys = _pack(np.array([*table.colors], np.uint8).reshape(-1, 3))
-        train_ids = np.array([*table.colors.values()], np.uint8)
-        order = np.argsort(keys)
-        # Before them a key that no colour has, so that an empty table can be searched.
-        self._colors = np.append(np.int32(-1), keys[order])
-        self._by_color = np.append(np.uint8(IGNORE), train_ids[order])
 
-    def convert(
-        self, values: NDArray[np.uint8], palette: NDArray[np.uint8] | None
-    ) -> NDArray[np.uint8]:
-        if values.ndim == 3:
-            return self._from_colors(values)
-        return self._from_ids(values) if palette is None else self._from_palette(values, palette)
+def _from_colors(stored: NDArray[np.uint8], table: LabelTable) -> NDArray[np.uint8]:
+    if not table.colors:
+        raise DataError("the label holds RGB colours, but this dataset stores class ids")
+    known, train_ids = _look_up_colors(stored, table)
+    if not known.all():
+        colors = np.unique(stored[~known], axis=0).tolist()
+        raise UnknownValuesError("label colours", [(r, g, b) for r, g, b in colors])
+    return train_ids
 
-    def _from_ids(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if not self._has_ids:
-            raise DataError("the label holds class ids, but the classes have no ids, only colours")
-        known, train_ids = self._known, self._by_id
-        if not known[stored].all():
-            unknown = np.flatnonzero((np.bincount(stored.ravel(), minlength=256) > 0) & ~known)
-            raise UnknownValuesError("label ids", unknown.tolist())
-        converted: NDArray[np.uint8] = train_ids[stored]
-        return converted
 
-    def _from_colors(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if len(self._colors) == 1:
-            raise DataError("the label holds RGB colours, but this dataset stores class ids")
-        known, train_ids = self._classes_of(stored)
-        if not known.all():
-            colors = np.unique(stored[~known], axis=0).tolist()
-            raise UnknownValuesError("label colours", [(r, g, b) for r, g, b in colors])
-        return train_ids
+def _from_palette(
+    ids: NDArray[np.uint8], palette: NDArray[np.uint8], table: LabelTable
+) -> NDArray[np.uint8]:
+    used = np.flatnonzero(np.bincount(ids.ravel(), minlength=256))
+    colors, greys = palette[used], palette[used, 0]
+    all_grey = bool((colors == greys[:, None]).all())
+    if all_grey and (greys == used).all():  # a greyscale file in other words
+        return _from_ids(ids, table)
+    known, by_id = _look_up_ids(used, table)
+    named, by_color = _look_up_colors(colors, table)
+    if all_grey and not named.all():  # then the greys are ids, whatever their index
+        named, by_color = _look_up_ids(greys, table)
+    classes, colored = by_id != IGNORE, by_color != IGNORE
+    at_odds = known & named & (by_id != by_color)
+    swapped, agreeing = at_odds & classes & colored, known & named & classes & ~at_odds
+    if named.all():
+        # A colour may paint more than its class: GTA5's ids 18 and 34 are ignored, and look
+        # like pole and car. No class looks ignored.
+        contradicts = bool((at_odds & classes).any()) or (
+            table.has_ids and np.count_nonzero(at_odds) > np.count_nonzero(agreeing)
+        )
+    else:  # a palette of other classes, as VOC's, may meet one colour by chance
+        by_chance = np.count_nonzero(swapped) == 1 and np.count_nonzero(~named) > 1
+        contradicts = bool(swapped.any()) and not by_chance
+    if contradicts:
+        odd = np.flatnonzero(swapped if swapped.any() else at_odds)
+        raise DataError(
+            f"the palette is at odds with the ids, as after a PNG optimiser: {used[odd[0]]} is "
+            f"{_class_of(by_id[odd[0]])} by its id and {_class_of(by_color[odd[0]])} by its "
+            f"colour (so are {odd.size} of {used.size} ids): convert it to RGB or greyscale, "
+            "or give the classes no ids"
+        )
+    if table.has_ids and (known.all() or not (named.all() and (by_color != IGNORE).any())):
+        return _from_ids(ids, table)
+    train_ids = np.full(256, IGNORE, np.uint8)
+    train_ids[used] = by_color if named.all() else _from_colors(colors, table)
+    converted: NDArray[np.uint8] = train_ids[ids]
+    return converted
 
-    def _from_palette(
-        self, ids: NDArray[np.uint8], palette: NDArray[np.uint8]
-    ) -> NDArray[np.uint8]:
-        used = np.flatnonzero(np.bincount(ids.ravel(), minlength=256))
-        colors, greys = palette[used], palette[used, 0]
-        all_grey = bool((colors == greys[:, None]).all())
-        if all_grey and (greys == used).all():  # a greyscale file in other words
-            return self._from_ids(ids)
-        known, by_id = self._known[used], self._by_id[used]
-        named, by_color = self._classes_of(colors)
-        if all_grey and not named.all():  # then the greys are ids, whatever their index
-            named, by_color = self._known[greys], self._by_id[greys]
-        classes, colored = by_id != IGNORE, by_color != IGNORE
-        at_odds = known & named & (by_id != by_color)
-        swapped, agreeing = at_odds & classes & colored, known & named & classes & ~at_odds
-        if named.all():
-            # A colour may paint more than its class: GTA5's ids 18 and 34 are ignored, and look
-            # like pole and car. No class looks ignored.
-            contradicts = bool((at_odds & classes).any()) or (
-                self._has_ids and np.count_nonzero(at_odds) > np.count_nonzero(agreeing)
-            )
-        else:  # a palette of other classes, as VOC's, may meet one colour by chance
-            by_chance = np.count_nonzero(swapped) == 1 and np.count_nonzero(~named) > 1
-            contradicts = bool(swapped.any()) and not by_chance
-        if contradicts:
-            odd = np.flatnonzero(swapped if swapped.any() else at_odds)
-            raise DataError(
-                f"the palette is at odds with the ids, as after a PNG optimiser: {used[odd[0]]} is "
-                f"{_class_of(by_id[odd[0]])} by its id and {_class_of(by_color[odd[0]])} by its "
-                f"colour (so are {odd.size} of {used.size} ids): convert it to RGB or greyscale, "
-                "or give the classes no ids"
-            )
-        if self._has_ids and (known.all() or not (named.all() and (by_color != IGNORE).any())):
-            return self._from_ids(ids)
-        train_ids = np.full(256, IGNORE, np.uint8)
-        train_ids[used] = by_color if named.all() else self._from_colors(colors)
-        converted: NDArray[np.uint8] = train_ids[ids]
-        return converted
 
-    def _classes_of(self, colors: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
-        """Tell which colours (..., 3) the table knows, and their train ids."""
-        packed = _pack(colors)
-        place = np.searchsorted(self._colors, packed).clip(max=len(self._colors) - 1)
-        return self._colors[place] == packed, self._by_color[place]
+def _look_up_ids(
+    stored: NDArray[np.integer[Any]], table: LabelTable
+) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
+    """Tell which ids (...) the table knows, and their train ids."""
+    known = np.isin(np.arange(256), [*table.ids])
+    train_ids = np.array([table.ids.get(i, IGNORE) for i in range(256)], np.uint8)
+    return known[stored], train_ids[stored]
+
+
+def _look_up_colors(
+    colors: NDArray[np.uint8], table: LabelTable
+) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
+    """Tell which colours (..., 3) the table knows, and their train ids."""
+    packed = sorted(((r << 16) | (g << 8) | b, t) for (r, g, b), t in table.colors.items())
+    # Before them a key that no colour has, so that an empty table can be searched.
+    keys, train_ids = np.array([(-1, IGNORE), *packed], np.int32).T
+    red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
+    wanted = (red << 16) | (green << 8) | blue
+    place = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+    return keys[place] == wanted, train_ids[place].astype(np.uint8)
 
 
 def _class_of(train_id: int) -> str:
@@ -275,10 +280,3 @@ def class_pixels(train_ids: NDArray[np.uint8], classes: int) -> tuple[int, ...]:
     """Count the pixels of each class; ignored ones are not counted."""
     counts = np.bincount(train_ids.ravel(), minlength=256)[:classes]
     return tuple(counts.tolist())
-
-
-def _pack(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Pack colours (..., 3) in one integer each (...)."""
-    red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
-    packed: NDArray[np.int32] = (red << 16) | (green << 8) | blue
-    return packed

@@ -7,6 +7,7 @@ digest of all this is there, too: a flipped bit is noticed.
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -28,6 +29,7 @@ _FORMAT: Final = 2
 _METADATA: Final = b"ssr.manifest"
 _DIGEST: Final = b"ssr.digest"
 
+_FRAMES: Final = ("raw", "resized", "working")
 _SCHEMA: Final = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -35,12 +37,11 @@ _SCHEMA: Final = pa.schema(
         pa.field("split", pa.string(), nullable=False),
         pa.field("image", pa.string(), nullable=False),
         pa.field("label", pa.string()),
-        pa.field("raw_height", pa.int32(), nullable=False),
-        pa.field("raw_width", pa.int32(), nullable=False),
-        pa.field("resized_height", pa.int32(), nullable=False),
-        pa.field("resized_width", pa.int32(), nullable=False),
-        pa.field("working_height", pa.int32(), nullable=False),
-        pa.field("working_width", pa.int32(), nullable=False),
+        *(
+            pa.field(f"{frame}_{side}", pa.int32(), nullable=False)
+            for frame in _FRAMES
+            for side in ("height", "width")
+        ),
         pa.field("sha256", pa.string(), nullable=False),
         pa.field("class_pixels", pa.list_(pa.int64())),
         pa.field("label_sha256", pa.string()),
@@ -54,8 +55,6 @@ class ImageRecord:
 
     Attributes:
         image_id: Stable key, "<domain>/<split>/<path without suffix>".
-        domain: "source" (labelled) or "target".
-        split: "train" or "val".
         image: POSIX path relative to the domain's root.
         label: Likewise, None where there is no label, and in the target's train split but for the
             images that `prepare.target.labelled` chose.
@@ -91,7 +90,6 @@ class Manifest:
     """The images of a run and the meaning of their labels.
 
     Attributes:
-        classes: The classes of both domains.
         records: Sorted by domain, split and image id.
         labels: How each domain's label files are read.
         skipped: Ids of images that could not be read and have no record -> why.
@@ -128,16 +126,10 @@ class Manifest:
         write_bytes(path, sink.getvalue().to_pybytes())
 
     def update(self, path: Path) -> bool:
-        """Write the file unless it holds an equal manifest, whatever library wrote it.
-
-        Returns:
-            Whether it was written.
-        """
-        try:
+        """Write the file unless it holds an equal manifest; tell whether it was written."""
+        with suppress(DataError):
             if Manifest.read(path) == self:
                 return False
-        except DataError:
-            pass
         self.write(path)
         return True
 
@@ -209,13 +201,13 @@ def _digest(table: pa.Table, tables: bytes) -> bytes:
 
 def _row_of(record: ImageRecord) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(record, name, None) for name in _SCHEMA.names}
-    for frame in ("raw", "resized", "working"):
+    for frame in _FRAMES:
         row[f"{frame}_height"], row[f"{frame}_width"] = getattr(record, f"{frame}_size_px")
     return row
 
 
 def _record_of(row: dict[str, Any]) -> ImageRecord:
-    for frame in ("raw", "resized", "working"):
+    for frame in _FRAMES:
         row[f"{frame}_size_px"] = (row.pop(f"{frame}_height"), row.pop(f"{frame}_width"))
     if row["class_pixels"] is not None:
         row["class_pixels"] = tuple(row["class_pixels"])
@@ -223,6 +215,4 @@ def _record_of(row: dict[str, Any]) -> ImageRecord:
     paths = [PurePosixPath(path) for path in (record.image, record.label) if path is not None]
     if any(path.is_absolute() or ".." in path.parts or "\0" in str(path) for path in paths):
         raise ValueError(f"{record.image_id} lies outside of its dataset")
-    if min(*record.raw_size_px, *record.resized_size_px, *record.working_size_px) < 1:
-        raise ValueError(f"{record.image_id} has no pixels")
     return record

@@ -12,13 +12,10 @@ One policy for both, so that a label lies on its image:
 H W pixels of the raw image, h w pixels of the resized image; colours are RGB.
 """
 
-import stat
 import struct
-import threading
 import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -36,11 +33,15 @@ from PIL.TiffImagePlugin import TiffImageFile
 from stages.prepare.geometry import Size
 from stages.prepare.labels import IGNORE, LabelTable, StoredLabel, to_train_ids
 from stages.prepare.manifest import ImageRecord
+from store import atomic
 from store.errors import DataError, DataUnreadableError
 from store.fingerprint import sha256
 
 MEAN: Final = (123.675, 116.28, 103.53)
 STD: Final = (58.395, 57.12, 57.375)
+_CENTRED: Final = (np.arange(256)[:, None] - np.array(MEAN)).astype(np.float32)
+_NORMALISED: Final = (_CENTRED * (1 / np.array(STD))).astype(np.float32)[None]
+"""float32 (1, 256, 3): the normalised value of every byte, rounded once as mmcv does."""
 
 FORMATS: Final = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
 """What Pillow may take a file for: nothing that starts a program or reads another file."""
@@ -64,8 +65,7 @@ _TURNS: Final = {
 
 # Loader workers and scan threads are the parallelism; OpenCV's own threads would compete with them.
 cv2.setNumThreads(0)
-
-_quiet_lock = threading.Lock()
+warnings.filterwarnings("ignore", module="PIL")  # it warns of large images and of odd EXIF
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +103,8 @@ def read_raw(record: ImageRecord, root: Path) -> NDArray[np.uint8]:
     path = root / record.image
     try:
         return decode_image(_read_unchanged(path, record.sha256), path).rgb
-    except DataUnreadableError:
-        raise
     except DataError as error:
-        if record.domain != "restyled":
+        if record.domain != "restyled" or isinstance(error, DataUnreadableError):
             raise
         raise DataError(
             f"{path}: is missing or not what was made: run `ssr restyle`, which makes it again"
@@ -119,8 +117,8 @@ def read_train_ids(record: ImageRecord, root: Path, labels: LabelTable) -> NDArr
     Raises:
         DataError: The file is missing, or has changed since the manifest was made.
     """
-    assert record.label is not None, "only labelled records are read for their label"
-    assert record.label_sha256 is not None, "a label in the manifest has its hash"
+    assert record.label is not None
+    assert record.label_sha256 is not None
     path = root / record.label
     data = _read_unchanged(path, record.label_sha256)
     label = decode_label(data, path)
@@ -136,26 +134,22 @@ def read_train_ids(record: ImageRecord, root: Path, labels: LabelTable) -> NDArr
 
 def decode_image(data: bytes, path: Path) -> StoredImage:
     """Decode the bytes of an image file; as `read_image`, `path` is for messages."""
-    file = _decode(data, path)
-    image = file.image
-    if file.bits > 8 or image.mode not in _COLOUR_MODES:
+    image, _, bits, orientation = _decode(data, path)
+    if bits > 8 or image.mode not in _COLOUR_MODES:
         raise DataError(
-            f"{path}: pixel mode {image.mode} of {file.bits} bits per channel is not 8-bit colour: "
+            f"{path}: pixel mode {image.mode} of {bits} bits per channel is not 8-bit colour: "
             "convert it to 8-bit RGB by the range of its own values"
         )
+    one_channel = image.mode in {"1", "L", "LA", "P", "PA"}
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow wants the detour, and warns otherwise
-    one_channel = file.image.mode in {"1", "L", "LA", "P", "PA"}
-    return StoredImage(np.array(image.convert("RGB")), one_channel, file.orientation)
+    return StoredImage(np.array(image.convert("RGB")), one_channel, orientation)
 
 
 def decode_label(data: bytes, path: Path, *, orientation: int = 1) -> StoredLabel:
     """Decode the bytes of a label file; `to_train_ids` gives the values their meaning.
 
-    Args:
-        data: The file.
-        path: Its name in messages.
-        orientation: EXIF orientation to turn it by if it has none of its own.
+    A label without an EXIF orientation is turned by `orientation`.
 
     Returns:
         Ids of a greyscale or paletted file, or of a 16-bit RGB PNG, whose red channel they are, as
@@ -165,24 +159,29 @@ def decode_label(data: bytes, path: Path, *, orientation: int = 1) -> StoredLabe
         DataError: The file is truncated, not an image, of another kind, of a lossy format or partly
             half transparent.
     """
-    file = _decode(data, path)
-    label = file.image
-    if _is_lossy(file, data):
+    label, kind, bits, turned_by = _decode(data, path)
+    is_lossy = {
+        "JPEG": True,
+        "MPO": True,
+        "WEBP": b"VP8 " in data,  # the chunk of lossy pixels
+        "TIFF": label.info.get("compression") in {"jpeg", "tiff_jpeg", "webp"},
+    }
+    if is_lossy.get(kind):
         raise DataError(
-            f"{path}: is {file.format} inside, a lossy format, which holds no exact values: save "
-            "labels as PNG from before they were compressed"
+            f"{path}: is {kind} inside, a lossy format, which holds no exact values: save labels "
+            "as PNG from before they were compressed"
         )
-    if file.format == "PNG" and file.bits > 8 and label.mode in {"RGB", "RGBA"}:
-        label = _turn(_red_ids(data, path), file.orientation)
-    elif label.mode != "P" and (file.bits != 8 or label.mode not in {"L", "LA", "RGB", "RGBA"}):
+    if kind == "PNG" and bits > 8 and label.mode in {"RGB", "RGBA"}:
+        label = _turn(_red_ids(data, path), turned_by)
+    elif label.mode != "P" and (bits != 8 or label.mode not in {"L", "LA", "RGB", "RGBA"}):
         raise DataError(
-            f"{path}: pixel mode {label.mode} of {file.bits} bits per channel is not a label: save "
+            f"{path}: pixel mode {label.mode} of {bits} bits per channel is not a label: save "
             "class ids as an 8-bit greyscale or paletted PNG"
         )
-    if file.orientation == 1:
+    if turned_by == 1:
         label = _turn(label, orientation)
     else:
-        orientation = file.orientation
+        orientation = turned_by
     opaque = _opaque(label, path)
     palette = None
     if label.mode == "P":
@@ -196,25 +195,22 @@ def decode_label(data: bytes, path: Path, *, orientation: int = 1) -> StoredLabe
 
 def resize_image(rgb: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     """Resize an image (H, W, 3) bilinearly to (h, w, 3), as the papers do (mmcv's `imrescale`)."""
-    return _resize(rgb, size, cv2.INTER_LINEAR)
+    resized: NDArray[np.uint8] = cv2.resize(rgb, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return resized
 
 
 def resize_label(ids: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     """Resize a label (H, W) to (h, w) by OpenCV's nearest, as mmcv's `imrescale` does."""
-    return _resize(ids, size, cv2.INTER_NEAREST)
+    resized: NDArray[np.uint8] = cv2.resize(ids, size[::-1], interpolation=cv2.INTER_NEAREST)
+    return resized
 
 
 def normalised_window(
     resized: NDArray[np.uint8], y: int, x: int, height: int, width: int
 ) -> NDArray[np.float32]:
-    """Cut a window of the working image out of the resized one, normalised.
+    """Cut a window of the working image out of the resized one (h, w, 3), normalised.
 
-    Args:
-        resized: uint8 (h, w, 3), RGB.
-        y: Top row in pixels, not negative; likewise `x`.
-        x: Left column.
-        height: Rows; the window may extend past the image's bottom, and its right.
-        width: Columns.
+    `y` and `x` are not negative; the window may extend past the image's bottom, and its right.
 
     Returns:
         float32 (3, height, width): `(value - MEAN) / STD`, and 0, the mean colour, in the padding.
@@ -230,11 +226,7 @@ def normalised_window(
 def label_window(
     resized: NDArray[np.uint8], y: int, x: int, height: int, width: int
 ) -> NDArray[np.uint8]:
-    """Cut a window of the working image out of the resized label (h, w).
-
-    Returns:
-        uint8 (height, width), 255 in the padding; arguments as in `normalised_window`.
-    """
+    """Cut a window as `normalised_window` out of the resized label (h, w); padding is IGNORE."""
     inside = resized[y : y + height, x : x + width]
     window = np.full((height, width), IGNORE, np.uint8)
     window[: inside.shape[0], : inside.shape[1]] = inside
@@ -244,15 +236,13 @@ def label_window(
 def read_bytes(path: Path) -> bytes:
     """Read a file of the dataset; DataError where that fails or it is a pipe or a device."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise DataError(f"{path}: is not a regular file: exclude or move it")
-        return path.read_bytes()
+        return atomic.read_bytes(path)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}): put the file there, or run `ssr prepare` "
+            "again if the dataset has changed"
+        ) from error
     except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise DataError(
-                f"{path}: cannot be read ({error.strerror}): put the file there, or run `ssr "
-                "prepare` again if the dataset has changed"
-            ) from error
         raise DataUnreadableError(
             f"{path}: cannot be read now and may well be sound ({error.strerror}): look at "
             "permissions and disk, then run the command again"
@@ -268,23 +258,16 @@ def _read_unchanged(path: Path, digest: str) -> bytes:
     return data
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    """What Pillow found: upright pixels, and what they were turned by; bits of a channel."""
+def _decode(data: bytes, path: Path) -> tuple[Image.Image, str, int, int]:
+    """Decode completely, so that a truncated file is noticed.
 
-    image: Image.Image
-    format: str
-    bits: int
-    orientation: int
-
-
-def _decode(data: bytes, path: Path) -> _File:
-    """Decode completely, so that a truncated file is noticed."""
+    Returns:
+        Upright pixels, the format, bits of a channel, and EXIF orientation, 1 without.
+    """
     try:
-        with _quiet():
-            image = Image.open(BytesIO(data), formats=FORMATS)
-            bits = _bits(image, data)
-            turned_by = image.getexif().get(_ORIENTATION, 1) if image.format == "TIFF" else 1
+        image = Image.open(BytesIO(data), formats=FORMATS)
+        bits = _bits(image, data)
+        turned_by = image.getexif().get(_ORIENTATION, 1) if image.format == "TIFF" else 1
         image.load()  # turns a TIFF
     except (*DAMAGED, Image.DecompressionBombError) as error:
         reason = str(error).split("<", 1)[0].strip() or type(error).__name__
@@ -294,10 +277,10 @@ def _decode(data: bytes, path: Path) -> _File:
     kind = image.format or "file"
     upright: Image.Image = image
     if kind != "TIFF":
-        with suppress(*DAMAGED), _quiet():  # odd EXIF says nothing
+        with suppress(*DAMAGED):  # odd EXIF says nothing
             turned_by = image.getexif().get(_ORIENTATION, 1)
         upright = _turn(image, turned_by)
-    return _File(upright, kind, bits, turned_by if turned_by in _TURNS else 1)
+    return upright, kind, bits, turned_by if turned_by in _TURNS else 1
 
 
 def _turn(image: Image.Image, orientation: int) -> Image.Image:
@@ -315,16 +298,6 @@ def _bits(image: ImageFile, data: bytes) -> int:
         case PpmImageFile(tile=[(_, _, _, (_, int(largest)))]):
             return (largest + 1).bit_length() - 1
     return 8
-
-
-def _is_lossy(file: _File, data: bytes) -> bool:
-    match file.format:
-        case "WEBP":
-            return b"VP8 " in data  # the chunk of lossy pixels
-        case "TIFF":
-            return file.image.info.get("compression") in {"jpeg", "tiff_jpeg", "webp"}
-        case kind:
-            return kind in {"JPEG", "MPO"}
 
 
 def _opaque(label: Image.Image, path: Path) -> NDArray[np.bool_] | None:
@@ -356,33 +329,3 @@ def _red_ids(data: bytes, path: Path) -> Image.Image:
     if colours.shape[2] == 3:
         return ids
     return Image.merge("LA", (ids, Image.fromarray((colours[..., 3] >> 8).astype(np.uint8))))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Pillow, which warns of large images and of odd EXIF.
-
-    Filters of warnings are state of the process, so one thread at a time may be in here; that is
-    why headers are read inside and pixels outside.
-    """
-    with _quiet_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _resize(array: NDArray[np.uint8], size: Size, interpolation: int) -> NDArray[np.uint8]:
-    height, width = size
-    if array.shape[:2] == size:
-        return array
-    resized: NDArray[np.uint8] = cv2.resize(array, (width, height), interpolation=interpolation)
-    return resized
-
-
-def _normalisation_table() -> NDArray[np.float32]:
-    """Return float32 (1, 256, 3): the normalised value of every byte, rounded once as mmcv does."""
-    centred = (np.arange(256)[:, None] - np.array(MEAN)).astype(np.float32)
-    table: NDArray[np.float32] = (centred * (1 / np.array(STD))).astype(np.float32)
-    return table[None]
-
-
-_NORMALISED: Final = _normalisation_table()

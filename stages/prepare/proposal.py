@@ -17,13 +17,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from stages.prepare.datasets.dataset import (
-    IMAGE_SUFFIXES,
-    LABEL_SUFFIXES,
-    files_under,
-    pairing_key,
-    suffix_between,
-)
+from stages.prepare.datasets.dataset import files_under, pairing_key, suffix_between
 from stages.prepare.geometry import Size
 from stages.prepare.labels import CITYSCAPES_19, CITYSCAPES_IDS, IGNORE, Color
 from stages.prepare.manifest import Manifest
@@ -101,7 +95,7 @@ def find_splits(root: Path) -> dict[str, SplitFolders]:
     """
     images: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     labels: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for file in files_under(root, ".", IMAGE_SUFFIXES)[0]:
+    for file in files_under(root, ".")[0]:
         folder = file.rpartition("/")[0]
         parts = folder.lower().split("/")
         split = next((s for part in parts for s, name in _SPLITS.items() if name.search(part)), "")
@@ -128,9 +122,9 @@ def classes_under(folder: Path) -> ProposedClasses:
         raise DataError(f"{folder}: there is no such folder: name one of labels, or a dataset")
     classes = classes_of_splits(folder, find_splits(folder).values())
     if not classes.said:
-        everything, _ = files_under(folder, ".", LABEL_SUFFIXES)
-        files = [f for f in everything if _LABELS.search(f.rpartition("/")[0].lower())]
-        files = files or everything
+        everything, _ = files_under(folder, ".")
+        named = [f for f in everything if _LABELS.search(f.rpartition("/")[0].lower())]
+        files = named or everything
         classes = propose_classes([folder / f for f in files], suffix=_ending_of(files))
     if not classes.classes:
         raise DataError(f"{folder}: {'; '.join(classes.said)}: there are no classes to propose")
@@ -145,9 +139,8 @@ def propose_classes(files: Sequence[Path], *, suffix: str = "") -> ProposedClass
     """
     places = np.unique(np.linspace(0, len(files) - 1, min(len(files), MOST_LABELS)).astype(int))
     with ThreadPoolExecutor() as pool:
-        looked = [
-            found for found in pool.map(_count, (files[i] for i in places)) if found is not None
-        ]
+        counted = pool.map(_count, (files[i] for i in places))
+        looked = [found for found in counted if found is not None]
     said = [f"looked at {len(looked)} of {len(files)} label files"]
     if len(looked) < len(places):
         said.append(f"{len(places) - len(looked)} more cannot be read: `ssr prepare` says why")
@@ -172,17 +165,14 @@ def propose_classes(files: Sequence[Path], *, suffix: str = "") -> ProposedClass
         key=lambda value: (-counts[value], value[1]) if value[1] else (value[0], _BLACK),
     )
     kept = [value for value in (*names, *others) if value not in ignored]
+    classes = []
+    for place, (stored, color) in enumerate(kept):
+        name = names.get((stored, color)) or f"class_{place if stored is None else stored}"
+        share = counts[stored, color] / counts.total()
+        ids = () if stored is None else (stored,)
+        classes.append(ProposedClass(name, color or _voc_color(place + 1), ids, share))
     return ProposedClasses(
-        classes=tuple(
-            ProposedClass(
-                names.get(value) or f"class_{place if stored is None else stored}",
-                color or voc_color(place + 1),
-                () if stored is None else (stored,),
-                counts[value] / counts.total(),
-            )
-            for place, value in enumerate(kept)
-            for stored, color in [value]
-        ),
+        classes=tuple(classes),
         ignore_ids=tuple(sorted(stored for stored, _ in ignored if stored is not None)),
         ignore_colors=tuple(sorted(color for _, color in ignored if color is not None)),
         said=tuple(said),
@@ -221,7 +211,7 @@ def about_sampling(manifest: Manifest, *, min_pixels: int, min_crop_ratio: float
     )
 
 
-def voc_color(index: int) -> Color:
+def _voc_color(index: int) -> Color:
     """Return the colour that Pascal VOC gives to an index; no two of 256 are alike."""
     red, green, blue = (
         sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8))
@@ -249,27 +239,26 @@ def _split_of(
         for label_place in _places(tree)
     ]
     pngs = [file for file in files if file.lower().endswith(".png")]
-    found.append(_pair(places[0], files, places[0], pngs, among=True))
+    found.append(_pair(places[0], files, places[0], pngs))
     best = max(found, key=lambda one: len(one.label_files))
     if len(best.label_files) < _LEAST_MATCHED * len(files):
         return SplitFolders(places[0], tuple(files))
     return best
 
 
-def _pair(
-    place: str, images: Sequence[str], labels: str, files: Sequence[str], *, among: bool = False
-) -> SplitFolders:
+def _pair(place: str, images: Sequence[str], labels: str, files: Sequence[str]) -> SplitFolders:
     """Try names as they are, then with a suffix of the labels, then with one of the images too.
 
-    Labels that lie `among` the images have their names with a suffix of letters.
+    Labels that lie among the images have their names with a suffix of letters.
     """
+    among = labels == place
     stems = {pairing_key(file, labels, ""): file for file in files}
     best = SplitFolders(place, tuple(images))
     for image_suffix in ("",) if among else dict.fromkeys(("", _ending_of(images))):
         keys = {pairing_key(file, place, image_suffix) for file in images}
-        between = suffix_between(keys, stems)
-        for suffix in (between,) if among else ("", between):
-            if suffix is None or (among and not re.search("[A-Za-z]", suffix)):
+        between = suffix_between(keys, stems) or ""
+        for suffix in ("", between):
+            if among and not re.search("[A-Za-z]", suffix):
                 continue
             own = tuple(sorted(stems[key + suffix] for key in keys if key + suffix in stems))
             if len(own) > len(best.label_files):

@@ -54,11 +54,7 @@ class Restyled:
         return dict(self.manifest.sources.get("source", {}))
 
     def image(self, record: ImageRecord) -> NDArray[np.uint8]:
-        """Read a restyled image, uint8 (H, W, 3) RGB at the resized size.
-
-        Raises:
-            DataError: It is missing, changed or cannot be looked at.
-        """
+        """Read a restyled image at the resized size; see `read_raw`."""
         return read_raw(record, self.root)
 
     def beside(self, manifest: Manifest) -> Manifest:

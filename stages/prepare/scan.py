@@ -5,10 +5,10 @@ What was measured is remembered, so that a later scan reads only the files that 
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from stages.fields import Domain
 from stages.prepare.datasets import SourceConfig
-from stages.prepare.datasets.dataset import FileDataset, Item, Listing, Progress
+from stages.prepare.datasets.dataset import Item, Listing, Progress
 from stages.prepare.geometry import Size, fit_size, working_size
 from stages.prepare.labels import ClassTable, LabelTable, class_pixels, to_train_ids
 from stages.prepare.manifest import ImageRecord
@@ -27,11 +27,8 @@ from store.atomic import write_bytes
 from store.errors import DataError
 from store.fingerprint import sha256
 
-Files = tuple[Path, Path | None]
-"""An image and, where it counts, its label."""
-
 # Raise when a measurement of unchanged files may come out differently.
-_FORMAT: Final = 4
+_FORMAT: Final = b"5"
 
 # Pixels that hold an id in between, for each at an edge of two ids: up to 4 in 100 in CamVid's
 # labels, up to 8 where nearest has shrunk them to 192x144; 7 to 15 after OpenCV's bilinear
@@ -44,16 +41,12 @@ _EVERY: Final = 4  # row that is looked at
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Facts of an image and its label; those of the label are None without one, at raw resolution.
+    """Facts of an image and its label; see `ImageRecord`.
 
     Attributes:
-        raw_size_px: Of the image, upright.
-        sha256: Of the image file.
-        class_pixels: Pixels per class.
-        label_sha256: Of the label file.
         one_channel: Whether the image file is greyscale or paletted, as files of ids are.
         turn_open: Whether image and label differ in EXIF orientation and the sizes fit both ways.
-        rim_pixels: Pixels per class that `rims` finds; None unless the label looks resampled.
+        resampled: Whether the label looks resampled.
     """
 
     raw_size_px: Size
@@ -62,16 +55,7 @@ class Measurement:
     label_sha256: str | None
     one_channel: bool
     turn_open: bool
-    rim_pixels: tuple[int, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """Images that can be read and, by image id, what else is known of them and what is bad."""
-
-    records: tuple[ImageRecord, ...]
-    measured: dict[str, Measurement]
-    bad: dict[str, DataError]
+    resampled: bool
 
 
 def require_classes(listing: Listing, wanted: ClassTable, key: str) -> None:
@@ -99,9 +83,8 @@ def select(
     Raises:
         DataError: An image to exclude does not exist, or two have one name.
     """
-    excluded = frozenset(source.exclude if isinstance(source, FileDataset) else ())
-    unknown = excluded - {item.stem for item in (*items, *also_known)}
-    if unknown:
+    excluded = frozenset(getattr(source, "exclude", ()))
+    if unknown := excluded - {item.stem for item in (*items, *also_known)}:
         raise DataError(
             f"{key}.exclude names {min(unknown)}, but there is no such image in "
             f"{source.folder}: write paths relative to root, without suffix"
@@ -122,18 +105,19 @@ def select(
     return kept
 
 
-def labelled_items(items: Sequence[Item], target: SourceConfig) -> frozenset[Item]:
-    """Choose the images of the target's train split that are trained on with their labels.
+def without_labels(items: Sequence[Item], target: SourceConfig) -> tuple[list[Item], int]:
+    """Take the labels from the target's train split, but for the images that `labelled` chooses.
 
     Of N images that have a label file, sorted, a number takes the first in van der Corput's order:
     0, 1/2, 1/4, 3/4, 1/8, ... of N. So they are evenly spread, and more images hold all that fewer
     do. A list names images by id or stem.
 
+    Returns:
+        The images, and how many label files are not used.
+
     Raises:
         DataError: There are fewer labels, or a named image or its label does not exist.
     """
-    if not target.labelled:
-        return frozenset()
     key = "prepare.target.labelled"
     train = sorted((item for item in items if item.split == "train"), key=lambda item: item.stem)
     labelled = [item for item in train if item.label and (target.folder / item.label).is_file()]
@@ -147,22 +131,20 @@ def labelled_items(items: Sequence[Item], target: SourceConfig) -> frozenset[Ite
         bits = max(len(labelled) - 1, 1).bit_length()
         mirrored = (int(f"{place:0{bits}b}"[::-1], 2) for place in range(1 << bits))
         places = dict.fromkeys(place * len(labelled) >> bits for place in mirrored)
-        return frozenset(labelled[place] for place in list(places)[: target.labelled])
-    by_name = {item.stem: item for item in train}
-    by_name |= {image_id_of("target", item): item for item in train}
-    for name in target.labelled:
-        if name not in by_name:
-            raise DataError(
-                f"{key} names {name}, but there is no such image to train on in {target.folder}: "
-                "write paths relative to root, without suffix"
-            )
-        if by_name[name] not in labelled:
-            raise DataError(
-                f"{key} names {name}, which has no label at "
-                f"{by_name[name].label or 'any place that prepare.target names'}: add it, or name "
-                "another image"
-            )
-    return frozenset(by_name[name] for name in target.labelled)
+        chosen = {labelled[place] for place in list(places)[: target.labelled]}
+    else:
+        by_name = {name: i for i in labelled for name in (i.stem, image_id_of("target", i))}
+        for name in target.labelled:
+            if name not in by_name:
+                raise DataError(
+                    f"{key} names {name}, but no such image to train on has a label in "
+                    f"{target.folder}: write paths relative to root, without suffix, or add it"
+                )
+        chosen = {by_name[name] for name in target.labelled}
+    return [
+        replace(item, label=None) if item.split == "train" and item not in chosen else item
+        for item in items
+    ], len(labelled) - len(chosen)
 
 
 def image_id_of(what: str, item: Item) -> str:
@@ -178,20 +160,24 @@ def scan(
     *,
     what: str,
     at_least_px: int,
-    cache: "MeasurementCache",
+    cache: Path,
     progress: Progress,
-) -> Scan:
+) -> tuple[list[tuple[ImageRecord, Measurement]], list[tuple[Item, DataError]]]:
     """Decode images and labels, in threads and but for those that the cache knows; describe them.
 
     Args:
         domain: Of the records.
-        items: The images, with labels where these are wanted.
+        items: Images of `listing`, with labels where these are wanted.
         source: Their dataset.
         listing: Its classes and the code of its labels.
         what: Beginning of the image ids, and what progress calls them.
         at_least_px: Side to which smaller images are padded.
-        cache: Remembers unchanged files.
+        cache: File of measurements by path, size and times of the files, of any scans. It only
+            saves time: a missing, damaged or older one is taken as empty.
         progress: Called with (done, total, what).
+
+    Returns:
+        What can be read, and what cannot.
     """
     labels, classes = listing.labels, len(listing.classes)
     table = sha256(json.dumps([classes, labels.to_json()]).encode())
@@ -199,7 +185,11 @@ def scan(
     files = [(root / item.image, root / item.label if item.label else None) for item in items]
     # Taken before the files are read: one that changes meanwhile is measured again next time.
     states = [f"{_stat(image)} {_stat(label)} {table}" for image, label in files]
-    found: list[Measurement | DataError | None] = [*map(cache.get, files, states)]
+    keys = [f"{image}|{label}" for image, label in files]
+    kept = _read_cache(cache)
+    found: list[Measurement | DataError | None] = [
+        _from_cache(kept.get(key), state) for key, state in zip(keys, states, strict=True)
+    ]
     unknown = [place for place, measurement in enumerate(found) if measurement is None]
 
     def attempt(place: int) -> Measurement | DataError:
@@ -214,51 +204,54 @@ def scan(
         for done, (place, result) in enumerate(results, start=1):
             found[place] = result
             if isinstance(result, Measurement):
-                cache.put(files[place], states[place], result)
+                kept[keys[place]] = [states[place], *astuple(result)]
             progress(done, len(unknown), f"checking {what} images")
     finally:
         pool.shutdown(cancel_futures=True)
+        if unknown:
+            _write_cache(cache, kept)
 
-    records, measured, bad = [], {}, {}
+    good: list[tuple[ImageRecord, Measurement]] = []
+    bad: list[tuple[Item, DataError]] = []
     for item, outcome in zip(items, found, strict=True):
-        image_id = image_id_of(what, item)
         if isinstance(outcome, Measurement):
-            measured[image_id] = outcome
             resized = fit_size(outcome.raw_size_px, source.fit_px)
-            records.append(
-                ImageRecord(
-                    image_id=image_id,
-                    domain=domain,
-                    split=item.split,
-                    image=item.image,
-                    label=item.label,
-                    raw_size_px=outcome.raw_size_px,
-                    resized_size_px=resized,
-                    working_size_px=working_size(resized, at_least_px),
-                    sha256=outcome.sha256,
-                    class_pixels=outcome.class_pixels,
-                    label_sha256=outcome.label_sha256,
-                )
+            record = ImageRecord(
+                image_id=image_id_of(what, item),
+                domain=domain,
+                split=item.split,
+                image=item.image,
+                label=item.label,
+                raw_size_px=outcome.raw_size_px,
+                resized_size_px=resized,
+                working_size_px=working_size(resized, at_least_px),
+                sha256=outcome.sha256,
+                class_pixels=outcome.class_pixels,
+                label_sha256=outcome.label_sha256,
             )
+            good.append((record, outcome))
         elif outcome is not None:
-            bad[image_id] = outcome
-    return Scan(tuple(records), measured, bad)
+            bad.append((item, outcome))
+    return good, bad
 
 
 def _measure(path: Path, label_path: Path | None, labels: LabelTable, classes: int) -> Measurement:
-    """Read an image and its label completely; DataError where they are damaged or at odds."""
+    """Read an image and its label completely; DataError where they are damaged or at odds.
+
+    Its message begins with the path of the file that is.
+    """
     data = read_bytes(path)
     image = decode_image(data, path)
     height, width, _ = image.rgb.shape
-    counts = label_sha256 = rim_pixels = None
-    turn_open = False
+    counts = label_sha256 = None
+    turn_open = resampled = False
     if label_path is not None:
         if not label_path.is_file():
-            raise DataError(f"{path}: has no label at {label_path}: add it or exclude the image")
+            raise DataError(f"{label_path}: {path} has no label there: add it or exclude the image")
         label_data = read_bytes(label_path)
         label_sha256 = sha256(label_data)
         label = decode_label(label_data, label_path)
-        if label.values.shape[:2] == (width, height) != (height, width):
+        if label.values.shape[:2] != (height, width):
             label = decode_label(label_data, label_path, orientation=image.orientation)
         rows, columns = label.values.shape[:2]
         if (rows, columns) != (height, width):
@@ -276,8 +269,7 @@ def _measure(path: Path, label_path: Path | None, labels: LabelTable, classes: i
         counts = class_pixels(train_ids, classes)
         same_shape = (image.orientation > 4) == (label.orientation > 4) or height == width
         turn_open = image.orientation != label.orientation and same_shape
-        if label.values.ndim == 2:
-            rim_pixels = rims(label.values, train_ids, classes)
+        resampled = label.values.ndim == 2 and _looks_resampled(label.values)
     return Measurement(
         raw_size_px=(height, width),
         sha256=sha256(data),
@@ -285,25 +277,15 @@ def _measure(path: Path, label_path: Path | None, labels: LabelTable, classes: i
         label_sha256=label_sha256,
         one_channel=image.one_channel,
         turn_open=turn_open,
-        rim_pixels=rim_pixels,
+        resampled=resampled,
     )
 
 
-def rims(
-    ids: NDArray[np.uint8], train_ids: NDArray[np.uint8], classes: int
-) -> tuple[int, ...] | None:
-    """Count the pixels that a resampled or lossily compressed label shows at edges of two ids.
+def _looks_resampled(ids: NDArray[np.uint8]) -> bool:
+    """Tell labels (H, W) that were resampled or lossily compressed, by some of their rows.
 
-    Such a label holds ids between those of both sides, which mean anything. A pole or a lane has
+    At edges they hold ids between those of both sides, which mean anything. A pole or a lane has
     mostly the same on both sides, or an id that lies outside.
-
-    Args:
-        ids: uint8 (H, W) as stored.
-        train_ids: uint8 (H, W), the same in classes.
-        classes: How many there are.
-
-    Returns:
-        Pixels per class, estimated from some of the rows; None where the label looks sound.
     """
     rows = slice(2, -2, _EVERY)
     here = ids[rows, 2:-2]
@@ -317,45 +299,29 @@ def rims(
         between |= (low < here) & (here < high)
         edges += int(np.count_nonzero(high - low > 1))
     found = int(np.count_nonzero(between))
-    if edges < _EDGE_PIXELS or found < _RESAMPLED_SHARE * edges:
+    return edges >= _EDGE_PIXELS and found >= _RESAMPLED_SHARE * edges
+
+
+def _read_cache(path: Path) -> dict[str, list[Any]]:
+    with suppress(OSError):
+        digest, _, body = path.read_bytes().partition(b"\n")
+        if digest == sha256(_FORMAT + body).encode():
+            entries: dict[str, list[Any]] = json.loads(body)
+            return entries
+    return {}
+
+
+def _write_cache(path: Path, entries: Mapping[str, list[Any]]) -> None:
+    body = json.dumps(entries).encode()
+    write_bytes(path, sha256(_FORMAT + body).encode() + b"\n" + body)
+
+
+def _from_cache(entry: list[Any] | None, state: str) -> Measurement | None:
+    """Return what was measured when the files were in this state."""
+    if entry is None or entry[0] != state:
         return None
-    return tuple(_EVERY * n for n in class_pixels(train_ids[rows, 2:-2][between], classes))
-
-
-class MeasurementCache:
-    """Measurements by path, size and times of the files; a file that changed is measured again.
-
-    It only saves time: a missing, damaged or older cache file is taken as an empty one.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._entries: dict[str, Any] = {}
-        self._changed = False
-        with suppress(OSError):
-            digest, _, body = path.read_bytes().partition(b"\n")
-            if digest == sha256(body).encode():
-                content = json.loads(body)
-                self._entries = content["entries"] if content["format"] == _FORMAT else {}
-
-    def get(self, files: Files, state: str) -> Measurement | None:
-        """Return what was measured when the files were in this state."""
-        noted, *values = self._entries.get("{}|{}".format(*files), [None])
-        if noted != state:
-            return None
-        facts: list[Any] = [tuple(value) if isinstance(value, list) else value for value in values]
-        return Measurement(*facts)
-
-    def put(self, files: Files, state: str, measurement: Measurement) -> None:
-        """Remember what was measured in this state."""
-        self._entries["{}|{}".format(*files)] = [state, *astuple(measurement)]
-        self._changed = True
-
-    def save(self) -> None:
-        """Write the cache, if it changed."""
-        if self._changed:
-            body = json.dumps({"format": _FORMAT, "entries": self._entries}).encode()
-            write_bytes(self._path, sha256(body).encode() + b"\n" + body)
+    facts: list[Any] = [tuple(fact) if isinstance(fact, list) else fact for fact in entry[1:]]
+    return Measurement(*facts)
 
 
 def _stat(path: Path | None) -> str:

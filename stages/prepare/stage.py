@@ -3,9 +3,8 @@
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Final, Literal, Self
@@ -16,16 +15,15 @@ from stages.fields import Domain, Section, Split, WindowPx
 from stages.prepare.datasets import SourceConfig
 from stages.prepare.datasets.dataset import Item, Listing, Progress, first_names
 from stages.prepare.geometry import Size
-from stages.prepare.labels import ClassTable, UnknownValuesError
+from stages.prepare.labels import UnknownValuesError
 from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.scan import (
     Measurement,
-    MeasurementCache,
     image_id_of,
-    labelled_items,
     require_classes,
     scan,
     select,
+    without_labels,
 )
 from store.errors import DataError, DataUnreadableError
 
@@ -104,90 +102,76 @@ class PrepareResult:
 
 
 def run(config: PrepareConfig, *, out: Path, cache: Path, progress: Progress) -> PrepareResult:
-    """List and check both datasets, and write the manifest.
+    """List and check both datasets, and write the manifest `out`.
 
-    Every image and label is decoded once; later runs look only at files that changed. A manifest
-    that says the same is not rewritten. On an error the old manifest stays.
+    Every image and label is decoded once; later runs look only at files that changed since the file
+    `cache` was written. A manifest that says the same is not rewritten. On an error the old one
+    stays.
 
     Labels of the target's train split enter the manifest for the images that `labelled` names, and
     never for others, even where there are files: no later stage can use them by mistake.
-
-    Args:
-        config: Section `prepare`.
-        out: The manifest file.
-        cache: File that remembers what was measured; may be deleted at any time.
-        progress: Called with (done, total, what).
 
     Raises:
         DataError: Data is missing, damaged or inconsistent; has a line for each kind of problem.
     """
     problems: list[str] = []
-    listings, items = _list(config, problems, progress)
-    unused = 0
-    if config.target is not None and "target" in items:
+    said: list[str] = []
+    odd: list[str] = []
+    listings: dict[Domain, Listing] = {}
+    records: list[ImageRecord] = []
+    skipped: dict[str, str] = {}
+    for domain, source in config.domains.items():
+        key = f"prepare.{domain}"
         try:
-            labelled = labelled_items(items["target"], config.target)
+            listing = listings[domain] = source.scan(progress)
+            problems += (f"{key}: {line}" for line in listing.problems)
+            require_classes(listing, listings.get("source", listing).classes, key)
+            items = select(key, listing.items, source)
+            if domain == "target":
+                items, unused = without_labels(items, source)
+                if unused:
+                    said.append(
+                        f"target train: {unused} label files are there and are not used; the "
+                        "target trains without them"
+                    )
         except DataError as error:
             problems.append(str(error))
-            labelled = frozenset()
-        others = [i for i in items["target"] if i.split == "train" and i not in labelled]
-        unused = sum((config.target.folder / i.label).is_file() for i in others if i.label)
-        items["target"] = [
-            replace(item, label=None) if item.split == "train" and item not in labelled else item
-            for item in items["target"]
-        ]
-    measurements = MeasurementCache(cache)
-    records: list[ImageRecord] = []
-    bad: dict[str, DataError] = {}
-    measured: dict[str, Measurement] = {}
-    try:
-        for domain, chosen in items.items():
-            source, listing = config.domains[domain], listings[domain]
-            found = scan(
-                domain,
-                chosen,
-                source,
-                listing,
-                what=domain,
-                at_least_px=config.pad_to_px,
-                cache=measurements,
-                progress=progress,
-            )
-            records += found.records
-            measured |= found.measured
-            bad |= found.bad
-            by_id = {image_id_of(domain, item): item for item in chosen}
-            named = [
-                (by_id[image_id], error)
-                for image_id, error in found.bad.items()
-                # what could not be looked at may be sound: never left out
-                if config.on_bad_image == "fail" or isinstance(error, DataUnreadableError)
-            ]
-            problems += _grouped(domain, source, named, listing.hints)
-    finally:
-        measurements.save()
+            continue
+        found, bad = scan(
+            domain,
+            items,
+            source,
+            listing,
+            what=domain,
+            at_least_px=config.pad_to_px,
+            cache=cache,
+            progress=progress,
+        )
+        # what could not be looked at may be sound: never left out
+        kept_out = config.on_bad_image == "fail"
+        wrong = [each for each in bad if kept_out or isinstance(each[1], DataUnreadableError)]
+        problems += _grouped(domain, source, wrong, listing.hints)
+        if not problems and not any(record.split == "train" for record, _ in found):
+            why = f"that can be read: {bad[0][1]}" if bad else "left: hold out or exclude fewer"
+            problems.append(f"{key} has no image to train on {why}")
+        records += (record for record, _ in found)
+        skipped |= {image_id_of(domain, item): str(error) for item, error in bad}
+        odd += _odd_files(domain, found)
+        said += (f"{domain}: {line}" for line in listing.findings)
     if problems:
         heading = f"{len(problems)} kinds of problems with the data:"
         raise DataError(problems[0] if len(problems) == 1 else "\n  ".join((heading, *problems)))
-    for domain in config.domains if bad else ():
-        if not any((record.domain, record.split) == (domain, "train") for record in records):
-            first = next(iter(bad.values()))
-            raise DataError(f"prepare.{domain} has no image to train on that can be read: {first}")
-    classes = listings["source"].classes
     manifest = Manifest(
-        classes=classes,
+        classes=listings["source"].classes,
         records=tuple(sorted(records, key=lambda r: (r.domain, r.split, r.image_id))),
         labels={domain: listing.labels for domain, listing in listings.items()},
-        skipped={image_id: str(error) for image_id, error in bad.items()},
+        skipped=skipped,
         sources={domain: source.identity for domain, source in config.domains.items()},
-        odd=_odd_files(records, measured, classes),
+        odd=tuple(odd),
     )
     changed = manifest.update(out)
-    noted = (
-        f"{domain}: {line}" for domain, listing in listings.items() for line in listing.findings
-    )
-    said = (*noted, *findings(manifest, unused_labels=unused))
-    return PrepareResult(manifest, out, changed, summarise(manifest), said)
+    said += findings(manifest)
+    return PrepareResult(manifest, out, changed, summarise(manifest), tuple(said))
 
 
 def summarise(manifest: Manifest) -> tuple[SplitSummary, ...]:
@@ -212,11 +196,8 @@ def summarise(manifest: Manifest) -> tuple[SplitSummary, ...]:
     return tuple(summaries)
 
 
-def findings(manifest: Manifest, *, unused_labels: int) -> tuple[str, ...]:
-    """Say what a person should know before training on a manifest; none of it is an error.
-
-    `unused_labels` is the number of label files of the target's train split.
-    """
+def findings(manifest: Manifest) -> list[str]:
+    """Say what a person should know before training on a manifest; none of it is an error."""
     said: list[str] = []
     counted = [r.class_pixels for r in manifest.select(domain="source", split="train")]
     seen = [sum(column) for column in zip(*(c for c in counted if c is not None), strict=True)]
@@ -225,11 +206,6 @@ def findings(manifest: Manifest, *, unused_labels: int) -> tuple[str, ...]:
         said.append(
             f"source train: no label shows {', '.join(missing)} ({len(missing)} of {len(seen)} "
             "classes): nothing teaches them, and they count in the mean IoU"
-        )
-    if unused_labels:
-        said.append(
-            f"target train: {unused_labels} label files are there and are not used; the target "
-            "trains without them"
         )
     said += manifest.odd
     copies: dict[str, dict[str, ImageRecord]] = defaultdict(dict)
@@ -242,92 +218,48 @@ def findings(manifest: Manifest, *, unused_labels: int) -> tuple[str, ...]:
     for (one, other), pairs in shared.items():
         copied = f"share {len(pairs)} images, byte for byte; the first is {pairs[0]}"
         said.append(f"{one} and {other} {copied}")
-    return tuple(said)
+    return said
 
 
-def _list(
-    config: PrepareConfig, problems: list[str], progress: Progress
-) -> tuple[dict[Domain, Listing], dict[Domain, list[Item]]]:
-    """List the domains that can be listed, and choose their images; note what is wrong."""
-
-    @contextmanager
-    def noting(begin: str = "") -> Iterator[None]:
-        try:
-            yield
-        except DataError as error:
-            problems.append(f"{begin}{error}")
-
-    listings: dict[Domain, Listing] = {}
-    items: dict[Domain, list[Item]] = {}
-    for domain, source in config.domains.items():
-        key = f"prepare.{domain}"
-        with noting(f"{key}: "):
-            listing = listings[domain] = source.scan(progress)
-            problems += (f"{key}: {line}" for line in listing.problems)
-            with noting():
-                items[domain] = select(key, listing.items, source)
-                trained_on = any(item.split == "train" for item in items[domain])
-                if not listing.problems and not trained_on:
-                    raise DataError(f"{key} leaves no image to train on: hold out or exclude fewer")
-    if len(listings) == len(config.domains):
-        for domain, listing in listings.items():
-            with noting():
-                require_classes(listing, listings["source"].classes, f"prepare.{domain}")
-    return listings, items
-
-
-def _odd_files(
-    records: Sequence[ImageRecord], measured: Mapping[str, Measurement], classes: ClassTable
-) -> tuple[str, ...]:
+def _odd_files(domain: Domain, found: Sequence[tuple[ImageRecord, Measurement]]) -> Iterator[str]:
     """Count the files that are unlike the others of their split, or whose meaning is open."""
-    splits: dict[str, list[ImageRecord]] = defaultdict(list)
-    for record in records:
-        splits[f"{record.domain} {record.split}"].append(record)
-    return tuple(
-        f"{split}: {len(hits)} of {len(images)} {what}; the first is {hits[0]}"
-        for split, images in splits.items()
-        for hits, what in _odd_kinds(images, measured, classes)
-        if hits
-    )
-
-
-def _odd_kinds(
-    records: Sequence[ImageRecord], measured: Mapping[str, Measurement], classes: ClassTable
-) -> Iterator[tuple[Sequence[str | None], str]]:
-    """Yield the files of one split that a sentence is about, and the sentence."""
-    one_channel = [r.image for r in records if measured[r.image_id].one_channel]
-    if len(one_channel) < len(records):
-        yield (
-            one_channel,
-            "images have one channel, as class ids have, and the others have colours: exclude what "
-            "is not an image",
-        )
-    usual = statistics.median_high(math.prod(r.raw_size_px) for r in records)
-    areas = [(r, math.prod(r.raw_size_px) / usual) for r in records]
-    yield (
-        [r.image for r, area in areas if not 1 / _OTHER_AREA < area < _OTHER_AREA],
-        f"images have {_OTHER_AREA} times more or fewer pixels than is usual, as thumbnails have: "
-        "exclude what is not an image",
-    )
-    yield (
-        [r.image for r in records if measured[r.image_id].turn_open],
-        "images are turned by EXIF and their labels are not, or otherwise, and both fit: look "
-        "whether they lie on each other; if not, copy the tag to the label",
-    )
-    resampled = [r for r in records if measured[r.image_id].rim_pixels is not None]
-    shown = zip(*(r.class_pixels or () for r in resampled), strict=True)
-    rims = zip(*(measured[r.image_id].rim_pixels or () for r in resampled), strict=True)
-    mostly = [
-        name
-        for name, pixels, between in zip(classes.names, shown, rims, strict=False)
-        if 2 * sum(between) > sum(pixels)
-    ]
-    only = f", which is most of what they show of {', '.join(mostly)}" if mostly else ""
-    yield (
-        [r.label for r in resampled],
-        "labels look resampled or lossily compressed: where two ids meet, many pixels hold an id "
-        f"in between{only}: make them anew with nearest neighbour and as PNG",
-    )
+    splits: dict[Split, list[tuple[ImageRecord, Measurement]]] = defaultdict(list)
+    for record, facts in found:
+        splits[record.split].append((record, facts))
+    for split, images in splits.items():
+        one_channel = [record.image for record, facts in images if facts.one_channel]
+        areas = [math.prod(record.raw_size_px) for record, _ in images]
+        usual = statistics.median_high(areas)
+        other = [
+            record.image
+            for (record, _), area in zip(images, areas, strict=True)
+            if not usual / _OTHER_AREA < area < usual * _OTHER_AREA
+        ]
+        for files, what in (
+            (
+                one_channel if len(one_channel) < len(images) else (),
+                "images have one channel, as class ids have, and the others have colours: exclude "
+                "what is not an image",
+            ),
+            (
+                other,
+                f"images have {_OTHER_AREA} times more or fewer pixels than is usual, as "
+                "thumbnails have: exclude what is not an image",
+            ),
+            (
+                [record.image for record, facts in images if facts.turn_open],
+                "images are turned by EXIF and their labels are not, or otherwise, and both fit: "
+                "look whether they lie on each other; if not, copy the tag to the label",
+            ),
+            (
+                [record.label for record, facts in images if facts.resampled],
+                "labels look resampled or lossily compressed: where two ids meet, many pixels hold "
+                "an id in between: make them anew with nearest neighbour and as PNG",
+            ),
+        ):
+            if files:
+                count = f"{len(files)} of {len(images)}"
+                yield f"{domain} {split}: {count} {what}; the first is {files[0]}"
 
 
 def _grouped(
@@ -341,28 +273,29 @@ def _grouped(
     The lines begin with the key that names the files' folder; `hints` say what to do about labels
     that are not found.
     """
-    groups: dict[tuple[str, str, bool], list[tuple[Item, DataError]]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[tuple[Item, DataError]]] = defaultdict(list)
+    unlabelled = False
     for item, error in bad:
-        unlabelled = item.label is not None and not (source.folder / item.label).is_file()
-        is_label = unlabelled or str(error).startswith(f"{source.folder / (item.label or '')}: ")
+        label = source.folder / (item.label or "")
+        unlabelled |= item.label is not None and not label.is_file()
+        is_label = str(error).startswith(f"{label}: ")
         key = source.key_of(item.split, "labels" if is_label else "images")
         cause = error.__cause__
         kind = (
             cause.what if isinstance(cause, UnknownValuesError) else str(error).rpartition(": ")[2]
         )
-        groups[f"prepare.{domain}.{key}", kind, unlabelled].append((item, error))
+        groups[f"prepare.{domain}.{key}", kind].append((item, error))
     lines = []
-    for (key, _, unlabelled), group in groups.items():
+    for (key, _), group in groups.items():
         (_, first), *rest = group
-        text = str(first)
-        if isinstance(unknown := first.__cause__, UnknownValuesError):
-            causes = (error.__cause__ for _, error in group)
-            of_all = [
-                value for c in causes if isinstance(c, UnknownValuesError) for value in c.values
-            ]
-            every = UnknownValuesError(unknown.what, sorted(set(of_all)))
-            text = text.replace(str(unknown), str(every))
+        text = f"{key}: {first}"
+        causes = [error.__cause__ for _, error in group]
+        unknown = [cause for cause in causes if isinstance(cause, UnknownValuesError)]
+        if unknown:
+            values = sorted({value for cause in unknown for value in cause.values})
+            every = UnknownValuesError(unknown[0].what, values)
+            text = text.replace(str(unknown[0]), str(every))
         if rest:
-            text = f"{text} ({len(rest)} more: {first_names([item.image for item, _ in rest])})"
-        lines.append("; ".join((f"{key}: {text}", *(hints if unlabelled else ()))))
-    return lines
+            text += f" ({len(rest)} more: {first_names([item.image for item, _ in rest])})"
+        lines.append(text)
+    return [*lines, *(f"prepare.{domain}: {hint}" for hint in hints if unlabelled)]

@@ -1,9 +1,11 @@
-"""Datasets in the exact layouts of their publishers, a few tiny files each."""
+"""Datasets in the exact layouts of their publishers, a few tiny files each, and a user's own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -27,16 +29,12 @@ def prepare(tmp_path: Path) -> Prepare:
         *,
         pad_to_px: int = 32,
         on_bad_image: str = "fail",
-        **changed: object,
+        progress: Callable[[int, int, str], None] = lambda done, total, what: None,
     ) -> PrepareResult:
         keys = {"pad_to_px": pad_to_px, "on_bad_image": on_bad_image}
         config = PrepareConfig.model_validate({"source": source, "target": target, **keys})
-        arguments: dict[str, Any] = {
-            "out": tmp_path / "out" / "manifest.parquet",
-            "cache": tmp_path / "out" / "scan.cache",
-            "progress": lambda done, total, what: None,
-        } | changed
-        return run(config, **arguments)
+        out = tmp_path / "out"
+        return run(config, out=out / "m.parquet", cache=out / "scan.cache", progress=progress)
 
     return call
 
@@ -55,6 +53,14 @@ def save_paletted(path: Path, ids: NDArray[np.uint8]) -> None:
     label.save(path)
 
 
+def save_deep(path: Path, ids: NDArray[np.uint8]) -> None:
+    """Save ids as SYNTHIA does: the red of 16-bit colours, whose green tells instances apart."""
+    deep = np.zeros((*ids.shape, 3), np.uint16)
+    deep[..., 2], deep[..., 1] = ids, 40000  # OpenCV's order is blue, green, red
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), deep)
+
+
 def photo(seed: int, size: tuple[int, int] = SIZE) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
 
@@ -63,6 +69,97 @@ def ids(*values: int, size: tuple[int, int] = SIZE) -> NDArray[np.uint8]:
     """A label of equal vertical bands, one per value, the last one taking what is left."""
     columns = np.minimum(np.arange(size[1]) // (size[1] // len(values)), len(values) - 1)
     return np.broadcast_to(np.array(values, np.uint8)[columns], size).copy()
+
+
+def _photo(path: Path) -> None:
+    save(path, photo(sum(path.name.encode())))
+
+
+def _ids(*values: int, how: Callable[[Path, NDArray[np.uint8]], None] = save) -> "Save":
+    return lambda path: how(path, ids(*values))
+
+
+Save = Callable[[Path], None]
+_CITIES: Final = ("train/aachen/aachen", "train/ulm/ulm", "val/lindau/lindau")
+_CONDITIONS: Final = ("fog", "night", "rain", "snow")
+_ACDC: Final = [f"{c}/{s}/GOPR0475/{c}" for c in _CONDITIONS for s in ("train", "val")]
+_NIGHT: Final = "val/night/GOPR0356/GOPR0356_frame_000321"
+_MAPILLARY: Final = ("training/{}/__CRyFzoDOXn6unQ6a3DnQ", "validation/{}/_1Gn_xkw7sa_i9")
+
+PUBLISHED: Final[Mapping[str, Mapping[str, Save]]] = {
+    "gta5": {
+        **{f"images/0000{i}.png": _photo for i in (1, 2, 3)},
+        **{f"labels/0000{i}.png": _ids(7, 26, 34, how=save_paletted) for i in (1, 2, 3)},
+        "labels/00001_labelTrainIds.png": _ids(0),
+    },
+    "cityscapes": {
+        **{f"leftImg8bit/{city}_000000_000019_leftImg8bit.png": _photo for city in _CITIES},
+        **{f"gtFine/{city}_000000_000019_gtFine_labelIds.png": _ids(0, 11, 33) for city in _CITIES},
+        **{f"gtFine/{city}_000000_000019_gtFine_instanceIds.png": _ids(1) for city in _CITIES},
+    },
+    "synthia": {
+        "RGB/0000000.png": _photo,
+        "RGB/0000001.png": _photo,
+        "GT/LABELS/0000000.png": _ids(3, 21, 22, how=save_deep),
+        "GT/LABELS/0000001.png": _ids(3, 21, 22, how=save_deep),
+        "GT/COLOR/0000000.png": _photo,
+    },
+    "acdc": {
+        **{f"rgb_anon/{frame}_rgb_anon.png": _photo for frame in _ACDC},
+        **{f"gt/{frame}_gt_labelIds.png": _ids(0, 7, 33) for frame in _ACDC},
+        **{f"gt/{frame}_gt_labelTrainIds.png": _ids(255, 0, 18) for frame in _ACDC},
+        **{f"gt/{frame}_gt_labelColor.png": _photo for frame in _ACDC},
+        "rgb_anon/fog/train_ref/GOPR0475/fog_rgb_ref_anon.png": _photo,
+        "rgb_anon/fog/test/GOPR0477/fog_rgb_anon.png": _photo,
+    },
+    "dark_zurich": {
+        "rgb_anon/train/day/GOPR0345/GOPR0345_frame_000003_rgb_anon.png": _photo,
+        "rgb_anon/train/twilight/GOPR0345/GOPR0345_frame_000008_rgb_anon.png": _photo,
+        "rgb_anon/train/night/GOPR0345/GOPR0345_frame_000005_rgb_anon.png": _photo,
+        f"rgb_anon/{_NIGHT}_rgb_anon.png": _photo,
+        f"gt/{_NIGHT}_gt_labelIds.png": _ids(0, 7, 33),
+        f"gt/{_NIGHT}_gt_labelTrainIds.png": _ids(255, 0, 18),
+        "rgb_anon/val_ref/day/GOPR0356/GOPR0356_frame_000321_ref_rgb_anon.png": _photo,
+    },
+    "bdd100k": {
+        "images/10k/train/0004a4c0-d4dff0ad.jpg": _photo,
+        "images/10k/val/7d06fefd-f7be05a6.jpg": _photo,
+        "labels/sem_seg/masks/train/0004a4c0-d4dff0ad.png": _ids(0, 18, 255),
+        "labels/sem_seg/masks/val/7d06fefd-f7be05a6.png": _ids(0, 18, 255),
+        "labels/sem_seg/colormaps/val/7d06fefd-f7be05a6.png": _photo,
+    },
+    "mapillary": {
+        **{f"{name}.jpg".format("images"): _photo for name in _MAPILLARY},
+        **{
+            f"{name}.png".format("labels"): _ids(13, 44, 65, how=save_paletted)
+            for name in _MAPILLARY
+        },
+        **{f"{name}.png".format("instances"): _ids(1) for name in _MAPILLARY},
+    },
+}
+"""Kind -> files as they are published."""
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Callable[[str], Path]:
+    """Write the files of a kind."""
+
+    def write(kind: str) -> Path:
+        for path, save_to in PUBLISHED[kind].items():
+            save_to(tmp_path / kind / path)
+        return tmp_path / kind
+
+    return write
+
+
+@pytest.fixture
+def gta5(published: Callable[[str], Path]) -> Path:
+    return published("gta5")
+
+
+@pytest.fixture
+def cityscapes(published: Callable[[str], Path]) -> Path:
+    return published("cityscapes")
 
 
 @pytest.fixture
@@ -74,6 +171,14 @@ def own_data(tmp_path: Path) -> Path:
             save(root / split / "images" / f"{name}.jpg", photo(seed + 50 * (split == "val")))
             save(root / split / "labels" / f"{name}.png", ids(0, 7, 255))
     return root
+
+
+def config_of(kind: str, root: Path, **keys: object) -> dict[str, Any]:
+    return {"kind": kind, "root": str(root), "fit_px": None} | keys
+
+
+gta5_config = partial(config_of, "gta5", fit_px=[30, 20], val_list=None)
+cityscapes_config = partial(config_of, "cityscapes", fit_px=[30, 20])
 
 
 def folder_config(root: Path, **changed: object) -> dict[str, Any]:
@@ -94,45 +199,6 @@ def folder_config(root: Path, **changed: object) -> dict[str, Any]:
     } | changed
 
 
-@pytest.fixture
-def gta5(tmp_path: Path) -> Path:
-    root = tmp_path / "gta5"
-    for number in (1, 2, 3):
-        save(root / "images" / f"{number:05d}.png", photo(number))
-        save_paletted(root / "labels" / f"{number:05d}.png", ids(7, 26, 34))
-    return root
-
-
-def gta5_config(root: Path, **changed: object) -> dict[str, Any]:
-    return {"kind": "gta5", "root": str(root), "fit_px": [30, 20], "val_list": None} | changed
-
-
-@pytest.fixture
-def cityscapes(tmp_path: Path) -> Path:
-    root = tmp_path / "cityscapes"
-    for split, city in (("train", "aachen"), ("train", "ulm"), ("val", "lindau")):
-        frame = f"{city}_000000_000019"
-        save(root / "leftImg8bit" / split / city / f"{frame}_leftImg8bit.png", photo(5))
-        labels = root / "gtFine" / split / city
-        save(labels / f"{frame}_gtFine_labelIds.png", ids(0, 11, 33))
-        save(labels / f"{frame}_gtFine_instanceIds.png", ids(1))
-    return root
-
-
-def cityscapes_config(root: Path, **changed: object) -> dict[str, Any]:
-    return {"kind": "cityscapes", "root": str(root), "fit_px": [30, 20]} | changed
-
-
 def drawn_config(root: Path, **changed: object) -> dict[str, Any]:
-    return {
-        "kind": "drawn",
-        "root": str(root),
-        "fit_px": None,
-        "style": "day",
-        "strength": 1.0,
-        "seed": 1,
-        "width_px": 96,
-        "height_px": 64,
-        "train": 3,
-        "val": 2,
-    } | changed
+    size = {"width_px": 96, "height_px": 64, "train": 3, "val": 2}
+    return config_of("drawn", root, style="day", strength=1.0, seed=1) | size | changed

@@ -10,17 +10,7 @@ from PIL import Image
 from stages.prepare.manifest import Manifest
 from stages.prepare.pixels import read_train_ids
 from stages.prepare.stage import findings
-from tests.prepare.conftest import (
-    Prepare,
-    folder_config,
-    ids,
-    photo,
-    save,
-)
-
-
-def test_sound_data_needs_no_word(prepare: Prepare, own_data: Path) -> None:
-    assert prepare(folder_config(own_data)).findings == ()
+from tests.prepare.conftest import Prepare, folder_config, ids, photo, save
 
 
 def save_turned(path: Path, pixels: NDArray[np.uint8], orientation: int) -> None:
@@ -32,7 +22,6 @@ def save_turned(path: Path, pixels: NDArray[np.uint8], orientation: int) -> None
 @pytest.mark.parametrize(
     ("orientation", "label_orientation", "size", "open_"),
     [
-        (3, None, (20, 30), True),
         (3, 3, (20, 30), False),
         (None, 4, (20, 30), True),
         (6, None, (20, 30), False),
@@ -80,21 +69,29 @@ def read_as_stored(shown: NDArray[np.uint8], orientation: int) -> NDArray[np.uin
     ]
 
 
-def test_classes_that_show_mostly_as_rims_are_named(prepare: Prepare, own_data: Path) -> None:
+def test_images_of_other_sizes_are_said(prepare: Prepare, own_data: Path) -> None:
+    save(own_data / "train/images/a/1.jpg", photo(1, (5, 7)))
+    save(own_data / "train/labels/a/1.png", ids(0, 7, size=(5, 7)))
+    (finding,) = prepare(folder_config(own_data)).findings
+    assert finding.startswith("source train: 1 of 3 images have 16 times more or fewer pixels")
+
+
+def test_labels_that_look_resampled_are_said_now_and_later(
+    prepare: Prepare, own_data: Path
+) -> None:
     for seed, image in enumerate((own_data / "train" / "images").rglob("*.jpg")):
         save(image, photo(seed, (90, 30)))
         soft = ids(0, 8, size=(90, 30))
         soft[:, 15] = 7
         save(own_data / "train" / "labels" / image.parent.name / f"{image.stem}.png", soft)
     save(own_data / "val" / "labels" / "v.png", ids(0))
-    classes = [{"name": f"c{n}", "color": [n, n, 9], "ids": [n]} for n in (0, 7, 8)]
-    result = prepare(folder_config(own_data, classes=classes))
+    result = prepare(folder_config(own_data))
     (finding,) = result.findings
-    assert findings(Manifest.read(result.path), unused_labels=0) == result.findings
-    assert not prepare(folder_config(own_data, classes=classes)).changed
     assert finding.startswith("source train: 3 of 3 labels look resampled or lossily compressed: ")
-    assert "which is most of what they show of c7:" in finding
     assert finding.endswith("; the first is train/labels/a/1.png")
+    assert findings(Manifest.read(result.path)) == [finding]
+    again = prepare(folder_config(own_data))
+    assert (again.changed, again.findings) == (False, result.findings)
 
 
 def test_images_of_two_splits_are_counted_and_the_first_is_named(

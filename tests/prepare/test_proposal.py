@@ -1,7 +1,6 @@
 """Proposals for own data: folders told by names and pairing, classes from what labels hold."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -66,70 +65,56 @@ def test_what_makes_no_table_is_said(tmp_path: Path, label: NDArray[np.uint8], r
     assert reason in found.said[-1]
 
 
-CITYSCAPES = [
-    f"{kind}/{split}/{city}_1_{ending}.png"
-    for split, city in (("train", "aachen/a"), ("train", "ulm/u"), ("val", "lindau/l"))
-    for kind, ending in (
-        ("leftImg8bit", "leftImg8bit"),
-        *(("gtFine", f"gtFine_{e}") for e in ("color", "instanceIds", "labelIds", "labelTrainIds")),
-    )
-]
-SPLIT = {"train": ("train/images", "train/labels", "", "")}
+ENDINGS = ("color", "instanceIds", "labelIds", "labelTrainIds")
+CITYSCAPES = " ".join(
+    f"leftImg8bit/{name}_leftImg8bit.png "
+    + " ".join(f"gtFine/{name}_gtFine_{e}.png" for e in ENDINGS)
+    for name in ("train/aachen/a_1", "train/ulm/u_1", "val/lindau/l_1")
+)
 
 
 @pytest.mark.parametrize(
     ("files", "found"),
     [
-        (["train/images/a.jpg", "train/labels/a.png"], SPLIT),
-        (["train/images/s 1/a.jpg", "train/labels/s 1/a.png"], SPLIT),
+        ("train/images/s_1/a.jpg train/labels/s_1/a.png", ["train: train/images, train/labels"]),
         (
             CITYSCAPES,
-            {
-                split: (
-                    f"leftImg8bit/{split}",
-                    f"gtFine/{split}",
-                    "_leftImg8bit",
-                    "_gtFine_labelIds",
-                )
-                for split in ("train", "val")
-            },
-        ),
-        (
-            ["701_StillsRaw_full/1.png", "LabeledApproved_full/1_L.png"],
-            {"train": ("701_StillsRaw_full", "LabeledApproved_full", "", "_L")},
-        ),
-        (
-            [f"{s}{kind}/1.png" for s in ("train", "val", "test") for kind in ("", "annot")],
-            {split: (split, f"{split}annot", "", "") for split in ("train", "val", "test")},
-        ),
-        (
             [
-                f"{k}/{s}/1.png"
-                for k in ("images", "annotations")
-                for s in ("training", "validation")
+                f"{s}: leftImg8bit/{s} *_leftImg8bit, gtFine/{s} *_gtFine_labelIds"
+                for s in ("train", "val")
             ],
-            {
-                split: (f"images/{name}", f"annotations/{name}", "", "")
-                for split, name in (("train", "training"), ("val", "validation"))
-            },
         ),
-        (["a.jpg", "a_mask.png", "b.jpg", "b_mask.png"], {"train": (".", ".", "", "_mask")}),
-        (["a.jpg", "labels/a.png"], {"train": (".", "labels", "", "")}),
-        (["rgb/1.png", "depth/1.png", "masks/1.png"], {"train": ("rgb", "masks", "", "")}),
-        (["s1/1.jpg", "s2/1.jpg"], {"train": (".", None, "", "")}),
-        (["unlabeled/1.jpg"], {"train": (".", None, "", "")}),
-        (["images/1.jpg", "labels/2.png"], {"train": ("images", None, "", "")}),
-        (["readme.txt"], {}),
+        (
+            "701_StillsRaw_full/1.png LabeledApproved_full/1_L.png",
+            ["train: 701_StillsRaw_full, LabeledApproved_full *_L"],
+        ),
+        (
+            "train/1.png trainannot/1.png val/1.png valannot/1.png test/1.png testannot/1.png",
+            ["train: train, trainannot", "val: val, valannot", "test: test, testannot"],
+        ),
+        (
+            "images/training/1.png annotations/training/1.png images/validation/2.png",
+            ["train: images/training, annotations/training", "val: images/validation, None"],
+        ),
+        ("a.jpg a_mask.png b.jpg b_mask.png", ["train: ., . *_mask"]),
+        ("a.jpg labels/a.png", ["train: ., labels"]),
+        ("rgb/1.png depth/1.png masks/1.png", ["train: rgb, masks"]),
+        ("s1/1.jpg s2/1.jpg", ["train: ., None"]),
+        ("images/1.jpg labels/2.png", ["train: images, None"]),
+        ("readme.txt", []),
     ],
 )
 def test_folders_of_images_and_labels_are_found(
-    tmp_path: Path, files: list[str], found: dict[str, tuple[Any, ...]]
+    tmp_path: Path, files: str, found: list[str]
 ) -> None:
-    for file in files:
+    for file in files.split():
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
-    splits = {
-        name: (split.images, split.labels, split.image_suffix, split.label_suffix)
-        for name, split in find_splits(tmp_path).items()
-    }
-    assert splits == found
+
+    def named(folder: str | None, suffix: str) -> str:
+        return f"{folder} *{suffix}" if suffix else f"{folder}"
+
+    assert found == [
+        f"{name}: {named(s.images, s.image_suffix)}, {named(s.labels, s.label_suffix)}"
+        for name, s in find_splits(tmp_path).items()
+    ]

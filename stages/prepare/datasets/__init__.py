@@ -45,11 +45,9 @@ DATASETS: Final[Mapping[str, type[Dataset]]] = {
 }
 """Kind -> what it is."""
 
-_TABLES: Final = [config.class_table for config in DATASETS.values()]
-
-CLASS_TABLES: Final[Mapping[str, ClassTable]] = {
-    kind: table
-    for place, (kind, table) in enumerate(zip(DATASETS, _TABLES, strict=True))
-    if table is not None and _TABLES.index(table) == place
-}
+CLASS_TABLES: Final[dict[str, ClassTable]] = {}
 """Tables of classes by the first kind that has them."""
+
+for _kind, _config in DATASETS.items():
+    if _config.class_table is not None and _config.class_table not in CLASS_TABLES.values():
+        CLASS_TABLES[_kind] = _config.class_table

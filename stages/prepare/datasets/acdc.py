@@ -4,6 +4,7 @@ Without its reference frames in clear weather and its test split, whose labels a
 Label ids are those of Cityscapes, by the authors' own statement.
 """
 
+from itertools import product
 from typing import ClassVar, Literal, get_args
 
 from pydantic import Field
@@ -30,20 +31,16 @@ class Config(FileDataset):
     )
 
     def scan(self, progress: Progress) -> Listing:
-        """List `rgb_anon/<condition>/{train,val}/<drive>/` with the same folders in `gt`.
-
-        Labels are labelIds; where there are none of them, labelTrainIds.
-        """
+        """List images with their labelIds; where there are none of them, labelTrainIds."""
         code, table = label_code(self.folder, "gt/*/*/*/*_gt_")
-        parts = [
+        listing = Listing(CITYSCAPES_19, table)
+        for split, condition in product(get_args(Split), self.conditions):
             self.pair(
+                listing,
                 split,
                 f"rgb_anon/{condition}/{split}",
                 f"gt/{condition}/{split}",
                 image_suffix="_rgb_anon",
                 label_suffix=f"_gt_{code}",
             )
-            for split in get_args(Split)
-            for condition in self.conditions
-        ]
-        return Listing.of(CITYSCAPES_19, table, parts)
+        return listing

@@ -23,8 +23,7 @@ class Config(FileDataset):
 
     def scan(self, progress: Progress) -> Listing:
         """List `images/10k/{train,val}/*.jpg` with `labels/sem_seg/masks/{train,val}/*.png`."""
-        parts = [
-            self.pair(split, f"images/10k/{split}", f"labels/sem_seg/masks/{split}")
-            for split in get_args(Split)
-        ]
-        return Listing.of(CITYSCAPES_19, train_id_table(CITYSCAPES_19), parts)
+        listing = Listing(CITYSCAPES_19, train_id_table(CITYSCAPES_19))
+        for split in get_args(Split):
+            self.pair(listing, split, f"images/10k/{split}", f"labels/sem_seg/masks/{split}")
+        return listing

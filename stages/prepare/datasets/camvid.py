@@ -50,13 +50,11 @@ class Config(FileDataset):
 
     def scan(self, progress: Progress) -> Listing:
         """List `<split folder>/images/*.jpg` with `<split folder>/labels/*.png`."""
-        folders: dict[Split, str | None] = {"train": self.splits.train, "val": self.splits.val}
-        parts = [
-            self.pair(split, f"{folder}/images", f"{folder}/labels")
-            for split, folder in folders.items()
-            if folder is not None
-        ]
-        return Listing.of(CAMVID_11, train_id_table(CAMVID_11, void=(_VOID,)), parts)
+        listing = Listing(CAMVID_11, train_id_table(CAMVID_11, void=(_VOID,)))
+        self.pair(listing, "train", f"{self.splits.train}/images", f"{self.splits.train}/labels")
+        if self.splits.val is not None:
+            self.pair(listing, "val", f"{self.splits.val}/images", f"{self.splits.val}/labels")
+        return listing
 
     def key_of(self, split: Split, what: Literal["images", "labels"]) -> str:
         """Return the key that names the folder of a split."""

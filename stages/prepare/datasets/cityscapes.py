@@ -9,8 +9,6 @@ from stages.fields import Split
 from stages.prepare.datasets.dataset import FileDataset, Listing, Progress
 from stages.prepare.labels import CITYSCAPES_19, CITYSCAPES_IDS, LabelTable, train_id_table
 
-_LABEL_IDS, _TRAIN_IDS = "labelIds", "labelTrainIds"
-
 
 class Config(FileDataset):
     """Cityscapes as published: `leftImg8bit/{train,val}` and `gtFine/{train,val}`."""
@@ -25,40 +23,31 @@ class Config(FileDataset):
     kind: Literal["cityscapes"] = Field(description="Which dataset this is.")
 
     def scan(self, progress: Progress) -> Listing:
-        """List `leftImg8bit/{train,val}/<city>/` with `gtFine/{train,val}/<city>/`.
-
-        Labels are the labelIds that the archive holds; where it has none of them, the
-        labelTrainIds that cityscapesscripts make.
-        """
+        """List images with their labelIds; without any, with cityscapesscripts' labelTrainIds."""
         code, table = label_code(self.folder, "gtFine/*/*/*_gtFine_")
-        parts = [
+        listing = Listing(CITYSCAPES_19, table)
+        for split in get_args(Split):
             self.pair(
+                listing,
                 split,
                 f"leftImg8bit/{split}",
                 f"gtFine/{split}",
                 image_suffix="_leftImg8bit",
                 label_suffix=f"_gtFine_{code}",
             )
-            for split in get_args(Split)
-        ]
-        return Listing.of(CITYSCAPES_19, table, parts)
+        return listing
 
 
 def label_code(root: Path, pattern: str) -> tuple[str, LabelTable]:
     """Choose the label files of Cityscapes' layout: labelIds, or labelTrainIds where these lack.
 
-    Args:
-        root: The dataset's folder.
-        pattern: Of the label files below it, up to what tells their kind.
+    Their names below the root begin as `pattern`.
 
     Returns:
         How the stems of the files end, and the meaning of their values.
     """
-
-    def there_are(kind: str) -> bool:
-        files = root.glob(f"{pattern}{kind}.png")
-        return any(not file.name.startswith(".") for file in files)
-
-    if not there_are(_LABEL_IDS) and there_are(_TRAIN_IDS):
-        return _TRAIN_IDS, train_id_table(CITYSCAPES_19)
-    return _LABEL_IDS, CITYSCAPES_IDS
+    if not any(root.glob(f"{pattern}labelIds.png")) and any(
+        root.glob(f"{pattern}labelTrainIds.png")
+    ):
+        return "labelTrainIds", train_id_table(CITYSCAPES_19)
+    return "labelIds", CITYSCAPES_IDS

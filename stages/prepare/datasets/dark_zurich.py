@@ -31,23 +31,20 @@ class Config(FileDataset):
     )
 
     def scan(self, progress: Progress) -> Listing:
-        """List `rgb_anon/train/<time>/<drive>/`, and `rgb_anon/val/night/` with `gt/val/night/`.
-
-        Labels are labelIds; where there are none of them, labelTrainIds.
-        """
+        """List images, those of val with labelIds; where there are none of them, labelTrainIds."""
         code, table = label_code(self.folder, "gt/val/night/*/*_gt_")
-        train = [
-            self.pair("train", f"rgb_anon/train/{time}", None, image_suffix=_IMAGE)
-            for time in self.train_times
-        ]
-        val = self.pair(
+        listing = Listing(CITYSCAPES_19, table)
+        for time in self.train_times:
+            self.pair(listing, "train", f"rgb_anon/train/{time}", None, image_suffix=_IMAGE)
+        self.pair(
+            listing,
             "val",
             "rgb_anon/val/night",
             "gt/val/night",
             image_suffix=_IMAGE,
             label_suffix=f"_gt_{code}",
         )
-        return Listing.of(CITYSCAPES_19, table, [*train, val])
+        return listing
 
     def require_training_data(self, domain: Domain) -> None:
         """Refuse to be the source: nothing to train on has a label."""

@@ -1,13 +1,13 @@
 """Dataset: the base of every kind's `Config`, its listing, and the walk through its files."""
 
-import errno
 import os
 import unicodedata
 from abc import abstractmethod
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -20,11 +20,8 @@ from store.errors import DataError
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what)."""
 
-IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
-"""Endings of image files, in lower case."""
-
-LABEL_SUFFIXES: Final = (".png", ".tif", ".tiff", ".bmp", ".ppm", ".webp", ".jpg", ".jpeg")
-"""Endings of label files, the first that there is counts; lossy ones are refused when read."""
+IMAGE_SUFFIXES: Final = (".png", ".tif", ".tiff", ".bmp", ".ppm", ".webp", ".jpg", ".jpeg")
+"""Endings of image and label files, in lower case; of labels the first that there is counts."""
 
 # Folders that file servers, archivers and systems leave beside pictures: thumbnails, forks, bins.
 _LEFTOVERS: Final = {
@@ -39,8 +36,6 @@ class Item:
     """One image of a split; paths are POSIX, relative to the dataset's root.
 
     Attributes:
-        split: "train" or "val".
-        image: The image file.
         label: Its label file, or where that belongs if there is none; None where the
             configuration names no place for labels.
     """
@@ -55,45 +50,22 @@ class Item:
         return _stem(self.image)
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One folder of images, sorted, with its labels, and sentences about it.
-
-    Findings are about files that were passed over and labels without an image, problems about what
-    keeps the folder from being listed, hints about images without a label.
-    """
-
-    items: tuple[Item, ...] = ()
-    findings: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-    hints: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
+@dataclass
 class Listing:
     """A dataset before any file was opened: its classes, the code of its labels, its images.
 
-    `findings`, `problems` and `hints` are those of its parts.
+    Attributes:
+        findings: Sentences about files that were passed over and labels without an image.
+        problems: Sentences about what keeps folders from being listed.
+        hints: Sentences about images without a label.
     """
 
     classes: ClassTable
     labels: LabelTable
-    items: tuple[Item, ...]
-    findings: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-    hints: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, classes: ClassTable, labels: LabelTable, parts: Sequence[Part]) -> "Listing":
-        """Join the folders of a dataset."""
-        return cls(
-            classes,
-            labels,
-            tuple(item for part in parts for item in part.items),
-            tuple(dict.fromkeys(line for part in parts for line in part.findings)),
-            tuple(dict.fromkeys(line for part in parts for line in part.problems)),
-            tuple(dict.fromkeys(line for part in parts for line in part.hints)),
-        )
+    items: list[Item] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
 
     def sound(self) -> "Listing":
         """Return the listing; DataError where folders are missing or hold no images."""
@@ -178,6 +150,7 @@ class FileDataset(Dataset):
 
     def pair(
         self,
+        listing: Listing,
         split: Split,
         images: str,
         labels: str | None,
@@ -185,13 +158,14 @@ class FileDataset(Dataset):
         image_suffix: str = "",
         label_suffix: str = "",
         others: Iterable[str | None] = (),
-    ) -> Part:
-        """Pair each image with the label of the same relative path and stem in the labels' folder.
+    ) -> None:
+        """List the images of a folder, each with the label of the same relative path and stem.
 
         The stems are compared without their own suffixes, whatever the spelling of accents (NFC or
         NFD) and of `.png`.
 
         Args:
+            listing: What items, findings, problems and hints are added to.
             split: Of the items.
             images: Folder of the images below the root.
             labels: The same of the labels; None where there are none.
@@ -205,10 +179,14 @@ class FileDataset(Dataset):
         root = self.folder
         remedy = self.remedy.format(key=self.key_of(split, "images"))
         if not (root / images).is_dir():
-            return Part(problems=(f"{root / images}: there is no such folder: {remedy}",))
-        found, passed = files_under(root, images, IMAGE_SUFFIXES)
-        below = {f for f in (labels, *others) if f is not None and is_within(f, images)}
-        apart = tuple(f"{folder}/" for folder in below - {images, "."})
+            listing.problems.append(f"{root / images}: there is no such folder: {remedy}")
+            return
+        found, passed = files_under(root, images)
+        apart = tuple(
+            f"{folder}/"
+            for folder in (labels, *others)
+            if folder not in (None, images) and PurePosixPath(folder).is_relative_to(images)
+        )
         among = label_suffix if labels == images else ""
         found = [
             file
@@ -216,49 +194,54 @@ class FileDataset(Dataset):
             if not file.startswith(apart) and not (among and _stem(file).endswith(among))
         ]
         chosen = [file for file in found if _stem(file).endswith(image_suffix)]
-        unnamed = [file for file in found if not _stem(file).endswith(image_suffix)]
+        passed = sorted({*passed, *found} - {*chosen})
+        named = f" named *{image_suffix}.*" if image_suffix else ""
         if not chosen:
-            named = f" named *{image_suffix}.*" if image_suffix else ""
-            return Part(problems=(f"{root / images}: holds no images{named}: {remedy}",))
-        findings = [
-            f"{images}: passed over {len(files)} {what}: {first_names(files)}"
-            for files, what in (
-                (
-                    passed,
-                    "entry that is not an image"
-                    if len(passed) == 1
-                    else "entries that are not images",
-                ),
-                (unnamed, f"images that are not named *{image_suffix}.*"),
+            listing.problems.append(f"{root / images}: holds no images{named}: {remedy}")
+            return
+        if passed:
+            what = "entries that are not images" if passed[1:] else "entry that is not an image"
+            listing.findings.append(
+                f"{images}: passed over {len(passed)} {what}{named}: {first_names(passed)}"
             )
-            if files
-        ]
         if labels is None:
-            return Part(tuple(Item(split, image, None) for image in chosen), tuple(findings))
+            listing.items += (Item(split, image, None) for image in chosen)
+            return
         stored = _labels_under(root, labels)
         keys = [pairing_key(image, images, image_suffix) for image in chosen]
         prefix, ending = "" if labels == "." else f"{labels}/", _nfc(label_suffix)
-        items = tuple(
+        listing.items += (
             Item(split, image, stored.get(key + ending, f"{prefix}{key}{label_suffix}.png"))
             for key, image in zip(keys, chosen, strict=True)
         )
-        strays = _without_image(set(keys), stored, label_suffix) if labels != images else []
+        known = set(keys)
+        strays = sorted(
+            file
+            for stem, file in stored.items()
+            if labels != images
+            and stem.endswith(ending)
+            # other code's copies of a label, `<image>_else.png`, have the image
+            and known.isdisjoint(
+                (stem.removesuffix(ending), *accumulate(stem.split("_"), "{}_{}".format))
+            )
+        )
         if strays:
-            findings.append(
+            listing.findings.append(
                 f"{labels}: {len(strays)} labels without an image in {images}: "
                 f"{first_names(strays)}; is the dataset complete?"
             )
         missing = [key for key in keys if key + ending not in stored]
-        proposed = suffix_between(missing, stored)
-        hint = f"label names in {labels} end with {proposed}: set label_suffix: {proposed}"
-        return Part(items, tuple(findings), hints=(hint,) if proposed else ())
+        if proposed := suffix_between(missing, stored):
+            listing.hints.append(
+                f"label names in {labels} end with {proposed}: set label_suffix: {proposed}"
+            )
 
 
-def files_under(root: Path, folder: str, suffixes: Collection[str]) -> tuple[list[str], list[str]]:
+def files_under(root: Path, folder: str) -> tuple[list[str], list[str]]:
     """Walk through a folder and its subfolders.
 
-    Hidden files, thumbnails of file servers and whatever else is not named like one of the wanted
-    files (`suffixes` in lower case), or is not a regular file, is passed over; nothing is opened.
+    Hidden files, thumbnails of file servers and whatever else is not named like an image, or is not
+    a regular file, is passed over; nothing is opened.
 
     Returns:
         The files, sorted, and what was passed over, folders with `/` at their end; paths are
@@ -269,10 +252,30 @@ def files_under(root: Path, folder: str, suffixes: Collection[str]) -> tuple[lis
     """
     found: list[str] = []
     passed: list[str] = []
-    start = PurePosixPath(folder).as_posix()
-    for name, is_wanted in _walk(root, "" if start == "." else f"{start}/", tuple(suffixes)):
-        (found if is_wanted else passed).append(name)
+    for here, folders, files in os.walk(root / folder, onerror=_refuse, followlinks=True):
+        below = os.path.relpath(here, root)
+        prefix = "" if below == "." else f"{below}/"
+        left = {name for name in folders if _is_leftover(Path(here, name))}
+        folders[:] = [name for name in folders if name not in left]
+        passed += (f"{prefix}{name}/" for name in left)
+        for name in files:
+            named = name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+            wanted = named and Path(here, name).is_file()
+            (found if wanted else passed).append(prefix + name)
     return sorted(found), sorted(passed)
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(
+        f"{error.filename}: cannot be listed ({error.strerror}): correct its permissions"
+    ) from error
+
+
+def _is_leftover(folder: Path) -> bool:
+    """Tell a folder that is hidden or of another program, or a link to one that it lies in."""
+    if folder.name.startswith(".") or folder.name.lower() in _LEFTOVERS:
+        return True
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def suffix_between(keys: Iterable[str], stems: Collection[str]) -> str | None:
@@ -307,68 +310,14 @@ def first_names(files: Sequence[str]) -> str:
     return ", ".join(name if name.isprintable() else ascii(name)[1:-1] for name in names) + more
 
 
-def is_within(folder: str, other: str) -> bool:
-    """Tell whether a folder is another one or lies below it."""
-    return other == "." or folder == other or folder.startswith(f"{other}/")
-
-
-def _walk(root: Path, folder: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, bool]]:
-    """Yield paths in a folder that ends with `/`, and whether they are wanted."""
-    # Plain strings: for tens of thousands of files, path objects are what would take the time.
-    try:
-        with os.scandir(root / folder) as entries:
-            for entry in entries:
-                name = folder + entry.name
-                hidden = entry.name.startswith(".")
-                try:
-                    is_folder = entry.is_dir()
-                except OSError as error:
-                    if error.errno != errno.ELOOP:  # a link that leads to itself
-                        raise
-                    yield name, False
-                    continue
-                if is_folder:
-                    if hidden or entry.name.lower() in _LEFTOVERS or _is_loop(root / name):
-                        yield f"{name}/", False
-                    else:
-                        yield from _walk(root, f"{name}/", suffixes)
-                else:
-                    named = entry.name.lower().endswith(suffixes) and not hidden
-                    yield name, named and entry.is_file()
-    except OSError as error:
-        raise DataError(
-            f"{error.filename}: cannot be listed ({error.strerror}): correct its permissions"
-        ) from error
-
-
-def _is_loop(folder: Path) -> bool:
-    """Tell a link to a folder that it lies in."""
-    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
-
-
 def _labels_under(root: Path, folder: str) -> dict[str, str]:
     """Map the stems of all files named like labels, below their folder, to their paths."""
     if not (root / folder).is_dir():
         return {}
-    files, _ = files_under(root, folder, LABEL_SUFFIXES)
-    rank = {suffix: place for place, suffix in enumerate(LABEL_SUFFIXES)}
+    files, _ = files_under(root, folder)
+    rank = {suffix: place for place, suffix in enumerate(IMAGE_SUFFIXES)}
     files.sort(key=lambda file: rank[PurePosixPath(file).suffix.lower()], reverse=True)
     return {pairing_key(file, folder, ""): file for file in files}
-
-
-def _without_image(keys: Set[str], stored: Mapping[str, str], suffix: str) -> list[str]:
-    """List labels whose image is missing; other code's copies, `<image>_else.png`, are none."""
-    ending = _nfc(suffix)
-    return sorted(
-        file
-        for stem, file in stored.items()
-        if stem.endswith(ending) and keys.isdisjoint((stem.removesuffix(ending), *_shortened(stem)))
-    )
-
-
-def _shortened(stem: str) -> Iterator[str]:
-    while stem := stem.rpartition("_")[0]:
-        yield stem
 
 
 def _stem(path: str) -> str:

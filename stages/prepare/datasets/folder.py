@@ -11,7 +11,6 @@ from stages.prepare.datasets.dataset import (
     NO_LABELS,
     FileDataset,
     Listing,
-    Part,
     PathInRoot,
     Progress,
 )
@@ -95,20 +94,6 @@ class Config(FileDataset):
             "train": (self.train_images, self.train_labels),
             "val": (self.val_images, self.val_labels),
         }
-        parts = [
-            self.pair(
-                split,
-                images,
-                labels,
-                image_suffix=self.image_suffix,
-                label_suffix=self.label_suffix,
-                others=[folder for both in folders.values() for folder in both],
-            )
-            for split, (images, labels) in folders.items()
-            if images is not None
-        ]
-        if self.val_share:
-            parts[0] = _hold_out(parts[0], self.val_share)
         classes = ClassTable(
             names=tuple(entry.name for entry in self.classes),
             palette=tuple(entry.color for entry in self.classes),
@@ -119,7 +104,23 @@ class Config(FileDataset):
             colors={entry.color: train_id for train_id, entry in enumerate(self.classes)}
             | dict.fromkeys(self.ignore_colors, IGNORE),
         )
-        return Listing.of(classes, table, parts)
+        listing = Listing(classes, table)
+        for split, (images, labels) in folders.items():
+            if images is not None:
+                self.pair(
+                    listing,
+                    split,
+                    images,
+                    labels,
+                    image_suffix=self.image_suffix,
+                    label_suffix=self.label_suffix,
+                    others=[folder for both in folders.values() for folder in both],
+                )
+        if self.val_share and listing.items:
+            # Of videos, where neighbours are alike, the last sequences.
+            held = max(1, round(len(listing.items) * self.val_share))
+            listing.items[-held:] = [replace(i, split="val") for i in listing.items[-held:]]
+        return listing
 
     def require_training_data(self, domain: Domain) -> None:
         """Require images to train on, and of the source a place for their labels."""
@@ -132,10 +133,3 @@ class Config(FileDataset):
         """Return the key that names a folder."""
         place = "train" if split == "val" and self.val_images is None else split
         return f"{place}_{what}"
-
-
-def _hold_out(part: Part, share: float) -> Part:
-    """Make the last images val: of videos, where neighbours are alike, the last sequences."""
-    kept = len(part.items) - max(1, round(len(part.items) * share))
-    held = (replace(item, split="val") for item in part.items[kept:])
-    return replace(part, items=(*part.items[:kept], *held))

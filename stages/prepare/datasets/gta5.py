@@ -32,13 +32,14 @@ class Config(FileDataset):
 
     def scan(self, progress: Progress) -> Listing:
         """List `images/*.png` with `labels/*.png`; all for training but those of `val_list`."""
-        part = self.pair("train", "images", "labels")
-        if self.val_list is not None and part.items:
-            part = replace(part, items=_hold_out(part.items, self.folder / self.val_list))
-        return Listing.of(CITYSCAPES_19, CITYSCAPES_IDS, [part])
+        listing = Listing(CITYSCAPES_19, CITYSCAPES_IDS)
+        self.pair(listing, "train", "images", "labels")
+        if self.val_list is not None and listing.items:
+            listing.items = _hold_out(listing.items, self.folder / self.val_list)
+        return listing
 
 
-def _hold_out(items: tuple[Item, ...], val_list: Path) -> tuple[Item, ...]:
+def _hold_out(items: list[Item], val_list: Path) -> list[Item]:
     try:
         names = {PurePosixPath(line).stem for line in val_list.read_text("utf-8").split()}
     except (OSError, UnicodeError) as error:
@@ -51,7 +52,7 @@ def _hold_out(items: tuple[Item, ...], val_list: Path) -> tuple[Item, ...]:
             f"{val_list}: {min(unknown)} is not an image of images/ ({len(unknown)} such lines): "
             "correct the list"
         )
-    return tuple(replace(item, split="val") if _name(item) in names else item for item in items)
+    return [replace(item, split="val") if _name(item) in names else item for item in items]
 
 
 def _name(item: Item) -> str:

@@ -4,7 +4,6 @@ Labels are paletted PNGs of 66 ids; the palette is not looked at.
 """
 
 import re
-from pathlib import Path
 from typing import ClassVar, Final, Literal
 
 from pydantic import Field
@@ -68,17 +67,10 @@ class Config(FileDataset):
     kind: Literal["mapillary"] = Field(description="Which dataset this is.")
 
     def scan(self, progress: Progress) -> Listing:
-        """List `{training,validation}/images/*.jpg` with `labels/*.png` beside them.
-
-        The archive of v2.0 has the labels of v1.2 in `v1.2/labels` instead.
-        """
-        parts = [
-            self.pair(split, f"{folder}/images", _labels_of(self.folder, folder))
-            for split, folder in _FOLDERS
-        ]
-        return Listing.of(CITYSCAPES_19, MAPILLARY_IDS, parts)
-
-
-def _labels_of(root: Path, folder: str) -> str:
-    newer = f"{folder}/v1.2/labels"
-    return newer if (root / newer).is_dir() else f"{folder}/labels"
+        """List images with their labels, which the archive of v2.0 has in `v1.2/labels`."""
+        listing = Listing(CITYSCAPES_19, MAPILLARY_IDS)
+        for split, folder in _FOLDERS:
+            newer = f"{folder}/v1.2/labels"
+            labels = newer if (self.folder / newer).is_dir() else f"{folder}/labels"
+            self.pair(listing, split, f"{folder}/images", labels)
+        return listing

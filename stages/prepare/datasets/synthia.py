@@ -7,7 +7,7 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
-from stages.prepare.datasets.dataset import FileDataset, Listing, Progress, files_under
+from stages.prepare.datasets.dataset import FileDataset, Listing, Progress
 from stages.prepare.labels import CITYSCAPES_19, IGNORE, LabelTable, train_id_table
 
 _LABELS: Final = "GT/LABELS"
@@ -47,18 +47,11 @@ class Config(FileDataset):
     kind: Literal["synthia"] = Field(description="Which dataset this is.")
 
     def scan(self, progress: Progress) -> Listing:
-        """List `RGB/*.png` with `GT/LABELS/*.png`, all for training.
-
-        Where none of these is there, labels are the `*_labelTrainIds.png` that DAFormer's and
-        MMSegmentation's conversions write beside them.
-        """
-        folder = self.folder / _LABELS
-        if not folder.is_dir():
-            problem = f"{folder}: there is no such folder: {self.remedy}"
-            return Listing(CITYSCAPES_19, SYNTHIA_IDS, (), problems=(problem,))
-        names, _ = files_under(self.folder, _LABELS, (".png",))
-        converted = bool(names) and all(name.endswith(f"{_TRAIN_IDS}.png") for name in names)
+        """List images with their labels; without any, with conversions' `*_labelTrainIds.png`."""
+        names = [path.stem for path in (self.folder / _LABELS).glob("*.png")]
+        converted = bool(names) and all(name.endswith(_TRAIN_IDS) for name in names)
         table = train_id_table(CITYSCAPES_19) if converted else SYNTHIA_IDS
+        listing = Listing(CITYSCAPES_19, table)
         suffix = _TRAIN_IDS if converted else ""
-        part = self.pair("train", "RGB", _LABELS, label_suffix=suffix)
-        return Listing.of(CITYSCAPES_19, table, [part])
+        self.pair(listing, "train", "RGB", _LABELS, label_suffix=suffix)
+        return listing
