@@ -22,7 +22,7 @@ from stages.device import cpu_threads
 from stages.embed.config import EmbedConfig
 from stages.embed.stores import require_weights
 from stages.embed.task import embed_shards
-from stages.embed.teachers.teacher import Encoder
+from stages.embed.teachers.encoder import Encoder
 from stages.prepare.manifest import ImageRecord
 from store.errors import ConfigError, SSRError
 from store.shard_writer import ShardTask, ShardWriter

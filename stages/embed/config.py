@@ -1,16 +1,19 @@
 """Parameters of stage one; `params.yaml` gives every value (section `embed`)."""
 
-from typing import Annotated, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
 from stages.embed.teachers import TeacherConfig
-from stages.embed.teachers.teacher import Encoder, Precision
+from stages.embed.teachers.teacher import Precision
 from stages.embed.tiling import Tile, plan_tiles
 from stages.fields import BatchSize, Cores, DeviceName, Domain, Name, Section, Split
 from stages.prepare.geometry import Size
 from store.errors import ConfigError
 from store.spec import FLIPPED, upright
+
+if TYPE_CHECKING:
+    from stages.embed.teachers.encoder import Encoder
 
 _T = TypeVar("_T")
 
@@ -127,6 +130,6 @@ class EmbedConfig(Section):
         size_tok = size_px[0] // stride, size_px[1] // stride
         return plan_tiles(size_tok, tile_tok, self.overlap, coarsest // stride)
 
-    def load_encoder(self) -> Encoder:
+    def load_encoder(self) -> "Encoder":
         """Load the teacher's network; errors as of `Teacher.load`."""
         return self.teacher.load(self.device, self.precision, compiled=self.compile)

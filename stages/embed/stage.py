@@ -29,7 +29,7 @@ from store.write import StoreWriter
 
 if TYPE_CHECKING:
     from stages.embed.task import EmbeddedShard, Features
-    from stages.embed.teachers.teacher import Encoder
+    from stages.embed.teachers.encoder import Encoder
 
 Step: TypeAlias = Literal["all", "init", "finalise"] | Part
 """All of the stage, or one step of it for job arrays: `init` fixes metadata and scales, each part

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.embed.config import EmbedConfig
-from stages.embed.teachers.teacher import Encoder
+from stages.embed.teachers.encoder import Encoder
 from stages.embed.tiling import Span, Tile
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import normalised_window, read_raw, resize_image

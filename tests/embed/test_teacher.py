@@ -9,23 +9,12 @@ import torch
 from torch import Tensor
 
 from stages.embed.config import EmbedConfig
-from stages.embed.teachers.sam_encoder import (
-    PREFIX,
-    SamEncoder,
-    draw_encoder,
-    load_encoder,
-)
+from stages.embed.teachers.sam_encoder import PREFIX, draw_encoder, load_encoder
 from stages.embed.teachers.sam_sizes import ARCHITECTURES, ArchitectureName
 from store.errors import CheckpointError, ConfigError
 from tests.embed.world import changed
 
 TINY = ARCHITECTURES["tiny"]
-
-
-def load(config: EmbedConfig) -> SamEncoder:
-    encoder = config.load_encoder()
-    assert isinstance(encoder, SamEncoder)
-    return encoder
 
 
 def official_layout(architecture: ArchitectureName = "tiny", seed: int = 1) -> dict[str, Tensor]:
@@ -47,26 +36,26 @@ def test_a_checkpoint_gives_its_weights(
 ) -> None:
     monkeypatch.setenv("HOME", str(checkpoint.parent))
     config = changed(embed_config, weights=f"~/{checkpoint.name}")
-    teacher = load(config)
+    teacher = config.load_encoder()
     drawn = draw_encoder(TINY, 1).state_dict()
     assert config.teacher.trained
-    assert not teacher.encoder.training
-    assert not any(p.requires_grad for p in teacher.encoder.parameters())
-    for key, value in teacher.encoder.state_dict().items():
+    assert not teacher.network.training
+    assert not any(p.requires_grad for p in teacher.network.parameters())
+    for key, value in teacher.network.state_dict().items():
         assert torch.equal(value, drawn[key]), key
 
 
 def test_float16_on_the_cpu_is_refused_in_one_line(embed_config: EmbedConfig) -> None:
     with pytest.raises(ConfigError, match=r"float16 needs a GPU; .* bfloat16 or float32$"):
-        load(embed_config.model_copy(update={"precision": "float16"}))
+        embed_config.model_copy(update={"precision": "float16"}).load_encoder()
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # torch's own
 def test_a_compiled_encoder_computes_the_same(embed_config: EmbedConfig) -> None:
     tiles = torch.randn(3, 3, 256, 256)
-    compiled = load(embed_config.model_copy(update={"compile": True}))
-    plain = load(embed_config)
+    compiled = embed_config.model_copy(update={"compile": True}).load_encoder()
+    plain = embed_config.load_encoder()
     for count in (3, 1, 2):  # the last batch of a shard may be shorter
         torch.testing.assert_close(
             compiled.encode(tiles[:count], ["stride8"])["stride8"],
@@ -81,7 +70,7 @@ def test_tiles_of_another_size_are_refused(
     shape: tuple[int, ...], embed_config: EmbedConfig
 ) -> None:
     with pytest.raises(ValueError, match=r"\(3, 256, 256\) needed"):
-        load(embed_config).encode(torch.zeros(shape), ["stride8"])["stride8"]
+        embed_config.load_encoder().encode(torch.zeros(shape), ["stride8"])
 
 
 def test_too_large_a_batch_is_told_in_one_line(
@@ -90,10 +79,10 @@ def test_too_large_a_batch_is_told_in_one_line(
     def exhaust(tiles: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    teacher = load(embed_config)
-    monkeypatch.setattr(teacher.encoder, "forward", exhaust)
+    teacher = embed_config.load_encoder()
+    monkeypatch.setattr(teacher.network, "forward", exhaust)
     with pytest.raises(ConfigError, match=r"2 tiles of 256 px .* lower embed\.batch_tiles"):
-        teacher.encode(torch.zeros(2, 3, 256, 256), ["stride8"])["stride8"]
+        teacher.encode(torch.zeros(2, 3, 256, 256), ["stride8"])
 
 
 @pytest.mark.parametrize(
