@@ -14,7 +14,6 @@ import hashlib
 import statistics
 import tempfile
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -163,18 +162,10 @@ def embed(
     with (
         tempfile.TemporaryDirectory(dir=folder) as url,
         StoreWriter(Path(url), spec, entries, LEVELS) as writer,
-        closing(
-            embed_shards(
-                writer.pending(),
-                config=config,
-                encoder=encoder,
-                records=records,
-                root=folder,
-                image_done=lambda: None,
-                bases={},
-            )
-        ) as shards,
     ):
+        shards = embed_shards(
+            writer.pending(), config=config, encoder=encoder, records=records, root=folder
+        )
         run_serial(shards, lambda shard: writer.write_shard(shard.task, shard.features()))
         writer.finalise()
 

@@ -9,8 +9,8 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from multiprocessing import resource_tracker
@@ -18,7 +18,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Final
 
-from stages.device import cpu_threads
 from stages.embed.config import EmbedConfig
 from stages.embed.stores import require_weights
 from stages.embed.task import embed_shards
@@ -55,24 +54,20 @@ class ShardJob:
     writer: ShardWriter
     gpus: tuple[str, ...] = ()
 
-    @classmethod
-    def of(cls, config: EmbedConfig, root: Path, writer: ShardWriter) -> "ShardJob":
-        """Make all paths absolute: workers start in other folders."""
-        config = config.model_copy(update={"teacher": config.teacher.absolute()})
-        return cls(config, root.absolute(), writer.absolute())
-
 
 def run_dask(
-    job: ShardJob,
+    config: EmbedConfig,
     tasks: Sequence[ShardTask],
     records: Mapping[str, ImageRecord],
     *,
+    root: Path,
+    writer: ShardWriter,
     image_done: Callable[[], None],
 ) -> None:
     """Let dask's workers embed and write shards.
 
-    `records` are rows of the manifest by image id; `image_done` is called for each image once its
-    shard is on the disk.
+    `records` are rows of the manifest by image id, whose paths start from `root`; `image_done` is
+    called for each image once its shard is on the disk.
 
     Raises:
         ConfigError: `distributed` is not installed, no scheduler answers, or workers die again and
@@ -86,26 +81,22 @@ def run_dask(
         raise ConfigError(
             "embed.executor dask needs the package distributed: pip install -e '.[dask]'"
         ) from error
-    with _client(job.config) as (client, threads):
-        config = job.config.model_copy(update={"threads": threads})
-        job = replace(job, config=config, gpus=tuple(_gpus(config)))
-        images = {task: [image for image in task.images if image is not None] for task in tasks}
-        futures = {
-            client.submit(
-                make_shard,
-                job,
-                task,
-                {image.image_id: records[image.image_id] for image in images[task]},
-                key=f"shard-{task.shard}-{job.writer.token}",
-                retries=RETRIES,
-            ): task
-            for task in tasks
-        }
+    with _client(config) as (client, threads):
+        # Paths are absolute: workers start in other folders.
+        changes = {"teacher": config.teacher.absolute(), "threads": threads}
+        own = config.model_copy(update=changes)
+        job = ShardJob(own, root.absolute(), writer.absolute(), tuple(_gpus(config)))
+        futures = {}
+        for task in tasks:
+            needed = {image.image_id: records[image.image_id] for image in task.images if image}
+            key = f"shard-{task.shard}-{writer.token}"
+            future = client.submit(make_shard, job, task, needed, key=key, retries=RETRIES)
+            futures[future] = len(needed)
         try:
             for future in _as_completed(client, set(futures)):
                 if (refusal := future.result()) is not None:
                     raise refusal
-                for _ in images[futures[future]]:
+                for _ in range(futures[future]):
                     image_done()
         except KilledWorker as error:
             raise ConfigError(
@@ -127,27 +118,23 @@ def make_shard(
 
     An error that the user can correct is returned, not raised: dask would try it again.
     """
-    config = job.config
     if job.gpus:  # CUDA reads it once, when the teacher is loaded
         from distributed import get_worker
 
         own = int(get_worker().name) % len(job.gpus)
         os.environ["CUDA_VISIBLE_DEVICES"] = job.gpus[own]
     try:
-        with _encoding, cpu_threads(config.threads):
-            encoder = _encoder(config)
-            require_weights(config, encoder, job.writer.spec)
-            shards = embed_shards(
+        with _encoding:
+            encoder = _encoder(job.config)
+            require_weights(job.config, encoder, job.writer.spec)
+            (shard,) = embed_shards(
                 [task],
-                config=config,
+                config=job.config,
                 encoder=encoder,
                 records=records,
                 root=job.root,
-                image_done=lambda: None,
                 bases=job.writer.read_bases(task.levels),
             )
-            with closing(shards):
-                (shard,) = shards
         job.writer.write(task, shard.features())
     except SSRError as error:
         return error

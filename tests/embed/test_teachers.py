@@ -226,7 +226,7 @@ def test_the_store_holds_the_model_run_on_each_tile_in_float16_and_int8_and_afte
 
     with pytest.raises(KeyboardInterrupt):
         twin.run(interrupt)
-    readers = [FeatureReader(w.run().domains["source"].path) for w in (world, twin, int8)]
+    readers = [FeatureReader(w.run().path) for w in (world, twin, int8)]
     assert twin.features() == world.features()
     for level, wanted in expected(case, config, picture).items():
         stored, again, coarse = (
