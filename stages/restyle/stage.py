@@ -22,7 +22,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import AfterValidator, Field
 
-from stages.fields import Domain, Section, Seed, Split
+from stages.fields import Domain, Section, Seed, Split, distinct
 from stages.prepare.labels import ClassTable
 from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.pixels import DAMAGED, read_bytes, read_raw, resize_image
@@ -32,12 +32,6 @@ from store.atomic import TEMPORARY_SUFFIX, write_bytes
 from store.errors import DataError
 from store.fingerprint import canonical_json, fingerprint_of, sha256_of_file
 from store.lease import WHOLE, Part
-
-
-def _distinct(splits: tuple[Split, ...]) -> tuple[Split, ...]:
-    if len(set(splits)) != len(splits):
-        raise ValueError(f"names one twice: {list(splits)}")
-    return splits
 
 
 class RestyleConfig(Section):
@@ -51,7 +45,7 @@ class RestyleConfig(Section):
     draws: Annotated[int, Field(ge=1, le=16)] = Field(
         description="Restyled images of each image, of styles drawn at random."
     )
-    splits: Annotated[tuple[Split, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
+    splits: Annotated[tuple[Split, ...], Field(min_length=1), AfterValidator(distinct)] = Field(
         description="Splits of the source to restyle: `train.restyled` reads `train`, "
         "`train.validate_on: proxy` reads `val`."
     )
