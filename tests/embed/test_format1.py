@@ -33,14 +33,11 @@ def old(tmp_path: Path, embed_config: EmbedConfig) -> World:
     return world
 
 
-def test_it_is_kept_to_the_byte(old: World) -> None:
+def test_it_is_kept_to_the_byte_and_read_and_verified(old: World) -> None:
     before = old.features()
     assert old.run().embedded == 0
     assert old.features() == before
     assert [path.name for path in (old.store_url / "source").iterdir()] == ["9b268ca6.zarr"]
-
-
-def test_it_is_read_and_verified(old: World) -> None:
     index = Index.read(old.index_path)
     contents = {record.image_id: record.content for record in old.manifest.records}
     reader = open_features(old.store_url, index, "source", levels=["stride8"], images=contents)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import huggingface_hub.errors
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 import transformers
@@ -288,12 +287,6 @@ def change_json(path: Path, **values: Any) -> None:  # noqa: ANN401
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def add_tensor(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    tensors = safetensors.torch.load_file(path) | {"extra": torch.ones(2)}
-    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
-
-
 @pytest.mark.parametrize(
     ("harm", "changes", "error", "message"),
     [
@@ -303,9 +296,6 @@ def add_tensor(folder: Path) -> None:
         (None, {"tile_px": 100}, ConfigError, r"multiples of 14 px .* set it to 98"),
         (lambda f: change_json(f / "config.json", hidden_size=48), {}, CheckpointError,
          "do not fit Dinov2Model .*of other shape"),
-        (lambda f: change_json(f / "config.json", num_hidden_layers=4), {}, CheckpointError,
-         "do not fit Dinov2Model .*missing: encoder"),
-        (add_tensor, {}, CheckpointError, "do not fit Dinov2Model .*1 unexpected: extra"),
         (lambda f: (f / "model.safetensors").write_bytes(b"no"), {}, CheckpointError,
          "cannot be loaded"),
         (lambda f: (f / "model.safetensors").unlink(), {}, CheckpointError, "no model.safetensors"),
@@ -339,8 +329,6 @@ def test_a_bad_model_is_one_line_and_nothing_is_stored(
     ("fault", "message"),
     [
         ("GatedRepoError", "owner grants access; ask for it .*hf auth login"),
-        ("RepositoryNotFoundError", "no such model on Hugging Face"),
-        ("RevisionNotFoundError", r"no such revision; correct embed\.teacher\.revision"),
         ("LocalEntryNotFoundError", "cannot be fetched from Hugging Face .*revision to null"),
     ],
 )
@@ -363,11 +351,6 @@ def test_a_pyramid_has_no_blocks_to_tap(tmp_path: Path) -> None:
     folder = save_model("dinov3_convnext", tmp_path / "model")
     with pytest.raises(ConfigError, match=r"set taps to \[last\]"):
         hf_teacher(folder, "dinov3_convnext", taps=(1,)).levels()
-
-
-def test_a_level_that_the_teacher_does_not_have_is_refused(world: World) -> None:
-    with pytest.raises(ConfigError, match=r"no level hyper, which .*; it has stride8, "):
-        world.run(levels=("hyper",))
 
 
 def test_a_package_that_is_not_installed_is_named_with_its_extra(

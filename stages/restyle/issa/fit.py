@@ -83,12 +83,9 @@ def as_pixels(made: Tensor) -> Tensor:
 
 
 class Fit(ABC):
-    """A training: its parts, and a step.
+    """A training on images (N, 3, S, S), uint8: its parts, and a step.
 
-    Args:
-        config: Section `restyle.mixer`.
-        images: uint8 (N, 3, S, S).
-        stream: Which random numbers of the seed are its own.
+    `stream` tells which random numbers of the seed are its own.
     """
 
     steps: int
@@ -146,9 +143,8 @@ class GeneratorFit(Fit):
         self._gamma = 0.0002 * side**2 / config.batch_size  # as NVIDIA's automatic settings
         rate, betas = config.generator_lr, (0.0, 0.99)
         self._of_generator = torch.optim.Adam(self.generator.parameters(), rate, betas, 1e-8)
-        self._of_discriminator = torch.optim.Adam(
-            self.discriminator.parameters(), rate, betas, 1e-8
-        )
+        judge = self.discriminator.parameters()
+        self._of_discriminator = torch.optim.Adam(judge, rate, betas, 1e-8)
         self.parts = {
             "averaged": self.averaged,
             "generator": self.generator,
@@ -297,11 +293,7 @@ def annealed(done: float) -> float:
 def fit(training: Fit, path: Path, *, header: Mapping[str, object], progress: Progress) -> None:
     """Train to the last step, from the last checkpoint on; a finished training is left as it is.
 
-    Args:
-        training: What, at its beginning.
-        path: Its checkpoint.
-        header: All that determines it.
-        progress: Called after each step.
+    `header` is all that determines it; its checkpoint goes to `path`.
 
     Raises:
         CheckpointError: The checkpoint is of another training, or damaged.

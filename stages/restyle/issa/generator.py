@@ -67,12 +67,7 @@ class EqualConv(nn.Module):
 class StyledConv(nn.Module):
     """A convolution whose input channels are scaled by a latent (section 2.2, equations 1 to 3).
 
-    Args:
-        ins: Channels of its input.
-        outs: Of its output.
-        latent: D.
-        side: Of its output; of its input too, unless it is asked to double.
-        doubles: Whether it first doubles the side.
+    Its output has the side; so has its input, unless it doubles.
     """
 
     def __init__(
@@ -119,13 +114,7 @@ class ToColor(nn.Module):
 
 
 class Generator(nn.Module):
-    """Mapping and synthesis.
-
-    Args:
-        side: S, a power of two.
-        channels: Most channels of a map.
-        latent: D, of noise and of style.
-    """
+    """Mapping and synthesis; the side is a power of two, channels are the most of a map."""
 
     def __init__(self, side: int, channels: int, latent: int) -> None:
         super().__init__()
@@ -188,12 +177,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Residual network that scores images.
-
-    Args:
-        side: S, a power of two.
-        channels: Most channels of a map.
-    """
+    """Residual network that scores images; side and channels as of `Generator`."""
 
     def __init__(self, side: int, channels: int) -> None:
         super().__init__()

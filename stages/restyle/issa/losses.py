@@ -64,11 +64,7 @@ class Perceptual(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """Three networks that score patches: of the image, its half and its quarter (pix2pixHD's).
-
-    Args:
-        channels: Of the first layer.
-    """
+    """Three networks that score patches: of the image, its half and its quarter (pix2pixHD's)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
