@@ -10,7 +10,6 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from multiprocessing import resource_tracker
@@ -39,20 +38,6 @@ PATIENCE_S: Final = 15.0
 """How often to look whether there are workers at all."""
 
 _encoding = Lock()
-
-
-@dataclass(frozen=True)
-class ShardJob:
-    """What a worker needs beside the task; it pickles, and its paths are absolute.
-
-    Attributes:
-        gpus: those that workers on this machine share, each its own.
-    """
-
-    config: EmbedConfig
-    root: Path
-    writer: ShardWriter
-    gpus: tuple[str, ...] = ()
 
 
 def run_dask(
@@ -84,13 +69,20 @@ def run_dask(
     with _client(config) as (client, threads):
         # Paths are absolute: workers start in other folders.
         changes = {"teacher": config.teacher.absolute(), "threads": threads}
-        own = config.model_copy(update=changes)
-        job = ShardJob(own, root.absolute(), writer.absolute(), tuple(_gpus(config)))
         futures = {}
         for task in tasks:
             needed = {image.image_id: records[image.image_id] for image in task.images if image}
-            key = f"shard-{task.shard}-{writer.token}"
-            future = client.submit(make_shard, job, task, needed, key=key, retries=RETRIES)
+            future = client.submit(
+                make_shard,
+                task,
+                needed,
+                config=config.model_copy(update=changes),
+                root=root.absolute(),
+                writer=writer.absolute(),
+                gpus=_gpus(config),
+                key=f"shard-{task.shard}-{writer.token}",
+                retries=RETRIES,
+            )
             futures[future] = len(needed)
         try:
             for future in _as_completed(client, set(futures)):
@@ -112,30 +104,32 @@ def run_dask(
 
 
 def make_shard(
-    job: ShardJob, task: ShardTask, records: Mapping[str, ImageRecord]
+    task: ShardTask,
+    records: Mapping[str, ImageRecord],
+    *,
+    config: EmbedConfig,
+    root: Path,
+    writer: ShardWriter,
+    gpus: Sequence[str],
 ) -> SSRError | None:
-    """Embed and write one shard in a worker.
+    """Embed and write one shard in a worker; those of this machine share `gpus`, each its own.
 
     An error that the user can correct is returned, not raised: dask would try it again.
     """
-    if job.gpus:  # CUDA reads it once, when the teacher is loaded
+    if gpus:  # CUDA reads it once, when the teacher is loaded
         from distributed import get_worker
 
-        own = int(get_worker().name) % len(job.gpus)
-        os.environ["CUDA_VISIBLE_DEVICES"] = job.gpus[own]
+        own = int(get_worker().name) % len(gpus)
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[own]
     try:
         with _encoding:
-            encoder = _encoder(job.config)
-            require_weights(job.config, encoder, job.writer.spec)
+            encoder = _encoder(config)
+            require_weights(config, encoder, writer.spec)
+            bases = writer.read_bases(task.levels)
             (shard,) = embed_shards(
-                [task],
-                config=job.config,
-                encoder=encoder,
-                records=records,
-                root=job.root,
-                bases=job.writer.read_bases(task.levels),
+                [task], config=config, encoder=encoder, records=records, root=root, bases=bases
             )
-        job.writer.write(task, shard.features())
+        writer.write(task, shard.features())
     except SSRError as error:
         return error
     return None

@@ -163,7 +163,7 @@ def require_provenance(
     """
     stored = found.get("teacher")
     stored = stored if isinstance(stored, Mapping) else {}  # then it is another teacher
-    weights = {key: stored[key] for key in config.teacher.weights_keys if key in stored}
+    weights = {k: v for k, v in stored.items() if k not in config.teacher.identity({})}
     if config.teacher.at_hand:
         weights = config.teacher.weights_identity()
     wanted = provenance(config, weights, projection)

@@ -209,33 +209,18 @@ def expected(case: Case, config: EmbedConfig, picture: NDArray[np.uint8]) -> Map
     return features
 
 
-def test_the_store_holds_the_model_run_on_each_tile_in_float16_and_int8_and_after_a_kill(
+def test_the_store_holds_the_model_run_on_each_tile(
     case: Case, tmp_path: Path, embed_config: EmbedConfig
 ) -> None:
     config = with_teacher(embed_config, case.teacher)
-    world = World(tmp_path / "float16", config, shard_images=1)
-    world.folder.mkdir()
+    world = World(tmp_path, config, shard_images=1)
     picture = world.add("street", RAW_PX, seed=1)
     world.add("other", (96, 64), seed=2)
-    twin, int8 = world.twin(tmp_path / "twin"), world.twin(tmp_path / "int8")
-    int8.codec = "int8-zstd"
-
-    def interrupt(done: int, total: int, what: str) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        twin.run(interrupt)
-    readers = [FeatureReader(w.run().path) for w in (world, twin, int8)]
-    assert twin.features() == world.features()
+    reader = FeatureReader(world.run().path)
     for level, wanted in expected(case, config, picture).items():
-        stored, again, coarse = (
-            each.window(IMAGE, level, 0, 0, *wanted.shape[1:]).astype(np.float32)
-            for each in readers
-        )
+        stored = reader.window(IMAGE, level, 0, 0, *wanted.shape[1:]).astype(np.float32)
         noise = 1e-5 * np.abs(wanted).max()
         np.testing.assert_allclose(stored, wanted, rtol=2**-10, atol=noise, err_msg=level)
-        np.testing.assert_array_equal(again, stored)
-        assert np.corrcoef(coarse.ravel(), wanted.ravel())[0, 1] > 0.99, level
 
 
 def test_a_level_is_the_same_whichever_others_are_embedded_in_its_pass(

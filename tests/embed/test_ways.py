@@ -4,7 +4,6 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,15 @@ import pytest
 from distributed import LocalCluster
 
 from stages.embed import cluster
-from stages.embed.cluster import ShardJob, make_shard
+from stages.embed.cluster import make_shard
+from stages.embed.config import EmbedConfig
 from stages.embed.stores import planned_store
 from store.codec import Projection
 from store.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    SSRError,
     StoreBusyError,
     StoreIncompleteError,
 )
@@ -143,13 +144,18 @@ def test_a_worker_writes_no_other_weights_and_not_for_a_process_that_ended(world
     )
     with StoreWriter(world.store_url, planned.spec, planned.images, config.levels) as writer:
         (task,) = writer.pending()
-        job = ShardJob(config, world.folder / "images", writer.shards)
-        other = replace(job, config=changed(job.config, seed=9))
-        result = make_shard(other, task, world.records)
+        images, shards = world.folder / "images", writer.shards
+
+        def make(config: EmbedConfig) -> SSRError | None:
+            return make_shard(
+                task, world.records, config=config, root=images, writer=shards, gpus=()
+            )
+
+        result = make(changed(config, seed=9))
         assert isinstance(result, CheckpointError)
         assert "other weights" in str(result)
     before = world.features()
-    result = make_shard(job, task, world.records)
+    result = make(config)
     assert isinstance(result, StoreBusyError)
     assert "has ended, or another took over" in str(result)
     assert world.features() == before

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import Field
 
@@ -41,10 +41,6 @@ class HfTeacher(Teacher):
     A ViT's levels are `stride8`, `stride16` and `stride32`, the same network on the image at three
     scales, followed by `_block5` where block 5 is tapped and not the last one.
     """
-
-    weights_keys: ClassVar[tuple[str, ...]] = (
-        "architecture", "config", "weights_sha256", "mean", "std", "licence",
-    )  # fmt: skip
 
     kind: Literal["hf"] = Field(description="A model in Hugging Face's format.")
     weights: PathText = Field(

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from pydantic import Field
 
@@ -38,9 +38,6 @@ class TeacherLevel(NamedTuple):
 
 class Teacher(Section):
     """Section `embed.teacher` of one kind; no torch before `load` where it can be helped."""
-
-    weights_keys: ClassVar[tuple[str, ...]] = ("weights_sha256", "seed", "torch")
-    """Of `weights_identity`: a store's teacher is recognised by them where weights are absent."""
 
     weights: PathText = Field(description="File of its weights.")
 
