@@ -14,7 +14,6 @@ import hashlib
 import statistics
 import tempfile
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,8 +28,9 @@ from torch import Tensor, nn
 from stages.device import cpu_threads, pick_device
 from stages.embed.config import EmbedConfig
 from stages.embed.task import embed_shards, run_serial
+from stages.embed.teachers.encoder import Encoder
 from stages.embed.teachers.sam import SamTeacher
-from stages.embed.teachers.sam_encoder import SamEncoder, draw_encoder
+from stages.embed.teachers.sam_encoder import draw_encoder, fuse_attention
 from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from stages.embed.teachers.teacher import Precision
 from stages.prepare.manifest import ImageRecord
@@ -94,7 +94,7 @@ def official(encoder: nn.Module, tiles: Tensor, precision: Precision) -> Tensor:
     return tokens.float()
 
 
-def ours(encoder: SamEncoder, tiles: Tensor) -> Tensor:
+def ours(encoder: Encoder, tiles: Tensor) -> Tensor:
     """Run our forward pass."""
     return encoder.start(list(tiles), LEVELS)[LEVELS[0]]
 
@@ -147,12 +147,12 @@ def draw_images(folder: Path, count: int) -> dict[str, ImageRecord]:
 
 
 def embed(
-    encoder: SamEncoder, records: dict[str, ImageRecord], folder: Path, config: EmbedConfig
+    encoder: Encoder, records: dict[str, ImageRecord], folder: Path, config: EmbedConfig
 ) -> None:
     """Images in, shards on the disk."""
     spec = StoreSpec(
         domain="source",
-        levels={name: Level(8, encoder.channels) for name in LEVELS},
+        levels={name: Level(8, ARCHITECTURES["vit_b"].channels) for name in LEVELS},
         grid_px=WORKING_PX,
         shard_images=min(SHARD_IMAGES, len(records)),
         codec="float16",
@@ -162,18 +162,10 @@ def embed(
     with (
         tempfile.TemporaryDirectory(dir=folder) as url,
         StoreWriter(Path(url), spec, entries, LEVELS) as writer,
-        closing(
-            embed_shards(
-                writer.pending(),
-                config=config,
-                encoder=encoder,
-                records=records,
-                root=folder,
-                image_done=lambda: None,
-                bases={},
-            )
-        ) as shards,
     ):
+        shards = embed_shards(
+            writer.pending(), config=config, encoder=encoder, records=records, root=folder
+        )
         run_serial(shards, lambda shard: writer.write_shard(shard.task, shard.features()))
         writer.finalise()
 
@@ -214,7 +206,8 @@ def build_rows(options: argparse.Namespace, folder: Path) -> list[Row]:
         run = partial(official, theirs, there, precision)
         rows.append(bare(f"official {precision}", run, reference))
     for precision in precisions:
-        encoder = SamEncoder(copy.deepcopy(plain), device, precision, compiled=options.compile)
+        fused = fuse_attention(copy.deepcopy(plain))
+        encoder = Encoder(fused, 1024, device, precision, compiled=options.compile)
         rows.append(bare(f"ours {precision}", partial(ours, encoder, there), reference))
         ends.append(
             Row(

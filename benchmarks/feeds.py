@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from pipeline.params import Params
-from stages.embed.teachers.teacher import Encoder
+from stages.embed.teachers.encoder import Encoder
 from stages.train.crops import Batch, Sample
 from stages.train.step import STORED, Feed, Mixed, mix_stored
 

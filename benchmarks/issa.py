@@ -12,7 +12,6 @@ A picture of each encoder shows content, reconstruction, style and mix, a row ea
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -28,8 +27,6 @@ from examples.drawn.world.style import Style
 from stages.evaluate.predict import open_model
 from stages.prepare.pixels import normalised_window
 from stages.restyle.issa.fit import (
-    ENCODER,
-    GENERATOR,
     EncoderFit,
     GeneratorFit,
     as_input,
@@ -38,9 +35,9 @@ from stages.restyle.issa.fit import (
     of_generator,
     squeezed,
 )
-from stages.restyle.issa.generator import Generator
+from stages.restyle.issa.generator import Generator, Maps
 from stages.restyle.issa.losses import Perceptual
-from stages.restyle.mixers.issa import Issa
+from stages.restyle.mixers.issa import ENCODER, GENERATOR, Issa
 from stages.student.inference import predict
 from stages.student.metrics import ConfusionMatrix
 
@@ -111,13 +108,18 @@ def _measure(
     Image.fromarray(sheet).resize((1024, 512), 0).save(out / f"{name.replace(' ', '-')}.png")
 
 
+class _LatentsAlone(EncoderFit):
+    def reconstruct(self, w: Tensor, maps: Maps) -> Tensor:
+        """Generate without noise maps."""
+        made: Tensor = self.generator(w)
+        return made
+
+
 def _trained(
     config: Issa, source: Tensor, generator: Generator, folder: Path, *, mask: float, maps: bool
 ) -> torch.nn.Module:
     config = config.model_copy(update={"mask": mask})
-    training = EncoderFit(config, source, generator)
-    if not maps:
-        training.loss = replace(training.loss, generate=lambda w, _: generator(w))
+    training = (EncoderFit if maps else _LatentsAlone)(config, source, generator)
     fit(training, folder / ENCODER, header={**config.training, "maps": maps}, progress=_say)
     return training.averaged.eval()
 

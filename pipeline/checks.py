@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.params import Params
-from stages.embed.stage import EmbedResult, Progress, Step, run
+from stages.embed.stage import DomainResult, Progress, Step, run
 from stages.embed.stores import PlannedStore, kept_store, planned_store, require_provenance
 from stages.label import stage as label_stage
 from stages.prepare.manifest import Domain, Manifest
@@ -217,7 +217,7 @@ def is_same(one: Url, other: Url) -> bool:
 
 def run_embed(
     params: Params, manifest: Manifest, *, index_path: Path, progress: Progress, step: Step
-) -> EmbedResult:
+) -> dict[Domain, DomainResult]:
     """Run stage one as the params say; see `stages.embed.stage.run`."""
     return run(
         params.embed,

@@ -21,7 +21,7 @@ from pipeline.params import Params
 from stages.embed.config import EmbedConfig
 from stages.embed.stores import require_provenance, require_weights
 from stages.embed.task import add_tile, teacher_input
-from stages.embed.teachers.teacher import Encoder
+from stages.embed.teachers.encoder import Encoder
 from stages.embed.tiling import Tile
 from stages.prepare.geometry import flip
 from stages.prepare.manifest import Domain, Manifest

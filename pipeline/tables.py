@@ -13,8 +13,9 @@ from stages.prepare.stage import PrepareResult
 
 if TYPE_CHECKING:  # torch and xarray, which most tables do without
     from pipeline.online import OnlineReport
-    from stages.embed.stage import EmbedResult, Step
+    from stages.embed.stage import DomainResult, Step
     from stages.evaluate.probe import ProbeReport
+    from stages.fields import Domain
     from stages.label.stage import LabelResult
     from stages.student.foreign import ForeignStudent
     from stages.train.stage import TrainResult
@@ -51,9 +52,9 @@ def print_manifest(result: PrepareResult) -> None:
     _print_first([f"SKIPPED {image_id}: {why}" for image_id, why in skipped])
 
 
-def print_embedded(result: "EmbedResult", step: "Step") -> None:
+def print_embedded(results: "Mapping[Domain, DomainResult]", step: "Step") -> None:
     """Show what was embedded, and which step comes next."""
-    for domain, done in result.domains.items():
+    for domain, done in results.items():
         if step == "init":
             console.print(f"{domain}: {done.path} is ready for parts; next: `ssr embed --part 1/N`")
             continue

@@ -1,9 +1,11 @@
 """Types of the values in params.yaml; their bounds keep out what no run can mean, nan included."""
 
 import re
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+_T = TypeVar("_T")
 
 
 class _Boolean:
@@ -50,6 +52,13 @@ def _is_path(text: str) -> str:
 
     local_path(text)
     return text
+
+
+def distinct(values: tuple[_T, ...]) -> tuple[_T, ...]:
+    """Refuse a list that names one twice."""
+    if len(set(values)) != len(values):
+        raise ValueError(f"names one twice: {list(values)}")
+    return values
 
 
 DeviceName = Literal["auto", "cpu", "cuda"]

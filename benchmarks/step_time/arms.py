@@ -18,7 +18,7 @@ from benchmarks.step_time.data import crops_of, read_manifest
 from benchmarks.step_time.ported_step import ported_step, prepare_port
 from benchmarks.step_time.setting import LEVEL, Setting, configure
 from stages.device import pick_device
-from stages.embed.teachers.sam_encoder import SamEncoder, draw_encoder
+from stages.embed.teachers.sam_encoder import draw_encoder, fuse_attention
 from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from stages.fields import DeviceName
 from stages.student.mit import BACKBONES
@@ -157,7 +157,7 @@ def encoder_of(arm: str, setting: Setting, device: torch.device) -> Encode | Non
     side, encoder = architecture.side_px, draw_encoder(architecture, 0)
     half = arm == "c fused" and setting.precision == "bfloat16"
     if arm == "c fused":
-        encoder = SamEncoder(encoder, device).encoder
+        fuse_attention(encoder)
     encoder = encoder.to(device).eval().requires_grad_(False)
 
     @torch.no_grad()

@@ -9,8 +9,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from multiprocessing import resource_tracker
@@ -18,11 +17,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Final
 
-from stages.device import cpu_threads
 from stages.embed.config import EmbedConfig
 from stages.embed.stores import require_weights
 from stages.embed.task import embed_shards
-from stages.embed.teachers.teacher import Encoder
+from stages.embed.teachers.encoder import Encoder
 from stages.prepare.manifest import ImageRecord
 from store.errors import ConfigError, SSRError
 from store.shard_writer import ShardTask, ShardWriter
@@ -42,37 +40,19 @@ PATIENCE_S: Final = 15.0
 _encoding = Lock()
 
 
-@dataclass(frozen=True)
-class ShardJob:
-    """What a worker needs beside the task; it pickles, and its paths are absolute.
-
-    Attributes:
-        gpus: those that workers on this machine share, each its own.
-    """
-
-    config: EmbedConfig
-    root: Path
-    writer: ShardWriter
-    gpus: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, config: EmbedConfig, root: Path, writer: ShardWriter) -> "ShardJob":
-        """Make all paths absolute: workers start in other folders."""
-        config = config.model_copy(update={"teacher": config.teacher.absolute()})
-        return cls(config, root.absolute(), writer)
-
-
 def run_dask(
-    job: ShardJob,
+    config: EmbedConfig,
     tasks: Sequence[ShardTask],
     records: Mapping[str, ImageRecord],
     *,
+    root: Path,
+    writer: ShardWriter,
     image_done: Callable[[], None],
 ) -> None:
     """Let dask's workers embed and write shards.
 
-    `records` are rows of the manifest by image id; `image_done` is called for each image once its
-    shard is on the disk.
+    `records` are rows of the manifest by image id, whose paths start from `root`; `image_done` is
+    called for each image once its shard is on the disk.
 
     Raises:
         ConfigError: `distributed` is not installed, no scheduler answers, or workers die again and
@@ -86,26 +66,29 @@ def run_dask(
         raise ConfigError(
             "embed.executor dask needs the package distributed: pip install -e '.[dask]'"
         ) from error
-    with _client(job.config) as (client, threads):
-        config = job.config.model_copy(update={"threads": threads})
-        job = replace(job, config=config, gpus=tuple(_gpus(config)))
-        images = {task: [image for image in task.images if image is not None] for task in tasks}
-        futures = {
-            client.submit(
+    with _client(config) as (client, threads):
+        # Paths are absolute: workers start in other folders.
+        changes = {"teacher": config.teacher.absolute(), "threads": threads}
+        futures = {}
+        for task in tasks:
+            needed = {image.image_id: records[image.image_id] for image in task.images if image}
+            future = client.submit(
                 make_shard,
-                job,
                 task,
-                {image.image_id: records[image.image_id] for image in images[task]},
-                key=f"shard-{task.shard}-{job.writer.token}",
+                needed,
+                config=config.model_copy(update=changes),
+                root=root.absolute(),
+                writer=writer,
+                gpus=_gpus(config),
+                key=f"shard-{task.shard}-{writer.token}",
                 retries=RETRIES,
-            ): task
-            for task in tasks
-        }
+            )
+            futures[future] = len(needed)
         try:
             for future in _as_completed(client, set(futures)):
                 if (refusal := future.result()) is not None:
                     raise refusal
-                for _ in images[futures[future]]:
+                for _ in range(futures[future]):
                     image_done()
         except KilledWorker as error:
             raise ConfigError(
@@ -121,34 +104,32 @@ def run_dask(
 
 
 def make_shard(
-    job: ShardJob, task: ShardTask, records: Mapping[str, ImageRecord]
+    task: ShardTask,
+    records: Mapping[str, ImageRecord],
+    *,
+    config: EmbedConfig,
+    root: Path,
+    writer: ShardWriter,
+    gpus: Sequence[str],
 ) -> SSRError | None:
-    """Embed and write one shard in a worker.
+    """Embed and write one shard in a worker; those of this machine share `gpus`, each its own.
 
     An error that the user can correct is returned, not raised: dask would try it again.
     """
-    config = job.config
-    if job.gpus:  # CUDA reads it once, when the teacher is loaded
+    if gpus:  # CUDA reads it once, when the teacher is loaded
         from distributed import get_worker
 
-        own = int(get_worker().name) % len(job.gpus)
-        os.environ["CUDA_VISIBLE_DEVICES"] = job.gpus[own]
+        own = int(get_worker().name) % len(gpus)
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[own]
     try:
-        with _encoding, cpu_threads(config.threads):
+        with _encoding:
             encoder = _encoder(config)
-            require_weights(config, encoder, job.writer.spec)
-            shards = embed_shards(
-                [task],
-                config=config,
-                encoder=encoder,
-                records=records,
-                root=job.root,
-                image_done=lambda: None,
-                bases=job.writer.read_bases(task.levels),
+            require_weights(config, encoder, writer.spec)
+            bases = writer.read_bases(task.levels)
+            (shard,) = embed_shards(
+                [task], config=config, encoder=encoder, records=records, root=root, bases=bases
             )
-            with closing(shards):
-                (shard,) = shards
-        job.writer.write(task, shard.features())
+        writer.write(task, shard.features())
     except SSRError as error:
         return error
     return None

@@ -1,24 +1,21 @@
 """Parameters of stage one; `params.yaml` gives every value (section `embed`)."""
 
-from typing import Annotated, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
 from stages.embed.teachers import TeacherConfig
-from stages.embed.teachers.teacher import Encoder, Precision
+from stages.embed.teachers.teacher import Precision
 from stages.embed.tiling import Tile, plan_tiles
-from stages.fields import BatchSize, Cores, DeviceName, Domain, Name, Section, Split
+from stages.fields import BatchSize, Cores, DeviceName, Domain, Name, Section, Split, distinct
 from stages.prepare.geometry import Size
 from store.errors import ConfigError
 from store.spec import FLIPPED, upright
 
+if TYPE_CHECKING:
+    from stages.embed.teachers.encoder import Encoder
+
 _T = TypeVar("_T")
-
-
-def _distinct(values: tuple[_T, ...]) -> tuple[_T, ...]:
-    if len(set(values)) != len(values):
-        raise ValueError(f"names one twice: {list(values)}")
-    return values
 
 
 def _as_they_are_first(flips: tuple[_T, ...]) -> tuple[_T, ...]:
@@ -31,15 +28,15 @@ class EmbedConfig(Section):
     """Section `embed`."""
 
     teacher: TeacherConfig = Field(description="The frozen network whose features are stored.")
-    levels: Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
+    levels: Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(distinct)] = Field(
         description="Levels of the teacher to store; those that `train.regularizer.levels` reads."
     )
-    domains: Annotated[tuple[Domain, ...], AfterValidator(_distinct)] = Field(
+    domains: Annotated[tuple[Domain, ...], AfterValidator(distinct)] = Field(
         description="Domains to embed. Training reads the source for `source` in "
         "train.regularizer.on, both for `mixed`, train.distill and labels of the store, and "
         "`restyled`, what `ssr restyle` made, for train.restyled.features; `[]` embeds nothing."
     )
-    splits: Annotated[tuple[Split, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
+    splits: Annotated[tuple[Split, ...], Field(min_length=1), AfterValidator(distinct)] = Field(
         description="Splits to embed; training reads `train`."
     )
     overlap: Annotated[float, Field(ge=0, le=0.5)] = Field(
@@ -47,7 +44,7 @@ class EmbedConfig(Section):
     )
     flips: Annotated[
         tuple[Literal["none", "horizontal"], ...],
-        AfterValidator(_distinct),
+        AfterValidator(distinct),
         AfterValidator(_as_they_are_first),
     ] = Field(
         description="`[none]`, or `[none, horizontal]`: mirrored images are embedded too, and "
@@ -127,6 +124,6 @@ class EmbedConfig(Section):
         size_tok = size_px[0] // stride, size_px[1] // stride
         return plan_tiles(size_tok, tile_tok, self.overlap, coarsest // stride)
 
-    def load_encoder(self) -> Encoder:
+    def load_encoder(self) -> "Encoder":
         """Load the teacher's network; errors as of `Teacher.load`."""
         return self.teacher.load(self.device, self.precision, compiled=self.compile)

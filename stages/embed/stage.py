@@ -7,10 +7,9 @@
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -19,17 +18,17 @@ from stages.embed.config import EmbedConfig
 from stages.embed.stores import PlannedStore, kept_store, planned_store, require_weights
 from stages.prepare.manifest import Domain, Manifest
 from store.codec import Bases, Basis, Projection, estimate_scale, fit_basis, scale_sample
-from store.errors import DataError
 from store.files import Url, files_at, join, one_line_for_reads
 from store.header import read_bases
 from store.index import Index, StoreEntry
 from store.lease import WHOLE, Part
 from store.shard_writer import ShardTask
+from store.spec import NO_BASES, StoreSpec
 from store.write import StoreWriter
 
 if TYPE_CHECKING:
     from stages.embed.task import EmbeddedShard, Features
-    from stages.embed.teachers.teacher import Encoder
+    from stages.embed.teachers.encoder import Encoder
 
 Step: TypeAlias = Literal["all", "init", "finalise"] | Part
 """All of the stage, or one step of it for job arrays: `init` fixes metadata and scales, each part
@@ -44,35 +43,16 @@ class DomainResult:
     """What was done for one domain.
 
     Attributes:
+        path: of its store.
         images: images that the store holds, or will hold.
         embedded: images that were embedded now, in at least one level.
-        seconds: time that took, with loading the teacher.
+        images_per_second: their speed, with loading the teacher; 0 where there were none.
     """
 
     path: Url
-    fingerprint: str
     images: int
     embedded: int
-    seconds: float
-
-    @property
-    def images_per_second(self) -> float:
-        """Speed of what was embedded; 0 where nothing was."""
-        return self.embedded / self.seconds if self.embedded else 0.0
-
-
-@dataclass(frozen=True)
-class EmbedResult:
-    """Result of the stage.
-
-    Attributes:
-        index_path: the small file that names the current stores; None if it was not due.
-        trained: False where the teacher's weights are random: UNTRAINED TEACHER.
-    """
-
-    domains: Mapping[Domain, DomainResult]
-    index_path: Path | None
-    trained: bool
+    images_per_second: float
 
 
 def run(
@@ -87,7 +67,7 @@ def run(
     progress: Progress,
     step: Step = "all",
     projection: Projection | None = None,
-) -> EmbedResult:
+) -> dict[Domain, DomainResult]:
     """Embed what the stores lack and write the index.
 
     Idempotent: shards that the store's ledger records stay as they are, and where all do, the
@@ -104,162 +84,151 @@ def run(
         DataError: for a domain without images, or an image that changed since `ssr prepare`.
         StoreError: for a store that is in use, cannot be written, or is not ready for this step.
     """
-    trained = config.teacher.trained
-    load = cache(config.load_encoder)
-    if config.domains and not trained:
+    if config.domains and not config.teacher.trained:
         log.warning("UNTRAINED TEACHER: embed.teacher.weights is random")
+    load = cache(config.load_encoder)
+
+    def plan(domain: Domain) -> PlannedStore:
+        return planned_store(
+            config,
+            domain,
+            manifest=manifest,
+            shard_images=shard_images,
+            codec=codec,
+            weights=config.teacher.weights_identity(),
+            projection=projection,
+        )
+
+    listed = {record.domain for record in manifest.records if record.split in config.splits}
     entries: dict[str, StoreEntry] = {}
     results: dict[Domain, DomainResult] = {}
-    plan = partial(
-        planned_store,
-        config,
-        manifest=manifest,
-        shard_images=shard_images,
-        codec=codec,
-        projection=projection,
-    )
     for domain in config.domains:
-        planned = plan(domain, weights=config.teacher.weights_identity())
-
-        def bases_of_others(domain: Domain = domain) -> Bases:
-            """Read the bases of the other domains: training mixes features of all."""
-            bases: dict[str, Basis] = {}
-            for other in sorted({record.domain for record in manifest.records} - {domain}):
-                try:
-                    spec = plan(other, weights=config.teacher.weights_identity()).spec
-                except DataError:  # the manifest has no images of it in these splits
-                    continue
-                files = files_at(join(store_url, spec.relative_path))
-                with one_line_for_reads(files.url):
-                    bases |= read_bases(files.read, spec, config.levels)
-            return bases
-
-        planned = kept_store(planned, config, store_url, load)
-        entry, results[domain] = _run_domain(
-            planned,
+        embedder = _Embedder(
             config=config,
-            load=load,
-            domain=domain,
-            bases_of_others=bases_of_others,
+            planned=kept_store(plan(domain), config, store_url, load),
+            others=[plan(other).spec for other in sorted(listed - {domain})],
             root=roots[domain],
             store_url=store_url,
-            step=step,
+            load=load,
             progress=progress,
         )
+        entry, results[domain] = embedder.run(step)
         if entry is not None:
             entries[domain] = entry
-    finished = step in ("all", "finalise")
-    if finished:
+    if step in ("all", "finalise"):
         Index(stores=entries).write(index_path)
-    return EmbedResult(results, index_path if finished else None, trained)
+    return results
 
 
-def _run_domain(
-    planned: PlannedStore,
-    *,
-    config: EmbedConfig,
-    domain: Domain,
-    load: "Callable[[], Encoder]",
-    bases_of_others: Callable[[], Bases],
-    root: Path,
-    store_url: Url,
-    step: Step,
-    progress: Progress,
-) -> tuple[StoreEntry | None, DomainResult]:
-    started = perf_counter()
-    part = WHOLE if isinstance(step, str) else step
-    embedder = _Embedder(config, load, planned, root)
-    levels = config.stored_levels
-    with StoreWriter(store_url, planned.spec, planned.images, levels, part=part) as writer:
-        if part == WHOLE and step != "finalise":
-            embedder.fix_scales(writer, bases_of_others)
-        tasks = [] if step in ("init", "finalise") else writer.pending()
-        todo = sum(entry is not None for task in tasks for entry in task.images)
+@dataclass(frozen=True)
+class _Embedder:
+    """Bring the store of one domain up to date; torch is imported only where there is work.
+
+    Attributes:
+        others: stores of the other domains.
+    """
+
+    config: EmbedConfig
+    planned: PlannedStore
+    others: Sequence[StoreSpec]
+    root: Path
+    store_url: Url
+    load: "Callable[[], Encoder]"
+    progress: Progress
+
+    def run(self, step: Step) -> tuple[StoreEntry | None, DomainResult]:
+        started, embedded = perf_counter(), 0
+        spec, images = self.planned.spec, self.planned.images
+        part = WHOLE if isinstance(step, str) else step
+        levels = self.config.stored_levels
+        with StoreWriter(self.store_url, spec, images, levels, part=part) as writer:
+            if part == WHOLE and step != "finalise":
+                self._fix_scales(writer)
+            if step not in ("init", "finalise"):
+                embedded = self._embed(writer)
+            entry = writer.finalise() if step in ("all", "finalise") else None
+        return entry, DomainResult(
+            path=writer.path,
+            images=len(images) if entry is None else entry.images,
+            embedded=embedded,
+            images_per_second=embedded / (perf_counter() - started),
+        )
+
+    def _embed(self, writer: StoreWriter) -> int:
+        """Embed and write the shards that are not done; return of how many images they are."""
+        tasks = writer.pending()
+        todo = sum(image is not None for task in tasks for image in task.images)
         done = 0
 
         def image_done() -> None:
             nonlocal done
             done += 1
-            progress(done, todo, domain)
+            self.progress(done, todo, self.planned.spec.domain)
 
-        if tasks:
-            embedder.embed(tasks, writer, image_done)
-        entry = writer.finalise() if step in ("all", "finalise") else None
-    return entry, DomainResult(
-        path=join(store_url, planned.spec.relative_path),
-        fingerprint=planned.spec.fingerprint,
-        images=len(planned.images) if entry is None else entry.images,
-        embedded=todo,
-        seconds=perf_counter() - started,
-    )
+        if tasks and self.config.executor == "dask":
+            from stages.embed.cluster import run_dask
 
+            run_dask(
+                self.config,
+                tasks,
+                self.planned.records,
+                root=self.root,
+                writer=writer.shards,
+                image_done=image_done,
+            )
+        elif tasks:
+            from stages.embed.task import run_serial
 
-@dataclass(frozen=True)
-class _Embedder:
-    """Embed images of one domain; torch is imported only where there is work."""
-
-    config: EmbedConfig
-    load: "Callable[[], Encoder]"
-    planned: PlannedStore
-    root: Path
-
-    def embed(
-        self, tasks: Sequence[ShardTask], writer: StoreWriter, image_done: Callable[[], None]
-    ) -> None:
-        """Embed and write shards."""
-        if self.config.executor == "dask":
-            from stages.embed.cluster import ShardJob, run_dask
-
-            job = ShardJob.of(self.config, self.root, writer.shards)
-            run_dask(job, tasks, self.planned.records, image_done=image_done)
-            return
-        from stages.embed.task import run_serial
-
-        with self._shards(tasks, image_done, writer.header.bases) as shards:
+            shards = self._shards(tasks, writer.header.bases, image_done)
             run_serial(shards, lambda shard: writer.write_shard(shard.task, shard.features()))
+        return todo
 
-    def fix_scales(self, writer: StoreWriter, bases_of_others: Callable[[], Bases]) -> None:
-        """Find scales that the writer lacks, and bases that the other domains lack as well.
+    def _fix_scales(self, writer: StoreWriter) -> None:
+        """Find scales and bases that the writer lacks in a sample of the images.
 
-        Both come from a sample of the images.
+        Training mixes features of all domains: a basis that another store has is taken from there.
         """
         if not writer.unready:
             return
         from stages.embed.task import project
 
-        known = bases_of_others() if writer.unprojected else {}
-        bases = {level: known[level] for level in writer.unprojected if level in known}
+        found: dict[str, Basis] = {}
+        for other in self.others:
+            files = files_at(join(self.store_url, other.relative_path))
+            with one_line_for_reads(files.url):
+                found |= read_bases(files.read, other, writer.unprojected)
+        bases = {level: found[level] for level in writer.unprojected if level in found}
         lacking = [n for n in writer.unready if n in writer.unscaled or n not in bases]
         features: Features = {}
         if lacking:
             sample = ShardTask(0, scale_sample(self.planned.images), tuple(lacking))
-            with self._shards([sample], lambda: None, {}) as shards:
-                (shard,) = shards
-                features = shard.features()
+            (shard,) = self._shards([sample])
+            features = shard.features()
         for level in writer.unprojected:
             if level not in bases and self.planned.projection is not None:
                 bases[level] = fit_basis(level, features[level].values(), self.planned.projection)
         features = project(features, {**writer.header.bases, **bases})
-        scales = {n: estimate_scale(n, features[n].values()) for n in writer.unscaled}
+        scales = {
+            level: estimate_scale(level, features[level].values()) for level in writer.unscaled
+        }
         writer.fix_scales(scales, bases)
 
-    @contextmanager
     def _shards(
-        self, tasks: Sequence[ShardTask], image_done: Callable[[], None], bases: Bases
-    ) -> "Iterator[Iterator[EmbeddedShard]]":
-        from stages.device import cpu_threads
+        self,
+        tasks: Sequence[ShardTask],
+        bases: Bases = NO_BASES,
+        image_done: Callable[[], None] = lambda: None,
+    ) -> "Generator[EmbeddedShard, None, None]":
         from stages.embed.task import embed_shards
 
         encoder = self.load()
         require_weights(self.config, encoder, self.planned.spec)
-        shards = embed_shards(
+        return embed_shards(
             tasks,
             config=self.config,
             encoder=encoder,
             records=self.planned.records,
             root=self.root,
-            image_done=image_done,
             bases=bases,
+            image_done=image_done,
         )
-        with cpu_threads(self.config.threads), closing(shards):
-            yield shards

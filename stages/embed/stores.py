@@ -19,7 +19,7 @@ from store.ledger import SLOTS_FILE
 from store.spec import FLIPPED, ImageEntry, Level, StoreSpec, levels_of_format_1
 
 if TYPE_CHECKING:
-    from stages.embed.teachers.teacher import Encoder
+    from stages.embed.teachers.encoder import Encoder
 
 EMBEDDING_VERSION: Final = 2
 """Raise it when a change of this package changes the features of the same teacher and image."""
@@ -123,7 +123,7 @@ def kept_store(
     planned: PlannedStore,
     config: EmbedConfig,
     store_url: Url,
-    encoder: "Callable[[], Encoder]",
+    load: "Callable[[], Encoder]",
 ) -> PlannedStore:
     """Return the store of format 1 that holds the planned features, or else the planned store.
 
@@ -137,7 +137,10 @@ def kept_store(
     needs_format_2 = planned.projection is not None or "horizontal" in config.flips
     if needs_format_2 or _is_there(store_url, planned.spec):
         return planned
-    old = replace(planned, spec=_format_1(planned.spec, config, _hash(encoder())))
+    encoder = load()
+    if config.teacher.kind != "sam":  # format 1 knew no other
+        return planned
+    old = replace(planned, spec=_format_1(planned.spec, config, _hash(encoder)))
     return old if _is_there(store_url, old.spec) else planned
 
 
@@ -160,7 +163,7 @@ def require_provenance(
     """
     stored = found.get("teacher")
     stored = stored if isinstance(stored, Mapping) else {}  # then it is another teacher
-    weights = {key: stored[key] for key in config.teacher.weights_keys if key in stored}
+    weights = {k: v for k, v in stored.items() if k not in config.teacher.identity({})}
     if config.teacher.at_hand:
         weights = config.teacher.weights_identity()
     wanted = provenance(config, weights, projection)
@@ -205,10 +208,9 @@ def _teacher(config: EmbedConfig, tensors: str) -> dict[str, Any]:
 
 
 def _hash(encoder: "Encoder") -> str:
-    from stages.embed.teachers.sam_encoder import SamEncoder, hash_weights
+    from stages.embed.teachers.sam_encoder import hash_weights
 
-    # Of another kind of teacher there is no store of format 1.
-    return hash_weights(encoder.encoder.state_dict()) if isinstance(encoder, SamEncoder) else ""
+    return hash_weights(encoder.network.state_dict())
 
 
 def _is_there(store_url: Url, spec: StoreSpec) -> bool:

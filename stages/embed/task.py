@@ -15,9 +15,10 @@ bytes.
 # B tiles, C channels, H W working pixels, h w tokens
 
 import os
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import groupby, islice
@@ -30,14 +31,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stages.device import cpu_threads
 from stages.embed.config import EmbedConfig
-from stages.embed.teachers.teacher import Encoder
+from stages.embed.teachers.encoder import Encoder
 from stages.embed.tiling import Span, Tile
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import normalised_window, read_raw, resize_image
 from store.codec import Bases
 from store.shard_writer import ShardTask
-from store.spec import upright
+from store.spec import NO_BASES, upright
 
 _T = TypeVar("_T")
 
@@ -99,14 +101,14 @@ def embed_shards(
     encoder: Encoder,
     records: Mapping[str, ImageRecord],
     root: Path,
-    image_done: Callable[[], None],
-    bases: Bases,
+    bases: Bases = NO_BASES,
+    image_done: Callable[[], None] = lambda: None,
 ) -> Generator[EmbeddedShard, None, None]:
     """Embed the images of one shard after the other.
 
     Two batches of tiles are prepared ahead, also those of the next shard; memory holds these, one
     unfinished batch per pass and one shard's features; a GPU's holds only those of its images that
-    are in the making. Close the generator to end its threads.
+    are in the making. Until it is exhausted or closed it has threads, and `config.threads` holds.
 
     `records` are rows of the manifest by image id, whose paths start from `root`; `image_done` is
     called after each image. Levels without a basis stay as they are.
@@ -119,28 +121,20 @@ def embed_shards(
     count = 1 if on_cpu else min(_MOST_READERS, os.cpu_count() or 1)
     readers = ThreadPoolExecutor(count, "read")
     try:
-        images = ahead(_read_images(tasks, readers, records, root, device), count)
-        pieces = ahead(_cut(images, readers, config), _BATCHES_AHEAD * config.batch_tiles)
-        for task, of_task in groupby(pieces, lambda piece: piece.task):
-            features: Features = {level: {} for level in task.levels}
-            blended: dict[str, dict[str, Tensor]] = {}  # image id -> level -> (C, h, w)
-            pieces_done = Counter[str]()
-            for piece, tokens in _encode(of_task, encoder, config.batch_tiles):
-                image = blended.setdefault(piece.image_id, {})
-                of_levels = zip(piece.levels, piece.shapes, piece.tiles, tokens, strict=True)
-                for level, shape, tile, values in of_levels:
-                    if level not in image:
-                        image[level] = torch.zeros(shape, device=device)
-                    add_tile(image[level], tile, values)
-                pieces_done[piece.image_id] += 1
-                if pieces_done[piece.image_id] == piece.siblings:
-                    for level, values in blended.pop(piece.image_id).items():
+        with cpu_threads(config.threads):
+            images = ahead(_read_images(tasks, readers, records, root, device), count)
+            pieces = ahead(_cut(images, readers, config), _BATCHES_AHEAD * config.batch_tiles)
+            for task, of_task in groupby(pieces, lambda piece: piece.task):
+                features: Features = {level: {} for level in task.levels}
+                encoded = _encode(of_task, encoder, config.batch_tiles)
+                for image_id, levels in _blend(encoded, device):
+                    for level, values in levels.items():
                         own = values if level == upright(level) else values.flip(-1)
                         # Whatever the codec, it begins with this rounding.
                         rounded = own if on_cpu or upright(level) in bases else own.half()
-                        features[level][piece.image_id] = _to_host(rounded)
+                        features[level][image_id] = _to_host(rounded)
                     image_done()
-            yield EmbeddedShard(task, features, None if on_cpu else _recorded(), bases)
+                yield EmbeddedShard(task, features, None if on_cpu else _recorded(), bases)
     finally:
         readers.shutdown(cancel_futures=True)
 
@@ -334,6 +328,24 @@ def _encode(
             yield piece, [tokens[level][number] for level in levels]
 
 
+def _blend(
+    pieces: Iterable[tuple[_Piece, list[Tensor]]], device: torch.device
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Add tiles up; yield the id of each image that is complete, and its levels (C, h, w)."""
+    blended: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    done = Counter[str]()
+    for piece, tokens in pieces:
+        image = blended[piece.image_id]
+        of_levels = zip(piece.levels, piece.shapes, piece.tiles, tokens, strict=True)
+        for level, shape, tile, values in of_levels:
+            if level not in image:
+                image[level] = torch.zeros(shape, device=device)
+            add_tile(image[level], tile, values)
+        done[piece.image_id] += 1
+        if done[piece.image_id] == piece.siblings:
+            yield piece.image_id, blended.pop(piece.image_id)
+
+
 def ahead(items: Iterable[_T], count: int) -> Iterator[_T]:
     """Draw items `count` steps before they are handed out.
 
@@ -358,7 +370,7 @@ def batches(items: Iterable[_T], size: int, kind: Callable[[_T], str]) -> Iterat
     yield from collecting.values()
 
 
-def run_serial(shards: Iterable[_T], write: Callable[[_T], None]) -> None:
+def run_serial(shards: Generator[_T, None, None], write: Callable[[_T], None]) -> None:
     """Write each shard in a second thread while this one makes the next.
 
     At most one shard waits to be written. What ends the run here, an interrupt too, lets shards
@@ -376,6 +388,6 @@ def run_serial(shards: Iterable[_T], write: Callable[[_T], None]) -> None:
             last = thread.submit(write_after, last, shard)
             yield last
 
-    with ThreadPoolExecutor(1, "write") as thread:
+    with closing(shards), ThreadPoolExecutor(1, "write") as thread:
         for writing in ahead(submitted(thread), 2):
             writing.result()

@@ -22,7 +22,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import AfterValidator, Field
 
-from stages.fields import Domain, Section, Seed, Split
+from stages.fields import Domain, Section, Seed, Split, distinct
 from stages.prepare.labels import ClassTable
 from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.pixels import DAMAGED, read_bytes, read_raw, resize_image
@@ -32,12 +32,6 @@ from store.atomic import TEMPORARY_SUFFIX, write_bytes
 from store.errors import DataError
 from store.fingerprint import canonical_json, fingerprint_of, sha256_of_file
 from store.lease import WHOLE, Part
-
-
-def _distinct(splits: tuple[Split, ...]) -> tuple[Split, ...]:
-    if len(set(splits)) != len(splits):
-        raise ValueError(f"names one twice: {list(splits)}")
-    return splits
 
 
 class RestyleConfig(Section):
@@ -51,7 +45,7 @@ class RestyleConfig(Section):
     draws: Annotated[int, Field(ge=1, le=16)] = Field(
         description="Restyled images of each image, of styles drawn at random."
     )
-    splits: Annotated[tuple[Split, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
+    splits: Annotated[tuple[Split, ...], Field(min_length=1), AfterValidator(distinct)] = Field(
         description="Splits of the source to restyle: `train.restyled` reads `train`, "
         "`train.validate_on: proxy` reads `val`."
     )
@@ -121,13 +115,8 @@ def run(
     Images of other settings stay where they are, in a folder of their own. Without a config it
     writes an empty manifest.
 
-    Args:
-        config: Section `restyle`.
-        manifest_path: The images.
-        roots: Folder of each domain.
-        out: The manifest to write; images go to the folder of the same name without suffix.
-        progress: Called with images done, images to do, and what is done.
-        part: (i, n) makes the i-th of n shares, for job arrays, and writes no manifest.
+    The manifest goes to `out`, images to the folder of the same name without suffix. A part (i, n)
+    makes the i-th of n shares, for job arrays, and writes no manifest.
 
     Raises:
         DataError: There are no images or styles, or one cannot be read or has changed.
@@ -171,21 +160,14 @@ def run(
             "settings": settings,
             "images": _named(mixes),
         }
-        Manifest(
-            classes=manifest.classes,
-            records=tuple(sorted(rows, key=lambda row: (row.split, row.image_id))),
-            labels={"source": manifest.labels["source"]},
-            sources={"source": noted},
-        ).update(out)
+        listed = tuple(sorted(rows, key=lambda row: (row.split, row.image_id)))
+        labels = {"source": manifest.labels["source"]}
+        Manifest(manifest.classes, listed, labels, sources={"source": noted}).update(out)
     return RestyleResult(len(share), made, folder)
 
 
 def with_planned(manifest: Manifest, config: RestyleConfig) -> Manifest:
-    """Add the images that are to be made to a manifest; their files' hashes are not known yet.
-
-    Raises:
-        DataError: As of `planned_mixes`.
-    """
+    """Add what `planned_mixes` chooses to a manifest; hashes of files are not known yet."""
     rows = (mix.record("", "") for mix in planned_mixes(config, manifest))
     restyled = tuple(replace(row, domain="restyled") for row in rows)
     return replace(manifest, records=(*manifest.records, *restyled))

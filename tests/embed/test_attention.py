@@ -8,17 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from stages.embed.teachers import sam_encoder
-from stages.embed.teachers.sam_encoder import (
-    SamEncoder,
-    draw_encoder,
-)
+from stages.embed.teachers.encoder import Encoder
+from stages.embed.teachers.sam_encoder import draw_encoder, fuse_attention
 from stages.embed.teachers.sam_sizes import ARCHITECTURES, Architecture
 from stages.embed.teachers.teacher import Precision
 
 TINY = ARCHITECTURES["tiny"]
 ODD = replace(TINY, name="odd", side_px=176, width=80, heads=5, window_tok=3, global_blocks=(2,))
 SMALL = [pytest.param(TINY, id="tiny"), pytest.param(ODD, id="odd")]
-CPU = torch.device("cpu")
 
 
 def positional(architecture: Architecture) -> nn.Module:
@@ -42,11 +39,11 @@ def official(encoder: nn.Module, tiles: Tensor) -> Tensor:
     return tokens
 
 
-def ours(encoder: nn.Module, precision: Precision = "float32") -> SamEncoder:
-    return SamEncoder(copy.deepcopy(encoder), CPU, precision)
-
-
-def tokens_of(teacher: SamEncoder, tiles: Tensor) -> Tensor:
+def ours(
+    encoder: nn.Module, tiles: Tensor, precision: Precision = "float32", device: str = "cpu"
+) -> Tensor:
+    fused = fuse_attention(copy.deepcopy(encoder))
+    teacher = Encoder(fused, tiles.shape[-1], torch.device(device), precision)
     return teacher.encode(tiles, ["stride8"])["stride8"]
 
 
@@ -57,10 +54,8 @@ def assert_same(tokens: Tensor, reference: Tensor) -> None:
 @pytest.mark.parametrize("architecture", SMALL)
 def test_tokens_are_those_of_the_official_forward_pass(architecture: Architecture) -> None:
     encoder, tiles = positional(architecture), tiles_for(architecture)
-    assert_same(tokens_of(ours(encoder), tiles), official(encoder, tiles))
-    assert_close_tokens(
-        tokens_of(ours(encoder, "bfloat16"), tiles), official(encoder, tiles), 0.9999
-    )
+    assert_same(ours(encoder, tiles), official(encoder, tiles))
+    assert_close_tokens(ours(encoder, tiles, "bfloat16"), official(encoder, tiles), 0.9999)
 
 
 @pytest.mark.parametrize("architecture", SMALL)
@@ -70,7 +65,7 @@ def test_a_small_buffer_for_the_bias_changes_nothing(
     encoder, tiles = positional(architecture), tiles_for(architecture)
     for values in (1, 7 * (architecture.side_px // 16) ** 4):  # heads one by one; some of them
         monkeypatch.setattr(sam_encoder, "BIAS_VALUES", values)
-        assert_same(tokens_of(ours(encoder), tiles), official(encoder, tiles))
+        assert_same(ours(encoder, tiles), official(encoder, tiles))
 
 
 @pytest.mark.parametrize("architecture", SMALL)
@@ -79,9 +74,9 @@ def test_what_gpus_run_computes_the_same(
 ) -> None:
     monkeypatch.setattr(sam_encoder, "_attend_with_bias", sam_encoder._attend_with_longer_keys)
     encoder, tiles = positional(architecture), tiles_for(architecture)
-    assert_same(tokens_of(ours(encoder), tiles), official(encoder, tiles))
+    assert_same(ours(encoder, tiles), official(encoder, tiles))
     assert_close_tokens(
-        tokens_of(ours(encoder, "bfloat16"), tiles),
+        ours(encoder, tiles, "bfloat16"),
         official(encoder, tiles),
         0.999,
     )
@@ -91,8 +86,8 @@ def test_what_gpus_run_computes_the_same(
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_a_gpu_agrees_with_the_cpu(precision: Precision) -> None:
     encoder, tiles = positional(TINY), tiles_for(TINY)
-    teacher = SamEncoder(copy.deepcopy(encoder), torch.device("cuda"), precision)
-    assert_close_tokens(tokens_of(teacher, tiles), official(encoder, tiles), 0.9999)
+    found = ours(encoder, tiles, precision, "cuda")
+    assert_close_tokens(found, official(encoder, tiles), 0.9999)
 
 
 def assert_close_tokens(tokens: Tensor, reference: Tensor, least: float) -> None:

@@ -45,7 +45,7 @@ class Street:
         mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
         self.canvas = np.zeros((3, *WORKING_PX))
         self.canvas[:, : RAW_PX[0], : RAW_PX[1]] = ((picture - mean) / std).transpose(2, 0, 1)
-        self.reader = FeatureReader(world.run().domains["source"].path)
+        self.reader = FeatureReader(world.run().path)
 
     def stored(self, level: str, y: int, x: int, h: int, w: int) -> NDArray[np.float32]:
         return self.reader.window(IMAGE, level, y, x, h, w).astype(np.float32)
@@ -126,6 +126,6 @@ def test_a_picture_smaller_than_a_tile_is_padded_after_scaling(
     padded[:, :, :128, :192] = scaled
     with torch.inference_mode():
         tokens = draw_encoder(ARCHITECTURES["tiny"], 3).eval()(padded)[0]
-    reader = FeatureReader(world.run().domains["source"].path)
+    reader = FeatureReader(world.run().path)
     stored = reader.window("source/train/small", "stride8", 0, 0, 8, 12).astype(np.float32)
     assert_stored(stored, tokens[:, :8, :12].numpy())

@@ -8,7 +8,7 @@ import torch
 import zarr
 from numpy.typing import NDArray
 
-from stages.embed.teachers.sam_encoder import SamEncoder
+from stages.embed.teachers.encoder import Encoder
 from stages.embed.teachers.teacher import Precision
 from store.codec import Projection
 from store.errors import StoreError
@@ -73,16 +73,16 @@ def test_an_interrupted_run_on_a_gpu_ends_with_the_same_bytes(
 
     with pytest.raises(KeyboardInterrupt):
         varied.run(interrupt, device="cuda")
-    assert varied.run(device="cuda").domains["source"].embedded < len(varied.records)
+    assert varied.run(device="cuda").embedded < len(varied.records)
     assert varied.features() == undisturbed.features()
 
 
 def test_what_exceeds_float16_on_a_gpu_is_refused(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = SamEncoder.start
+    start = Encoder.start
     monkeypatch.setattr(
-        SamEncoder,
+        Encoder,
         "start",
         lambda *args: {level: 1e6 * found for level, found in start(*args).items()},
     )

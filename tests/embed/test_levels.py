@@ -41,8 +41,7 @@ def reduced(world: World, name: str, codec: str, *, whiten: bool = False) -> Wor
     return replace(twin, codec=codec, projection=Projection(CHANNELS, whiten))
 
 
-@pytest.mark.parametrize("whiten", [False, True])
-@pytest.mark.parametrize("codec", ["float16", "int8"])
+@pytest.mark.parametrize(("codec", "whiten"), [("float16", True), ("int8", False)])
 def test_the_store_holds_projected_features_also_after_a_kill(
     pictures: World, codec: str, whiten: bool
 ) -> None:
@@ -54,7 +53,7 @@ def test_the_store_holds_projected_features_also_after_a_kill(
 
     with pytest.raises(KeyboardInterrupt):
         twin.run(interrupt)
-    path, full = (w.run().domains["source"].path for w in (world, pictures))
+    path, full = (w.run().path for w in (world, pictures))
     twin.run()
     assert twin.features() == world.features()
     assert verify(path).sound
@@ -88,7 +87,7 @@ def test_levels_of_mirrored_images_are_those_of_the_mirrored_picture(
         path = mirrored.folder / "images" / f"{image_id.rpartition('/')[2]}.png"
         Image.fromarray(canvas[:, ::-1]).save(path)
         mirrored.list(path, (working, wide))
-    ours, theirs = (FeatureReader(w.run().domains["source"].path) for w in (pictures, mirrored))
+    ours, theirs = (FeatureReader(w.run().path) for w in (pictures, mirrored))
     for image_id, level in product(pictures.records, pictures.config.levels):
         window = 0, 0, *ours.size_tok(image_id, level)
         wanted = theirs.window(image_id, level, *window)[..., ::-1].astype(np.float32)
@@ -104,17 +103,17 @@ def test_flips_that_are_added_leave_all_that_was_stored(pictures: World) -> None
     pictures.run(flips=("none",))
     before = pictures.features()
     assert not any("_flipped" in name for name in before)
-    assert pictures.run().domains["source"].embedded == 2
+    assert pictures.run().embedded == 2
     after = pictures.features()
     shards = [name for name in before if "/c.0" in name or "/c.1" in name]
     assert len(shards) > 4
     assert all(after[name] == before[name] for name in shards if "image/" not in name)
-    assert verify(pictures.run().domains["source"].path).sound
+    assert verify(pictures.run().path).sound
 
 
 def test_a_basis_holds_for_ever_and_is_found_again_where_it_was_lost(pictures: World) -> None:
     world = reduced(pictures, "reduced", "int8")
-    path = world.run().domains["source"].path
+    path = world.run().path
     before = world.features()
     assert isinstance(path, Path)
     (path / "basis_stride8/c.0.0").write_bytes(b"damaged")
@@ -127,7 +126,7 @@ def test_a_basis_holds_for_ever_and_is_found_again_where_it_was_lost(pictures: W
     world.run()
     assert world.features() == before
     world.add("new", (64, 64), seed=9)
-    assert world.run().domains["source"].embedded == 1
+    assert world.run().embedded == 1
     kept = {n: d for n, d in before.items() if "/basis_" in n or "/c.0.0.0.0" in n}
     assert kept.items() <= world.features().items()
 

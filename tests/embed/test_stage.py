@@ -1,6 +1,7 @@
 """The stage does what is missing, nothing else, and ends with the same bytes."""
 
-import json
+import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 from stages.embed.config import EmbedConfig
 from stages.embed.stores import provenance
@@ -35,22 +35,18 @@ def save_weights(path: Path, seed: int) -> None:
 
 def test_all_images_are_embedded_and_reported(world: World) -> None:
     calls: list[tuple[int, int, str]] = []
-    result = world.run(lambda *call: calls.append(call))
-    done = result.domains["source"]
+    done = world.run(lambda *call: calls.append(call))
     assert (done.images, done.embedded) == (5, 5)
     assert done.images_per_second > 0
     assert calls == [(i, 5, "source") for i in range(1, 6)]
-    assert result.index_path is not None
-    entry = Index.read(result.index_path).stores["source"]
+    entry = Index.read(world.index_path).stores["source"]
     assert world.store_url / entry.path == done.path
-    assert entry.fingerprint == done.fingerprint
     assert set(entry.levels) == {"stride8"}
 
 
 def test_a_second_run_changes_nothing_and_does_not_even_import_torch(world: World) -> None:
     world.run()
     before, times = world.features(), shard_times(world)
-    world.manifest.write(world.folder / "manifest.parquet")
     run_elsewhere(world, "import sys; assert 'torch' not in sys.modules; assert not calls")
     assert (world.features(), shard_times(world)) == (before, times)
 
@@ -58,10 +54,9 @@ def test_a_second_run_changes_nothing_and_does_not_even_import_torch(world: Worl
 def test_a_killed_run_ends_with_the_same_bytes(world: World, tmp_path: Path) -> None:
     undisturbed = world.twin(tmp_path / "twin")
     undisturbed.run()
-    world.manifest.write(world.folder / "manifest.parquet")
     run_elsewhere(world, "", kill_at=5)  # of five: the first shard is written, perhaps the second
     assert len(shard_times(world)) in (1, 2)
-    assert world.run().domains["source"].embedded in (1, 3)
+    assert world.run().embedded in (1, 3)
     assert world.features() == undisturbed.features()
 
 
@@ -82,10 +77,8 @@ def test_levels_embedded_together_or_one_by_one_are_the_same_bytes(
     [
         ({"overlap": 0.25}, False),
         ({"precision": "bfloat16"}, False),
-        ({"architecture": "vit_b"}, False),
         ({"weights": "file.pth"}, False),
-        ({"batch_tiles": 1, "device": "auto", "seed": 77, "levels": ("stride32",)}, True),
-        ({"compile": True, "threads": 7}, True),
+        ({"batch_tiles": 1, "device": "auto", "compile": True, "levels": ("stride32",)}, True),
     ],
 )
 def test_provenance_tells_all_that_features_depend_on_and_nothing_else(
@@ -96,7 +89,6 @@ def test_provenance_tells_all_that_features_depend_on_and_nothing_else(
 
     assert (about(changed(embed_config, **change)) == about(embed_config)) is same
     assert about(embed_config) != about(embed_config, "cd")
-    json.dumps(about(embed_config))
 
 
 def test_a_run_leaves_no_threads_and_no_thread_count_behind(world: World) -> None:
@@ -113,34 +105,23 @@ def test_a_run_leaves_no_threads_and_no_thread_count_behind(world: World) -> Non
 def test_a_teacher_from_a_file_is_known_by_its_weights(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    drawn = world.run().domains["source"]
+    drawn = world.run()
     assert "UNTRAINED TEACHER" in caplog.text
     caplog.clear()
     before = world.features()
     file, copy = world.folder / "one.pth", world.folder / "copy.pth"
     save_weights(file, seed=5)
     first = world.run(weights=str(file))
-    assert first.trained
     assert "UNTRAINED" not in caplog.text
     shutil.copy(file, copy)
-    same = world.run(weights=str(copy)).domains["source"]
-    assert (same.path, same.embedded) == (first.domains["source"].path, 0)
+    same = world.run(weights=str(copy))
+    assert (same.path, same.embedded) == (first.path, 0)
     save_weights(file, seed=6)
-    assert len({drawn.path, same.path, world.run(weights=str(file)).domains["source"].path}) == 3
+    assert len({drawn.path, same.path, world.run(weights=str(file)).path}) == 3
     kept = {name: data for name, data in before.items() if ".zarr" in name}
     assert kept.items() <= world.features().items()
     with pytest.raises(CheckpointError, match=r"sam\.pth: no such weight file"):
         world.run(weights="sam.pth")
-
-
-def test_an_image_that_changed_behind_the_manifest_s_back_is_refused(world: World) -> None:
-    path = world.folder / "images" / "b.png"
-    Image.new("RGB", (128, 96)).save(path)
-    with pytest.raises(DataError, match=r"b\.png: has changed .*ssr prepare"):
-        world.run()
-    path.unlink()
-    with pytest.raises(DataError, match=r"b\.png: cannot be read"):
-        world.run()
 
 
 @pytest.mark.parametrize("change", [{"domains": ("target",)}, {"splits": ("val",)}])
@@ -150,50 +131,37 @@ def test_a_domain_or_split_without_images_is_refused(change: Any, world: World) 
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "message"),
     [
-        {"levels": ["stride8", "stride8"]},
-        {"levels": []},
-        {"overlap": 0.6},
-        {"batch_tiles": 0},
-        {"teacher": {"kind": "sam", "architecture": "vit_x", "weights": "random", "seed": 0}},
-        {"precison": "float32"},
+        ({"levels": ["stride8", "stride8"]}, "names one twice"),
+        ({"workers": 2}, "are of the executor dask"),
+        ({"executor": "dask", "workers": 2, "scheduler": "tcp://host:1"}, "workers of its own"),
     ],
 )
 def test_the_config_refuses_what_makes_no_sense(
-    change: dict[str, Any], embed_config: EmbedConfig
+    change: dict[str, Any], message: str, embed_config: EmbedConfig
 ) -> None:
-    with pytest.raises(ValueError, match="1 validation error"):
+    with pytest.raises(ValueError, match=message):
         EmbedConfig.model_validate(embed_config.model_dump() | change)
 
 
 def run_elsewhere(world: World, afterwards: str, kill_at: int = 0) -> None:
     """Run the stage in a process of its own, which may kill itself after an image and a shard."""
     script = f"""
-import os, signal, time
-from pathlib import Path
-from stages.embed.config import EmbedConfig
-from stages.embed.stage import run
-from stages.prepare.manifest import Manifest
-calls = []
+import os, pathlib, pickle, signal, time
+world, calls = pickle.loads(pathlib.Path("world.pickle").read_bytes()), []
 def progress(*call):
     calls.append(call)
     if len(calls) == {kill_at}:
-        while not any((folder / "features").rglob("c.*.0.0.0")):
+        while not any(world.store_url.rglob("ledger/stride8/*.json")):
             time.sleep(0.01)  # on a busy machine the writer is behind
         os.kill(os.getpid(), signal.SIGKILL)
-folder = Path({str(world.folder)!r})
-run(
-    EmbedConfig.model_validate_json({world.config.model_dump_json()!r}),
-    manifest=Manifest.read(folder / "manifest.parquet"),
-    roots={{"source": folder / "images"}},
-    store_url=folder / "features",
-    shard_images={world.shard_images},
-    codec="float16",
-    index_path=folder / "features.json",
-    progress=progress,
-)
+world.run(progress)
 {afterwards}
 """
-    ended = subprocess.run([sys.executable, "-c", script], check=False)
+    (world.folder / "world.pickle").write_bytes(pickle.dumps(world))
+    path = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.run(
+        [sys.executable, "-c", script], check=False, cwd=world.folder, env=os.environ | path
+    )
     assert ended.returncode == (-signal.SIGKILL if kill_at else 0)

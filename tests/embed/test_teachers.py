@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import huggingface_hub.errors
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 import transformers
@@ -210,33 +209,18 @@ def expected(case: Case, config: EmbedConfig, picture: NDArray[np.uint8]) -> Map
     return features
 
 
-def test_the_store_holds_the_model_run_on_each_tile_in_float16_and_int8_and_after_a_kill(
+def test_the_store_holds_the_model_run_on_each_tile(
     case: Case, tmp_path: Path, embed_config: EmbedConfig
 ) -> None:
     config = with_teacher(embed_config, case.teacher)
-    world = World(tmp_path / "float16", config, shard_images=1)
-    world.folder.mkdir()
+    world = World(tmp_path, config, shard_images=1)
     picture = world.add("street", RAW_PX, seed=1)
     world.add("other", (96, 64), seed=2)
-    twin, int8 = world.twin(tmp_path / "twin"), world.twin(tmp_path / "int8")
-    int8.codec = "int8-zstd"
-
-    def interrupt(done: int, total: int, what: str) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        twin.run(interrupt)
-    readers = [FeatureReader(w.run().domains["source"].path) for w in (world, twin, int8)]
-    assert twin.features() == world.features()
+    reader = FeatureReader(world.run().path)
     for level, wanted in expected(case, config, picture).items():
-        stored, again, coarse = (
-            each.window(IMAGE, level, 0, 0, *wanted.shape[1:]).astype(np.float32)
-            for each in readers
-        )
+        stored = reader.window(IMAGE, level, 0, 0, *wanted.shape[1:]).astype(np.float32)
         noise = 1e-5 * np.abs(wanted).max()
         np.testing.assert_allclose(stored, wanted, rtol=2**-10, atol=noise, err_msg=level)
-        np.testing.assert_array_equal(again, stored)
-        assert np.corrcoef(coarse.ravel(), wanted.ravel())[0, 1] > 0.99, level
 
 
 def test_a_level_is_the_same_whichever_others_are_embedded_in_its_pass(
@@ -288,12 +272,6 @@ def change_json(path: Path, **values: Any) -> None:  # noqa: ANN401
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def add_tensor(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    tensors = safetensors.torch.load_file(path) | {"extra": torch.ones(2)}
-    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
-
-
 @pytest.mark.parametrize(
     ("harm", "changes", "error", "message"),
     [
@@ -303,9 +281,6 @@ def add_tensor(folder: Path) -> None:
         (None, {"tile_px": 100}, ConfigError, r"multiples of 14 px .* set it to 98"),
         (lambda f: change_json(f / "config.json", hidden_size=48), {}, CheckpointError,
          "do not fit Dinov2Model .*of other shape"),
-        (lambda f: change_json(f / "config.json", num_hidden_layers=4), {}, CheckpointError,
-         "do not fit Dinov2Model .*missing: encoder"),
-        (add_tensor, {}, CheckpointError, "do not fit Dinov2Model .*1 unexpected: extra"),
         (lambda f: (f / "model.safetensors").write_bytes(b"no"), {}, CheckpointError,
          "cannot be loaded"),
         (lambda f: (f / "model.safetensors").unlink(), {}, CheckpointError, "no model.safetensors"),
@@ -339,8 +314,6 @@ def test_a_bad_model_is_one_line_and_nothing_is_stored(
     ("fault", "message"),
     [
         ("GatedRepoError", "owner grants access; ask for it .*hf auth login"),
-        ("RepositoryNotFoundError", "no such model on Hugging Face"),
-        ("RevisionNotFoundError", r"no such revision; correct embed\.teacher\.revision"),
         ("LocalEntryNotFoundError", "cannot be fetched from Hugging Face .*revision to null"),
     ],
 )
@@ -363,11 +336,6 @@ def test_a_pyramid_has_no_blocks_to_tap(tmp_path: Path) -> None:
     folder = save_model("dinov3_convnext", tmp_path / "model")
     with pytest.raises(ConfigError, match=r"set taps to \[last\]"):
         hf_teacher(folder, "dinov3_convnext", taps=(1,)).levels()
-
-
-def test_a_level_that_the_teacher_does_not_have_is_refused(world: World) -> None:
-    with pytest.raises(ConfigError, match=r"no level hyper, which .*; it has stride8, "):
-        world.run(levels=("hyper",))
 
 
 def test_a_package_that_is_not_installed_is_named_with_its_extra(

@@ -7,51 +7,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.embed.task import add_tile
-from stages.embed.tiling import Span, plan_tiles, spans
+from stages.embed.tiling import plan_tiles, spans
 
 lengths = st.integers(1, 300)
 sides = st.integers(2, 64)
 overlaps = st.sampled_from([0.0, 0.1, 0.125, 0.25, 1 / 3, 0.5])
 
 
-def shares(
-    length: int, parts: tuple[Span, ...]
-) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    dense = np.zeros((len(parts), length))
-    for row, span in zip(dense, parts, strict=True):
-        row[span.origin_tok : span.origin_tok + span.length_tok] = span.weights
-    return dense
-
-
 @given(lengths, sides, overlaps)
-def test_weights_of_an_axis_are_positive_and_sum_to_one(length: int, side: int, o: float) -> None:
-    parts = spans(length, side, o)
-    assert all((span.weights > 0).all() for span in parts)
-    np.testing.assert_allclose(shares(length, parts).sum(axis=0), 1.0, rtol=0, atol=1e-12)
-
-
-@given(lengths, sides, overlaps)
-def test_a_token_of_one_tile_has_weight_exactly_one(length: int, side: int, o: float) -> None:
-    dense = shares(length, spans(length, side, o))
-    alone = (dense > 0).sum(axis=0) == 1
-    assert (dense[:, alone].max(axis=0, initial=0.0) == 1.0).all()
-
-
-@given(lengths, sides, overlaps)
-def test_tiles_begin_at_zero_end_with_the_axis_and_stay_inside(
-    length: int, side: int, o: float
-) -> None:
-    parts = spans(length, side, o)
+def test_tiles_cover_an_axis_and_share_it_out(length: int, side: int, overlap: float) -> None:
+    parts = spans(length, side, overlap)
     assert parts[0].origin_tok == 0
     assert parts[-1].origin_tok + parts[-1].length_tok == length
     assert {span.length_tok for span in parts} == {min(side, length)}
-
-
-@given(lengths, sides, overlaps)
-def test_neighbours_overlap_enough_and_are_evenly_spaced(length: int, side: int, o: float) -> None:
-    gaps = np.diff([span.origin_tok for span in spans(length, side, o)])
-    assert (side - gaps >= o * side - 1e-9).all()
+    gaps = np.diff([span.origin_tok for span in parts])
+    assert (side - gaps >= overlap * side - 1e-9).all()
     assert np.ptp(gaps) <= 1 if len(gaps) else length <= side
+    shares = np.zeros((len(parts), length))
+    for row, span in zip(shares, parts, strict=True):
+        assert (span.weights > 0).all()
+        row[span.origin_tok : span.origin_tok + span.length_tok] = span.weights
+    np.testing.assert_allclose(shares.sum(axis=0), 1.0, rtol=0, atol=1e-12)
+    alone = (shares > 0).sum(axis=0) == 1
+    assert (shares[:, alone].max(axis=0, initial=0.0) == 1.0).all()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,15 @@ import pytest
 from distributed import LocalCluster
 
 from stages.embed import cluster
-from stages.embed.cluster import ShardJob, make_shard
+from stages.embed.cluster import make_shard
+from stages.embed.config import EmbedConfig
 from stages.embed.stores import planned_store
 from store.codec import Projection
 from store.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    SSRError,
     StoreBusyError,
     StoreIncompleteError,
 )
@@ -40,7 +41,7 @@ def in_parts(world: World, count: int, **changes: Any) -> None:  # noqa: ANN401
 
 @pytest.mark.parametrize(
     ("codec", "projection"),
-    [("float16", None), ("int8-zstd", None), ("int8", Projection(12, whiten=True))],
+    [("float16", None), ("int8-zstd", Projection(12, whiten=True))],
 )
 def test_every_way_makes_the_same_bytes(
     world: World, tmp_path: Path, codec: str, projection: Projection | None
@@ -70,7 +71,7 @@ def test_a_killed_worker_costs_its_shard_only(world: World, tmp_path: Path) -> N
     result = world.run(kill, **DASK, **THREADS)
     assert len(killed) == 1
     assert children() == []
-    assert result.domains["source"].embedded == 5
+    assert result.embedded == 5
     assert world.features() == undisturbed.features()
 
 
@@ -143,13 +144,18 @@ def test_a_worker_writes_no_other_weights_and_not_for_a_process_that_ended(world
     )
     with StoreWriter(world.store_url, planned.spec, planned.images, config.levels) as writer:
         (task,) = writer.pending()
-        job = ShardJob.of(config, world.folder / "images", writer.shards)
-        other = replace(job, config=changed(job.config, seed=9))
-        result = make_shard(other, task, world.records)
+        images, shards = world.folder / "images", writer.shards
+
+        def make(config: EmbedConfig) -> SSRError | None:
+            return make_shard(
+                task, world.records, config=config, root=images, writer=shards, gpus=()
+            )
+
+        result = make(changed(config, seed=9))
         assert isinstance(result, CheckpointError)
         assert "other weights" in str(result)
     before = world.features()
-    result = make_shard(job, task, world.records)
+    result = make(config)
     assert isinstance(result, StoreBusyError)
     assert "has ended, or another took over" in str(result)
     assert world.features() == before

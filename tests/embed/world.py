@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stages.embed.config import EmbedConfig
-from stages.embed.stage import EmbedResult, Progress, Step, run
+from stages.embed.stage import DomainResult, Progress, Step, run
 from stages.prepare.datasets.camvid import CAMVID_11
 from stages.prepare.geometry import Size, working_size
 from stages.prepare.manifest import ImageRecord, Manifest
@@ -101,7 +101,7 @@ class World:
         progress: Progress = silent,
         step: Step = "all",
         **changes: Any,  # noqa: ANN401
-    ) -> EmbedResult:
+    ) -> DomainResult:
         """Run the stage with changed keys of the config."""
         return run(
             changed(self.config, **changes),
@@ -114,7 +114,7 @@ class World:
             progress=progress,
             step=step,
             projection=self.projection,
-        )
+        )["source"]
 
     def features(self) -> dict[str, bytes]:
         """Content of every file of every store but those of leases, and of the index."""

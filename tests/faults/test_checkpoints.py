@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import SamVisionConfig, SamVisionModel
 
+from stages.embed.teachers.encoder import Encoder
 from stages.embed.teachers.sam_encoder import (
     PREFIX,
-    SamEncoder,
     draw_encoder,
     hash_weights,
     load_encoder,
@@ -55,12 +55,8 @@ def behind(prefix: str, table: Table) -> dict[str, Tensor]:
     return {prefix + name: tensor for name, tensor in table.items()}
 
 
-def teacher(path: Path) -> SamEncoder:
-    return SamEncoder(
-        load_encoder(TINY, path),
-        torch.device("cpu"),
-        "float32",
-    )
+def teacher(path: Path) -> Encoder:
+    return Encoder(load_encoder(TINY, path), TINY.side_px, torch.device("cpu"), "float32")
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def survive_full_disks(world: World, expected: dict[str, bytes], options: list[s
                 assert_only_incomplete(store)
             done = len(list(folder.glob("features/source/*.zarr/ledger/stride8/*.json")))
             disk.change("size=8m,nr_inodes=1000")
-            assert cramped.run().domains["source"].embedded == max(0, 5 - 2 * done)
+            assert cramped.run().embedded == max(0, 5 - 2 * done)
             assert cramped.features() == expected, option
 
 

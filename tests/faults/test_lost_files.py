@@ -50,8 +50,8 @@ def shift(folder: Path) -> None:
 def test_the_next_run_embeds_what_a_lost_or_cut_file_costs_and_no_more(
     world: World, damage: Callable[[Path], object], name: str, embedded: int
 ) -> None:
-    store = Path(world.run().domains["source"].path)
+    store = Path(world.run().path)
     before = world.features()
     damage(store / name)
-    assert world.run().domains["source"].embedded == embedded
+    assert world.run().embedded == embedded
     assert world.features() == before

@@ -19,7 +19,7 @@ def embed_some(world: World, count: int) -> Path:
     """Embed the first images only; return the store."""
     all_of_them = dict(world.records)
     world.records = dict(list(all_of_them.items())[:count])
-    store = Path(world.run().domains["source"].path)
+    store = Path(world.run().path)
     world.records = all_of_them
     return store
 
@@ -38,7 +38,7 @@ def test_a_read_only_disk_is_one_line_changes_nothing_and_can_be_read(
         window = FeatureReader(store).window("source/train/b", "stride8", 0, 0, 12, 16)
         assert np.isfinite(window).all()
         disk.change("rw")
-        assert world.run().domains["source"].embedded == 1
+        assert world.run().embedded == 1
         assert world.features() == undisturbed(world)
 
 
@@ -55,7 +55,7 @@ def test_a_read_only_disk_is_one_line_changes_nothing_and_can_be_read(
 def test_a_folder_without_permission_is_one_line_and_keeps_what_is_done(
     world: World, undisturbed: Undisturbed, folder: str, says: str
 ) -> None:
-    store = Path(world.run().domains["source"].path)
+    store = Path(world.run().path)
     world.index_path.unlink()
     if folder == "features":
         shutil.rmtree(store.parent)

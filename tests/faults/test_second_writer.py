@@ -24,7 +24,7 @@ def test_a_second_writer_is_refused_and_told_who_writes_and_the_first_is_not_dis
         first.go_on()
         assert first.end() == 5
     assert world.features() == undisturbed(world)
-    assert world.run().domains["source"].embedded == 0
+    assert world.run().embedded == 0
 
 
 def test_a_stopped_writer_keeps_its_store_and_a_killed_one_frees_it_at_once(

@@ -71,7 +71,7 @@ def photos(world: World) -> World:
         label = Image.fromarray(np.zeros(SIZE_PX, np.uint8))
         label.save(world.folder / "images" / "labels" / f"{name}.png")
     list_photos(world)
-    assert world.run().domains["source"].embedded == 5
+    assert world.run().embedded == 5
     return world
 
 
@@ -81,7 +81,7 @@ def test_touched_images_and_stores_change_nothing(photos: World, moment_s: float
     for path in photos.folder.rglob("*"):
         os.utime(path, (moment_s, moment_s))
     assert not list_photos(photos).changed
-    assert photos.run().domains["source"].embedded == 0
+    assert photos.run().embedded == 0
     assert photos.features() == before
     assert verify(next(photos.store_url.glob("source/*.zarr"))).sound
 
@@ -92,7 +92,7 @@ def test_a_photo_that_differs_in_content_alone_is_embedded_again(
 ) -> None:
     put(photo(photos, "c"), partial(save_photo, seed=77))
     assert list_photos(photos).changed
-    assert photos.run().domains["source"].embedded == 2
+    assert photos.run().embedded == 2
     assert photos.features() == fresh(photos, undisturbed)
 
 
@@ -108,10 +108,10 @@ def test_weights_replaced_by_others_of_the_same_size_and_time_make_another_store
     teacher = world.folder / "teacher.pth"
     world.config = changed(world.config, weights=str(teacher))
     save(teacher, seed=5)
-    first = world.run().domains["source"]
+    first = world.run()
     old = {name: data for name, data in world.features().items() if ".zarr/" in name}
     put(teacher, partial(save, seed=6))
-    second = world.run().domains["source"]
+    second = world.run()
     assert second.path != first.path
     assert second.embedded == 5
     new = world.features()
@@ -119,5 +119,5 @@ def test_weights_replaced_by_others_of_the_same_size_and_time_make_another_store
     assert {name: data for name, data in new.items() if name not in old} == undisturbed(world)
     put(teacher, partial(save, seed=5))
     os.utime(teacher, (1.0, 1.0))
-    back = world.run().domains["source"]
+    back = world.run()
     assert (back.path, back.embedded) == (first.path, 0)

@@ -87,7 +87,7 @@ def _embed(world: World, pause_at: int, first: Callable[[], None], there: Connec
     first()
     there.send(_READY)
     try:
-        outcome = world.run(progress).domains["source"].embedded
+        outcome = world.run(progress).embedded
     except SSRError as error:
         outcome = error
     there.send(outcome)

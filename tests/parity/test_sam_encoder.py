@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from stages.device import float32_on_gpu
 from stages.embed.task import tile_input
-from stages.embed.teachers.sam_encoder import PREFIX, SamEncoder, build_encoder, load_encoder
+from stages.embed.teachers.encoder import Encoder
+from stages.embed.teachers.sam_encoder import PREFIX, build_encoder, fuse_attention, load_encoder
 from stages.embed.teachers.sam_sizes import ARCHITECTURES, NORM_EPS, Architecture, ArchitectureName
 from stages.embed.tiling import plan_tiles
 from stages.prepare.geometry import fit_size, working_size
@@ -27,7 +28,7 @@ def case(reference: Reference) -> Case:
 @pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def teacher(
     request: pytest.FixtureRequest, case: Case, tmp_path_factory: pytest.TempPathFactory
-) -> SamEncoder:
+) -> Encoder:
     meta = case.meta
     architecture = Architecture(
         name="reference",
@@ -43,21 +44,18 @@ def teacher(
     )
     path = tmp_path_factory.mktemp("sam") / "reference.pth"
     torch.save(case.params("param/"), path)
-    return SamEncoder(
-        load_encoder(architecture, path),
-        torch.device(request.param),
-        "float32",
-    )
+    encoder = fuse_attention(load_encoder(architecture, path))
+    return Encoder(encoder, architecture.side_px, torch.device(request.param), "float32")
 
 
-def test_the_epsilon_is_the_official_one(case: Case, teacher: SamEncoder) -> None:
+def test_the_epsilon_is_the_official_one(case: Case, teacher: Encoder) -> None:
     assert case.meta["eps"] == NORM_EPS
-    norms = [m for m in teacher.encoder.modules() if isinstance(m, nn.LayerNorm)]
+    norms = [m for m in teacher.network.modules() if isinstance(m, nn.LayerNorm)]
     assert norms
     assert {norm.eps for norm in norms} == {NORM_EPS}
 
 
-def test_outputs_and_every_block_are_the_official_ones(case: Case, teacher: SamEncoder) -> None:
+def test_outputs_and_every_block_are_the_official_ones(case: Case, teacher: Encoder) -> None:
     for key in case.keys("out/enc"):
         _, run, part = key.split("/")
         tiles = case.tensor(f"out/preprocess{run.removeprefix('enc')}")
@@ -110,7 +108,7 @@ def test_full_models_have_the_official_tensors(
     assert {key: list(value.shape) for key, value in ours.items()} == official
 
 
-def trace(teacher: SamEncoder, tiles: Tensor) -> dict[str, Tensor]:
+def trace(teacher: Encoder, tiles: Tensor) -> dict[str, Tensor]:
     """Encode and keep what every block, attention and the patch embedding returned."""
     seen: dict[str, Tensor] = {}
 
@@ -120,7 +118,7 @@ def trace(teacher: SamEncoder, tiles: Tensor) -> dict[str, Tensor]:
 
         return hook
 
-    encoder = teacher.encoder
+    encoder = teacher.network
     watched = {"patch_embed": encoder.get_submodule("patch_embed")}
     for k, block in enumerate(encoder.get_submodule("blocks").children()):
         watched |= {f"block{k}": block, f"attn{k}": block.get_submodule("attn")}

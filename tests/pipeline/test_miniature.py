@@ -16,7 +16,7 @@ from benchmarks.miniature.vit import write_vit
 from benchmarks.tables import arm_table, class_table
 from examples.drawn import TEACHER
 from pipeline.init import write_preset
-from stages.embed.teachers.sam_encoder import SamEncoder, load_encoder
+from stages.embed.teachers.sam_encoder import fuse_attention, load_encoder
 from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from stages.student.rein_vfm import FrozenViT
 from stages.student.student import load_student
@@ -38,8 +38,7 @@ def test_the_published_tables_and_plot_are_of_the_published_results() -> None:
 def test_rein_refines_the_blocks_of_the_drawn_worlds_teacher(tmp_path: Path) -> None:
     write_vit(tmp_path)
     frozen = FrozenViT(tmp_path, 256)
-    encoder = load_encoder(ARCHITECTURES["tiny"], TEACHER)
-    SamEncoder(encoder, torch.device("cpu"))
+    encoder = fuse_attention(load_encoder(ARCHITECTURES["tiny"], TEACHER))
     expected: list[torch.Tensor] = []
     for block in encoder.get_submodule("blocks").children():
         block.register_forward_hook(lambda _, __, out: expected.append(out))

@@ -15,7 +15,8 @@ from pipeline.plan import (
     size_bytes,
     tiles_per_step,
 )
-from stages.embed.teachers.sam_encoder import SamEncoder, macs_per_tile
+from stages.embed.teachers.encoder import Encoder
+from stages.embed.teachers.sam_encoder import macs_per_tile
 from stages.embed.teachers.sam_sizes import ArchitectureName
 from stages.prepare.labels import CITYSCAPES_19
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
@@ -87,16 +88,14 @@ def test_sizes_are_those_of_shards(there: Path) -> None:
 @pytest.mark.usefixtures("there")
 def test_tiles_are_counted_as_they_are_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = 0
-    start = SamEncoder.start
+    start = Encoder.start
 
-    def count(
-        self: SamEncoder, tiles: Sequence[Tensor], levels: Sequence[str]
-    ) -> dict[str, Tensor]:
+    def count(self: Encoder, tiles: Sequence[Tensor], levels: Sequence[str]) -> dict[str, Tensor]:
         nonlocal encoded
         encoded += len(tiles)
         return start(self, tiles, levels)
 
-    monkeypatch.setattr(SamEncoder, "start", count)
+    monkeypatch.setattr(Encoder, "start", count)
     demand("embed", "-S", LEVELS, "-S", "store.url=elsewhere")
     assert encoded == sum(level.tiles for level in planned(LEVELS))
 

@@ -35,10 +35,6 @@ def photo(seed: int, size: tuple[int, int] = (48, 64), low: int = 60, high: int 
     return np.clip(soft + rng.normal(0, 3, soft.shape), 0, 255).astype(np.uint8)
 
 
-def mix(made: Mixer, content: NDArray[np.uint8], style: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return made.mix(content, style)
-
-
 def log(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.log(image.astype(np.float32) + 4)
 
@@ -46,37 +42,37 @@ def log(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_strength_of_zero_changes_no_bit_and_half_goes_half_of_the_way(kind: str) -> None:
     content, style = photo(1), photo(2, low=10, high=90)
-    none, half, full = (mix(mixer(kind, strength), content, style) for strength in (0, 0.5, 1))
+    none, half, full = (mixer(kind, strength).mix(content, style) for strength in (0, 0.5, 1))
     np.testing.assert_array_equal(none, content)
     assert content.mean() > half.mean() + 10 > full.mean() + 20
 
 
 @pytest.mark.parametrize("kind", ALL)
-@pytest.mark.parametrize("size", [(1, 1), (2, 33), (33, 2), (48, 64), (100, 31)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 33), (100, 31)])
 def test_any_sizes_and_flat_images_mix_to_the_size_of_the_content(
     kind: str, size: tuple[int, int]
 ) -> None:
     made, style = mixer(kind), photo(3, (20, 50))
     for content in (photo(4, size), np.full((*size, 3), 255, np.uint8), np.zeros((*size, 3), "u1")):
         for one, other in ((content, style), (style, content)):
-            mixed = mix(made, one, other)
+            mixed = made.mix(one, other)
             assert mixed.shape == one.shape
             assert mixed.dtype == np.uint8
-            np.testing.assert_array_equal(mix(made, one, other), mixed)
+            np.testing.assert_array_equal(made.mix(one, other), mixed)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_light_in_the_dark_stays_the_brightest_in_any_style(kind: str) -> None:
     content, style = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64, 3), np.uint8)
     content[5, 7], style[:, 32:] = 255, 255
-    mixed = mix(mixer(kind), content, style)
+    mixed = mixer(kind).mix(content, style)
     assert (mixed[5, 7] == mixed.max()).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_image_in_its_own_style_stays_as_it_is(kind: str) -> None:
     content = photo(5)
-    assert np.abs(mix(mixer(kind), content, content).astype(int) - content).max() <= 2
+    assert np.abs(mixer(kind).mix(content, content).astype(int) - content).max() <= 2
 
 
 def test_the_transport_of_gaussians_is_symmetric_and_gives_the_covariance_that_is_wanted() -> None:
@@ -90,7 +86,7 @@ def test_the_transport_of_gaussians_is_symmetric_and_gives_the_covariance_that_i
 
 def test_statistics_moves_colours_to_the_mean_and_covariance_of_the_style() -> None:
     content, style = photo(1), photo(2, (30, 90), low=20, high=120)
-    mixed = log(mix(mixer("statistics", octaves=0), content, style))
+    mixed = log(mixer("statistics", octaves=0).mix(content, style))
     np.testing.assert_allclose(mixed.mean((0, 1)), log(style).mean((0, 1)), atol=5e-3)
     np.testing.assert_allclose(covariance(mixed), covariance(log(style)), atol=5e-3)
 
@@ -103,10 +99,10 @@ def test_statistics_scales_each_octave_to_the_style_within_its_bounds(
     soft = cv2.GaussianBlur(content.astype(np.float32), (0, 0), 3)
     style = np.clip(soft + grain * (content - soft), 0, 255).astype(np.uint8)
     keys = {"octaves": 2, "max_gain": most}
-    recoloured = mix(mixer("statistics", octaves=0), content, style)
+    recoloured = mixer("statistics", octaves=0).mix(content, style)
     before, after, like = (
         np.array([band.std() for band in pyramid(log(image), 2)[:2]])
-        for image in (recoloured, mix(mixer("statistics", **keys), content, style), style)
+        for image in (recoloured, mixer("statistics", **keys).mix(content, style), style)
     )
     assert after == pytest.approx(before * np.clip(like / before, 1 / most, most), rel=0.15)
     assert (np.abs(np.log(after / like)) < np.abs(np.log(before / like))).all()
@@ -116,7 +112,7 @@ def test_fourier_swaps_the_amplitude_of_low_frequencies_and_no_other() -> None:
     content, style = photo(1), photo(2, low=70, high=190)
     before, after, like = (
         np.fft.fft2(image, axes=(0, 1))
-        for image in (content, mix(mixer("fourier"), content, style), style)
+        for image in (content, mixer("fourier").mix(content, style), style)
     )
     frequency = [np.abs(np.fft.fftfreq(n, 1 / n)) for n in content.shape[:2]]
     low = np.maximum.outer(*frequency) <= 4  # a tenth of 48
@@ -131,7 +127,7 @@ def test_colour_moves_mean_and_spread_of_lab() -> None:
     content, style = photo(1), photo(2, low=60, high=150)
     lab = [
         cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-        for image in (mix(mixer("color"), content, style), style)
+        for image in (mixer("color").mix(content, style), style)
     ]
     for moment in (np.mean, np.std):
         one, other = (moment(image, axis=(0, 1)) for image in lab)
@@ -144,16 +140,16 @@ def test_jitter_draws_factors_for_each_pair_within_its_strength() -> None:
     half[4:] = 80
     red = np.full((8, 8, 3), [100, 40, 40], np.uint8)
     styles = [np.full((2, 3, 3), grey, np.uint8) for grey in range(250)]
-    np.testing.assert_array_equal(mix(mixer("jitter", 0), half, styles[0]), half)
+    np.testing.assert_array_equal(mixer("jitter", 0).mix(half, styles[0]), half)
     made = mixer("jitter", 0.5)
-    dark, light = np.array([mix(made, half, style)[[0, 7], 0, 0] for style in styles]).T / 60
+    dark, light = np.array([made.mix(half, style)[[0, 7], 0, 0] for style in styles]).T / 60
     brightness, contrast = (dark + light) / 2, 3 * (light - dark) / (dark + light)
     for factor in (brightness, contrast):
         assert 0.44 < factor.min() < 0.56
         assert 1.44 < factor.max() < 1.56
         assert factor.mean() == pytest.approx(1, abs=0.06)
     assert abs(np.corrcoef(brightness, contrast)[0, 1]) < 0.2
-    mixed = np.array([mix(made, red, style)[0, 0] for style in styles]).astype(float)
+    mixed = np.array([made.mix(red, style)[0, 0] for style in styles]).astype(float)
     grey = mixed @ (0.299, 0.587, 0.114)
     colour = (mixed[:, 0] - mixed[:, 1]) / grey / (60 / (40 + 0.299 * 60))
     assert colour.min() < 0.4  # contrast's and saturation's product

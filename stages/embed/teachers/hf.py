@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import Field
 
-from stages.embed.teachers.teacher import RGB, Precision, Teacher, TeacherLevel, file_sha256
-from stages.fields import DeviceName, Name, PathText
+from stages.embed.teachers.teacher import RGB, Teacher, TeacherLevel, file_sha256
+from stages.fields import Name, PathText
 from stages.hf_models import (
     CONFIG,
     FAMILIES,
@@ -28,8 +28,8 @@ from stages.hf_models import (
 from store.errors import CheckpointError, ConfigError
 from store.fingerprint import fingerprint_of
 
-if TYPE_CHECKING:  # torch
-    from stages.embed.teachers.encoder import TileEncoder
+if TYPE_CHECKING:
+    from torch import nn
 
 _PYRAMID_MULTIPLE_PX: Final = 32
 _VIT_STRIDES: Final = (8, 16, 32)
@@ -41,11 +41,6 @@ class HfTeacher(Teacher):
     A ViT's levels are `stride8`, `stride16` and `stride32`, the same network on the image at three
     scales, followed by `_block5` where block 5 is tapped and not the last one.
     """
-
-    origin: ClassVar[str] = "Hugging Face"
-    weights_keys: ClassVar[tuple[str, ...]] = (
-        "architecture", "config", "weights_sha256", "mean", "std", "licence",
-    )  # fmt: skip
 
     kind: Literal["hf"] = Field(description="A model in Hugging Face's format.")
     weights: PathText = Field(
@@ -180,19 +175,14 @@ class HfTeacher(Teacher):
             "norm": self.norm,
         }
 
-    def load(
-        self, device: DeviceName, precision: Precision, *, compiled: bool = False
-    ) -> "TileEncoder":
-        """Load the model; see `Teacher.load`."""
-        from stages.device import pick_device
-        from stages.embed.teachers.encoder import HfNetwork, TileEncoder
+    def network(self) -> "nn.Module":
+        """Load the model."""
+        from stages.embed.teachers.encoder import HfNetwork
 
         facts = self.facts()
         self._require_fit(facts)
         model = load_model(self._folder((*SMALL, "*.safetensors*")), facts, name=self.name)
-        network = HfNetwork(model, facts, self.blocks(), self.maps(), norm=self.norm)
-        place = pick_device(device, "embed.device")
-        return TileEncoder(network, self.side_px, place, precision, compiled=compiled)
+        return HfNetwork(model, facts, self.blocks(), self.maps(), norm=self.norm)
 
     def _require_fit(self, facts: Facts) -> None:
         """Refuse taps that the model does not have, and pixels that it would drop silently."""

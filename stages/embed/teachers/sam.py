@@ -2,23 +2,21 @@
 
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from stages.embed.teachers.sam_sizes import ARCHITECTURES, Architecture, ArchitectureName
-from stages.embed.teachers.teacher import RGB, Precision, Teacher, TeacherLevel
-from stages.fields import DeviceName, PathText, Seed
+from stages.embed.teachers.teacher import RGB, Teacher, TeacherLevel
+from stages.fields import PathText, Seed
 from stages.prepare.pixels import MEAN, STD
 
-if TYPE_CHECKING:  # torch
-    from stages.embed.teachers.sam_encoder import SamEncoder
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class SamTeacher(Teacher):
     """SAM's image encoder: one level per pass, its image enlarged so that a patch is a token."""
-
-    origin: ClassVar[str] = "github.com/facebookresearch/segment-anything"
 
     kind: Literal["sam"] = Field(description="SAM's image encoder.")
     architecture: ArchitectureName = Field(
@@ -34,6 +32,14 @@ class SamTeacher(Teacher):
     def name(self) -> str:
         """The architecture."""
         return self.architecture
+
+    @property
+    def missing(self) -> str:
+        """The file, and where to get it."""
+        return (
+            f"{self.weights}: no such weight file; download it to there (addresses: "
+            "github.com/facebookresearch/segment-anything), or set embed.teacher.weights to another"
+        )
 
     @property
     def size(self) -> Architecture:
@@ -80,18 +86,10 @@ class SamTeacher(Teacher):
             "channels": self.size.channels,
         }
 
-    def load(
-        self, device: DeviceName, precision: Precision, *, compiled: bool = False
-    ) -> "SamEncoder":
-        """Load or draw the weights; see `Teacher.load`."""
-        from stages.device import pick_device
-        from stages.embed.teachers.sam_encoder import SamEncoder, draw_encoder, load_encoder
+    def network(self) -> "nn.Module":
+        """Load or draw the weights."""
+        from stages.embed.teachers.sam_encoder import draw_encoder, fuse_attention, load_encoder
 
-        encoder = (
-            load_encoder(self.size, self.path)
-            if self.trained
-            else draw_encoder(self.size, self.seed)
-        )
-        return SamEncoder(
-            encoder, pick_device(device, "embed.device"), precision, compiled=compiled
-        )
+        if self.trained:
+            return fuse_attention(load_encoder(self.size, self.path))
+        return fuse_attention(draw_encoder(self.size, self.seed))

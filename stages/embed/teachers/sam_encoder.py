@@ -20,7 +20,7 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Final, cast
@@ -32,9 +32,8 @@ from torch.backends.cuda import SDPAParams, can_use_cudnn_attention
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from stages.embed.teachers.encoder import TileEncoder
 from stages.embed.teachers.sam_sizes import ARCHITECTURES, NORM_EPS, Architecture, ArchitectureName
-from stages.embed.teachers.teacher import Precision, file_sha256
+from stages.embed.teachers.teacher import file_sha256
 from stages.weight_files import differences, prefixes_of, read_tensors
 from store.errors import CheckpointError, ConfigError
 
@@ -53,33 +52,6 @@ HUGGING_FACE: Final = {
     "layer_norm2.": "norm2.",
 }
 """Part of a name in transformers' SamModel -> the official one, in the order to replace them."""
-
-
-class SamEncoder(TileEncoder):
-    """An image encoder that maps normalised tiles to tokens, one level at a time.
-
-    Args:
-        encoder: an official `ImageEncoderViT` with its weights; its attention is replaced.
-        device, precision, compiled: as in `TileEncoder`.
-    """
-
-    def __init__(
-        self,
-        encoder: nn.Module,
-        device: torch.device,
-        precision: Precision = "float32",
-        *,
-        compiled: bool = False,
-    ) -> None:
-        patch_px = encoder.get_parameter("patch_embed.proj.weight").shape[-1]
-        self.channels = encoder.get_parameter("neck.3.bias").numel()
-        side_px = encoder.get_parameter("pos_embed").shape[1] * patch_px
-        fuse_attention(encoder)
-        super().__init__(encoder, side_px, device, precision, compiled=compiled)
-
-    def _features(self, batch: Tensor, levels: Sequence[str]) -> dict[str, Tensor]:
-        (level,) = levels
-        return {level: self._forward(batch)}
 
 
 def build_encoder(architecture: Architecture) -> nn.Module:
@@ -247,10 +219,11 @@ class FusedAttention(nn.Module):
         return cast(Tensor, self.proj(mixed.transpose(1, 2).reshape(batch, height, width, -1)))
 
 
-def fuse_attention(encoder: nn.Module) -> None:
-    """Replace the attention of every block of an official `ImageEncoderViT`, in place."""
+def fuse_attention(encoder: nn.Module) -> nn.Module:
+    """Replace the attention of every block of an official `ImageEncoderViT`, and return it."""
     for block in encoder.get_submodule("blocks").children():
         block.attn = FusedAttention(block.get_submodule("attn"))
+    return encoder
 
 
 def _offsets(table: Tensor) -> Tensor:

@@ -1,12 +1,10 @@
 """The protocol of teachers: what stage one asks of one before and after its network is loaded."""
 
-# B tiles, C channels, h w tokens
-
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from pydantic import Field
 
@@ -15,8 +13,9 @@ from store.errors import CheckpointError
 from store.fingerprint import sha256_of_file
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+    from torch import nn
+
+    from stages.embed.teachers.encoder import Encoder
 
 Precision = Literal["float32", "bfloat16", "float16"]
 RGB = tuple[float, float, float]
@@ -37,37 +36,8 @@ class TeacherLevel(NamedTuple):
     input_scale: float
 
 
-class Encoder(Protocol):
-    """The loaded network of a teacher."""
-
-    device: "torch.device"
-    side_px: int
-
-    def start(self, tiles: "Sequence[Tensor]", levels: Sequence[str]) -> "Mapping[str, Tensor]":
-        """Begin to encode a batch of tiles; a GPU works on while the caller does something else.
-
-        Tiles are each (3, side_px, side_px) float32, RGB normalised as the student's, on any
-        device; the levels are of one input scale.
-
-        Returns:
-            level -> (B, C, h, w) float32, on the encoder's device.
-        """
-
-    def encode(self, tiles: "Tensor", levels: Sequence[str]) -> "Mapping[str, Tensor]":
-        """Encode (B, 3, side_px, side_px), wait for it and return it on the CPU."""
-
-
 class Teacher(Section):
-    """Section `embed.teacher` of one kind; no torch before `load` where it can be helped.
-
-    Attributes:
-        origin: where its weights are published, for people.
-        weights_keys: keys of `weights_identity`, by which a store's teacher is recognised where
-            the weights are not at hand.
-    """
-
-    origin: ClassVar[str]
-    weights_keys: ClassVar[tuple[str, ...]] = ("weights_sha256", "seed", "torch")
+    """Section `embed.teacher` of one kind; no torch before `load` where it can be helped."""
 
     weights: PathText = Field(description="File of its weights.")
 
@@ -97,12 +67,9 @@ class Teacher(Section):
         return True
 
     @property
+    @abstractmethod
     def missing(self) -> str:
         """What to say where the weights are not at hand: what is missing, and the cure."""
-        return (
-            f"{self.weights}: no such weight file; download it to there (addresses: "
-            f"{self.origin}), or set embed.teacher.weights to another"
-        )
 
     def absolute(self) -> Self:
         """Return it for a process in another folder: the path of its weights is absolute."""
@@ -153,14 +120,23 @@ class Teacher(Section):
         """Return what its features depend on, in JSON's types; `weights` is `weights_identity`."""
 
     @abstractmethod
-    def load(self, device: DeviceName, precision: Precision, *, compiled: bool = False) -> Encoder:
-        """Load the network.
+    def network(self) -> "nn.Module":
+        """Build the network with its weights, as `Encoder` takes it.
 
         Raises:
             CheckpointError: for a weight file that is missing, damaged or of another network.
-            ConfigError: where a package or device is missing, or the device does not compute in
-                this precision.
+            ConfigError: where a package is missing.
         """
+
+    def load(
+        self, device: DeviceName, precision: Precision, *, compiled: bool = False
+    ) -> "Encoder":
+        """Load the network onto a device; raises what `network` and `Encoder` do."""
+        from stages.device import pick_device
+        from stages.embed.teachers.encoder import Encoder
+
+        place = pick_device(device, "embed.device")
+        return Encoder(self.network(), self.side_px, place, precision, compiled=compiled)
 
 
 def file_sha256(path: Path) -> str:

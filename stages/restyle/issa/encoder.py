@@ -32,12 +32,9 @@ class Encoded(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """ResNet and feature pyramid, a head for each latent and for each noise map.
+    """ResNet and feature pyramid, a head for each latent and for each noise map of a generator.
 
-    Args:
-        generator: Whose latents and maps it predicts.
-        mean: Mean latent (D,) of the generator.
-        channels: Of the finest map, and of the pyramid.
+    `mean` is the generator's mean latent (D,), `channels` are those of the pyramid.
     """
 
     def __init__(self, generator: Generator, mean: Tensor, channels: int) -> None:
@@ -96,11 +93,7 @@ def _map_head(ins: int, outs: int) -> nn.Sequential:
 def draw_mask(batch: int, side: int, share: float, rng: torch.Generator) -> Tensor:
     """Choose the patches of a map that are kept: bool (B, 1, side/4, side/4), as many in each.
 
-    Args:
-        batch: B.
-        side: Cells along the map.
-        share: Of the patches that are not kept; their number is rounded.
-        rng: Draws them.
+    The map has S cells along a side; `share`, rounded to patches, is not kept.
     """
     patches = (side // PATCH) ** 2
     dropped = round(share * patches)

@@ -23,11 +23,16 @@ from torch import Tensor, nn
 from stages.device import pick_device
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import read_raw
-from stages.restyle.issa.discriminator import Discriminator, PatchDiscriminator
-from stages.restyle.issa.encoder import Encoder, draw_mask
-from stages.restyle.issa.generator import Generator
-from stages.restyle.issa.losses import EncoderLoss, Perceptual, gradient_penalty, hinge
-from stages.restyle.mixers.issa import Issa
+from stages.restyle.issa.encoder import Encoder, draw_mask, kept_pixels, masked
+from stages.restyle.issa.generator import Discriminator, Generator, Maps
+from stages.restyle.issa.losses import (
+    PatchDiscriminator,
+    Perceptual,
+    encoder_terms,
+    gradient_penalty,
+    hinge,
+)
+from stages.restyle.mixers.issa import ENCODER, GENERATOR, Issa
 from stages.weight_files import load_parts, save_parts
 from store.atomic import make_folder
 from store.errors import DataError, TrainingError
@@ -35,12 +40,10 @@ from store.fingerprint import fingerprint_of
 from store.lease import writer_lock
 
 FORMAT: Final = 1
-GENERATOR, ENCODER = "generator.pt", "encoder.pt"
 
 _LAZY: Final = 16  # steps from one gradient penalty to the next
 _SAME_STYLE: Final = 0.1  # share of generated images that one latent makes
 _HALF_LIFE: Final = (10_000, 0.05)  # of averages: images, and at most this share of those so far
-_COOLDOWN: Final = (200_000, 500_000)  # images: the latents' term falls between them to 0
 _ANNEALING: Final = (100 / 375, 250 / 375)  # published, as shares of steps; to a tenth of the rate
 
 Progress = Callable[[int, int, str], None]
@@ -80,12 +83,9 @@ def as_pixels(made: Tensor) -> Tensor:
 
 
 class Fit(ABC):
-    """A training: its parts, and a step.
+    """A training on images (N, 3, S, S), uint8: its parts, and a step.
 
-    Args:
-        config: Section `restyle.mixer`.
-        images: uint8 (N, 3, S, S).
-        stream: Which random numbers of the seed are its own.
+    `stream` tells which random numbers of the seed are its own.
     """
 
     steps: int
@@ -143,9 +143,8 @@ class GeneratorFit(Fit):
         self._gamma = 0.0002 * side**2 / config.batch_size  # as NVIDIA's automatic settings
         rate, betas = config.generator_lr, (0.0, 0.99)
         self._of_generator = torch.optim.Adam(self.generator.parameters(), rate, betas, 1e-8)
-        self._of_discriminator = torch.optim.Adam(
-            self.discriminator.parameters(), rate, betas, 1e-8
-        )
+        judge = self.discriminator.parameters()
+        self._of_discriminator = torch.optim.Adam(judge, rate, betas, 1e-8)
         self.parts = {
             "averaged": self.averaged,
             "generator": self.generator,
@@ -224,12 +223,7 @@ class EncoderFit(Fit):
         self._of_discriminator = torch.optim.Adam(
             self.discriminator.parameters(), config.encoder_lr / 10, (0.0, 0.99), 1e-8
         )
-        self.loss = EncoderLoss(
-            lambda w, maps: self.generator(w, maps=maps),
-            self.discriminator,
-            (perceptual or Perceptual()).to(self.device),
-            _COOLDOWN,
-        )
+        self.perceptual = (perceptual or Perceptual()).to(self.device)
         self.parts = {
             "averaged": self.averaged,
             "encoder": self.encoder,
@@ -238,6 +232,11 @@ class EncoderFit(Fit):
             "discriminator optimizer": self._of_discriminator,
             "frozen generator": self.generator,
         }
+
+    def reconstruct(self, w: Tensor, maps: Maps) -> Tensor:
+        """Generate images (2B, 3, S, S) from latents (2B, L, D) and noise maps."""
+        made: Tensor = self.generator(w, maps=maps)
+        return made
 
     def step(self, number: int) -> dict[str, Tensor]:
         """Update the encoder, then the discriminators."""
@@ -249,18 +248,24 @@ class EncoderFit(Fit):
             known = generator.repeated(generator.style(self.noise(rng, count, generator.latent)))
             images = torch.cat([real, generator(known)])
         encoded = self.encoder(images)
-        side = encoded.maps[0].shape[-1]
-        masks = [
-            draw_mask(2 * count, side, self.config.mask, rng).to(self.device) for _ in range(2)
-        ]
-        noise = [self.noise(rng, *each.shape) for each in encoded.maps]
+        first, second = encoded.maps
+        one, two = (
+            draw_mask(2 * count, first.shape[-1], self.config.mask, rng).to(self.device)
+            for _ in range(2)
+        )
+        first = masked(first, one, self.noise(rng, *first.shape))
+        second = masked(second, two, self.noise(rng, *second.shape))
+        made = self.reconstruct(encoded.w, (first, second))
         self.discriminator.requires_grad_(False)
-        terms, made = self.loss(
+        remade = self.discriminator(made[:count])  # before the real ones: its norms are iterated
+        terms = encoder_terms(
             images,
+            made,
             encoded,
-            known,
-            masks=(masks[0], masks[1]),
-            noise=(noise[0], noise[1]),
+            known=known,
+            kept=kept_pixels((one, two)),
+            distances=self.perceptual(images, made),
+            found=(self.discriminator(real), remade),
             seen=2 * count * number,
         )
         _update(self._of_encoder, torch.stack([*terms.values()]).sum())
@@ -288,11 +293,7 @@ def annealed(done: float) -> float:
 def fit(training: Fit, path: Path, *, header: Mapping[str, object], progress: Progress) -> None:
     """Train to the last step, from the last checkpoint on; a finished training is left as it is.
 
-    Args:
-        training: What, at its beginning.
-        path: Its checkpoint.
-        header: All that determines it.
-        progress: Called after each step.
+    `header` is all that determines it; its checkpoint goes to `path`.
 
     Raises:
         CheckpointError: The checkpoint is of another training, or damaged.

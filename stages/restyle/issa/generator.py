@@ -1,11 +1,12 @@
-"""A generator of StyleGAN2's type (arXiv 1912.04958), in plain PyTorch, of square images.
+"""Networks of StyleGAN2's type (arXiv 1912.04958), in plain PyTorch, of square images.
 
-Differs from StyleGAN2: bilinear upsampling before the convolution takes the place of its filters,
-four mapping layers that of eight; nothing regularises path lengths.
+Differs from StyleGAN2: bilinear upsampling before the convolution and means of 2x2 take the place
+of its filters, four mapping layers that of eight; nothing regularises path lengths.
 """
 
 # B batch, C channels, S side of the image, D length of a latent, L latents of an image
 
+from itertools import pairwise
 from math import log2, sqrt
 from typing import Final
 
@@ -66,12 +67,7 @@ class EqualConv(nn.Module):
 class StyledConv(nn.Module):
     """A convolution whose input channels are scaled by a latent (section 2.2, equations 1 to 3).
 
-    Args:
-        ins: Channels of its input.
-        outs: Of its output.
-        latent: D.
-        side: Of its output; of its input too, unless it is asked to double.
-        doubles: Whether it first doubles the side.
+    Its output has the side; so has its input, unless it doubles.
     """
 
     def __init__(
@@ -118,13 +114,7 @@ class ToColor(nn.Module):
 
 
 class Generator(nn.Module):
-    """Mapping and synthesis.
-
-    Args:
-        side: S, a power of two.
-        channels: Most channels of a map.
-        latent: D, of noise and of style.
-    """
+    """Mapping and synthesis; the side is a power of two, channels are the most of a map."""
 
     def __init__(self, side: int, channels: int, latent: int) -> None:
         super().__init__()
@@ -184,3 +174,42 @@ class Generator(nn.Module):
                     image = F.interpolate(image, scale_factor=2, mode="bilinear") + colors
         assert image is not None, "there is a block at least"
         return image
+
+
+class Discriminator(nn.Module):
+    """Residual network that scores images; side and channels as of `Generator`."""
+
+    def __init__(self, side: int, channels: int) -> None:
+        super().__init__()
+        sides = [2**power for power in range(int(log2(side)), 1, -1)]
+        self.first = EqualConv(3, width(channels, side), 1)
+        self.blocks = nn.ModuleList(
+            _Residual(width(channels, a), width(channels, b)) for a, b in pairwise(sides)
+        )
+        self.last = EqualConv(channels + 1, channels, 3)
+        self.hidden = EqualLinear(16 * channels, channels)
+        self.score = EqualLinear(channels, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Score images (B, 3, S, S): (B,)."""
+        x = activate(self.first(image))
+        for block in self.blocks:
+            x = block(x)
+        spread = x.var(0, correction=0).add(1e-8).sqrt().mean()  # of the batch; few modes show
+        x = torch.cat([x, spread.expand(len(x), 1, 4, 4)], 1)
+        x = activate(self.last(x)).flatten(1)
+        scores: Tensor = self.score(activate(self.hidden(x))).squeeze(1)
+        return scores
+
+
+class _Residual(nn.Module):
+    def __init__(self, ins: int, outs: int) -> None:
+        super().__init__()
+        self.one, self.two = EqualConv(ins, ins, 3), EqualConv(ins, outs, 3)
+        self.skip = EqualConv(ins, outs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skipped = self.skip(F.avg_pool2d(x, 2))
+        x = F.avg_pool2d(activate(self.two(activate(self.one(x)))), 2)
+        both: Tensor = (x + skipped) / sqrt(2)
+        return both

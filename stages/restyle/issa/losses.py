@@ -1,19 +1,20 @@
-"""Losses of generator and encoder, and the published weights of their sum."""
+"""Losses of generator and encoder, and the networks that measure them."""
 
 # B batch, C channels, S side of the image, D length of a latent, L latents of an image
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from stages.efficientnet_lite import MEAN, STD, EfficientNetLite, pretrained
-from stages.restyle.issa.encoder import Encoded, kept_pixels, masked
-from stages.restyle.issa.generator import Maps
+from stages.restyle.issa.encoder import Encoded
 
+SCALES: Final = 3
 Features = Sequence[Sequence[Tensor]]
 """Maps of each layer of a discriminator, for each of its scales; the last are the scores."""
 
@@ -26,6 +27,9 @@ WEIGHTS: Final = {
     "latent": 0.1,
 }
 """Of the encoder's losses, as published."""
+
+COOLDOWN: Final = (200_000, 500_000)
+"""Images between which the latents' term falls to 0."""
 
 
 class Perceptual(nn.Module):
@@ -59,20 +63,41 @@ class Perceptual(nn.Module):
         return torch.stack(parts).mean(0)
 
 
-def pixel_loss(image: Tensor, made: Tensor, kept: Tensor) -> Tensor:
-    """Return the squared error of the kept pixels, as a mean over all."""
-    return ((image - made).square() * kept).mean()
+class PatchDiscriminator(nn.Module):
+    """Three networks that score patches: of the image, its half and its quarter (pix2pixHD's)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scales = nn.ModuleList(_patches(channels) for _ in range(SCALES))
+
+    def forward(self, image: Tensor) -> list[list[Tensor]]:
+        """Return the maps of each layer, for each scale; the last of them are the scores."""
+        found = []
+        for network in self.scales:
+            assert isinstance(network, nn.ModuleList)
+            maps = [image]
+            for layer in network:
+                maps.append(layer(maps[-1]))
+            found.append(maps[1:])
+            image = F.avg_pool2d(image, 3, stride=2, padding=1, count_include_pad=False)
+        return found
+
+
+def _patches(channels: int) -> nn.ModuleList:
+    widths = [3, channels, 2 * channels, 4 * channels, 4 * channels]
+    layers: list[nn.Module] = []
+    for number, (ins, outs) in enumerate(pairwise(widths)):
+        conv = nn.Conv2d(ins, outs, 4, stride=2 if number < 3 else 1, padding=2)
+        norm = nn.InstanceNorm2d(outs) if number else nn.Identity()
+        layers.append(nn.Sequential(spectral_norm(conv), norm, nn.LeakyReLU(0.2)))
+    layers.append(spectral_norm(nn.Conv2d(widths[-1], 1, 4, padding=2)))
+    return nn.ModuleList(layers)
 
 
 def hinge(real: Features, made: Features) -> Tensor:
     """Return the patch discriminators' loss, a mean over scales."""
     pairs = zip(real, made, strict=True)
     return _mean([F.relu(1 - r[-1]).mean() + F.relu(1 + m[-1]).mean() for r, m in pairs])
-
-
-def adversarial(made: Features) -> Tensor:
-    """Return the adversarial loss of what made the images."""
-    return _mean([-scale[-1].mean() for scale in made])
 
 
 def feature_matching(real: Features, made: Features) -> Tensor:
@@ -87,14 +112,9 @@ def feature_matching(real: Features, made: Features) -> Tensor:
     )
 
 
-def magnitude(maps: Maps) -> Tensor:
-    """Return the mean of the absolute values of both noise maps."""
-    return _mean([each.abs().mean() for each in maps])
-
-
-def cooled(images: int, cooldown: tuple[int, int]) -> float:
-    """Return what remains of a weight after so many images: 1, falling from start to end to 0."""
-    start, end = cooldown
+def cooled(images: int) -> float:
+    """Return what remains of the latents' weight after so many images: 1, then falling to 0."""
+    start, end = COOLDOWN
     return min(1.0, max(0.0, (end - images) / (end - start)))
 
 
@@ -104,58 +124,39 @@ def gradient_penalty(scores: Tensor, image: Tensor) -> Tensor:
     return gradient.square().sum((1, 2, 3)).mean()
 
 
-@dataclass(frozen=True)
-class EncoderLoss:
-    """The encoder's loss, from the networks that it is measured by.
+def encoder_terms(
+    images: Tensor,
+    made: Tensor,
+    encoded: Encoded,
+    *,
+    known: Tensor,
+    kept: Tensor,
+    distances: Tensor,
+    found: tuple[Features, Features],
+    seen: int,
+) -> dict[str, Tensor]:
+    """Return the weighted terms of the encoder's loss.
 
-    Attributes:
-        generate: Latents and noise maps -> images.
-        discriminate: Images -> features.
-        distance: Pairs of images -> perceptual distances.
-        cooldown: Images after which the latents' term begins to fall, and after which it is 0.
+    Args:
+        images: (2B, 3, S, S): real ones, then generated ones.
+        made: Their reconstructions.
+        encoded: Of all of them.
+        known: Latents (B, L, D) of the generated ones.
+        kept: Pixels (2B, 1, S, S) that count.
+        distances: Perceptual ones (2B,) of images and reconstructions.
+        found: The discriminator's features of the real images, and of their reconstructions.
+        seen: Images before this step.
     """
-
-    generate: Callable[[Tensor, Maps], Tensor]
-    discriminate: Callable[[Tensor], Features]
-    distance: Callable[[Tensor, Tensor], Tensor]
-    cooldown: tuple[int, int]
-
-    def __call__(
-        self,
-        images: Tensor,
-        encoded: Encoded,
-        known: Tensor,
-        *,
-        masks: tuple[Tensor, Tensor],
-        noise: Maps,
-        seen: int,
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Return each weighted term, and the reconstructions (2B, 3, S, S).
-
-        Args:
-            images: (2B, 3, S, S): real ones, then generated ones.
-            encoded: Of all of them.
-            known: Latents (B, L, D) of the generated ones.
-            masks: Patches that each map keeps.
-            noise: What takes the place of the others.
-            seen: Images before this step.
-        """
-        count = len(known)
-        one, two = (
-            masked(each, kept, drawn)
-            for each, kept, drawn in zip(encoded.maps, masks, noise, strict=True)
-        )
-        made = self.generate(encoded.w, (one, two))
-        features = self.discriminate(made[:count])
-        terms = {
-            "pixels": pixel_loss(images, made, kept_pixels(masks)),
-            "perceptual": self.distance(images, made).mean(),
-            "adversarial": adversarial(features),
-            "features": feature_matching(self.discriminate(images[:count]), features),
-            "noise": magnitude(encoded.maps),
-            "latent": F.mse_loss(encoded.w[count:], known) * cooled(seen, self.cooldown),
-        }
-        return {name: WEIGHTS[name] * term for name, term in terms.items()}, made
+    real, remade = found
+    terms = {
+        "pixels": ((images - made).square() * kept).mean(),
+        "perceptual": distances.mean(),
+        "adversarial": _mean([-scale[-1].mean() for scale in remade]),
+        "features": feature_matching(real, remade),
+        "noise": _mean([each.abs().mean() for each in encoded.maps]),
+        "latent": F.mse_loss(encoded.w[len(known) :], known) * cooled(seen),
+    }
+    return {name: WEIGHTS[name] * term for name, term in terms.items()}
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:

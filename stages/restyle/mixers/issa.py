@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,11 @@ from pydantic import Field
 
 from stages.fields import BatchSize, DeviceName, Fraction, PathText, PositiveInt, Seed
 from stages.restyle.mixers.mixer import Mixer
+from store.errors import CheckpointError
+from store.fingerprint import sha256_of_file
+
+GENERATOR: Final = "generator.pt"
+ENCODER: Final = "encoder.pt"
 
 
 class Issa(Mixer):
@@ -59,17 +64,26 @@ class Issa(Mixer):
         """All keys that the trained weights depend on, in JSON's types."""
         return self.model_dump(mode="json", exclude={"folder", "checkpoint_every", "device"})
 
+    def encoder(self) -> Path:
+        """Return the file of the trained encoder.
+
+        Raises:
+            CheckpointError: There is none.
+        """
+        path = self.path / ENCODER
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path} is not there; train it with `ssr restyle-fit`, or set restyle.mixer.folder"
+            )
+        return path
+
     @property
     def identity(self) -> dict[str, Any]:
         """The training, and the hash of the encoder's file."""
-        from stages.restyle.issa.swap import digest
-
-        return {**self.training, "encoder": digest(self)}
+        return {**self.training, "encoder": sha256_of_file(self.encoder())}
 
     def made(self, identity: Mapping[str, Any]) -> bool:
         """Trust the encoder's hash where `folder` has no encoder."""
-        from stages.restyle.issa.fit import ENCODER
-
         if (self.path / ENCODER).exists():
             return super().made(identity)
         return self.training == {k: v for k, v in identity.items() if k != "encoder"}
