@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from stages.device import pick_device
@@ -26,8 +26,9 @@ from stages.fields import DeviceName
 from stages.prepare.datasets.dataset import IMAGE_SUFFIXES, files_under
 from stages.prepare.geometry import WORKING_MULTIPLE_PX, fit_size, working_size
 from stages.prepare.labels import ClassTable
-from stages.prepare.pixels import normalised_window, read_image, resize_image
-from stages.student.inference import predict
+from stages.prepare.pixels import read_image
+from stages.student.config import ONCE
+from stages.student.inference import pixels_of, predict_images
 from stages.student.saved import Card, read_card
 from stages.student.student import Student, open_student
 from store.atomic import write_bytes
@@ -253,34 +254,23 @@ def _predict(
         Class ids (B, H, W), and those of SeMask's stages, if any, (stages, B, h, w), at the size
         that the student sees.
     """
-    original_px = (images[0].shape[0], images[0].shape[1])
-    resized_px = fit_size(original_px, fit_px)
+    resized_px = fit_size((images[0].shape[0], images[0].shape[1]), fit_px)
     padded_px = working_size(resized_px, student.crop_px or WORKING_MULTIPLE_PX)
-    windows = [normalised_window(resize_image(i, resized_px), 0, 0, *padded_px) for i in images]
-    seen = torch.from_numpy(np.stack(windows)).to(device)  # (B, 3, h, w)
-    ids: NDArray[np.uint8] = (
-        predict(
-            student.network,
-            seen,
-            resized_size_px=resized_px,
-            original_size_px=original_px,
-            window_px=window_px,
-        )
-        .cpu()
-        .numpy()
-    )
-    return ids, _class_maps(student.network, seen)[:, :, : resized_px[0], : resized_px[1]]
+    how = ONCE.model_copy(update={"window_px": window_px})
+    network = student.network
+    ids = predict_images(network, images, resized_px, padded_px, device=device, how=how)
+    maps = np.empty((0, len(images), *padded_px), np.uint8)
+    if isinstance(network, Student) and network.semantic is not None:
+        maps = _class_maps(network, pixels_of(images, resized_px, padded_px, device=device))
+    return ids, maps[:, :, : resized_px[0], : resized_px[1]]
 
 
 @torch.inference_mode()
-def _class_maps(network: nn.Module, images: Tensor) -> NDArray[np.uint8]:
+def _class_maps(network: Student, pixels: Tensor) -> NDArray[np.uint8]:
     """Let SeMask's stages classify images (B, 3, h, w): class ids (stages, B, h, w)."""
-    found = np.empty((0, len(images), *images.shape[2:]), np.uint8)
-    if not isinstance(network, Student) or network.semantic is None:
-        return found
     maps = [
-        F.interpolate(map_.argmax(1, keepdim=True).float(), images.shape[2:])[:, 0]
-        for map_ in network.see(images).class_maps
+        F.interpolate(map_.argmax(1, keepdim=True).float(), pixels.shape[2:])[:, 0]
+        for map_ in network.see(pixels).class_maps
     ]
     return torch.stack(maps).byte().cpu().numpy()
 

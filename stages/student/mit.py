@@ -5,6 +5,7 @@
 """
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,21 +167,17 @@ class _AddDivided(torch.autograd.Function):
         return gradient, torch.div(gradient, divisor, out=of_branch), None
 
 
-def stage_features(backbone: SegformerModel, images: Tensor) -> list[Tensor]:
-    """Run the four stages.
+def stage_features(stages: Iterable[Callable[[Tensor], Tensor]], images: Tensor) -> list[Tensor]:
+    """Run the stages of a backbone on normalised images (B, 3, H, W).
 
-    The stages are called one after the other because transformers collects hidden states by
-    hooks, which get in the way of deep copies (the EMA model) and of torch.compile.
-
-    Args:
-        backbone: As built by `build_backbone`, or another with such `stages`.
-        images: (B, 3, H, W) float, normalised RGB.
+    They are called one after the other because transformers collects hidden states by hooks, which
+    get in the way of deep copies (the EMA model) and of torch.compile.
 
     Returns:
         Four maps (B, C_i, H_i, W_i) at strides 4, 8, 16, 32, each after its stage norm.
     """
     features: list[Tensor] = []
-    for stage in backbone.stages:
+    for stage in stages:
         images = stage(images)
         features.append(images)
     return features

@@ -37,9 +37,6 @@ NOTHING_TO_LEARN = re.compile(r"scale_attention\.embed_layers\.\d\.proj\.bias")
 """Batch norm follows these biases: their gradient is rounding noise."""
 
 
-Pyramids = hrda.Pyramids[Sequence[Tensor]]
-
-
 class TwoScales(nn.Module):
     """A student and its scale attention, as an official checkpoint of HRDA has them."""
 
@@ -118,9 +115,18 @@ class TwoScales(nn.Module):
                 found[name.replace("decode_head.", f"decode_head.{part}.")] = tensor
         return found
 
-    def forward(self, images: Tensor, box: hrda.Box) -> tuple[Pyramids, hrda.Fused]:
-        pyramids = self.module.features_of(self.student.features, images, box)
-        return pyramids, self.module.classify(self.student.classify, self.attention, pyramids, box)
+    def classify(
+        self, context: Sequence[Tensor], detail: Sequence[Tensor], box: hrda.Box
+    ) -> hrda.Fused:
+        fused: hrda.Fused = self.module.classify(
+            self.student.classify, self.attention, context, detail, box
+        )
+        return fused
+
+    def forward(self, images: Tensor, box: hrda.Box) -> tuple[Sequence[Tensor], hrda.Fused]:
+        """Context features, and both scales fused."""
+        context, detail = self.module.features_of(self.student.features, images, box)
+        return context, self.classify(context, detail, box)
 
     def predict(self, images: Tensor, **windows: Size | None) -> hrda.Fused:
         windows = {"detail_px": self.window, **windows}
@@ -202,12 +208,7 @@ def check_head(module: ModuleType, case: Case) -> None:
                 seen: list[Tensor] = []
                 for each in (network.student.head, network.attention):
                     each.register_forward_hook(lambda *a, seen=seen: seen.append(a[2]))
-                fused = module.classify(
-                    network.student.classify,
-                    network.attention,
-                    module.Pyramids(maps["lr"], maps["hr"]),
-                    box,
-                )
+                fused = network.classify(maps["lr"], maps["hr"], box)
                 compare_fused(case, part, fused)
                 for name, value in (("lr_logits", seen[0]), ("attention", seen[2].sigmoid())):
                     if f"{part}/{name}" in case.arrays:
@@ -240,8 +241,7 @@ def check_head(module: ModuleType, case: Case) -> None:
         network = TwoScales(module, case).train()
         maps = {s: [case.tensor(f"in/{s}_feat{j}") for j in range(4)] for s in ("lr", "hr")}
         box = tuple(meta["boxes"][0])
-        pyramids = module.Pyramids(maps["lr"], maps["hr"])
-        fused = module.classify(network.student.classify, network.attention, pyramids, box)
+        fused = network.classify(maps["lr"], maps["hr"], box)
         losses = module.scale_losses(
             fused,
             label,
@@ -265,7 +265,7 @@ def check_segmentor(module: ModuleType, case: Case) -> None:
             generator.randint, tuple(meta["image_hw"]), tuple(meta["config"]["hr_crop"])
         )
         assert list(box) == case[f"{part}/box"].tolist()
-        pyramids, fused = network(images, box)
+        context, fused = network(images, box)
         weight = case.tensor("in/seg_weight") if kind == "weighted" else None
         losses = module.scale_losses(fused, label, weight, box=box, loss=segmentation_loss)
         compare_losses(case, part, "decode.", losses)
@@ -276,7 +276,7 @@ def check_segmentor(module: ModuleType, case: Case) -> None:
             ours = network.gradients()[key.removeprefix(f"{part}/grad/")]
             assert_own(ours, case.tensor(key), 2e-4)
         if kind == "plain":
-            for j, map_ in enumerate(pyramids.context):
+            for j, map_ in enumerate(context):
                 assert_close(map_, case[f"{part}/features{j}"], 1e-5)
             assert_close(fused.logits, case[f"{part}/fused"], 1e-5)
             assert_close(fused.detail, case[f"{part}/hr_logits"], 1e-5)
@@ -350,7 +350,6 @@ def check_slide(module: ModuleType, case: Case) -> None:
             images,
             window_px=crop,
             stride_px=stride,
-            batched=variant == "batched",
         )
         if f"{part}/logits" in case.arrays:
             assert_close(logits, case[f"{part}/logits"], 1e-5)
@@ -670,18 +669,18 @@ WRONG: list[tuple[str, dict[str, tuple[str, ...]]]] = [
         ),
         "detail without weights": ("crop_to(box, label), inside)", "crop_to(box, label), None)"),
         "one attention for all classes": (
-            "attention(pyramids.context).sigmoid()",
-            "attention(pyramids.context).sigmoid().mean(1, True).expand_as(context)",
+            "attention(context_maps).sigmoid(), box",
+            "attention(context_maps).sigmoid().mean(1, True).expand_as(context), box",
         ),
         "attention by softmax": (
-            "attention(pyramids.context).sigmoid()", "attention(pyramids.context).softmax(1)"
+            "attention(context_maps).sigmoid(), box", "attention(context_maps).softmax(1), box"
         ),
         "attention of the detail": (
-            "attention(pyramids.context).sigmoid()", "attention(pyramids.detail).sigmoid()"
+            "attention(context_maps).sigmoid(), box", "attention(detail_maps).sigmoid(), box"
         ),
         "the detail first": (
-            "context, detail = head(pyramids.context), head(pyramids.detail)",
-            "detail, context = head(pyramids.detail), head(pyramids.context)",
+            "context, detail = head(context_maps), head(detail_maps)",
+            "detail, context = head(detail_maps), head(context_maps)",
         ),
         "the fused loss as a whole": ("(1 - detail_weight - context_weight) * loss", "loss"),
         "a fused loss that ignores the context's": ("- context_weight) *", ") *"),
@@ -720,8 +719,8 @@ WRONG: list[tuple[str, dict[str, tuple[str, ...]]]] = [
             "features(torch.cat([crop_to(box, images) for box in boxes]))",
             "features(torch.stack([crop_to(box, images) for box in boxes], 1).flatten(0, 1))",
         ),
-        "averaged probabilities": ("head(context_maps), head(detail_maps)",
-            "head(context_maps), head(detail_maps).softmax(1)",
+        "averaged probabilities": ("windows = head(context_maps), head(detail_maps)",
+            "windows = head(context_maps), head(detail_maps).softmax(1)",
         ),
         "sums that are not averaged": ("return total / window_counts", "return total # "),
         "windows one by one": (

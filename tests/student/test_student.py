@@ -47,7 +47,7 @@ def test_stochastic_depth_draws_and_divides_as_the_blocks_of_transformers_do(
     found = []
     for backbone in (plain, ours):
         with seeded(1), torch.autocast("cpu", precision, enabled=precision != torch.float32):
-            features = [*stage_features(backbone, images), torch.rand(1)]
+            features = [*stage_features(backbone.stages, images), torch.rand(1)]
         total = torch.stack([map_.float().square().mean() for map_ in features]).sum()
         total.backward()  # type: ignore[no-untyped-call]
         gradients = {n: w.grad for n, w in backbone.named_parameters()}
