@@ -1,13 +1,11 @@
 """The parameters of a student and of how it predicts; no torch."""
 
 import re
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
     Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
     model_validator,
 )
 
@@ -42,6 +40,11 @@ def _official_or_hf(eps: float) -> float:
     if eps not in (1e-6, 1e-5):
         raise ValueError("is 1e-6 (official) or 1e-5 (Hugging Face)")
     return eps
+
+
+def _is_off(value: object) -> bool:
+    """Leave out what is off, so that identities equal those of versions without it."""
+    return value is None
 
 
 class SemaskConfig(Section):
@@ -98,7 +101,7 @@ class ReinConfig(Section):
     )
     views: PositiveInt | None = Field(
         default=None,
-        exclude_if=lambda views: views is None,
+        exclude_if=_is_off,
         description="Fixed crops of each labelled image, of which `ssr embed` stores what enters "
         "block `from_block`: training draws among them and runs the blocks from there on; null "
         "draws crops anew in every step.",
@@ -153,13 +156,19 @@ class StudentConfig(Section):
         description="Channel dropout before the last convolution; 0 with `mask2former`."
     )
     semask: SemaskConfig | None = Field(
-        default=None, description="Semantic attention after each stage, SeMask; null is off."
+        default=None,
+        exclude_if=_is_off,
+        description="Semantic attention after each stage, SeMask; null is off.",
     )
     hrda: HrdaConfig | None = Field(
-        default=None, description="Two scales, context and detail, HRDA; null is off."
+        default=None,
+        exclude_if=_is_off,
+        description="Two scales, context and detail, HRDA; null is off.",
     )
     rein: ReinConfig | None = Field(
-        default=None, description="What refines `rein_vfm`, which alone has it; null is off."
+        default=None,
+        exclude_if=_is_off,
+        description="What refines `rein_vfm`, which alone has it; null is off.",
     )
 
     @property
@@ -169,51 +178,52 @@ class StudentConfig(Section):
             return self
         return self.model_copy(update={"semask": None})
 
-    @model_serializer(mode="wrap")
-    def _without_what_is_off(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what is off, so that identities equal those of versions without it."""
-        off = {key for key in ("semask", "hrda", "rein") if getattr(self, key) is None}
-        return {key: value for key, value in dump(self).items() if key not in off}
-
     @model_validator(mode="after")
     def _suits_the_backbone(self) -> Self:
-        if self.head == "mask2former":
-            if self.backbone != REIN:
-                raise ValueError(
-                    f"head mask2former is of {REIN} alone; set head to daformer or mlp"
-                )
-            if self.head_channels % 32 or self.dropout:
-                raise ValueError(
-                    "head mask2former has norms of 32 groups and no dropout; set head_channels to "
-                    "a multiple of 32 (published 256) and dropout to 0"
-                )
-        if (self.backbone == REIN) != (self.rein is not None):
-            raise ValueError(
-                f"{REIN} and the section rein belong together; give both, or set rein to null"
-            )
-        if self.backbone.startswith("mit_"):
-            if self.weights == IMAGENET:
-                raise ValueError(
-                    f"{self.backbone} takes its ImageNet weights from a file or from Hugging Face; "
-                    "set weights to that, as nvidia/mit-b5"
-                )
-            if self.norm_eps is None:
-                raise ValueError(f"{self.backbone} has LayerNorms; set norm_eps to 1e-6 or 1e-5")
-        elif self.backbone == REIN and self.weights in (IMAGENET, "random"):
-            raise ValueError(
-                f"{REIN} refines a trained network; set weights to the folder of one, as a DINOv2"
-            )
-        elif self.backbone != REIN and self.weights not in (IMAGENET, "random"):
-            raise ValueError(f"{self.backbone} takes no files; set weights to imagenet or random")
-        elif self.norm_eps is not None or self.drop_path:
-            raise ValueError(
-                f"{self.backbone} has neither LayerNorms nor stochastic depth to set; set norm_eps "
-                "to null and drop_path to 0"
-            )
-        elif self.semask is not None:
-            raise ValueError(f"semask needs the stages of a MiT, which {self.backbone} has not")
-        elif self.backbone == REIN and self.hrda is not None:
-            raise ValueError(f"{REIN} sees images at one scale; set hrda to null")
+        mit, rein = self.backbone.startswith("mit_"), self.backbone == REIN
+        queries, without_file = self.head == "mask2former", self.weights in (IMAGENET, "random")
+        name = self.backbone
+        for fault, says in (
+            (queries and not rein, f"head mask2former needs {REIN}; set head to daformer or mlp"),
+            (
+                queries and (self.head_channels % 32 or self.dropout),
+                "head mask2former has norms of 32 groups and no dropout; set head_channels to a "
+                "multiple of 32 (published 256) and dropout to 0",
+            ),
+            (
+                rein != (self.rein is not None),
+                f"{REIN} and the section rein belong together; give both, or set rein to null",
+            ),
+            (
+                mit and self.weights == IMAGENET,
+                f"{name} takes its ImageNet weights from a file or from Hugging Face; set weights "
+                "to that, as nvidia/mit-b5",
+            ),
+            (
+                rein and without_file,
+                f"{REIN} refines a trained network; set weights to the folder of one, as a DINOv2",
+            ),
+            (
+                not (mit or rein or without_file),
+                f"{name} takes no files; set weights to imagenet or random",
+            ),
+            (mit and self.norm_eps is None, f"{name} has LayerNorms; set norm_eps to 1e-6 or 1e-5"),
+            (
+                not mit and (self.norm_eps is not None or self.drop_path),
+                f"{name} has neither LayerNorms nor stochastic depth to set; set norm_eps to null "
+                "and drop_path to 0",
+            ),
+            (
+                not mit and self.semask is not None,
+                f"semask needs the stages of a MiT, which {name} has not",
+            ),
+            (
+                rein and self.hrda is not None,
+                f"{REIN} sees images at one scale; set hrda to null",
+            ),
+        ):
+            if fault:
+                raise ValueError(says)
         return self
 
 
@@ -239,6 +249,8 @@ ONCE: Final = Inference(window_px=None, scales=(1.0,), flip=False, precision="fl
 
 
 def is_hub_id(name: str) -> bool:
-    """Tell whether a name can be a model's on Hugging Face, which is owner/name."""
+    """Tell whether a name can be a model's on Hugging Face, which is owner/name; files are none."""
+    if name.endswith((".pth", ".pt", ".bin", ".ckpt", ".safetensors")):
+        return False
     word = r"\w+(?:[.-]\w+)*"  # the hub's own rule: no two dots or dashes, none at an end
     return re.fullmatch(rf"{word}/{word}", name, flags=re.ASCII) is not None

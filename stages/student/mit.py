@@ -49,30 +49,15 @@ BACKBONES: dict[BackboneName, MiT] = {
 
 
 def build_backbone(mit: MiT, *, drop_path: float, norm_eps: float) -> SegformerModel:
-    """Build a randomly initialised backbone.
+    """Build transformers' backbone with fused attention, initialised as the official MiT.
 
     Args:
-        mit: Widths, depths and heads of the four stages.
+        mit: Its size.
         drop_path: Stochastic depth of the last block; it grows linearly from 0 over all blocks.
         norm_eps: LayerNorm epsilon of block and stage norms: 1e-6 is the official MiT, 1e-5 what
             transformers hard-codes. Patch-embedding and reduction norms have 1e-5 in both.
-
-    Returns:
-        transformers' SegformerModel with fused attention, initialised as the official MiT.
     """
-    backbone = SegformerModel(
-        SegformerConfig(
-            hidden_sizes=list(mit.widths),
-            depths=list(mit.depths),
-            num_attention_heads=list(mit.heads),
-            sr_ratios=list(mit.reductions),
-            mlp_ratios=[mit.mlp_ratio] * len(mit.widths),
-            drop_path_rate=drop_path,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-            attn_implementation="sdpa",
-        )
-    )
+    backbone = SegformerModel(segformer_config(mit, drop_path, attn_implementation="sdpa"))
     for stage in backbone.stages:
         stage.layer_norm.eps = norm_eps
         for block in stage.blocks:
@@ -81,6 +66,21 @@ def build_backbone(mit: MiT, *, drop_path: float, norm_eps: float) -> SegformerM
     backbone.apply(_initialise)
     backbone.stages = nn.ModuleList(Stage(stage) for stage in backbone.stages)
     return backbone
+
+
+def segformer_config(mit: MiT, drop_path: float, **more: object) -> SegformerConfig:
+    """Describe a backbone, and `more`, to transformers."""
+    return SegformerConfig(
+        hidden_sizes=list(mit.widths),
+        depths=list(mit.depths),
+        num_attention_heads=list(mit.heads),
+        sr_ratios=list(mit.reductions),
+        mlp_ratios=[mit.mlp_ratio] * len(mit.widths),
+        drop_path_rate=drop_path,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        **more,
+    )
 
 
 class Stage(nn.Module):
