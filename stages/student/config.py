@@ -180,50 +180,43 @@ class StudentConfig(Section):
 
     @model_validator(mode="after")
     def _suits_the_backbone(self) -> Self:
-        mit, rein = self.backbone.startswith("mit_"), self.backbone == REIN
-        queries, without_file = self.head == "mask2former", self.weights in (IMAGENET, "random")
-        name = self.backbone
-        for fault, says in (
-            (queries and not rein, f"head mask2former needs {REIN}; set head to daformer or mlp"),
-            (
-                queries and (self.head_channels % 32 or self.dropout),
-                "head mask2former has norms of 32 groups and no dropout; set head_channels to a "
-                "multiple of 32 (published 256) and dropout to 0",
-            ),
-            (
-                rein != (self.rein is not None),
-                f"{REIN} and the section rein belong together; give both, or set rein to null",
-            ),
-            (
-                mit and self.weights == IMAGENET,
-                f"{name} takes its ImageNet weights from a file or from Hugging Face; set weights "
-                "to that, as nvidia/mit-b5",
-            ),
-            (
-                rein and without_file,
-                f"{REIN} refines a trained network; set weights to the folder of one, as a DINOv2",
-            ),
-            (
-                not (mit or rein or without_file),
-                f"{name} takes no files; set weights to imagenet or random",
-            ),
-            (mit and self.norm_eps is None, f"{name} has LayerNorms; set norm_eps to 1e-6 or 1e-5"),
-            (
-                not mit and (self.norm_eps is not None or self.drop_path),
-                f"{name} has neither LayerNorms nor stochastic depth to set; set norm_eps to null "
-                "and drop_path to 0",
-            ),
-            (
-                not mit and self.semask is not None,
-                f"semask needs the stages of a MiT, which {name} has not",
-            ),
-            (
-                rein and self.hrda is not None,
-                f"{REIN} sees images at one scale; set hrda to null",
-            ),
-        ):
-            if fault:
-                raise ValueError(says)
+        if self.head == "mask2former":
+            if self.backbone != REIN:
+                raise ValueError(
+                    f"head mask2former is of {REIN} alone; set head to daformer or mlp"
+                )
+            if self.head_channels % 32 or self.dropout:
+                raise ValueError(
+                    "head mask2former has norms of 32 groups and no dropout; set head_channels to "
+                    "a multiple of 32 (published 256) and dropout to 0"
+                )
+        if (self.backbone == REIN) != (self.rein is not None):
+            raise ValueError(
+                f"{REIN} and the section rein belong together; give both, or set rein to null"
+            )
+        if self.backbone.startswith("mit_"):
+            if self.weights == IMAGENET:
+                raise ValueError(
+                    f"{self.backbone} takes its ImageNet weights from a file or from Hugging Face; "
+                    "set weights to that, as nvidia/mit-b5"
+                )
+            if self.norm_eps is None:
+                raise ValueError(f"{self.backbone} has LayerNorms; set norm_eps to 1e-6 or 1e-5")
+        elif self.backbone == REIN and self.weights in (IMAGENET, "random"):
+            raise ValueError(
+                f"{REIN} refines a trained network; set weights to the folder of one, as a DINOv2"
+            )
+        elif self.backbone != REIN and self.weights not in (IMAGENET, "random"):
+            raise ValueError(f"{self.backbone} takes no files; set weights to imagenet or random")
+        elif self.norm_eps is not None or self.drop_path:
+            raise ValueError(
+                f"{self.backbone} has neither LayerNorms nor stochastic depth to set; set norm_eps "
+                "to null and drop_path to 0"
+            )
+        elif self.semask is not None:
+            raise ValueError(f"semask needs the stages of a MiT, which {self.backbone} has not")
+        elif self.backbone == REIN and self.hrda is not None:
+            raise ValueError(f"{REIN} sees images at one scale; set hrda to null")
         return self
 
 
