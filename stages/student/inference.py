@@ -38,18 +38,16 @@ def predict_logits(
     stride 4 to the input, then to the original size. One direct resize gives other labels along
     the borders of classes.
 
-    Differs from SSR: the input may be padded, because working images are multiples of 32 (the
-    official validation pads nothing; Cityscapes at 1024x512 needs no padding and is unchanged).
-    The padding is cut off after the first resize, whose grid is the input's; only then does the
-    second resize map the image's own corners onto each other.
+    Differs from SSR: the input may be padded, as working images are multiples of 32. The padding
+    is cut off after the first resize, whose grid is the input's; only then does the second resize
+    map the image's own corners onto each other. Cityscapes at 1024x512 needs no padding.
 
     Args:
-        student: Network in evaluation mode; (B, 3, H, W) to logits at stride 4.
+        student: In evaluation mode; (B, 3, H, W) to logits at stride 4.
         image: Normalised RGB, float32 (B, 3, H, W), on the student's device.
         resized_size_px: (h, w), at most (H, W).
         original_size_px: (H0, W0).
-        window_px: Side of the windows that slide over the input, their logits averaged where they
-            overlap; None sees the whole input at once, as officially.
+        window_px: Side of windows that slide over the input; None sees it at once, as officially.
         precision: `bfloat16` lets matrix products run in it; logits are resized in float32.
     """
     assert not student.training, "call student.eval() first: batch statistics are of training"

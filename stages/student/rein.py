@@ -73,12 +73,7 @@ class LowRankTokens(nn.Module):
 
 
 class QueryLink(nn.Module):
-    """Queries of a query-based head, made of the tokens of all layers (section 3.3).
-
-    Args:
-        channels: C.
-        width: Of a query.
-    """
+    """Queries of a query-based head, made of the tokens of all layers (section 3.3)."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()

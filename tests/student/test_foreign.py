@@ -9,9 +9,10 @@ from torch import Tensor
 
 from stages.prepare.datasets.camvid import CAMVID_11
 from stages.prepare.labels import CITYSCAPES_19, ClassTable
-from stages.student.foreign import Network, read_foreign, save_foreign
+from stages.student.foreign import read_foreign, save_foreign
 from stages.student.saved import save_student
 from stages.student.student import Student, build_student, load_student
+from stages.student.weights import Network
 from store.errors import CheckpointError, ConfigError
 from tests.official import export_official
 from tests.student.test_weights import assert_equal, regularizer
