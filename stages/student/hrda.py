@@ -55,19 +55,12 @@ class ScaleAttention(DAFormerHead):
 
 
 class Fused(NamedTuple):
-    """What the head makes of both scales.
+    """What the head makes of both scales."""
 
-    Attributes:
-        logits: (B, K, H/4, W/4), fused.
-        context: (B, K, H/8, W/8), attenuated: where attention trusts the detail it is low.
-        detail: (B, K, h/4, w/4) of the box; (B, K, H/4, W/4) without one.
-        attention: (B, K, H/8, W/8) in 0..1, 0 outside the box.
-    """
-
-    logits: Tensor
-    context: Tensor
-    detail: Tensor
-    attention: Tensor
+    logits: Tensor  # (B, K, H/4, W/4), fused
+    context: Tensor  # (B, K, H/8, W/8), attenuated: low where attention trusts the detail
+    detail: Tensor  # (B, K, h/4, w/4), of the box
+    attention: Tensor  # (B, K, H/8, W/8) in 0..1, 0 outside the box
 
 
 def draw_box(
@@ -75,10 +68,9 @@ def draw_box(
 ) -> Box:
     """Draw the place of a detail crop, one for all images of a batch.
 
-    The last place is never drawn, as officially. Nothing is drawn where the crop is the image.
-
     `draw` maps the number of places to one of them, rows first; offsets are multiples of
-    `align_px`.
+    `align_px`. The last place is never drawn, as officially. Nothing is drawn where the crop is the
+    image.
 
     Raises:
         ConfigError: If there is no place to choose from.
@@ -134,37 +126,27 @@ def classify(
     attention: nn.Module,
     context_maps: Sequence[Tensor],
     detail_maps: Sequence[Tensor],
-    box: Box | None,
+    box: Box,
 ) -> Fused:
     """Classify both scales and fuse them; batch norms see the context first, then the detail.
 
-    `attention` is a `ScaleAttention`, which sees the context alone; `box` is None where the detail
-    is of the whole image.
+    The `ScaleAttention` sees the context alone.
     """
     context, detail = head(context_maps), head(detail_maps)
     return fuse(context, detail, attention(context_maps).sigmoid(), box)
 
 
-def fuse(context: Tensor, detail: Tensor, attention: Tensor, box: Box | None = None) -> Fused:
-    """Blend the logits of both scales.
+def fuse(context: Tensor, detail: Tensor, attention: Tensor, box: Box) -> Fused:
+    """Blend the logits of both scales, of shapes as in `Fused`.
 
-    Attention and the attenuated context are enlarged separately and added then. A box masks the
+    Attention and the attenuated context are enlarged separately and added then. The box masks the
     attention before it is enlarged, so that it reaches a cell beyond the box, as officially.
-
-    Args:
-        context: (B, K, H/8, W/8).
-        detail: (B, K, h/4, w/4) of the box, or (B, K, H/4, W/4).
-        attention: (B, K, H/8, W/8) in 0..1.
-        box: In pixels.
     """
-    if box is None:
-        canvas = detail
-    else:
-        height, width = context.shape[2:]
-        inside = box_of_cells(box, ALIGN_PX)
-        seen = crop_to(inside, torch.ones_like(attention[:1, :1]))
-        attention = attention * _place(seen, inside, (height, width))
-        canvas = _place(detail, box_of_cells(box, LOGIT_STRIDE_PX), (2 * height, 2 * width))
+    height, width = context.shape[2:]
+    inside = box_of_cells(box, ALIGN_PX)
+    seen = crop_to(inside, torch.ones_like(attention[:1, :1]))
+    attention = attention * _place(seen, inside, (height, width))
+    canvas = _place(detail, box_of_cells(box, LOGIT_STRIDE_PX), (2 * height, 2 * width))
     context = (1 - attention) * context
     return Fused(_double(attention) * canvas + _double(context), context, detail, attention)
 
@@ -186,14 +168,9 @@ def scale_losses(
 ) -> dict[str, Tensor]:
     """Weigh the losses of the fused logits, of the detail and, if asked, of the context.
 
-    Args:
-        fused: As `classify` made it with `box`.
-        label: (B, H, W) int64, of the whole crop.
-        weight: (B, H, W) in 0..1.
-        box: The one of the forward pass.
-        loss: `segmentation_loss`; each term is a mean over its own pixels.
-        detail_weight: Share of the detail.
-        context_weight: Share of the context; the fused logits have the rest.
+    Label (B, H, W) int64 and weight (B, H, W) in 0..1 are of the whole crop, `box` is that of
+    `classify`. Each loss is a mean over its own pixels; the fused logits' share is what the others
+    leave.
     """
     inside = None if weight is None else crop_to(box, weight)
     losses = {
@@ -216,16 +193,11 @@ def predict(
 ) -> Fused:
     """Fuse whole images, the detail from sliding windows: for the EMA model and at inference.
 
-    All windows of all images are one batch, windows outermost. In train mode, as the EMA model is,
-    batch norms see them together.
+    All windows of all images (B, 3, H, W), of sides that are multiples of 8, are one batch, windows
+    outermost. In train mode, as the EMA model is, batch norms see them together.
 
-    Args:
-        features: The student's, as are `head` and `attention`.
-        head: Likewise.
-        attention: Likewise.
-        images: (B, 3, H, W), sides multiples of 8.
-        detail_px: Size of a window; None sees the detail at once.
-        stride_px: Between windows; None is half a window, as officially.
+    A window has the size `detail_px`; None sees the detail at once. Windows are `stride_px` apart;
+    None is half a window, as officially.
     """
     size = (images.shape[2], images.shape[3])
     window = detail_px or size
@@ -235,7 +207,7 @@ def predict(
     context, windows = head(context_maps), head(detail_maps)
     cells = [box_of_cells(box, LOGIT_STRIDE_PX) for box in boxes]
     detail = average_windows(windows, cells, (2 * context.shape[2], 2 * context.shape[3]))
-    return fuse(context, detail, attention(context_maps).sigmoid())
+    return fuse(context, detail, attention(context_maps).sigmoid(), (0, size[0], 0, size[1]))
 
 
 def slide_boxes(image_px: Size, window_px: Size, stride_px: Size) -> list[Box]:

@@ -86,8 +86,7 @@ def segformer_config(mit: MiT, drop_path: float, **more: object) -> SegformerCon
 class Stage(nn.Module):
     """A stage of transformers' that draws the stochastic depth of all its blocks at once.
 
-    The numbers are those that its blocks would draw one after the other, and are used likewise: a
-    branch is left out of an image, or divided by its keep probability.
+    The numbers are those that its blocks would draw one after the other, and are used likewise.
     """
 
     keep: Tensor

@@ -36,19 +36,12 @@ StagedBackbone: TypeAlias = SegformerModel | EfficientNetLiteBackbone
 
 
 class Pass(NamedTuple):
-    """What a student makes of images before it classifies them.
+    """What a student makes of images before it classifies them."""
 
-    Attributes:
-        features: (B, C_i, H_i, W_i), finest first.
-        class_maps: (B, K, H_i, W_i) of SeMask's layers; none without.
-        detail: As `features`, which are the context's with HRDA, of the detail crop; none without.
-        box: Of the detail crop, in pixels of the images.
-    """
-
-    features: Sequence[Tensor]
-    class_maps: Sequence[Tensor] = ()
-    detail: Sequence[Tensor] = ()
-    box: hrda.Box | None = None
+    features: Sequence[Tensor]  # (B, C_i, H_i, W_i), finest first; with HRDA the context's
+    class_maps: Sequence[Tensor] = ()  # (B, K, H_i, W_i) of SeMask's layers
+    detail: Sequence[Tensor] = ()  # as `features`, of HRDA's detail crop
+    box: hrda.Box | None = None  # of the detail crop, in pixels of the images
 
 
 class Student(nn.Module):
@@ -102,11 +95,9 @@ class Student(nn.Module):
     def see(self, images: Tensor, box: hrda.Box | None = None, begun: Tensor | None = None) -> Pass:
         """Map normalised images (B, 3, H, W) to what training looks at.
 
-        Args:
-            images: With HRDA, of sides that are multiples of 8.
-            box: Of the detail crop, for HRDA; None is all of the images.
-            begun: Of `rein_vfm`, what was stored of the images, (B, C, rows, columns), whose
-                pixels are not looked at then.
+        HRDA, with images of sides that are multiples of 8, sees the detail in `box`; None is all of
+        it. Of `rein_vfm`, `begun` (B, C, rows, columns) was stored of the images, whose pixels are
+        not looked at then.
         """
         if begun is not None:
             assert isinstance(self.backbone, ReinBackbone), "StudentConfig refuses it"
@@ -152,6 +143,7 @@ class Student(nn.Module):
         """Classify what was seen: logits (B, K, H/4, W/4), with HRDA those of both scales."""
         if self.attention is None:
             return self.classify(seen.features)
+        assert seen.box is not None, "see() gives one"
         return hrda.classify(self.classify, self.attention, seen.features, seen.detail, seen.box)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -24,11 +24,18 @@ SEGFORMER: Final = "encoder.patch_embeddings.0.proj.weight"
 _PATIENCE_S: Final = 10.0  # for an answer of the hub
 _STEM: Final = "patch_embed1.proj.weight"
 _PREFIXES: Final = {"student": "model.", "ema": "ema_model."}  # of a file of self-training
-_OUR_STEMS: Final = (
-    "stages.0.patch_embeddings.proj.weight",
-    "stages.0.4._depthwise_conv.weight",  # of EfficientNet-Lite
+_OURS_SAID = (
+    "holds a student of this project, which needs no import; give its folder to the other commands, "
+    "or set train.init to it"
 )
-_EFFICIENTNET_STEM: Final = "_conv_stem.weight"
+_NOT_OFFICIAL: Final = {
+    "stages.0.patch_embeddings.proj.weight": _OURS_SAID,
+    "stages.0.4._depthwise_conv.weight": _OURS_SAID,  # of EfficientNet-Lite
+    "_conv_stem.weight": "holds an EfficientNet, and the ImageNet weights of EfficientNet-Lite need "
+    "no import; set train.student.backbone to efficientnet_lite0, 1 or 2 and train.student.weights "
+    "to imagenet",
+}
+"""A tensor of other files -> what to do with these."""
 
 IMAGENET_HEAD: Final = "head."
 """Classifier of MiT's ImageNet files, which SegFormer drops as well."""
@@ -231,17 +238,9 @@ def network_of(
     Raises:
         CheckpointError: If the file holds something else, or several networks.
     """
-    if prefixes_of(content, _EFFICIENTNET_STEM):
-        raise CheckpointError(
-            f"{path} holds an EfficientNet, and the ImageNet weights of EfficientNet-Lite need no "
-            "import; set train.student.backbone to efficientnet_lite0, 1 or 2 and "
-            "train.student.weights to imagenet"
-        )
-    if any(prefixes_of(content, stem) for stem in _OUR_STEMS):
-        raise CheckpointError(
-            f"{path} holds a student of this project, which needs no import; give its folder "
-            f"{path.parent} to the other commands, or set train.init to it"
-        )
+    for tensor, says in _NOT_OFFICIAL.items():
+        if prefixes_of(content, tensor):
+            raise CheckpointError(f"{path} {says}")
     stem = _prefix_of_backbone(content, path)
     outer = stem.removesuffix("backbone.")
     if f".{outer}".endswith(".model."):
