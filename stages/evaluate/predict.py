@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -64,8 +64,7 @@ class Model:
         return crop_px
 
 
-@dataclass(frozen=True, slots=True)
-class PredictResult:
+class PredictResult(NamedTuple):
     """What was predicted."""
 
     names: tuple[str, ...]  # of the PNGs in all three folders
@@ -146,7 +145,7 @@ def run(
     `labels` are paletted class ids, `colors` the same in RGB, `overlays` half image, half colours.
     A student with SeMask has `maps` too, what each of its stages takes for which class.
     Images are read upright as their EXIF orientation says, and so are the PNGs. Only a batch of
-    them is in memory at a time; every file is replaced atomically.
+    images of one size is in memory at a time; every file is replaced atomically.
 
     Args:
         model: Folder of a student, or of a run that has one.
@@ -157,7 +156,7 @@ def run(
         window_px: Side of windows that slide over the scaled image, a multiple of 32; None sees
             all of it at once.
         batch: Images of one size that are predicted together.
-        device: `auto` takes the GPU where there is one.
+        device: As `pick_device` takes it.
         progress: Called with images done, images in total and the name of the last one.
 
     Raises:
@@ -177,26 +176,22 @@ def run(
     read = ((name, read_image(path)) for name, path in photos.items())
     for _, same_size in groupby(read, key=lambda pair: pair[1].shape):
         while samples := list(islice(same_size, batch)):
-            labels, maps = _predict(
-                student, [each for _, each in samples], fit_px, window_px, chosen
-            )
-            for row, ((name, image), ids) in enumerate(zip(samples, labels, strict=True)):
-                _write(out, name, image, ids, student.classes, maps[:, row])
+            names, pixels = zip(*samples, strict=True)
+            labels, maps = _predict(student, pixels, fit_px, window_px, chosen)
+            for row, name in enumerate(names):
+                _write(out, name, pixels[row], labels[row], student.classes, maps[:, row])
                 done += 1
                 progress(done, len(photos), name)
     return PredictResult(tuple(photos), others, fit_px)
 
 
 def list_photos(wanted: Sequence[str], *, out: Path) -> tuple[dict[str, Path], int]:
-    """Find images and name them.
+    """Find images and name them; also count the files of folders that are not named like images.
 
     A name is the path below the folder that was given; other files have their own name. Where two
     images would share one, all are named from the folder that they have in common; where two still
-    differ in their suffix only, all keep it. Hidden files are passed over.
-
-    Returns:
-        The files by name, each once, in the order given and sorted within a folder; and how many
-        files of the folders are not named like images.
+    differ in their suffix only, all keep it. Hidden files are passed over. Each file is listed
+    once, in the order given and sorted within a folder.
 
     Raises:
         ConfigError: `out` lies in a folder of images: the next call would predict predictions.

@@ -24,16 +24,16 @@ SEGFORMER: Final = "encoder.patch_embeddings.0.proj.weight"
 _PATIENCE_S: Final = 10.0  # for an answer of the hub
 _STEM: Final = "patch_embed1.proj.weight"
 _PREFIXES: Final = {"student": "model.", "ema": "ema_model."}  # of a file of self-training
-_OURS_SAID = (
-    "holds a student of this project, which needs no import; give its folder to the other commands, "
-    "or set train.init to it"
+_GIVE_FOLDER = (
+    "holds a student of this project, which needs no import; give its folder to the other "
+    "commands, or set train.init to it"
 )
 _NOT_OFFICIAL: Final = {
-    "stages.0.patch_embeddings.proj.weight": _OURS_SAID,
-    "stages.0.4._depthwise_conv.weight": _OURS_SAID,  # of EfficientNet-Lite
-    "_conv_stem.weight": "holds an EfficientNet, and the ImageNet weights of EfficientNet-Lite need "
-    "no import; set train.student.backbone to efficientnet_lite0, 1 or 2 and train.student.weights "
-    "to imagenet",
+    "stages.0.patch_embeddings.proj.weight": _GIVE_FOLDER,
+    "stages.0.4._depthwise_conv.weight": _GIVE_FOLDER,  # of EfficientNet-Lite
+    "_conv_stem.weight": "holds an EfficientNet, and the ImageNet weights of EfficientNet-Lite "
+    "need no import; set train.student.backbone to efficientnet_lite0, 1 or 2 and "
+    "train.student.weights to imagenet",
 }
 """A tensor of other files -> what to do with these."""
 

@@ -64,15 +64,12 @@ def ids(path: Path) -> NDArray[np.uint8]:
         return np.array(label)
 
 
-def answer_by_colour(image: torch.Tensor) -> torch.Tensor:
-    """Logits at stride 4: class 0 to 2 where red, green or blue is strongest; never 3."""
-    pooled = torch.nn.functional.avg_pool2d(image, 4)  # (B, 3, H/4, W/4)
-    return torch.cat([pooled, torch.full_like(pooled[:, :1], -9)], dim=1)
-
-
 class ByColour(nn.Module):
+    """Logits at stride 4: class 0 to 2 where red, green or blue is strongest; never 3."""
+
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return answer_by_colour(image)
+        pooled = torch.nn.functional.avg_pool2d(image, 4)  # (B, 3, H/4, W/4)
+        return torch.cat([pooled, torch.full_like(pooled[:, :1], -9)], dim=1)
 
 
 @pytest.fixture
@@ -187,10 +184,6 @@ def touch(*names: str) -> None:
         Path(name).touch()
 
 
-def names(*wanted: str) -> list[str]:
-    return list(list_photos(wanted, out=OUT)[0])
-
-
 @given(
     st.lists(
         st.tuples(st.sampled_from("ab"), st.sampled_from("ab"), st.sampled_from([".png", ".jpg"])),
@@ -211,10 +204,8 @@ def test_no_two_images_share_a_name(
 @pytest.mark.parametrize(
     ("wanted", "says"),
     [
-        ([], "there are no images"),
         (["empty"], "empty: there are no images"),
-        (["gone.jpg"], r"gone\.jpg: there is no such file or folder"),
-        (["empty/*.jpg"], "there is no such file"),
+        (["empty/*.jpg"], r"empty/\*\.jpg: there is no such file or folder"),
     ],
 )
 def test_nothing_to_predict_is_an_error_that_says_where(wanted: list[str], says: str) -> None:

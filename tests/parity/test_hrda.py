@@ -67,53 +67,32 @@ class TwoScales(nn.Module):
             dilations=meta["dilations"],
         )
         backbone = build_backbone(mit, drop_path=0.0, norm_eps=meta["backbone_norm_eps"])
-        self.student = Student(backbone, head)
         self.attention = module.ScaleAttention(
             config["dims"],
             config["ncls"],
             channels=config["att_dim"],
             dropout=meta["dropout_ratio"],
         )
+        self.student = Student(backbone, head, None, self.attention, self.window[0])
         norms = [each for each in self.modules() if isinstance(each, nn.BatchNorm2d)]
         assert {(n.eps, n.momentum) for n in norms} == {(meta["bn_eps"], meta["bn_momentum"])}
         self.load(case.params(f"param/{prefix}"))
 
     def load(self, official: Mapping[str, Tensor]) -> None:
-        for part, network in self.parts().items():
-            tensors, unknown = import_official(official_of(part, official))
-            missing, unexpected = network.load_state_dict(tensors, strict=False)
-            assert not unknown
-            assert not unexpected
-            assert all(name.startswith("backbone.") for name in missing)
-
-    def whole(self) -> Student:
-        """The student that training knows, of the same modules."""
-        backbone, head = self.student.backbone, self.student.head
-        return Student(backbone, head, None, self.attention, self.window[0])
-
-    def parts(self) -> dict[str, nn.Module]:
-        return {"head": self.student, "scale_attention": nn.ModuleDict({"head": self.attention})}
+        tensors, unknown = import_official(named_as_daformer(official))
+        missing, unexpected = self.student.load_state_dict(tensors, strict=False)
+        assert not unknown
+        assert not unexpected
+        assert all(name.startswith("backbone.") for name in missing)
 
     def state(self) -> dict[str, Tensor]:
         """Weights and buffers under their official names."""
-        return self._official({part: each.state_dict() for part, each in self.parts().items()})
+        return named_as_hrda(self.student.state_dict())
 
     def gradients(self) -> dict[str, Tensor]:
         """Gradients under the official names."""
-        parts = {
-            part: {n: w.grad for n, w in each.named_parameters() if w.grad is not None}
-            for part, each in self.parts().items()
-        }
-        return self._official(parts)
-
-    def _official(self, parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        found = {}
-        for part, ours in parts.items():
-            for name, tensor in export_official(ours).items():
-                if part == "scale_attention":
-                    name = name.replace("fuse_layer.bottleneck", "fuse_layer")
-                found[name.replace("decode_head.", f"decode_head.{part}.")] = tensor
-        return found
+        named = self.student.named_parameters()
+        return named_as_hrda({n: w.grad for n, w in named if w.grad is not None})
 
     def classify(
         self, context: Sequence[Tensor], detail: Sequence[Tensor], box: hrda.Box
@@ -137,18 +116,16 @@ class TwoScales(nn.Module):
         return fused
 
 
-def official_of(part: str, official: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name the tensors of one of the two heads as those of a plain DAFormer head."""
-    other = {"head": "scale_attention", "scale_attention": "head"}[part]
-    found = {}
-    for name, tensor in official.items():
-        if f"decode_head.{other}." in name or (part != "head" and "backbone." in name):
-            continue
-        name = name.replace(f"decode_head.{part}.", "decode_head.")
-        if part == "scale_attention":
-            name = name.replace("fuse_layer", "fuse_layer.bottleneck")
-        found[name] = tensor
-    return found
+def named_as_daformer(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Drop the level that HRDA has around DAFormer's head."""
+    return {n.replace("decode_head.head.", "decode_head."): t for n, t in official.items()}
+
+
+def named_as_hrda(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        n if "scale_attention" in n else n.replace("decode_head.", "decode_head.head."): tensor
+        for n, tensor in export_official(ours).items()
+    }
 
 
 def check_crop(module: ModuleType, case: Case) -> None:
@@ -447,8 +424,8 @@ def check_mic_step(module: ModuleType, case: Case) -> None:
     frozen = imagenet.student.backbone.eval()
     nn.ModuleDict({"backbone": frozen}).load_state_dict(tensors)
     models = Models(
-        student=student.whole().train(),
-        ema=without_noise(ema.whole()),
+        student=student.student.train(),
+        ema=without_noise(ema.student),
         regularizer=None,
         imagenet=ImageNetReference(frozen, fdist["classes"]),
     )
@@ -792,13 +769,15 @@ def test_the_heads_have_the_official_tensors(hrda_reference: Reference) -> None:
     assert channels == hrda.ATTENTION_CHANNELS
     widths = BACKBONES["mit_b5"].widths
     with torch.device("meta"):
-        heads: dict[str, nn.Module] = {
-            "head": DAFormerHead(widths, channels, channels, classes, dropout=hrda.DROPOUT),
-            "scale_attention": hrda.ScaleAttention(widths, classes),
-        }
-    empty = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    for part, head in heads.items():
-        tensors, unknown = import_official(official_of(part, empty))
-        assert not unknown
-        ours = nn.ModuleDict({"head": head}).state_dict()
-        assert {n: t.shape for n, t in tensors.items()} == {n: t.shape for n, t in ours.items()}
+        heads = nn.ModuleDict(
+            {
+                "head": DAFormerHead(widths, channels, channels, classes, dropout=hrda.DROPOUT),
+                "attention": hrda.ScaleAttention(widths, classes),
+            }
+        )
+        empty = {name: torch.empty(shape) for name, shape in shapes.items()}
+    tensors, unknown = import_official(named_as_daformer(empty))
+    assert not unknown
+    assert {n: t.shape for n, t in tensors.items()} == {
+        n: t.shape for n, t in heads.state_dict().items()
+    }
