@@ -153,8 +153,7 @@ def run(
         out: Folder for the PNGs.
         fit_px: Width and height that images are scaled to fit in; `model` is as the student was
             trained, None keeps their size.
-        window_px: Side of windows that slide over the scaled image, a multiple of 32; None sees
-            all of it at once.
+        window_px: Side of windows that slide over the scaled image; None sees all of it at once.
         batch: Images of one size that are predicted together.
         device: As `pick_device` takes it.
         progress: Called with images done, images in total and the name of the last one.

@@ -42,6 +42,7 @@ class ForeignStudent:
 
     path: Path
     kind: Kind
+    network: Network  # of a training
     student: Student  # filled with what the checkpoint has; the rest is random
     config: StudentConfig  # as the shapes of the checkpoint say
     classes: ClassTable
@@ -100,6 +101,7 @@ def read_foreign(
     return ForeignStudent(
         path=path,
         kind=kind,
+        network=network,
         student=student.eval(),
         config=config,
         classes=table,
@@ -109,20 +111,10 @@ def read_foreign(
     )
 
 
-def save_foreign(
-    foreign: ForeignStudent,
-    out: Path,
-    *,
-    network: Network,
-    fit_px: tuple[int, int] | None,
-) -> None:
-    """Write the student's folder, which `load_student` and all that builds on it read.
+def save_foreign(foreign: ForeignStudent, out: Path, *, fit_px: tuple[int, int] | None) -> None:
+    """Write the student's folder, as `save_student`.
 
-    Args:
-        foreign: As `read_foreign` returned it.
-        out: Made where it does not exist; a student in it is replaced.
-        network: As it was read, for the record.
-        fit_px: Width and height that its images are scaled to fit in; None keeps their size.
+    Its images are scaled to fit in `fit_px`, width and height; None keeps their size.
 
     Raises:
         CheckpointError: Some tensors did not fit.
@@ -142,7 +134,7 @@ def save_foreign(
         "imported": {
             "file": foreign.path.name,
             "sha256": sha256_of_file(foreign.path),
-            "network": "backbone" if foreign.kind == "backbone" else network,
+            "network": "backbone" if foreign.kind == "backbone" else foreign.network,
             "iteration": foreign.iteration,
             "loaded": foreign.loaded,
         },

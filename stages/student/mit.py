@@ -51,11 +51,9 @@ BACKBONES: dict[BackboneName, MiT] = {
 def build_backbone(mit: MiT, *, drop_path: float, norm_eps: float) -> SegformerModel:
     """Build transformers' backbone with fused attention, initialised as the official MiT.
 
-    Args:
-        mit: Its size.
-        drop_path: Stochastic depth of the last block; it grows linearly from 0 over all blocks.
-        norm_eps: LayerNorm epsilon of block and stage norms: 1e-6 is the official MiT, 1e-5 what
-            transformers hard-codes. Patch-embedding and reduction norms have 1e-5 in both.
+    Stochastic depth grows linearly over all blocks, from 0 to `drop_path`. Block and stage norms
+    have `norm_eps`: 1e-6 is the official MiT, 1e-5 what transformers hard-codes. The norms of patch
+    embedding and reduction have 1e-5 in both.
     """
     backbone = SegformerModel(segformer_config(mit, drop_path, attn_implementation="sdpa"))
     for stage in backbone.stages:

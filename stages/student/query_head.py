@@ -46,8 +46,7 @@ class QueryHead(nn.Module):
         width: E, a multiple of 32 (published 256); feed-forward layers have 4 E and 8 E.
         num_classes: K.
         queries: Q, at least K (published 100).
-        tokens: Q of each layer, which make the queries; None learns queries that know no tokens,
-            as in the published control without Rein.
+        tokens: Make the queries; None learns some that know no tokens, as in the published control.
 
     Raises:
         ConfigError: If there are fewer queries than classes.

@@ -268,9 +268,6 @@ def _prefix_of_backbone(tensors: Mapping[str, Tensor], path: Path) -> str:
 
     That is `model.backbone.` in a training, `backbone.` in an mmseg model, nothing in ImageNet's
     weights; all perhaps behind others, as `module.`.
-
-    Raises:
-        CheckpointError: If there are several, and none is that of a training.
     """
     found = prefixes_of(tensors, _STEM)
     trained = [p for p in found if f".{p}".endswith(".model.backbone.")]
@@ -309,9 +306,6 @@ def _is_reachable_on_hub(weights: str) -> bool:
 
     The hub is asked once: transformers asks five times with growing pauses, half a minute without
     a network or for a typo.
-
-    Raises:
-        CheckpointError: There is no such name, or no network and nothing in the cache.
     """
     if Path(weights).expanduser().is_dir():
         return True

@@ -69,7 +69,7 @@ def test_either_network_of_a_training_becomes_a_folder(
     assert (foreign.kind, foreign.iteration, foreign.classes) == ("training", 40000, TWO)
     assert foreign.loaded == sum(name.startswith("model.") for name in state)
     assert foreign.differences == foreign.faults == ((), (), ())
-    save_foreign(foreign, tmp_path / "student", network=which, fit_px=(1024, 512))
+    save_foreign(foreign, tmp_path / "student", fit_px=(1024, 512))
     loaded, meta = load_student(tmp_path / "student")
     assert_equal(loaded, network(seed))
     assert meta["classes"] == ["road", "sky"]
@@ -104,7 +104,7 @@ def test_every_tensor_that_does_not_fit_is_reported_and_refused(tmp_path: Path) 
     with pytest.raises(
         CheckpointError, match=r"2 missing: backbone\.block2.* and 1 more; 2 unexpected: "
     ) as error:
-        save_foreign(foreign, tmp_path / "student", network="student", fit_px=None)
+        save_foreign(foreign, tmp_path / "student", fit_px=None)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "student").exists()
 
@@ -126,7 +126,7 @@ def test_an_imagenet_file_fills_the_backbone_and_its_classifier_is_reported(
     assert "decode_head.conv_seg.weight" in foreign.differences.missing
     assert foreign.faults == ((), (), ())
     assert_equal(foreign.student.backbone, network(3).backbone)
-    save_foreign(foreign, tmp_path / "student", network="student", fit_px=None)
+    save_foreign(foreign, tmp_path / "student", fit_px=None)
     assert load_student(tmp_path / "student")[0].num_classes == 11
 
 
@@ -190,6 +190,6 @@ def test_a_trained_student_is_not_replaced(tmp_path: Path) -> None:
     config = foreign.config
     save_student(network(3), tmp_path / "student", config=config, meta={"classes": ["a", "b"]})
     with pytest.raises(ConfigError, match="holds a student that was trained here"):
-        save_foreign(foreign, tmp_path / "student", network="student", fit_px=None)
+        save_foreign(foreign, tmp_path / "student", fit_px=None)
     for _ in range(2):  # an imported one is
-        save_foreign(foreign, tmp_path / "imported", network="student", fit_px=None)
+        save_foreign(foreign, tmp_path / "imported", fit_px=None)
