@@ -25,7 +25,6 @@ from torch import Tensor
 from examples.drawn.world import draw
 from examples.drawn.world.style import Style
 from stages.evaluate.predict import open_model
-from stages.prepare.pixels import normalised_window
 from stages.restyle.issa.fit import (
     EncoderFit,
     GeneratorFit,
@@ -38,7 +37,7 @@ from stages.restyle.issa.fit import (
 from stages.restyle.issa.generator import Generator, Maps
 from stages.restyle.issa.losses import Perceptual
 from stages.restyle.mixers.issa import ENCODER, GENERATOR, Issa
-from stages.student.inference import predict
+from stages.student.inference import predict_images
 from stages.student.metrics import ConfusionMatrix
 
 SIZE_PX: Final = 128
@@ -155,9 +154,8 @@ def _miou(images: Sequence[Pixels], labels: Sequence[Pixels]) -> float:
     model = open_model(START)
     size, found = (SIZE_PX, SIZE_PX), ConfusionMatrix(len(model.classes))
     for image, label in zip(images, labels, strict=True):
-        pixels = torch.from_numpy(normalised_window(image, 0, 0, *size))[None]
-        seen = predict(model.network, pixels, resized_size_px=size, original_size_px=size)
-        found.update(seen[0].numpy(), label)
+        seen = predict_images(model.network, [image], size, size, device=torch.device("cpu"))
+        found.update(seen[0], label)
     return 100 * found.mean_iou()
 
 

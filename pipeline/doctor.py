@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from rich.text import Text
 
@@ -20,8 +20,6 @@ from store.errors import ConfigError, DataError, SSRError
 
 if TYPE_CHECKING:
     from pipeline.params import Params
-
-WEIGHT_FILES: Final = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 
 Mark = Literal["ok", "warning", "problem"]
 
@@ -148,7 +146,7 @@ def _weights(config: "Params") -> Iterator[Finding]:
 
     teacher, student, start = config.embed.teacher, config.train.student.weights, config.train.init
     is_folder = config.train.student.backbone == REIN
-    is_named = is_hub_id(student) and not student.endswith(WEIGHT_FILES) and not is_folder
+    is_named = is_hub_id(student) and not is_folder
     if student == IMAGENET:
         from stages.efficientnet_lite import STUDENTS, not_installed, weight_file
 

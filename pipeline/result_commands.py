@@ -247,7 +247,7 @@ def import_checkpoint(
     table = None if classes is None else CLASS_TABLES[classes]
     foreign = read_foreign(checkpoint, network=weights, classes=table)
     print_foreign(foreign)
-    save_foreign(foreign, out, network=weights, fit_px=fit_px)
+    save_foreign(foreign, out, fit_px=fit_px)
     console.print(f"student in {out}")
 
 

@@ -61,7 +61,7 @@ def ported_step(
     clean.backward(retain_graph=models.imagenet is not None)  # type: ignore[no-untyped-call]
     if models.imagenet is not None and config.feature_distance is not None:
         with torch.no_grad():
-            reference = stage_features(models.imagenet.backbone, batch.source_image)[-1]
+            reference = stage_features(models.imagenet.backbone.stages, batch.source_image)[-1]
         cells = cells_of(
             batch.source_label,
             COARSEST_PX,

@@ -9,9 +9,8 @@ import logging
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -51,8 +50,7 @@ _PROCESSOR: Mapping[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ExportResult:
+class ExportResult(NamedTuple):
     """What was written."""
 
     why_not_plain: str | None  # why transformers alone cannot load it

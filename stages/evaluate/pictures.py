@@ -44,29 +44,18 @@ def triptych_png(
 ) -> bytes:
     """Draw image | label | prediction, with the legend below where it takes less room than they do.
 
-    Args:
-        image_id: The file says which image it is of, and where its panels end.
-        image: RGB, (H, W, 3).
-        label: Class ids, (H, W); ignored pixels (255) are black.
-        prediction: Class ids, (H, W).
-        classes: Names and colours.
+    The image is RGB (H, W, 3), the others are class ids (H, W), of which ignored ones are black.
+    The file says which image it is of, and where its panels end.
     """
-    assert label.shape == prediction.shape == image.shape[:2], (
-        f"image {image.shape}, label {label.shape} and prediction {prediction.shape} must agree"
-    )
     height, width = label.shape
     scale = min(1.0, PANEL_PX / width)
     width_px, height_px = round(width * scale), max(1, round(height * scale))
     strip = _legend(classes, 3 * width_px + 2 * GAP_PX)
     legend_px = strip.height if strip.height < height_px else 0
     picture = Image.new("RGB", (3 * width_px + 2 * GAP_PX, height_px + legend_px), PAPER)
-    for column, (panel, how) in enumerate(
-        (
-            (image, Image.Resampling.BOX),
-            (colorize(label, classes), Image.Resampling.NEAREST),
-            (colorize(prediction, classes), Image.Resampling.NEAREST),
-        )
-    ):
+    panels = (image, colorize(label, classes), colorize(prediction, classes))
+    for column, panel in enumerate(panels):
+        how = Image.Resampling.NEAREST if column else Image.Resampling.BOX
         shrunk = Image.fromarray(panel).resize((width_px, height_px), how)
         picture.paste(shrunk, (column * (width_px + GAP_PX), 0))
     if legend_px:
@@ -109,13 +98,7 @@ def colorize(ids: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.uint8]:
 
 
 def confusion_picture(counts: NDArray[np.int64], names: Sequence[str]) -> Image.Image:
-    """Draw a confusion matrix: a row is a label, its cells the percent of its pixels by prediction.
-
-    Args:
-        counts: Pixels, (K, K), rows are labels, columns predictions.
-        names: Of the K classes.
-    """
-    assert counts.shape == (len(names), len(names)), f"{counts.shape} is not of {len(names)} names"
+    """Draw pixels (K, K): a row is a label, its cells the percent of its pixels by prediction."""
     font = ImageFont.load_default(FONT_PX)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     names_px = MARGIN_PX + max(round(font.getlength(name)) for name in names) + MARGIN_PX

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from stages.device import pick_device
@@ -26,8 +26,9 @@ from stages.fields import DeviceName
 from stages.prepare.datasets.dataset import files_under
 from stages.prepare.geometry import WORKING_MULTIPLE_PX, fit_size, working_size
 from stages.prepare.labels import ClassTable
-from stages.prepare.pixels import normalised_window, read_image, resize_image
-from stages.student.inference import predict
+from stages.prepare.pixels import read_image
+from stages.student.config import ONCE
+from stages.student.inference import pixels_of, predict_images
 from stages.student.saved import Card, read_card
 from stages.student.student import Student, open_student
 from store.atomic import write_bytes
@@ -63,8 +64,7 @@ class Model:
         return crop_px
 
 
-@dataclass(frozen=True, slots=True)
-class PredictResult:
+class PredictResult(NamedTuple):
     """What was predicted."""
 
     names: tuple[str, ...]  # of the PNGs in all three folders
@@ -145,7 +145,7 @@ def run(
     `labels` are paletted class ids, `colors` the same in RGB, `overlays` half image, half colours.
     A student with SeMask has `maps` too, what each of its stages takes for which class.
     Images are read upright as their EXIF orientation says, and so are the PNGs. Only a batch of
-    them is in memory at a time; every file is replaced atomically.
+    images of one size is in memory at a time; every file is replaced atomically.
 
     Args:
         model: Folder of a student, or of a run that has one.
@@ -153,10 +153,9 @@ def run(
         out: Folder for the PNGs.
         fit_px: Width and height that images are scaled to fit in; `model` is as the student was
             trained, None keeps their size.
-        window_px: Side of windows that slide over the scaled image, a multiple of 32; None sees
-            all of it at once.
+        window_px: Side of windows that slide over the scaled image; None sees all of it at once.
         batch: Images of one size that are predicted together.
-        device: `auto` takes the GPU where there is one.
+        device: As `pick_device` takes it.
         progress: Called with images done, images in total and the name of the last one.
 
     Raises:
@@ -176,26 +175,22 @@ def run(
     read = ((name, read_image(path)) for name, path in photos.items())
     for _, same_size in groupby(read, key=lambda pair: pair[1].shape):
         while samples := list(islice(same_size, batch)):
-            labels, maps = _predict(
-                student, [each for _, each in samples], fit_px, window_px, chosen
-            )
-            for row, ((name, image), ids) in enumerate(zip(samples, labels, strict=True)):
-                _write(out, name, image, ids, student.classes, maps[:, row])
+            names, pixels = zip(*samples, strict=True)
+            labels, maps = _predict(student, pixels, fit_px, window_px, chosen)
+            for row, name in enumerate(names):
+                _write(out, name, pixels[row], labels[row], student.classes, maps[:, row])
                 done += 1
                 progress(done, len(photos), name)
     return PredictResult(tuple(photos), others, fit_px)
 
 
 def list_photos(wanted: Sequence[str], *, out: Path) -> tuple[dict[str, Path], int]:
-    """Find images and name them.
+    """Find images and name them; also count the files of folders that are not named like images.
 
     A name is the path below the folder that was given; other files have their own name. Where two
     images would share one, all are named from the folder that they have in common; where two still
-    differ in their suffix only, all keep it. Hidden files are passed over.
-
-    Returns:
-        The files by name, each once, in the order given and sorted within a folder; and how many
-        files of the folders are not named like images.
+    differ in their suffix only, all keep it. Hidden files are passed over. Each file is listed
+    once, in the order given and sorted within a folder.
 
     Raises:
         ConfigError: `out` lies in a folder of images: the next call would predict predictions.
@@ -253,34 +248,23 @@ def _predict(
         Class ids (B, H, W), and those of SeMask's stages, if any, (stages, B, h, w), at the size
         that the student sees.
     """
-    original_px = (images[0].shape[0], images[0].shape[1])
-    resized_px = fit_size(original_px, fit_px)
+    resized_px = fit_size((images[0].shape[0], images[0].shape[1]), fit_px)
     padded_px = working_size(resized_px, student.crop_px or WORKING_MULTIPLE_PX)
-    windows = [normalised_window(resize_image(i, resized_px), 0, 0, *padded_px) for i in images]
-    seen = torch.from_numpy(np.stack(windows)).to(device)  # (B, 3, h, w)
-    ids: NDArray[np.uint8] = (
-        predict(
-            student.network,
-            seen,
-            resized_size_px=resized_px,
-            original_size_px=original_px,
-            window_px=window_px,
-        )
-        .cpu()
-        .numpy()
-    )
-    return ids, _class_maps(student.network, seen)[:, :, : resized_px[0], : resized_px[1]]
+    how = ONCE.model_copy(update={"window_px": window_px})
+    network = student.network
+    ids = predict_images(network, images, resized_px, padded_px, device=device, how=how)
+    maps = np.empty((0, len(images), *padded_px), np.uint8)
+    if isinstance(network, Student) and network.semantic is not None:
+        maps = _class_maps(network, pixels_of(images, resized_px, padded_px, device=device))
+    return ids, maps[:, :, : resized_px[0], : resized_px[1]]
 
 
 @torch.inference_mode()
-def _class_maps(network: nn.Module, images: Tensor) -> NDArray[np.uint8]:
+def _class_maps(network: Student, pixels: Tensor) -> NDArray[np.uint8]:
     """Let SeMask's stages classify images (B, 3, h, w): class ids (stages, B, h, w)."""
-    found = np.empty((0, len(images), *images.shape[2:]), np.uint8)
-    if not isinstance(network, Student) or network.semantic is None:
-        return found
     maps = [
-        F.interpolate(map_.argmax(1, keepdim=True).float(), images.shape[2:])[:, 0]
-        for map_ in network.see(images).class_maps
+        F.interpolate(map_.argmax(1, keepdim=True).float(), pixels.shape[2:])[:, 0]
+        for map_ in network.see(pixels).class_maps
     ]
     return torch.stack(maps).byte().cpu().numpy()
 

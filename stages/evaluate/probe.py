@@ -8,10 +8,10 @@ Legend: C channels, h w tokens, H W pixels, N tokens, K classes.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -52,8 +52,7 @@ Image = Mapping[str, Labelled]
 _MOST_TOKENS: Final = 512  # of one image that a classifier learns from
 
 
-@dataclass(frozen=True)
-class ProbeReport:
+class ProbeReport(NamedTuple):
     """Scores of classifiers that learnt on labels of the source."""
 
     teacher: Mapping[str, Any]
@@ -147,18 +146,14 @@ def run(
 
     tests = {"/".join(part): images_of(part) for part in TESTS if spread[part]}
     scores = probe(images_of(LEARN), tests, classes)
-    provenance = index.stores["source"].provenance["teacher"]
-    assert isinstance(provenance, dict)
-    return ProbeReport(provenance, len(spread[LEARN]), scores)
+    teacher: Any = index.stores["source"].provenance["teacher"]
+    return ProbeReport(teacher, len(spread[LEARN]), scores)
 
 
 def probe(
     learn: Iterable[Image], tests: Mapping[str, Iterable[Image]], classes: Sequence[str]
 ) -> dict[tuple[str, str], Metrics]:
-    """Learn a classifier of each kind of features, and score it.
-
-    Returns:
-        (name of the features, name of the test) -> scores of tokens.
+    """Learn a classifier of each kind of features; (features, test) -> its scores of tokens.
 
     Raises:
         DataError: No token of the images to learn from, or of a test, has a label.

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from stages.device import pick_device
@@ -47,7 +49,7 @@ class _Measured:
 
     content: str
     metrics: Metrics
-    matrix: ConfusionMatrix
+    counts: NDArray[np.int64]
     pictures: Mapping[str, bytes]
 
 
@@ -69,9 +71,8 @@ def run(
     `<out>/metrics.json` of all; pictures of an earlier run are removed. Every file is replaced
     atomically, `metrics.json` last. Equal inputs give equal bytes.
 
-    The manifest's classes must be the student's. Smaller images of `config.datasets` are padded to
-    `at_least_px`, the side of the crop; what was measured of their files is kept in the file
-    `cache`, by default one in `out`. Progress is called with images done, in all, and what is done.
+    Smaller images of `config.datasets` are padded to `at_least_px`, the side of the crop; what was
+    measured of their files is kept in the file `cache`, by default one in `out`.
 
     Returns:
         Scores of each dataset by name, in percent; the domain's, e.g. "target/val", first.
@@ -92,29 +93,25 @@ def run(
     datasets: dict[str, Dataset] = {}
     if config.domain is not None:
         name = f"{config.domain}/{config.split}"
-        split = manifest.select(domain=config.domain, split=config.split)
-        records = tuple(record for record in split if record.label is not None)
-        if not records:
+        records = manifest.select(domain=config.domain, split=config.split)
+        labelled = tuple(record for record in records if record.label is not None)
+        if not labelled:
             raise DataError(
-                f"none of the {len(split)} images of {name} in the manifest has a label to measure "
-                "against: add labels there, or set evaluate.domain and evaluate.split to images "
-                "that have some"
+                f"none of the {len(records)} images of {name} in the manifest has a label: add "
+                "some, or set evaluate.domain and evaluate.split to images that have labels"
             )
-        labels = manifest.labels[config.domain]
-        datasets[name] = Dataset(records, roots[config.domain], labels)
+        root, labels = roots[config.domain], manifest.labels[config.domain]
+        datasets[name] = Dataset(labelled, root, labels)
     device = pick_device(config.device, "evaluate.device")
     network, card = open_student(student)
     require_classes(card.meta, classes.names, origin=str(student))
     network.to(device)
     for name, source in config.datasets.items():
-        datasets[name] = of_source(
-            source,
-            name,
-            classes=classes,
-            at_least_px=at_least_px,
-            cache=cache or out / "scan-cache",
-            progress=progress,
-        )
+        measurements = MeasurementCache(cache or out / "scan-cache")
+        try:
+            datasets[name] = _of_source(source, name, classes, at_least_px, measurements, progress)
+        finally:
+            measurements.save()
     measured = {
         name: _measure(network, name, dataset, classes, config, device, progress)
         for name, dataset in datasets.items()
@@ -142,13 +139,12 @@ def run(
     return {name: each.metrics for name, each in measured.items()}
 
 
-def of_source(
+def _of_source(
     source: SourceConfig,
     name: str,
-    *,
     classes: ClassTable,
     at_least_px: int,
-    cache: Path,
+    cache: MeasurementCache,
     progress: Progress,
 ) -> Dataset:
     """List and check the val split of a dataset of `evaluate.datasets`.
@@ -207,7 +203,7 @@ def _measure(
         progress(index + 1, total, name)
     metrics = Metrics.of(matrix, classes.names, images=total, subsets=config.subsets)
     content = fingerprint_of([(r.sha256, r.label_sha256) for r in dataset.records])[:12]
-    return _Measured(content, metrics, matrix, drawn)
+    return _Measured(content, metrics, matrix.counts, drawn)
 
 
 def _scores(measured: _Measured) -> dict[str, Any]:
@@ -226,7 +222,7 @@ def _write(folder: Path, measured: _Measured, classes: ClassTable) -> None:
     for path in pictures.glob("[0-9][0-9][0-9]-*.png"):  # only names that this stage gives
         if path.name not in measured.pictures and not pictures.is_symlink():
             path.unlink()
-    counts, metrics = measured.matrix.counts, measured.metrics
+    counts, metrics = measured.counts, measured.metrics
     write_bytes(folder / "confusion.png", png_of(confusion_picture(counts, classes.names)))
     rows = zip(classes.names, counts.tolist(), strict=True)
     table = [("label", *classes.names), *((name, *row) for name, row in rows)]

@@ -1,13 +1,11 @@
 """The parameters of a student and of how it predicts; no torch."""
 
 import re
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
     Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
     model_validator,
 )
 
@@ -42,6 +40,11 @@ def _official_or_hf(eps: float) -> float:
     if eps not in (1e-6, 1e-5):
         raise ValueError("is 1e-6 (official) or 1e-5 (Hugging Face)")
     return eps
+
+
+def _is_off(value: object) -> bool:
+    """Leave out what is off, so that identities equal those of versions without it."""
+    return value is None
 
 
 class SemaskConfig(Section):
@@ -98,7 +101,7 @@ class ReinConfig(Section):
     )
     views: PositiveInt | None = Field(
         default=None,
-        exclude_if=lambda views: views is None,
+        exclude_if=_is_off,
         description="Fixed crops of each labelled image, of which `ssr embed` stores what enters "
         "block `from_block`: training draws among them and runs the blocks from there on; null "
         "draws crops anew in every step.",
@@ -153,13 +156,19 @@ class StudentConfig(Section):
         description="Channel dropout before the last convolution; 0 with `mask2former`."
     )
     semask: SemaskConfig | None = Field(
-        default=None, description="Semantic attention after each stage, SeMask; null is off."
+        default=None,
+        exclude_if=_is_off,
+        description="Semantic attention after each stage, SeMask; null is off.",
     )
     hrda: HrdaConfig | None = Field(
-        default=None, description="Two scales, context and detail, HRDA; null is off."
+        default=None,
+        exclude_if=_is_off,
+        description="Two scales, context and detail, HRDA; null is off.",
     )
     rein: ReinConfig | None = Field(
-        default=None, description="What refines `rein_vfm`, which alone has it; null is off."
+        default=None,
+        exclude_if=_is_off,
+        description="What refines `rein_vfm`, which alone has it; null is off.",
     )
 
     @property
@@ -168,12 +177,6 @@ class StudentConfig(Section):
         if self.semask is None or self.semask.attention:
             return self
         return self.model_copy(update={"semask": None})
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_off(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what is off, so that identities equal those of versions without it."""
-        off = {key for key in ("semask", "hrda", "rein") if getattr(self, key) is None}
-        return {key: value for key, value in dump(self).items() if key not in off}
 
     @model_validator(mode="after")
     def _suits_the_backbone(self) -> Self:
@@ -239,6 +242,8 @@ ONCE: Final = Inference(window_px=None, scales=(1.0,), flip=False, precision="fl
 
 
 def is_hub_id(name: str) -> bool:
-    """Tell whether a name can be a model's on Hugging Face, which is owner/name."""
+    """Tell whether a name can be a model's on Hugging Face, which is owner/name; files are none."""
+    if name.endswith((".pth", ".pt", ".bin", ".ckpt", ".safetensors")):
+        return False
     word = r"\w+(?:[.-]\w+)*"  # the hub's own rule: no two dots or dashes, none at an end
     return re.fullmatch(rf"{word}/{word}", name, flags=re.ASCII) is not None

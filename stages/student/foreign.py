@@ -6,7 +6,7 @@ All names here are those of the file, below the network: `backbone.*`, `decode_h
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
@@ -19,49 +19,36 @@ from stages.student.hrda import DETAIL_WEIGHT
 from stages.student.mit import BACKBONES
 from stages.student.saved import describe_classes, require_free, save_student
 from stages.student.student import Student, build_student
-from stages.student.weights import SEGFORMER, import_official, ours_to_official, prefix_of_backbone
+from stages.student.weights import (
+    IMAGENET_HEAD,
+    SEGFORMER,
+    Kind,
+    Network,
+    import_official,
+    network_of,
+    official_name,
+)
 from stages.weight_files import Differences, differences, prefixes_of, read_tensors
 from store.errors import CheckpointError
 from store.fingerprint import sha256_of_file
 
-Kind = Literal["training", "student", "backbone"]
-Network = Literal["student", "ema"]
-
-# Prefixes of an mmcv file of self-training.
-_PREFIXES: Mapping[Network, str] = {"student": "model.", "ema": "ema_model."}
-_OURS = (  # in the files of this project's students
-    "stages.0.patch_embeddings.proj.weight",
-    "stages.0.4._depthwise_conv.weight",
-)
-_EFFICIENTNET_LITE = "_conv_stem.weight"
 _PAPER_CHANNELS = 256  # of the head that a bare backbone is given
 _PAPER_DETAIL_PX = 512  # which no tensor tells
-_IMAGENET_HEAD = "head."  # classifier of MiT's ImageNet files, which SegFormer drops as well
 
 
 @dataclass(frozen=True)
 class ForeignStudent:
-    """A student with the weights of somebody else's checkpoint.
-
-    Attributes:
-        path: The checkpoint.
-        kind: A whole training, a trained student, or a bare backbone.
-        student: Filled with what the checkpoint has; the rest is random.
-        config: Its architecture, as the shapes of the checkpoint say.
-        classes: Of its logits.
-        loaded: Number of tensors of the checkpoint that are in the student.
-        differences: What does not fit; missing and misshapen tensors are random.
-        iteration: Of the training; None where the file does not say.
-    """
+    """A student with the weights of somebody else's checkpoint."""
 
     path: Path
     kind: Kind
-    student: Student
-    config: StudentConfig
+    network: Network  # of a training
+    student: Student  # filled with what the checkpoint has; the rest is random
+    config: StudentConfig  # as the shapes of the checkpoint say
     classes: ClassTable
-    loaded: int
+    loaded: int  # tensors of the checkpoint that are in the student
     differences: Differences
-    iteration: int | None
+    iteration: int | None  # of the training; None where the file does not say
 
     @property
     def faults(self) -> Differences:
@@ -74,7 +61,7 @@ class ForeignStudent:
         missing, unexpected, misshapen = self.differences
         return Differences(
             tuple(name for name in missing if not name.startswith("decode_head.")),
-            tuple(name for name in unexpected if not name.startswith(_IMAGENET_HEAD)),
+            tuple(name for name in unexpected if not name.startswith(IMAGENET_HEAD)),
             misshapen,
         )
 
@@ -94,12 +81,13 @@ def read_foreign(
         CheckpointError: If the file is missing, damaged or of an unknown backbone or head; or its
             classes are unknown.
     """
-
-    def official(name: str) -> str:
-        return ours_to_official(name) or name
-
     content, meta = read_tensors(path)
-    kind, tensors = _choose(content, network, path)
+    if prefixes_of(content, SEGFORMER):
+        raise CheckpointError(
+            f"{path} holds a Segformer of transformers; set train.student.weights to it, which "
+            "takes its backbone"
+        )
+    kind, tensors = network_of(content, network, path)
     # HRDA has DAFormer's head one level deeper, beside its attention
     tensors = {n.replace("decode_head.head.", "decode_head."): t for n, t in tensors.items()}
     ours, unknown = import_official(tensors)
@@ -113,29 +101,20 @@ def read_foreign(
     return ForeignStudent(
         path=path,
         kind=kind,
+        network=network,
         student=student.eval(),
         config=config,
         classes=table,
-        loaded=len({official(name) for name in fitting}),
-        differences=differences(wanted, ours, unknown=unknown, shown=official),
+        loaded=len({official_name(name) for name in fitting}),
+        differences=differences(wanted, ours, unknown=unknown, shown=official_name),
         iteration=iteration if isinstance(iteration, int) else None,
     )
 
 
-def save_foreign(
-    foreign: ForeignStudent,
-    out: Path,
-    *,
-    network: Network,
-    fit_px: tuple[int, int] | None,
-) -> None:
-    """Write the student's folder, which `load_student` and all that builds on it read.
+def save_foreign(foreign: ForeignStudent, out: Path, *, fit_px: tuple[int, int] | None) -> None:
+    """Write the student's folder, as `save_student`.
 
-    Args:
-        foreign: As `read_foreign` returned it.
-        out: Made where it does not exist; a student in it is replaced.
-        network: As it was read, for the record.
-        fit_px: Width and height that its images are scaled to fit in; None keeps their size.
+    Its images are scaled to fit in `fit_px`, width and height; None keeps their size.
 
     Raises:
         CheckpointError: Some tensors did not fit.
@@ -155,54 +134,12 @@ def save_foreign(
         "imported": {
             "file": foreign.path.name,
             "sha256": sha256_of_file(foreign.path),
-            "network": "backbone" if foreign.kind == "backbone" else network,
+            "network": "backbone" if foreign.kind == "backbone" else foreign.network,
             "iteration": foreign.iteration,
             "loaded": foreign.loaded,
         },
     }
     save_student(foreign.student, out, config=foreign.config, meta=meta)
-
-
-def _choose(
-    content: Mapping[str, Tensor], network: Network, path: Path
-) -> tuple[Kind, dict[str, Tensor]]:
-    """Pick the network out of a file."""
-    if prefixes_of(content, SEGFORMER):
-        raise CheckpointError(
-            f"{path} holds a Segformer of transformers; set train.student.weights to it, which "
-            "takes its backbone"
-        )
-    if prefixes_of(content, _EFFICIENTNET_LITE):
-        raise CheckpointError(
-            f"{path} holds an EfficientNet, and the ImageNet weights of EfficientNet-Lite need no "
-            "import; set train.student.backbone to efficientnet_lite0, 1 or 2 and "
-            "train.student.weights to imagenet"
-        )
-    if any(prefixes_of(content, anchor) for anchor in _OURS):
-        raise CheckpointError(
-            f"{path} holds a student of this project, which needs no import; give its folder "
-            f"{path.parent} to the other commands, or set train.init to it"
-        )
-    stem = prefix_of_backbone(content, path)
-    outer = stem.removesuffix("backbone.")
-    if f".{outer}".endswith(".model."):
-        prefix = outer.removesuffix(_PREFIXES["student"]) + _PREFIXES[network]
-        tensors = {n.removeprefix(prefix): t for n, t in content.items() if n.startswith(prefix)}
-        if not tensors:
-            raise CheckpointError(
-                f"{path} holds no {network} network ({prefix}*); choose the other with --weights"
-            )
-        return "training", tensors
-    if network == "ema":
-        raise CheckpointError(
-            f"{path} is not of a self-training and holds one network only; leave --weights out"
-        )
-    inner = {name.removeprefix(outer): tensor for name, tensor in content.items()}
-    if stem.endswith("backbone."):
-        return "student", inner
-    # the ImageNet classifier keeps its name, so that it is reported and not taken for a backbone's
-    bare = {n if n.startswith(_IMAGENET_HEAD) else f"backbone.{n}": t for n, t in inner.items()}
-    return "backbone", bare
 
 
 def _architecture(tensors: Mapping[str, Tensor], path: Path) -> StudentConfig:

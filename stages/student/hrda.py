@@ -1,14 +1,14 @@
 """HRDA: a context and a detail scale, fused by attention for each class (arXiv 2204.13132).
 
 Official files (`lhoyer/MIC`): `hrda_encoder_decoder.py` and `hrda_head.py`; the constants are those
-of `gtaHR2csHR_mic_hrda.py`. Functions take the parts of a student: `features`, images (B, 3, H, W)
-to four maps, and `head`, four maps to logits. One backbone and one head serve both scales.
+of `gtaHR2csHR_mic_hrda.py`. Functions take the parts of a student, which serve both scales:
+`features`, images (B, 3, H, W) to four maps, finest first, and `head`, four maps to logits.
 
 # B batch, K classes, H W pixels of the crop, h w pixels of the detail crop, W windows
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,23 +30,15 @@ Box = tuple[int, int, int, int]
 """y1, y2, x1, x2; ends excluded."""
 
 Maps = TypeVar("Maps")
-"""What a backbone makes of images: four maps, finest first, and more perhaps."""
+"""What a backbone makes of images: four maps, and more perhaps."""
 
-Features = Callable[[Tensor], Sequence[Tensor]]
 Head = Callable[[Sequence[Tensor]], Tensor]
 PixelLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(logits, label, weight or None) -> mean over pixels, as `segmentation_loss`."""
 
 
 class ScaleAttention(DAFormerHead):
-    """DAFormer's head with a single 1x1 fusion: logits of how far to trust the detail, by class.
-
-    Args:
-        in_channels: Channels of the four feature maps, finest first.
-        num_classes: K.
-        channels: Of every projected map and of the fusion.
-        dropout: Share of channels dropped in training.
-    """
+    """DAFormer's head with a single 1x1 fusion: logits of how far to trust the detail, by class."""
 
     def __init__(
         self,
@@ -62,27 +54,13 @@ class ScaleAttention(DAFormerHead):
         self.bottleneck, self.aspp[0] = self.aspp[0], nn.Identity()  # type: ignore[assignment]
 
 
-class Pyramids(NamedTuple, Generic[Maps]):
-    """Features of both scales, each four maps, finest first; those of the context are halved."""
-
-    context: Maps
-    detail: Maps
-
-
 class Fused(NamedTuple):
-    """What the head makes of both scales.
+    """What the head makes of both scales."""
 
-    Attributes:
-        logits: (B, K, H/4, W/4), fused.
-        context: (B, K, H/8, W/8), already attenuated: where attention trusts the detail it is low.
-        detail: (B, K, h/4, w/4) of the box; (B, K, H/4, W/4) without one.
-        attention: (B, K, H/8, W/8) in 0..1, 0 outside the box.
-    """
-
-    logits: Tensor
-    context: Tensor
-    detail: Tensor
-    attention: Tensor
+    logits: Tensor  # (B, K, H/4, W/4), fused
+    context: Tensor  # (B, K, H/8, W/8), attenuated: low where attention trusts the detail
+    detail: Tensor  # (B, K, h/4, w/4), of the box
+    attention: Tensor  # (B, K, H/8, W/8) in 0..1, 0 outside the box
 
 
 def draw_box(
@@ -90,13 +68,9 @@ def draw_box(
 ) -> Box:
     """Draw the place of a detail crop, one for all images of a batch.
 
-    The last place is never drawn, as officially. Nothing is drawn where the crop is the image.
-
-    Args:
-        draw: Number of places -> one of them, as a generator's `integers`; rows first.
-        image_px: (H, W).
-        crop_px: (h, w).
-        align_px: Offsets are multiples of it.
+    `draw` maps the number of places to one of them, rows first; offsets are multiples of
+    `align_px`. The last place is never drawn, as officially. Nothing is drawn where the crop is the
+    image.
 
     Raises:
         ConfigError: If there is no place to choose from.
@@ -142,46 +116,37 @@ def crop_tokens(box: Box, map_: Tensor, image_px: Size) -> Tensor:
     return map_[..., rows, columns]
 
 
-def features_of(features: Callable[[Tensor], Maps], images: Tensor, box: Box) -> Pyramids[Maps]:
+def features_of(features: Callable[[Tensor], Maps], images: Tensor, box: Box) -> tuple[Maps, Maps]:
     """Run the backbone on the context of images (B, 3, H, W), then on their detail crop."""
-    return Pyramids(features(context_images(images)), features(crop_to(box, images)))
+    return features(context_images(images)), features(crop_to(box, images))
 
 
 def classify(
-    head: Head, attention: nn.Module, pyramids: Pyramids[Sequence[Tensor]], box: Box | None
+    head: Head,
+    attention: nn.Module,
+    context_maps: Sequence[Tensor],
+    detail_maps: Sequence[Tensor],
+    box: Box,
 ) -> Fused:
     """Classify both scales and fuse them; batch norms see the context first, then the detail.
 
-    Args:
-        head: The student's.
-        attention: A `ScaleAttention`; it sees the context alone.
-        pyramids: Features of both.
-        box: Of the detail; None where it is of the whole image.
+    The `ScaleAttention` sees the context alone.
     """
-    context, detail = head(pyramids.context), head(pyramids.detail)
-    return fuse(context, detail, attention(pyramids.context).sigmoid(), box)
+    context, detail = head(context_maps), head(detail_maps)
+    return fuse(context, detail, attention(context_maps).sigmoid(), box)
 
 
-def fuse(context: Tensor, detail: Tensor, attention: Tensor, box: Box | None = None) -> Fused:
-    """Blend the logits of both scales.
+def fuse(context: Tensor, detail: Tensor, attention: Tensor, box: Box) -> Fused:
+    """Blend the logits of both scales, of shapes as in `Fused`.
 
-    Attention and the attenuated context are enlarged separately and added then. A box masks the
+    Attention and the attenuated context are enlarged separately and added then. The box masks the
     attention before it is enlarged, so that it reaches a cell beyond the box, as officially.
-
-    Args:
-        context: (B, K, H/8, W/8).
-        detail: (B, K, h/4, w/4) of the box, or (B, K, H/4, W/4).
-        attention: (B, K, H/8, W/8) in 0..1.
-        box: In pixels of the crop.
     """
-    if box is None:
-        canvas = detail
-    else:
-        height, width = context.shape[2:]
-        inside = box_of_cells(box, ALIGN_PX)
-        seen = crop_to(inside, torch.ones_like(attention[:1, :1]))
-        attention = attention * _place(seen, inside, (height, width))
-        canvas = _place(detail, box_of_cells(box, LOGIT_STRIDE_PX), (2 * height, 2 * width))
+    height, width = context.shape[2:]
+    inside = box_of_cells(box, ALIGN_PX)
+    seen = crop_to(inside, torch.ones_like(attention[:1, :1]))
+    attention = attention * _place(seen, inside, (height, width))
+    canvas = _place(detail, box_of_cells(box, LOGIT_STRIDE_PX), (2 * height, 2 * width))
     context = (1 - attention) * context
     return Fused(_double(attention) * canvas + _double(context), context, detail, attention)
 
@@ -203,17 +168,9 @@ def scale_losses(
 ) -> dict[str, Tensor]:
     """Weigh the losses of the fused logits, of the detail and, if asked, of the context.
 
-    Args:
-        fused: As `classify` made it with `box`.
-        label: (B, H, W) int64, of the whole crop.
-        weight: (B, H, W) in 0..1.
-        box: The one of the forward pass.
-        loss: `segmentation_loss`; each term is a mean over its own pixels.
-        detail_weight: Share of the detail.
-        context_weight: Share of the context; the fused logits have the rest.
-
-    Returns:
-        0-d tensors by name, to be added up.
+    Label (B, H, W) int64 and weight (B, H, W) in 0..1 are of the whole crop, `box` is that of
+    `classify`. Each loss is a mean over its own pixels; the fused logits' share is what the others
+    leave.
     """
     inside = None if weight is None else crop_to(box, weight)
     losses = {
@@ -226,7 +183,7 @@ def scale_losses(
 
 
 def predict(
-    features: Features,
+    features: Callable[[Tensor], Sequence[Tensor]],
     head: Head,
     attention: nn.Module,
     images: Tensor,
@@ -236,16 +193,11 @@ def predict(
 ) -> Fused:
     """Fuse whole images, the detail from sliding windows: for the EMA model and at inference.
 
-    All windows of all images are one batch, windows outermost. In train mode, as the EMA model is,
-    batch norms see them together.
+    All windows of all images (B, 3, H, W), of sides that are multiples of 8, are one batch, windows
+    outermost. In train mode, as the EMA model is, batch norms see them together.
 
-    Args:
-        features: The student's.
-        head: The student's.
-        attention: The student's.
-        images: (B, 3, H, W), sides multiples of 8.
-        detail_px: Size of a window; None sees the detail at once.
-        stride_px: Between windows; None is half a window, as officially.
+    A window has the size `detail_px`; None sees the detail at once. Windows are `stride_px` apart;
+    None is half a window, as officially.
     """
     size = (images.shape[2], images.shape[3])
     window = detail_px or size
@@ -255,7 +207,7 @@ def predict(
     context, windows = head(context_maps), head(detail_maps)
     cells = [box_of_cells(box, LOGIT_STRIDE_PX) for box in boxes]
     detail = average_windows(windows, cells, (2 * context.shape[2], 2 * context.shape[3]))
-    return fuse(context, detail, attention(context_maps).sigmoid())
+    return fuse(context, detail, attention(context_maps).sigmoid(), (0, size[0], 0, size[1]))
 
 
 def slide_boxes(image_px: Size, window_px: Size, stride_px: Size) -> list[Box]:
@@ -279,13 +231,8 @@ def window_counts(boxes: Sequence[Box], size: Size, device: torch.device | None 
 def average_windows(logits: Tensor, boxes: Sequence[Box], size: Size) -> Tensor:
     """Average logits, not probabilities, where windows overlap; in float32 at least.
 
-    Args:
-        logits: (W B, K, ...), windows outermost, each as large as its box.
-        boxes: W places in the result.
-        size: Of the result.
-
-    Returns:
-        (B, K, *size).
+    `logits` (W B, K, ...), windows outermost, are each as large as its box in the result, which is
+    (B, K, *size).
     """
     windows = logits.chunk(len(boxes))
     total = logits.new_zeros(
@@ -297,21 +244,12 @@ def average_windows(logits: Tensor, boxes: Sequence[Box], size: Size) -> Tensor:
 
 
 def sliding_logits(
-    student: Callable[[Tensor], Tensor],
-    images: Tensor,
-    *,
-    window_px: Size,
-    stride_px: Size,
-    batched: bool = True,
+    student: Callable[[Tensor], Tensor], images: Tensor, *, window_px: Size, stride_px: Size
 ) -> Tensor:
     """Slide a window over images that are larger than a training crop (`encoder_decoder.py`).
 
-    Args:
-        student: In eval mode; images (B, 3, H, W) -> logits at stride 4.
-        images: (B, 3, H, W).
-        window_px: Size of a training crop.
-        stride_px: Between windows; half a window, as officially.
-        batched: All windows in one batch; the same in eval mode, for more memory.
+    The student, in eval mode, maps one window after the other to logits at stride 4, which takes
+    less memory than the official batch of all.
 
     Returns:
         (B, K, H, W): each window enlarged to its pixels first, then averaged.
@@ -319,9 +257,7 @@ def sliding_logits(
     size = (images.shape[2], images.shape[3])
     boxes = slide_boxes(size, window_px, stride_px)
     windows = [crop_to(box, images) for box in boxes]
-    logits = (
-        student(torch.cat(windows)) if batched else torch.cat([student(each) for each in windows])
-    )
+    logits = torch.cat([student(each) for each in windows])
     enlarged = F.interpolate(
         logits.float(), windows[0].shape[2:], mode="bilinear", align_corners=False
     )

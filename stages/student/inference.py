@@ -4,6 +4,8 @@ Legend: B batch, K classes, H W pixels of the input, h w of its part that shows 
 rest is padding at the right and bottom), H0 W0 pixels of the original image and its label.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -30,28 +32,23 @@ def predict_logits(
     window_px: int | None = None,
     precision: str = "float32",
 ) -> Tensor:
-    """Compute the logits of every original pixel.
+    """Compute the logits of every original pixel, float32 (B, K, H0, W0).
 
-    Two successive bilinear resizes, as officially (mmseg
-    `encoder_decoder.py:98-109,353-369`): stride 4 to the input, then to the original size. One
-    direct resize gives other labels along the borders of classes.
+    Two successive bilinear resizes, as officially (mmseg `encoder_decoder.py:98-109,353-369`):
+    stride 4 to the input, then to the original size. One direct resize gives other labels along
+    the borders of classes.
 
-    Differs from SSR: the input may be padded, because working images are multiples of 32 (the
-    official validation pads nothing; Cityscapes at 1024x512 needs no padding and is unchanged).
-    The padding is cut off after the first resize, whose grid is the input's; only then does the
-    second resize map the image's own corners onto each other.
+    Differs from SSR: the input may be padded, as working images are multiples of 32. The padding
+    is cut off after the first resize, whose grid is the input's; only then does the second resize
+    map the image's own corners onto each other. Cityscapes at 1024x512 needs no padding.
 
     Args:
-        student: Network in evaluation mode; (B, 3, H, W) to logits at stride 4.
+        student: In evaluation mode; (B, 3, H, W) to logits at stride 4.
         image: Normalised RGB, float32 (B, 3, H, W), on the student's device.
         resized_size_px: (h, w), at most (H, W).
         original_size_px: (H0, W0).
-        window_px: Side of the windows that slide over the input, their logits averaged where they
-            overlap; None sees the whole input at once, as officially.
+        window_px: Side of windows that slide over the input; None sees it at once, as officially.
         precision: `bfloat16` lets matrix products run in it; logits are resized in float32.
-
-    Returns:
-        Logits, float32 (B, K, H0, W0).
     """
     assert not student.training, "call student.eval() first: batch statistics are of training"
     input_size_px = (image.shape[2], image.shape[3])
@@ -70,39 +67,11 @@ def predict_logits(
                 image,
                 window_px=(window_px, window_px),
                 stride_px=(step_px, step_px),
-                batched=False,
             )
     logits = logits[:, :, : resized_size_px[0], : resized_size_px[1]]  # (B, K, h, w)
     return _resize(logits, original_size_px)  # (B, K, H0, W0)
 
 
-@torch.inference_mode()
-def predict(
-    student: nn.Module,
-    image: Tensor,
-    *,
-    resized_size_px: Size,
-    original_size_px: Size,
-    window_px: int | None = None,
-    flip: bool = False,
-) -> Tensor:
-    """Predict the class of every original pixel, uint8 (B, H0, W0); as `predict_logits`.
-
-    The argmax is taken of the logits: the official softmax before it is monotonic. With `flip` the
-    input shows the image mirrored left to right, and the prediction is mirrored back.
-    """
-    logits = predict_logits(
-        student,
-        image,
-        resized_size_px=resized_size_px,
-        original_size_px=original_size_px,
-        window_px=window_px,
-    )
-    labels = _classes_of(logits)  # (B, H0, W0)
-    return labels.flip(-1) if flip else labels
-
-
-@torch.inference_mode()
 def predict_image(
     student: nn.Module,
     image: NDArray[np.uint8],
@@ -111,64 +80,92 @@ def predict_image(
     device: torch.device,
     how: Inference = ONCE,
 ) -> NDArray[np.uint8]:
-    """Predict the class of every pixel of an image as it was read, uint8 (H0, W0).
-
-    Several views of the image, scaled or mirrored, vote with the mean of their probabilities at
-    the original size, as in mmseg's `aug_test`; each is scaled from the file's own pixels.
-
-    Args:
-        student: As in `predict_logits`, on the device.
-        image: RGB, uint8 (H0, W0, 3).
-        record: Says how the image becomes a working image.
-        device: Where the student is.
-        how: Windows, scales, mirroring and precision.
-    """
-    views = [(scale, flip) for scale in how.scales for flip in (False, True)[: 1 + how.flip]]
-    votes: Tensor | None = None
-    for scale, flip in views:
-        size_px, padded_px = _sizes_at(scale, record)
-        resized = resize_image(image, size_px)
-        seen = np.ascontiguousarray(resized[:, ::-1]) if flip else resized
-        logits = predict_logits(
-            student,
-            torch.from_numpy(normalised_window(seen, 0, 0, *padded_px))[None].to(device),
-            resized_size_px=size_px,
-            original_size_px=record.raw_size_px,
-            window_px=how.window_px,
-            precision=how.precision,
-        )  # (1, K, H0, W0)
-        vote = logits if len(views) == 1 else logits.softmax(dim=1)  # of one, the order is the same
-        vote = vote.flip(-1) if flip else vote
-        votes = vote if votes is None else votes.add_(vote)
-    assert votes is not None, "an image is seen at least once"
-    prediction: NDArray[np.uint8] = _classes_of(votes)[0].cpu().numpy()
+    """Predict one image at its original size, uint8 (H0, W0), as `predict_images`."""
+    sizes = record.resized_size_px, record.working_size_px
+    prediction: NDArray[np.uint8] = predict_images(
+        student, [image], *sizes, device=device, how=how
+    )[0]
     return prediction
 
 
-def _sizes_at(scale: float, record: ImageRecord) -> tuple[Size, Size]:
+@torch.inference_mode()
+def predict_images(
+    student: nn.Module,
+    images: Sequence[NDArray[np.uint8]],
+    resized_size_px: Size,
+    working_size_px: Size,
+    *,
+    device: torch.device,
+    how: Inference = ONCE,
+) -> NDArray[np.uint8]:
+    """Predict the class of every pixel of images of one size as they were read, uint8 (B, H0, W0).
+
+    Several views of an image, scaled or mirrored, vote with the mean of their probabilities at
+    the original size, as in mmseg's `aug_test`; each is scaled from the file's own pixels. The
+    argmax of a single view is taken of its logits: softmax keeps their order.
+
+    Args:
+        student: As in `predict_logits`, on the device.
+        images: RGB, uint8 (H0, W0, 3) each.
+        resized_size_px: (h, w) at scale 1.
+        working_size_px: The same padded, (H, W).
+        device: Where the student is.
+        how: Windows, scales, mirroring and precision.
+    """
+    original_px = (images[0].shape[0], images[0].shape[1])
+    views = [(scale, flip) for scale in how.scales for flip in (False, True)[: 1 + how.flip]]
+    votes: Tensor | None = None
+    for scale, flip in views:
+        size_px, padded_px = _sizes_at(scale, resized_size_px, working_size_px)
+        pixels = pixels_of(images, size_px, padded_px, device=device)
+        if flip:
+            pixels[..., : size_px[1]] = pixels[..., : size_px[1]].flip(-1)
+        logits = predict_logits(
+            student,
+            pixels,
+            resized_size_px=size_px,
+            original_size_px=original_px,
+            window_px=how.window_px,
+            precision=how.precision,
+        )  # (B, K, H0, W0)
+        vote = logits if len(views) == 1 else logits.softmax(dim=1)
+        vote = vote.flip(-1) if flip else vote
+        votes = vote if votes is None else votes.add_(vote)
+    assert votes is not None, "an image is seen at least once"
+    prediction: NDArray[np.uint8] = classes_of(votes).cpu().numpy()
+    return prediction
+
+
+def pixels_of(
+    images: Sequence[NDArray[np.uint8]], size_px: Size, padded_px: Size, *, device: torch.device
+) -> Tensor:
+    """Scale images (H0, W0, 3) to (h, w), normalise and pad them: float32 (B, 3, H, W)."""
+    windows = [normalised_window(resize_image(i, size_px), 0, 0, *padded_px) for i in images]
+    return torch.from_numpy(np.stack(windows)).to(device)
+
+
+def classes_of(scores: Tensor) -> Tensor:
+    """Find the highest of K scores (B, K, H0, W0), uint8 (B, H0, W0)."""
+    assert scores.shape[1] <= UINT8_CLASSES, f"{scores.shape[1]} classes do not fit in uint8"
+    # max() rather than argmax(): the same index, on a CPU in less than half the time.
+    return scores.max(dim=1).indices.to(torch.uint8)
+
+
+def _sizes_at(scale: float, resized_px: Size, working_px: Size) -> tuple[Size, Size]:
     """Scale the size that the student sees, (h, w), and pad it, (H, W).
 
     A side that was padded up to the crop is padded as far at least at every scale.
     """
     if scale == 1:
-        return record.resized_size_px, record.working_size_px
-    height, width = record.resized_size_px
+        return resized_px, working_px
+    height, width = resized_px
     size_px = (max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1))  # as fit_size
-    plain, scaled = (
-        working_size(each, WORKING_MULTIPLE_PX) for each in (record.resized_size_px, size_px)
-    )
+    plain, scaled = (working_size(each, WORKING_MULTIPLE_PX) for each in (resized_px, size_px))
     padded_height, padded_width = (
         max(side, working) if working > unpadded else side
-        for side, working, unpadded in zip(scaled, record.working_size_px, plain, strict=True)
+        for side, working, unpadded in zip(scaled, working_px, plain, strict=True)
     )
     return size_px, (padded_height, padded_width)
-
-
-def _classes_of(scores: Tensor) -> Tensor:
-    """Find the highest of the K scores, uint8 (B, H0, W0)."""
-    assert scores.shape[1] <= UINT8_CLASSES, f"{scores.shape[1]} classes do not fit in uint8"
-    # max() rather than argmax(): the same index, on a CPU in less than half the time.
-    return scores.max(dim=1).indices.to(torch.uint8)
 
 
 def _resize(logits: Tensor, size_px: Size) -> Tensor:

@@ -6,7 +6,6 @@ Legend: H W pixels, K classes. Shares are fractions in [0, 1]; `Metrics` is in p
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,16 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from stages.prepare.labels import IGNORE
 from store.errors import DataError
 
-NO_SUBSETS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})
-"""No further means."""
-
 
 class ConfusionMatrix:
     """Pixel counts by (label, prediction), summed over as many images as are given.
 
-    The counts of one image are those of a matrix that saw only this image; the official report
-    is made of the sums over the data set (mmseg `core/evaluation/metrics.py`).
-    Differs from SSR: the official code keeps every prediction of the data set in memory.
+    The official report is made of these sums, too (mmseg `core/evaluation/metrics.py`), from
+    predictions that it keeps in memory.
 
     Attributes:
         counts: int64 (K, K), rows are labels, columns predictions.
@@ -33,33 +28,15 @@ class ConfusionMatrix:
         self.counts: NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
 
     def update(self, prediction: ArrayLike, label: ArrayLike) -> None:
-        """Count one image, or a batch of them: class ids 0..K-1 of any shape, on the CPU.
+        """Count class ids 0..K-1 of any one shape, on the CPU.
 
         Where the label is 255 the pixel counts nowhere, whatever was predicted.
-
-        Raises:
-            DataError: Shapes differ, or an id outside the K classes.
         """
         predicted, labelled = np.asarray(prediction), np.asarray(label)
-        if predicted.shape != labelled.shape:
-            raise DataError(
-                f"the prediction is {predicted.shape} but its label is {labelled.shape}: "
-                "predict at the size of the label"
-            )
         counted = labelled != IGNORE
-        columns = self._checked(predicted[counted], "prediction")
-        rows = self._checked(labelled[counted], "label")
         size = len(self.counts)
-        pairs = np.bincount(rows * size + columns, minlength=size * size)
-        self.counts += pairs.reshape(size, size)
-
-    def _checked(self, ids: NDArray[np.integer], what: str) -> NDArray[np.int64]:
-        if ids.size and not (ids.min() >= 0 and ids.max() < len(self.counts)):
-            raise DataError(
-                f"the {what} holds class ids {ids.min()}..{ids.max()}, the table has "
-                f"{len(self.counts)} classes: map raw ids to classes first"
-            )
-        return ids.astype(np.int64)
+        pairs = size * labelled[counted].astype(np.int64) + predicted[counted]
+        self.counts += np.bincount(pairs, minlength=size * size).reshape(size, size)
 
     @property
     def intersect(self) -> NDArray[np.int64]:
@@ -84,10 +61,7 @@ class ConfusionMatrix:
         return self.label_area + self.prediction_area - self.intersect
 
     def iou(self) -> NDArray[np.float64]:
-        """Intersection over union per class, (K,).
-
-        NaN where a class is neither labelled nor predicted; 0 where it is only one of them.
-        """
+        """Intersection over union per class, (K,); NaN where it is not labelled nor predicted."""
         return _share(self.intersect, self.union)
 
     def class_accuracy(self) -> NDArray[np.float64]:
@@ -113,24 +87,15 @@ class Metrics:
     """The official report: percent, rounded to two decimals; None where a class is undefined.
 
     Means are taken before rounding.
-
-    Attributes:
-        miou: Mean IoU over the classes that are defined ("mIoU").
-        accuracy: Correct share of all labelled pixels ("aAcc").
-        mean_accuracy: Mean of the classes' accuracies ("mAcc").
-        images: Number of images counted.
-        iou: IoU by class name, in the order of the class table.
-        class_accuracy: Accuracy by class name.
-        subsets: Mean IoU over some of the classes, by the name that was given to them.
     """
 
-    miou: float
-    accuracy: float
-    mean_accuracy: float
+    miou: float  # over the classes that are defined ("mIoU")
+    accuracy: float  # correct share of all labelled pixels ("aAcc")
+    mean_accuracy: float  # mean of the classes' accuracies ("mAcc")
     images: int
-    iou: Mapping[str, float | None]
+    iou: Mapping[str, float | None]  # by class name, in the order of the class table
     class_accuracy: Mapping[str, float | None]
-    subsets: Mapping[str, float | None] = field(default_factory=dict)
+    subsets: Mapping[str, float | None] = field(default_factory=dict)  # mean IoU of some classes
 
     @classmethod
     def of(
@@ -139,7 +104,7 @@ class Metrics:
         names: Sequence[str],
         *,
         images: int,
-        subsets: Mapping[str, Sequence[str]] = NO_SUBSETS,
+        subsets: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> "Metrics":
         """Report a matrix under its class names, with further means over `subsets` of them.
 

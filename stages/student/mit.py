@@ -5,6 +5,7 @@
 """
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,30 +49,13 @@ BACKBONES: dict[BackboneName, MiT] = {
 
 
 def build_backbone(mit: MiT, *, drop_path: float, norm_eps: float) -> SegformerModel:
-    """Build a randomly initialised backbone.
+    """Build transformers' backbone with fused attention, initialised as the official MiT.
 
-    Args:
-        mit: Widths, depths and heads of the four stages.
-        drop_path: Stochastic depth of the last block; it grows linearly from 0 over all blocks.
-        norm_eps: LayerNorm epsilon of block and stage norms: 1e-6 is the official MiT, 1e-5 what
-            transformers hard-codes. Patch-embedding and reduction norms have 1e-5 in both.
-
-    Returns:
-        transformers' SegformerModel with fused attention, initialised as the official MiT.
+    Stochastic depth grows linearly over all blocks, from 0 to `drop_path`. Block and stage norms
+    have `norm_eps`: 1e-6 is the official MiT, 1e-5 what transformers hard-codes. The norms of patch
+    embedding and reduction have 1e-5 in both.
     """
-    backbone = SegformerModel(
-        SegformerConfig(
-            hidden_sizes=list(mit.widths),
-            depths=list(mit.depths),
-            num_attention_heads=list(mit.heads),
-            sr_ratios=list(mit.reductions),
-            mlp_ratios=[mit.mlp_ratio] * len(mit.widths),
-            drop_path_rate=drop_path,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-            attn_implementation="sdpa",
-        )
-    )
+    backbone = SegformerModel(segformer_config(mit, drop_path, attn_implementation="sdpa"))
     for stage in backbone.stages:
         stage.layer_norm.eps = norm_eps
         for block in stage.blocks:
@@ -82,11 +66,25 @@ def build_backbone(mit: MiT, *, drop_path: float, norm_eps: float) -> SegformerM
     return backbone
 
 
+def segformer_config(mit: MiT, drop_path: float, **more: object) -> SegformerConfig:
+    """Describe a backbone, and `more`, to transformers."""
+    return SegformerConfig(
+        hidden_sizes=list(mit.widths),
+        depths=list(mit.depths),
+        num_attention_heads=list(mit.heads),
+        sr_ratios=list(mit.reductions),
+        mlp_ratios=[mit.mlp_ratio] * len(mit.widths),
+        drop_path_rate=drop_path,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        **more,
+    )
+
+
 class Stage(nn.Module):
     """A stage of transformers' that draws the stochastic depth of all its blocks at once.
 
-    The numbers are those that its blocks would draw one after the other, and are used likewise: a
-    branch is left out of an image, or divided by its keep probability.
+    The numbers are those that its blocks would draw one after the other, and are used likewise.
     """
 
     keep: Tensor
@@ -166,21 +164,17 @@ class _AddDivided(torch.autograd.Function):
         return gradient, torch.div(gradient, divisor, out=of_branch), None
 
 
-def stage_features(backbone: SegformerModel, images: Tensor) -> list[Tensor]:
-    """Run the four stages.
+def stage_features(stages: Iterable[Callable[[Tensor], Tensor]], images: Tensor) -> list[Tensor]:
+    """Run the stages of a backbone on normalised images (B, 3, H, W).
 
-    The stages are called one after the other because transformers collects hidden states by
-    hooks, which get in the way of deep copies (the EMA model) and of torch.compile.
-
-    Args:
-        backbone: As built by `build_backbone`, or another with such `stages`.
-        images: (B, 3, H, W) float, normalised RGB.
+    They are called one after the other because transformers collects hidden states by hooks, which
+    get in the way of deep copies (the EMA model) and of torch.compile.
 
     Returns:
         Four maps (B, C_i, H_i, W_i) at strides 4, 8, 16, 32, each after its stage norm.
     """
     features: list[Tensor] = []
-    for stage in backbone.stages:
+    for stage in stages:
         images = stage(images)
         features.append(images)
     return features

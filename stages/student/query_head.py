@@ -32,15 +32,10 @@ LEAST_SCORE: Final = 1e-6
 
 
 class Sets(NamedTuple):
-    """What queries say after a layer of the decoder.
+    """What queries say after a layer of the decoder, as logits."""
 
-    Attributes:
-        classes: (B, Q, K + 1), logits; the last is of no object.
-        masks: (B, Q, h, w), logits.
-    """
-
-    classes: Tensor
-    masks: Tensor
+    classes: Tensor  # (B, Q, K + 1); the last is of no object
+    masks: Tensor  # (B, Q, h, w)
 
 
 class QueryHead(nn.Module):
@@ -51,8 +46,7 @@ class QueryHead(nn.Module):
         width: E, a multiple of 32 (published 256); feed-forward layers have 4 E and 8 E.
         num_classes: K.
         queries: Q, at least K (published 100).
-        tokens: Q of each layer, which make the queries; None learns queries that know no tokens,
-            as in the published control without Rein.
+        tokens: Make the queries; None learns some that know no tokens, as in the published control.
 
     Raises:
         ConfigError: If there are fewer queries than classes.
@@ -123,12 +117,7 @@ class QueryHead(nn.Module):
         return logits_of(self.predict(features)[-1])
 
     def losses(self, features: Sequence[Tensor], label: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss after the last layer, and the sum of those before it.
-
-        Args:
-            features: As of `predict`.
-            label: (B, H, W) int64.
-        """
+        """Return the loss after the last layer, and the sum of those before it; as `set_loss`."""
         *before, last = self.predict(features)
         others = [set_loss(each, label, self.config) for each in before]
         return set_loss(last, label, self.config), torch.stack(others).sum()
@@ -139,10 +128,8 @@ def logits_of(said: Sets) -> Tensor:
 
     The score of a class sums the masks of all queries, weighted by how sure each is of the class.
 
-    Differs from Mask2Former, which has no logits: everything after this head expects some.
-
-    Returns:
-        (B, K, h, w), float32.
+    Differs from Mask2Former, which has no logits: everything after this head expects some,
+    (B, K, h, w) float32.
     """
     classes = said.classes.float().softmax(dim=-1)[..., :-1]
     scores = torch.einsum("bqk,bqhw->bkhw", classes, said.masks.float().sigmoid())
@@ -153,13 +140,8 @@ def set_loss(said: Sets, label: Tensor, config: Mask2FormerConfig) -> Tensor:
     """Match queries with the classes of each image, and add the losses of pairs, as published.
 
     These are the cross entropy of all queries' classes (weight 2), and binary cross entropy and
-    dice of the matched masks at random points (5 each). Ignored pixels belong to no mask. The
-    matching waits for the device.
-
-    Args:
-        said: In any precision.
-        label: (B, H, W) int64.
-        config: Of the head.
+    dice of the matched masks at random points (5 each). Pixels that the label (B, H, W) ignores
+    belong to no mask. The matching waits for the device.
     """
     present = [each.unique() for each in label]
     present = [ids[ids != IGNORE] for ids in present]

@@ -18,12 +18,7 @@ INITIAL_SCALE: Final = 0.001
 class LowRankTokens(nn.Module):
     """Tokens of each layer, and the maps shared by all layers that add them to features.
 
-    Args:
-        channels: C.
-        layers: L.
-        tokens: m.
-        rank: r; 0 learns the tokens themselves.
-        patch_px: Side of a patch, which sets the bound of the initial tokens.
+    A `rank` of 0 learns the tokens themselves; `patch_px` sets the bound of the initial ones.
     """
 
     def __init__(
@@ -73,12 +68,7 @@ class LowRankTokens(nn.Module):
 
 
 class QueryLink(nn.Module):
-    """Queries of a query-based head, made of the tokens of all layers (section 3.3).
-
-    Args:
-        channels: C.
-        width: Of a query.
-    """
+    """Queries of a query-based head, made of the tokens of all layers (section 3.3)."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()

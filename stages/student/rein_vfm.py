@@ -79,9 +79,7 @@ _KINDS: Final[Mapping[str, _Parts]] = {
 class FrozenViT(nn.Module):
     """The ViT without its last norm, in eval mode; a deep copy of it is itself.
 
-    Args:
-        folder: As an `hf` teacher's.
-        native_px: Side of the images for which a position code is converted.
+    Its folder is like an `hf` teacher's. A position code is converted for images of `native_px`.
 
     Raises:
         CheckpointError: If the folder is missing, damaged or holds another kind of model.
@@ -146,10 +144,7 @@ class FrozenViT(nn.Module):
     ) -> list[Callable[[Tensor], Tensor]]:
         """Return blocks, of this network or like them, as functions of tokens (B, T, C).
 
-        Args:
-            blocks: As many of them as there are `weights`, if there are any.
-            grid: Of the patches.
-            weights: What stands in for the blocks' own weights, by name.
+        `weights`, if any, stand in for those of each block, by name.
         """
         more: dict[str, Any] = {}
         if self.rotary is not None:
@@ -173,11 +168,7 @@ class FrozenViT(nn.Module):
 class LowRankWeights(nn.Module):
     """LoRA (arXiv 2106.09685): a product of two matrices beside each weight of queries and values.
 
-    SAM's keys have one too, as its blocks keep all three in one weight.
-
-    Args:
-        blocks: Frozen ones.
-        rank: Of the products, which begin at 0.
+    SAM's keys have one too, as its blocks keep all three in one weight. The products begin at 0.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], rank: int) -> None:
@@ -204,11 +195,7 @@ def _adapted(block: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 class ReinBackbone(nn.Module):
-    """Four maps of one width from a frozen ViT whose blocks tokens refine.
-
-    Args:
-        folder: As of `FrozenViT`.
-        config: Section `train.student.rein`.
+    """Four maps of one width from a frozen ViT, in `folder`, whose blocks tokens refine.
 
     Raises:
         CheckpointError: As of `FrozenViT`.
@@ -350,10 +337,7 @@ def refine_blocks(
         hidden: What enters block 0.
         rein: Its layer 0 refines block 0; None refines none.
         prefix: Leading tokens that are not patches, which pass unchanged.
-        taps: Blocks whose result is returned; -1 is what enters block 0.
-
-    Returns:
-        Patches (B, N, C) after each of `taps`.
+        taps: Blocks after which patches (B, N, C) are returned; -1 is what enters block 0.
     """
     after = {-1: hidden}
     for number, block in enumerate(blocks):
@@ -386,9 +370,6 @@ def position_code(stored: Tensor, grid: tuple[int, int]) -> Tensor:
 
     Kept as it is on its own grid. Elsewhere resized by the factors (h + 0.1) / n and (w + 0.1) / n,
     as official DINOv2 does; transformers resizes to the size, which gives other numbers.
-
-    Returns:
-        (1, 1 + h w, C).
     """
     side = math.isqrt(stored.shape[1] - 1)
     if grid == (side, side):

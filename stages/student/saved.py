@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import safetensors.torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from transformers import SegformerConfig
 
 from stages.hf_models import is_whole
 from stages.prepare.labels import IGNORE, ClassTable
 from stages.student.config import STUDENT_FILES, StudentConfig
-from stages.student.mit import BACKBONES
+from stages.student.mit import BACKBONES, segformer_config
 from stages.student.weights import from_segformer, to_segformer
 from stages.weight_files import reading
 from store.atomic import TEMPORARY_SUFFIX, write_bytes, write_text
@@ -38,11 +37,7 @@ Layout = Literal["ssr", "segformer"]
 
 
 class Card(BaseModel):
-    """What `config.json` says of a student: what it is built of, and what was saved with it.
-
-    Attributes:
-        frozen_sha256: Of the frozen network that `rein_vfm` refines, which is not in the folder.
-    """
+    """What `config.json` says of a student: what it is built of, and what was saved with it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,6 +45,7 @@ class Card(BaseModel):
     student: StudentConfig
     num_classes: int = Field(ge=1)
     weights_sha256: str
+    # of the frozen network that `rein_vfm` refines, which is not in the folder
     frozen_sha256: str | None = Field(default=None, exclude_if=lambda digest: digest is None)
     meta: dict[str, Any]
 
@@ -68,7 +64,7 @@ def save_student(
     itself, so that a crash between the two, and any flipped bit, is noticed when loading.
 
     Args:
-        student: A `Student`; parameters and buffers are written as they are, from any device.
+        student: A `Student`, on any device.
         folder: Made where it does not exist; a student in it is replaced.
         config: What the student was built from.
         meta: JSON values to keep beside it: class names, palette, provenance.
@@ -140,9 +136,9 @@ def frozen_folder(folder: Path, card: Card) -> Path:
 
 
 def require_free(folder: Path, *, files: Collection[str] = ()) -> None:
-    """Refuse to write a student among other files; one that was not trained here may be replaced.
+    """Refuse to write a student among files other than its own and `files`.
 
-    `files` are names beside those of `save_student` that may be there already.
+    One that was not trained here may be replaced.
 
     Raises:
         ConfigError: The folder holds a trained student, another model, or anything else.
@@ -161,13 +157,11 @@ def require_free(folder: Path, *, files: Collection[str] = ()) -> None:
             )
     elif folder.is_dir():
         own = {_WEIGHTS, _FROZEN, *files}
-        others = sorted(
-            path.name
-            for path in folder.iterdir()
-            if path.name not in own and path.suffix != TEMPORARY_SUFFIX
-        )
-        if others:
-            raise ConfigError(f"{folder} holds other files ({others[0]}); give a folder of its own")
+        for path in sorted(folder.iterdir()):
+            if path.name not in own and path.suffix != TEMPORARY_SUFFIX:
+                raise ConfigError(
+                    f"{folder} holds other files ({path.name}); give a folder of its own"
+                )
 
 
 def require_classes(meta: Mapping[str, Any], wanted: Sequence[str], *, origin: str) -> None:
@@ -211,7 +205,7 @@ def why_not_plain(config: StudentConfig) -> str | None:
         )
     if config.hrda is not None:
         return (
-            "it sees images at two scales, as no model of transformers (train.student.hrda: null)"
+            "it sees images at two scales, which transformers does not (train.student.hrda: null)"
         )
     if config.semask is not None and config.semask.attention:
         return (
@@ -223,18 +217,11 @@ def why_not_plain(config: StudentConfig) -> str | None:
 
 def _segformer_config(config: StudentConfig, classes: Sequence[str]) -> dict[str, Any]:
     """Return the `config.json` of `SegformerForSemanticSegmentation`."""
-    mit = BACKBONES[config.backbone]
-    tree: dict[str, Any] = SegformerConfig(
+    tree: dict[str, Any] = segformer_config(
+        BACKBONES[config.backbone],
+        config.drop_path,
         architectures=["SegformerForSemanticSegmentation"],
-        hidden_sizes=list(mit.widths),
-        depths=list(mit.depths),
-        num_attention_heads=list(mit.heads),
-        sr_ratios=list(mit.reductions),
-        mlp_ratios=[mit.mlp_ratio] * len(mit.widths),
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
         classifier_dropout_prob=config.dropout,
-        drop_path_rate=config.drop_path,
         layer_norm_eps=config.norm_eps,
         decoder_hidden_size=config.head_channels,
         semantic_loss_ignore_index=IGNORE,
@@ -249,27 +236,22 @@ def _read(path: Path) -> tuple[Card, Layout]:
     written = _read_bytes(path)
     try:
         tree = json.loads(written)
-        plain = isinstance(tree, dict) and _OURS in tree
-        ours = tree[_OURS] if plain else tree
-        digest = ours.pop(_DIGEST, None) if isinstance(ours, dict) else None
+        layout: Layout = "segformer" if _OURS in tree else "ssr"
+        ours = tree[_OURS] if layout == "segformer" else tree
+        digest = ours.pop(_DIGEST, None)
         card = Card.model_validate(ours)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"])) or "file"
-        reason = f"{where}: {fault['msg']}"
-    except (ValueError, RecursionError) as error:  # JSON's own, and bytes that are no text
-        reason = f"no JSON: {error}".partition("\n")[0]
-    else:
-        if digest is None or _is_as_written(written, digest):  # earlier versions wrote none
-            return card, "segformer" if plain else "ssr"
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # of JSON, or a field
+        raise CheckpointError(
+            f"{path} describes no student of this project ({type(error).__name__}); "
+            "give the folder of a student that was trained, imported or exported"
+        ) from error
+    # earlier versions wrote no digest
+    if digest is not None and not _is_as_written(written, digest):
         raise CheckpointError(
             f"{path} is not as it was written: restore it or train the student again; if you "
             f"edited it on purpose, remove its line {_DIGEST}"
         )
-    raise CheckpointError(
-        f"{path} describes no student of this project ({reason}); "
-        "give the folder of a student that was trained, imported or exported"
-    )
+    return card, layout
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -29,10 +29,7 @@ class SemanticAttention(nn.Module):
     `gamma` starts at 0, so that tokens pass unchanged. The projection does not, unlike in three of
     the four official variants: with both at 0 no gradient reaches the attention, ever.
 
-    Args:
-        channels: C_i.
-        num_classes: K.
-        attends: False leaves the class map alone, which costs nothing at inference.
+    With `attends` False there is the class map alone, which costs nothing at inference.
     """
 
     def __init__(self, channels: int, num_classes: int, *, attends: bool = True) -> None:
@@ -58,17 +55,11 @@ class SemanticAttention(nn.Module):
 
 
 class SemanticLayer(nn.Module):
-    """Semantic attention over a map that a LayerNorm has just made.
+    """Semantic attention over a map that a LayerNorm has just made, as a MiT stage ends with one.
 
-    Windows are not shifted. Zeros fill the last ones, at the right and bottom, and take part as
-    keys without a mask, as officially.
-
-    Args:
-        channels: C_i.
-        num_classes: K.
-        window: Side of a window in cells; None sees the whole map.
-        attends: See `SemanticAttention`.
-        depth: Attentions in a row; the last one's queries are the class map.
+    Windows, of `window` cells a side, None sees the whole map, are not shifted. Zeros fill the last
+    ones, at the right and bottom, and take part as keys without a mask, as officially. Of `depth`
+    attentions in a row the last one's queries are the class map.
     """
 
     def __init__(
@@ -99,31 +90,8 @@ class SemanticLayer(nn.Module):
         return class_map[..., :height, :width], seen[..., :height, :width]
 
 
-class SemanticBlock(nn.Module):
-    """A semantic layer with a norm of its own, as official Swin encoders have it.
-
-    The norm's result, not its input, is what attention adds to. A MiT stage ends with a norm
-    already: give `SemanticLayer` its map, and with gamma 0 the student is a plain MiT.
-
-    Args: as `SemanticLayer`.
-    """
-
-    def __init__(
-        self, channels: int, num_classes: int, *, window: int | None, depth: int = 1
-    ) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.layer = SemanticLayer(channels, num_classes, window=window, depth=depth)
-
-    def forward(self, map_: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (B, C_i, H_i, W_i) to a class map (B, K, H_i, W_i) and a map of the same shape."""
-        normed = self.norm(map_.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        class_map, seen = self.layer(normed)
-        return class_map, seen
-
-
 def semantic_layers(
-    channels: Sequence[int], num_classes: int, *, windows: Sequence[int | None], attends: bool
+    channels: Sequence[int], num_classes: int, *, window: int | None, attends: bool
 ) -> nn.ModuleList:
     """Build the layers of a student, one for each stage; the arguments of `SemanticLayer`.
 
@@ -136,8 +104,7 @@ def semantic_layers(
             "channels of a stage; take a wider backbone, or set it to null"
         )
     return nn.ModuleList(
-        SemanticLayer(width, num_classes, window=window, attends=attends)
-        for width, window in zip(channels, windows, strict=True)
+        SemanticLayer(width, num_classes, window=window, attends=attends) for width in channels
     )
 
 
@@ -145,11 +112,6 @@ def semantic_features(
     stages: Iterable[Callable[[Tensor], Tensor]], layers: Iterable[nn.Module], images: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Run stages and semantic layers in turn; what a layer returns is what the next stage sees.
-
-    Args:
-        stages: Of a backbone: images (B, 3, H, W) or the map before -> (B, C_i, H_i, W_i).
-        layers: `SemanticLayer` or `SemanticBlock` of each stage.
-        images: (B, 3, H, W), normalised.
 
     Returns:
         The maps (B, C_i, H_i, W_i) and class maps (B, K, H_i, W_i), finest first.
@@ -163,16 +125,10 @@ def semantic_features(
 
 
 def sum_class_maps(class_maps: Sequence[Tensor], *, align_corners: bool = False) -> Tensor:
-    """Add the class maps at the finest one's size; the light semantic decoder, of no weights.
+    """Add the class maps, finest first, to logits (B, K, H_0, W_0): the light semantic decoder.
 
-    Map j is doubled j times and only then resized: one direct resize gives other numbers.
-
-    Args:
-        class_maps: (B, K, H_i, W_i), finest first.
-        align_corners: As the official copies for Mask2Former have it.
-
-    Returns:
-        Logits (B, K, H_0, W_0).
+    Map j is doubled j times and only then resized: one direct resize gives other numbers. The
+    official copies for Mask2Former align corners.
     """
     total = class_maps[0]
     for doublings, map_ in enumerate(class_maps[1:], start=1):
@@ -192,16 +148,10 @@ def auxiliary_loss(
     loss: PixelLoss,
     factor: float = AUXILIARY_WEIGHT,
 ) -> Tensor:
-    """Return `factor` times the loss of the summed class maps; in training only.
+    """Return `factor` times the loss of the summed class maps, for a label (B, H, W) int64.
 
-    Differs from SeMask, which is supervised: `weight` is that of pseudo-labels on target images.
-
-    Args:
-        class_maps: (B, K, H_i, W_i), finest first.
-        label: (B, H, W) int64.
-        weight: (B, H, W) in 0..1.
-        loss: `segmentation_loss`: ignored pixels add nothing and stay in its denominator.
-        factor: 0.4 as published.
+    Differs from SeMask, which is supervised: `weight` (B, H, W) is that of pseudo-labels on target
+    images. Ignored pixels add nothing to `loss`, and stay in its denominator.
     """
     return factor * loss(sum_class_maps(class_maps), label, weight)
 

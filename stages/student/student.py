@@ -6,8 +6,9 @@ sees images at two scales.
 # B batch, C_i channels of stage i, E embedding channels, K classes, H W pixels
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -30,31 +31,24 @@ from stages.student.weights import load_backbone
 from stages.weight_files import reading
 from store.errors import CheckpointError
 
-Backbone: TypeAlias = SegformerModel | EfficientNetLiteBackbone | ReinBackbone
+StagedBackbone: TypeAlias = SegformerModel | EfficientNetLiteBackbone
+"""Its `stages` are four modules, the first of images, each other one of the map before it."""
 
 
 class Pass(NamedTuple):
-    """What a student makes of images before it classifies them.
+    """What a student makes of images before it classifies them."""
 
-    Attributes:
-        features: (B, C_i, H_i, W_i), finest first.
-        class_maps: (B, K, H_i, W_i) of SeMask's layers; none without.
-        detail: As `features`, which are the context's with HRDA, of the detail crop; none without.
-        box: Of the detail crop, in pixels of the images.
-    """
-
-    features: Sequence[Tensor]
-    class_maps: Sequence[Tensor] = ()
-    detail: Sequence[Tensor] = ()
-    box: hrda.Box | None = None
+    features: Sequence[Tensor]  # (B, C_i, H_i, W_i), finest first; with HRDA the context's
+    class_maps: Sequence[Tensor] = ()  # (B, K, H_i, W_i) of SeMask's layers
+    detail: Sequence[Tensor] = ()  # as `features`, of HRDA's detail crop
+    box: hrda.Box | None = None  # of the detail crop, in pixels of the images
 
 
 class Student(nn.Module):
     """A backbone and a head, with the features between them open to the regulariser.
 
     Args:
-        backbone: Its `stages` are four modules, each of which maps the map of the one before, and
-            the first images; `config` has their `hidden_sizes` and `num_attention_heads`.
+        backbone: Its `config` has `hidden_sizes` and `num_attention_heads`.
         head: `DAFormerHead`, what `mlp_head` builds, or `QueryHead`.
         semantic: What `semantic_layers` builds; None is a plain MiT.
         attention: HRDA's; None sees images at one scale.
@@ -63,7 +57,7 @@ class Student(nn.Module):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: StagedBackbone | ReinBackbone,
         head: nn.Module,
         semantic: nn.ModuleList | None = None,
         attention: hrda.ScaleAttention | None = None,
@@ -75,9 +69,7 @@ class Student(nn.Module):
         self.semantic = semantic
         self.attention = attention
         self.detail_px = detail_px
-        self._features: _Features = features_of
-        self._semantic_features: _SemanticFeatures = semantic_features
-        self._classify: _Classify = run_head
+        self._recomputed: set[nn.Module] = set()
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Student":
@@ -103,11 +95,9 @@ class Student(nn.Module):
     def see(self, images: Tensor, box: hrda.Box | None = None, begun: Tensor | None = None) -> Pass:
         """Map normalised images (B, 3, H, W) to what training looks at.
 
-        Args:
-            images: With HRDA, of sides that are multiples of 8.
-            box: Of the detail crop, for HRDA; None is all of the images.
-            begun: Of `rein_vfm`, what was stored of the images, (B, C, rows, columns): their
-                pixels are not looked at then.
+        HRDA, with images of sides that are multiples of 8, sees the detail in `box`; None is all of
+        it. Of `rein_vfm`, `begun` (B, C, rows, columns) was stored of the images, whose pixels are
+        not looked at then.
         """
         if begun is not None:
             assert isinstance(self.backbone, ReinBackbone), "StudentConfig refuses it"
@@ -119,28 +109,42 @@ class Student(nn.Module):
         context, detail = hrda.features_of(self._see, images, box)
         return context._replace(detail=detail.features, box=box)
 
-    def _see(self, images: Tensor) -> Pass:
-        if self.semantic is None:
-            return Pass(self._features(self.backbone, images))
-        assert not isinstance(self.backbone, ReinBackbone), "StudentConfig refuses it"
-        return Pass(*self._semantic_features(self.backbone.stages, self.semantic, images))
+    def _see(self, images: Tensor, *, class_maps: bool = True) -> Pass:
+        if isinstance(self.backbone, ReinBackbone):
+            return Pass(self.backbone(images))
+        stages = [partial(self._run, stage) for stage in self.backbone.stages]
+        if self.semantic is None or not (class_maps or self.semantic[0].attends):
+            return Pass(stage_features(stages, images))
+        return Pass(*semantic_features(stages, self.semantic, images))
+
+    def _run(self, module: nn.Module, given: Tensor | Sequence[Tensor]) -> Tensor:
+        """Run a stage or the head."""
+        result: Tensor
+        if module in self._recomputed:
+            result = checkpoint(
+                module,
+                given,
+                use_reentrant=False,
+                context_fn=lambda: (nullcontext(), _still_averages(module)),
+            )
+        else:
+            result = module(given)
+        return result
 
     def features(self, images: Tensor) -> Sequence[Tensor]:
         """Map normalised images (B, 3, H, W), as they are, to maps at strides 4, 8, 16, 32."""
-        if self.semantic is None or any(layer.attends for layer in self.semantic):
-            return self._see(images).features
-        return self._features(self.backbone, images)
+        return self._see(images, class_maps=False).features
 
     def classify(self, features: Sequence[Tensor]) -> Tensor:
         """Map four feature maps to logits (B, K, H/4, W/4)."""
-        return self._classify(self.head, features)
+        return self._run(self.head, features)
 
     def decode(self, seen: Pass) -> Tensor | hrda.Fused:
         """Classify what was seen: logits (B, K, H/4, W/4), with HRDA those of both scales."""
         if self.attention is None:
             return self.classify(seen.features)
-        pyramids = hrda.Pyramids(seen.features, seen.detail)
-        return hrda.classify(self.classify, self.attention, pyramids, seen.box)
+        assert seen.box is not None, "see() gives one"
+        return hrda.classify(self.classify, self.attention, seen.features, seen.detail, seen.box)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, 3, H, W) to logits (B, K, H/4, W/4).
@@ -171,71 +175,26 @@ class Student(nn.Module):
         Results are the same down to the bit: noise is drawn again from the same random state, and
         the second pass through batch norms leaves their averages alone.
         """
+        self._recomputed = {self.head}
         if isinstance(self.backbone, EfficientNetLiteBackbone):
-            self._features = recompute_stages
-        elif isinstance(self.backbone, SegformerModel):
+            self._recomputed.update(self.backbone.stages)
+        elif isinstance(self.backbone, SegformerModel):  # its blocks do it themselves
             self.backbone.activation_checkpointing_enable({"use_reentrant": False})
-        self._classify = recompute_head
 
     def compile_parts(self, backend: str = "inductor") -> None:
-        """Run backbone and head through torch.compile, from the next call on.
+        """Run stages and head through torch.compile, from the next call on.
 
-        Functions are compiled, not modules, so that the names of the weights stay. Not together
-        with `recompute_activations`: the compiler chooses itself what to keep.
+        Not together with `recompute_activations`: the compiler chooses itself what to keep.
         """
-        self._features = torch.compile(features_of, backend=backend)
-        self._semantic_features = torch.compile(semantic_features, backend=backend)
-        self._classify = torch.compile(run_head, backend=backend)
-
-
-_Features = Callable[[Backbone, Tensor], list[Tensor]]
-_SemanticFeatures = Callable[
-    [nn.ModuleList, nn.ModuleList, Tensor], tuple[list[Tensor], list[Tensor]]
-]
-_Classify = Callable[[nn.Module, Sequence[Tensor]], Tensor]
-
-
-def features_of(backbone: Backbone, images: Tensor) -> list[Tensor]:
-    """Map images to four maps, finest first."""
-    if isinstance(backbone, ReinBackbone):
-        features: list[Tensor] = backbone(images)
-        return features
-    return stage_features(backbone, images)
-
-
-def run_head(head: nn.Module, features: Sequence[Tensor]) -> Tensor:
-    """Map features to logits."""
-    logits: Tensor = head(features)
-    return logits
-
-
-def recompute_head(head: nn.Module, features: Sequence[Tensor]) -> Tensor:
-    """Map features to logits, keeping nothing in between for the backward pass."""
-    return _recomputed(head, features)
-
-
-def recompute_stages(backbone: Backbone, images: Tensor) -> list[Tensor]:
-    """Run the four stages, keeping nothing between them for the backward pass."""
-    assert not isinstance(backbone, ReinBackbone), "TrainConfig refuses it"
-    features: list[Tensor] = []
-    for stage in backbone.stages:
-        images = _recomputed(stage, images)
-        features.append(images)
-    return features
-
-
-def _recomputed(module: nn.Module, given: Tensor | Sequence[Tensor]) -> Tensor:
-    result: Tensor = checkpoint(
-        module,
-        given,
-        use_reentrant=False,
-        context_fn=lambda: (nullcontext(), still_averages(module)),
-    )
-    return result
+        parts = [self.backbone]
+        if not isinstance(self.backbone, ReinBackbone):
+            parts = [*self.backbone.stages, *(self.semantic or ())]
+        for part in (*parts, self.head):
+            part.compile(backend=backend)
 
 
 @contextmanager
-def still_averages(module: nn.Module) -> Iterator[None]:
+def _still_averages(module: nn.Module) -> Iterator[None]:
     """Let batch norms move copies of their running averages and counters."""
     kinds = nn.BatchNorm2d | nn.SyncBatchNorm
     norms = [norm for norm in module.modules() if isinstance(norm, kinds)]
@@ -252,15 +211,9 @@ def still_averages(module: nn.Module) -> Iterator[None]:
 
 
 def build_student(config: StudentConfig, *, num_classes: int, seed: int) -> Student:
-    """Build a student and load the backbone weights that its configuration names.
+    """Build a student, in train mode on the CPU, with the backbone weights that `config` names.
 
-    Args:
-        config: Architecture and backbone weights.
-        num_classes: Channels of the logits.
-        seed: Of the random initial weights.
-
-    Returns:
-        The student in train mode, on the CPU.
+    The other initial weights follow from `seed`.
 
     Raises:
         CheckpointError: If the weights cannot be found, read or fitted.
@@ -268,25 +221,13 @@ def build_student(config: StudentConfig, *, num_classes: int, seed: int) -> Stud
     """
     with seeded(seed):
         backbone = _build_backbone(config, seed)
-        widths, width = backbone.config.hidden_sizes, config.head_channels
-        head: nn.Module
-        if config.head == "daformer":
-            head = DAFormerHead(widths, width, width, num_classes, dropout=config.dropout)
-        elif config.rein is not None and config.head == "mask2former":
-            assert isinstance(backbone, ReinBackbone)
-            queries, tokens = config.rein.tokens, backbone.rein
-            head = QueryHead(widths, width, num_classes, queries=queries, tokens=tokens)
-        else:
-            head = mlp_head(widths, width, num_classes, dropout=config.dropout)
-        semantic = None
-        if config.semask is not None:
+        widths = backbone.config.hidden_sizes
+        head = _build_head(config, backbone, num_classes)
+        semantic = attention = detail_px = None
+        if (semask := config.semask) is not None:
             semantic = semantic_layers(
-                widths,
-                num_classes,
-                windows=[config.semask.window] * len(widths),
-                attends=config.semask.attention,
+                widths, num_classes, window=semask.window, attends=semask.attention
             )
-        attention = detail_px = None
         if config.hrda is not None:
             width, detail_px = config.hrda.attention_channels, config.hrda.detail_px
             attention = hrda.ScaleAttention(
@@ -297,7 +238,7 @@ def build_student(config: StudentConfig, *, num_classes: int, seed: int) -> Stud
     return Student(backbone, head, semantic, attention, detail_px).train()
 
 
-def _build_backbone(config: StudentConfig, seed: int) -> Backbone:
+def _build_backbone(config: StudentConfig, seed: int) -> StagedBackbone | ReinBackbone:
     """Build a MiT with random weights, or another backbone with those it shall have."""
     if config.rein is not None:
         return ReinBackbone(Path(config.weights).expanduser(), config.rein)
@@ -310,6 +251,19 @@ def _build_backbone(config: StudentConfig, seed: int) -> Backbone:
     assert config.norm_eps is not None, "StudentConfig requires it of a MiT"
     mit = BACKBONES[config.backbone]
     return build_backbone(mit, drop_path=config.drop_path, norm_eps=config.norm_eps)
+
+
+def _build_head(
+    config: StudentConfig, backbone: StagedBackbone | ReinBackbone, num_classes: int
+) -> nn.Module:
+    widths, width = backbone.config.hidden_sizes, config.head_channels
+    if config.head == "daformer":
+        return DAFormerHead(widths, width, width, num_classes, dropout=config.dropout)
+    if config.head == "mlp":
+        return mlp_head(widths, width, num_classes, dropout=config.dropout)
+    assert isinstance(backbone, ReinBackbone), "StudentConfig requires it of mask2former"
+    assert config.rein is not None
+    return QueryHead(widths, width, num_classes, queries=config.rein.tokens, tokens=backbone.rein)
 
 
 def open_student(folder: Path) -> tuple[Student, Card]:

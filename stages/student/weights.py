@@ -1,16 +1,16 @@
 """Weights made elsewhere: their names in three tongues, official files and Hugging Face."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from textwrap import shorten
-from typing import Final
+from typing import Final, Literal
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.constants import CONFIG_NAME
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import SegformerConfig, SegformerModel
 from transformers.utils import logging as transformers_logging
 
@@ -23,7 +23,25 @@ SEGFORMER: Final = "encoder.patch_embeddings.0.proj.weight"
 
 _PATIENCE_S: Final = 10.0  # for an answer of the hub
 _STEM: Final = "patch_embed1.proj.weight"
-_FILE_SUFFIXES = {".pth", ".pt", ".bin", ".ckpt", ".safetensors"}
+_PREFIXES: Final = {"student": "model.", "ema": "ema_model."}  # of a file of self-training
+_GIVE_FOLDER = (
+    "holds a student of this project, which needs no import; give its folder to the other "
+    "commands, or set train.init to it"
+)
+_NOT_OFFICIAL: Final = {
+    "stages.0.patch_embeddings.proj.weight": _GIVE_FOLDER,
+    "stages.0.4._depthwise_conv.weight": _GIVE_FOLDER,  # of EfficientNet-Lite
+    "_conv_stem.weight": "holds an EfficientNet, and the ImageNet weights of EfficientNet-Lite "
+    "need no import; set train.student.backbone to efficientnet_lite0, 1 or 2 and "
+    "train.student.weights to imagenet",
+}
+"""A tensor of other files -> what to do with these."""
+
+IMAGENET_HEAD: Final = "head."
+"""Classifier of MiT's ImageNet files, which SegFormer drops as well."""
+
+Kind = Literal["training", "student", "backbone"]
+Network = Literal["student", "ema"]
 
 # Names in the state dicts of `Student` and `Regularizer`, in the official code, and in SegFormer's
 # published files, which transformers reads in every version (its own modules were renamed between 4
@@ -107,6 +125,11 @@ def ours_to_official(name: str) -> str | None:
     return next(_translations(name, _OURS, _OFFICIAL), None)
 
 
+def official_name(name: str) -> str:
+    """Translate a tensor name of ours for a message."""
+    return ours_to_official(name) or name
+
+
 def import_official(official: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Translate names and split what is fused.
 
@@ -166,16 +189,19 @@ def load_backbone(backbone: SegformerModel, weights: str) -> None:
         CheckpointError: If the weights are missing, damaged or of another architecture.
     """
     path = Path(weights).expanduser()
-    absent = weights.startswith(("/", "./", "../", "~")) and not path.exists()
-    if absent or (path.suffix in _FILE_SUFFIXES and not path.is_file()):
-        raise CheckpointError(
-            f"{path} does not exist; download it to there (MiT on ImageNet: see "
-            "github.com/NVlabs/SegFormer), correct the path, or take nvidia/mit-b5"
-        )
     if path.is_file():
-        fill_official(nn.ModuleDict({"backbone": backbone}), path, ("backbone.",))
+        tensors, unknown = _read_backbone(path)
     else:
-        _load_huggingface(backbone, weights)
+        tensors, unknown = _from_huggingface(backbone, weights), []
+    shown = _backbone_name if path.is_file() else str
+    faults = differences(backbone.state_dict(), tensors, unknown=unknown, shown=shown).summary()
+    if faults:
+        raise _other_architecture(weights, faults)
+    backbone.load_state_dict(tensors)
+
+
+def _backbone_name(name: str) -> str:
+    return official_name(f"backbone.{name}")
 
 
 def is_of_segmenter(weights: str) -> bool:
@@ -189,44 +215,59 @@ def is_of_segmenter(weights: str) -> bool:
     return "SegformerForSemanticSegmentation" in (config.architectures or ())
 
 
-def fill_official(module: nn.Module, path: Path, prefixes: Collection[str]) -> None:
-    """Fill a module, in place, with the tensors of an official file that begin with the prefixes.
-
-    Of a whole DAFormer, MIC or SSR training these are the student's, not its EMA's or ImageNet's.
-
-    Raises:
-        CheckpointError: If the file is missing, damaged or of another architecture.
-    """
+def _read_backbone(path: Path) -> tuple[dict[str, Tensor], Sequence[str]]:
+    """Read a backbone's tensors by our names, and the names in the file that no rule knows."""
     content, _ = read_tensors(path)
     if theirs := prefixes_of(content, SEGFORMER):
         named = {f"segformer.{n.removeprefix(theirs[0])}": t for n, t in content.items()}
         ours, unknown = from_segformer(named), list[str]()
-        tensors = {n: t for n, t in ours.items() if n.startswith("backbone.")}
     else:
-        prefix = prefix_of_backbone(content, path)
-        outer = prefix.removesuffix("backbone.")
-        added = "" if prefix.endswith("backbone.") else "backbone."  # ImageNet weights have none
-        official = {added + name.removeprefix(outer): t for name, t in content.items()}
-        tensors, unknown = import_official(
-            {
-                name: tensor
-                for name, tensor in official.items()
-                # the official loader drops ImageNet's classifier, too
-                if name.startswith(tuple(prefixes)) and not name.startswith("backbone.head.")
-            }
+        _, official = network_of(content, "student", path)
+        ours, unknown = import_official(
+            {name: tensor for name, tensor in official.items() if name.startswith("backbone.")}
         )
-    _require_fit(module.state_dict(), tensors, unknown, origin=str(path))
-    module.load_state_dict(tensors)
+    prefix = "backbone."
+    return {n.removeprefix(prefix): t for n, t in ours.items() if n.startswith(prefix)}, unknown
 
 
-def prefix_of_backbone(tensors: Mapping[str, Tensor], path: Path) -> str:
+def network_of(
+    content: Mapping[str, Tensor], network: Network, path: Path
+) -> tuple[Kind, dict[str, Tensor]]:
+    """Pick a network out of an official file, by names as `backbone.*` and `decode_head.*`.
+
+    Raises:
+        CheckpointError: If the file holds something else, or several networks.
+    """
+    for tensor, says in _NOT_OFFICIAL.items():
+        if prefixes_of(content, tensor):
+            raise CheckpointError(f"{path} {says}")
+    stem = _prefix_of_backbone(content, path)
+    outer = stem.removesuffix("backbone.")
+    if f".{outer}".endswith(".model."):
+        prefix = outer.removesuffix(_PREFIXES["student"]) + _PREFIXES[network]
+        tensors = {n.removeprefix(prefix): t for n, t in content.items() if n.startswith(prefix)}
+        if not tensors:
+            raise CheckpointError(
+                f"{path} holds no {network} network ({prefix}*); choose the other with --weights"
+            )
+        return "training", tensors
+    if network == "ema":
+        raise CheckpointError(
+            f"{path} is not of a self-training and holds one network only; leave --weights out"
+        )
+    inner = {name.removeprefix(outer): tensor for name, tensor in content.items()}
+    if stem.endswith("backbone."):
+        return "student", inner
+    # the ImageNet classifier keeps its name, so that it is reported and not taken for a backbone's
+    bare = {n if n.startswith(IMAGENET_HEAD) else f"backbone.{n}": t for n, t in inner.items()}
+    return "backbone", bare
+
+
+def _prefix_of_backbone(tensors: Mapping[str, Tensor], path: Path) -> str:
     """Find the student of a file: what stands before the official names of its backbone.
 
     That is `model.backbone.` in a training, `backbone.` in an mmseg model, nothing in ImageNet's
     weights; all perhaps behind others, as `module.`.
-
-    Raises:
-        CheckpointError: If there are several, and none is that of a training.
     """
     found = prefixes_of(tensors, _STEM)
     trained = [p for p in found if f".{p}".endswith(".model.backbone.")]
@@ -241,7 +282,7 @@ def prefix_of_backbone(tensors: Mapping[str, Tensor], path: Path) -> str:
     return next((p for p in known if any(name.startswith(p) for name in tensors)), "")
 
 
-def _load_huggingface(backbone: SegformerModel, weights: str) -> None:
+def _from_huggingface(backbone: SegformerModel, weights: str) -> dict[str, Tensor]:
     newest = _is_reachable_on_hub(weights)
     try:
         transformers_logging.set_verbosity_error()  # its bar and its report: both are checked here
@@ -251,14 +292,13 @@ def _load_huggingface(backbone: SegformerModel, weights: str) -> None:
         )
     except Exception as error:  # hub, network, JSON and safetensors errors share no base
         raise _not_loaded(weights, shorten(str(error).strip().partition("\n")[0], 100)) from error
-    tensors = loaded.state_dict()
+    tensors: dict[str, Tensor] = loaded.state_dict()
     for name in info["missing_keys"]:  # transformers has filled them with random numbers
         del tensors[name]
-    _require_fit(backbone.state_dict(), tensors, [], origin=weights)
     heads, wanted = loaded.config.num_attention_heads, backbone.config.num_attention_heads
     if list(heads) != list(wanted):
         raise _other_architecture(weights, f"{list(heads)} attention heads, not {list(wanted)}")
-    backbone.load_state_dict(tensors)
+    return tensors
 
 
 def _is_reachable_on_hub(weights: str) -> bool:
@@ -266,16 +306,14 @@ def _is_reachable_on_hub(weights: str) -> bool:
 
     The hub is asked once: transformers asks five times with growing pauses, half a minute without
     a network or for a typo.
-
-    Raises:
-        CheckpointError: There is no such name, or no network and nothing in the cache.
     """
     if Path(weights).expanduser().is_dir():
         return True
     if not is_hub_id(weights):
         raise CheckpointError(
             f"{weights}: there is no such file or folder, and it is not a Hugging Face id, "
-            "which is owner/name as nvidia/mit-b5; correct it, or say random"
+            "which is owner/name as nvidia/mit-b5; download it (MiT on ImageNet: "
+            "github.com/NVlabs/SegFormer), correct it, or say random"
         )
     try:
         get_hf_file_metadata(hf_hub_url(weights, CONFIG_NAME), timeout=_PATIENCE_S)
@@ -298,16 +336,6 @@ def _not_loaded(weights: str, reason: str) -> CheckpointError:
         f"cannot load {weights} from Hugging Face ({reason}); give a file, a folder with "
         "config.json and weights, or an id that this machine can reach"
     )
-
-
-def _require_fit(
-    wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], unknown: list[str], *, origin: str
-) -> None:
-    def shown(name: str) -> str:
-        return ours_to_official(name) or name
-
-    if faults := differences(wanted, given, unknown=unknown, shown=shown).summary():
-        raise _other_architecture(origin, faults)
 
 
 def _other_architecture(origin: str, faults: str) -> CheckpointError:

@@ -19,8 +19,9 @@ from transformers.models.segformer.modeling_segformer import SegformerDropPath
 from stages.prepare.manifest import Domain, Manifest
 from stages.student.config import StudentConfig
 from stages.student.query_head import require_matching
+from stages.student.rein_vfm import ReinBackbone
 from stages.student.saved import require_classes
-from stages.student.student import Backbone, Student, build_student, load_student, seeded
+from stages.student.student import StagedBackbone, Student, build_student, load_student, seeded
 from stages.student.weights import is_of_segmenter
 from stages.train.config import TrainConfig
 from stages.train.distill import Distiller, moments_of
@@ -115,7 +116,7 @@ def _add_to_weights(gradients: Mapping[nn.Parameter, Tensor]) -> None:
 class ImageNetReference:
     """The frozen ImageNet backbone that feature distance compares with on cells of `classes`."""
 
-    backbone: Backbone
+    backbone: StagedBackbone
     classes: Sequence[int]
 
 
@@ -246,7 +247,7 @@ def _imagenet(
 ) -> tuple[ImageNetReference | None, tuple[str, ...]]:
     """Keep the pretrained backbone for feature distance, if it is pretrained."""
     weights = config.student.weights
-    if config.student.rein is not None:  # TrainConfig refuses feature distance
+    if isinstance(student.backbone, ReinBackbone):  # TrainConfig refuses feature distance
         return None, ()
     if weights != "random" and is_of_segmenter(weights):
         what = f"train.student.weights: {weights} comes with a decode head, so it learned labels"

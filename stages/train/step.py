@@ -327,7 +327,7 @@ def _run_passes(
         if things is not None and models.imagenet and config.feature_distance:
             with torch.no_grad():
                 image = image if seen.box is None else context_images(image)
-                reference = stage_features(models.imagenet.backbone, image)[-1]
+                reference = stage_features(models.imagenet.backbone.stages, image)[-1]
             distance = feature_distance(seen.features[-1], reference, things[part], things.sum())
             losses["feature_distance"] = config.feature_distance.weight * distance
         return losses

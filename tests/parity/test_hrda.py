@@ -37,9 +37,6 @@ NOTHING_TO_LEARN = re.compile(r"scale_attention\.embed_layers\.\d\.proj\.bias")
 """Batch norm follows these biases: their gradient is rounding noise."""
 
 
-Pyramids = hrda.Pyramids[Sequence[Tensor]]
-
-
 class TwoScales(nn.Module):
     """A student and its scale attention, as an official checkpoint of HRDA has them."""
 
@@ -70,57 +67,45 @@ class TwoScales(nn.Module):
             dilations=meta["dilations"],
         )
         backbone = build_backbone(mit, drop_path=0.0, norm_eps=meta["backbone_norm_eps"])
-        self.student = Student(backbone, head)
         self.attention = module.ScaleAttention(
             config["dims"],
             config["ncls"],
             channels=config["att_dim"],
             dropout=meta["dropout_ratio"],
         )
+        self.student = Student(backbone, head, None, self.attention, self.window[0])
         norms = [each for each in self.modules() if isinstance(each, nn.BatchNorm2d)]
         assert {(n.eps, n.momentum) for n in norms} == {(meta["bn_eps"], meta["bn_momentum"])}
         self.load(case.params(f"param/{prefix}"))
 
     def load(self, official: Mapping[str, Tensor]) -> None:
-        for part, network in self.parts().items():
-            tensors, unknown = import_official(official_of(part, official))
-            missing, unexpected = network.load_state_dict(tensors, strict=False)
-            assert not unknown
-            assert not unexpected
-            assert all(name.startswith("backbone.") for name in missing)
-
-    def whole(self) -> Student:
-        """The student that training knows, of the same modules."""
-        backbone, head = self.student.backbone, self.student.head
-        return Student(backbone, head, None, self.attention, self.window[0])
-
-    def parts(self) -> dict[str, nn.Module]:
-        return {"head": self.student, "scale_attention": nn.ModuleDict({"head": self.attention})}
+        tensors, unknown = import_official(named_as_daformer(official))
+        missing, unexpected = self.student.load_state_dict(tensors, strict=False)
+        assert not unknown
+        assert not unexpected
+        assert all(name.startswith("backbone.") for name in missing)
 
     def state(self) -> dict[str, Tensor]:
         """Weights and buffers under their official names."""
-        return self._official({part: each.state_dict() for part, each in self.parts().items()})
+        return named_as_hrda(self.student.state_dict())
 
     def gradients(self) -> dict[str, Tensor]:
         """Gradients under the official names."""
-        parts = {
-            part: {n: w.grad for n, w in each.named_parameters() if w.grad is not None}
-            for part, each in self.parts().items()
-        }
-        return self._official(parts)
+        named = self.student.named_parameters()
+        return named_as_hrda({n: w.grad for n, w in named if w.grad is not None})
 
-    def _official(self, parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        found = {}
-        for part, ours in parts.items():
-            for name, tensor in export_official(ours).items():
-                if part == "scale_attention":
-                    name = name.replace("fuse_layer.bottleneck", "fuse_layer")
-                found[name.replace("decode_head.", f"decode_head.{part}.")] = tensor
-        return found
+    def classify(
+        self, context: Sequence[Tensor], detail: Sequence[Tensor], box: hrda.Box
+    ) -> hrda.Fused:
+        fused: hrda.Fused = self.module.classify(
+            self.student.classify, self.attention, context, detail, box
+        )
+        return fused
 
-    def forward(self, images: Tensor, box: hrda.Box) -> tuple[Pyramids, hrda.Fused]:
-        pyramids = self.module.features_of(self.student.features, images, box)
-        return pyramids, self.module.classify(self.student.classify, self.attention, pyramids, box)
+    def forward(self, images: Tensor, box: hrda.Box) -> tuple[Sequence[Tensor], hrda.Fused]:
+        """Context features, and both scales fused."""
+        context, detail = self.module.features_of(self.student.features, images, box)
+        return context, self.classify(context, detail, box)
 
     def predict(self, images: Tensor, **windows: Size | None) -> hrda.Fused:
         windows = {"detail_px": self.window, **windows}
@@ -131,18 +116,16 @@ class TwoScales(nn.Module):
         return fused
 
 
-def official_of(part: str, official: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name the tensors of one of the two heads as those of a plain DAFormer head."""
-    other = {"head": "scale_attention", "scale_attention": "head"}[part]
-    found = {}
-    for name, tensor in official.items():
-        if f"decode_head.{other}." in name or (part != "head" and "backbone." in name):
-            continue
-        name = name.replace(f"decode_head.{part}.", "decode_head.")
-        if part == "scale_attention":
-            name = name.replace("fuse_layer", "fuse_layer.bottleneck")
-        found[name] = tensor
-    return found
+def named_as_daformer(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Drop the level that HRDA has around DAFormer's head."""
+    return {n.replace("decode_head.head.", "decode_head."): t for n, t in official.items()}
+
+
+def named_as_hrda(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        n if "scale_attention" in n else n.replace("decode_head.", "decode_head.head."): tensor
+        for n, tensor in export_official(ours).items()
+    }
 
 
 def check_crop(module: ModuleType, case: Case) -> None:
@@ -202,12 +185,7 @@ def check_head(module: ModuleType, case: Case) -> None:
                 seen: list[Tensor] = []
                 for each in (network.student.head, network.attention):
                     each.register_forward_hook(lambda *a, seen=seen: seen.append(a[2]))
-                fused = module.classify(
-                    network.student.classify,
-                    network.attention,
-                    module.Pyramids(maps["lr"], maps["hr"]),
-                    box,
-                )
+                fused = network.classify(maps["lr"], maps["hr"], box)
                 compare_fused(case, part, fused)
                 for name, value in (("lr_logits", seen[0]), ("attention", seen[2].sigmoid())):
                     if f"{part}/{name}" in case.arrays:
@@ -240,8 +218,7 @@ def check_head(module: ModuleType, case: Case) -> None:
         network = TwoScales(module, case).train()
         maps = {s: [case.tensor(f"in/{s}_feat{j}") for j in range(4)] for s in ("lr", "hr")}
         box = tuple(meta["boxes"][0])
-        pyramids = module.Pyramids(maps["lr"], maps["hr"])
-        fused = module.classify(network.student.classify, network.attention, pyramids, box)
+        fused = network.classify(maps["lr"], maps["hr"], box)
         losses = module.scale_losses(
             fused,
             label,
@@ -265,7 +242,7 @@ def check_segmentor(module: ModuleType, case: Case) -> None:
             generator.randint, tuple(meta["image_hw"]), tuple(meta["config"]["hr_crop"])
         )
         assert list(box) == case[f"{part}/box"].tolist()
-        pyramids, fused = network(images, box)
+        context, fused = network(images, box)
         weight = case.tensor("in/seg_weight") if kind == "weighted" else None
         losses = module.scale_losses(fused, label, weight, box=box, loss=segmentation_loss)
         compare_losses(case, part, "decode.", losses)
@@ -276,7 +253,7 @@ def check_segmentor(module: ModuleType, case: Case) -> None:
             ours = network.gradients()[key.removeprefix(f"{part}/grad/")]
             assert_own(ours, case.tensor(key), 2e-4)
         if kind == "plain":
-            for j, map_ in enumerate(pyramids.context):
+            for j, map_ in enumerate(context):
                 assert_close(map_, case[f"{part}/features{j}"], 1e-5)
             assert_close(fused.logits, case[f"{part}/fused"], 1e-5)
             assert_close(fused.detail, case[f"{part}/hr_logits"], 1e-5)
@@ -350,7 +327,6 @@ def check_slide(module: ModuleType, case: Case) -> None:
             images,
             window_px=crop,
             stride_px=stride,
-            batched=variant == "batched",
         )
         if f"{part}/logits" in case.arrays:
             assert_close(logits, case[f"{part}/logits"], 1e-5)
@@ -448,8 +424,8 @@ def check_mic_step(module: ModuleType, case: Case) -> None:
     frozen = imagenet.student.backbone.eval()
     nn.ModuleDict({"backbone": frozen}).load_state_dict(tensors)
     models = Models(
-        student=student.whole().train(),
-        ema=without_noise(ema.whole()),
+        student=student.student.train(),
+        ema=without_noise(ema.student),
         regularizer=None,
         imagenet=ImageNetReference(frozen, fdist["classes"]),
     )
@@ -670,18 +646,18 @@ WRONG: list[tuple[str, dict[str, tuple[str, ...]]]] = [
         ),
         "detail without weights": ("crop_to(box, label), inside)", "crop_to(box, label), None)"),
         "one attention for all classes": (
-            "attention(pyramids.context).sigmoid()",
-            "attention(pyramids.context).sigmoid().mean(1, True).expand_as(context)",
+            "attention(context_maps).sigmoid(), box",
+            "attention(context_maps).sigmoid().mean(1, True).expand_as(context), box",
         ),
         "attention by softmax": (
-            "attention(pyramids.context).sigmoid()", "attention(pyramids.context).softmax(1)"
+            "attention(context_maps).sigmoid(), box", "attention(context_maps).softmax(1), box"
         ),
         "attention of the detail": (
-            "attention(pyramids.context).sigmoid()", "attention(pyramids.detail).sigmoid()"
+            "attention(context_maps).sigmoid(), box", "attention(detail_maps).sigmoid(), box"
         ),
         "the detail first": (
-            "context, detail = head(pyramids.context), head(pyramids.detail)",
-            "detail, context = head(pyramids.detail), head(pyramids.context)",
+            "context, detail = head(context_maps), head(detail_maps)",
+            "detail, context = head(detail_maps), head(context_maps)",
         ),
         "the fused loss as a whole": ("(1 - detail_weight - context_weight) * loss", "loss"),
         "a fused loss that ignores the context's": ("- context_weight) *", ") *"),
@@ -720,8 +696,8 @@ WRONG: list[tuple[str, dict[str, tuple[str, ...]]]] = [
             "features(torch.cat([crop_to(box, images) for box in boxes]))",
             "features(torch.stack([crop_to(box, images) for box in boxes], 1).flatten(0, 1))",
         ),
-        "averaged probabilities": ("head(context_maps), head(detail_maps)",
-            "head(context_maps), head(detail_maps).softmax(1)",
+        "averaged probabilities": ("windows = head(context_maps), head(detail_maps)",
+            "windows = head(context_maps), head(detail_maps).softmax(1)",
         ),
         "sums that are not averaged": ("return total / window_counts", "return total # "),
         "windows one by one": (
@@ -793,13 +769,15 @@ def test_the_heads_have_the_official_tensors(hrda_reference: Reference) -> None:
     assert channels == hrda.ATTENTION_CHANNELS
     widths = BACKBONES["mit_b5"].widths
     with torch.device("meta"):
-        heads: dict[str, nn.Module] = {
-            "head": DAFormerHead(widths, channels, channels, classes, dropout=hrda.DROPOUT),
-            "scale_attention": hrda.ScaleAttention(widths, classes),
-        }
-    empty = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    for part, head in heads.items():
-        tensors, unknown = import_official(official_of(part, empty))
-        assert not unknown
-        ours = nn.ModuleDict({"head": head}).state_dict()
-        assert {n: t.shape for n, t in tensors.items()} == {n: t.shape for n, t in ours.items()}
+        heads = nn.ModuleDict(
+            {
+                "head": DAFormerHead(widths, channels, channels, classes, dropout=hrda.DROPOUT),
+                "attention": hrda.ScaleAttention(widths, classes),
+            }
+        )
+        empty = {name: torch.empty(shape) for name, shape in shapes.items()}
+    tensors, unknown = import_official(named_as_daformer(empty))
+    assert not unknown
+    assert {n: t.shape for n, t in tensors.items()} == {
+        n: t.shape for n, t in heads.state_dict().items()
+    }

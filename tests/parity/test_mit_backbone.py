@@ -24,7 +24,7 @@ def features(case: Case, size: list[int], norm_eps: float) -> list[torch.Tensor]
     assert not unknown
     backbone.load_state_dict({n.removeprefix("backbone."): t for n, t in tensors.items()})
     with torch.no_grad():
-        return stage_features(backbone, case.tensor("in/img_{}x{}".format(*size)))
+        return stage_features(backbone.stages, case.tensor("in/img_{}x{}".format(*size)))
 
 
 @pytest.mark.parametrize("name", ["mit_backbone", "mit_backbone_lowvar"])

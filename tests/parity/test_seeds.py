@@ -35,7 +35,7 @@ from store.errors import ConfigError
 from tests.official import pixel_accuracy
 from tests.parity.cases import Case, Reference, assert_close
 from tests.parity.checks import Check, assert_own, check_all, planted
-from tests.parity.swin import norm, swin_stage
+from tests.parity.swin import SemanticBlock, norm, swin_stage
 
 KEY_BIAS = "mlp_cls_k.bias"  # without a gradient: softmax is the same for shifted keys
 Rules = Sequence[tuple[str, str]]
@@ -71,8 +71,8 @@ def test_every_case_has_a_check(seeds: Reference) -> None:
 def check_blocks(module: ModuleType, case: Case) -> None:
     for sub in case.meta["subcases"]:
         i = sub["id"]
-        block = module.SemanticBlock(
-            sub["dim"], sub["n_cls"], window=sub["window"], depth=sub["num_sem_blocks"]
+        block: Any = SemanticBlock(
+            module, sub["dim"], sub["n_cls"], window=sub["window"], depth=sub["num_sem_blocks"]
         ).eval()
         load(block, case.params(f"param/{sub['model']}/"), SEMANTIC)
         assert block.norm.eps == case.meta["layernorm_eps"]
@@ -177,7 +177,8 @@ def check_stack(module: ModuleType, case: Case) -> None:
         trunk = {n: t.requires_grad_() for n, t in official.items() if "semantic_layer" not in n}
         layers = nn.ModuleList()
         for stage, window in enumerate(sub["semantic_window"]):
-            block = module.SemanticBlock(sub["embed_dim"] << stage, sub["n_cls"], window=window)
+            width = sub["embed_dim"] << stage
+            block: Any = SemanticBlock(module, width, sub["n_cls"], window=window, depth=1)
             prefix = f"layers.{stage}.semantic_layer."
             own = {n.removeprefix(prefix): t for n, t in official.items() if n.startswith(prefix)}
             load(block.eval(), own, SEMANTIC)
@@ -212,7 +213,7 @@ def check_dead_branch(module: ModuleType, case: Case) -> None:
     cfg = case.meta["cfg"]
     label, classifier = case.tensor("in/label"), case.tensor("in/classifier")
     for init in ("zero_init", "trunc_init"):
-        block = module.SemanticBlock(cfg["C"], cfg["K"], window=cfg["win"]).eval()
+        block: Any = SemanticBlock(module, cfg["C"], cfg["K"], window=cfg["win"], depth=1).eval()
         load(block, case.params(f"param/{init}/"), SEMANTIC)
         for step in range(cfg["steps"]):
             part = f"out/{init}/step{step}"
@@ -231,7 +232,7 @@ def check_wakes_up(module: ModuleType, case: Case) -> None:
     cfg = case.meta["cfg"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        block = module.SemanticBlock(cfg["C"], cfg["K"], window=cfg["win"]).eval()
+        block: Any = SemanticBlock(module, cfg["C"], cfg["K"], window=cfg["win"], depth=1).eval()
     initial = copy.deepcopy(block.layer)
     arguments = (case.tensor("in/x"), case.tensor("in/label"), case.tensor("in/classifier"))
     semantic_step(block, *arguments, cfg["hw"])
@@ -263,8 +264,8 @@ def semantic_step(
 
 def test_more_classes_than_channels_are_refused() -> None:
     with pytest.raises(ConfigError, match="19 classes are more than the 16 channels of a stage"):
-        semask.semantic_layers((16, 32), 19, windows=(8, None), attends=True)
-    layers = semask.semantic_layers((16, 32), 16, windows=(8, None), attends=False)
+        semask.semantic_layers((16, 32), 19, window=8, attends=True)
+    layers = semask.semantic_layers((16, 32), 16, window=8, attends=False)
     assert {name for name, _ in layers[0].named_parameters()} == {
         "attentions.0.query.weight",
         "attentions.0.query.bias",
@@ -499,12 +500,8 @@ WRONG: list[tuple[str, dict[str, tuple[str, str]]]] = [
         "padding that is no key": (
             "value, scale=1.0)", "value, scale=1.0, attn_mask=tokens.any(-1)[:, None])"
         ),
-        "padding before the norm": (
-            "class_map, seen = self.layer(normed)",
-            "w = self.layer.window; y, x = map_.shape[2:]; "
-            "wide = F.pad(map_, (0, -x % w, 0, -y % w)).permute(0, 2, 3, 1); "
-            "class_map, seen = self.layer(self.norm(wide).permute(0, 3, 1, 2)); "
-            "class_map, seen = class_map[..., :y, :x], seen[..., :y, :x]",
+        "padding that is not zero": (
+            "0, -height % window[0]))", "0, -height % window[0]), value=0.1)"
         ),
         "the first map of two": (
             "class_map, tokens = attention(tokens)",
@@ -516,9 +513,7 @@ WRONG: list[tuple[str, dict[str, tuple[str, str]]]] = [
         ),
     }),
     ("semask_block_global", {
-        "the raw input as residual": (
-            "self.layer(normed)", "self.layer(normed); seen = seen - normed + map_"
-        ),
+        "no residual": ("return query, tokens + self", "return query, self"),
         "swapped queries and keys": ("attention(query, key,", "attention(key, query,"),
         "the key as class map": ("return query, tokens + self", "return key, tokens + self"),
         "no gamma": ("self.gamma * self.drop", "self.drop"),
@@ -623,10 +618,10 @@ def test_a_planted_error_in_the_names_is_found(shared: Path, right: str, wrong: 
 def test_with_gamma_0_a_student_is_a_plain_mit() -> None:
     mit = BACKBONES["mit_tiny"]
     backbone = build_backbone(mit, drop_path=0.0, norm_eps=1e-6)
-    layers = semask.semantic_layers(mit.widths, 11, windows=(8, 8, None, None), attends=True)
+    layers = semask.semantic_layers(mit.widths, 11, window=8, attends=True)
     images = torch.randn(1, 3, 64, 96)
     features, class_maps = semask.semantic_features(backbone.stages, layers, images)
-    plain = stage_features(backbone, images)
+    plain = stage_features(backbone.stages, images)
     assert all(torch.equal(one, other) for one, other in zip(features, plain, strict=True))
     assert [map_.shape[1:] for map_ in class_maps] == [(11, *map_.shape[2:]) for map_ in plain]
     nn.init.ones_(layers[0].get_parameter("attentions.0.gamma"))

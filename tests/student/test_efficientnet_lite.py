@@ -57,10 +57,6 @@ def test_stages_are_those_of_the_package_on_its_own_pixels(backbone: str) -> Non
             {"norm_eps": 1e-6},
             "neither LayerNorms nor stochastic depth to set; set norm_eps to null",
         ),
-        (
-            {"drop_path": 0.1},
-            "neither LayerNorms nor stochastic depth to set; set norm_eps to null",
-        ),
         ({"backbone": "mit_b0"}, "mit_b0 has LayerNorms; set norm_eps to 1e-6 or 1e-5"),
         ({"backbone": "mit_b0", "weights": "imagenet"}, "set weights to that, as nvidia/mit-b5"),
     ],
@@ -70,11 +66,10 @@ def test_keys_of_another_backbone_are_refused(changes: dict[str, Any], says: str
         config(**changes)
 
 
-@pytest.mark.parametrize("head", ["daformer", "mlp"])
-def test_a_saved_student_comes_back_bit_for_bit(tmp_path: Path, head: str) -> None:
-    student, images = lite(head=head), torch.randn(2, 3, 64, 96)
+def test_a_saved_student_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    student, images = lite(), torch.randn(2, 3, 64, 96)
     student(images)  # batch-norm statistics move
-    save_student(student, tmp_path, config=config(head=head), meta={})
+    save_student(student, tmp_path, config=config(), meta={})
     loaded = Student.from_pretrained(tmp_path)
     with torch.inference_mode():
         assert torch.equal(loaded(images), student.eval()(images))

@@ -3,48 +3,14 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import normalised_window, resize_image
 from stages.student.config import ONCE, Inference
-from stages.student.inference import predict, predict_image, predict_logits
+from stages.student.inference import predict_image, predict_logits
 from tests.evaluate.models import NAMES, lively_student, student_config
-
-
-class Brightness(nn.Module):
-    """Two logits at stride 4: the mean of the first channel's 4x4 cell, and 0."""
-
-    def forward(self, image: Tensor) -> Tensor:
-        cells = F.avg_pool2d(image[:, :1], 4)
-        return torch.cat([cells, torch.zeros_like(cells)], dim=1)
-
-
-@pytest.fixture
-def student() -> nn.Module:
-    return Brightness().eval()
-
-
-def half_bright(height: int, width: int, bright_px: int) -> Tensor:
-    """Left `bright_px` columns are 1 (class 0), all others -1 (class 1)."""
-    image = -torch.ones(1, 3, height, width)
-    image[..., :bright_px] = 1
-    return image
-
-
-def test_a_flipped_input_gives_the_prediction_of_the_image_it_mirrors(student: nn.Module) -> None:
-    def labels(image: Tensor, *, flip: bool) -> Tensor:
-        size = (32, 64)
-        return predict(student, image, resized_size_px=size, original_size_px=size, flip=flip)
-
-    image = half_bright(32, 64, 16)
-    plain = labels(image, flip=False)
-    assert torch.equal(labels(image.flip(-1), flip=True), plain)
-    assert torch.equal(labels(image, flip=True), plain.flip(-1))
-    assert not torch.equal(plain, plain.flip(-1))
-
 
 RAW, RESIZED, WORKING = (60, 100), (48, 80), (64, 96)
 RECORD = ImageRecord(

@@ -1,5 +1,7 @@
 import errno
 import random
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +34,9 @@ def test_drop_path_grows_linearly_from_zero_to_its_rate() -> None:
     np.testing.assert_allclose(rates, np.linspace(0, 0.1, 52), atol=1e-12)
 
 
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("drop_path", "precision"), [(0.0, torch.float32), (0.5, torch.float32), (0.5, torch.bfloat16)]
+)
 def test_stochastic_depth_draws_and_divides_as_the_blocks_of_transformers_do(
     drop_path: float, precision: torch.dtype
 ) -> None:
@@ -47,7 +50,7 @@ def test_stochastic_depth_draws_and_divides_as_the_blocks_of_transformers_do(
     found = []
     for backbone in (plain, ours):
         with seeded(1), torch.autocast("cpu", precision, enabled=precision != torch.float32):
-            features = [*stage_features(backbone, images), torch.rand(1)]
+            features = [*stage_features(backbone.stages, images), torch.rand(1)]
         total = torch.stack([map_.float().square().mean() for map_ in features]).sum()
         total.backward()  # type: ignore[no-untyped-call]
         gradients = {n: w.grad for n, w in backbone.named_parameters()}
@@ -95,44 +98,36 @@ def test_saved_student_comes_back_bit_for_bit(tmp_path: Path, head: str) -> None
     assert loaded.backbone.stages[0].layer_norm.eps == 1e-5
 
 
-def damage_truncated(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def damage_no_json(folder: Path) -> None:
-    (folder / "config.json").write_bytes(b"\xff{")
-
-
-def damage_weights_of_a_later_save(folder: Path) -> None:
+def damage_weights(folder: Path) -> None:
+    """As a crash between two files of another student would leave them."""
     save_student(tiny(head="mlp"), folder / "new", config=CONFIG, meta={})
     (folder / "new" / "model.safetensors").replace(folder / "model.safetensors")
 
 
-def damage_config(folder: Path, *dropped: str) -> None:
+def damage_json(folder: Path) -> None:
+    (folder / "config.json").write_bytes(b"\xff{")
+
+
+def change_channels(folder: Path, *, digest: bool = True) -> None:
     path = folder / "config.json"
-    lines = [line for line in path.read_text().splitlines() if not any(d in line for d in dropped)]
-    text = "\n".join(lines).replace('"head_channels": 8', '"head_channels": 9')
-    path.write_text(text.replace("{},\n}", "{}\n}"))
-
-
-def damage_config_of_another_student(folder: Path) -> None:
-    damage_config(folder, '"sha256"')
+    lines = path.read_text().replace('"head_channels": 8', '"head_channels": 9').splitlines()
+    text = "\n".join(line for line in lines if digest or '"sha256"' not in line)
+    path.write_text(text if digest else text.replace("{},\n}", "{}\n}"))
 
 
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (damage_truncated, "sha256 differs"),
-        (damage_no_json, "no student of this project"),
-        (damage_weights_of_a_later_save, "sha256 differs"),
-        (damage_config, "is not as it was written"),
-        (damage_config_of_another_student, "another architecture"),
+        (damage_weights, "sha256 differs"),
+        (damage_json, "no student of this project"),
+        (change_channels, "is not as it was written"),
+        (partial(change_channels, digest=False), "another architecture"),
     ],
 )
-def test_broken_folder_is_refused_in_one_line(tmp_path: Path, damage: object, says: str) -> None:
+def test_broken_folder_is_refused_in_one_line(
+    tmp_path: Path, damage: Callable[[Path], None], says: str
+) -> None:
     save_student(tiny(), tmp_path, config=CONFIG, meta={})
-    assert callable(damage)
     damage(tmp_path)
     with pytest.raises(CheckpointError) as error:
         load_student(tmp_path)
@@ -159,33 +154,22 @@ def test_a_flipped_bit_anywhere_in_the_card_is_refused(tmp_path: Path, layout: L
     assert read_card(tmp_path).meta == meta
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_student_that_cannot_be_read_now_is_not_called_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_student(tiny(), tmp_path, config=CONFIG, meta={})
-    read = Path.read_bytes
 
     def failing(self: Path) -> bytes:
-        if self.name == name:
-            raise OSError(errno.EIO, "Input/output error")
-        return read(self)
+        raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(Path, "read_bytes", failing)
-    with pytest.raises(CheckpointError, match=rf"{name} cannot be read now .*Input/output error"):
+    with pytest.raises(CheckpointError, match=r"json cannot be read now .*Input/output error"):
         load_student(tmp_path)
 
 
-WIDTHS = BACKBONES["mit_b5"].widths
-
-
-@pytest.fixture(scope="module")
-def head() -> DAFormerHead:
+def test_convolutions_start_as_mmcv_starts_them() -> None:
     with seeded(0):
-        return DAFormerHead(WIDTHS, 256, 256, 19, dropout=0.1)
-
-
-def test_convolutions_start_as_mmcv_starts_them(head: DAFormerHead) -> None:
+        head = DAFormerHead(BACKBONES["mit_b5"].widths, 256, 256, 19, dropout=0.1)
     blocks = [module for module in head.modules() if isinstance(module, ConvNormAct)]
     assert len(blocks) == 1 + 3 * 2 + 1
     for block in blocks:

@@ -69,28 +69,18 @@ def one_line(error: pytest.ExceptionInfo[CheckpointError]) -> str:
     return str(error.value)
 
 
-def test_missing_and_unexpected_tensors_are_reported(tmp_path: Path) -> None:
-    path, tensors = tmp_path / "mit.pth", official_mit(seed=1)
-    del tensors["block2.0.attn.kv.weight"], tensors["norm4.bias"]
-    tensors |= {"block2.7.norm1.weight": torch.ones(32), "cls_token": torch.ones(1)}
-    torch.save(tensors, path)
-    ours, untouched = backbone(seed=2), backbone(seed=2)
-    with pytest.raises(CheckpointError) as error:
-        load_backbone(ours, str(path))
-    message = one_line(error)
-    assert "2 missing: backbone.block2.0.attn.kv.weight and 1 more" in message
-    assert "2 unexpected: backbone.cls_token and 1 more" in message
-    assert_equal(ours, untouched)
-
-
 def test_checkpoint_of_another_width_is_of_another_architecture(tmp_path: Path) -> None:
-    path = tmp_path / "mit.pth"
-    torch.save(official_mit(seed=1), path)
-    wider = backbone(0, MiT((32, 64, 160, 256), TINY.depths))
+    path, tensors = tmp_path / "mit.pth", official_mit(seed=1)
+    del tensors["block2.0.attn.kv.weight"]
+    torch.save(tensors | {"cls_token": torch.ones(1)}, path)
+    wider, untouched = (backbone(0, MiT((32, 64, 160, 256), TINY.depths)) for _ in "ab")
     with pytest.raises(CheckpointError, match="checkpoint of another architecture") as error:
         load_backbone(wider, str(path))
-    assert "backbone.patch_embed1.proj.weight (16, 3, 7, 7), not (32, 3, 7, 7)" in one_line(error)
-    assert len(one_line(error)) < 700  # hundreds of tensors differ
+    message = one_line(error)
+    assert "backbone.patch_embed1.proj.weight (16, 3, 7, 7), not (32, 3, 7, 7)" in message
+    assert "1 missing: backbone.block2.0.attn.kv.weight; 1 unexpected: backbone.cls" in message
+    assert len(message) < 700  # hundreds of tensors differ
+    assert_equal(wider, untouched)
 
 
 def test_a_truncated_file_and_one_with_a_flipped_bit_are_refused(tmp_path: Path) -> None:
@@ -108,8 +98,6 @@ def test_a_truncated_file_and_one_with_a_flipped_bit_are_refused(tmp_path: Path)
 
 
 class Surprise:
-    """A pickle that would run code."""
-
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (print, ("the file ran code",))
 
@@ -124,17 +112,19 @@ def test_pickles_that_could_run_code_are_refused(
     assert capsys.readouterr().out == ""
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A Hugging Face folder as `nvidia/mit-b*` are: a classifier with its backbone inside."""
+def save_classifier(folder: Path) -> Path:
+    """Write a Hugging Face folder as `nvidia/mit-b*` are: a classifier with its backbone inside."""
     config = SegformerConfig(
         hidden_sizes=TINY.widths, depths=TINY.depths, num_attention_heads=TINY.heads
     )
     with seeded(1):
-        model = SegformerForImageClassification(config)
-    path = tmp_path / "hugging"
-    model.save_pretrained(path)
-    return path
+        SegformerForImageClassification(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save_classifier(tmp_path / "hugging")
 
 
 def test_hugging_face_folder_fills_the_backbone_and_keeps_the_epsilon(
@@ -181,7 +171,6 @@ def test_hugging_face_tensors_that_are_missing_are_not_made_up(folder: Path) -> 
 @pytest.mark.parametrize(
     "mit",
     [
-        MiT((32, 64, 160, 256), TINY.depths),
         MiT(TINY.widths, (1, 1, 2, 1)),
         MiT(TINY.widths, TINY.depths, heads=(1, 1, 5, 8)),
     ],
@@ -196,8 +185,6 @@ def test_hugging_face_folder_of_another_architecture_is_refused(folder: Path, mi
     ("tensors", "says"),
     [
         ({0: torch.ones(2)}, "no table of tensors"),
-        ({"patch_embed1.proj.weight": torch.tensor(1.0)}, "no table of tensors"),
-        ({"norm1.weight": torch.ones(2, dtype=torch.complex64)}, "no table of tensors"),
         ({"norm1.weight": torch.eye(2).to_sparse()}, "no table of tensors"),
         ({"norm1.weight": torch.tensor([1.0, float("nan")])}, "norm1.weight holds values that are"),
     ],
@@ -274,11 +261,7 @@ def _point_at(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def publish(models: Path) -> None:
     """Put a model onto the hub as `nvidia/mit-b*` are."""
-    config = SegformerConfig(
-        hidden_sizes=TINY.widths, depths=TINY.depths, num_attention_heads=TINY.heads
-    )
-    with seeded(1):
-        SegformerForImageClassification(config).save_pretrained(models / "somebody" / "mit-tiny")
+    save_classifier(models / "somebody" / "mit-tiny")
 
 
 def refusal(weights: str) -> str:
@@ -292,20 +275,13 @@ def refusal(weights: str) -> str:
     return str(error.value)
 
 
-@pytest.mark.usefixtures("hub")
-def test_a_model_is_downloaded_and_fills_the_backbone(models: Path) -> None:
-    publish(models)
-    ours = backbone(2)
-    load_backbone(ours, "somebody/mit-tiny")
-    assert_equal(ours, SegformerModel.from_pretrained(models / "somebody/mit-tiny"))
-
-
-def test_a_model_that_was_downloaded_once_needs_no_network(
+def test_a_model_is_downloaded_and_then_needs_no_network(
     hub: ThreadingHTTPServer, models: Path
 ) -> None:
     publish(models)
     first, second = backbone(2), backbone(3)
     load_backbone(first, "somebody/mit-tiny")
+    assert_equal(first, SegformerModel.from_pretrained(models / "somebody/mit-tiny"))
     hub.shutdown()
     hub.server_close()
     started = time.monotonic()
@@ -330,7 +306,7 @@ def test_a_hub_that_does_not_answer_is_told_at_once() -> None:
 
 
 @pytest.mark.usefixtures("models")
-@pytest.mark.parametrize("name", ["rndom", "mit_b5", "weights/b5/best", "a..b/c", "-/b", "a/b.c-"])
+@pytest.mark.parametrize("name", ["rndom", "weights/mit_b5.pth", "a..b/c", "a/b.c-"])
 def test_what_cannot_be_an_id_is_told_without_asking(name: str) -> None:
     said = refusal(name)
     assert f"{name}: there is no such file or folder, and it is not a Hugging Face id" in said
