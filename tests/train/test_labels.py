@@ -38,7 +38,8 @@ def labelled(shares: Tensor, labels: Labels, **changes: Any) -> StepResult:  # n
     config = train_config(**ALIKE, self_training={**CLEAR, "labels": labels, **changes})
     models = models_for(config)
     models = replace(models, ema=None) if labels == "store" else models
-    return step(config, models, replace(batch_of(), target_probabilities=shares))
+    stored = None if labels == "ema" else shares
+    return step(config, models, replace(batch_of(), target_probabilities=stored))
 
 
 def shares_of(classes: Tensor, sure: float = 0.9) -> Tensor:

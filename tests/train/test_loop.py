@@ -14,7 +14,7 @@ from stages.train.config import TrainConfig
 from stages.train.crops import Batch, Sample
 from stages.train.loop import fit
 from stages.train.state import learning_rate
-from stages.train.step import STORED, Feed, Mixed, mix_stored
+from stages.train.step import STORED, Feed, mix_stored
 from store.errors import ConfigError, TrainingError
 from tests.train.example import EFFICIENTNET_LITE, HRDA, SEMASK, train_config
 from tests.train.world import World, assert_same, results, silent, training_state
@@ -150,6 +150,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(world: World, tmp_pat
             folder=tmp_path,
             fingerprint="f",
             progress=remember,
+            classes=[],
         )
     message = str(caught.value)
     assert message.startswith("iteration 1: a loss is not finite (clean ")
@@ -191,7 +192,7 @@ class Silenced(Dataset[Sample]):
         return sample
 
 
-def mute(mixed: Mixed, batch: Batch) -> Mapping[str, Tensor]:
+def mute(mask: Tensor, mixed: Tensor, batch: Batch) -> Mapping[str, Tensor]:
     return {level: torch.zeros_like(each) for level, each in batch.source_features.items()}
 
 

@@ -286,6 +286,7 @@ def record(world: World, path: Path, config: Any, ranks: Ranks) -> None:  # noqa
         folder=folder,
         fingerprint="f",
         progress=silent,
+        classes=world.manifest.classes.names,
         ranks=ranks,
     )
     torch.save({"gradients": gradients, "rows": state.curves.rows}, path)

@@ -24,7 +24,6 @@ from stages.train.state import build_optimizer
 from stages.train.step import (
     Boxes,
     Draws,
-    Mixed,
     StepResult,
     draw_boxes,
     draw_step,
@@ -166,7 +165,7 @@ def test_two_scales_learn_in_every_pass_and_from_boxes_of_their_own() -> None:
     )
     batch = doubled(batch_of())
     draws, boxes = draw_step(config, batch.source_label, 0), draw_boxes(config, 0)
-    assert len(set(boxes)) == 3
+    assert len({*boxes.values()}) == 3
     assert boxes == draw_boxes(config, 0) != draw_boxes(config, 1)
 
     def losses(boxes: Boxes, models: Models) -> dict[str, float]:
@@ -188,11 +187,11 @@ def test_two_scales_learn_in_every_pass_and_from_boxes_of_their_own() -> None:
         *("enhanced_mix_detail", "masked", "masked_detail", "masked_auxiliary"),
     ]
     for name, parts in (
-        ("source", ("clean", "enhanced_source")),
-        ("mixed", ("mix", "enhanced_mix")),
+        ("clean", ("clean", "enhanced_source")),
+        ("mix", ("mix", "enhanced_mix")),
         ("masked", ("masked",)),
     ):
-        moved_box = boxes._replace(**{name: draw_boxes(config, 1).source})
+        moved_box = {**boxes, name: draw_boxes(config, 1)["clean"]}
         others = losses(moved_box, models_for(config, imagenet=True))
         changed = {key for key in first if first[key] != others[key]}
         assert changed == {f"{part}{more}" for part in parts for more in ("", "_detail")}
@@ -299,19 +298,20 @@ def test_teacher_features_are_mixed_by_the_mask_of_the_images() -> None:
     config = train_config()
     batch, seen = batch_of(), []
 
-    def mixer(mixed: Mixed, batch: Batch) -> Mapping[str, Tensor]:
-        seen.append((mixed, batch))
-        return mix_stored(mixed, batch)
+    def mixer(mask: Tensor, mixed: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+        seen.append((mask, mixed, batch))
+        return mix_stored(mask, mixed, batch)
 
     draws = plain_draws()
     result = train_step(models_for(config), batch, draws, config=config, iteration=0, mixer=mixer)
-    [(mixed, given)] = seen
+    [(mask, image, given)] = seen
     assert result.mixed is not None
-    assert mixed is result.mixed
+    assert mask is result.mixed.mask
+    assert image is result.mixed.image
     assert given is batch
-    share = mixed.mask.float().unfold(2, 8, 8).unfold(3, 8, 8).mean((-1, -2))
+    share = mask.float().unfold(2, 8, 8).unfold(3, 8, 8).mean((-1, -2))
     torch.testing.assert_close(
-        mix_stored(mixed, batch)["stride8"],
+        mix_stored(mask, image, batch)["stride8"],
         share * batch.source_features["stride8"] + (1 - share) * batch.target_features["stride8"],
     )
 
