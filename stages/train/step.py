@@ -356,7 +356,7 @@ def _label(models: Models, batch: Batch, config: TrainConfig) -> PseudoLabels:
     height, width = batch.target_image.shape[-2:]
     believed = []
     if models.ema is not None:
-        with models.half, _autocast(config, batch):
+        with models.half.used(), _autocast(config, batch):
             if models.ema_branch is None:
                 logits = models.ema(batch.target_image)
             else:
@@ -392,7 +392,7 @@ def accumulate(
     size = config.micro_batch_size or len(batch)
     totals: Losses = {}
     for start in range(0, len(batch), size):
-        with models.half:
+        with models.half.used():
             with _autocast(config, batch):
                 losses = losses_of(slice(start, start + size))
             torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ from stages.prepare.manifest import Manifest
 from stages.student.student import load_student
 from stages.train.config import TrainConfig
 from stages.train.crops import TrainingCrops, batches
-from stages.train.prefix import open_prefixes, store_prefixes
+from stages.train.prefix import Prefixes, open_prefixes, store_prefixes
 from stages.train.step import train_step
 from store.codec import Codec
 from store.errors import SSRError
@@ -79,7 +79,7 @@ def test_logits_and_gradients_are_those_without_a_cache_to_the_bit(
         gradients = {name: weight.grad for name, weight in student.named_parameters()}
         found.append([logits, batch.source_label, losses, gradients])
         assert (batch.source_begun is None) == bool(batch.source_image.any())
-        monkeypatch.setattr(TrainingCrops, "_begun", lambda *_: None)
+        monkeypatch.setattr(Prefixes, "read", lambda *_: None)
     assert any(gradient.any() for gradient in found[0][3].values())
     assert_same(*found)
 
@@ -92,7 +92,7 @@ def test_a_run_on_stored_prefixes_ends_with_the_weights_of_one_without(
     asked = cached(vit, rein={"tune": tune}, rare_class_sampling=rare)
     store(stored, asked)
     stored.train(asked, tmp_path / "cached")
-    monkeypatch.setattr(TrainingCrops, "_begun", lambda *_: None)
+    monkeypatch.setattr(Prefixes, "read", lambda *_: None)
     stored.train(asked, tmp_path / "uncached")
     assert_same(results(tmp_path / "cached"), results(tmp_path / "uncached"))
     student, images = load_student(tmp_path / "cached/student")[0], torch.randn(1, 3, 64, 64)
