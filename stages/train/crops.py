@@ -340,7 +340,7 @@ class TrainingCrops(Dataset[Sample]):
         record = self._labelled[row]
         ids = read_train_ids(record, self._roots[record.domain], self._labels[record.domain])
         label = resize_label(ids, record.resized_size_px)
-        views = () if self._prefixes is None else self._prefixes.views(record)
+        views = () if self._prefixes is None else self._prefixes.views[record.image_id]
 
         def draw() -> View:
             if views:
