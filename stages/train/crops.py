@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -60,26 +60,8 @@ Rng = np.random.Generator | np.random.RandomState
 T = TypeVar("T")
 
 
-class SourceSample(TypedDict):
-    """A source crop, as in `Batch` but for the types."""
-
-    source_image: NDArray[np.float32]
-    source_label: NDArray[np.uint8]
-    source_features: dict[str, NDArray[np.float16]]
-    source_begun: NotRequired[NDArray[np.float32]]
-
-
-class TargetSample(TypedDict):
-    """Likewise a target crop."""
-
-    target_image: NDArray[np.float32]
-    target_valid: NDArray[np.bool_]
-    target_features: dict[str, NDArray[np.float16]]
-    target_probabilities: NotRequired[NDArray[np.float16]]
-
-
-class Sample(SourceSample, TargetSample):
-    """One source and one target crop."""
+Sample = dict[str, Any]
+"""One crop of each domain: arrays by the names of `Batch`, labels uint8 and features float16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +137,6 @@ class RareClassSampler:
         config: Temperature and thresholds.
         of_target: Number of images, at the end, that are the target's.
 
-    Attributes:
-        eligible: (N, K), whether an image may be drawn for a class.
-
     Raises:
         DataError: No image has a labelled pixel.
         ConfigError: A class occurs, but no image shows enough of it.
@@ -178,16 +157,15 @@ class RareClassSampler:
                 "rare class sampling: the source's training labels have no labelled pixel; "
                 "check prepare.source and its label table"
             )
-        self.eligible = pixel_counts > config.min_pixels
+        self.eligible = pixel_counts > config.min_pixels  # (N, K)
         missing = [c for c in self.classes if not self.eligible[:, c].any()]
         if missing:
             most = pixel_counts.max(axis=0)
-            found = ", ".join(f"{class_names[c]} (at most {most[c]})" for c in missing[:3])
-            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            rarest = min(missing, key=lambda c: most[c])
             raise ConfigError(
                 f"rare class sampling: no image has more than {config.min_pixels} pixels of "
-                f"{found}{more}; set train.rare_class_sampling.min_pixels to "
-                f"{min(most[c] for c in missing) - 1} or less"
+                f"{class_names[rarest]} (at most {most[rarest]}); set "
+                f"train.rare_class_sampling.min_pixels to {most[rarest] - 1} or less"
             )
 
     def draw(self, rng: Rng) -> tuple[int, int]:
@@ -329,9 +307,7 @@ class TrainingCrops(Dataset[Sample]):
         image, valid = np.zeros((3, side, side), np.float32), np.zeros((side, side), np.bool_)
         return {**source, "target_image": image, "target_valid": valid, "target_features": {}}
 
-    def _source_crop(
-        self, rng: np.random.Generator, index: int, levels: Iterable[str]
-    ) -> SourceSample:
+    def _source_crop(self, rng: np.random.Generator, index: int, levels: Iterable[str]) -> Sample:
         rare, config, class_id = self._rare, self._config, 0
         if rare is not None:
             class_id, row = rare.draw(rng)
@@ -363,7 +339,7 @@ class TrainingCrops(Dataset[Sample]):
             image = pixels_of(self._resized(record), view)
         if version is not None and config.restyled and config.restyled.features == "restyled":
             record = version
-        sample: SourceSample = {
+        sample = {
             "source_image": image,
             "source_label": flip(crop) if view.mirrored else crop,
             "source_features": self._features(record, view, levels),
@@ -372,7 +348,7 @@ class TrainingCrops(Dataset[Sample]):
             sample["source_begun"] = begun
         return sample
 
-    def _target_crop(self, rng: np.random.Generator, levels: Iterable[str]) -> TargetSample:
+    def _target_crop(self, rng: np.random.Generator, levels: Iterable[str]) -> Sample:
         config, self_training = self._config, self._config.self_training
         record = self._target[int(rng.integers(len(self._target)))]
         box = draw_box(rng, record, config)
@@ -386,7 +362,7 @@ class TrainingCrops(Dataset[Sample]):
             image_px=record.resized_size_px,
             margins_px=(top, bottom, sides, sides),
         ).numpy()
-        sample: TargetSample = {
+        sample = {
             "target_image": pixels_of(self._resized(record), view),
             "target_valid": flip(valid) if view.mirrored else valid,
             "target_features": self._features(record, view, levels),

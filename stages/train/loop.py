@@ -78,7 +78,7 @@ def fit(
             there: it may have been killed between the two.
         validation: Measured every `train.validate_every` iterations and after the last.
         mixer: Makes the teacher features of the mixed images.
-        ranks: Ranks that share the run; the first one writes.
+        ranks: Those that share the run; the first one writes.
 
     Returns:
         Iterations that an earlier process had done; None if there was none.

@@ -141,12 +141,6 @@ def build_models(
 ) -> tuple[Models, Mapping[str, Any]]:
     """Build the networks of a run from its seed, on the CPU.
 
-    Args:
-        config: Section `train`.
-        manifest: Its classes are those of the logits.
-        readers: Stores that training reads.
-        ranks: Those that may share their batch norms.
-
     Returns:
         The networks; and what the student set out from, as its card tells: `weights`, and the
         teacher of its start.

@@ -140,11 +140,8 @@ def store_prefixes(
 ) -> int:
     """Bring the store of a run's prefixes up to date; return how many views were stored now.
 
-    It goes on where it was interrupted. Views that the store lists stay. `progress` is called with
-    views done, views to do, and what they are.
-
-    In job arrays each `part` stores its own shards of a store that was made with `list_only`, which
-    lists the views and stores nothing of them.
+    It goes on where it was interrupted. Views that the store lists stay. In job arrays each `part`
+    stores its own shards of a store that was made with `list_only`, which stores nothing else.
 
     Raises:
         CheckpointError: The frozen network is missing or damaged.

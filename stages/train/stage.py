@@ -76,8 +76,8 @@ def run(
         out: Receives all that the run leaves; all ranks see it, the first one writes.
         progress: Called after every iteration.
         validation: What `train.validate_every` measures.
-        fresh: See `claim`, as for `move_aside`.
-        move_aside: See there.
+        fresh: As `move_aside`, see `claim`.
+        move_aside: Whether another run may be moved.
         feed: Where the teacher's features come from.
         ranks: This rank among those that share the run.
 

@@ -193,18 +193,8 @@ def train_step(
 ) -> StepResult:
     """Move the EMA model, and add the gradients of one step to student and regulariser.
 
-    Nothing here waits for the device.
-
-    Args:
-        models: On the device of the batch; student and regulariser in train mode.
-        batch: Crops and their features.
-        draws: As of `draw_step`.
-        config: Section `train`.
-        iteration: 0-based.
-        mixer: Makes the teacher features of the mixed images.
-        boxes: As of `draw_boxes`.
-        observe: Also note what the regulariser does.
-        passes: Runs the passes; None is `run_passes` itself.
+    Models are on the device of the batch, student and regulariser in train mode; nothing here waits
+    for the device. `passes` is `run_passes` by default.
     """
     things, views = _thing_cells(models, batch, config), None
     if draws is not None and config.self_training is not None:
@@ -258,15 +248,8 @@ def _learn(
     """Add the gradients of all losses that share a forward pass; return these losses.
 
     They share a backward pass, too, which frees its memory. The official code goes back four times,
-    with one graph retained; the gradients are the same.
-
-    Args:
-        step: The step.
-        name: Of the student's loss.
-        images: (B, 3, H, W), of which label and weight (B, H, W) are.
-        label: int64.
-        weight: None is 1.
-        teacher: What an enhanced pass reads; without levels there is none.
+    with one graph retained; the gradients are the same. Images are (B, 3, H, W), their label and
+    weight (B, H, W); without a level of the teacher there is no enhanced pass.
     """
     models, config, batch, student = step.models, step.config, step.batch, step.models.student
     is_source = name == "clean"

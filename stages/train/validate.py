@@ -56,7 +56,7 @@ class WrongTeacherTest:
 
 @dataclass(frozen=True)
 class Validation:
-    """Labelled `val` images of one domain that the student is measured on, of its class table.
+    """Labelled `val` images of one domain that the student is measured on.
 
     Without a `wrong_teacher` its branch is not measured. With `restyled` the student sees every
     image as often as that was restyled, and never as it is.
