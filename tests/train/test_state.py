@@ -10,7 +10,6 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,9 +17,8 @@ from unittest import mock
 import pytest
 import torch
 
-from stages.student.student import Student, build_student
-from stages.train.config import OptimizerConfig
-from stages.train.state import FORMAT, TrainingState, build_optimizer
+from stages.student.student import Student
+from stages.train.state import FORMAT, TrainingState
 from store.errors import CheckpointError
 from tests.train.example import train_config
 from tests.train.world import World, assert_same, results, training_state
@@ -71,25 +69,7 @@ def updated(seed: int, **changes: Any) -> TrainingState:  # noqa: ANN401
     return state
 
 
-def contents(state: TrainingState) -> dict[str, Any]:
-    models = state.models
-    parts = (models.student, models.ema, models.regularizer, state.optimizer, state.curves)
-    return {str(n): part.state_dict() for n, part in enumerate(parts) if part is not None}
-
-
-@pytest.mark.parametrize(
-    "changes", [{}, {"self_training": None, "regularizer": {"on": []}}], ids=["all", "student"]
-)
-def test_a_saved_state_comes_back_bit_for_bit(tmp_path: Path, changes: dict[str, Any]) -> None:
-    saved, loaded = updated(1, **changes), updated(2, **changes)
-    saved.save(tmp_path / "checkpoint.pt", iteration=7, fingerprint=FINGERPRINT)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
-    found = loaded.load(tmp_path / "checkpoint.pt", fingerprint=FINGERPRINT, device=CPU)
-    assert found == 7
-    assert_same(contents(loaded), contents(saved))
-
-
-@pytest.mark.parametrize("room", [0, 10**3, 10**5, 10**6], ids=lambda room: f"{room} bytes")
+@pytest.mark.parametrize("room", [0, 10**5], ids=lambda room: f"{room} bytes")
 def test_a_disk_that_fills_up_is_named_and_keeps_the_old_checkpoint(
     tmp_path: Path, room: int
 ) -> None:
@@ -108,21 +88,6 @@ def test_a_disk_that_fills_up_is_named_and_keeps_the_old_checkpoint(
     assert path.read_bytes() == before
 
 
-def test_neither_teacher_nor_imagenet_model_is_saved(tmp_path: Path) -> None:
-    state = training_state(train_config(), seed=1, imagenet=True)
-    state.save(tmp_path / "checkpoint.pt", iteration=1, fingerprint=FINGERPRINT)
-    assert sorted(torch.load(tmp_path / "checkpoint.pt")) == [
-        "curves",
-        "ema",
-        "fingerprint",
-        "format",
-        "iteration",
-        "optimizer",
-        "regularizer",
-        "student",
-    ]
-
-
 @pytest.mark.parametrize(("version", "fingerprint"), [(FORMAT, "e" * 64), (99, FINGERPRINT)])
 def test_a_checkpoint_of_another_run_or_format_is_refused(
     tmp_path: Path, version: int, fingerprint: str
@@ -131,19 +96,11 @@ def test_a_checkpoint_of_another_run_or_format_is_refused(
     torch.save({"format": version, "fingerprint": fingerprint}, path)
     with pytest.raises(CheckpointError, match=r"checkpoint\.pt is of another run; give another"):
         state.load(path, fingerprint=FINGERPRINT, device=CPU)
-    assert_same(contents(state), contents(updated(2)))
+    assert_same(state.models.student.state_dict(), updated(2).models.student.state_dict())
 
 
 def cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def scramble(path: Path) -> None:
-    path.write_bytes(b"no checkpoint" * 100)
 
 
 def flip_a_bit(path: Path) -> None:
@@ -154,19 +111,11 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(data)
 
 
-def drop_the_optimiser(path: Path) -> None:
-    content = torch.load(path)
-    del content["optimizer"]
-    torch.save(content, path)
-
-
 def save_something_else(path: Path) -> None:
     torch.save([1, 2, 3], path)
 
 
-@pytest.mark.parametrize(
-    "damage", [cut_short, empty, scramble, flip_a_bit, drop_the_optimiser, save_something_else]
-)
+@pytest.mark.parametrize("damage", [cut_short, flip_a_bit, save_something_else])
 def test_a_damaged_checkpoint_is_refused_in_one_line(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
@@ -180,26 +129,20 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("reads", "error"),
     [
-        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
-        (MemoryError(), "out of memory"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "CUDA out of memory"),
-        (RuntimeError("CUDA error: an illegal memory access"), "CUDA error"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "can't allocate"),
+        ("zipfile.ZipFile.testzip", OSError(errno.EIO, "Input/output error")),
+        ("torch.load", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")),
     ],
-    ids=lambda value: type(value).__name__,
 )
-@pytest.mark.parametrize("reads", ["zipfile.ZipFile.testzip", "torch.load"])
 def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: str, error: Exception, says: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: str, error: Exception
 ) -> None:
     path = tmp_path / "checkpoint.pt"
     updated(1).save(path, iteration=7, fingerprint=FINGERPRINT)
     monkeypatch.setattr(reads, mock.Mock(side_effect=error))
     with pytest.raises(CheckpointError, match="may well be sound") as caught:
         updated(2).load(path, fingerprint=FINGERPRINT, device=CPU)
-    assert says in str(caught.value)
     assert str(path) in str(caught.value)
     assert "damaged" not in str(caught.value)
 
@@ -360,51 +303,3 @@ def kill_at(folder: Path, event: str, count: int) -> None:
     Path.replace = replacing  # type: ignore[assignment,method-assign]
     torch.optim.AdamW.step = stepping  # type: ignore[assignment,method-assign]
     torch.save = saving  # type: ignore[assignment]
-
-
-CONFIG = OptimizerConfig(
-    lr=6e-5,
-    head_lr_factor=10.0,
-    regularizer_lr_factor=3.0,
-    weight_decay=0.01,
-    betas=(0.9, 0.99),
-    warmup_iterations=1500,
-    warmup_ratio=1e-6,
-    power=1.0,
-)
-
-
-@pytest.fixture(scope="module")
-def student() -> Student:
-    return build_student(train_config().student, num_classes=2, seed=0)
-
-
-def test_the_fused_update_is_that_of_the_plain_one(student: Student) -> None:
-    """Fused changes the order of roundings alone."""
-    results = []
-    for fused in (True, False):
-        copy = deepcopy(student)
-        optimizer = build_optimizer(copy, None, CONFIG)
-        assert all(group["fused"] for group in optimizer.param_groups)
-        if not fused:
-            for group in optimizer.param_groups:
-                group.update(fused=False, foreach=False)
-        generator = torch.Generator().manual_seed(0)
-        for _ in range(5):
-            for parameter in copy.parameters():
-                parameter.grad = torch.randn(parameter.shape, generator=generator)
-            optimizer.step()
-        results.append([parameter.detach() for parameter in copy.parameters()])
-    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-8)
-
-
-def test_an_update_is_skipped_where_the_device_says_so(student: Student) -> None:
-    copy = deepcopy(student)
-    optimizer = build_optimizer(copy, None, CONFIG)
-    before = deepcopy(copy.state_dict())
-    for parameter in copy.parameters():
-        parameter.grad = torch.full_like(parameter, torch.nan)
-    optimizer.found_inf = torch.tensor(1.0)  # type: ignore[attr-defined]
-    optimizer.step()
-    assert all(torch.equal(before[name], value) for name, value in copy.state_dict().items())
-    assert all(float(state["step"]) == 0 for state in optimizer.state.values())

@@ -30,7 +30,7 @@ from stages.train.step import (
     mix_stored,
     train_step,
 )
-from tests.train.example import EFFICIENTNET_LITE, HRDA, SEMASK, train_config
+from tests.train.example import HRDA, SEMASK, train_config
 
 CLASSES, SIDE = 5, 32
 
@@ -115,12 +115,8 @@ PLAIN: dict[str, Any] = {"regularizer": {"on": []}}
 @pytest.mark.parametrize(
     ("changes", "imagenet", "expected"),
     [
-        (SOURCE_ONLY, False, "clean"),
         (SOURCE_ONLY | {"regularizer": {"on": ["source"]}}, False, "clean enhanced_source"),
-        (PLAIN, False, "clean mix"),
-        (PLAIN | {"masking": MASKING}, False, "clean mix masked"),
         (PLAIN | {"feature_distance": FEATURE_DISTANCE}, True, "clean feature_distance mix"),
-        ({"regularizer": {"on": ["source"]}}, False, "clean enhanced_source mix"),
         (
             {"student": {"semask": SEMASK}, "masking": MASKING},
             False,
@@ -128,7 +124,6 @@ PLAIN: dict[str, Any] = {"regularizer": {"on": []}}
             "masked_auxiliary",
         ),
         ({"regularizer": {"on": ["mixed"]}}, False, "clean mix enhanced_mix"),
-        ({}, False, "clean enhanced_source mix enhanced_mix"),
         (
             {"masking": MASKING, "feature_distance": FEATURE_DISTANCE},
             True,
@@ -258,21 +253,6 @@ def test_the_ema_model_waits_for_self_training_then_copies_and_then_follows() ->
         step(config, models, iteration=iteration)
         for name, value in weights(models.ema).items():
             torch.testing.assert_close(value, keep * before[name] + (1 - keep) * student[name])
-
-
-def test_batch_norms_of_the_ema_model_average_the_target_alone() -> None:
-    config = train_config(**PLAIN, student=EFFICIENTNET_LITE)
-    models, batch = models_for(config), batch_of()
-    assert models.ema is not None
-    step(config, models, batch)
-    twin = without_noise(deepcopy(models.student))  # the EMA model begins as its copy
-    twin.load_state_dict(student_of(config, seed=3).state_dict())
-    twin.load_state_dict(weights(models.student), strict=False)
-    twin(batch.target_image)
-    for name, buffer in models.ema.named_buffers():
-        assert torch.equal(buffer, twin.get_buffer(name)), name
-    name = "backbone.stages.0.2.running_mean"
-    assert not torch.equal(models.student.get_buffer(name), models.ema.get_buffer(name))
 
 
 def test_pseudo_labels_are_without_dropout_and_stochastic_depth() -> None:
@@ -502,23 +482,6 @@ def test_micro_batches_add_up_to_the_batch_but_for_batch_norms() -> None:
     assert {int(n) for k, n in models.student.state_dict().items() if "num_batches" in k} == {10}
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{"head": "daformer"}, {"head": "mlp"}, EFFICIENTNET_LITE],
-    ids=["daformer", "mlp", "EfficientNet-Lite"],
-)
-def test_recomputed_activations_change_no_bit(changes: dict[str, Any]) -> None:
-    """Of gradients, losses and averages of batch norms, with noise."""
-    student = NOISY | changes
-    results = []
-    for recompute in (False, True):
-        models, losses, found = run(student=student, activation_checkpointing=recompute)
-        results.append({**losses, **found, **models.student.state_dict()})
-    kept, recomputed = results
-    assert kept.keys() == recomputed.keys()
-    assert all(torch.equal(recomputed[name], value) for name, value in kept.items())
-
-
 def test_bfloat16_leaves_weights_gradients_and_losses_in_float32() -> None:
     """And changes them by its rounding. Source only: pseudo-labels of random weights flip."""
     results = []
@@ -545,25 +508,18 @@ def test_bfloat16_leaves_weights_gradients_and_losses_in_float32() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        PLAIN,
         {"micro_batch_size": 1},
-        {"activation_checkpointing": True},
-        {"precision": "float32"},
-        {"student": NOISY | {"semask": SEMASK}, "feature_distance": None},
-        {"student": {"hrda": HRDA}, "feature_distance": None},
-        {"student": {"head": "mlp"}, "regularizer": {"refine": {"tokens": 4, "rank": 2}}},
-        {"regularizer": {"kind": "guided", "student_drop": 0.5, "on": ["source", "mixed"]}},
+        {"precision": "float32", "activation_checkpointing": True},
+        {"student": {**NOISY, "semask": SEMASK, "hrda": HRDA}, "feature_distance": None},
+        {
+            "regularizer": {
+                "kind": "guided",
+                "student_drop": 0.5,
+                "refine": {"tokens": 4, "rank": 2},
+            }
+        },
     ],
-    ids=[
-        "daformer",
-        "micro-batches",
-        "recomputed",
-        "float32",
-        "semask",
-        "hrda",
-        "refined",
-        "guided",
-    ],
+    ids=["micro-batches", "float32", "semask and hrda", "guided"],
 )
 def test_copies_and_sums_change_no_bit_of_what_autocast_and_autograd_compute(
     changes: dict[str, Any],

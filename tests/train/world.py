@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
@@ -197,6 +198,32 @@ class World:
             feed=feed,
             ranks=ranks,
         )
+
+    def resumes(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        *,
+        stop: int,
+        at: int,
+        cheaper: TrainConfig | None = None,
+        validation: Validation | None = None,
+    ) -> dict[str, Any]:
+        """Train through, and stopped after some steps and resumed; demand and return equal bits."""
+
+        def interrupt(done: int, total: int, what: str) -> None:
+            if done == stop:
+                raise KeyboardInterrupt
+
+        through, again = folder / "through", folder / "resumed"
+        assert self.train(config, through, validation=validation).resumed_from is None
+        with pytest.raises(KeyboardInterrupt):
+            self.train(config, again, interrupt, validation=validation)
+        resumed = self.train(cheaper or config, again, validation=validation)
+        assert resumed.resumed_from == at
+        found = results(through)
+        assert_same(results(again), found)
+        return found
 
     def scripted(self, outcome: Callable[[Student], float]) -> Scripted:
         """Validate on the target by something else than its labels."""
