@@ -59,7 +59,6 @@ Rng = np.random.Generator | np.random.RandomState
 
 T = TypeVar("T")
 
-
 Sample = dict[str, Any]
 """One crop of each domain: arrays by the names of `Batch`, labels uint8 and features float16."""
 
@@ -158,10 +157,9 @@ class RareClassSampler:
                 "check prepare.source and its label table"
             )
         self.eligible = pixel_counts > config.min_pixels  # (N, K)
-        missing = [c for c in self.classes if not self.eligible[:, c].any()]
-        if missing:
-            most = pixel_counts.max(axis=0)
-            rarest = min(missing, key=lambda c: most[c])
+        most = pixel_counts.max(axis=0)
+        rarest = min(self.classes, key=lambda c: most[c])
+        if most[rarest] <= config.min_pixels:
             raise ConfigError(
                 f"rare class sampling: no image has more than {config.min_pixels} pixels of "
                 f"{class_names[rarest]} (at most {most[rarest]}); set "
@@ -233,10 +231,9 @@ def varied_box(
 ) -> Box:
     """Draw a crop in which no class prevails, if one turns up soon."""
     most = config.crop_max_class_share
-    if most >= 1:
-        return draw_box(rng, record, config)
     return redraw_until_enough(
-        lambda: draw_box(rng, record, config), lambda box: varied(label_in(label, box), most)
+        lambda: draw_box(rng, record, config),
+        lambda box: most >= 1 or varied(label_in(label, box), most),
     )
 
 

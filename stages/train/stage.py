@@ -128,9 +128,12 @@ def run(
 
     out.mkdir(parents=True, exist_ok=True)
     read = [*readers.values(), *([label_reader] if label_reader else [])]
-    teachers = [teacher_of(reader.header.spec) for reader in read]
-    known = [*(teacher["trained"] for teacher in teachers), origin.get("teacher_trained")]
-    trained = None if set(known) == {None} else False not in known
+    teachers = [
+        *(teacher_of(reader.header.spec) for reader in read),
+        {"trained": origin.get("teacher_trained"), "licence": origin.get("teacher_licence")},
+    ]
+    known = {teacher["trained"] for teacher in teachers}
+    trained = None if known == {None} else False not in known
     identity = _identity(config, workspace, stores, labels, feed)
     fingerprint = fingerprint_of(identity)
     recipe = _described(config)
@@ -144,9 +147,7 @@ def run(
         "recipe": recipe,
         "run": fingerprint[:12],
     }
-    licences = {str(of["licence"]) for of in teachers if "licence" in of}
-    licences |= {origin["teacher_licence"]} if "teacher_licence" in origin else set()
-    if licences:
+    if licences := {str(of["licence"]) for of in teachers if of.get("licence")}:
         meta["teacher_licence"] = ", ".join(sorted(licences))
 
     def keep_best(iteration: int, miou: float) -> None:
