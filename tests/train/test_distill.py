@@ -18,7 +18,6 @@ from stages.train.distill import Distiller
 from stages.train.models import Models
 from stages.train.state import TrainingState, build_optimizer, learning_rate
 from stages.train.step import StepResult
-from store.errors import StoreMissingError
 from tests.train.example import train_config
 from tests.train.world import LEVELS, World, assert_same, results, silent
 
@@ -243,14 +242,6 @@ def test_a_distilled_student_is_a_start_for_several_runs(world: World, tmp_path:
     assert made.teacher_trained is False
     start = str(made.student)
     assert world.run(tmp_path / "task", init=start, **alone).teacher_trained is False
-
-
-def test_a_store_of_the_source_alone_is_refused_in_one_line(world: World, tmp_path: Path) -> None:
-    world = world.copy(tmp_path / "copy")
-    world.embed(domains=["source"])
-    with pytest.raises(StoreMissingError, match="no features of target, only of") as caught:
-        world.run(tmp_path / "run", distill=DISTILL, regularizer={"on": []})
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("distill", [None, {**DISTILL, "steps": 1}], ids=["off", "on"])

@@ -1,5 +1,4 @@
 import csv
-import json
 import logging
 import shutil
 import subprocess
@@ -340,44 +339,19 @@ def test_a_damaged_checkpoint_is_not_trained_over(world: World, tmp_path: Path) 
     assert path.stat().st_size == 1000
 
 
-TRAIN = """
-import json, sys
-from pathlib import Path
-from stages.train import stage
-from stages.train.config import TrainConfig
-from stages.train.workspace import Workspace
-
-folder, out = map(Path, sys.argv[1:3])
-stage.run(
-    TrainConfig.model_validate_json(sys.argv[3]),
-    workspace=Workspace(
-        folder / "manifest.parquet",
-        folder / "index.json",
-        folder / "features",
-        {"source": folder / "drawn", "target": folder / "drawn"},
-    ),
-    out=out,
-    progress=lambda done, total, what: None,
-)
-print(json.dumps(sorted(sys.modules)))
+IMPORTS = """
+import importlib, pkgutil, sys, stages.train
+for module in pkgutil.walk_packages(stages.train.__path__, "stages.train."):
+    importlib.import_module(module.name)
+print(*sys.modules)
 """
 
 
-def test_training_loads_neither_sam_nor_the_embedding_nor_dask(
-    world: World, tmp_path: Path
-) -> None:
-    config = train_config(iterations=2, masking=MASKING)
-    command = [sys.executable, "-W", "error", "-c", TRAIN, str(world.folder), str(tmp_path)]
-    finished = subprocess.run(
-        [*command, config.model_dump_json()],
-        cwd=REPOSITORY,
-        check=True,
-        timeout=120,
-        capture_output=True,
-        text=True,
-    )
-    loaded = json.loads(finished.stdout)
-    assert (tmp_path / "student" / "model.safetensors").is_file()
+def test_training_loads_neither_sam_nor_the_embedding_nor_dask() -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-W", "error", "-c", IMPORTS], cwd=REPOSITORY, check=True,
+        capture_output=True, text=True,
+    ).stdout.split()  # fmt: skip
     assert "stages.train.loop" in loaded
     unwanted = ("segment_anything", "stages.embed", "stages.evaluate", "dask", "torchvision")
     assert [name for name in loaded if name.startswith(unwanted)] == []

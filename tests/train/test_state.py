@@ -1,9 +1,7 @@
 import errno
 import multiprocessing
 import os
-import random
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -149,8 +147,15 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(
 
 @pytest.fixture(scope="module")
 def killed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undisturbed run, and one for each of `KILLS` that was killed and then run again."""
-    return in_new_process("kill_at_events", world, tmp_path_factory.mktemp("killed"))
+    """An undisturbed run, and one for each of `KILLS` that was killed and then run again.
+
+    In a process that forks: this one has threads by now.
+    """
+    out = tmp_path_factory.mktemp("killed")
+    code = "import sys; from tests.train import test_state as t; t.kill_at_events(*sys.argv[1:])"
+    command = [sys.executable, "-c", code, str(world.folder), str(out)]
+    subprocess.run(command, cwd=REPOSITORY, check=True, timeout=600)
+    return out
 
 
 @pytest.mark.parametrize("name", KILLS)
@@ -169,29 +174,10 @@ def test_loader_processes_end_with_a_killed_run(killed: Path) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.slow
-def test_kills_at_twenty_random_moments_end_in_the_same_bits(world: World, tmp_path: Path) -> None:
-    out = in_new_process("kill_at_random", world, tmp_path)
-    expected = results(out / "undisturbed")
-    runs = sorted(out.glob("random-*"))
-    assert len(runs) == 20
-    resumed = {(run / "resumed").read_text() for run in runs}
-    assert len(resumed) > 2
-    for run in runs:
-        assert_same(results(run), expected)
-
-
-def in_new_process(function: str, world: World, out: Path) -> Path:
-    """Call a function below in a process that forks: this one has threads by now."""
-    code = f"import sys; from tests.train import test_state as t; t.{function}(*sys.argv[1:])"
-    command = [sys.executable, "-c", code, str(world.folder), str(out)]
-    subprocess.run(command, cwd=REPOSITORY, check=True, timeout=600)
-    return out
-
-
 def kill_at_events(world: str, out: str) -> None:
     """Kill one run at each event of `KILLS`, and run it again."""
-    settle()
+    torch.set_num_threads(1)
+    os.fsync = lambda fd: None
     assert fork(lambda: train(world, Path(out) / "undisturbed")) == 0
     for name, (event, count, _) in KILLS.items():
         folder = Path(out) / name
@@ -202,41 +188,6 @@ def kill_at_events(world: str, out: str) -> None:
 
         assert fork(doomed) == -signal.SIGKILL
         assert fork(lambda folder=folder: train(world, folder)) == 0  # type: ignore[misc]
-
-
-def kill_at_random(world: str, out: str) -> None:
-    """Kill twenty runs twice each, at random moments; one that ends before it is killed is redone.
-
-    The moments are spread over the time of a whole run, which is the shortest seen: the first one
-    of a process is slow, and kills that come too late would test nothing.
-    """
-    settle()
-    seconds = min(timed_run(world, Path(out) / "undisturbed") for _ in range(2))
-    rng = random.Random(0)
-    for run in range(20):
-        folder = Path(out) / f"random-{run:02d}"
-        kills = 0
-        while kills < 2:
-            code = fork(lambda folder=folder: train(world, folder), rng.uniform(0, seconds))  # type: ignore[misc]
-            kills = kills + 1 if code == -signal.SIGKILL else 0
-            if code == 0:
-                shutil.rmtree(folder)
-            else:
-                assert code == -signal.SIGKILL
-        assert fork(lambda folder=folder: train(world, folder)) == 0  # type: ignore[misc]
-
-
-def timed_run(world: str, folder: Path) -> float:
-    """Train from the beginning; return the seconds it took."""
-    shutil.rmtree(folder, ignore_errors=True)
-    started = time.perf_counter()
-    assert fork(lambda: train(world, folder)) == 0
-    return time.perf_counter() - started
-
-
-def settle() -> None:
-    torch.set_num_threads(1)
-    os.fsync = lambda fd: None
 
 
 def train(world: str, out: Path, workers: int = 0) -> None:
@@ -251,8 +202,8 @@ def steps_of(student: Student) -> float:
     return max(float(value) for name, value in student.named_buffers() if "num_batches" in name)
 
 
-def fork(work: Callable[[], None], seconds: float | None = None) -> int:
-    """Do the work in a child, killed after some seconds; return its exit code."""
+def fork(work: Callable[[], None]) -> int:
+    """Do the work in a child; return its exit code."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -261,9 +212,6 @@ def fork(work: Callable[[], None], seconds: float | None = None) -> int:
             code = 0
         finally:
             os._exit(code)
-    if seconds is not None:
-        time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 

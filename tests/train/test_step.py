@@ -23,11 +23,9 @@ from stages.train.regularizers.branch import Branch
 from stages.train.state import build_optimizer
 from stages.train.step import (
     Boxes,
-    Draws,
     StepResult,
     draw_boxes,
     draw_step,
-    mix_stored,
     train_step,
 )
 from tests.train.example import HRDA, SEMASK, train_config
@@ -264,36 +262,6 @@ def test_pseudo_labels_are_without_dropout_and_stochastic_depth() -> None:
         assert pseudo is not None
         labels.append(pseudo.label)
     assert torch.equal(*labels)
-
-
-def plain_draws() -> Draws:
-    """Classes 0 and 1, unaugmented."""
-    config = train_config(self_training={"jitter_probability": 0.0, "blur_probability": 0.0})
-    draws = draw_step(config, batch_of().source_label, 0)
-    assert draws is not None
-    return draws._replace(classes=[[0, 1], [0, 1]])
-
-
-def test_teacher_features_are_mixed_by_the_mask_of_the_images() -> None:
-    config = train_config()
-    batch, seen = batch_of(), []
-
-    def mixer(mask: Tensor, mixed: Tensor, batch: Batch) -> Mapping[str, Tensor]:
-        seen.append((mask, mixed, batch))
-        return mix_stored(mask, mixed, batch)
-
-    draws = plain_draws()
-    result = train_step(models_for(config), batch, draws, config=config, iteration=0, mixer=mixer)
-    [(mask, image, given)] = seen
-    assert result.mixed is not None
-    assert mask is result.mixed.mask
-    assert image is result.mixed.image
-    assert given is batch
-    share = mask.float().unfold(2, 8, 8).unfold(3, 8, 8).mean((-1, -2))
-    torch.testing.assert_close(
-        mix_stored(mask, image, batch)["stride8"],
-        share * batch.source_features["stride8"] + (1 - share) * batch.target_features["stride8"],
-    )
 
 
 def test_loss_weights_scale_their_losses() -> None:
@@ -559,38 +527,6 @@ def test_copies_and_sums_change_no_bit_of_what_autocast_and_autograd_compute(
     assert few["add_"] < many["add_"] / 3, "gradients are added one by one"
     if config.precision == "bfloat16":
         assert few["_to_copy"] < many["_to_copy"] / 3, "weights are cast in the passes"
-
-
-def test_bfloat16_keeps_softmax_threshold_cross_entropy_and_distance_in_float32(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    seen: dict[str, set[torch.dtype]] = {}
-
-    def spy(owner: object, name: str) -> None:
-        original = getattr(owner, name)
-
-        def spied(first: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-            result = original(first, *args, **kwargs)
-            seen.setdefault(name, set()).update({first.dtype, result.dtype})
-            return result
-
-        monkeypatch.setattr(owner, name, spied)
-
-    spy(Tensor, "softmax")
-    spy(torch.nn.functional, "cross_entropy")
-    spy(torch.linalg, "vector_norm")
-    logits: set[torch.dtype] = set()
-
-    def note(_: nn.Module, __: object, output: Tensor) -> None:
-        logits.add(output.dtype)
-
-    run(
-        precision="bfloat16",
-        prepare=lambda models: models.student.head.register_forward_hook(note),
-    )
-    assert logits == {torch.bfloat16}
-    names = ("softmax", "cross_entropy", "vector_norm")
-    assert seen == {name: {torch.float32} for name in names}
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # the tracer looks at it
