@@ -17,7 +17,6 @@ from stages.prepare.datasets.drawn import DRAWN
 from stages.prepare.manifest import Manifest
 from stages.student.saved import save_student
 from stages.student.student import build_student, load_student
-from stages.train.workspace import digests_of_start
 from store.errors import (
     CheckpointError,
     ConfigError,
@@ -392,23 +391,6 @@ def test_the_averaged_model_is_kept_once_it_has_followed_the_student(
     assert averaged == {**last, "network": "ema"}
     world.run(tmp_path / "never", iterations=2, self_training={"start": 2})
     assert not (tmp_path / "never" / "ema").exists()
-
-
-def test_the_files_that_training_starts_from_are_hashed(tmp_path: Path) -> None:
-    assert digests_of_start(train_config()) == {}
-    weights = official_backbone(tmp_path / "mit_tiny.pth", seed=1)
-    student = build_student(STUDENT, num_classes=11, seed=6)
-    save_student(student, tmp_path / "start", config=STUDENT, meta=META)
-    config = train_config(init=str(tmp_path / "start"), student={"weights": weights})
-    before = digests_of_start(config)
-    assert {Path(path).name for path in before} == {
-        "mit_tiny.pth",
-        "config.json",
-        "model.safetensors",
-    }
-    official_backbone(tmp_path / "mit_tiny.pth", seed=2)
-    after = digests_of_start(config)
-    assert {path for path in after if after[path] != before[path]} == {weights}
 
 
 def remove_index(world: World) -> None:

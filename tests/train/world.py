@@ -30,12 +30,10 @@ from stages.train.distill import Distiller
 from stages.train.loop import Progress
 from stages.train.models import ImageNetReference, Models, without_noise
 from stages.train.monitor import Curves
-from stages.train.ranks import ALONE, Ranks
 from stages.train.regularizers.branch import Branch
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from stages.train.stage import TrainResult
 from stages.train.state import TrainingState, build_optimizer
-from stages.train.step import STORED, Feed
 from stages.train.validate import Validation
 from stages.train.workspace import Workspace
 from store.index import Index, StoreEntry
@@ -180,24 +178,10 @@ class World:
         config: TrainConfig,
         out: Path,
         progress: Progress = silent,
-        *,
-        validation: Validation | None = None,
-        fresh: bool = False,
-        move_aside: bool = False,
-        feed: Feed = STORED,
-        ranks: Ranks = ALONE,
+        **options: Any,  # noqa: ANN401
     ) -> TrainResult:
-        return stage.run(
-            config,
-            workspace=self.workspace,
-            out=out,
-            progress=progress,
-            validation=validation,
-            fresh=fresh,
-            move_aside=move_aside,
-            feed=feed,
-            ranks=ranks,
-        )
+        """Train; options are those of `stage.run`."""
+        return stage.run(config, workspace=self.workspace, out=out, progress=progress, **options)
 
     def resumes(
         self,

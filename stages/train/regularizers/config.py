@@ -57,8 +57,6 @@ class Regularization(Section):
 
     @model_validator(mode="after")
     def _reads_something(self) -> Self:
-        if len(set(self.on)) != len(self.on):
-            raise ValueError(f"regularizer.on names a part twice: {list(self.on)}")
         if self.on and not self.used_levels:
             raise ValueError("regularizer.levels are all null; set regularizer.on: [] instead")
         if self.refine and not self.on:
