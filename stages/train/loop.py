@@ -163,8 +163,7 @@ def fit(
 
         saves = done % config.checkpoint_every == 0 or done == total
         every = config.validate_every if validation is not None else 0
-        ends_interval = every > 0 and ((of_task + 1) % every == 0 or done == total)
-        validates = of_task >= 0 and ends_interval
+        validates = of_task >= 0 < every and ((of_task + 1) % every == 0 or done == total)
         if ends_row or saves or validates:  # nothing else in the loop waits for the device
             check.require_finite(checkpoint)
         if ends_row:
