@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from pipeline.params import Params
 from stages.embed.teachers.encoder import Encoder
 from stages.train.crops import Batch, Sample
-from stages.train.step import STORED, Feed, Mixed, mix_stored
+from stages.train.step import STORED, Feed, mix_stored
 
 FeedName = Literal["stored", "shuffled", "online"]
 """`stored` is the pipeline's; `shuffled`: each crop gets the stored features of another;
@@ -75,9 +75,9 @@ class Online:
         """Replace the stored features of crops."""
         return _OnlineSamples(crops, self)
 
-    def mixer(self, mixed: Mixed, _: Batch) -> Mapping[str, Tensor]:
+    def mixer(self, _: Tensor, mixed: Tensor, __: Batch) -> Mapping[str, Tensor]:
         """Encode the mixed images, level -> (B, C, t, t)."""
-        return self.encode(mixed.image)
+        return self.encode(mixed)
 
     def encode(self, images: Tensor) -> dict[str, Tensor]:
         """Encode normalised square images (B, 3, S, S), level -> (B, C, t, t)."""

@@ -42,7 +42,7 @@ from stages.train.crops import Batch
 from stages.train.models import Models
 from stages.train.monitor import Curves
 from stages.train.state import TrainingState, build_optimizer
-from stages.train.step import Draws, Passes, StepResult, Views, mix_stored, train_step
+from stages.train.step import Draws, StepResult, mix_stored, train_step
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 
@@ -186,34 +186,21 @@ def time_row(row: Row, folder: Path, setting: Setting, *, tiny: bool) -> Times:
             folder=folder,
             fingerprint="",
             progress=progress,
-            mixer=mix_stored if encode is None else lambda mixed, batch: batch.target_features,
+            classes=[],
+            mixer=mix_stored if encode is None else lambda _, mixed, __: {LEVEL: encode(mixed)},
         )
     return blocks.times
 
 
 def seeing(encode: Encode) -> Callable[..., StepResult]:
-    """Return `train_step` with a teacher in it, which sees source and mixed images before all else.
+    """Return `train_step` with a teacher that sees the source first; the mixer sees mixed images.
 
     It runs beside the graph of the step: the official encoder cannot be recorded.
     """
 
-    def step(
-        models: Models,
-        batch: Batch,
-        draws: Draws | None,
-        *,
-        passes: Passes,
-        **given: Any,  # noqa: ANN401
-    ) -> StepResult:
+    def step(models: Models, batch: Batch, draws: Draws | None, **given: Any) -> StepResult:  # noqa: ANN401
         batch.source_features[LEVEL] = encode(batch.source_image)
-
-        def see_mixed(models: Models, batch: Batch, views: Views, **rest: Any) -> StepResult:  # noqa: ANN401
-            assert views.mixed is not None
-            batch.target_features[LEVEL] = encode(views.mixed)
-            result: StepResult = passes(models, batch, views, **rest)
-            return result
-
-        return train_step(models, batch, draws, passes=see_mixed, **given)
+        return train_step(models, batch, draws, **given)
 
     return step
 

@@ -28,7 +28,7 @@ from stages.train.crops import Batch, batches
 from stages.train.models import ImageNetReference, Models, without_noise
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from stages.train.state import build_optimizer
-from stages.train.step import Draws, Mixed, draw_step, mix_stored, train_step
+from stages.train.step import Draws, draw_step, mix_stored, train_step
 
 Encode = Callable[[Tensor], Tensor]
 """(B, 3, H, W) normalised -> SAM's features (B, C, h, w)."""
@@ -143,8 +143,8 @@ def _our_step(
         return
     batch.source_features[LEVEL] = encode(batch.source_image)
 
-    def see_mixed(mixed: Mixed, _: Batch) -> Mapping[str, Tensor]:
-        return {LEVEL: encode(mixed.image)}
+    def see_mixed(_: Tensor, mixed: Tensor, __: Batch) -> Mapping[str, Tensor]:
+        return {LEVEL: encode(mixed)}
 
     train_step(models, batch, draws, config=config, iteration=iteration, mixer=see_mixed)
 

@@ -23,7 +23,7 @@ from stages.fields import (
     WindowPx,
 )
 from stages.student.config import StudentConfig
-from stages.train.regularizers import RegularizerConfig
+from stages.train.regularizers.config import RegularizerConfig
 from store.errors import ConfigError
 from store.spec import Level
 
@@ -353,10 +353,7 @@ class TrainConfig(Section):
                 "or compile to false"
             )
         if (hrda := self.student.hrda) and self.crop_px < 64:
-            raise ValueError(
-                f"student.hrda halves crops, and half of crop_px {self.crop_px} is less than the "
-                "backbone can see; raise crop_px to 64 or more"
-            )
+            raise ValueError("student.hrda halves crops: raise crop_px to 64 or more")
         if hrda and hrda.detail_px > self.crop_px:
             raise ValueError(
                 f"student.hrda.detail_px {hrda.detail_px} is more than crop_px {self.crop_px}; "
@@ -364,21 +361,20 @@ class TrainConfig(Section):
             )
         if hrda and self.regularizer.on and not self.regularizer.two_scales:
             raise ValueError(
-                f"regularizer.kind {self.regularizer.kind} has a head of its own for one scale, "
-                "and student.hrda has two; set student.hrda to null, or the kind to ssr"
+                f"regularizer.kind {self.regularizer.kind} has a head of its own for one scale; "
+                "set student.hrda to null, or the kind to ssr"
             )
         if hrda and self.feature_distance is not None and self.crop_px % 64:
             raise ValueError(
-                "feature_distance with student.hrda looks at cells of 64 px, of which crop_px "
-                f"{self.crop_px} is not a multiple; change crop_px, or set feature_distance to null"
+                f"feature_distance with student.hrda looks at cells of 64 px: crop_px "
+                f"{self.crop_px} is not a multiple; change it, or set feature_distance to null"
             )
         least_px = min(self.crop_px // 2, hrda.detail_px) if hrda else self.crop_px
-        finest = least_px // FINEST_PX
-        if (semask := self.student.semask) and (semask.window or 0) > finest:
+        finest, semask = least_px // FINEST_PX, self.student.semask
+        if semask and (semask.window or 0) > finest:
             raise ValueError(
                 f"student.semask.window {semask.window} is more than the side of the finest map, "
-                f"{finest} cells for {least_px} px; lower it, or set it to null to "
-                "do without windows"
+                f"{finest} cells for {least_px} px; lower it, or set it to null"
             )
         if self.batch_size % (self.micro_batch_size or 1):
             raise ValueError(
@@ -388,7 +384,7 @@ class TrainConfig(Section):
         is_normed = self.student.backbone.startswith("efficientnet")
         if is_normed and least_px == 32 and (self.micro_batch_size or self.batch_size) == 1:
             raise ValueError(
-                "batch norm of EfficientNet needs more than the one value that 32 px have at "
-                "stride 32: raise crop_px, student.hrda.detail_px or batch_size"
+                "batch norm of EfficientNet needs more than one value: raise crop_px, "
+                "student.hrda.detail_px or batch_size"
             )
         return self

@@ -9,10 +9,10 @@ run change nothing.
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -59,18 +59,8 @@ Rng = np.random.Generator | np.random.RandomState
 
 T = TypeVar("T")
 
-
-class Sample(TypedDict):
-    """One source and one target crop, as in `Batch` but for the types."""
-
-    source_image: NDArray[np.float32]
-    source_label: NDArray[np.uint8]
-    source_features: dict[str, NDArray[np.float16]]
-    target_image: NDArray[np.float32]
-    target_valid: NDArray[np.bool_]
-    target_features: dict[str, NDArray[np.float16]]
-    target_probabilities: NotRequired[NDArray[np.float16]]
-    source_begun: NotRequired[NDArray[np.float32]]
+Sample = dict[str, Any]
+"""One crop of each domain: arrays by the names of `Batch`, labels uint8 and features float16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +80,17 @@ class Batch:
         """Copy to a device; labels become int64 and features float32 there."""
 
         def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
+            tensor = tensor.to(device, non_blocking=True)
+            return tensor.float() if tensor.dtype == torch.float16 else tensor
 
         return Batch(
             move(self.source_image),
             move(self.source_label).long(),
-            {level: move(maps).float() for level, maps in self.source_features.items()},
+            {level: move(maps) for level, maps in self.source_features.items()},
             move(self.target_image),
             move(self.target_valid),
-            {level: move(maps).float() for level, maps in self.target_features.items()},
-            None if self.target_probabilities is None else move(self.target_probabilities).float(),
+            {level: move(maps) for level, maps in self.target_features.items()},
+            None if self.target_probabilities is None else move(self.target_probabilities),
             None if self.source_begun is None else move(self.source_begun),
         )
 
@@ -145,9 +136,6 @@ class RareClassSampler:
         config: Temperature and thresholds.
         of_target: Number of images, at the end, that are the target's.
 
-    Attributes:
-        eligible: (N, K), whether an image may be drawn for a class.
-
     Raises:
         DataError: No image has a labelled pixel.
         ConfigError: A class occurs, but no image shows enough of it.
@@ -168,16 +156,14 @@ class RareClassSampler:
                 "rare class sampling: the source's training labels have no labelled pixel; "
                 "check prepare.source and its label table"
             )
-        self.eligible = pixel_counts > config.min_pixels
-        missing = [c for c in self.classes if not self.eligible[:, c].any()]
-        if missing:
-            most = pixel_counts.max(axis=0)
-            found = ", ".join(f"{class_names[c]} (at most {most[c]})" for c in missing[:3])
-            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        self.eligible = pixel_counts > config.min_pixels  # (N, K)
+        most = pixel_counts.max(axis=0)
+        rarest = min(self.classes, key=lambda c: most[c])
+        if most[rarest] <= config.min_pixels:
             raise ConfigError(
                 f"rare class sampling: no image has more than {config.min_pixels} pixels of "
-                f"{found}{more}; set train.rare_class_sampling.min_pixels to "
-                f"{min(most[c] for c in missing) - 1} or less"
+                f"{class_names[rarest]} (at most {most[rarest]}); set "
+                f"train.rare_class_sampling.min_pixels to {most[rarest] - 1} or less"
             )
 
     def draw(self, rng: Rng) -> tuple[int, int]:
@@ -245,10 +231,9 @@ def varied_box(
 ) -> Box:
     """Draw a crop in which no class prevails, if one turns up soon."""
     most = config.crop_max_class_share
-    if most >= 1:
-        return draw_box(rng, record, config)
     return redraw_until_enough(
-        lambda: draw_box(rng, record, config), lambda box: varied(label_in(label, box), most)
+        lambda: draw_box(rng, record, config),
+        lambda box: most >= 1 or varied(label_in(label, box), most),
     )
 
 
@@ -280,141 +265,109 @@ class TrainingCrops(Dataset[Sample]):
         self._config = config
         self._roots = roots
         self._readers = readers
-        require_same_bases(readers.values(), config.used_levels)
         self._labels_reader = labels
         self._prefixes = prefixes
+        self._restyled = restyled
+        self._versions = restyled.versions("train") if restyled is not None else {}
+        self._labels = manifest.labels
+        require_same_bases(readers.values(), config.used_levels)
         for reader in readers.values():
             config.require_aligned(map(reader.header.spec.level, config.used_levels))
         if labels is not None:
             config.require_aligned(labels.header.spec.levels.values())
-        self._restyled = restyled
-        self._versions = restyled.versions("train") if restyled is not None else {}
-        self._labels = manifest.labels
         self._labelled = labelled_images(manifest)
-        labelled = [record for record in self._labelled if record.domain == "target"]
-        self._first_of_target = len(self._labelled) - len(labelled)
+        of_target = sum(record.domain == "target" for record in self._labelled)
+        self._first_of_target = len(self._labelled) - of_target
         self._target: tuple[ImageRecord, ...] = ()
         if config.self_training or config.distill:
-            target = manifest.select(domain="target", split="train")
-            others = tuple(record for record in target if record.label is None)
-            self._target = others or _train_split(manifest, "target")
+            target = _train_split(manifest, "target")
+            self._target = tuple(r for r in target if r.label is None) or target
         self._rare: RareClassSampler | None = None
         if config.rare_class_sampling is not None:
             counts = np.array([record.class_pixels for record in self._labelled], np.int64)
-            self._rare = RareClassSampler(
-                counts, manifest.classes.names, config.rare_class_sampling, len(labelled)
-            )
+            names, rare = manifest.classes.names, config.rare_class_sampling
+            self._rare = RareClassSampler(counts, names, rare, of_target)
 
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng((self._config.seed, SAMPLE_STREAM, index))
         config, read = self._config, self._config.regularizer.used_levels
-        distilled = [level for level in config.distilled_levels if level]
+        distilled = tuple(level for level in config.distilled_levels if level)
         if index < config.distill_steps * config.batch_size:
-            source_levels, target_levels, sees_target = distilled, distilled, True
-        else:
-            keeps = config.distill is not None and config.distill.keep > 0
-            source_levels = list(read)
-            target_levels = [*dict.fromkeys((*read, *(distilled if keeps else ())))]
-            sees_target = keeps or config.self_training is not None
-        image, label, features, begun = self._source_crop(rng, index, source_levels)
-        target_image, valid, target_features, classes = self._target_crop(
-            rng, target_levels, sees_target
-        )
-        sample = Sample(
-            source_image=image,
-            source_label=label,
-            source_features=features,
-            target_image=target_image,
-            target_valid=valid,
-            target_features=target_features,
-        )
-        if classes is not None:
-            sample["target_probabilities"] = classes
-        if begun is not None:
-            sample["source_begun"] = begun
-        return sample
+            source = self._source_crop(rng, index, distilled)
+            return {**source, **self._target_crop(rng, distilled)}
+        source = self._source_crop(rng, index, read)
+        if config.distill is not None and config.distill.keep > 0:
+            return {**source, **self._target_crop(rng, dict.fromkeys((*read, *distilled)))}
+        if config.self_training is not None:
+            return {**source, **self._target_crop(rng, read)}
+        side = config.crop_px  # nothing reads the target: shapes stay, no image is decoded
+        image, valid = np.zeros((3, side, side), np.float32), np.zeros((side, side), np.bool_)
+        return {**source, "target_image": image, "target_valid": valid, "target_features": {}}
 
-    def _source_crop(
-        self, rng: np.random.Generator, index: int, levels: Sequence[str]
-    ) -> tuple[
-        NDArray[np.float32],
-        NDArray[np.uint8],
-        dict[str, NDArray[np.float16]],
-        NDArray[np.float32] | None,
-    ]:
-        rare, config = self._rare, self._config
+    def _source_crop(self, rng: np.random.Generator, index: int, levels: Iterable[str]) -> Sample:
+        rare, config, class_id = self._rare, self._config, 0
         if rare is not None:
             class_id, row = rare.draw(rng)
         else:
-            class_id = 0
             row = draw_row(rng, np.arange(len(self._labelled)), self._first_of_target)
         record = self._labelled[row]
         ids = read_train_ids(record, self._roots[record.domain], self._labels[record.domain])
         label = resize_label(ids, record.resized_size_px)
-        views = () if self._prefixes is None else self._prefixes.views(record)
+        views = () if self._prefixes is None else self._prefixes.views[record.image_id]
 
         def draw() -> View:
             if views:
                 return views[int(rng.integers(len(views)))]
             return View(varied_box(rng, record, label, config), mirrored=False)
 
-        if rare is None:
-            box, mirrored = draw()
-        else:
-            # Differs from SSR: the crop alone is drawn again, not decoding and flip with it.
-            box, mirrored = redraw_until_enough(
-                draw, lambda view: rare.enough(label_in(label, view.box), class_id)
-            )
+        # Differs from SSR: the crop alone is drawn again, not decoding and flip with it.
+        view = redraw_until_enough(
+            draw, lambda v: rare is None or rare.enough(label_in(label, v.box), class_id)
+        )
         if not views:
-            mirrored = bool(rng.random() < config.flip_probability)
-        crop, view = label_in(label, box), View(box, mirrored)
-        begun, version = self._begun(record, view), self._version(record, index)
-        if begun is None:
-            image = pixels_of(self._shown(record, version), view)
-        else:  # shapes stay, no image is decoded
+            view = View(view.box, bool(rng.random() < config.flip_probability))
+        crop, version = label_in(label, view.box), self._version(record, index)
+        begun = None if self._prefixes is None else self._prefixes.read(record, view)
+        if begun is not None:  # shapes stay, no image is decoded
             image = np.zeros((3, *crop.shape), np.float32)
-        crop = flip(crop) if mirrored else crop
+        elif version is not None and self._restyled is not None:
+            image = pixels_of(self._restyled.image(version), view)
+        else:
+            image = pixels_of(self._resized(record), view)
         if version is not None and config.restyled and config.restyled.features == "restyled":
             record = version
-        return image, crop, self._features(record, box, mirrored, levels), begun
+        sample = {
+            "source_image": image,
+            "source_label": flip(crop) if view.mirrored else crop,
+            "source_features": self._features(record, view, levels),
+        }
+        if begun is not None:
+            sample["source_begun"] = begun
+        return sample
 
-    def _begun(self, record: ImageRecord, view: View) -> NDArray[np.float32] | None:
-        return None if self._prefixes is None else self._prefixes.read(record, view)
-
-    def _target_crop(
-        self, rng: np.random.Generator, levels: Sequence[str], is_seen: bool
-    ) -> tuple[
-        NDArray[np.float32],
-        NDArray[np.bool_],
-        dict[str, NDArray[np.float16]],
-        NDArray[np.float16] | None,
-    ]:
-        self_training, side = self._config.self_training, self._config.crop_px
-        if not is_seen:  # nothing reads the target: shapes stay, no image is decoded
-            return np.zeros((3, side, side), np.float32), np.zeros((side, side), np.bool_), {}, None
+    def _target_crop(self, rng: np.random.Generator, levels: Iterable[str]) -> Sample:
+        config, self_training = self._config, self._config.self_training
         record = self._target[int(rng.integers(len(self._target)))]
-        box = draw_box(rng, record, self._config)
-        mirrored = bool(rng.random() < self._config.flip_probability)
-        sides = 0 if self._config.student.hrda is None else self._config.student.hrda.margin_px
-        top, bottom = (
-            (self_training.ignore_top_px, self_training.ignore_bottom_px)
-            if self_training
-            else (0, 0)
-        )
+        box = draw_box(rng, record, config)
+        view = View(box, bool(rng.random() < config.flip_probability))
+        sides = 0 if config.student.hrda is None else config.student.hrda.margin_px
+        top = 0 if self_training is None else self_training.ignore_top_px
+        bottom = 0 if self_training is None else self_training.ignore_bottom_px
         valid = valid_pixels(
             origin_px=(box.y, box.x),
-            crop_px=(side, side),
+            crop_px=(box.height, box.width),
             image_px=record.resized_size_px,
             margins_px=(top, bottom, sides, sides),
         ).numpy()
-        resized = resize_image(read_raw(record, self._roots[record.domain]), record.resized_size_px)
-        image = pixels_of(resized, View(box, mirrored))
-        features = self._features(record, box, mirrored, levels)
-        classes = None
+        sample = {
+            "target_image": pixels_of(self._resized(record), view),
+            "target_valid": flip(valid) if view.mirrored else valid,
+            "target_features": self._features(record, view, levels),
+        }
         if self._labels_reader is not None:
             (level,) = self._labels_reader.header.levels
-            classes = _window(self._labels_reader, record, level, box, mirrored)
-        return image, flip(valid) if mirrored else valid, features, classes
+            sample["target_probabilities"] = _window(self._labels_reader, record, level, view)
+        return sample
 
     def _version(self, record: ImageRecord, index: int) -> ImageRecord | None:
         """Draw the restyled image that a source crop shows, if any; no other draw depends on it."""
@@ -425,14 +378,11 @@ class TrainingCrops(Dataset[Sample]):
                 return versions[int(rng.integers(len(versions)))]
         return None
 
-    def _shown(self, record: ImageRecord, version: ImageRecord | None) -> NDArray[np.uint8]:
-        """Read the resized image that a source crop is cut from."""
-        if version is not None and self._restyled is not None:
-            return self._restyled.image(version)
+    def _resized(self, record: ImageRecord) -> NDArray[np.uint8]:
         return resize_image(read_raw(record, self._roots[record.domain]), record.resized_size_px)
 
     def _features(
-        self, record: ImageRecord, box: Box, mirrored: bool, levels: Sequence[str]
+        self, record: ImageRecord, view: View, levels: Iterable[str]
     ) -> dict[str, NDArray[np.float16]]:
         """Read the window of every one of these levels.
 
@@ -443,16 +393,16 @@ class TrainingCrops(Dataset[Sample]):
         reader = self._readers.get(record.domain)
         if reader is None:
             return {}
-        return {level: _window(reader, record, level, box, mirrored) for level in levels}
+        return {level: _window(reader, record, level, view) for level in levels}
 
 
 def _window(
-    reader: FeatureReader, record: ImageRecord, level: str, box: Box, mirrored: bool
+    reader: FeatureReader, record: ImageRecord, level: str, view: View
 ) -> NDArray[np.float16]:
-    tok = box.to_tokens(reader.header.spec.level(level).stride_px)
-    stored = reader.mirrored(level) if mirrored else level
+    tok = view.box.to_tokens(reader.header.spec.level(level).stride_px)
+    stored = reader.mirrored(level) if view.mirrored else level
     window = reader.window(record.image_id, stored, tok.y, tok.x, tok.height, tok.width)
-    return flip(window) if mirrored else window
+    return flip(window) if view.mirrored else window
 
 
 def batches(

@@ -78,11 +78,8 @@ class Regression(nn.Module):
 class Distiller(nn.Module):
     """The loss of distillation; nothing of it is left in the student.
 
-    Args:
-        in_channels: Channels of the student's stages, finest first.
-        levels: The level that each stage learns; None leaves a stage out.
-        moments: Of each level, by which its tokens are standardised.
-        config: Section `train.distill`.
+    Each stage, of `in_channels`, learns its level, whose tokens are standardised by its moments;
+    None leaves a stage out.
     """
 
     def __init__(

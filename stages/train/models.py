@@ -1,14 +1,11 @@
-"""The networks of a training run: how they are built and what they set out with.
+"""The networks of a training run: how they are built and what they set out with."""
 
-Student, EMA model, regulariser and ImageNet reference.
-"""
-
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, TypeVar
 
 import torch
@@ -31,6 +28,8 @@ from store.errors import CheckpointError, ConfigError, StoreMismatchError
 from store.read import FeatureReader
 from store.spec import StoreSpec
 
+log = logging.getLogger(__name__)
+
 ADDED: Final = ("semantic.", "attention.")
 """What a student may have beyond the one that it starts from; it begins as it was drawn."""
 
@@ -38,15 +37,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class HalfCopies:
-    """Gradients of the weights of all networks, and copies of weights in bfloat16, if any.
-
-    While it is entered, copies stand in for their weights, and weights have no gradients. Leaving
-    it normally adds those that came up, the copies' too, to those that were there before.
-    """
+    """Gradients of the weights of all networks, and copies of weights in bfloat16, if any."""
 
     def __init__(self) -> None:
         self._weights: list[nn.Parameter] = []
-        self._earlier: dict[nn.Parameter, Tensor] = {}
         self._places: list[tuple[nn.Module, str, nn.Parameter, nn.Parameter]] = []
         self._copies: dict[nn.Parameter, nn.Parameter] = {}
 
@@ -71,43 +65,39 @@ class HalfCopies:
         if self._copies:
             torch._foreach_copy_(list(self._copies.values()), list(self._copies))
 
-    def __enter__(self) -> None:
-        self._earlier = {w: w.grad for w in self._weights if w.grad is not None}
-        for weight in self._earlier:
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Let copies stand in for their weights; add gradients to the earlier ones at the end.
+
+        Weights have no gradients meanwhile, so that all of them are added up at once.
+        """
+        earlier = {w: w.grad for w in self._weights if w.grad is not None}
+        for weight in earlier:
             weight.grad = None
         for module, name, _, copy in self._places:
             module._parameters[name] = copy
-
-    def __exit__(
-        self, kind: type[BaseException] | None, _: object, __: TracebackType | None
-    ) -> None:
-        for module, name, weight, _copy in self._places:
-            module._parameters[name] = weight
-        if kind is None:
-            self._add_gradients()
-
-    @torch.no_grad()
-    def _add_gradients(self) -> None:
+        try:
+            yield
+        finally:
+            for module, name, weight, _copy in self._places:
+                module._parameters[name] = weight
         halves = {w: copy.grad for w, copy in self._copies.items() if copy.grad is not None}
         gradients = [torch.empty_like(weight) for weight in halves]
-        if halves:
-            torch._foreach_copy_(gradients, list(halves.values()))
-        for weight in halves:
-            self._copies[weight].grad = None
-        _add_to_weights(dict(zip(halves, gradients, strict=True)))
-        _add_to_weights(self._earlier)
-        self._earlier = {}
+        with torch.no_grad():
+            if halves:
+                torch._foreach_copy_(gradients, list(halves.values()))
+            for weight in halves:
+                self._copies[weight].grad = None
+            _add_to_weights(dict(zip(halves, gradients, strict=True)))
+            _add_to_weights(earlier)
 
 
 def _add_to_weights(gradients: Mapping[nn.Parameter, Tensor]) -> None:
-    sums: list[Tensor] = []
-    terms: list[Tensor] = []
+    sums = [weight.grad for weight in gradients if weight.grad is not None]
+    terms = [gradient for weight, gradient in gradients.items() if weight.grad is not None]
     for weight, gradient in gradients.items():
         if weight.grad is None:
             weight.grad = gradient
-        else:
-            sums.append(weight.grad)
-            terms.append(gradient)
     if sums:
         torch._foreach_add_(sums, terms)
 
@@ -122,23 +112,13 @@ class ImageNetReference:
 
 @dataclass(frozen=True)
 class Models:
-    """The networks of a run; None where the configuration does without.
-
-    Attributes:
-        student: What is trained and handed over.
-        ema: Its slowly moving copy, which makes pseudo-labels unless another does.
-        regularizer: The enhanced branch.
-        imagenet: What feature distance compares with.
-        ema_branch: The branch's slowly moving copy.
-        distiller: What compares the student with stored features in distillation.
-        half: Adds up gradients; in bfloat16 training, copies of the weights of all.
-    """
+    """The networks of a run; None where the configuration does without."""
 
     student: Student
-    ema: Student | None
+    ema: Student | None  # its slowly moving copy, which makes pseudo-labels unless another does
     regularizer: Branch | None
     imagenet: ImageNetReference | None
-    ema_branch: Branch | None = None
+    ema_branch: Branch | None = None  # the regulariser's slowly moving copy
     distiller: Distiller | None = None
     half: HalfCopies = field(default_factory=HalfCopies)
 
@@ -159,18 +139,12 @@ class Models:
 
 def build_models(
     config: TrainConfig, manifest: Manifest, readers: Mapping[Domain, FeatureReader], ranks: Ranks
-) -> tuple[Models, tuple[str, ...], Mapping[str, Any]]:
-    """Build the networks of a run from its seed.
-
-    Args:
-        config: Section `train`.
-        manifest: Its classes are those of the logits.
-        readers: Stores that training reads, by domain; empty where there are none.
-        ranks: Those that may share their batch norms.
+) -> tuple[Models, Mapping[str, Any]]:
+    """Build the networks of a run from its seed, on the CPU.
 
     Returns:
-        The networks on the CPU; notes on what the parameters asked for and cannot be had; and what
-        the student set out from, as its card tells: `weights`, and the teacher of its start.
+        The networks; and what the student set out from, as its card tells: `weights`, and the
+        teacher of its start.
 
     Raises:
         CheckpointError: If weights to start from are missing, damaged or of another architecture.
@@ -183,39 +157,28 @@ def build_models(
     origin: Mapping[str, Any] = {"weights": config.student.weights}
     with _naming("train.student.weights"):
         student = build_student(config.student, num_classes=len(manifest.classes), seed=config.seed)
-    imagenet, notes = _imagenet(config, manifest, student)
+    imagenet = _imagenet(config, manifest, student)
     if config.init is not None:
         start = Path(config.init).expanduser()
         origin = _start_from(student, start, config.student, manifest.classes.names)
+    channels = _teacher_channels(config, readers)
     regularizer = distiller = None
-    if readers:
-        specs = [reader.header.spec for reader in readers.values()]
-        used = [{n: spec.level(n) for n in config.used_levels} for spec in specs]
-        if any(teacher_of(spec) != teacher_of(specs[0]) for spec in specs) or any(
-            each != used[0] for each in used
-        ):
-            raise StoreMismatchError(
-                "the stores of source and target are of two teachers; run `ssr embed`"
+    if config.distill is not None:
+        if not any(weight.requires_grad for weight in student.backbone.parameters()):
+            raise ConfigError(
+                "train.distill has no weight of the backbone to teach: lower "
+                "train.student.rein.from_block, or set distill to null"
             )
-        channels = {name: level.channels for name, level in used[0].items()}
-        if config.distill is not None:
-            if not any(weight.requires_grad for weight in student.backbone.parameters()):
-                raise ConfigError(
-                    "train.distill has no weight of the backbone to teach: lower "
-                    "train.student.rein.from_block, or set distill to null"
-                )
-            moments = {n: moments_of(readers.values(), n) for n in config.distilled_levels if n}
-            with seeded(config.seed):
-                distiller = Distiller(
-                    student.channels, config.distilled_levels, moments, config.distill
-                )
+        levels = config.distilled_levels
+        moments = {level: moments_of(readers.values(), level) for level in levels if level}
+        with seeded(config.seed):
+            distiller = Distiller(student.channels, levels, moments, config.distill)
     if config.regularizer.on:
         channels = {name: channels[name] for name in config.regularizer.used_levels}
+        refine = config.regularizer.refine
         with seeded(config.seed):
             regularizer = config.regularizer.build(student, channels)
-            if (
-                refine := config.regularizer.refine
-            ) is not None:  # last, so that the others' draws stay
+            if refine is not None:  # last, so that the others' draws stay
                 regularizer.add_refiner(refine.tokens, refine.rank, channels)
     if config.sync_batch_norm and ranks.count > 1:
         # Differs from SSR: its batch norms are those of a GPU; this is an option.
@@ -226,7 +189,21 @@ def build_models(
         ema = without_noise(deepcopy(student))
         if regularizer is not None and regularizer.labels_target:
             ema_branch = without_noise(deepcopy(regularizer))
-    return Models(student, ema, regularizer, imagenet, ema_branch, distiller), notes, origin
+    return Models(student, ema, regularizer, imagenet, ema_branch, distiller), origin
+
+
+def _teacher_channels(
+    config: TrainConfig, readers: Mapping[Domain, FeatureReader]
+) -> dict[str, int]:
+    """Return the channels of the levels that training reads, which must be of one teacher."""
+    specs = [reader.header.spec for reader in readers.values()]
+    used = [{name: spec.level(name) for name in config.used_levels} for spec in specs]
+    teachers = [teacher_of(spec) for spec in specs]
+    if teachers[1:] != teachers[:-1] or used[1:] != used[:-1]:
+        raise StoreMismatchError(
+            "the stores of source and target are of two teachers; run `ssr embed`"
+        )
+    return {name: level.channels for each in used for name, level in each.items()}
 
 
 def without_noise(ema: Network) -> Network:
@@ -244,33 +221,32 @@ def without_noise(ema: Network) -> Network:
 
 def _imagenet(
     config: TrainConfig, manifest: Manifest, student: Student
-) -> tuple[ImageNetReference | None, tuple[str, ...]]:
+) -> ImageNetReference | None:
     """Keep the pretrained backbone for feature distance, if it is pretrained."""
-    weights = config.student.weights
+    weights, distance = config.student.weights, config.feature_distance
     if isinstance(student.backbone, ReinBackbone):  # TrainConfig refuses feature distance
-        return None, ()
+        return None
     if weights != "random" and is_of_segmenter(weights):
         what = f"train.student.weights: {weights} comes with a decode head, so it learned labels"
-        if config.feature_distance is not None:
+        if distance is not None:
             raise ConfigError(
                 f"{what}, and train.feature_distance compares with ImageNet's features; start from "
                 "ImageNet's weights, or set train.feature_distance to null"
             )
-        return None, (f"{what}, perhaps those of the target",)
-    if config.feature_distance is None:
-        return None, ()
+        log.warning(f"{what}, perhaps those of the target")
+    if distance is None:
+        return None
     if weights == "random":
-        return None, ("feature distance is off: train.student.weights is random, not ImageNet's",)
+        log.warning("feature distance is off: train.student.weights is random, not ImageNet's")
+        return None
     names = manifest.classes.names
-    unknown = [name for name in config.feature_distance.classes if name not in names]
-    if unknown:
+    if unknown := [name for name in distance.classes if name not in names]:
         raise ConfigError(
             f"train.feature_distance.classes: {', '.join(unknown)} is not a class of this data "
             f"set; its classes are {', '.join(names)}"
         )
-    classes = [names.index(name) for name in config.feature_distance.classes]
     backbone = deepcopy(student.backbone).eval().requires_grad_(False)
-    return ImageNetReference(backbone, classes), ()
+    return ImageNetReference(backbone, [names.index(name) for name in distance.classes])
 
 
 def _start_from(

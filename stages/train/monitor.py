@@ -8,6 +8,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,19 +63,15 @@ COLLAPSED: Final = 0.05
 
 Row = dict[str, float]
 
-_Tool = tuple[Callable[[str, float, int], object], Callable[[], object]]
-"""(kind/name, value, iteration) -> None, and what writes its files."""
+_Values = list[tuple[str, float, int]]
+"""(kind/name, value, iteration)."""
 
 
 class ClassShares:
-    """Alarm for classes that vanish from the pseudo-labels: self-training seldom gets one back.
-
-    Attributes:
-        lost: Train ids of these classes -> share of the last block over the best one's.
-    """
+    """Alarm for classes that vanish from the pseudo-labels: self-training seldom gets one back."""
 
     def __init__(self) -> None:
-        self.lost: dict[int, float] = {}
+        self.lost: dict[int, float] = {}  # train id -> share of the last block over the best one's
         self._best: list[float] = []
         self._iterations = 0
         self._counts: list[int] | Tensor = []  # of the unfinished block, on the device of labels
@@ -118,19 +115,12 @@ class ClassShares:
 
 
 class Curves:
-    """Rows of all three files; they go into the checkpoint, so that a resumed run writes the same.
-
-    Attributes:
-        rows: Averages since the row before, `COLUMNS`.
-        health: The regulariser at the iterations of `rows`, `HEALTH_COLUMNS`.
-        validation: Mean IoU in percent, `VALIDATION_COLUMNS`.
-        shares: The alarm for classes that vanish.
-    """
+    """Rows of all three files; as part of the checkpoint, a resumed run writes the same."""
 
     def __init__(self) -> None:
-        self.rows: list[Row] = []
-        self.health: list[Row] = []
-        self.validation: list[Row] = []
+        self.rows: list[Row] = []  # averages since the row before, `COLUMNS`
+        self.health: list[Row] = []  # at the iterations of `rows`, `HEALTH_COLUMNS`
+        self.validation: list[Row] = []  # `VALIDATION_COLUMNS`
         self.shares = ClassShares()
         self._sums: dict[str, float | Tensor] = {}  # tensors stay on their device until read
         self._counts: dict[str, int] = {}
@@ -195,22 +185,19 @@ def rows_for(names: Iterable[str], folder: Path) -> Callable[[Curves], None]:
     Raises:
         ConfigError: If a tool is not installed.
     """
-    opening = [_tool(name, folder) for name in dict.fromkeys(names)]
-    tools: list[_Tool] = []
+    tools = [_tool(name, folder) for name in dict.fromkeys(names)]
     passed = {"train": 0, "health": 0, "validation": 0}
 
     def pass_on(curves: Curves) -> None:
-        if not tools:
-            tools.extend(open_tool() for open_tool in opening)
+        values: _Values = []
         kinds = {"train": curves.rows, "health": curves.health, "validation": curves.validation}
         for kind, rows in kinds.items():
             for row in rows[passed[kind] :]:
-                for name in [name for name in row if name != "iteration"]:
-                    for show, _ in tools:
-                        show(f"{kind}/{name}", row[name], int(row["iteration"]))
+                iteration, names = int(row["iteration"]), [n for n in row if n != "iteration"]
+                values += [(f"{kind}/{name}", row[name], iteration) for name in names]
             passed[kind] = len(rows)
-        for _, flush in tools:
-            flush()
+        for show in tools:
+            show(values)
 
     return pass_on
 
@@ -293,31 +280,41 @@ def _gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
 
 
-def _tool(name: str, folder: Path) -> Callable[[], _Tool]:
-    """Return what opens a tool, which must be installed."""
+def _tool(name: str, folder: Path) -> Callable[[_Values], None]:
+    """Return what shows values, and opens the tool when it is called first."""
     try:
-        if name == "dvclive":
-            from dvclive import Live
-        else:
-            from torch.utils.tensorboard import SummaryWriter
+        return _dvclive(folder) if name == "dvclive" else _tensorboard(folder)
     except ImportError as error:
         raise ConfigError(
             f"train.log_to: {name} is not installed: `pip install -e '.[{name}]'`, or set it to [];"
             " curves.csv, health.csv and validation.csv hold the same numbers"
         ) from error
 
-    def dvclive() -> _Tool:
-        live = Live(str(folder / "live"), dvcyaml=None, save_dvc_exp=False)  # dvc.yaml is ours
 
-        def show(name: str, value: float, iteration: int) -> None:
-            live.step = iteration
-            live.log_metric(name, value)
+def _dvclive(folder: Path) -> Callable[[_Values], None]:
+    from dvclive import Live
 
-        return show, live.make_summary
+    # dvc.yaml is ours
+    opened = cache(lambda: Live(str(folder / "live"), dvcyaml=None, save_dvc_exp=False))
 
-    def tensorboard() -> _Tool:
-        # `purge_step` hides what is there of another attempt.
-        writer = SummaryWriter(str(folder / "tensorboard"), purge_step=0)
-        return writer.add_scalar, writer.flush
+    def show(values: _Values) -> None:
+        for name, value, iteration in values:
+            opened().step = iteration
+            opened().log_metric(name, value)
+        opened().make_summary()
 
-    return dvclive if name == "dvclive" else tensorboard
+    return show
+
+
+def _tensorboard(folder: Path) -> Callable[[_Values], None]:
+    from torch.utils.tensorboard import SummaryWriter
+
+    # `purge_step` hides what is there of another attempt.
+    opened = cache(lambda: SummaryWriter(str(folder / "tensorboard"), purge_step=0))
+
+    def show(values: _Values) -> None:
+        for name, value, iteration in values:
+            opened().add_scalar(name, value, iteration)
+        opened().flush()
+
+    return show

@@ -10,9 +10,8 @@ views. A view's name has its image, crop and flip, so that the list of images is
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -27,9 +26,8 @@ from stages.train.config import TrainConfig
 from stages.train.crops import VIEW_STREAM, View, labelled_images, pixels_of, varied_box
 from store.codec import EXACT
 from store.errors import StoreError, StoreMismatchError, StoreMissingError, StoreUnreadableError
-from store.files import Url, files_at, join
+from store.files import Url, join
 from store.fingerprint import sha256
-from store.header import read_spec
 from store.lease import WHOLE, Part
 from store.read import FeatureReader
 from store.spec import COARSEST_STRIDE_PX, ImageEntry, Level, Size, StoreSpec
@@ -47,26 +45,17 @@ _NAME: Final = re.compile(r"(.+)@([0-9]+),([0-9]+)(m?)")
 
 @dataclass(frozen=True)
 class Prefixes:
-    """What training reads: views of images, and what was stored of them."""
+    """What training reads: the views of each image, by its id, and what was stored of them."""
 
     reader: FeatureReader
-    side_px: int
-
-    def views(self, record: ImageRecord) -> Sequence[View]:
-        """Return the views of an image, as the store lists them."""
-        return self._views.get(record.image_id, ())
+    views: Mapping[str, Sequence[View]]
 
     def read(self, record: ImageRecord, view: View) -> NDArray[np.float32]:
         """Read (C, rows, columns), one token after the other and zeros behind them."""
         name = _name(record, view)
-        found: NDArray[np.float32] = self.reader.window(
-            name, PREFIX, 0, 0, *self.reader.size_tok(name, PREFIX)
-        )
+        size_tok = self.reader.size_tok(name, PREFIX)
+        found: NDArray[np.float32] = self.reader.window(name, PREFIX, 0, 0, *size_tok)
         return found
-
-    @cached_property
-    def _views(self) -> dict[str, list[View]]:
-        return _views_by_image(self.reader, self.side_px)
 
 
 def open_prefixes(config: TrainConfig, stores: Url, manifest: Manifest) -> Prefixes | None:
@@ -79,34 +68,25 @@ def open_prefixes(config: TrainConfig, stores: Url, manifest: Manifest) -> Prefi
     if not config.reads_prefixes:
         return None
     spec = prefix_spec(config)
-    reader = FeatureReader(join(stores, spec.relative_path))
+    url, records = join(stores, spec.relative_path), labelled_images(manifest)
+    reader = FeatureReader(url)
     try:
-        reader.header  # noqa: B018 - opens it
-    except StoreUnreadableError:
-        raise
+        views = _views_by_image(reader, config.crop_px)
     except StoreMissingError as error:
-        raise StoreMismatchError(
-            f"{join(stores, PREFIX)} holds {_others(stores, spec)}: run `ssr embed`"
+        raise StoreMissingError(
+            f"{url}: there are no prefixes of these params: run `ssr embed`"
         ) from error
-    found = Prefixes(reader, config.crop_px)
-    records = labelled_images(manifest)
-    if absent := [record.image_id for record in records if not found.views(record)]:
-        raise StoreMismatchError(
-            f"{join(stores, spec.relative_path)} has no view of {absent[0]}: run `ssr embed`"
-        )
-    contents = {
-        _name(record, view): record.content for record in records for view in found.views(record)
-    }
+    if absent := [record.image_id for record in records if record.image_id not in views]:
+        raise StoreMismatchError(f"{url} has no view of {absent[0]}: run `ssr embed`")
+    contents = {_name(r, view): r.content for r in records for view in views[r.image_id]}
     reader.check(levels=[PREFIX], images=contents, fingerprint=spec.fingerprint)
-    return found
+    return Prefixes(reader, views)
 
 
 def prefix_spec(config: TrainConfig, *, weights_sha256: str | None = None) -> StoreSpec:
     """Specify the store of a run's prefixes: its name depends on all that they depend on.
 
-    Args:
-        config: Section `train`.
-        weights_sha256: Of the frozen network; None reads all its weights.
+    Without `weights_sha256`, that of the frozen network, all its weights are read.
 
     Raises:
         CheckpointError: The frozen network is missing or damaged.
@@ -160,11 +140,8 @@ def store_prefixes(
 ) -> int:
     """Bring the store of a run's prefixes up to date; return how many views were stored now.
 
-    It goes on where it was interrupted. Views that the store lists stay. `progress` is called with
-    views done, views to do, and what they are.
-
-    In job arrays each `part` stores its own shards of a store that was made with `list_only`, which
-    lists the views and stores nothing of them.
+    It goes on where it was interrupted. Views that the store lists stay. In job arrays each `part`
+    stores its own shards of a store that was made with `list_only`, which stores nothing else.
 
     Raises:
         CheckpointError: The frozen network is missing or damaged.
@@ -282,24 +259,6 @@ def _views_by_image(
             box = Box(int(parts[2]), int(parts[3]), side_px, side_px)
             views.setdefault(parts[1], []).append(View(box, bool(parts[4])))
     return views
-
-
-def _others(stores: Url, wanted: StoreSpec) -> str:
-    """Say what prefixes there are instead of these, for people."""
-    for path in sorted(stores.glob(f"{PREFIX}/*.zarr")) if isinstance(stores, Path) else ():
-        try:
-            found = _flat(read_spec(files_at(path)).provenance)
-        except StoreError:
-            continue
-        other = [key for key, value in _flat(wanted.provenance).items() if found.get(key) != value]
-        if other:
-            return f"the prefixes of another {', '.join(other[:3])}"
-    return "no prefixes"
-
-
-def _flat(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    nested = {k: v for v in provenance.values() if isinstance(v, Mapping) for k, v in v.items()}
-    return nested | {k: v for k, v in provenance.items() if not isinstance(v, Mapping)}
 
 
 def _name(record: ImageRecord, view: View) -> str:

@@ -33,17 +33,11 @@ from store.errors import ConfigError, TrainingError
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among those of the run; a TrainingError says that another one is gone.
+    """This process among those of the run; a TrainingError says that another one is gone."""
 
-    Attributes:
-        rank: 0-based number of this process; 0 alone writes.
-        count: Number of processes; several have a process group.
-        local_rank: 0-based number among those of this machine: its GPU.
-    """
-
-    rank: int
-    count: int
-    local_rank: int
+    rank: int  # 0 alone writes
+    count: int  # several have a process group
+    local_rank: int  # among those of this machine: its GPU
 
     @property
     def first(self) -> bool:

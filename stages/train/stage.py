@@ -1,6 +1,5 @@
 """Stage two: train the student from the manifest and the feature stores; SAM is never loaded."""
 
-import logging
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -42,29 +41,16 @@ from store.index import Index, StoreEntry
 from store.lease import writer_lock
 from store.read import FeatureReader, open_features
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training left behind.
+    """What training left behind."""
 
-    Attributes:
-        student: Folder that `load_student` reads.
-        resumed_from: Iterations that an earlier process had done; None if there was none.
-        seconds: Of this process.
-        curves: Rows of losses, health and validations.
-        teacher_trained: False for an UNTRAINED TEACHER, of this run or of its start; None where
-            neither read features.
-        notes: What the parameters asked for and the run did without.
-    """
-
-    student: Path
-    resumed_from: int | None
-    seconds: float
+    student: Path  # folder that `load_student` reads
+    resumed_from: int | None  # iterations that an earlier process had done; None if there was none
+    seconds: float  # of this process
     curves: Curves
-    teacher_trained: bool | None
-    notes: tuple[str, ...]
+    teacher_trained: bool | None  # False: UNTRAINED, here or at the start; None: no features read
 
 
 def run(
@@ -87,12 +73,11 @@ def run(
     Args:
         config: Section `train`.
         workspace: Where manifest, stores and images are.
-        out: Receives all that the run leaves. It belongs to one run; see `workspace.claim`. All
-            ranks see it, the first one writes.
+        out: Receives all that the run leaves; all ranks see it, the first one writes.
         progress: Called after every iteration.
         validation: What `train.validate_every` measures.
-        fresh: Start over; the run that is in `out` is moved to a folder in it.
-        move_aside: Do so where it is another run, which is a mistake otherwise.
+        fresh: As `move_aside`, see `claim`.
+        move_aside: Whether another run may be moved.
         feed: Where the teacher's features come from.
         ranks: This rank among those that share the run.
 
@@ -123,41 +108,46 @@ def run(
     manifest = Manifest.read(workspace.manifest)
     stores, readers = open_stores(config, workspace, manifest)
     labels, label_reader = open_labels(config, workspace, manifest)
+    restyled = None
+    if config.restyled is not None:
+        restyled = Restyled.read(workspace.restyled, of=workspace.manifest)
     crops = TrainingCrops(
         config=config,
         manifest=manifest,
         roots=workspace.roots,
         readers=readers,
         labels=label_reader,
-        restyled=open_restyled(config, workspace),
+        restyled=restyled,
         prefixes=open_prefixes(config, workspace.stores, manifest),
     )
-    models, notes, origin = build_models(config, manifest, readers, ranks)
+    models, origin = build_models(config, manifest, readers, ranks)
     models.set_up(config, device)
-    for note in notes if ranks.first else ():
-        log.warning(note)
     optimizer = build_optimizer(
         models.student, models.regularizer, config.optimizer, models.distiller
     )
 
     out.mkdir(parents=True, exist_ok=True)
     read = [*readers.values(), *([label_reader] if label_reader else [])]
-    teachers = [teacher_of(reader.header.spec) for reader in read]
-    known = [*(teacher["trained"] for teacher in teachers), origin.get("teacher_trained")]
-    trained = None if set(known) == {None} else False not in known
+    teachers = [
+        *(teacher_of(reader.header.spec) for reader in read),
+        {"trained": origin.get("teacher_trained"), "licence": origin.get("teacher_licence")},
+    ]
+    known = {teacher["trained"] for teacher in teachers}
+    trained = None if known == {None} else False not in known
     identity = _identity(config, workspace, stores, labels, feed)
     fingerprint = fingerprint_of(identity)
+    recipe = _described(config)
+    recipe["init"] = _without_folder(config.init)
+    recipe["student"]["weights"] = _without_folder(config.student.weights)
     meta = {
         **describe_classes(manifest.classes),
         "teacher_trained": trained,
-        "weights": (weights := origin.get("weights")) and _without_folder(weights),
+        "weights": _without_folder(origin.get("weights")),
         "data": {domain: _describe_data(manifest, domain) for domain in manifest.labels},
-        "recipe": _recipe(config),
+        "recipe": recipe,
         "run": fingerprint[:12],
     }
-    licences = {str(of["licence"]) for of in teachers if "licence" in of}
-    licences |= {origin["teacher_licence"]} if "teacher_licence" in origin else set()
-    if licences:
+    if licences := {str(of["licence"]) for of in teachers if of.get("licence")}:
         meta["teacher_licence"] = ", ".join(sorted(licences))
 
     def keep_best(iteration: int, miou: float) -> None:
@@ -201,7 +191,7 @@ def run(
             save_student(models.student, out / "student", config=config.student, meta=meta)
         ranks.require_equal("done", "what is done")  # nobody leaves before the student is there
     seconds = time.perf_counter() - started
-    return TrainResult(out / "student", resumed_from, seconds, curves, trained, notes)
+    return TrainResult(out / "student", resumed_from, seconds, curves, trained)
 
 
 def _described(config: TrainConfig) -> dict[str, Any]:
@@ -210,13 +200,6 @@ def _described(config: TrainConfig) -> dict[str, Any]:
     if config.validate_on == "target":
         off.add("validate_on")
     return config.model_dump(mode="json", exclude=INCIDENTAL | off)
-
-
-def _recipe(config: TrainConfig) -> dict[str, Any]:
-    recipe = _described(config)
-    recipe["init"] = config.init and _without_folder(config.init)
-    recipe["student"]["weights"] = _without_folder(config.student.weights)
-    return recipe
 
 
 def open_stores(
@@ -248,17 +231,6 @@ def open_stores(
     return {domain: index.stores[domain] for domain in domains}, readers
 
 
-def open_restyled(config: TrainConfig, workspace: Workspace) -> Restyled | None:
-    """Open the restyled images of the source, where training asks for them.
-
-    Raises:
-        DataError: There are none, or they are of another manifest.
-    """
-    if config.restyled is None:
-        return None
-    return Restyled.read(workspace.restyled, of=workspace.manifest)
-
-
 def open_labels(
     config: TrainConfig, workspace: Workspace, manifest: Manifest
 ) -> tuple[StoreEntry | None, FeatureReader | None]:
@@ -270,25 +242,20 @@ def open_labels(
     if not config.reads_labels:
         return None, None
     target = manifest.select(domain="target", split="train")
+    images = {record.image_id: record.content for record in target}
     try:
         index = Index.read(workspace.labels)
-        entry = index.stores["target"]
-        reader = open_features(
-            workspace.stores,
-            index,
-            "target",
-            levels=entry.levels,
-            images={record.image_id: record.content for record in target},
-        )
+        entry = index.stores.get("target")
+        levels = () if entry is None else entry.levels
+        reader = open_features(workspace.stores, index, "target", levels=levels, images=images)
+        if entry is None or entry.provenance.get("classes") != list(manifest.classes.names):
+            raise StoreMismatchError("they are of other classes")
     except StoreUnreadableError:
         raise
-    except (KeyError, StoreError) as error:
-        why = "" if isinstance(error, KeyError) else f" ({error})"
+    except StoreError as error:
         raise StoreIncompleteError(
-            f"{workspace.labels}: has no labels of these target images{why}: run `ssr label`"
+            f"{workspace.labels}: has no labels of these target images ({error}): run `ssr label`"
         ) from error
-    if entry.provenance.get("classes") != list(manifest.classes.names):
-        raise StoreMismatchError(f"{workspace.labels}: is of other classes: run `ssr label`")
     return entry, reader
 
 
@@ -328,7 +295,8 @@ def _describe_data(manifest: Manifest, domain: Domain) -> dict[str, Any]:
     }
 
 
-def _without_folder(weights: str) -> str:
+def _without_folder(weights: str | None) -> str | None:
     """Shorten an absolute path to its name: folders of this machine are nobody else's business."""
-    path = Path(weights)
-    return path.name if path.is_absolute() or weights.startswith("~") else weights
+    if weights is None or not (weights.startswith("~") or Path(weights).is_absolute()):
+        return weights
+    return Path(weights).name

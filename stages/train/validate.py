@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 from typing import Final
 
@@ -33,9 +32,8 @@ from store.read import FeatureReader, open_features
 MOST_IMAGES: Final = 50
 """Of the split that the branch is measured on, spread over it."""
 
-
-Shown = tuple[ImageRecord, ImageRecord | None]
-"""A labelled image, and the restyled one that stands for it; None where itself is shown."""
+_Shown = tuple[nn.Module, ImageRecord, ImageRecord | None]
+"""A network, a labelled image, and the restyled one that stands for it; None shows itself."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class WrongTeacherTest:
 
 @dataclass(frozen=True)
 class Validation:
-    """Labelled `val` images of one domain that the student is measured on, of its class table.
+    """Labelled `val` images of one domain that the student is measured on.
 
     Without a `wrong_teacher` its branch is not measured. With `restyled` the student sees every
     image as often as that was restyled, and never as it is.
@@ -90,31 +88,29 @@ class Validation:
         """
         test, device = self.wrong_teacher, next(student.parameters()).device
         with evaluating(student):
-            shown = self._shown()
-            scores = {"miou": self._mean_iou(repeat(student), shown, device)}
+            scores = {"miou": self._mean_iou(self._shown(student), device)}
             if branch is not None and test is not None:
-                images, others = zip(*test.pairs, strict=True)
                 with evaluating(branch):
-                    for name, seen in (("enhanced", images), ("wrong_teacher", others)):
-                        features = (test.features(record, device) for record in seen)
+                    for name, side in (("enhanced", 0), ("wrong_teacher", 1)):
+                        features = (test.features(pair[side], device) for pair in test.pairs)
                         networks = (_Enhanced(student, branch, each).eval() for each in features)
-                        as_they_are = [(image, None) for image in images]
-                        scores[name] = self._mean_iou(networks, as_they_are, device)
+                        images = zip(networks, test.pairs, strict=True)
+                        shown = ((network, image, None) for network, (image, _) in images)
+                        scores[name] = self._mean_iou(shown, device)
         return scores
 
-    def _shown(self) -> list[Shown]:
-        """List what the student sees."""
+    def _shown(self, student: Student) -> Iterator[_Shown]:
         if self.restyled is None:
-            return [(record, None) for record in self.records]
+            yield from ((student, record, None) for record in self.records)
+            return
         versions = self.restyled.versions("val")
-        return [(r, version) for r in self.records for version in versions.get(r.image_id, ())]
+        for record in self.records:
+            yield from ((student, record, each) for each in versions.get(record.image_id, ()))
 
-    def _mean_iou(
-        self, networks: Iterable[nn.Module], shown: Sequence[Shown], device: torch.device
-    ) -> float:
-        """Score one network for each image, in percent."""
-        matrix = ConfusionMatrix(len(self.manifest.classes))
-        for network, (record, version) in zip(networks, shown, strict=False):
+    def _mean_iou(self, shown: Iterable[_Shown], device: torch.device) -> float:
+        """Score each image by its network, in percent."""
+        matrix, count = ConfusionMatrix(len(self.manifest.classes)), 0
+        for network, record, version in shown:
             root, labels = self.roots[record.domain], self.manifest.labels[record.domain]
             if version is None or self.restyled is None:
                 image = read_raw(record, root)
@@ -122,7 +118,8 @@ class Validation:
                 image = self.restyled.image(version)
             prediction = predict_image(network, image, record, device=device)
             matrix.update(prediction, read_train_ids(record, root, labels))
-        return Metrics.of(matrix, self.manifest.classes.names, images=len(shown)).miou
+            count += 1
+        return Metrics.of(matrix, self.manifest.classes.names, images=count).miou
 
 
 def choose_validation(
@@ -140,29 +137,25 @@ def choose_validation(
     domains: tuple[Domain, ...] = ("target", "source")
     if config.validate_on != "target":
         domains = ("source",)
-    labelled = {
-        domain: tuple(record for record in split if record.label is not None)
-        for domain in domains
-        if (split := manifest.select(domain=domain, split="val"))
-    }
-    records = next((records for records in labelled.values() if records), None)
-    test, without = None, None
+    splits = {domain: manifest.select(domain=domain, split="val") for domain in domains}
+    labelled = {d: tuple(r for r in split if r.label is not None) for d, split in splits.items()}
+    records = next(filter(None, labelled.values()), ())
+    test = without = restyled = None
     if config.regularizer.on:
         try:
             test = _wrong_teacher_test(config.regularizer.used_levels, labelled, workspace)
         except StoreError as error:
             without = f"no wrong-teacher test (does the branch read its teacher?): {error}"
-    restyled = None
     if config.validate_on == "proxy" and config.validate_every:
         restyled = Restyled.read(workspace.restyled, of=workspace.manifest)
         versions = restyled.versions("val")
-        records = tuple(r for r in records or () if r.image_id in versions)
+        records = tuple(record for record in records if record.image_id in versions)
         if not records:
             raise DataError(
                 "no restyled image of source/val has a label: choose another train.validate_on, or "
                 "add labels and run `ssr prepare` and `ssr restyle`"
             )
-    if records is None:
+    if not records:
         return None, without
     return Validation(records, manifest, workspace.roots, test, restyled), without
 

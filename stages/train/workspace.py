@@ -53,19 +53,12 @@ _OTHERS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """Where the inputs of training are.
-
-    Attributes:
-        manifest: The file of the manifest.
-        index: The index that names the current stores; unread where the regulariser is off.
-        stores: Folder of the feature stores.
-        roots: Folder of each domain's images.
-    """
+    """Where the inputs of training are."""
 
     manifest: Path
-    index: Path
+    index: Path  # of the current stores; unread where no features are
     stores: Url
-    roots: Mapping[Domain, Path]
+    roots: Mapping[Domain, Path]  # folders of the images
 
     @property
     def restyled(self) -> Path:

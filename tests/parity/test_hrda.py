@@ -25,7 +25,7 @@ from stages.train.adaptation.augment import StrongDraw
 from stages.train.adaptation.losses import segmentation_loss, upsample_logits
 from stages.train.crops import Batch
 from stages.train.models import ImageNetReference, Models, without_noise
-from stages.train.step import Boxes, Draws, train_step
+from stages.train.step import Draws, train_step
 from store.errors import ConfigError
 from tests.official import export_official, pixel_accuracy
 from tests.parity.cases import Case, Reference, assert_close
@@ -458,7 +458,7 @@ def check_mic_step(module: ModuleType, case: Case) -> None:
             draws,
             config=config,
             iteration=meta["local_iter"],
-            boxes=Boxes(*boxes),
+            boxes=dict(zip(("clean", "mix", "masked"), boxes, strict=True)),
         )
 
     pseudo, mixed, losses = result.pseudo, result.mixed, result.losses

@@ -105,10 +105,10 @@ def test_features_of_the_wrong_image_are_noticed(monkeypatch: pytest.MonkeyPatch
 
     features = TrainingCrops._features
 
-    def wrong(self, record, box, mirrored, levels):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    def wrong(self, record, view, levels):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
         records = self._labelled if record.domain == "source" else self._target
         another = records[(records.index(record) + 1) % len(records)]
-        return features(self, another, box, mirrored, levels)
+        return features(self, another, view, levels)
 
     monkeypatch.setattr(TrainingCrops, "_features", wrong)
     assert online("source")["crop", "stride8"]["cosine"] < 0.9

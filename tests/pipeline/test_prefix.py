@@ -39,7 +39,7 @@ def asked(workplace: Path) -> Path:
 
 def test_prefixes_are_stored_repaired_and_trained_on(asked: Path) -> None:
     assert "nothing is embedded yet: run `ssr embed`" in demand("doctor")
-    assert "holds no prefixes: run `ssr embed`" in ssr("train").err
+    assert "there are no prefixes of these params: run `ssr embed`" in ssr("train").err
     demand("embed")
     before = stored(asked)
     assert "prefixes: 0 views now" in demand("embed")
@@ -54,7 +54,7 @@ def test_prefixes_are_stored_repaired_and_trained_on(asked: Path) -> None:
     demand("train")
     refused = ssr("train", "-S", "train.student.rein.from_block=3", "--out", "other")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
-    assert "holds the prefixes of another from_block: run `ssr embed`" in refused.err
+    assert "there are no prefixes of these params: run `ssr embed`" in refused.err
     next((path / "prefix").glob("c.*")).unlink()
     assert f"is missing or out of date in {path}: run `ssr embed`" in ssr("doctor").out
 

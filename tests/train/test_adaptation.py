@@ -35,16 +35,6 @@ def distance(student: Tensor, imagenet: Tensor, label: Tensor, *classes: int) ->
     return feature_distance(student, imagenet, cells)
 
 
-def test_distance_is_averaged_over_the_cells_of_the_whole_batch() -> None:
-    label = torch.tensor([[[1, 1, 1, 0]], [[0, 0, 0, 2]]]).repeat_interleave(2, 1)
-    label = label.repeat_interleave(2, 2)  # (2, 2, 8): cells of 2 px
-    student, imagenet = torch.zeros(2, 2, 1, 4), torch.zeros(2, 2, 1, 4)
-    student[0, :, 0, 0] = torch.tensor([3.0, 4.0])  # distance 5 in a cell of class 1
-    student[1, :, 0, 3] = torch.tensor([0.0, -3.0])  # distance 3 in a cell of class 2
-    student[0, :, 0, 3] = 100.0  # not asked for
-    assert distance(student, imagenet, label, 1, 2).item() == pytest.approx((5 + 3) / 4)
-
-
 def test_equal_features_and_missing_classes_have_zero_loss_and_zero_gradient() -> None:
     imagenet = torch.randn(1, 4, 2, 2, generator=torch.Generator().manual_seed(0))
     label = torch.zeros(1, 8, 8, dtype=torch.int64)
@@ -73,19 +63,6 @@ def test_each_token_is_mixed_by_its_share_of_source_pixels() -> None:
     expected = torch.tensor([[8.0, 8.0, 0.0, 1.0], [8.0, 8.0, 0.0, 0.0]])
     assert torch.equal(mixed["stride16"], expected.expand(1, 5, 2, 4))
     assert torch.equal(mixed["stride32"], torch.tensor([64.0, 2.0]).expand(1, 2, 1, 2))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_tokens_of_one_side_keep_their_features_to_the_bit(dtype: torch.dtype) -> None:
-    random = torch.Generator().manual_seed(0)
-    source = {"stride8": torch.randn(2, 4, 2, 2, generator=random).to(dtype)}
-    target = {"stride8": torch.randn(2, 4, 2, 2, generator=random).to(dtype)}
-    mask = torch.zeros(2, 1, 16, 16, dtype=torch.bool)
-    mask[0] = True
-    mixed = mix_features(mask, source, target)["stride8"]
-    assert mixed.dtype == dtype
-    assert torch.equal(mixed[0], source["stride8"][0])
-    assert torch.equal(mixed[1], target["stride8"][1])
 
 
 def test_half_precision_logits_are_judged_in_float32() -> None:

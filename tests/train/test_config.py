@@ -9,8 +9,6 @@ from store.errors import ConfigError
 from store.spec import Level
 from tests.train.example import HRDA, SEMASK, train_config
 
-FEATURE_DISTANCE = {"weight": 0.005, "classes": ["car"], "min_share": 0.75}
-
 DISTILL = {
     "kind": "query",
     "steps": 3,
@@ -33,28 +31,13 @@ def sections() -> list[type[BaseModel]]:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"crop_px": 48}, "crop_px"),
-        ({"crop_align_px": 4}, "crop_align_px"),
-        ({"crop_max_class_share": 0.0}, "crop_max_class_share"),
-        ({"flip_probability": 1.5}, "flip_probability"),
-        ({"student": {"norm_eps": 1e-4}}, "is 1e-6"),
         ({"student": {"semask": {**SEMASK, "window": 17}}}, "finest map, 16 cells"),
         ({"student": {"semask": {**SEMASK, "window": 9}, "hrda": HRDA}}, "finest map, 8 cells"),
         ({"student": {"hrda": {**HRDA, "detail_px": 96}}}, "detail_px 96 is more than crop_px 64"),
-        ({"student": {"hrda": {**HRDA, "detail_px": 40}}}, "student.hrda.detail_px"),
         ({"student": {"hrda": HRDA}, "crop_px": 32}, "raise crop_px to 64 or more"),
         ({"student": {"hrda": HRDA}, "regularizer": GUIDED}, "has a head of its own for one scale"),
-        ({"regularizer": {"on": ["target"]}}, "regularizer.ssr.on"),
-        ({"regularizer": {"on": ["source", "source"]}}, "names a part twice"),
-        ({"regularizer": {"levels": ["stride8"] * 3}}, "regularizer.ssr.levels"),
         ({"regularizer": {"levels": [None] * 4}}, "set regularizer.on: [] instead"),
-        ({"self_training": {"ignore_top_px": -1}}, "self_training.ignore_top_px"),
-        ({"feature_distance": {**FEATURE_DISTANCE, "classes": []}}, "feature_distance.classes"),
-        ({"optimizer": {"warmup_ratio": 0.0}}, "optimizer.warmup_ratio"),
-        ({"distill": {**DISTILL, "steps": 0}}, "distill.steps"),
-        ({"distill": {**DISTILL, "levels": ["stride8"] * 3}}, "distill.levels"),
         ({"distill": {**DISTILL, "levels": [None] * 4}}, "set distill: null instead"),
-        ({"distill": {**DISTILL, "keep": -1}}, "distill.keep"),
         ({"iterations": 0}, "there is nothing to train"),
         ({"batch_size": 4, "micro_batch_size": 3}, "is not a divisor of batch_size 4"),
         ({"compile": True, "activation_checkpointing": True}, "chooses itself"),
@@ -77,7 +60,7 @@ def test_values_out_of_range_or_against_each_other_are_refused(
 
 @pytest.mark.parametrize(
     ("align_px", "stride_px", "fits"),
-    [(8, 2, True), (8, 16, False), (16, 16, True), (16, 32, False), (32, 8, True)],
+    [(8, 16, False), (16, 16, True)],
 )
 def test_crops_are_aligned_to_the_coarsest_level_in_use(
     align_px: int, stride_px: int, fits: bool

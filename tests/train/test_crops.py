@@ -27,7 +27,7 @@ from stages.train.crops import (
     varied,
 )
 from stages.train.stage import open_stores
-from store.errors import ConfigError, DataError, StoreIncompleteError, TrainingError
+from store.errors import ConfigError, DataError, TrainingError
 from store.spec import Level, stride_of, upright
 from tests.store import worlds as stores
 from tests.train.example import train_config
@@ -205,30 +205,8 @@ def test_a_sample_depends_on_seed_and_index_alone(world: World) -> None:
     )
 
 
-def test_two_worker_processes_load_what_one_process_loads(world: World) -> None:
-    rare = {"temperature": 0.01, "min_pixels": 1, "min_crop_ratio": 0.5}
-    alone = config(iterations=5, rare_class_sampling=rare)
-    shared = config(iterations=5, rare_class_sampling=rare, workers=2)
-    crops = world.crops(alone)
-    expected = loaded(crops, alone)
-    assert len(expected) == 5
-    assert_same(loaded(crops, shared), expected)
-
-
-def test_a_loader_that_starts_later_continues_the_same_batches(world: World) -> None:
-    crops, short = world.crops(config()), config(iterations=4)
-    everything = loaded(crops, short)
-    assert_same(loaded(crops, short, start=3), everything[3:])
-    assert_same(loaded(crops, short, start=4), [])
-    stacked = np.stack([crops[6]["source_image"], crops[7]["source_image"]])
-    np.testing.assert_array_equal(everything[3]["source_image"].numpy(), stacked)
-
-
-@pytest.mark.parametrize("content", [None, b"not an image"])
-def test_labels_of_target_training_images_are_never_read(
-    world: World, tmp_path: Path, content: bytes | None
-) -> None:
-    blind = changed(world, tmp_path / "blind", target_labels=content)
+def test_labels_of_target_training_images_are_never_read(world: World, tmp_path: Path) -> None:
+    blind = changed(world, tmp_path / "blind", target_labels=b"not an image")
     expected = world.crops(config())
     for index, sample in enumerate(blind.crops(config())[n] for n in range(12)):
         assert_same(sample, expected[index])
@@ -323,12 +301,7 @@ class Failing(Dataset[Sample]):
     ("error", "says"),
     [
         (None, "exited unexpectedly"),
-        (MemoryError("8 GB"), "MemoryError: 8 GB"),
-        (
-            RuntimeError("unable to write to file </torch_1>: No space left on device (28)"),
-            "torch_1",
-        ),
-        (OSError(28, "No space left on device"), "No space left"),
+        (RuntimeError("unable to write </torch_1>: No space left on device (28)"), "torch_1"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -347,16 +320,6 @@ def test_a_crop_larger_than_the_prepared_images_names_the_cure(world: World) -> 
     large = config(crop_px=96, crop_max_class_share=1.0)
     with pytest.raises(ConfigError, match="run `ssr prepare` again"):
         world.crops(large)[0]
-
-
-def test_a_shard_that_vanishes_while_training_names_the_cure(world: World, tmp_path: Path) -> None:
-    torn = world.copy(tmp_path / "torn")
-    crops = torn.crops(config())
-    crops[0]
-    for shard in torn.store("source").glob("stride16/c.*"):
-        shard.unlink()
-    with pytest.raises(StoreIncompleteError, match="run `ssr embed`"):
-        [crops[index] for index in range(20)]
 
 
 NAMES = ["road", "pole", "car", "train"]
@@ -378,19 +341,12 @@ def test_a_class_that_no_image_shows_enough_of_is_named_with_the_cure() -> None:
     sampler(39)
 
 
-def test_labels_without_any_labelled_pixel_are_refused() -> None:
-    with pytest.raises(DataError, match="no labelled pixel"):
-        sampler(0, np.zeros((3, 4), np.int64))
-
-
 @pytest.mark.parametrize(
     ("pixels", "expected"),
     [
         ([0, 0, 1, 1], True),
         ([0, 0, 0, 1], False),  # exactly 0.75
-        ([0, 0, 0, 0], False),
         ([0, 1, IGNORE, IGNORE], True),  # ignored pixels count for nothing
-        ([0, 0, IGNORE, IGNORE], False),
         ([IGNORE, IGNORE, IGNORE, IGNORE], False),
     ],
 )

@@ -11,14 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stages.student.student import build_student, load_student, seeded
+from stages.train import loop
 from stages.train.config import TrainConfig
 from stages.train.crops import Batch
 from stages.train.distill import Distiller
-from stages.train.loop import distill_step, draw_distilled, freeze_backbone, keep_distilling
 from stages.train.models import Models
 from stages.train.state import TrainingState, build_optimizer, learning_rate
 from stages.train.step import StepResult
-from store.errors import StoreMissingError
 from tests.train.example import train_config
 from tests.train.world import LEVELS, World, assert_same, results, silent
 
@@ -62,8 +61,15 @@ def models_of(config: TrainConfig) -> Models:
     return Models(student, None, None, None, distiller=distiller)
 
 
-def distill(models: Models, batch: Batch, config: TrainConfig) -> StepResult:
-    return distill_step(models, batch, {}, config)
+NOTHING = StepResult({}, None, None, {})
+
+
+def distill(
+    models: Models, batch: Batch, config: TrainConfig, draws: loop.DistillDraws | None = None
+) -> StepResult:
+    """A step before the task."""
+    result = loop.distill(NOTHING, "source", 1.0, models, batch, draws or {}, config)
+    return loop.distill(result, "target", 1.0, models, batch, draws or {}, config)
 
 
 @pytest.mark.parametrize("loss", ["cosine", "mse"])
@@ -101,28 +107,22 @@ def encoder_gradient(models: Models) -> Tensor:
 
 
 def test_what_is_kept_reaches_the_encoder_from_target_images_alone() -> None:
-    nothing = StepResult({}, None, None, {})
-    config = train_config(distill={**DISTILL, "keep": 0.5}, student=NOISELESS)
+    config = train_config(distill=DISTILL, student=NOISELESS)
     models, batch, other = models_of(config), batch_of(1), batch_of(2)
 
-    def gradient(batch: Batch, config: TrainConfig) -> Tensor:
-        result = keep_distilling(nothing, models, batch, {}, config)
-        assert [*result.losses] == (["distill_target"] if config.distill.keep else [])  # type: ignore[union-attr]
+    def gradient(batch: Batch, keep: float = 0.5) -> Tensor:
+        result = loop.distill(NOTHING, "target", keep, models, batch, {}, config)
+        assert [*result.losses] == ["distill_target"]
         return encoder_gradient(models)
 
-    kept = gradient(batch, config)
+    kept = gradient(batch)
     of_source = replace(
         batch, source_image=other.source_image, source_features=other.source_features
     )
-    assert torch.equal(gradient(of_source, config), kept)
-    assert not torch.equal(gradient(replace(batch, target_image=other.target_image), config), kept)
-    assert not torch.equal(
-        gradient(replace(batch, target_features=other.target_features), config), kept
-    )
-    twice = train_config(distill={**DISTILL, "keep": 1.0}, student=NOISELESS)
-    torch.testing.assert_close(gradient(batch, twice), 2 * kept)
-    off = train_config(distill=DISTILL, student=NOISELESS)
-    assert not len(gradient(batch, off))
+    assert torch.equal(gradient(of_source), kept)
+    assert not torch.equal(gradient(replace(batch, target_image=other.target_image)), kept)
+    assert not torch.equal(gradient(replace(batch, target_features=other.target_features)), kept)
+    torch.testing.assert_close(gradient(batch, 1.0), 2 * kept)
 
 
 def test_the_student_sees_jitter_and_the_teacher_does_not() -> None:
@@ -135,17 +135,17 @@ def test_the_student_sees_jitter_and_the_teacher_does_not() -> None:
     models, batch = models_of(config), batch_of(1)
     features = {level: each.clone() for level, each in batch.source_features.items()}
     clean = distill(models, batch, config).losses
-    draws = draw_distilled(config, 3, slice(0, 4))
+    draws = loop.draw_distilled(config, 3, slice(0, 4))
     assert draws.keys() == {"source", "target"}
-    for name, loss in distill_step(models, batch, draws, config).losses.items():
+    for name, loss in distill(models, batch, config, draws).losses.items():
         assert loss != clean[name]
     assert_same(batch.source_features, features)
-    parts = [draw_distilled(config, 3, part) for part in (slice(0, 2), slice(2, 4))]
+    parts = [loop.draw_distilled(config, 3, part) for part in (slice(0, 2), slice(2, 4))]
     for domain, of_all in draws.items():
         assert_same([each.sigma_px for part in parts for each in part[domain]],
                     [each.sigma_px for each in of_all])  # fmt: skip
     alone = train_config(distill=DISTILL, self_training=None, regularizer={"on": []})
-    assert draw_distilled(alone, 3, slice(0, 2)) == {}
+    assert loop.draw_distilled(alone, 3, slice(0, 2)) == {}
 
 
 @pytest.mark.parametrize(("freeze", "moves"), [(0, True), (1, True), (2, False)])
@@ -165,15 +165,6 @@ def test_frozen_weights_of_the_encoder_stay_and_the_head_learns(
     moved = {name for name in after if not torch.equal(before[name], after[name])}
     assert any(name.startswith("head.") for name in moved)
     assert any(name.startswith("backbone.") for name in moved) == moves
-
-
-def test_freezing_ends() -> None:
-    config = train_config(distill={**DISTILL, "freeze": 3})
-    models, batch = models_of(config), batch_of(1)
-    for iteration, stays in ((0, False), (2, False), (3, True)):
-        distill(models, batch, config)
-        freeze_backbone(models, config, iteration)
-        assert bool(len(encoder_gradient(models))) == stays
 
 
 def test_a_run_resumes_bit_for_bit_inside_its_distillation_at_its_end_and_after(
@@ -251,14 +242,6 @@ def test_a_distilled_student_is_a_start_for_several_runs(world: World, tmp_path:
     assert made.teacher_trained is False
     start = str(made.student)
     assert world.run(tmp_path / "task", init=start, **alone).teacher_trained is False
-
-
-def test_a_store_of_the_source_alone_is_refused_in_one_line(world: World, tmp_path: Path) -> None:
-    world = world.copy(tmp_path / "copy")
-    world.embed(domains=["source"])
-    with pytest.raises(StoreMissingError, match="no features of target, only of") as caught:
-        world.run(tmp_path / "run", distill=DISTILL, regularizer={"on": []})
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("distill", [None, {**DISTILL, "steps": 1}], ids=["off", "on"])

@@ -10,8 +10,7 @@ import torch
 
 from stages.train import loop
 from stages.train.graphs import RecordedPasses, passes_for
-from stages.train.models import Models
-from stages.train.step import StepResult, run_passes
+from stages.train.step import Step, StepResult, run_passes
 from store.errors import TrainingError
 from tests.train.example import HRDA, train_config
 from tests.train.test_distill import DISTILL
@@ -30,29 +29,27 @@ class Rerun(RecordedPasses):
     """Records on the CPU: what is launched is the function itself, on the recorded places."""
 
     def __init__(self) -> None:
-        super().__init__(self.rerun)
+        super().__init__()
         self.launches = 0
 
-    def __call__(self, models: Models, *args: Any, **kwargs: Any) -> StepResult:  # noqa: ANN401
-        networks = (models.student, models.ema, models.regularizer, models.ema_branch)
-        self.networks = [network for network in networks if network is not None]
-        return super().__call__(models, *args, **kwargs)
-
-    def rerun(self, run: Callable[[], StepResult]) -> tuple[StepResult, Callable[[], None]]:
-        held = [deepcopy(network.state_dict()) for network in self.networks]
+    def record(self, step: Step) -> tuple[StepResult, Callable[[], None]]:
+        models = step.models
+        every = (models.student, models.ema, models.regularizer, models.ema_branch)
+        networks = [network for network in every if network is not None]
+        held = [deepcopy(network.state_dict()) for network in networks]
         noise = torch.get_rng_state()
-        result = run()
+        result = run_passes(step)
         torch.set_rng_state(noise)
-        for network, state in zip(self.networks, held, strict=True):
+        for network, state in zip(networks, held, strict=True):
             network.load_state_dict(state)
-        weights = [weight for network in self.networks for weight in network.parameters()]
+        weights = [weight for network in networks for weight in network.parameters()]
 
         def launch() -> None:
             self.launches += 1
             places = [weight.grad for weight in weights]
             for weight in weights:
                 weight.grad = None
-            again = run()
+            again = run_passes(step)
             for name, loss in again.losses.items():
                 result.losses[name].copy_(loss)
             for name, values in again.seen.items():
@@ -122,10 +119,11 @@ def test_graphs_leave_what_others_do_on_a_gpu_and_resume(
 def test_a_step_that_cannot_be_recorded_is_one_line_with_its_cure(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(run: Callable[[], StepResult]) -> NoReturn:
+    def refuse(self: RecordedPasses, step: Step) -> NoReturn:
         raise RuntimeError("CUDA error: operation not permitted\nSearch for it in the docs")
 
-    monkeypatch.setattr(loop, "passes_for", lambda *_: RecordedPasses(refuse))
+    monkeypatch.setattr(RecordedPasses, "record", refuse)
+    monkeypatch.setattr(loop, "passes_for", lambda *_: RecordedPasses())
     with pytest.raises(TrainingError, match=r"\(CUDA error: operation not permitted\); set train"):
         world.run(tmp_path, iterations=6)
 

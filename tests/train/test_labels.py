@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from stages.train import loop
+from stages.train.config import TrainConfig
 from stages.train.crops import TrainingCrops
-from stages.train.loop import Progress
-from stages.train.stage import TrainResult, open_labels
+from stages.train.stage import open_labels
 from stages.train.step import StepResult
 from store.errors import ConfigError, SSRError
 from store.index import Index, labels_beside
@@ -21,7 +21,7 @@ from tests.train.example import train_config
 from tests.train.test_crops import CROP, locate
 from tests.train.test_graphs import Rerun
 from tests.train.test_step import CLASSES, SIDE, batch_of, models_for, step
-from tests.train.world import World, assert_same, results, silent
+from tests.train.world import World, assert_same, results
 
 Labels = Literal["ema", "store", "agree"]
 
@@ -38,7 +38,8 @@ def labelled(shares: Tensor, labels: Labels, **changes: Any) -> StepResult:  # n
     config = train_config(**ALIKE, self_training={**CLEAR, "labels": labels, **changes})
     models = models_for(config)
     models = replace(models, ema=None) if labels == "store" else models
-    return step(config, models, replace(batch_of(), target_probabilities=shares))
+    stored = None if labels == "ema" else shares
+    return step(config, models, replace(batch_of(), target_probabilities=stored))
 
 
 def shares_of(classes: Tensor, sure: float = 0.9) -> Tensor:
@@ -102,22 +103,14 @@ def test_wrong_labels_raise_the_losses_that_learn_from_them() -> None:
     assert torch.equal(wrong["clean"], right["clean"])
 
 
-def run(world: World, out: Path, labels: Labels, progress: Progress = silent) -> TrainResult:
-    weight = "share" if labels == "agree" else "pixel"
-    return world.run(
-        out,
-        progress,
+def config_of(labels: Labels) -> TrainConfig:
+    return train_config(
         regularizer={"on": []},
         iterations=6,
         checkpoint_every=3,
         log_every=2,
-        self_training={"labels": labels, "weight": weight},
+        self_training={"labels": labels, "weight": "share" if labels == "agree" else "pixel"},
     )
-
-
-def interrupt(done: int, total: int, what: str) -> None:
-    if done == 4:
-        raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
@@ -131,20 +124,15 @@ def told(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
 def test_a_resumed_run_and_a_recorded_one_leave_the_same_bits(
     labels: Labels, told: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(told, tmp_path / "straight", labels)
-    with pytest.raises(KeyboardInterrupt):
-        run(told, tmp_path / "resumed", labels, interrupt)
-    assert run(told, tmp_path / "resumed", labels).resumed_from == 3
-    straight = results(tmp_path / "straight")
-    assert_same(results(tmp_path / "resumed"), straight)
+    straight = told.resumes(config_of(labels), tmp_path, stop=4, at=3)
     has_average = labels == "agree"
-    assert ("ema" in straight["checkpoint"]) == (tmp_path / "straight/ema").exists() == has_average
+    assert ("ema" in straight["checkpoint"]) == (tmp_path / "through/ema").exists() == has_average
     passes = Rerun()
     monkeypatch.setattr(loop, "passes_for", lambda *_: passes)
-    run(told, tmp_path / "recorded", labels)
+    told.train(config_of(labels), tmp_path / "recorded")
     assert passes.launches == 3
     assert_same(results(tmp_path / "recorded"), straight)
-    run(told, tmp_path / "ema", "ema")
+    told.train(config_of("ema"), tmp_path / "ema")
     assert (
         results(tmp_path / "ema")["student/model.safetensors"]
         != (straight["student/model.safetensors"])
@@ -155,20 +143,20 @@ def test_a_run_does_not_go_on_with_other_labels_nor_begin_without(
     told: World, tmp_path: Path
 ) -> None:
     world = told.copy(tmp_path / "copy")
-    run(world, tmp_path / "run", "store")
+    world.train(config_of("store"), tmp_path / "run")
     world.label(images=3)
     with pytest.raises(ConfigError, match=r"holds another run \(other labels"):
-        run(world, tmp_path / "run", "store")
+        world.train(config_of("store"), tmp_path / "run")
     path = labels_beside(world.index_path)
     entry = Index.read(path).stores["target"]
     other = entry.model_copy(update={"provenance": {**entry.provenance, "classes": ["a"]}})
     for stores, says in (({"target": other}, "of other classes"), ({}, "has no labels of these")):
         Index(stores=stores).write(path)
         with pytest.raises(SSRError, match=rf"labels.json: .*{says}.*: run `ssr label`$"):
-            run(world, tmp_path / "other", "store")
+            world.train(config_of("store"), tmp_path / "other")
     path.unlink()
     with pytest.raises(SSRError, match=r"labels.json: .*: run `ssr label`$"):
-        run(world, tmp_path / "other", "store")
+        world.train(config_of("store"), tmp_path / "other")
 
 
 def test_crops_have_the_labels_under_the_image(told: World) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from stages.train import monitor, step
-from stages.train.monitor import Curves, FiniteCheck
+from stages.train.monitor import FiniteCheck
 from stages.train.regularizers.branch import observed
 from stages.train.regularizers.cross_attention import CrossAttention, CrossAttentionBranch
 from store.errors import TrainingError
@@ -101,56 +101,12 @@ def health(out: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((out / "health.csv").read_text().splitlines()))
 
 
-def filled() -> Curves:
-    """Two rows of two iterations each, and one iteration of a third."""
-    curves = Curves()
-    curves.add({"clean": torch.tensor(1.0)})
-    curves.add({"clean": torch.tensor(2.0), "mix": torch.tensor(5.0)})
-    curves.close_row(iteration=2, lr=0.5)
-    curves.add({"clean": torch.tensor(0.25), "mix": torch.tensor(1.0)})
-    curves.add({"clean": torch.tensor(0.75), "mix": torch.tensor(2.0)})
-    curves.close_row(iteration=4, lr=0.25)
-    curves.add({"clean": torch.tensor(8.0)})
-    return curves
-
-
-def test_restored_curves_continue_an_unfinished_row() -> None:
-    curves, restored = filled(), Curves()
-    restored.load_state_dict(curves.state_dict())
-    for one in (curves, restored):
-        one.add({"clean": torch.tensor(2.0), "confidence": torch.tensor(0.5)})
-        one.close_row(iteration=6, lr=0.1)
-    assert restored.rows == curves.rows
-    assert restored.rows[-1] == {"iteration": 6, "lr": 0.1, "clean": 5.0, "confidence": 0.5}
-
-
 CHECKPOINT = Path("checkpoint.pt")
 
 
-def watched(*iterations: dict[str, float]) -> FiniteCheck:
+def test_a_gradient_that_is_not_finite_stops_as_a_loss_does() -> None:
     watch = FiniteCheck(torch.device("cpu"))
-    for iteration, losses in enumerate(iterations):
-        watch.add({name: torch.tensor(value) for name, value in losses.items()}, iteration)
-    return watch
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_the_first_iteration_that_was_not_finite_is_named_with_its_losses(value: float) -> None:
-    watch = watched(
-        {"clean": 1.0}, {"clean": 0.5, "mix": value}, {"clean": 7.0, "mix": 8.0}, {"clean": value}
-    )
-    assert float(watch.failed) == 1
-    with pytest.raises(TrainingError) as caught:
-        watch.require_finite(CHECKPOINT)
-    message = str(caught.value)
-    assert message.startswith(f"iteration 1: a loss is not finite (clean 0.5, mix {value:g});")
-    assert str(CHECKPOINT) in message
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_stops_as_a_loss_does(value: float) -> None:
-    watch = FiniteCheck(torch.device("cpu"))
-    fine, broken = torch.ones(3), torch.tensor([1.0, value])
+    fine, broken = torch.ones(3), torch.tensor([1.0, math.inf])
     watch.add({"clean": torch.tensor(1.0)}, 0, [fine])
     assert float(watch.failed) == 0
     watch.add({"clean": torch.tensor(2.0)}, 1, [fine, broken])

@@ -56,14 +56,6 @@ USUAL: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("count", "expected"),
-    [(1, [slice(0, 4)]), (2, [slice(0, 2), slice(2, 4)]), (4, [slice(i, i + 1) for i in range(4)])],
-)
-def test_ranks_cut_the_batch_in_equal_parts(count: int, expected: list[slice]) -> None:
-    assert [Ranks(rank, count, rank).rows(4) for rank in range(count)] == expected
-
-
 def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         World(tmp_path / "nothing").train(
@@ -108,13 +100,6 @@ def test_two_ranks_compute_what_one_process_computes(done: Path, arm: str) -> No
         assert shared == pytest.approx(row, rel=1e-5)
 
 
-@pytest.mark.parametrize("arm", ARMS)
-def test_a_rank_alone_computes_something_else(done: Path, arm: str) -> None:
-    """The comparison above could fail: half of the batch has another gradient."""
-    one, half = (torch.load(done / f"{arm}-{name}.pt") for name in ("1-0", "half-0"))
-    assert difference(one["gradients"][0], half["gradients"][0]) > 0.1
-
-
 def test_student_and_ema_model_are_the_same_bits_on_all_ranks(done: Path) -> None:
     first, second = (torch.load(done / f"usual-parameters-{rank}.pt") for rank in (0, 1))
     assert {name.partition(".")[0] for name in first} == {"student", "ema", "regularizer"}
@@ -139,10 +124,9 @@ def test_a_run_of_two_ranks_resumes_bit_for_bit_with_two(done: Path) -> None:
     assert_same(results(done / "resumed-by-2"), results(done / "usual"))
 
 
-@pytest.mark.parametrize("name", ["resumed-by-1", "one-resumed-by-2"])
-def test_a_run_resumes_with_another_number_of_ranks(done: Path, name: str) -> None:
-    assert (done / f"{name}-0.txt").read_text() == "2"
-    state = results(done / name)["checkpoint"]
+def test_a_run_resumes_with_another_number_of_ranks(done: Path) -> None:
+    assert (done / "resumed-by-1-0.txt").read_text() == "2"
+    state = results(done / "resumed-by-1")["checkpoint"]
     assert state["iteration"] == USUAL["iterations"]
     assert [row["iteration"] for row in state["curves"]["rows"]] == [2, 4]
 
@@ -184,15 +168,10 @@ def run_all(world_folder: str, out_folder: str) -> None:
     for arm, changes in ARMS.items():
         for count in (1, 2):
             ranked(count, out, lambda ranks, a=arm, c=changes: still(world, out, a, c, ranks))  # type: ignore[misc]
-        ranked(1, out, lambda ranks, a=arm, c=changes: half(world, out, a, c))  # type: ignore[misc]
     ranked(2, out, lambda ranks: usual(world, out, ranks))
-    for name, before, after in (
-        ("resumed-by-2", 2, 2),
-        ("resumed-by-1", 2, 1),
-        ("one-resumed-by-2", 1, 2),
-    ):
-        ranked(before, out, lambda ranks, n=name: interrupted(world, out / n, ranks))  # type: ignore[misc]
-        ranked(after, out, lambda ranks, n=name: resumed(world, out / n, ranks))  # type: ignore[misc]
+    for name, count in (("resumed-by-2", 2), ("resumed-by-1", 1)):
+        ranked(2, out, lambda ranks, n=name: interrupted(world, out / n, ranks))  # type: ignore[misc]
+        ranked(count, out, lambda ranks, n=name: resumed(world, out / n, ranks))  # type: ignore[misc]
     started = time.perf_counter()
     ranked(2, out, lambda ranks: failing(world, out, ranks))
     (out / "failing-seconds.txt").write_text(f"{time.perf_counter() - started}")
@@ -245,10 +224,6 @@ def still(world: World, out: Path, arm: str, changes: dict[str, Any], ranks: Ran
     record(world, out / f"{arm}-{ranks.count}-{ranks.rank}.pt", train_config(**changes), ranks)
 
 
-def half(world: World, out: Path, arm: str, changes: dict[str, Any]) -> None:
-    record(world, out / f"{arm}-half-0.pt", train_config(**{**changes, "batch_size": 2}), ALONE)
-
-
 def record(world: World, path: Path, config: Any, ranks: Ranks) -> None:  # noqa: ANN401
     """Train with batch norms in eval mode or synchronised; keep all gradients and losses."""
     device = ranks.device(config.device)
@@ -286,6 +261,7 @@ def record(world: World, path: Path, config: Any, ranks: Ranks) -> None:  # noqa
         folder=folder,
         fingerprint="f",
         progress=silent,
+        classes=world.manifest.classes.names,
         ranks=ranks,
     )
     torch.save({"gradients": gradients, "rows": state.curves.rows}, path)

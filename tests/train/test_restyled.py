@@ -12,12 +12,12 @@ from stages.prepare.pixels import read_image
 from stages.prepare.restyled import Restyled
 from stages.student.student import build_student
 from stages.train.crops import TrainingCrops
-from stages.train.stage import open_restyled, open_stores
+from stages.train.stage import open_stores
 from stages.train.validate import Validation, choose_validation
 from store.errors import ConfigError, DataError, StoreError
 from tests.restyle.test_stage import MIXER, config, restyle
 from tests.train.example import train_config
-from tests.train.world import World, assert_same, features, results, silent
+from tests.train.world import World, assert_same, features, silent
 
 SAMPLES: Final = range(12)
 STUDENT: Final = build_student(train_config().student, num_classes=11, seed=3)
@@ -43,12 +43,13 @@ def crops(world: World, probability: float | None, features: str = "clean") -> T
     section = None if probability is None else {"probability": probability, "features": features}
     chosen = train_config(restyled=section, regularizer={"levels": ["stride8"] * 4})
     _, readers = open_stores(chosen, world.workspace, world.manifest)
+    made = Restyled.read(world.workspace.restyled, of=world.manifest_path) if section else None
     return TrainingCrops(
         config=chosen,
         manifest=world.manifest,
         roots=world.roots,
         readers=readers,
-        restyled=open_restyled(chosen, world.workspace),
+        restyled=made,
     )
 
 
@@ -116,19 +117,10 @@ def test_training_on_features_of_restyled_images_resumes_bit_for_bit(
     embedded: World, tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {"restyled": {"probability": 0.5, "features": "restyled"}}
-    embedded.run(tmp_path / "whole", **settings)
-
-    def stop(done: int, total: int, what: str) -> None:
-        if done == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        embedded.run(tmp_path / "parts", stop, **settings)
-    assert embedded.run(tmp_path / "parts", **settings).resumed_from == 3
-    assert_same(results(tmp_path / "parts"), results(tmp_path / "whole"))
+    embedded.resumes(train_config(**settings), tmp_path, stop=3, at=3)
     settings["restyled"]["features"] = "clean"
     with pytest.raises(ConfigError, match="holds another run"):
-        embedded.run(tmp_path / "whole", **settings)
+        embedded.run(tmp_path / "through", **settings)
 
 
 def test_features_that_are_not_of_these_restyled_images_are_refused(

@@ -1,5 +1,4 @@
 import csv
-import json
 import logging
 import shutil
 import subprocess
@@ -18,13 +17,11 @@ from stages.prepare.datasets.drawn import DRAWN
 from stages.prepare.manifest import Manifest
 from stages.student.saved import save_student
 from stages.student.student import build_student, load_student
-from stages.train.workspace import digests_of_start
 from store.errors import (
     CheckpointError,
     ConfigError,
     StoreBusyError,
     StoreError,
-    StoreIncompleteError,
     StoreMismatchError,
     StoreMissingError,
 )
@@ -80,7 +77,6 @@ def without(world: World, *patterns: str) -> None:
     ("changes", "missing", "expected"),
     [
         ({}, [], "clean enhanced_source mix enhanced_mix confidence"),
-        ({"masking": MASKING}, [], "clean enhanced_source mix enhanced_mix masked confidence"),
         (
             {"regularizer": {"on": ["source"]}},
             ["features/target"],
@@ -88,17 +84,12 @@ def without(world: World, *patterns: str) -> None:
         ),
         ({"regularizer": {"on": []}}, ["features", "index.json"], "clean mix confidence"),
         (
-            {"regularizer": {"on": ["source"]}, "self_training": None},
-            ["features/target", "drawn/dusk-*"],
-            "clean enhanced_source",
-        ),
-        (
             {"regularizer": {"on": []}, "self_training": None},
             ["features", "index.json", "drawn/dusk-*"],
             "clean",
         ),
     ],
-    ids=["all", "masking", "source part", "no regulariser", "source and SSR", "source only"],
+    ids=["all", "source part", "no regulariser", "source only"],
 )
 def test_an_arm_needs_only_what_it_reads(
     world: World, tmp_path: Path, changes: dict[str, Any], missing: list[str], expected: str
@@ -112,7 +103,6 @@ def test_an_arm_needs_only_what_it_reads(
     assert columns(tmp_path / "run") == expected.split()
     assert result.resumed_from is None
     assert result.teacher_trained is (None if "index.json" in missing else False)
-    assert result.notes == ()
 
 
 OTHER_LEVELS = {"shallow": Level(4, 40), "deep_3": Level(16, 6), "cls": Level(32, 1024)}
@@ -187,10 +177,8 @@ def test_feature_distance_is_off_for_random_weights_and_says_so(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        result = world.run(tmp_path, iterations=1, feature_distance=FEATURE_DISTANCE)
-    [note] = result.notes
-    assert note == "feature distance is off: train.student.weights is random, not ImageNet's"
-    assert note in caplog.messages
+        world.run(tmp_path, iterations=1, feature_distance=FEATURE_DISTANCE)
+    assert "feature distance is off: train.student.weights is random" in caplog.text
     assert "feature_distance" not in columns(tmp_path)
 
 
@@ -211,32 +199,22 @@ def test_features_are_compared_with_imagenet_and_not_with_the_student_to_start_f
 
 
 def test_a_start_that_learned_labels_is_noted_and_no_reference(
-    world: World, tmp_path: Path
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = export_official(build_student(STUDENT, num_classes=2, seed=5).state_dict())
     torch.save(whole, tmp_path / "mmseg.pth")
     trained: dict[str, Any] = {"student": {"weights": str(tmp_path / "mmseg.pth")}}
-    result = world.run(tmp_path / "run", iterations=1, **trained)
-    (note,) = result.notes
-    assert note.endswith(
-        "mmseg.pth comes with a decode head, so it learned labels, perhaps those of the target"
-    )
+    world.run(tmp_path / "run", iterations=1, **trained)
+    assert "so it learned labels, perhaps those of the target" in caplog.text
     with pytest.raises(ConfigError, match="compares with ImageNet's features; start from"):
         world.run(tmp_path / "other", **trained, feature_distance=FEATURE_DISTANCE)
 
 
 def test_a_thing_class_that_there_is_not_is_named(world: World, tmp_path: Path) -> None:
     weights = official_backbone(tmp_path / "mit_tiny.pth", seed=5)
-    with pytest.raises(ConfigError) as caught:
-        world.run(
-            tmp_path / "run",
-            student={"weights": weights},
-            feature_distance={**FEATURE_DISTANCE, "classes": ["car", "rider", "train"]},
-        )
-    assert str(caught.value) == (
-        "train.feature_distance.classes: rider, train is not a class of this data set; its classes "
-        f"are {', '.join(world.manifest.classes.names)}"
-    )
+    distance = {**FEATURE_DISTANCE, "classes": ["car", "rider", "train"]}
+    with pytest.raises(ConfigError, match=r"feature_distance.classes: rider, train is not a class"):
+        world.run(tmp_path / "run", student={"weights": weights}, feature_distance=distance)
 
 
 @pytest.mark.parametrize(
@@ -263,11 +241,8 @@ def test_training_starts_from_a_saved_student(
             DRAWN.names,
             "another architecture than train.student (mit_tiny, daformer, 16",
         ),
-        ({"head_channels": 8}, DRAWN.names, "another architecture than train.student"),
-        ({"backbone": "mit_b0"}, DRAWN.names, "another architecture than train.student"),
-        ({}, "abcdefghijk", "class 0 of the student is a, of the manifest sky"),
     ],
-    ids=["classes", "head", "width", "backbone", "names of classes"],
+    ids=["classes", "head"],
 )
 def test_a_student_of_another_kind_is_no_start(
     world: World,
@@ -318,15 +293,13 @@ def other_weights(world: World) -> dict[str, Any]:
         (lambda world: {}, None),
         (lambda world: dict.fromkeys(("workers", "validate_every", "checkpoint_every"), 1), None),
         (lambda world: {"log_every": 1, "log_to": ["tensorboard"], "threads": 2}, None),
-        (lambda world: {"device": "auto", "prefetch": 1}, None),
-        (lambda world: {"optimizer": {"lr": 2e-3}}, "train.optimizer.lr"),
         (lambda world: {"seed": 1, "iterations": 3}, "train.iterations, train.seed"),
         (other_teacher, "features"),
         (other_manifest, "manifest"),
         (other_start, "start.*"),
         (other_weights, "start.*"),
     ],
-    ids=["nothing", "often", "log", "device", "rate", "seed", "teacher", "data", "init", "weights"],
+    ids=["nothing", "often", "log", "seed", "teacher", "data", "init", "weights"],
 )
 def test_only_the_same_run_goes_on_in_its_folder(
     world: World, tmp_path: Path, change: Callable[[World], dict[str, Any]], other: str | None
@@ -365,44 +338,19 @@ def test_a_damaged_checkpoint_is_not_trained_over(world: World, tmp_path: Path) 
     assert path.stat().st_size == 1000
 
 
-TRAIN = """
-import json, sys
-from pathlib import Path
-from stages.train import stage
-from stages.train.config import TrainConfig
-from stages.train.workspace import Workspace
-
-folder, out = map(Path, sys.argv[1:3])
-stage.run(
-    TrainConfig.model_validate_json(sys.argv[3]),
-    workspace=Workspace(
-        folder / "manifest.parquet",
-        folder / "index.json",
-        folder / "features",
-        {"source": folder / "drawn", "target": folder / "drawn"},
-    ),
-    out=out,
-    progress=lambda done, total, what: None,
-)
-print(json.dumps(sorted(sys.modules)))
+IMPORTS = """
+import importlib, pkgutil, sys, stages.train
+for module in pkgutil.walk_packages(stages.train.__path__, "stages.train."):
+    importlib.import_module(module.name)
+print(*sys.modules)
 """
 
 
-def test_training_loads_neither_sam_nor_the_embedding_nor_dask(
-    world: World, tmp_path: Path
-) -> None:
-    config = train_config(iterations=2, masking=MASKING)
-    command = [sys.executable, "-W", "error", "-c", TRAIN, str(world.folder), str(tmp_path)]
-    finished = subprocess.run(
-        [*command, config.model_dump_json()],
-        cwd=REPOSITORY,
-        check=True,
-        timeout=120,
-        capture_output=True,
-        text=True,
-    )
-    loaded = json.loads(finished.stdout)
-    assert (tmp_path / "student" / "model.safetensors").is_file()
+def test_training_loads_neither_sam_nor_the_embedding_nor_dask() -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-W", "error", "-c", IMPORTS], cwd=REPOSITORY, check=True,
+        capture_output=True, text=True,
+    ).stdout.split()  # fmt: skip
     assert "stages.train.loop" in loaded
     unwanted = ("segment_anything", "stages.embed", "stages.evaluate", "dask", "torchvision")
     assert [name for name in loaded if name.startswith(unwanted)] == []
@@ -419,13 +367,10 @@ def test_a_second_training_in_one_folder_is_refused(world: World, tmp_path: Path
     assert not (out / "checkpoint.pt").exists()
 
 
-@pytest.mark.parametrize("name", ["student", "ema", "best"])
-def test_the_student_to_start_from_is_not_overwritten(
-    world: World, tmp_path: Path, name: str
-) -> None:
+def test_the_student_to_start_from_is_not_overwritten(world: World, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(ConfigError, match=r"train\.init is .*, which this run overwrites"):
-        world.run(out, init=str(out / name))
+        world.run(out, init=str(out / "best"))
 
 
 def test_folders_of_other_people_are_left_alone(world: World, tmp_path: Path) -> None:
@@ -448,44 +393,8 @@ def test_the_averaged_model_is_kept_once_it_has_followed_the_student(
     assert not (tmp_path / "never" / "ema").exists()
 
 
-def test_the_files_that_training_starts_from_are_hashed(tmp_path: Path) -> None:
-    assert digests_of_start(train_config()) == {}
-    weights = official_backbone(tmp_path / "mit_tiny.pth", seed=1)
-    student = build_student(STUDENT, num_classes=11, seed=6)
-    save_student(student, tmp_path / "start", config=STUDENT, meta=META)
-    config = train_config(init=str(tmp_path / "start"), student={"weights": weights})
-    before = digests_of_start(config)
-    assert {Path(path).name for path in before} == {
-        "mit_tiny.pth",
-        "config.json",
-        "model.safetensors",
-    }
-    official_backbone(tmp_path / "mit_tiny.pth", seed=2)
-    after = digests_of_start(config)
-    assert {path for path in after if after[path] != before[path]} == {weights}
-
-
 def remove_index(world: World) -> None:
     world.index_path.unlink()
-
-
-def forget_target(world: World) -> None:
-    world.embed(domains=["source"])
-
-
-def forget_level_in_index(world: World) -> None:
-    index = json.loads(world.index_path.read_text())
-    for entry in index["stores"].values():
-        del entry["levels"]["stride16"]
-    world.index_path.write_text(json.dumps(index))
-
-
-def remove_shard(world: World) -> None:
-    (world.store("target") / "stride16" / "c.1.0.0.0").unlink()
-
-
-def add_images(world: World) -> None:
-    world.prepare(images=7)
 
 
 def change_image(world: World) -> None:
@@ -502,14 +411,6 @@ def mix_teachers(world: World) -> None:
     ("damage", "kind", "says"),
     [
         (remove_index, StoreMissingError, "no index of features at"),
-        (
-            forget_target,
-            StoreMissingError,
-            "of target, only of ['source']: add it to embed.domains",
-        ),
-        (forget_level_in_index, StoreIncompleteError, "only stride8: add it to embed.levels"),
-        (remove_shard, StoreIncompleteError, "shard 1 of stride16"),
-        (add_images, StoreIncompleteError, "has no image 'source/train/"),
         (change_image, StoreMismatchError, "1 images changed since they were embedded"),
         (mix_teachers, StoreMismatchError, "of two teachers"),
     ],

@@ -1,16 +1,13 @@
 import errno
 import multiprocessing
 import os
-import random
 import resource
-import shutil
 import signal
 import subprocess
 import sys
 import time
 import zipfile
 from collections.abc import Callable
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,9 +15,8 @@ from unittest import mock
 import pytest
 import torch
 
-from stages.student.student import Student, build_student
-from stages.train.config import OptimizerConfig
-from stages.train.state import FORMAT, TrainingState, build_optimizer
+from stages.student.student import Student
+from stages.train.state import FORMAT, TrainingState
 from store.errors import CheckpointError
 from tests.train.example import train_config
 from tests.train.world import World, assert_same, results, training_state
@@ -71,25 +67,7 @@ def updated(seed: int, **changes: Any) -> TrainingState:  # noqa: ANN401
     return state
 
 
-def contents(state: TrainingState) -> dict[str, Any]:
-    models = state.models
-    parts = (models.student, models.ema, models.regularizer, state.optimizer, state.curves)
-    return {str(n): part.state_dict() for n, part in enumerate(parts) if part is not None}
-
-
-@pytest.mark.parametrize(
-    "changes", [{}, {"self_training": None, "regularizer": {"on": []}}], ids=["all", "student"]
-)
-def test_a_saved_state_comes_back_bit_for_bit(tmp_path: Path, changes: dict[str, Any]) -> None:
-    saved, loaded = updated(1, **changes), updated(2, **changes)
-    saved.save(tmp_path / "checkpoint.pt", iteration=7, fingerprint=FINGERPRINT)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
-    found = loaded.load(tmp_path / "checkpoint.pt", fingerprint=FINGERPRINT, device=CPU)
-    assert found == 7
-    assert_same(contents(loaded), contents(saved))
-
-
-@pytest.mark.parametrize("room", [0, 10**3, 10**5, 10**6], ids=lambda room: f"{room} bytes")
+@pytest.mark.parametrize("room", [0, 10**5], ids=lambda room: f"{room} bytes")
 def test_a_disk_that_fills_up_is_named_and_keeps_the_old_checkpoint(
     tmp_path: Path, room: int
 ) -> None:
@@ -108,21 +86,6 @@ def test_a_disk_that_fills_up_is_named_and_keeps_the_old_checkpoint(
     assert path.read_bytes() == before
 
 
-def test_neither_teacher_nor_imagenet_model_is_saved(tmp_path: Path) -> None:
-    state = training_state(train_config(), seed=1, imagenet=True)
-    state.save(tmp_path / "checkpoint.pt", iteration=1, fingerprint=FINGERPRINT)
-    assert sorted(torch.load(tmp_path / "checkpoint.pt")) == [
-        "curves",
-        "ema",
-        "fingerprint",
-        "format",
-        "iteration",
-        "optimizer",
-        "regularizer",
-        "student",
-    ]
-
-
 @pytest.mark.parametrize(("version", "fingerprint"), [(FORMAT, "e" * 64), (99, FINGERPRINT)])
 def test_a_checkpoint_of_another_run_or_format_is_refused(
     tmp_path: Path, version: int, fingerprint: str
@@ -131,19 +94,11 @@ def test_a_checkpoint_of_another_run_or_format_is_refused(
     torch.save({"format": version, "fingerprint": fingerprint}, path)
     with pytest.raises(CheckpointError, match=r"checkpoint\.pt is of another run; give another"):
         state.load(path, fingerprint=FINGERPRINT, device=CPU)
-    assert_same(contents(state), contents(updated(2)))
+    assert_same(state.models.student.state_dict(), updated(2).models.student.state_dict())
 
 
 def cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def scramble(path: Path) -> None:
-    path.write_bytes(b"no checkpoint" * 100)
 
 
 def flip_a_bit(path: Path) -> None:
@@ -154,19 +109,11 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(data)
 
 
-def drop_the_optimiser(path: Path) -> None:
-    content = torch.load(path)
-    del content["optimizer"]
-    torch.save(content, path)
-
-
 def save_something_else(path: Path) -> None:
     torch.save([1, 2, 3], path)
 
 
-@pytest.mark.parametrize(
-    "damage", [cut_short, empty, scramble, flip_a_bit, drop_the_optimiser, save_something_else]
-)
+@pytest.mark.parametrize("damage", [cut_short, flip_a_bit, save_something_else])
 def test_a_damaged_checkpoint_is_refused_in_one_line(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
@@ -180,34 +127,35 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("reads", "error"),
     [
-        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
-        (MemoryError(), "out of memory"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "CUDA out of memory"),
-        (RuntimeError("CUDA error: an illegal memory access"), "CUDA error"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "can't allocate"),
+        ("zipfile.ZipFile.testzip", OSError(errno.EIO, "Input/output error")),
+        ("torch.load", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")),
     ],
-    ids=lambda value: type(value).__name__,
 )
-@pytest.mark.parametrize("reads", ["zipfile.ZipFile.testzip", "torch.load"])
 def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: str, error: Exception, says: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: str, error: Exception
 ) -> None:
     path = tmp_path / "checkpoint.pt"
     updated(1).save(path, iteration=7, fingerprint=FINGERPRINT)
     monkeypatch.setattr(reads, mock.Mock(side_effect=error))
     with pytest.raises(CheckpointError, match="may well be sound") as caught:
         updated(2).load(path, fingerprint=FINGERPRINT, device=CPU)
-    assert says in str(caught.value)
     assert str(path) in str(caught.value)
     assert "damaged" not in str(caught.value)
 
 
 @pytest.fixture(scope="module")
 def killed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undisturbed run, and one for each of `KILLS` that was killed and then run again."""
-    return in_new_process("kill_at_events", world, tmp_path_factory.mktemp("killed"))
+    """An undisturbed run, and one for each of `KILLS` that was killed and then run again.
+
+    In a process that forks: this one has threads by now.
+    """
+    out = tmp_path_factory.mktemp("killed")
+    code = "import sys; from tests.train import test_state as t; t.kill_at_events(*sys.argv[1:])"
+    command = [sys.executable, "-c", code, str(world.folder), str(out)]
+    subprocess.run(command, cwd=REPOSITORY, check=True, timeout=600)
+    return out
 
 
 @pytest.mark.parametrize("name", KILLS)
@@ -226,29 +174,10 @@ def test_loader_processes_end_with_a_killed_run(killed: Path) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.slow
-def test_kills_at_twenty_random_moments_end_in_the_same_bits(world: World, tmp_path: Path) -> None:
-    out = in_new_process("kill_at_random", world, tmp_path)
-    expected = results(out / "undisturbed")
-    runs = sorted(out.glob("random-*"))
-    assert len(runs) == 20
-    resumed = {(run / "resumed").read_text() for run in runs}
-    assert len(resumed) > 2
-    for run in runs:
-        assert_same(results(run), expected)
-
-
-def in_new_process(function: str, world: World, out: Path) -> Path:
-    """Call a function below in a process that forks: this one has threads by now."""
-    code = f"import sys; from tests.train import test_state as t; t.{function}(*sys.argv[1:])"
-    command = [sys.executable, "-c", code, str(world.folder), str(out)]
-    subprocess.run(command, cwd=REPOSITORY, check=True, timeout=600)
-    return out
-
-
 def kill_at_events(world: str, out: str) -> None:
     """Kill one run at each event of `KILLS`, and run it again."""
-    settle()
+    torch.set_num_threads(1)
+    os.fsync = lambda fd: None
     assert fork(lambda: train(world, Path(out) / "undisturbed")) == 0
     for name, (event, count, _) in KILLS.items():
         folder = Path(out) / name
@@ -259,41 +188,6 @@ def kill_at_events(world: str, out: str) -> None:
 
         assert fork(doomed) == -signal.SIGKILL
         assert fork(lambda folder=folder: train(world, folder)) == 0  # type: ignore[misc]
-
-
-def kill_at_random(world: str, out: str) -> None:
-    """Kill twenty runs twice each, at random moments; one that ends before it is killed is redone.
-
-    The moments are spread over the time of a whole run, which is the shortest seen: the first one
-    of a process is slow, and kills that come too late would test nothing.
-    """
-    settle()
-    seconds = min(timed_run(world, Path(out) / "undisturbed") for _ in range(2))
-    rng = random.Random(0)
-    for run in range(20):
-        folder = Path(out) / f"random-{run:02d}"
-        kills = 0
-        while kills < 2:
-            code = fork(lambda folder=folder: train(world, folder), rng.uniform(0, seconds))  # type: ignore[misc]
-            kills = kills + 1 if code == -signal.SIGKILL else 0
-            if code == 0:
-                shutil.rmtree(folder)
-            else:
-                assert code == -signal.SIGKILL
-        assert fork(lambda folder=folder: train(world, folder)) == 0  # type: ignore[misc]
-
-
-def timed_run(world: str, folder: Path) -> float:
-    """Train from the beginning; return the seconds it took."""
-    shutil.rmtree(folder, ignore_errors=True)
-    started = time.perf_counter()
-    assert fork(lambda: train(world, folder)) == 0
-    return time.perf_counter() - started
-
-
-def settle() -> None:
-    torch.set_num_threads(1)
-    os.fsync = lambda fd: None
 
 
 def train(world: str, out: Path, workers: int = 0) -> None:
@@ -308,8 +202,8 @@ def steps_of(student: Student) -> float:
     return max(float(value) for name, value in student.named_buffers() if "num_batches" in name)
 
 
-def fork(work: Callable[[], None], seconds: float | None = None) -> int:
-    """Do the work in a child, killed after some seconds; return its exit code."""
+def fork(work: Callable[[], None]) -> int:
+    """Do the work in a child; return its exit code."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -318,9 +212,6 @@ def fork(work: Callable[[], None], seconds: float | None = None) -> int:
             code = 0
         finally:
             os._exit(code)
-    if seconds is not None:
-        time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -360,51 +251,3 @@ def kill_at(folder: Path, event: str, count: int) -> None:
     Path.replace = replacing  # type: ignore[assignment,method-assign]
     torch.optim.AdamW.step = stepping  # type: ignore[assignment,method-assign]
     torch.save = saving  # type: ignore[assignment]
-
-
-CONFIG = OptimizerConfig(
-    lr=6e-5,
-    head_lr_factor=10.0,
-    regularizer_lr_factor=3.0,
-    weight_decay=0.01,
-    betas=(0.9, 0.99),
-    warmup_iterations=1500,
-    warmup_ratio=1e-6,
-    power=1.0,
-)
-
-
-@pytest.fixture(scope="module")
-def student() -> Student:
-    return build_student(train_config().student, num_classes=2, seed=0)
-
-
-def test_the_fused_update_is_that_of_the_plain_one(student: Student) -> None:
-    """Fused changes the order of roundings alone."""
-    results = []
-    for fused in (True, False):
-        copy = deepcopy(student)
-        optimizer = build_optimizer(copy, None, CONFIG)
-        assert all(group["fused"] for group in optimizer.param_groups)
-        if not fused:
-            for group in optimizer.param_groups:
-                group.update(fused=False, foreach=False)
-        generator = torch.Generator().manual_seed(0)
-        for _ in range(5):
-            for parameter in copy.parameters():
-                parameter.grad = torch.randn(parameter.shape, generator=generator)
-            optimizer.step()
-        results.append([parameter.detach() for parameter in copy.parameters()])
-    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-8)
-
-
-def test_an_update_is_skipped_where_the_device_says_so(student: Student) -> None:
-    copy = deepcopy(student)
-    optimizer = build_optimizer(copy, None, CONFIG)
-    before = deepcopy(copy.state_dict())
-    for parameter in copy.parameters():
-        parameter.grad = torch.full_like(parameter, torch.nan)
-    optimizer.found_inf = torch.tensor(1.0)  # type: ignore[attr-defined]
-    optimizer.step()
-    assert all(torch.equal(before[name], value) for name, value in copy.state_dict().items())
-    assert all(float(state["step"]) == 0 for state in optimizer.state.values())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
@@ -29,12 +30,10 @@ from stages.train.distill import Distiller
 from stages.train.loop import Progress
 from stages.train.models import ImageNetReference, Models, without_noise
 from stages.train.monitor import Curves
-from stages.train.ranks import ALONE, Ranks
 from stages.train.regularizers.branch import Branch
 from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from stages.train.stage import TrainResult
 from stages.train.state import TrainingState, build_optimizer
-from stages.train.step import STORED, Feed
 from stages.train.validate import Validation
 from stages.train.workspace import Workspace
 from store.index import Index, StoreEntry
@@ -179,24 +178,36 @@ class World:
         config: TrainConfig,
         out: Path,
         progress: Progress = silent,
-        *,
-        validation: Validation | None = None,
-        fresh: bool = False,
-        move_aside: bool = False,
-        feed: Feed = STORED,
-        ranks: Ranks = ALONE,
+        **options: Any,  # noqa: ANN401
     ) -> TrainResult:
-        return stage.run(
-            config,
-            workspace=self.workspace,
-            out=out,
-            progress=progress,
-            validation=validation,
-            fresh=fresh,
-            move_aside=move_aside,
-            feed=feed,
-            ranks=ranks,
-        )
+        """Train; options are those of `stage.run`."""
+        return stage.run(config, workspace=self.workspace, out=out, progress=progress, **options)
+
+    def resumes(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        *,
+        stop: int,
+        at: int,
+        cheaper: TrainConfig | None = None,
+        validation: Validation | None = None,
+    ) -> dict[str, Any]:
+        """Train through, and stopped after some steps and resumed; demand and return equal bits."""
+
+        def interrupt(done: int, total: int, what: str) -> None:
+            if done == stop:
+                raise KeyboardInterrupt
+
+        through, again = folder / "through", folder / "resumed"
+        assert self.train(config, through, validation=validation).resumed_from is None
+        with pytest.raises(KeyboardInterrupt):
+            self.train(config, again, interrupt, validation=validation)
+        resumed = self.train(cheaper or config, again, validation=validation)
+        assert resumed.resumed_from == at
+        found = results(through)
+        assert_same(results(again), found)
+        return found
 
     def scripted(self, outcome: Callable[[Student], float]) -> Scripted:
         """Validate on the target by something else than its labels."""

@@ -54,12 +54,8 @@ class StudentDrop(_DropoutNd):
 class AlignedBranch(Branch):
     """Fusion of each stage that reads a level, and a head of its own.
 
-    Args:
-        in_channels: Channels of the student's stages, finest first.
-        teacher_channels: Channels of each level.
-        levels: The teacher level that each stage reads; None leaves a stage as it is.
-        student_drop: Share of samples that see the teacher alone while training.
-        head: A copy of the student's, to begin with.
+    A stage without a level stays as it is; `student_drop` is the share of samples that see the
+    teacher alone while training.
     """
 
     labels_target = True

@@ -27,15 +27,10 @@ class Branch(nn.Module):
 
     The layers that read for stage i are `embed.i` and `fusion.i`. Parameters below `head` learn as
     the student's head does, all others as `optimizer.regularizer_lr_factor` says.
-
-    Attributes:
-        labels_target: Whether the branch's average makes the pseudo-labels, instead of the EMA
-            model alone.
-        fusion: The layers, by the number of their stage.
     """
 
-    labels_target: ClassVar[bool] = False
-    fusion: nn.ModuleDict
+    labels_target: ClassVar[bool] = False  # its average makes the pseudo-labels with the EMA model
+    fusion: nn.ModuleDict  # by the number of the stage
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,12 +48,7 @@ class Branch(nn.Module):
                 f"train.regularizer.refine: levels of {channels} and {others[0]} channels cannot "
                 "share its maps; read levels of one width, or set it to null"
             )
-        self.refiner = LowRankTokens(
-            channels,
-            len(teacher_channels),
-            tokens=tokens,
-            rank=rank,
-        )
+        self.refiner = LowRankTokens(channels, len(teacher_channels), tokens=tokens, rank=rank)
 
     def refined(self, teacher: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return the maps (B, C, h, w) refined, where there is a refiner."""
@@ -69,14 +59,9 @@ class Branch(nn.Module):
 
     @abstractmethod
     def forward(self, student: Sequence[Tensor], teacher: Mapping[str, Tensor]) -> list[Tensor]:
-        """Enhance the student's maps.
+        """Enhance the student's maps (B, C_i, H_i, W_i), finest first.
 
-        Args:
-            student: Maps (B, C_i, H_i, W_i), finest first.
-            teacher: Level -> (B, C, h, w) of the same places, in the student's dtype.
-
-        Returns:
-            Maps of the student's shapes.
+        `teacher` is level -> (B, C, h, w) of the same places, in the student's dtype.
         """
 
     def logits(self, student: Student, seen: Pass, teacher: Mapping[str, Tensor]) -> Tensor | Fused:

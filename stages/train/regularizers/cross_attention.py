@@ -55,13 +55,8 @@ class CrossAttention(nn.Module):
 class CrossAttentionBranch(Branch):
     """Enhance student feature maps by teacher features (SSR, arXiv 2401.14686).
 
-    Student and teacher grids need not match: nothing is resized and no position is coded.
-
-    Args:
-        in_channels: Channels of the student's stages, finest first.
-        teacher_channels: Channels of each level.
-        heads: Attention heads per stage.
-        levels: The teacher level that each stage reads; None leaves a stage as it is.
+    Student and teacher grids need not match: nothing is resized and no position is coded. A stage
+    without a level stays as it is.
     """
 
     def __init__(
