@@ -107,11 +107,8 @@ def run(
     require_classes(card.meta, classes.names, origin=str(student))
     network.to(device)
     for name, source in config.datasets.items():
-        measurements = MeasurementCache(cache or out / "scan-cache")
-        try:
-            datasets[name] = _of_source(source, name, classes, at_least_px, measurements, progress)
-        finally:
-            measurements.save()
+        kept = cache or out / "scan-cache"
+        datasets[name] = _of_source(source, name, classes, at_least_px, kept, progress)
     measured = {
         name: _measure(network, name, dataset, classes, config, device, progress)
         for name, dataset in datasets.items()
@@ -144,7 +141,7 @@ def _of_source(
     name: str,
     classes: ClassTable,
     at_least_px: int,
-    cache: MeasurementCache,
+    cache: Path,
     progress: Progress,
 ) -> Dataset:
     """List and check the val split of a dataset of `evaluate.datasets`.
