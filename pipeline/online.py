@@ -17,14 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.params import Params
+from pipeline.project import Project
 from stages.embed.config import EmbedConfig
 from stages.embed.stores import require_provenance, require_weights
 from stages.embed.task import add_tile, teacher_input
 from stages.embed.teachers.teacher import Encoder
 from stages.embed.tiling import Tile
 from stages.prepare.geometry import flip
-from stages.prepare.manifest import Domain, Manifest
+from stages.prepare.manifest import Domain
 from stages.train.crops import TrainingCrops
 from stages.train.monitor import STAGES
 from store.errors import ConfigError
@@ -75,12 +75,7 @@ class OnlineReport:
 
 
 def compare_online(
-    params: Params,
-    manifest: Manifest,
-    *,
-    store: Url,
-    crops: int,
-    progress: Callable[[int, int, str], None],
+    project: Project, *, store: Url, crops: int, progress: Callable[[int, int, str], None]
 ) -> OnlineReport:
     """Run the teacher on the first crops that training would draw, and compare.
 
@@ -92,7 +87,7 @@ def compare_online(
         CheckpointError: If the teacher's weights are missing or damaged.
         DataError: If an image changed since `ssr prepare`.
     """
-    reader = FeatureReader(store)
+    params, manifest, reader = project.params, project.manifest, FeatureReader(store)
     spec, levels = reader.header.spec, reader.header.levels
     if spec.domain == "restyled":
         raise ConfigError(f"{store}: is of restyled images: give the store of the source")
@@ -121,7 +116,7 @@ def compare_online(
     data = TrainingCrops(
         config=config,
         manifest=manifest,
-        roots=params.prepare.roots,
+        roots=project.workspace.roots,
         readers={domain: reader},
     )
 

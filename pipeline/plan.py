@@ -21,9 +21,9 @@ from uuid import uuid4
 import torch
 from rich.filesize import decimal
 
-from pipeline.checks import planned
 from pipeline.console import console, print_table
 from pipeline.params import Params
+from pipeline.project import Project
 from stages.embed.config import EmbedConfig
 from stages.prepare.manifest import Domain, Manifest
 from stages.restyle.stage import planned_mixes, with_planned
@@ -72,17 +72,18 @@ class LevelPlan:
     size_bytes: int
 
 
-def plan_stores(params: Params, manifest: Manifest) -> list[LevelPlan]:
+def plan_stores(project: Project) -> list[LevelPlan]:
     """Plan the stores that embedding all that the params name leaves.
 
     Raises:
         DataError: If the manifest has no images of a domain to embed.
     """
     levels = []
+    params, images = project.params, project.manifest
     if "restyled" in params.embed.domains and params.restyle is not None:
-        manifest = with_planned(manifest, params.restyle)
+        images = with_planned(images, params.restyle)
     for domain in params.embed.domains:
-        store = planned(params, manifest, domain, weights={})
+        store = project.planned_store(domain, images, weights={})
         sizes_px = Counter(image.working_size_px for image in store.images)
         passes = _passes(params.embed, params.embed.stored_levels)
         for level in params.embed.stored_levels:
@@ -129,10 +130,10 @@ def free_bytes(url: str) -> int | None:
     """Return the room on the disk of a store url; None for one that is not on a disk."""
     if "://" in url:
         return None
-    return disk_usage(_nearest(Path(url).expanduser())).free
+    return disk_usage(nearest(Path(url).expanduser())).free
 
 
-def _nearest(path: Path) -> Path:
+def nearest(path: Path) -> Path:
     """Return a folder, or the nearest above it that is there."""
     path = path.absolute()
     while not path.exists():
@@ -187,7 +188,7 @@ def writing_speed(url: Url) -> float:
     Raises:
         StoreError: Where it cannot be written.
     """
-    files = files_at(_nearest(url) if isinstance(url, Path) else url)
+    files = files_at(nearest(url) if isinstance(url, Path) else url)
     name, data = f"speed-{uuid4().hex}", os.urandom(WRITE_TEST_BYTES)
     with one_line_for_os_errors(files.url):
         try:
@@ -198,17 +199,16 @@ def writing_speed(url: Url) -> float:
             files.delete(name)
 
 
-def print_plan(
-    params: Params, manifest: Manifest, *, device: str | None = None, calibrate: bool = False
-) -> None:
+def print_plan(project: Project, *, device: str | None, calibrate: bool) -> None:
     """Show what stage one will cost on a device, by default this machine's, which may be timed."""
+    params, manifest = project.params, project.manifest
     embed, codec = params.embed, params.store.codec
     teacher = embed.teacher
     if device is None or calibrate:
         on_gpu = embed.device != "cpu" and torch.cuda.is_available()
         device = torch.cuda.get_device_name() if on_gpu else CPU
     speed = measured_speed(embed) if calibrate else table_speed(embed, device)
-    levels, macs = plan_stores(params, manifest), teacher.macs_per_tile()
+    levels, macs = plan_stores(project), teacher.macs_per_tile()
     work = "tiles" if macs is None else f"{macs / 1e9:,.4g} GMAC per tile"
     tiles = sum(level.tiles for level in levels)
     rows = [(f"{each.domain} {each.level}", [each]) for each in levels] + [("in all", levels)]

@@ -6,15 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline import (
-    INDEX,
-    MANIFEST,
-    PARAMS,
-    RUN,
-    Overrides,
-    ParamsFile,
-    RunFolder,
-)
+from pipeline import PARAMS, RUN, Overrides, ParamsFile, RunFolder
 from store.errors import ConfigError
 
 ModelFolder = Annotated[
@@ -122,22 +114,22 @@ def probe(
 
     Example: ssr probe --student runs --json probe.json
     """
-    from pipeline.checks import current_manifest
     from pipeline.console import progress
-    from pipeline.params import load_params
+    from pipeline.project import Project
     from pipeline.tables import print_probe
     from stages.evaluate.probe import run
     from store.atomic import write_bytes
     from store.fingerprint import canonical_json
     from store.index import Index
 
-    config = load_params(params, overrides)
+    project = Project.load(params, overrides)
+    place = project.workspace
     with progress("probe", "images") as report:
         found = run(
-            current_manifest(config, MANIFEST),
-            roots=config.prepare.roots,
-            stores=config.store.location,
-            index=Index.read(INDEX),
+            project.manifest,
+            roots=place.roots,
+            stores=place.stores,
+            index=Index.read(place.index),
             images=images,
             student=student,
             progress=report,

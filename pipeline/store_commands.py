@@ -1,17 +1,11 @@
 """Commands of `ssr` about one feature store: what it holds, whether it is sound, other codecs."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from pipeline import INDEX, MANIFEST, PARAMS, RESTYLED, Overrides, ParamsFile, StoreUrl
-
-if TYPE_CHECKING:
-    from pipeline.params import Params
-    from store.files import Url
-    from store.verify import Report
+from pipeline import PARAMS, Overrides, ParamsFile, StoreUrl
 
 
 def inspect(
@@ -74,9 +68,8 @@ def verify(
 
     from rich.filesize import decimal
 
-    from pipeline.checks import current_manifest
     from pipeline.console import console, progress
-    from pipeline.params import load_params
+    from pipeline.project import Project
     from pipeline.tables import print_damage, print_online
     from store.atomic import write_bytes
     from store.errors import ConfigError, StoreError, StoreUnreadableError
@@ -90,22 +83,16 @@ def verify(
             raise ConfigError("--repair and --online are two different things; give one of them")
         from pipeline.online import compare_online
 
-        config = load_params(params, overrides)
+        project = Project.load(params, overrides)
         with progress("verify", "crops") as report:
-            agreement = compare_online(
-                config,
-                current_manifest(config, MANIFEST),
-                store=place,
-                crops=online,
-                progress=report,
-            )
+            agreement = compare_online(project, store=place, crops=online, progress=report)
         print_online(agreement)
         if json is not None:
             write_bytes(json, canonical_json(asdict(agreement)))
         return
     with progress("verify", "shards") as report:
         if repair:
-            found = _repair(load_params(params, overrides), place, report)
+            found = Project.load(params, overrides).repair(place, report)
         else:
             found = find_damage(place, progress=lambda done, todo: report(done, todo, store))
     if json is not None:
@@ -130,67 +117,6 @@ def verify(
         )
     read = f"{found.shards} shards, {decimal(found.size_bytes)}"
     console.print(f"{store}: {read}, every file is what was written")
-
-
-def _repair(params: "Params", url: "Url", progress: Callable[[int, int, str], None]) -> "Report":
-    """Make damaged and missing shards again; return what is damaged then, or could not be read.
-
-    What could not be read is left as it is: it may be sound.
-
-    Raises:
-        ConfigError: If the store is not one that the params ask for.
-        DataError: If an image of a damaged shard cannot be read: nothing was touched.
-        SSRError: As `stages.embed.stage.run`.
-    """
-    from pipeline.checks import (
-        is_labels,
-        is_prefixes,
-        manifest_to_embed,
-        require_planned,
-        run_embed,
-        run_label,
-        run_prefixes,
-    )
-    from stages.prepare.pixels import read_raw
-    from store import verify
-    from store.lease import WHOLE
-    from store.spec import upright
-
-    manifest = manifest_to_embed(params, MANIFEST)
-
-    def find_damage() -> "Report":
-        return verify.verify(url, progress=lambda done, todo: progress(done, todo, "verify"))
-
-    if is_labels(params, url, INDEX):
-        for _ in ("metadata", "shards"):
-            verify.discard(url, find_damage().damage)
-            run_label(params, manifest_path=MANIFEST, index_path=INDEX, progress=progress)
-        return find_damage()
-    if is_prefixes(params, url):
-        for _ in ("metadata", "shards"):
-            verify.discard(url, find_damage().damage)
-            run_prefixes(params, manifest, progress=progress)
-        return find_damage()
-    domain = require_planned(params, manifest, url)
-    roots = {**params.prepare.roots, "restyled": RESTYLED.with_suffix("")}
-    records = {record.image_id: record for record in manifest.select(domain=domain)}
-    report = find_damage()
-    for _ in ("metadata", "shards"):  # shards are looked at once the metadata is sound
-        if not report.damage:
-            break
-        for image_id in {i for one in report.damage for i in one.images}:
-            if image_id in records:  # else a shard that is partly intact could not be made anew
-                read_raw(records[image_id], roots[domain])
-        verify.discard(url, report.damage)
-        damaged = {one.level for one in report.damage if one.level is not None}
-        wanted = {*params.embed.levels, *map(upright, damaged)}
-        levels = tuple(name for name in params.embed.teacher.levels() if name in wanted)
-        flips = ("none", "horizontal") if damaged - wanted else params.embed.flips
-        update = {"domains": (domain,), "levels": levels, "flips": flips}
-        alone = params.model_copy(update={"embed": params.embed.model_copy(update=update)})
-        run_embed(alone, manifest, index_path=INDEX, progress=progress, step=WHOLE)
-        report = find_damage()
-    return report
 
 
 def convert(

@@ -21,10 +21,10 @@ from PIL import Image
 from rich.filesize import decimal
 
 from pipeline import INDEX, MANIFEST, RUN
-from pipeline.checks import current_manifest, require_current_stores
 from pipeline.console import cost_of, versions
 from pipeline.params import Params
 from pipeline.pictures import Painter, read_photo
+from pipeline.project import Project
 from pipeline.tables import UNTRAINED, sizes_text, statistics_text, teacher_of
 from stages.embed.stores import weights_of
 from stages.evaluate.pictures import read_pictures
@@ -308,11 +308,11 @@ class _Run:
 
     def warnings(self) -> list[str]:
         """Say what on the page does not belong together, or not to the parameters."""
-        params, found = self.params, []
+        project, found = Project(self.params), []
         if MANIFEST.is_file():
-            found.append(Part.of(lambda: current_manifest(params, MANIFEST)).missing)
+            found.append(Part.of(lambda: project.manifest).missing)
         if INDEX.is_file():
-            found.append(Part.of(lambda: require_current_stores(params, INDEX)).missing)
+            found.append(Part.of(project.require_current_stores).missing)
         if Part.of(lambda: measured_card(self.run, read_scores(self.run))) == Part(None):
             found.append(
                 "The evaluation below is of another student than the present one: run "

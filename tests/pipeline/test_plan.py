@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from pipeline import MANIFEST
 from pipeline.params import Params, load_params
 from pipeline.plan import (
     LevelPlan,
@@ -15,6 +14,7 @@ from pipeline.plan import (
     size_bytes,
     tiles_per_step,
 )
+from pipeline.project import Project
 from stages.embed.teachers.sam_encoder import SamEncoder, macs_per_tile
 from stages.embed.teachers.sam_sizes import ArchitectureName
 from stages.prepare.labels import CITYSCAPES_19
@@ -74,7 +74,7 @@ def records(domain: Domain, count: int, size_px: tuple[int, int]) -> list[ImageR
 
 
 def planned(*overrides: str) -> list[LevelPlan]:
-    return plan_stores(load_params(Path("params.yaml"), overrides), Manifest.read(MANIFEST))
+    return plan_stores(Project.load(Path("params.yaml"), overrides))
 
 
 def test_sizes_are_those_of_shards(there: Path) -> None:
@@ -103,7 +103,9 @@ def test_tiles_are_counted_as_they_are_encoded(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_papers_setting_needs_what_its_arithmetic_says(paper: Callable[..., Params]) -> None:
     images = (*records("source", 24_966, (704, 1280)), *records("target", 2_975, (512, 1024)))
-    plan = plan_stores(paper(), Manifest(CITYSCAPES_19, images, {}))
+    project = Project(paper())
+    Manifest(CITYSCAPES_19, images, {}).update(project.workspace.manifest)
+    plan = plan_stores(project)
     # 704x1280 is 88x160 tokens of stride 8: 2x3 tiles of 64 that share 8; 512x1024 is 64x128: 1x3
     assert sum(level.tiles for level in plan) == 24_966 * 6 + 2_975 * 3
     tokens = 24_966 * (96 * 160) + 2_975 * (64 * 128)  # in whole chunks of 16x16
