@@ -289,7 +289,6 @@ def embed(
     """
     from pipeline.console import console, noted
     from pipeline.project import Project
-    from pipeline.tables import print_embedded
     from store.errors import ConfigError
 
     if (part is not None) + init_only + finalise > 1:
@@ -300,7 +299,16 @@ def embed(
     with noted("embed", "images", INDEX.parent) as report:
         result = project.embed(report, step=step)
         views = project.store_prefixes(report, step=step)
-    print_embedded(result, step)
+    for domain, done in result.domains.items():
+        if step == "init":
+            console.print(f"{domain}: {done.path} is ready for parts; next: `ssr embed --part 1/N`")
+            continue
+        speed = f" at {done.images_per_second:.1f} images/s" if done.embedded else ""
+        share = "" if part is None else f", part {part}"
+        now = "" if step == "finalise" else f"{share}, {done.embedded} embedded now{speed}"
+        console.print(f"{domain}: {done.images} images in {done.path}{now}")
+    if part is not None:
+        console.print("when all parts are done: `ssr embed --finalise`")
     if views is not None:
         console.print(f"prefixes: {views} views now, for train.student.rein.views")
 
@@ -326,14 +334,18 @@ def label(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # no
 
     Example: ssr label -S train.self_training.labels=store
     """
-    from pipeline.console import noted
+    from pipeline.console import console, noted
     from pipeline.project import Project
-    from pipeline.tables import print_labels
+    from pipeline.tables import print_classifier
 
     project = Project.load(params, overrides)
     with noted("label", "images", INDEX.parent) as report:
         result = project.label(report)
-    print_labels(result)
+    if (labels := result.entry) is None:
+        console.print("train.self_training.labels asks for no labels from the store")
+        return
+    console.print(f"{labels.images} images in {labels.path}, {result.labelled} labelled now")
+    print_classifier(labels.provenance)
 
 
 @app.command()
@@ -363,7 +375,7 @@ def train(
     """
     from pipeline.console import console, noted
     from pipeline.project import Project
-    from pipeline.tables import print_trained, print_validation
+    from pipeline.tables import UNTRAINED
 
     if hash_start:
         from stages.train.workspace import digests_of_start
@@ -383,7 +395,16 @@ def train(
         config, workspace = project.params.train, project.workspace
         project.require_current_inputs()
         validation, without = choose_validation(config, project.manifest, workspace)
-        print_validation(validation, config.validate_every, out, without)
+        if validation is None and config.validate_every:
+            console.print("no validation: neither domain has labelled val images")
+        elif validation is not None and config.validate_every:
+            labels = "without a label of the target"
+            if validation.sees_target_labels:
+                labels = "by TARGET LABELS, which unsupervised adaptation does not have"
+            where = f"every {config.validate_every} steps on {validation.on}"
+            console.print(f"validation {where}: the best is chosen {labels}; kept in {out}/best")
+            if without is not None:
+                console.print(without)
         with noted("train", "steps", out if ranks.first else None) as report:
             result = stage.run(
                 config,
@@ -395,7 +416,13 @@ def train(
                 move_aside=move_aside,
                 ranks=ranks,
             )
-        print_trained(result, config.total_steps)
+    if result.resumed_from is not None:
+        console.print(f"resumed after {result.resumed_from} of {config.total_steps} steps")
+    if (best := result.curves.best) is not None:
+        console.print(f"best validation: mean IoU {best['miou']:.2f} at step {best['iteration']}")
+    if result.teacher_trained is False:
+        console.print(UNTRAINED)
+    console.print(f"student in {result.student}, {result.seconds:.0f} s")
 
 
 @app.command()

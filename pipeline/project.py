@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline import INDEX, MANIFEST
 from pipeline.params import Params, load_params
@@ -237,8 +237,7 @@ class Project:
             DataError: If an image of a damaged shard cannot be read: nothing was touched.
             SSRError: As the stage that makes the store.
         """
-        is_labels = self._is_labels(url)
-        domain = None if is_labels or self._is_prefixes(url) else self._domain_of(url)
+        kind = self._kind_of(url)
 
         def find_damage() -> verify.Report:
             return verify.verify(url, progress=lambda done, todo: progress(done, todo, "verify"))
@@ -247,58 +246,53 @@ class Project:
         for _ in ("metadata", "shards"):  # shards are looked at once the metadata is sound
             if not report.damage:
                 break
-            if domain is not None:
-                self._require_readable(domain, {i for one in report.damage for i in one.images})
-            verify.discard(url, report.damage)
-            if is_labels:
+            if kind == "labels":
+                verify.discard(url, report.damage)
                 self.label(progress)
-            elif domain is None:
+            elif kind == "prefixes":
+                verify.discard(url, report.damage)
                 self.store_prefixes(progress)
             else:
+                images = self.images_to_embed
+                damaged = {image_id for one in report.damage for image_id in one.images}
+                for record in images.select(domain=kind):
+                    if record.image_id in damaged:  # else a shard that is partly intact were lost
+                        read_raw(record, self._roots[kind])
+                verify.discard(url, report.damage)
                 levels = {one.level for one in report.damage if one.level is not None}
-                alone = self._limited_to(domain, levels)
-                alone.embed(progress, step=WHOLE, images=self.images_to_embed)
+                alone = self._limited_to(kind, levels)
+                alone.embed(progress, step=WHOLE, images=images)
             report = find_damage()
         return report
 
-    def _is_labels(self, url: Url) -> bool:
-        entry = label_stage.kept_labels(self.workspace.labels)
-        if entry is None or self.params.wanted_label is None:
-            return False
-        return self._is_at(url, entry.path)
+    def _kind_of(self, url: Url) -> Domain | Literal["labels", "prefixes"]:
+        """Say which store of this project it is: a domain's features, or another one."""
+        place, train = self.workspace, self.params.train
 
-    def _is_prefixes(self, url: Url) -> bool:
-        if not self.params.train.reads_prefixes:
-            return False
-        from stages.train.prefix import prefix_spec  # torch
+        def is_at(path: str) -> bool:
+            wanted = join(place.stores, path)
+            if isinstance(url, Path) and isinstance(wanted, Path):
+                return url.resolve() == wanted.resolve()
+            return str(url).rstrip("/") == str(wanted).rstrip("/")
 
-        return self._is_at(url, prefix_spec(self.params.train).relative_path)
+        labels = label_stage.kept_labels(place.labels) if self.params.wanted_label else None
+        if labels is not None and is_at(labels.path):
+            return "labels"
+        if train.reads_prefixes:
+            from stages.train.prefix import prefix_spec  # torch
 
-    def _domain_of(self, url: Url) -> Domain:
-        """Return the domain of a store of features; refuse one that `ssr embed` does not make."""
+            if is_at(prefix_spec(train).relative_path):
+                return "prefixes"
         config = self.params.embed
         weights, load = config.teacher.weights_identity(), cache(config.load_encoder)
         for domain in config.domains:
             wanted = self.planned_store(domain, self.images_to_embed, weights=weights)
-            kept = kept_store(wanted, config, self.workspace.stores, load)
-            if self._is_at(url, kept.spec.relative_path):
+            if is_at(kept_store(wanted, config, place.stores, load).spec.relative_path):
                 return domain
         raise ConfigError(
             f"{url}: is not a store that the params ask for, so `ssr embed` cannot repair it; put "
             "back the params that it was made with"
         )
-
-    def _is_at(self, url: Url, path: str) -> bool:
-        wanted = join(self.workspace.stores, path)
-        if isinstance(url, Path) and isinstance(wanted, Path):
-            return url.resolve() == wanted.resolve()
-        return str(url).rstrip("/") == str(wanted).rstrip("/")
-
-    def _require_readable(self, domain: Domain, image_ids: set[str]) -> None:
-        """Refuse to discard a shard that is partly intact and could not be made anew."""
-        for record in self.images_to_embed.select(domain=domain):
-            if record.image_id in image_ids:
-                read_raw(record, self._roots[domain])
 
     def _limited_to(self, domain: Domain, damaged: set[str]) -> "Project":
         """Embed one domain alone, at damaged levels beside those of the params."""

@@ -1,11 +1,16 @@
 """Commands of `ssr` about one feature store: what it holds, whether it is sound, other codecs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline import PARAMS, Overrides, ParamsFile, StoreUrl
+
+if TYPE_CHECKING:
+    from pipeline.online import OnlineReport
+    from pipeline.project import Project
+    from store.files import Url
 
 
 def inspect(
@@ -68,9 +73,9 @@ def verify(
 
     from rich.filesize import decimal
 
-    from pipeline.console import console, progress
+    from pipeline.console import console, print_table, progress
     from pipeline.project import Project
-    from pipeline.tables import print_damage, print_online
+    from pipeline.tables import print_first
     from store.atomic import write_bytes
     from store.errors import ConfigError, StoreError, StoreUnreadableError
     from store.files import parse_url
@@ -81,12 +86,7 @@ def verify(
     if online is not None:
         if repair:
             raise ConfigError("--repair and --online are two different things; give one of them")
-        from pipeline.online import compare_online
-
-        project = Project.load(params, overrides)
-        with progress("verify", "crops") as report:
-            agreement = compare_online(project, store=place, crops=online, progress=report)
-        print_online(agreement)
+        agreement = _print_online(Project.load(params, overrides), place, online)
         if json is not None:
             write_bytes(json, canonical_json(asdict(agreement)))
         return
@@ -99,8 +99,12 @@ def verify(
         kinds = {"damage": found.damage, "unread": found.unread}
         lists = {kind: [asdict(one) for one in files] for kind, files in kinds.items()}
         write_bytes(json, canonical_json({"store": store, **lists}))
-    if not found.sound:
-        print_damage(found)
+    for kind, faults in (("damaged", found.damage), ("that could not be read", found.unread)):
+        if faults:
+            rows = [(fault.file, str(len(fault.images)), fault.what) for fault in faults]
+            title = f"{found.url}: {len(faults)} files {kind}"
+            print_table(title, ("file", "images", "what is wrong"), rows)
+    print_first(list(dict.fromkeys(image for one in found.damage for image in one.images)))
     suffering = {image for one in (found.damage or found.unread) for image in one.images}
     about = f"with features of {len(suffering)} images"
     if found.damage:
@@ -117,6 +121,36 @@ def verify(
         )
     read = f"{found.shards} shards, {decimal(found.size_bytes)}"
     console.print(f"{store}: {read}, every file is what was written")
+
+
+def _print_online(project: "Project", store: "Url", crops: int) -> "OnlineReport":
+    """Show how features of a store agree with those of the teacher in the loop."""
+    from pipeline.console import console, print_table, progress
+    from pipeline.online import compare_online
+    from pipeline.tables import UNTRAINED
+
+    with progress("verify", "crops") as report:
+        found = compare_online(project, store=store, crops=crops, progress=report)
+    print_table(
+        f"{found.store}: cached against online",
+        ("", "crops", "cosine", "5th percentile", "relative error"),
+        [
+            (
+                f"{row.kind} {row.level}",
+                str(row.crops),
+                *(f"{cosine:.5f}" for cosine in (row.cosine, row.cosine_low)),
+                f"{row.relative_error:.4f}",
+            )
+            for row in found.rows
+        ],
+    )
+    console.print(
+        "online is the teacher on: the crop alone; the mirrored crop, against mirrored features "
+        "(flip) and those of mirrored images (stored flip)"
+    )
+    if not found.trained:
+        console.print(UNTRAINED)
+    return found
 
 
 def convert(

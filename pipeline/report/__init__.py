@@ -21,7 +21,7 @@ from PIL import Image
 from rich.filesize import decimal
 
 from pipeline import INDEX, MANIFEST, RUN
-from pipeline.console import cost_of, versions
+from pipeline.console import Cost, cost_of
 from pipeline.params import Params
 from pipeline.pictures import Painter, read_photo
 from pipeline.project import Project
@@ -38,7 +38,6 @@ from stages.train.step import LOSSES, PARTS
 from stages.train.workspace import INCIDENTAL, differences
 from store.atomic import write_text
 from store.errors import (
-    CheckpointError,
     DataError,
     SSRError,
     StoreIncompleteError,
@@ -212,8 +211,7 @@ class _Run:
         """What is noted beside the student, and what the params ask for now."""
         inside = self.run.is_dir()
         card = read_card(student_folder(self.run, "student") if inside else self.run / "student")
-        noted = card.meta.get("recipe")
-        recipe = noted if isinstance(noted, dict) else {}
+        recipe = card.meta.get("recipe") or {}
         asked = self.params.train.model_dump(mode="json", exclude=INCIDENTAL)
         return {
             "card": card,
@@ -284,27 +282,21 @@ class _Run:
             "branch": [of[max(of)] for of in branch if of] if all(branch) else None,
         }
 
-    def costs(self) -> dict[str, Any]:
-        """Time and memory of each stage; versions of the last run, where it noted them."""
+    def costs(self) -> list[Cost]:
+        """Time, memory and versions of each stage, in the order of their work."""
         folders = dict.fromkeys(("prepare", "restyle", "embed", "label"), MANIFEST.parent)
         folders |= dict.fromkeys(("train", "evaluate"), self.run)
-        found = {stage: cost_of(stage, folder) for stage, folder in folders.items()}
-        last = found["train"] or found["evaluate"] or found["embed"] or found["prepare"]
-        return {
-            "stages": [cost for cost in found.values() if cost is not None],
-            "versions": last.versions if last else versions(),
-            "when": "when it was run" if last else "now",
-        }
+        found = [cost_of(stage, folder) for stage, folder in folders.items()]
+        return [cost for cost in found if cost is not None]
 
     def title(self) -> str:
         """Name both datasets: the kind, with its style if drawn, or a user's own folder."""
-        names, roots = [], self.params.prepare.roots
-        listed = Part.of(lambda: self.manifest).content
-        for domain, keys in (listed.sources if listed else {}).items():
-            kind, style = (str(keys.get(name, "")) for name in ("kind", "style"))
-            own = kind == "folder" and domain in roots
-            names.append(roots[domain].name if own else f"{kind} {style}".strip())
-        return " to ".join(names)
+        return " to ".join(
+            data.folder.name
+            if data.kind == "folder"
+            else f"{data.kind} {data.identity.get('style', '')}".strip()
+            for data in self.params.prepare.domains.values()
+        )
 
     def warnings(self) -> list[str]:
         """Say what on the page does not belong together, or not to the parameters."""
@@ -318,20 +310,19 @@ class _Run:
                 "The evaluation below is of another student than the present one: run "
                 "`ssr evaluate`."
             )
-        found += Part.of(self.lost_classes).content or []
+        if lost := Part.of(self.lost_classes).content:
+            found.append(f"The pseudo-labels lost {', '.join(lost)}: another seed may do better.")
         return list(filter(None, found))
 
     def lost_classes(self) -> list[str]:
-        """Say which classes the pseudo-labels had lost when training ended."""
+        """Name the classes that the pseudo-labels had lost when training ended."""
         columns, names = read_columns(self.run / "health.csv"), self.manifest.classes.names
         last = max((max(values) for values in columns.values()), default=0)
-        lost = [
+        return [
             names[int(name.removeprefix("lost_"))]
             for name, values in columns.items()
             if name.startswith("lost_") and last in values
         ]
-        said = f"The pseudo-labels lost {', '.join(lost)}: another seed may do better."
-        return [said] if lost else []
 
 
 @dataclass(frozen=True)
@@ -369,15 +360,12 @@ def read_runs(folders: Sequence[Path]) -> tuple[ComparedRun, ...]:
 
 
 def _teacher(run: Path, scores: Evaluation) -> str:
-    try:
-        card = measured_card(run, scores)
-    except CheckpointError:
-        card = None
+    card = Part.of(lambda: measured_card(run, scores)).content
     recipe = None if card is None else card.meta.get("recipe")
-    regularizer = recipe.get("regularizer") if isinstance(recipe, Mapping) else None
-    if not isinstance(regularizer, Mapping):
+    if not recipe:
         return "?"
-    return str(regularizer.get("kind", "ssr")) if regularizer.get("on") else "none"
+    regularizer = recipe["regularizer"]
+    return str(regularizer.get("kind", "ssr")) if regularizer["on"] else "none"
 
 
 def read_columns(path: Path) -> dict[str, dict[float, float]]:
@@ -391,8 +379,7 @@ def read_columns(path: Path) -> dict[str, dict[float, float]]:
         for row in csv.DictReader(path.read_text().splitlines() if path.is_file() else ()):
             iteration = float(row.pop("iteration"))
             for name, cell in row.items():
-                value = float(cell) if cell else math.nan
-                if max(abs(value), abs(iteration)) < 1e100:  # so that differences are finite, too
+                if cell and math.isfinite(value := float(cell)):
                     columns.setdefault(name, {})[iteration] = value
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise DataError(f"{path}: is damaged; run `ssr train` again, which rewrites it") from error
