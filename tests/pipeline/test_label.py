@@ -61,8 +61,6 @@ def test_an_arm_is_embedded_labelled_trained_and_measured(workplace: Path) -> No
         ("label.level=stride16", "embed.levels ['stride8'] lacks stride16, which training reads"),
         ("embed.domains=[source]", "embed.domains ['source'] lacks target, which training reads"),
         ("embed.splits=[val]", "embed.splits ['val'] lacks train, which training reads"),
-        ("label.images=0", "label.images is 0"),
-        ("train.self_training.labels=teacher", "train.self_training.labels is 'teacher'"),
     ],
 )
 def test_what_labels_lack_is_said_before_anything_is_embedded(

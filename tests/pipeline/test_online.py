@@ -100,21 +100,6 @@ def test_both_domains_have_the_same_components(
 
 
 @pytest.mark.usefixtures("there")
-def test_features_of_the_wrong_image_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from stages.train.crops import TrainingCrops
-
-    features = TrainingCrops._features
-
-    def wrong(self, record, box, mirrored, levels):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-        records = self._labelled if record.domain == "source" else self._target
-        another = records[(records.index(record) + 1) % len(records)]
-        return features(self, another, box, mirrored, levels)
-
-    monkeypatch.setattr(TrainingCrops, "_features", wrong)
-    assert online("source")["crop", "stride8"]["cosine"] < 0.9
-
-
-@pytest.mark.usefixtures("there")
 def test_without_self_training_the_target_has_no_crops() -> None:
     alone = ("-S", "train.self_training=null", "-S", "train.regularizer.on=[source]")
     assert {kind for kind, _ in online("source", *alone)} == {"crop", "flip"}

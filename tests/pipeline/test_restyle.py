@@ -132,8 +132,6 @@ def test_features_of_restyled_images_are_planned_embedded_read_and_repaired(
         ),
         (["restyle.splits=[train]"], "lacks val, which train.validate_on proxy reads"),
         (["restyle.splits=[val,val]"], "names one twice"),
-        (["restyle.mixer.kind=gan"], "restyle.mixer.kind is 'gan'; it is one of "),
-        (["restyle.mixer.band=0"], "restyle.mixer.band is 0"),
         (
             ["prepare.target=null", "train.self_training=null"],
             "restyle.styles is target, but prepare.target is null: set it to source",

@@ -20,11 +20,6 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.mark.usefixtures("photos")
-def test_a_sound_store_is_said_to_be_sound() -> None:
-    assert "every file is what was written" in demand("verify", str(the_store("source")))
-
-
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [(flip_a_bit, "is damaged"), (cut, "is damaged"), (Path.unlink, "is missing")],
