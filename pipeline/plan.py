@@ -59,17 +59,12 @@ CPU for each core."""
 
 @dataclass(frozen=True, slots=True)
 class LevelPlan:
-    """One level of one domain, embedded from nothing.
-
-    Attributes:
-        tiles: What the encoder sees; 0 where the pass of a level before makes this one, too.
-        size_bytes: In float16, but for checksums and metadata.
-    """
+    """One level of one domain, embedded from nothing."""
 
     domain: Domain
     level: str
-    tiles: int
-    size_bytes: int
+    tiles: int  # that the encoder sees; 0 where the pass of a level before makes this one, too
+    size_bytes: int  # in float16, but for checksums and metadata
 
 
 def plan_stores(project: Project) -> list[LevelPlan]:
@@ -113,7 +108,7 @@ def plan_prefixes(params: Params, manifest: Manifest) -> tuple[int, int]:
 
 
 def size_bytes(levels: Iterable[LevelPlan], codec: str) -> int:
-    """Return the bytes of levels under a codec."""
+    """Sum up levels under a codec."""
     return round(sum(level.size_bytes for level in levels) * SIZE_RATIOS[codec])
 
 
@@ -124,13 +119,6 @@ def tiles_per_step(params: Params) -> int:
     passes = _passes(params.embed, train.regularizer.used_levels)
     crop = sum(len(params.embed.tiles(level, side)) for level in passes)
     return train.batch_size * crop * len(train.regularizer.on)
-
-
-def free_bytes(url: str) -> int | None:
-    """Return the room on the disk of a store url; None for one that is not on a disk."""
-    if "://" in url:
-        return None
-    return disk_usage(nearest(Path(url).expanduser())).free
 
 
 def nearest(path: Path) -> Path:
@@ -154,12 +142,9 @@ def table_speed(config: EmbedConfig, device: str) -> float | None:
 
 
 def measured_speed(config: EmbedConfig, *, least_s: float = 1.0) -> float:
-    """Time the encoder here for so long, after one batch that warms up.
+    """Time the encoder here, after one batch that warms up; return tiles per second.
 
     Its weights are random where the teacher can draw them: they cost the same.
-
-    Returns:
-        Tiles per second.
 
     Raises:
         CheckpointError: Weights are needed, and missing or damaged.
@@ -178,12 +163,7 @@ def measured_speed(config: EmbedConfig, *, least_s: float = 1.0) -> float:
 
 
 def writing_speed(url: Url) -> float:
-    """Write some bytes that cannot be compressed where stores go, flush and remove them.
-
-    They go to the nearest folder that is there.
-
-    Returns:
-        Bytes per second.
+    """Write some bytes where stores go, flush and remove them; return bytes per second.
 
     Raises:
         StoreError: Where it cannot be written.
@@ -241,9 +221,10 @@ def print_plan(project: Project, *, device: str | None, calibrate: bool) -> None
     views, views_bytes = plan_prefixes(params, manifest)
     if views:
         console.print(f"prefixes: {views:,} views at most, {decimal(views_bytes)}")
-    need, free = size_bytes(levels, codec) + views_bytes, free_bytes(params.store.url)
+    need, stores = size_bytes(levels, codec) + views_bytes, params.store.location
+    free = disk_usage(nearest(stores)).free if isinstance(stores, Path) else None
     if calibrate:
-        rate = writing_speed(params.store.location)
+        rate = writing_speed(stores)
         console.print(
             f"writing: {timedelta(seconds=round(need / rate))} at {decimal(round(rate))}/s, "
             f"measured at {params.store.url}; the teacher goes on meanwhile, so the longer time "

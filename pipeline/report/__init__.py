@@ -194,7 +194,7 @@ class _Run:
         roots, records = self.params.prepare.roots, self.manifest.records
         painter = Painter(reader, records)
         known = list(painter.records.values())
-        if not known or known[0].domain not in roots:
+        if not known:
             raise StoreIncompleteError(
                 f"{reader.header.files.url} has no image of the manifest and the params as they "
                 "are now: run `ssr embed`"
