@@ -122,7 +122,8 @@ def init(
     from pipeline.console import console
     from pipeline.init import write_preset
 
-    roots = {"source": source, "target": target}
+    folders = {"source": source, "target": target}
+    roots = {domain: folder for domain, folder in folders.items() if folder is not None}
     for line in write_preset(preset, params, arm=arm, roots=roots, overwrite=force):
         console.print(line)
     console.print(f"{params}: preset {preset}, arm {arm}. Next: `dvc repro`, or `ssr prepare`.")

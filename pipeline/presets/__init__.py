@@ -46,8 +46,8 @@ def flow(values: Sequence[Any]) -> "CommentedSeq":
     return sequence
 
 
-def preset(name: str, *, arm: str, roots: Mapping[str, str | None]) -> "CommentedMap":
-    """Return a preset with an arm's values and given folders put in; None keeps the preset's.
+def preset(name: str, *, arm: str, roots: Mapping[str, str]) -> "CommentedMap":
+    """Return a preset with an arm's values and given folders put in.
 
     Raises:
         ConfigError: Preset or arm are unknown, or the preset has no self-training for the arm.
@@ -56,7 +56,7 @@ def preset(name: str, *, arm: str, roots: Mapping[str, str | None]) -> "Commente
         raise ConfigError(f"there is no preset {name}; `ssr init --help` lists them")
     tree = _tree(name)
     for domain, root in roots.items():
-        if root is not None and tree["prepare"][domain] is not None:
+        if tree["prepare"][domain] is not None:
             tree["prepare"][domain]["root"] = root
     for key, value in changes_of(arm).items():
         *sections, last = key.split(".")
@@ -69,7 +69,7 @@ def preset(name: str, *, arm: str, roots: Mapping[str, str | None]) -> "Commente
     return tree
 
 
-def render(name: str, *, arm: str = "ssr", roots: Mapping[str, str | None]) -> str:
+def render(name: str, *, arm: str = "ssr", roots: Mapping[str, str]) -> str:
     """Return the text of a preset; as `preset`."""
     return dump(preset(name, arm=arm, roots=roots))
 

@@ -37,12 +37,7 @@ from stages.student.saved import read_card
 from stages.train.step import LOSSES, PARTS
 from stages.train.workspace import INCIDENTAL, differences
 from store.atomic import write_text
-from store.errors import (
-    DataError,
-    SSRError,
-    StoreIncompleteError,
-    StoreMissingError,
-)
+from store.errors import DataError, SSRError, StoreIncompleteError, StoreMissingError
 from store.files import join
 from store.fingerprint import sha256_of_file
 from store.index import Index
@@ -112,16 +107,12 @@ def write_report(
         lstrip_blocks=True,
     )
     environment.filters |= {"size": decimal, "sizes": sizes_text, "statistics": statistics_text}
+    parts = ("data", "stores", "student", "curves", "results", "costs")
     text = environment.get_template("page.html.jinja").render(
-        data=Part.of(of_run.data),
-        stores=Part.of(of_run.stores),
-        student=Part.of(of_run.student),
-        curves=Part.of(of_run.curves),
+        {part: Part.of(getattr(of_run, part)) for part in parts},
         chart_of=chart_of,
         losses=(*LOSSES, *(f"{loss}_{part}" for part in PARTS for loss in LOSSES)),
-        results=Part.of(of_run.results),
         comparison=Part.of(lambda: of_run.comparison(compare)) if compare else None,
-        costs=Part.of(of_run.costs),
         title=of_run.title(),
         warnings=of_run.warnings(),
         untrained_teacher=UNTRAINED,
