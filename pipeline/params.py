@@ -106,7 +106,8 @@ class Params(Section):
                     f"embed.{key} {list(given)} lacks {missing}, which training reads; add it there"
                 )
         if self.embed.teacher.known:
-            self.train.require_aligned(self.teacher_levels[name] for name in self.read_levels)
+            offered = self.embed.teacher.levels()
+            self.train.require_aligned(Level(*offered[name][:2]) for name in self.read_levels)
         return self
 
     @model_validator(mode="after")
@@ -154,11 +155,6 @@ class Params(Section):
         """Levels that training reads, or the classifier of its labels."""
         label = {self.wanted_label.level} if self.wanted_label else set()
         return {*self.train.used_levels} | label
-
-    @property
-    def teacher_levels(self) -> dict[str, Level]:
-        """Levels that the teacher offers, by name."""
-        return {name: Level(*level[:2]) for name, level in self.embed.teacher.levels().items()}
 
 
 YAML_FAULTS = (YAMLError, ValueError, RecursionError)

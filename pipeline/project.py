@@ -96,44 +96,37 @@ class Project:
         )
 
     def require_current_stores(self) -> None:
-        """Refuse to train from features of another teacher than section `embed` names.
+        """Refuse to train from features of another teacher or preprocessing than the params name.
 
         Where the teacher's weight file is absent, as on a machine that only trains, the stores are
         trusted to be of that file.
 
         Raises:
-            StoreError: If there is no index, or it names stores of another teacher or
-                preprocessing.
+            StoreError: If there is no index, or it names such stores.
         """
-        if self.params.read_domains:
-            path, embed, projection = (
-                self.workspace.index,
-                self.params.embed,
-                self.params.store.projection,
-            )
-            for domain, entry in Index.read(path).stores.items():
-                where = f"{path}: the {domain} store"
-                require_provenance(embed, projection, entry.provenance, where=where)
-
-    def require_current_labels(self) -> None:
-        """Refuse to train with labels of other features, images or parameters, if with any.
-
-        Raises:
-            StoreError: If there are none, or they were made from others.
-        """
-        wanted, place = self.params.wanted_label, self.workspace
-        if wanted is not None:
-            label_stage.require_current_labels(
-                wanted, manifest_path=place.manifest, index_path=place.index
-            )
+        if not self.params.read_domains:
+            return
+        path, projection = self.workspace.index, self.params.store.projection
+        for domain, entry in Index.read(path).stores.items():
+            where = f"{path}: the {domain} store"
+            require_provenance(self.params.embed, projection, entry.provenance, where=where)
 
     def require_current_inputs(self) -> None:
-        """Refuse to train from what the params do not ask for; as the requirements above."""
+        """Refuse to train from images, features or labels that the params do not ask for.
+
+        Raises:
+            DataError: If there is no manifest, or restyled images are missing; or they are others.
+            StoreError: If features or labels are missing, or were made from others.
+        """
+        place, label = self.workspace, self.params.wanted_label
         self.manifest  # noqa: B018 - requires a current one
         if self.params.reads_restyled:
             self.require_current_restyled()
         self.require_current_stores()
-        self.require_current_labels()
+        if label is not None:
+            label_stage.require_current_labels(
+                label, manifest_path=place.manifest, index_path=place.index
+            )
 
     def restyle(self, progress: Progress, *, part: Part = WHOLE) -> restyle_stage.RestyleResult:
         """Restyle the source, if the params say so; see `stages.restyle.stage.run`."""

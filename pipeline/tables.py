@@ -91,7 +91,6 @@ def print_store(store: "StoreSummary") -> None:
         if level.saturated:
             share = level.saturated / level.numbers
             console.print(f"{name}: {share:.2g} of the numbers are clipped by their scale")
-    for name, level in store.levels.items():
         if level.projection is not None:
             channels, kept = level.projection
             console.print(

@@ -87,28 +87,23 @@ def changes_of(arm: str) -> "CommentedMap":
 
 
 def _tree(name: str) -> "CommentedMap":
-    """Return a preset as it is packaged, with what it takes from others."""
+    """Return a preset as it is packaged, with the keys and comments that it takes from another."""
+    own = _packaged(name)
     if name not in BASES:
-        return _packaged(name)
-    tree = _tree(BASES[name])
-    _put_in(tree, _packaged(name))
-    return tree
-
-
-def _put_in(base: "CommentedMap", changes: "CommentedMap") -> None:
-    """Replace each key of a section that changes hold, with its comments, and the heading."""
-    base.ca.comment = changes.ca.comment
-    for name, section in changes.items():
-        if base[name] is None:
-            base[name] = section
-            base.ca.items.pop(name, None)
+        return own
+    base = _tree(BASES[name])
+    base.ca.comment = own.ca.comment
+    for title, section in own.items():
+        if base[title] is None:
+            base[title] = section
+            base.ca.items.pop(title, None)
             continue
         for key, value in section.items():
-            assert key in base[name], f"the base has no {name}.{key}"
-            base[name][key] = value
-            base[name].ca.items.pop(key, None)
+            base[title][key] = value
+            base[title].ca.items.pop(key, None)
             if key in section.ca.items:
-                base[name].ca.items[key] = section.ca.items[key]
+                base[title].ca.items[key] = section.ca.items[key]
+    return base
 
 
 def _packaged(name: str) -> "CommentedMap":
