@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from benchmarks.runs import overrides_of
 from pipeline.params import load_params
 from pipeline.presets import ARMS, BASES, PRESETS, changes_of, render
+from tests.pipeline.mistakes import assert_refused
 from tests.pipeline.workplace import REPOSITORY, demand, ssr
 
 PARAMS = Path("params.yaml")
@@ -163,10 +164,7 @@ def test_an_edited_file_is_kept_unless_forced(old: str, new: str) -> None:
     assert old in text
     PARAMS.write_text(text.replace(old, new))
     edited = PARAMS.read_bytes()
-    outcome = ssr("init", "--preset", "folders")
-    assert outcome.code == 2
-    assert "params.yaml was edited" in outcome.err
-    assert "--force" in outcome.err
+    assert_refused("init --preset folders", "params.yaml was edited", "--force")
     assert PARAMS.read_bytes() == edited
     demand("init", "--preset", "folders", "--force")
     assert PARAMS.read_text() == packaged("folders")
