@@ -15,9 +15,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 from typing_extensions import TypedDict  # pydantic wants it before Python 3.12
 
 from benchmarks.feeds import FeedName, feed_of
-from pipeline.checks import manifest_to_embed, run_embed, run_label, run_restyle
 from pipeline.params import Params
 from pipeline.presets import changes_of, dump
+from pipeline.project import Project
 from stages.device import cpu_threads
 from stages.evaluate import stage as evaluate
 from stages.prepare import stage as prepare
@@ -26,7 +26,6 @@ from stages.student.metrics import Metrics
 from stages.train import stage as train
 from stages.train.crops import end_with_parent
 from stages.train.validate import choose_validation
-from stages.train.workspace import Workspace
 from store.atomic import write_bytes
 from store.errors import ConfigError
 from store.fingerprint import fingerprint_of
@@ -125,11 +124,10 @@ def make_data(params: Params, data: Path) -> None:
         cache=data / "scan-cache.parquet",
         progress=_silent,
     )
-    index, restyled = data / "index.json", data / "restyled.parquet"
-    run_restyle(params, manifest_path=data / "manifest.parquet", out=restyled, progress=_silent)
-    manifest = manifest_to_embed(params, data / "manifest.parquet")
-    run_embed(params, manifest, index_path=index, progress=_silent, step="all")
-    run_label(params, manifest_path=data / "manifest.parquet", index_path=index, progress=_silent)
+    project = Project(params, data)
+    project.restyle(_silent)
+    project.embed(_silent)
+    project.label(_silent)
 
 
 def workers(jobs: int) -> ProcessPoolExecutor:
@@ -237,13 +235,7 @@ def step_seconds(arms: Mapping[str, Callable[[int, Path], Run]]) -> dict[str, fl
 
 def train_run(run: Run, progress: Callable[[int, int, str], None]) -> None:
     """Train, or go on from the checkpoint in the run's folder."""
-    config = run.params.train
-    workspace = Workspace(
-        run.data / "manifest.parquet",
-        run.data / "index.json",
-        run.params.store.location,
-        run.params.prepare.roots,
-    )
+    config, workspace = run.params.train, Project(run.params, run.data).workspace
     validation = None
     if config.validate_every:
         validation, _ = choose_validation(config, Manifest.read(workspace.manifest), workspace)

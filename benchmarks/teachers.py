@@ -19,9 +19,9 @@ from typing import Final
 from transformers import BitImageProcessorPil, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from benchmarks.runs import positive
-from pipeline.checks import run_embed
 from pipeline.init import write_preset
 from pipeline.params import Params, load_params
+from pipeline.project import Project
 from stages.device import cpu_threads
 from stages.prepare import stage as prepare
 from stages.prepare.manifest import Manifest
@@ -85,8 +85,8 @@ def _embedded(params: Params, manifest: Manifest, images: int, folder: Path) -> 
     few = replace(manifest, records=manifest.select(domain="source", split="train")[:images])
     store = params.store.model_copy(update={"url": str(folder), "shard_images": 1})
     params = params.model_copy(update={"store": store})
-    index, start = folder.with_suffix(".json"), process_time()
-    run_embed(params, few, index_path=index, progress=_silent, step="all")
+    start = process_time()
+    Project(params, folder.with_suffix(".data")).embed(_silent, images=few)
     seconds = process_time() - start
     return seconds, sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
 

@@ -28,6 +28,25 @@ def stores_here() -> list[str]:
     return sorted(map(str, Path().glob("data/features/*/*.zarr")))
 
 
+def explain(error: Exception) -> str | None:
+    """Say in a line what the user can correct; None for an error of the program."""
+    from store.errors import SSRError, is_out_of_memory
+
+    if isinstance(error, SSRError):
+        return str(error)
+    if isinstance(error, OSError):  # a full disk, a missing permission, a file in a folder's place
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}; check the path, permissions and disk space"
+    if is_out_of_memory(error):
+        what = str(error).partition("\n")[0]
+        return (
+            f"out of memory ({what}): close other programs, or take less at a time: "
+            "train.micro_batch_size, train.activation_checkpointing, train.workers, "
+            "embed.batch_tiles, evaluate.window_px"
+        )
+    return None
+
+
 StoreUrl = Annotated[
     str,
     typer.Argument(

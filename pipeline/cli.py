@@ -25,6 +25,7 @@ from pipeline import (
     Overrides,
     ParamsFile,
     RunFolder,
+    explain,
     result_commands,
     store_commands,
 )
@@ -32,6 +33,7 @@ from pipeline.presets import ARMS, PRESETS
 
 if TYPE_CHECKING:
     from stages.embed.stage import Step
+    from store.lease import Part
 
 INTERRUPTED: Final = 130
 """Exit code of a process that an interrupt ended: 128 and the signal's number."""
@@ -52,8 +54,6 @@ def main() -> None:
 
     A mistake that the user can correct is one line and exit code 2, an interrupt one line and 130.
     """
-    from store.errors import SSRError, is_out_of_memory
-
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         app(prog_name="ssr")  # also for `python -m pipeline.cli`
@@ -64,20 +64,10 @@ def main() -> None:
             command = shlex.join(["ssr", *again])
             _give_up(f"interrupted: what was written is whole; go on with `{command}`", INTERRUPTED)
         raise
-    except SSRError as error:
-        _give_up(str(error))
-    except OSError as error:  # a full disk, a missing permission, a file in a folder's place
-        where = f"{error.filename}: " if error.filename else ""
-        _give_up(f"{where}{error.strerror or error}; check the path, permissions and disk space")
     except Exception as error:
-        if not is_out_of_memory(error):
+        if (line := explain(error)) is None:
             raise
-        what = str(error).partition("\n")[0]
-        _give_up(
-            f"out of memory ({what}): close other programs, or take less at a time: "
-            "train.micro_batch_size, train.activation_checkpointing, train.workers, "
-            "embed.batch_tiles, evaluate.window_px"
-        )
+        _give_up(line)
 
 
 def _give_up(message: str, code: int = 2) -> NoReturn:
@@ -132,7 +122,8 @@ def init(
     from pipeline.console import console
     from pipeline.init import write_preset
 
-    roots = {"source": source, "target": target}
+    folders = {"source": source, "target": target}
+    roots = {domain: folder for domain, folder in folders.items() if folder is not None}
     for line in write_preset(preset, params, arm=arm, roots=roots, overwrite=force):
         console.print(line)
     console.print(f"{params}: preset {preset}, arm {arm}. Next: `dvc repro`, or `ssr prepare`.")
@@ -191,24 +182,24 @@ def restyle_fit(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:
 
     Example: ssr restyle-fit
     """
-    from pipeline.checks import current_manifest
     from pipeline.console import console, noted
-    from pipeline.params import load_params
+    from pipeline.project import Project
     from stages.restyle.mixers.issa import Issa
     from store.errors import ConfigError
 
-    config = load_params(params, overrides)
-    mixer = config.restyle and config.restyle.mixer
+    project = Project.load(params, overrides)
+    mixer = project.params.restyle and project.params.restyle.mixer
     if not isinstance(mixer, Issa):
         raise ConfigError(
             "restyle.mixer is not of kind issa, the only one that is trained; set it, or go on "
             "with `ssr restyle`"
         )
-    records = current_manifest(config, MANIFEST).select(domain="source", split="train")
+    records = project.manifest.select(domain="source", split="train")
+    root = project.workspace.roots["source"]
     with noted("restyle-fit", "steps", mixer.path) as report:
         from stages.restyle.issa.fit import run
 
-        run(mixer, records=records, root=config.prepare.roots["source"], progress=report)
+        run(mixer, records=records, root=root, progress=report)
     console.print(f"{mixer.path}: generator and encoder are trained. Next: `ssr restyle`.")
 
 
@@ -229,28 +220,17 @@ def restyle(
 
     Example: ssr restyle --png restyled.png
     """
-    from pipeline.checks import current_manifest, run_restyle
     from pipeline.console import console, noted
-    from pipeline.params import load_params
-    from stages.prepare.manifest import Manifest
+    from pipeline.project import Project
     from stages.prepare.restyled import Restyled
     from store.errors import ConfigError
-    from store.lease import WHOLE
 
-    config = load_params(params, overrides)
-    if png is not None and (config.restyle is None or part is not None):
+    project = Project.load(params, overrides)
+    if png is not None and (project.params.restyle is None or part is not None):
         raise ConfigError("--png needs section restyle, and no --part")
-    step = _step_of(part, init=False, finalise=False)
-    if config.restyle is not None:
-        current_manifest(config, MANIFEST)
+    share = _part_of(part)
     with noted("restyle", "images", RESTYLED.parent) as report:
-        result = run_restyle(
-            config,
-            manifest_path=MANIFEST,
-            out=RESTYLED,
-            progress=report,
-            part=WHOLE if isinstance(step, str) else step,
-        )
+        result = project.restyle(report, part=share)
     if result.folder is None:
         console.print("section restyle is null: nothing is restyled")
         return
@@ -263,7 +243,7 @@ def restyle(
         from store.atomic import write_bytes
 
         made = Restyled.read(RESTYLED, of=MANIFEST)
-        sheet = restyled_sheet(made, Manifest.read(MANIFEST), config.prepare.roots)
+        sheet = restyled_sheet(made, project.manifest, project.workspace.roots)
         write_bytes(png, png_of(sheet))
 
 
@@ -282,12 +262,10 @@ def plan(
 
     Example: ssr plan --device a100 -S embed.teacher.architecture=vit_h -S embed.precision=bfloat16
     """
-    from pipeline.checks import current_manifest
-    from pipeline.params import load_params
     from pipeline.plan import print_plan
+    from pipeline.project import Project
 
-    config = load_params(params, overrides)
-    print_plan(config, current_manifest(config, MANIFEST), device=device, calibrate=calibrate)
+    print_plan(Project.load(params, overrides), device=device, calibrate=calibrate)
 
 
 @app.command()
@@ -310,33 +288,42 @@ def embed(
 
     Example: ssr embed -S embed.teacher.weights=sam_vit_b_01ec64.pth
     """
-    from pipeline.checks import manifest_to_embed, run_embed, run_prefixes
     from pipeline.console import console, noted
-    from pipeline.params import load_params
-    from pipeline.tables import print_embedded
+    from pipeline.project import Project
+    from store.errors import ConfigError
 
-    step = _step_of(part, init=init_only, finalise=finalise)
-    config = load_params(params, overrides)
-    manifest = manifest_to_embed(config, MANIFEST)
+    if (part is not None) + init_only + finalise > 1:
+        raise ConfigError("--init, --part and --finalise are three steps; give one at a time")
+    whole: Step = "init" if init_only else "finalise" if finalise else "all"
+    step = whole if part is None else _part_of(part)
+    project = Project.load(params, overrides)
     with noted("embed", "images", INDEX.parent) as report:
-        result = run_embed(config, manifest, index_path=INDEX, progress=report, step=step)
-        views = run_prefixes(config, manifest, progress=report, step=step)
-    print_embedded(result, step)
+        result = project.embed(report, step=step)
+        views = project.store_prefixes(report, step=step)
+    for domain, done in result.items():
+        if step == "init":
+            console.print(f"{domain}: {done.path} is ready for parts; next: `ssr embed --part 1/N`")
+            continue
+        speed = f" at {done.images_per_second:.1f} images/s" if done.embedded else ""
+        share = "" if part is None else f", part {part}"
+        now = "" if step == "finalise" else f"{share}, {done.embedded} embedded now{speed}"
+        console.print(f"{domain}: {done.images} images in {done.path}{now}")
+    if part is not None:
+        console.print("when all parts are done: `ssr embed --finalise`")
     if views is not None:
         console.print(f"prefixes: {views} views now, for train.student.rein.views")
 
 
-def _step_of(part: str | None, *, init: bool, finalise: bool) -> "Step":
-    """Read the flags of `ssr embed`, of which one at most is given."""
+def _part_of(text: str | None) -> "Part":
+    """Read I/N; the whole where it is not given."""
     from store.errors import ConfigError
+    from store.lease import WHOLE
 
-    if (part is not None) + init + finalise > 1:
-        raise ConfigError("--init, --part and --finalise are three steps; give one at a time")
-    if part is None:
-        return "init" if init else "finalise" if finalise else "all"
-    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", part)
+    if text is None:
+        return WHOLE
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise ConfigError(f"--part {part[:60]}: write it as I/N, from 1/N to N/N")
+        raise ConfigError(f"--part {text[:60]}: write it as I/N, from 1/N to N/N")
     return int(match[1]), int(match[2])
 
 
@@ -348,18 +335,18 @@ def label(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # no
 
     Example: ssr label -S train.self_training.labels=store
     """
-    from pipeline.checks import current_manifest, require_current_stores, run_label
-    from pipeline.console import noted
-    from pipeline.params import load_params
-    from pipeline.tables import print_labels
+    from pipeline.console import console, noted
+    from pipeline.project import Project
+    from pipeline.tables import print_classifier
 
-    config = load_params(params, overrides)
-    if config.wanted_label is not None:
-        current_manifest(config, MANIFEST)
-        require_current_stores(config, INDEX)
+    project = Project.load(params, overrides)
     with noted("label", "images", INDEX.parent) as report:
-        result = run_label(config, manifest_path=MANIFEST, index_path=INDEX, progress=report)
-    print_labels(result)
+        result = project.label(report)
+    if (labels := result.entry) is None:
+        console.print("train.self_training.labels asks for no labels from the store")
+        return
+    console.print(f"{labels.images} images in {labels.path}, {result.labelled} labelled now")
+    print_classifier(labels.provenance)
 
 
 @app.command()
@@ -387,42 +374,41 @@ def train(
 
     Example: ssr train -S 'train.regularizer.on=[]' --out runs/daformer
     """
-    from pipeline.checks import (
-        current_manifest,
-        require_current_labels,
-        require_current_restyled,
-        require_current_stores,
-    )
     from pipeline.console import console, noted
-    from pipeline.params import load_params
-    from pipeline.tables import print_trained, print_validation
+    from pipeline.project import Project
+    from pipeline.tables import UNTRAINED
 
     if hash_start:
         from stages.train.workspace import digests_of_start
         from store.atomic import update_bytes
         from store.fingerprint import canonical_json
 
-        digests = digests_of_start(load_params(params, overrides).train)
+        digests = digests_of_start(Project.load(params, overrides).params.train)
         update_bytes(START, canonical_json(digests))
         return
     console.quiet = os.environ.get("RANK", "0") != "0"  # of `torchrun`: the first one speaks
     from stages.train import stage
     from stages.train.ranks import joined
     from stages.train.validate import choose_validation
-    from stages.train.workspace import Workspace
 
     with joined() as ranks:
-        config = load_params(params, overrides)
-        manifest = current_manifest(config, MANIFEST)
-        require_current_stores(config, INDEX)
-        require_current_labels(config, MANIFEST, INDEX)
-        require_current_restyled(config, MANIFEST, RESTYLED)
-        workspace = Workspace(MANIFEST, INDEX, config.store.location, config.prepare.roots)
-        validation, without = choose_validation(config.train, manifest, workspace)
-        print_validation(validation, config.train.validate_every, out, without)
+        project = Project.load(params, overrides)
+        config, workspace = project.params.train, project.workspace
+        project.require_current_inputs()
+        validation, without = choose_validation(config, project.manifest, workspace)
+        if validation is None and config.validate_every:
+            console.print("no validation: neither domain has labelled val images")
+        elif validation is not None and config.validate_every:
+            labels = "without a label of the target"
+            if validation.sees_target_labels:
+                labels = "by TARGET LABELS, which unsupervised adaptation does not have"
+            where = f"every {config.validate_every} steps on {validation.on}"
+            console.print(f"validation {where}: the best is chosen {labels}; kept in {out}/best")
+            if without is not None:
+                console.print(without)
         with noted("train", "steps", out if ranks.first else None) as report:
             result = stage.run(
-                config.train,
+                config,
                 workspace=workspace,
                 out=out,
                 progress=report,
@@ -431,7 +417,13 @@ def train(
                 move_aside=move_aside,
                 ranks=ranks,
             )
-        print_trained(result, config.train.total_steps)
+    if result.resumed_from is not None:
+        console.print(f"resumed after {result.resumed_from} of {config.total_steps} steps")
+    if (best := result.curves.best) is not None:
+        console.print(f"best validation: mean IoU {best['miou']:.2f} at step {best['iteration']}")
+    if result.teacher_trained is False:
+        console.print(UNTRAINED)
+    console.print(f"student in {result.student}, {result.seconds:.0f} s")
 
 
 @app.command()
@@ -454,16 +446,15 @@ def evaluate(
 
     Example: ssr evaluate -S evaluate.flip=true -S 'evaluate.scales=[0.75,1.0,1.25]'
     """
-    from pipeline.checks import current_manifest
     from pipeline.console import noted
-    from pipeline.params import load_params
+    from pipeline.project import Project
     from pipeline.tables import print_metrics
     from store.errors import ConfigError
 
     if weights is not None:
         overrides = [*overrides, f"evaluate.weights={weights}"]
-    config = load_params(params, overrides)
-    manifest = current_manifest(config, MANIFEST)
+    project = Project.load(params, overrides)
+    config, manifest = project.params, project.manifest
     run = model or out or RUN
     out = out or run
     with noted("evaluate", "images", out) as report:

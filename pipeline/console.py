@@ -101,14 +101,12 @@ def noted(stage: str, unit: str, folder: Path | None) -> Iterator[Report]:
     A folder that is None, not there when the block ends, or cannot be written, is left alone: the
     note is not worth failing for.
     """
-    begun, finished, units = time.monotonic(), False, 0
-    last: int | None = None
+    begun, finished, units, last = time.monotonic(), False, 0, -1
 
     def count(done: int, total: int, what: str) -> None:
         nonlocal units, last
-        if last is None or done < last:  # a piece of work first reports the unit after those before
-            last = max(0, done - 1)
-        units += done - last
+        goes_on = 0 <= last <= done  # else it is the first unit of a piece of work
+        units += done - last if goes_on else min(done, 1)
         last = done
         show(done, total, what)
 

@@ -10,28 +10,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rich.text import Text
 
-from pipeline import INDEX, MANIFEST, RESTYLED, RUN
+from pipeline import INDEX, MANIFEST, RUN, explain
 from pipeline.console import console
-from store.errors import ConfigError, DataError, SSRError
+from store.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from pipeline.params import Params
-
-Mark = Literal["ok", "warning", "problem"]
 
 
 class Finding(NamedTuple):
     """What a check found: with a problem some command ends, a warning is something to know."""
 
-    mark: Mark
+    mark: Literal["ok", "warning", "problem"]
     text: str
 
 
-ok, warning, problem = (partial(Finding, mark) for mark in get_args(Mark))
+ok, warning, problem = (partial(Finding, mark) for mark in ("ok", "warning", "problem"))
 
 
 def examine(path: Path, overrides: Sequence[str]) -> Iterator[Finding]:
@@ -60,14 +58,10 @@ def _guarded(check: Iterator[Finding]) -> Iterator[Finding]:
     """Yield what a check finds, at last perhaps the error that ended it."""
     try:
         yield from check
-    except SSRError as error:
-        yield problem(str(error))
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        yield problem(f"{where}{error.strerror or error}; check the path and its permissions")
     except Exception as error:  # a damaged installation can fail in any way
         why = f"{type(error).__name__}: {error}"[:160]
-        yield problem(f"a check failed ({why}): run `pip install -e .` again, or report it")
+        broken = f"a check failed ({why}): run `pip install -e .` again, or report it"
+        yield problem(explain(error) or broken)
 
 
 def _packages() -> Iterator[Finding]:
@@ -121,6 +115,8 @@ def _devices(config: "Params") -> Iterator[Finding]:
 
 def _folders(config: "Params") -> Iterator[Finding]:
     """Check the folders of the images, and that the others can be written to."""
+    from pipeline.plan import nearest
+
     for domain, root in config.prepare.roots.items():
         kind = config.prepare.domains[domain].kind
         if root.is_dir() or kind == "drawn":  # which is drawn on first use
@@ -132,9 +128,7 @@ def _folders(config: "Params") -> Iterator[Finding]:
             )
     location = config.store.location
     for place in (MANIFEST.parent, RUN, *([location] if isinstance(location, Path) else [])):
-        there = place.absolute()
-        while not there.exists():
-            there = there.parent
+        there = nearest(place)
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             yield problem(f"{there}: is not a folder that can be written to: correct that")
 
@@ -170,21 +164,16 @@ def _weights(config: "Params") -> Iterator[Finding]:
 
 def _data(config: "Params") -> Iterator[Finding]:
     """Check manifest, images and stores as training does."""
-    from pipeline.checks import (
-        current_manifest,
-        require_current_labels,
-        require_current_restyled,
-        require_current_stores,
-    )
+    from pipeline.project import Project
     from stages.prepare.pixels import read_raw
     from stages.train.prefix import open_prefixes
     from stages.train.stage import open_stores
-    from stages.train.workspace import Workspace
 
     if not MANIFEST.exists():
         yield warning(f"{MANIFEST}: no images are listed yet: run `ssr prepare`")
         return
-    images, roots = current_manifest(config, MANIFEST), config.prepare.roots
+    project = Project(config)
+    images, roots = project.manifest, project.workspace.roots
     for domain, root in roots.items():
         try:
             read_raw(images.select(domain=domain)[0], root)
@@ -192,7 +181,8 @@ def _data(config: "Params") -> Iterator[Finding]:
             yield problem(str(error))
     counts = ", ".join(f"{len(images.select(domain=d)):,} of {d}" for d in roots)
     yield ok(f"{MANIFEST}: {counts}, {len(images.skipped)} left out")
-    require_current_restyled(config, MANIFEST, RESTYLED)
+    if config.reads_restyled:
+        project.require_current_restyled()
     if not (config.read_domains or config.train.reads_prefixes):
         yield ok("training reads no features")
     elif not isinstance(config.store.location, Path) and find_spec("s3fs") is None:
@@ -200,10 +190,8 @@ def _data(config: "Params") -> Iterator[Finding]:
     elif not INDEX.exists():
         yield warning(f"{INDEX}: nothing is embedded yet: run `ssr embed`")
     else:
-        require_current_stores(config, INDEX)
-        require_current_labels(config, MANIFEST, INDEX)
-        place = Workspace(MANIFEST, INDEX, config.store.location, roots)
-        for domain, reader in open_stores(config.train, place, images)[1].items():
+        project.require_current_inputs()
+        for domain, reader in open_stores(config.train, project.workspace, images)[1].items():
             yield ok(f"{domain} store: every training image is in {reader.header.files.url}")
         prefixes = open_prefixes(config.train, config.store.location, images)
         if prefixes is not None:

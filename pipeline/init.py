@@ -38,17 +38,12 @@ _THINGS: Final = {
 
 
 def write_preset(
-    name: str,
-    path: Path,
-    *,
-    arm: str,
-    roots: Mapping[str, str | None],
-    overwrite: bool = False,
+    name: str, path: Path, *, arm: str, roots: Mapping[str, str], overwrite: bool = False
 ) -> list[str]:
     """Write an arm of a preset as params file; of own folders, with what is found in them.
 
-    A file that nobody edited is replaced. Roots are the folders of `source`, then `target`; None
-    keeps the preset's. Returns what was found, in sentences.
+    A file that nobody edited is replaced. Roots are the folders of `source`, then `target`, that
+    replace the preset's. Returns what was found, in sentences.
 
     Raises:
         ConfigError: Preset or arm are unknown, a target is given or needed and the preset has
@@ -56,7 +51,7 @@ def write_preset(
         DataError: A folder cannot be listed.
     """
     tree = preset(name, arm=arm, roots=roots)
-    if tree["prepare"]["target"] is None and roots.get("target") is not None:
+    if tree["prepare"]["target"] is None and "target" in roots:
         raise ConfigError(f"the preset {name} has no target; leave out --target")
     validate_params(tree, origin=f"arm {arm} of preset {name}")
     if path.exists() and not overwrite and not _is_pristine(path):
@@ -91,19 +86,13 @@ def _is_pristine(path: Path) -> bool:
     return False
 
 
-def _fill_in(tree: CommentedMap, roots: Mapping[str, str | None]) -> list[str]:
-    """Put in what lies in the folders: names, sizes of a few images, values of some labels.
-
-    Returns:
-        Sentences for the user.
-    """
+def _fill_in(tree: CommentedMap, roots: Mapping[str, str]) -> list[str]:
+    """Put in names, sizes of a few images and values of some labels; return what to tell."""
     prepare, train = tree["prepare"], tree["train"]
     said: list[str] = []
     crops_px: list[int] = []
     evaluate, has_labels = None, False
     for domain, given in roots.items():
-        if given is None:
-            continue
         root = local_path(given)
         splits = find_splits(root) if root.is_dir() else {}
         if "train" not in splits:
@@ -112,11 +101,10 @@ def _fill_in(tree: CommentedMap, roots: Mapping[str, str | None]) -> list[str]:
             continue
         section = prepare[domain]
         section.update(_folders(domain, splits, said))
-        sizes = _fit(section, root, splits["train"].files)
-        crops_px += [min(resized) for _, resized in sizes]
-        if domain == "source" and train["rare_class_sampling"] is not None:
-            for found in sizes:
-                pixels, ratio = sampling_for(*found)
+        if (sizes := _fit(section, root, splits["train"].files)) is not None:
+            crops_px.append(min(sizes[1]))
+            if domain == "source" and train["rare_class_sampling"] is not None:
+                pixels, ratio = sampling_for(*sizes)
                 train["rare_class_sampling"].update(min_pixels=pixels, min_crop_ratio=ratio)
         if section["val_images"]:
             evaluate = domain  # the target, if both have labels to measure on
@@ -174,11 +162,10 @@ def _folders(domain: str, splits: Mapping[str, SplitFolders], said: list[str]) -
     }
 
 
-def _fit(section: CommentedMap, root: Path, files: Sequence[str]) -> list[tuple[Size, Size]]:
+def _fit(section: CommentedMap, root: Path, files: Sequence[str]) -> tuple[Size, Size] | None:
     """Set the preset's shorter side at the ratio of most of a few images; none is enlarged.
 
-    Returns:
-        The size of most, and the one that they get; nothing where none can be read.
+    Returns the size of most, and the one that they get; None where none can be read.
     """
     sizes: Counter[Size] = Counter()
     for file in files[:: -(-len(files) // _MOST_IMAGES)]:
@@ -188,12 +175,12 @@ def _fit(section: CommentedMap, root: Path, files: Sequence[str]) -> list[tuple[
             continue
         sizes[height, width] += 1
     if not sizes:
-        return []
+        return None
     size = sizes.most_common(1)[0][0]
     ratio = min(*section["fit_px"], *size) / min(size)
     height, width = (round(length * ratio) for length in size)
     section["fit_px"] = None if ratio == 1 and len(sizes) == 1 else flow([width, height])
-    return [(size, fit_size(size, (width, height)))]
+    return size, fit_size(size, (width, height))
 
 
 def _propose(tree: CommentedMap, proposed: ProposedClasses) -> None:

@@ -7,9 +7,8 @@ and the mirrored crop.
 # C channels, H W pixels of the crop, h w its tokens, N tokens
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -17,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.params import Params
+from pipeline.project import Project
 from stages.embed.config import EmbedConfig
 from stages.embed.stores import require_provenance, require_weights
 from stages.embed.task import add_tile, teacher_input
 from stages.embed.teachers.encoder import Encoder
 from stages.embed.tiling import Tile
 from stages.prepare.geometry import flip
-from stages.prepare.manifest import Domain, Manifest
+from stages.prepare.manifest import Domain
 from stages.train.crops import TrainingCrops
 from stages.train.monitor import STAGES
 from store.errors import ConfigError
@@ -33,36 +32,19 @@ from store.read import FeatureReader
 from store.spec import FLIPPED, upright
 
 Kind = Literal["crop", "flip", "stored flip"]
-Errors = tuple[NDArray[np.float32], float, float]
-"""Of one crop: cosines (N,) of tokens at the same place, squared norms of error and features."""
+"""`flip` mirrors what is stored of images as they are, `stored flip` what is of mirrored ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How stored features of many crops agree with those that they stand for.
-
-    Attributes:
-        kind: Of the crops; `flip` mirrors what is stored of images as they are, `stored flip` what
-            is of mirrored ones.
-        cosine: Mean over all tokens.
-        cosine_low: One token in twenty is below.
-        relative_error: Norm of the difference over the norm of what they stand for.
-    """
+    """How stored features of many crops agree with those that they stand for."""
 
     kind: Kind
     level: str
     crops: int
-    cosine: float
-    cosine_low: float
-    relative_error: float
-
-    @classmethod
-    def of(cls, kind: Kind, level: str, crops: Sequence[Errors]) -> "Agreement":
-        """Sum up crops."""
-        cosines = np.concatenate([each for each, _, _ in crops])
-        error, norm = sum(each for _, each, _ in crops), sum(each for _, _, each in crops)
-        cosine, low = float(cosines.mean(dtype=np.float64)), float(np.percentile(cosines, 5))
-        return cls(kind, level, len(crops), cosine, low, float(np.sqrt(error / norm)))
+    cosine: float  # mean over all tokens
+    cosine_low: float  # one token in twenty is below
+    relative_error: float  # norm of the difference over that of what they stand for
 
 
 @dataclass(frozen=True)
@@ -75,16 +57,9 @@ class OnlineReport:
 
 
 def compare_online(
-    params: Params,
-    manifest: Manifest,
-    *,
-    store: Url,
-    crops: int,
-    progress: Callable[[int, int, str], None],
+    project: Project, *, store: Url, crops: int, progress: Callable[[int, int, str], None]
 ) -> OnlineReport:
     """Run the teacher on the first crops that training would draw, and compare.
-
-    The teacher's weights must be those that made the store. Progress is called after each crop.
 
     Raises:
         ConfigError: If training draws no crops of the store's domain.
@@ -92,7 +67,7 @@ def compare_online(
         CheckpointError: If the teacher's weights are missing or damaged.
         DataError: If an image changed since `ssr prepare`.
     """
-    reader = FeatureReader(store)
+    params, manifest, reader = project.params, project.manifest, FeatureReader(store)
     spec, levels = reader.header.spec, reader.header.levels
     if spec.domain == "restyled":
         raise ConfigError(f"{store}: is of restyled images: give the store of the source")
@@ -121,7 +96,7 @@ def compare_online(
     data = TrainingCrops(
         config=config,
         manifest=manifest,
-        roots=params.prepare.roots,
+        roots=project.workspace.roots,
         readers={domain: reader},
     )
 
@@ -131,7 +106,7 @@ def compare_online(
         features = encode_crop(crop, level, config=params.embed, encoder=encoder)
         return bases[level].project(features) if level in bases else features
 
-    errors: dict[tuple[Kind, str], list[Errors]] = defaultdict(list)
+    errors: dict[tuple[Kind, str], list[NDArray[np.float64]]] = defaultdict(list)
     for number in range(crops):
         sample: Mapping[str, Any] = data[number]
         image, cached = sample[f"{domain}_image"], sample[f"{domain}_features"]
@@ -144,18 +119,26 @@ def compare_online(
             if (own := cached.get(level + FLIPPED)) is not None:
                 errors["stored flip", level].append(token_errors(flip(own), mirrored))
         progress(number + 1, crops, spec.domain)
-    rows = [Agreement.of(*key, errors[key]) for key in sorted(errors, key=itemgetter(0))]
+    rows = []
+    for (kind, level), each in sorted(errors.items(), key=lambda item: item[0][0]):
+        cosines, error, norm = np.concatenate(each, axis=1)
+        relative = float(np.sqrt(error.sum() / norm.sum()))
+        low = float(np.percentile(cosines, 5))
+        rows.append(Agreement(kind, level, len(each), float(cosines.mean()), low, relative))
     return OnlineReport(str(store), params.embed.teacher.trained, tuple(rows))
 
 
-def token_errors(cached: NDArray[Any], online: NDArray[Any]) -> Errors:
-    """Compare features (C, h, w) of one crop: what the store serves, what the teacher says."""
-    assert cached.shape == online.shape, (cached.shape, online.shape)
+def token_errors(cached: NDArray[Any], online: NDArray[Any]) -> NDArray[np.float64]:
+    """Compare what the store serves with what the teacher says, each (C, h, w) of one crop.
+
+    Returns:
+        (3, N): of each token the cosine, and the squared norms of the error and of the teacher's.
+    """
     served, wanted = (each.reshape(len(each), -1).astype(float) for each in (cached, online))
     norms = np.linalg.norm(served, axis=0) * np.linalg.norm(wanted, axis=0)
     cosines = (served * wanted).sum(axis=0) / np.maximum(norms, np.finfo(float).tiny)
-    error, norm = np.square(served - wanted).sum(), np.square(wanted).sum()
-    return cosines.astype(np.float32), float(error), float(norm)
+    squares = (np.square(each).sum(axis=0) for each in (served - wanted, wanted))
+    return np.stack([cosines, *squares])
 
 
 def encode_crop(

@@ -1,6 +1,5 @@
 """Reading `params.yaml`: strict sections, one readable line for whatever is wrong."""
 
-import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -25,10 +24,6 @@ from store.spec import MOST_CHANNELS, Level
 
 LONGEST_VALUE: Final = 60
 """Characters of a value that one line has room for."""
-
-_VALUES = reprlib.Repr()  # aliases can make a small file an endless text
-_VALUES.maxstring = _VALUES.maxother = LONGEST_VALUE
-_VALUES.maxlevel = 2
 
 _NO_KEY = ("extra_forbidden", "invalid_key")  # pydantic's names; the second is no text at all
 
@@ -97,10 +92,9 @@ class Params(Section):
                 f"prepare.pad_to_px {self.prepare.pad_to_px} is less than train.crop_px "
                 f"{self.train.crop_px}: raise it, so that crops fit, or lower train.crop_px"
             )
-        if self.train.self_training is not None and self.prepare.target is None:
-            raise ValueError("train.self_training needs prepare.target, which is null")
-        if self.train.distill is not None and self.prepare.target is None:
-            raise ValueError("train.distill needs prepare.target, which is null")
+        for key in ("self_training", "distill"):
+            if getattr(self.train, key) is not None and self.prepare.target is None:
+                raise ValueError(f"train.{key} needs prepare.target, which is null")
         domains = self.read_domains
         for key, wanted, given in (
             ("domains", domains, self.embed.domains),
@@ -112,7 +106,8 @@ class Params(Section):
                     f"embed.{key} {list(given)} lacks {missing}, which training reads; add it there"
                 )
         if self.embed.teacher.known:
-            self.train.require_aligned(self.teacher_levels[name] for name in self.read_levels)
+            offered = self.embed.teacher.levels()
+            self.train.require_aligned(Level(*offered[name][:2]) for name in self.read_levels)
         return self
 
     @model_validator(mode="after")
@@ -160,11 +155,6 @@ class Params(Section):
         """Levels that training reads, or the classifier of its labels."""
         label = {self.wanted_label.level} if self.wanted_label else set()
         return {*self.train.used_levels} | label
-
-    @property
-    def teacher_levels(self) -> dict[str, Level]:
-        """Levels that the teacher offers, by name."""
-        return {name: Level(*level[:2]) for name, level in self.embed.teacher.levels().items()}
 
 
 YAML_FAULTS = (YAMLError, ValueError, RecursionError)
@@ -265,17 +255,13 @@ def _describe(key: str, fault: ErrorDetails) -> str:
             return f"{key} is missing; `ssr init` writes every key"
         case "union_tag_invalid":
             kinds = fault["ctx"]["expected_tags"].replace("'", "")
-            return f"{key} is {_brief(given['kind'])}; it is one of {kinds}"
+            return f"{key} is {_cut(repr(given['kind']))}; it is one of {kinds}"
         case "model_type" | "model_attributes_type":
-            return f"{key} is {_brief(given)}, but should be a section with keys of its own"
+            return f"{key} is {_cut(repr(given))}, but should be a section with keys of its own"
         case "value_error":
             return f"{key}: {fault['ctx']['error']}" if key else str(fault["ctx"]["error"])
         case _:
-            return f"{key} is {_brief(given)}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
-
-
-def _brief(value: object) -> str:
-    return _cut(_VALUES.repr(value))
+            return f"{key} is {_cut(repr(given))}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 
 def _cut(text: str) -> str:

@@ -75,10 +75,8 @@ class Palette:
 class Painter:
     """Draws images of a store, all of a level in the same colours.
 
-    Attributes:
-        records: Of the images whose present content is in the store.
-        sizes_px: (H, W) of every image; what lies beyond is padding, and neither drawn nor part of
-            the principal components. An image without a record has none.
+    `records` are of the images whose present content is in the store. Beyond `sizes_px` (H, W) of
+    every image lies padding, neither drawn nor part of the principal components.
     """
 
     def __init__(self, reader: FeatureReader, records: Iterable[ImageRecord]) -> None:
@@ -129,10 +127,9 @@ class Painter:
 
 
 def save_picture(out: Path, *, store: Url, image_id: str | None, params_path: Path) -> str | None:
-    """Draw all levels of one image of a store into a PNG file, beside its photo if that is there.
+    """Draw all levels of one image, by default the store's first, beside its photo if it is there.
 
-    Without an image id it is the store's first. Returns why the picture is without the photo; None
-    where it is not.
+    Returns why the picture is without the photo; None where it is not.
 
     Raises:
         ConfigError: If the store has no such image.

@@ -21,9 +21,9 @@ from uuid import uuid4
 import torch
 from rich.filesize import decimal
 
-from pipeline.checks import planned
 from pipeline.console import console, print_table
 from pipeline.params import Params
+from pipeline.project import Project
 from stages.embed.config import EmbedConfig
 from stages.prepare.manifest import Domain, Manifest
 from stages.restyle.stage import planned_mixes, with_planned
@@ -59,30 +59,26 @@ CPU for each core."""
 
 @dataclass(frozen=True, slots=True)
 class LevelPlan:
-    """One level of one domain, embedded from nothing.
-
-    Attributes:
-        tiles: What the encoder sees; 0 where the pass of a level before makes this one, too.
-        size_bytes: In float16, but for checksums and metadata.
-    """
+    """One level of one domain, embedded from nothing."""
 
     domain: Domain
     level: str
-    tiles: int
-    size_bytes: int
+    tiles: int  # that the encoder sees; 0 where the pass of a level before makes this one, too
+    size_bytes: int  # in float16, but for checksums and metadata
 
 
-def plan_stores(params: Params, manifest: Manifest) -> list[LevelPlan]:
+def plan_stores(project: Project) -> list[LevelPlan]:
     """Plan the stores that embedding all that the params name leaves.
 
     Raises:
         DataError: If the manifest has no images of a domain to embed.
     """
     levels = []
+    params, images = project.params, project.manifest
     if "restyled" in params.embed.domains and params.restyle is not None:
-        manifest = with_planned(manifest, params.restyle)
+        images = with_planned(images, params.restyle)
     for domain in params.embed.domains:
-        store = planned(params, manifest, domain, weights={})
+        store = project.planned_store(domain, images, weights={})
         sizes_px = Counter(image.working_size_px for image in store.images)
         passes = _passes(params.embed, params.embed.stored_levels)
         for level in params.embed.stored_levels:
@@ -112,7 +108,7 @@ def plan_prefixes(params: Params, manifest: Manifest) -> tuple[int, int]:
 
 
 def size_bytes(levels: Iterable[LevelPlan], codec: str) -> int:
-    """Return the bytes of levels under a codec."""
+    """Sum up levels under a codec."""
     return round(sum(level.size_bytes for level in levels) * SIZE_RATIOS[codec])
 
 
@@ -125,14 +121,7 @@ def tiles_per_step(params: Params) -> int:
     return train.batch_size * crop * len(train.regularizer.on)
 
 
-def free_bytes(url: str) -> int | None:
-    """Return the room on the disk of a store url; None for one that is not on a disk."""
-    if "://" in url:
-        return None
-    return disk_usage(_nearest(Path(url).expanduser())).free
-
-
-def _nearest(path: Path) -> Path:
+def nearest(path: Path) -> Path:
     """Return a folder, or the nearest above it that is there."""
     path = path.absolute()
     while not path.exists():
@@ -152,13 +141,10 @@ def table_speed(config: EmbedConfig, device: str) -> float | None:
     return flops / (2 * macs)
 
 
-def measured_speed(config: EmbedConfig, *, least_s: float = 1.0) -> float:
-    """Time the encoder here for so long, after one batch that warms up.
+def measured_speed(config: EmbedConfig) -> float:
+    """Time the encoder here, after one batch that warms up; return tiles per second.
 
     Its weights are random where the teacher can draw them: they cost the same.
-
-    Returns:
-        Tiles per second.
 
     Raises:
         CheckpointError: Weights are needed, and missing or damaged.
@@ -170,24 +156,19 @@ def measured_speed(config: EmbedConfig, *, least_s: float = 1.0) -> float:
     level = config.levels[:1]
     encoder.encode(tiles, level)
     batches, started = 0, perf_counter()
-    while (elapsed_s := perf_counter() - started) < least_s:
+    while (elapsed_s := perf_counter() - started) < 1:
         encoder.encode(tiles, level)  # returns when the tokens are on the CPU
         batches += 1
     return batches * config.batch_tiles / elapsed_s
 
 
 def writing_speed(url: Url) -> float:
-    """Write some bytes that cannot be compressed where stores go, flush and remove them.
-
-    They go to the nearest folder that is there.
-
-    Returns:
-        Bytes per second.
+    """Write some bytes where stores go, flush and remove them; return bytes per second.
 
     Raises:
         StoreError: Where it cannot be written.
     """
-    files = files_at(_nearest(url) if isinstance(url, Path) else url)
+    files = files_at(nearest(url) if isinstance(url, Path) else url)
     name, data = f"speed-{uuid4().hex}", os.urandom(WRITE_TEST_BYTES)
     with one_line_for_os_errors(files.url):
         try:
@@ -198,17 +179,16 @@ def writing_speed(url: Url) -> float:
             files.delete(name)
 
 
-def print_plan(
-    params: Params, manifest: Manifest, *, device: str | None = None, calibrate: bool = False
-) -> None:
+def print_plan(project: Project, *, device: str | None, calibrate: bool) -> None:
     """Show what stage one will cost on a device, by default this machine's, which may be timed."""
+    params, manifest = project.params, project.manifest
     embed, codec = params.embed, params.store.codec
     teacher = embed.teacher
     if device is None or calibrate:
         on_gpu = embed.device != "cpu" and torch.cuda.is_available()
         device = torch.cuda.get_device_name() if on_gpu else CPU
     speed = measured_speed(embed) if calibrate else table_speed(embed, device)
-    levels, macs = plan_stores(params, manifest), teacher.macs_per_tile()
+    levels, macs = plan_stores(project), teacher.macs_per_tile()
     work = "tiles" if macs is None else f"{macs / 1e9:,.4g} GMAC per tile"
     tiles = sum(level.tiles for level in levels)
     rows = [(f"{each.domain} {each.level}", [each]) for each in levels] + [("in all", levels)]
@@ -241,9 +221,10 @@ def print_plan(
     views, views_bytes = plan_prefixes(params, manifest)
     if views:
         console.print(f"prefixes: {views:,} views at most, {decimal(views_bytes)}")
-    need, free = size_bytes(levels, codec) + views_bytes, free_bytes(params.store.url)
+    need, stores = size_bytes(levels, codec) + views_bytes, params.store.location
+    free = disk_usage(nearest(stores)).free if isinstance(stores, Path) else None
     if calibrate:
-        rate = writing_speed(params.store.location)
+        rate = writing_speed(stores)
         console.print(
             f"writing: {timedelta(seconds=round(need / rate))} at {decimal(round(rate))}/s, "
             f"measured at {params.store.url}; the teacher goes on meanwhile, so the longer time "

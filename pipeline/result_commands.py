@@ -6,15 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline import (
-    INDEX,
-    MANIFEST,
-    PARAMS,
-    RUN,
-    Overrides,
-    ParamsFile,
-    RunFolder,
-)
+from pipeline import PARAMS, RUN, Overrides, ParamsFile, RunFolder
 from store.errors import ConfigError
 
 ModelFolder = Annotated[
@@ -122,27 +114,38 @@ def probe(
 
     Example: ssr probe --student runs --json probe.json
     """
-    from pipeline.checks import current_manifest
-    from pipeline.console import progress
-    from pipeline.params import load_params
-    from pipeline.tables import print_probe
+    from pipeline.console import console, print_table, progress
+    from pipeline.project import Project
+    from pipeline.tables import UNTRAINED
     from stages.evaluate.probe import run
     from store.atomic import write_bytes
     from store.fingerprint import canonical_json
     from store.index import Index
 
-    config = load_params(params, overrides)
+    project = Project.load(params, overrides)
+    place = project.workspace
     with progress("probe", "images") as report:
         found = run(
-            current_manifest(config, MANIFEST),
-            roots=config.prepare.roots,
-            stores=config.store.location,
-            index=Index.read(INDEX),
+            project.manifest,
+            roots=place.roots,
+            stores=place.stores,
+            index=Index.read(place.index),
             images=images,
             student=student,
             progress=report,
         )
-    print_probe(found)
+    tests = dict.fromkeys(on for _, on in found.scores)
+    print_table(
+        f"mean IoU of tokens, percent; learnt from labels of {found.learnt_on} images of "
+        "source/train",
+        ("features", *tests),
+        [
+            (features, *(f"{found.scores[features, on].miou:.1f}" for on in tests))
+            for features in dict.fromkeys(features for features, _ in found.scores)
+        ],
+    )
+    if not found.teacher["trained"]:
+        console.print(UNTRAINED)
     if json is not None:
         write_bytes(json, canonical_json(found.as_json()))
 
@@ -236,7 +239,6 @@ def import_checkpoint(
     Example: ssr import daformer.pth --out runs/daformer/student --fit 1024x512
     """
     from pipeline.console import console
-    from pipeline.tables import print_foreign
     from stages.prepare.datasets import CLASS_TABLES
     from stages.student.foreign import read_foreign, save_foreign
 
@@ -246,7 +248,22 @@ def import_checkpoint(
     fit_px = None if fit is None else _parse_fit(fit)
     table = None if classes is None else CLASS_TABLES[classes]
     foreign = read_foreign(checkpoint, network=weights, classes=table)
-    print_foreign(foreign)
+    config = foreign.config
+    trained = f" after {foreign.iteration} iterations" if foreign.iteration is not None else ""
+    console.print(
+        f"{checkpoint}: {foreign.kind}{trained}; {config.backbone}, {config.head} head of "
+        f"{config.head_channels} channels, {len(foreign.classes)} classes; "
+        f"{foreign.loaded} tensors loaded",
+    )
+    if config.hrda is not None:
+        console.print(
+            f"HRDA: detail windows of {config.hrda.detail_px} px are assumed, no file names them; "
+            "evaluate with window_px 1024, as published"
+        )
+    kinds = ("missing, left random", "unexpected, left out", "of another shape, left random")
+    for what, names in zip(kinds, foreign.differences, strict=True):
+        for name in names:
+            console.print(f"{what}: {name}")
     save_foreign(foreign, out, fit_px=fit_px)
     console.print(f"student in {out}")
 

@@ -1,17 +1,16 @@
 """Commands of `ssr` about one feature store: what it holds, whether it is sound, other codecs."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import INDEX, MANIFEST, PARAMS, RESTYLED, Overrides, ParamsFile, StoreUrl
+from pipeline import PARAMS, Overrides, ParamsFile, StoreUrl
 
 if TYPE_CHECKING:
-    from pipeline.params import Params
+    from pipeline.online import OnlineReport
+    from pipeline.project import Project
     from store.files import Url
-    from store.verify import Report
 
 
 def inspect(
@@ -74,10 +73,9 @@ def verify(
 
     from rich.filesize import decimal
 
-    from pipeline.checks import current_manifest
-    from pipeline.console import console, progress
-    from pipeline.params import load_params
-    from pipeline.tables import print_damage, print_online
+    from pipeline.console import console, print_table, progress
+    from pipeline.project import Project
+    from pipeline.tables import print_first
     from store.atomic import write_bytes
     from store.errors import ConfigError, StoreError, StoreUnreadableError
     from store.files import parse_url
@@ -88,32 +86,25 @@ def verify(
     if online is not None:
         if repair:
             raise ConfigError("--repair and --online are two different things; give one of them")
-        from pipeline.online import compare_online
-
-        config = load_params(params, overrides)
-        with progress("verify", "crops") as report:
-            agreement = compare_online(
-                config,
-                current_manifest(config, MANIFEST),
-                store=place,
-                crops=online,
-                progress=report,
-            )
-        print_online(agreement)
+        agreement = _print_online(Project.load(params, overrides), place, online)
         if json is not None:
             write_bytes(json, canonical_json(asdict(agreement)))
         return
     with progress("verify", "shards") as report:
         if repair:
-            found = _repair(load_params(params, overrides), place, report)
+            found = Project.load(params, overrides).repair(place, report)
         else:
             found = find_damage(place, progress=lambda done, todo: report(done, todo, store))
     if json is not None:
         kinds = {"damage": found.damage, "unread": found.unread}
         lists = {kind: [asdict(one) for one in files] for kind, files in kinds.items()}
         write_bytes(json, canonical_json({"store": store, **lists}))
-    if not found.sound:
-        print_damage(found)
+    for kind, faults in (("damaged", found.damage), ("that could not be read", found.unread)):
+        if faults:
+            rows = [(fault.file, str(len(fault.images)), fault.what) for fault in faults]
+            title = f"{found.url}: {len(faults)} files {kind}"
+            print_table(title, ("file", "images", "what is wrong"), rows)
+    print_first(list(dict.fromkeys(image for one in found.damage for image in one.images)))
     suffering = {image for one in (found.damage or found.unread) for image in one.images}
     about = f"with features of {len(suffering)} images"
     if found.damage:
@@ -132,65 +123,34 @@ def verify(
     console.print(f"{store}: {read}, every file is what was written")
 
 
-def _repair(params: "Params", url: "Url", progress: Callable[[int, int, str], None]) -> "Report":
-    """Make damaged and missing shards again; return what is damaged then, or could not be read.
+def _print_online(project: "Project", store: "Url", crops: int) -> "OnlineReport":
+    """Show how features of a store agree with those of the teacher in the loop."""
+    from pipeline.console import console, print_table, progress
+    from pipeline.online import compare_online
+    from pipeline.tables import UNTRAINED
 
-    What could not be read is left as it is: it may be sound.
-
-    Raises:
-        ConfigError: If the store is not one that the params ask for.
-        DataError: If an image of a damaged shard cannot be read: nothing was touched.
-        SSRError: As `stages.embed.stage.run`.
-    """
-    from pipeline.checks import (
-        is_labels,
-        is_prefixes,
-        manifest_to_embed,
-        require_planned,
-        run_embed,
-        run_label,
-        run_prefixes,
+    with progress("verify", "crops") as report:
+        found = compare_online(project, store=store, crops=crops, progress=report)
+    print_table(
+        f"{found.store}: cached against online",
+        ("", "crops", "cosine", "5th percentile", "relative error"),
+        [
+            (
+                f"{row.kind} {row.level}",
+                str(row.crops),
+                *(f"{cosine:.5f}" for cosine in (row.cosine, row.cosine_low)),
+                f"{row.relative_error:.4f}",
+            )
+            for row in found.rows
+        ],
     )
-    from stages.prepare.pixels import read_raw
-    from store import verify
-    from store.lease import WHOLE
-    from store.spec import upright
-
-    manifest = manifest_to_embed(params, MANIFEST)
-
-    def find_damage() -> "Report":
-        return verify.verify(url, progress=lambda done, todo: progress(done, todo, "verify"))
-
-    if is_labels(params, url, INDEX):
-        for _ in ("metadata", "shards"):
-            verify.discard(url, find_damage().damage)
-            run_label(params, manifest_path=MANIFEST, index_path=INDEX, progress=progress)
-        return find_damage()
-    if is_prefixes(params, url):
-        for _ in ("metadata", "shards"):
-            verify.discard(url, find_damage().damage)
-            run_prefixes(params, manifest, progress=progress)
-        return find_damage()
-    domain = require_planned(params, manifest, url)
-    roots = {**params.prepare.roots, "restyled": RESTYLED.with_suffix("")}
-    records = {record.image_id: record for record in manifest.select(domain=domain)}
-    report = find_damage()
-    for _ in ("metadata", "shards"):  # shards are looked at once the metadata is sound
-        if not report.damage:
-            break
-        for image_id in {i for one in report.damage for i in one.images}:
-            if image_id in records:  # else a shard that is partly intact could not be made anew
-                read_raw(records[image_id], roots[domain])
-        verify.discard(url, report.damage)
-        damaged = {one.level for one in report.damage if one.level is not None}
-        wanted = {*params.embed.levels, *map(upright, damaged)}
-        levels = tuple(name for name in params.embed.teacher.levels() if name in wanted)
-        flips = ("none", "horizontal") if damaged - wanted else params.embed.flips
-        update = {"domains": (domain,), "levels": levels, "flips": flips}
-        alone = params.model_copy(update={"embed": params.embed.model_copy(update=update)})
-        run_embed(alone, manifest, index_path=INDEX, progress=progress, step=WHOLE)
-        report = find_damage()
-    return report
+    console.print(
+        "online is the teacher on: the crop alone; the mirrored crop, against mirrored features "
+        "(flip) and those of mirrored images (stored flip)"
+    )
+    if not found.trained:
+        console.print(UNTRAINED)
+    return found
 
 
 def convert(

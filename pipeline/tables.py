@@ -12,16 +12,7 @@ from stages.evaluate.scores import percent_text, read_scores
 from stages.prepare.stage import PrepareResult
 
 if TYPE_CHECKING:  # torch and xarray, which most tables do without
-    from pipeline.online import OnlineReport
-    from stages.embed.stage import DomainResult, Step
-    from stages.evaluate.probe import ProbeReport
-    from stages.fields import Domain
-    from stages.label.stage import LabelResult
-    from stages.student.foreign import ForeignStudent
-    from stages.train.stage import TrainResult
-    from stages.train.validate import Validation
     from store.summary import LevelSummary, StoreSummary
-    from store.verify import Report
 
 MOST_LINES = 20
 """Images that are listed by name."""
@@ -49,31 +40,7 @@ def print_manifest(result: PrepareResult) -> None:
     for finding in result.findings:
         console.print(finding)
     skipped = result.manifest.skipped.items()
-    _print_first([f"SKIPPED {image_id}: {why}" for image_id, why in skipped])
-
-
-def print_embedded(results: "Mapping[Domain, DomainResult]", step: "Step") -> None:
-    """Show what was embedded, and which step comes next."""
-    for domain, done in results.items():
-        if step == "init":
-            console.print(f"{domain}: {done.path} is ready for parts; next: `ssr embed --part 1/N`")
-            continue
-        speed = f" at {done.images_per_second:.1f} images/s" if done.embedded else ""
-        part = "" if isinstance(step, str) else f", part {step[0]}/{step[1]}"
-        now = "" if step == "finalise" else f"{part}, {done.embedded} embedded now{speed}"
-        console.print(f"{domain}: {done.images} images in {done.path}{now}")
-    if not isinstance(step, str):
-        console.print("when all parts are done: `ssr embed --finalise`")
-
-
-def print_labels(result: "LabelResult") -> None:
-    """Show which store labels the target, and what is known of its classifier."""
-    if result.entry is None:
-        console.print("train.self_training.labels asks for no labels from the store")
-        return
-    path = result.entry.path
-    console.print(f"{result.entry.images} images in {path}, {result.labelled} labelled now")
-    print_classifier(result.entry.provenance)
+    print_first([f"SKIPPED {image_id}: {why}" for image_id, why in skipped])
 
 
 def print_classifier(provenance: Mapping[str, Any]) -> None:
@@ -88,37 +55,6 @@ def print_classifier(provenance: Mapping[str, Any]) -> None:
             f"{about['temperature']:g}"
         )
     console.print(line)
-
-
-def print_validation(
-    validation: "Validation | None", every: int, out: Path, without: str | None
-) -> None:
-    """Say what the student is validated on, and whether its choice looks at target labels.
-
-    Then why the wrong-teacher test is no part of it, where it is none.
-    """
-    if not every:
-        return
-    if validation is None:
-        console.print("no validation: neither domain has labelled val images")
-        return
-    seen = "the best is chosen without a label of the target"
-    if validation.sees_target_labels:
-        seen = "the best is chosen by TARGET LABELS, which unsupervised adaptation does not have"
-    console.print(f"validation every {every} steps on {validation.on}: {seen}; kept in {out}/best")
-    if without is not None:
-        console.print(without)
-
-
-def print_trained(result: "TrainResult", iterations: int) -> None:
-    """Show where the student is, where the run was resumed, and a warning if SAM was not SAM."""
-    if result.resumed_from is not None:
-        console.print(f"resumed after {result.resumed_from} of {iterations} steps")
-    if (best := result.curves.best) is not None:
-        console.print(f"best validation: mean IoU {best['miou']:.2f} at step {best['iteration']}")
-    if result.teacher_trained is False:
-        console.print(UNTRAINED)
-    console.print(f"student in {result.student}, {result.seconds:.0f} s")
 
 
 def print_store(store: "StoreSummary") -> None:
@@ -155,7 +91,6 @@ def print_store(store: "StoreSummary") -> None:
         if level.saturated:
             share = level.saturated / level.numbers
             console.print(f"{name}: {share:.2g} of the numbers are clipped by their scale")
-    for name, level in store.levels.items():
         if level.projection is not None:
             channels, kept = level.projection
             console.print(
@@ -169,59 +104,6 @@ def _print_shares(provenance: Mapping[str, Any], level: "LevelSummary") -> None:
     if (found := level.statistics) is not None:
         pairs = zip(provenance["classes"], found.sum, strict=True)
         console.print(", ".join(f"{name} {total / found.count:.1%}" for name, total in pairs))
-
-
-def print_damage(report: "Report") -> None:
-    """Show which files are damaged or could not be read, and the first images that suffer."""
-    kinds = (("damaged files", report.damage), ("files that could not be read", report.unread))
-    for kind, found in kinds:
-        if found:
-            print_table(
-                f"{report.url}: {len(found)} {kind}",
-                ("file", "images", "what is wrong"),
-                [(one.file, str(len(one.images)), one.what) for one in found],
-            )
-    _print_first(list(dict.fromkeys(image for one in report.damage for image in one.images)))
-
-
-def print_online(report: "OnlineReport") -> None:
-    """Show how features of the store agree with those of the teacher in the loop."""
-    print_table(
-        f"{report.store}: cached against online",
-        ("", "crops", "cosine", "5th percentile", "relative error"),
-        [
-            (
-                f"{row.kind} {row.level}",
-                str(row.crops),
-                f"{row.cosine:.5f}",
-                f"{row.cosine_low:.5f}",
-                f"{row.relative_error:.4f}",
-            )
-            for row in report.rows
-        ],
-    )
-    console.print(
-        "online is the teacher on: the crop alone; the mirrored crop, against mirrored features "
-        "(flip) and those of mirrored images (stored flip)"
-    )
-    if not report.trained:
-        console.print(UNTRAINED)
-
-
-def print_probe(report: "ProbeReport") -> None:
-    """Show what linear classifiers of tokens get right, a line for each kind of features."""
-    tests = list(dict.fromkeys(on for _, on in report.scores))
-    print_table(
-        f"mean IoU of tokens, percent; learnt from labels of {report.learnt_on} images of "
-        "source/train",
-        ("features", *tests),
-        [
-            (features, *(f"{report.scores[features, on].miou:.1f}" for on in tests))
-            for features in dict.fromkeys(features for features, _ in report.scores)
-        ],
-    )
-    if not report.teacher["trained"]:
-        console.print(UNTRAINED)
 
 
 def print_metrics(run: Path) -> None:
@@ -250,26 +132,6 @@ def print_metrics(run: Path) -> None:
         console.print(UNTRAINED)
 
 
-def print_foreign(foreign: "ForeignStudent") -> None:
-    """Show what a checkpoint is, and every tensor of it that does not fit the student."""
-    config = foreign.config
-    trained = f" after {foreign.iteration} iterations" if foreign.iteration is not None else ""
-    console.print(
-        f"{foreign.path}: {foreign.kind}{trained}; {config.backbone}, {config.head} head of "
-        f"{config.head_channels} channels, {len(foreign.classes)} classes; "
-        f"{foreign.loaded} tensors loaded",
-    )
-    if config.hrda is not None:
-        console.print(
-            f"HRDA: detail windows of {config.hrda.detail_px} px are assumed, no file names them; "
-            "evaluate with window_px 1024, as published"
-        )
-    kinds = ("missing, left random", "unexpected, left out", "of another shape, left random")
-    for what, names in zip(kinds, foreign.differences, strict=True):
-        for name in names:
-            console.print(f"{what}: {name}")
-
-
 def teacher_of(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the identity of the teacher that features are of; empty where it is not noted."""
     teacher = provenance.get("teacher")
@@ -295,7 +157,8 @@ def statistics_text(level: "LevelSummary") -> tuple[str, ...]:
     return tuple(f"{value:.3g}" for value in values)
 
 
-def _print_first(lines: Sequence[str]) -> None:
+def print_first(lines: Sequence[str]) -> None:
+    """Print the first of some lines, and how many more there are."""
     for line in lines[:MOST_LINES]:
         console.print(f"  {line}")
     if len(lines) > MOST_LINES:

@@ -256,8 +256,7 @@ def main() -> None:
     options = parser.parse_args()
     out = options.out.resolve()
     try:
-        roots = dict.fromkeys(("source", "target"))
-        write_preset("drawn", out / "params.yaml", arm="ssr", roots=roots)
+        write_preset("drawn", out / "params.yaml", arm="ssr", roots={})
         print(experiment(Place(out, options.exam, options.overrides), options), end="")
     except (SSRError, OSError) as error:
         parser.error(str(error))

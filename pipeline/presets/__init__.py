@@ -46,8 +46,8 @@ def flow(values: Sequence[Any]) -> "CommentedSeq":
     return sequence
 
 
-def preset(name: str, *, arm: str, roots: Mapping[str, str | None]) -> "CommentedMap":
-    """Return a preset with an arm's values and given folders put in; None keeps the preset's.
+def preset(name: str, *, arm: str, roots: Mapping[str, str]) -> "CommentedMap":
+    """Return a preset with an arm's values and given folders put in.
 
     Raises:
         ConfigError: Preset or arm are unknown, or the preset has no self-training for the arm.
@@ -56,7 +56,7 @@ def preset(name: str, *, arm: str, roots: Mapping[str, str | None]) -> "Commente
         raise ConfigError(f"there is no preset {name}; `ssr init --help` lists them")
     tree = _tree(name)
     for domain, root in roots.items():
-        if root is not None and tree["prepare"][domain] is not None:
+        if tree["prepare"][domain] is not None:
             tree["prepare"][domain]["root"] = root
     for key, value in changes_of(arm).items():
         *sections, last = key.split(".")
@@ -69,7 +69,7 @@ def preset(name: str, *, arm: str, roots: Mapping[str, str | None]) -> "Commente
     return tree
 
 
-def render(name: str, *, arm: str = "ssr", roots: Mapping[str, str | None]) -> str:
+def render(name: str, *, arm: str = "ssr", roots: Mapping[str, str]) -> str:
     """Return the text of a preset; as `preset`."""
     return dump(preset(name, arm=arm, roots=roots))
 
@@ -87,28 +87,23 @@ def changes_of(arm: str) -> "CommentedMap":
 
 
 def _tree(name: str) -> "CommentedMap":
-    """Return a preset as it is packaged, with what it takes from others."""
+    """Return a preset as it is packaged, with the keys and comments that it takes from another."""
+    own = _packaged(name)
     if name not in BASES:
-        return _packaged(name)
-    tree = _tree(BASES[name])
-    _put_in(tree, _packaged(name))
-    return tree
-
-
-def _put_in(base: "CommentedMap", changes: "CommentedMap") -> None:
-    """Replace each key of a section that changes hold, with its comments, and the heading."""
-    base.ca.comment = changes.ca.comment
-    for name, section in changes.items():
-        if base[name] is None:
-            base[name] = section
-            base.ca.items.pop(name, None)
+        return own
+    base = _tree(BASES[name])
+    base.ca.comment = own.ca.comment
+    for title, section in own.items():
+        if base[title] is None:
+            base[title] = section
+            base.ca.items.pop(title, None)
             continue
         for key, value in section.items():
-            assert key in base[name], f"the base has no {name}.{key}"
-            base[name][key] = value
-            base[name].ca.items.pop(key, None)
+            base[title][key] = value
+            base[title].ca.items.pop(key, None)
             if key in section.ca.items:
-                base[name].ca.items[key] = section.ca.items[key]
+                base[title].ca.items[key] = section.ca.items[key]
+    return base
 
 
 def _packaged(name: str) -> "CommentedMap":

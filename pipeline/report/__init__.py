@@ -21,10 +21,10 @@ from PIL import Image
 from rich.filesize import decimal
 
 from pipeline import INDEX, MANIFEST, RUN
-from pipeline.checks import current_manifest, require_current_stores
 from pipeline.console import Cost, cost_of
 from pipeline.params import Params
 from pipeline.pictures import Painter, read_photo
+from pipeline.project import Project
 from pipeline.tables import UNTRAINED, sizes_text, statistics_text, teacher_of
 from stages.embed.stores import weights_of
 from stages.evaluate.pictures import read_pictures
@@ -37,12 +37,7 @@ from stages.student.saved import read_card
 from stages.train.step import LOSSES, PARTS
 from stages.train.workspace import INCIDENTAL, differences
 from store.atomic import write_text
-from store.errors import (
-    DataError,
-    SSRError,
-    StoreIncompleteError,
-    StoreMissingError,
-)
+from store.errors import DataError, SSRError, StoreIncompleteError, StoreMissingError
 from store.files import join
 from store.fingerprint import sha256_of_file
 from store.index import Index
@@ -112,16 +107,12 @@ def write_report(
         lstrip_blocks=True,
     )
     environment.filters |= {"size": decimal, "sizes": sizes_text, "statistics": statistics_text}
+    parts = ("data", "stores", "student", "curves", "results", "costs")
     text = environment.get_template("page.html.jinja").render(
-        data=Part.of(of_run.data),
-        stores=Part.of(of_run.stores),
-        student=Part.of(of_run.student),
-        curves=Part.of(of_run.curves),
+        {part: Part.of(getattr(of_run, part)) for part in parts},
         chart_of=chart_of,
         losses=(*LOSSES, *(f"{loss}_{part}" for part in PARTS for loss in LOSSES)),
-        results=Part.of(of_run.results),
         comparison=Part.of(lambda: of_run.comparison(compare)) if compare else None,
-        costs=Part.of(of_run.costs),
         title=of_run.title(),
         warnings=of_run.warnings(),
         untrained_teacher=UNTRAINED,
@@ -194,7 +185,7 @@ class _Run:
         roots, records = self.params.prepare.roots, self.manifest.records
         painter = Painter(reader, records)
         known = list(painter.records.values())
-        if not known or known[0].domain not in roots:
+        if not known:
             raise StoreIncompleteError(
                 f"{reader.header.files.url} has no image of the manifest and the params as they "
                 "are now: run `ssr embed`"
@@ -300,11 +291,11 @@ class _Run:
 
     def warnings(self) -> list[str]:
         """Say what on the page does not belong together, or not to the parameters."""
-        params, found = self.params, []
+        project, found = Project(self.params), []
         if MANIFEST.is_file():
-            found.append(Part.of(lambda: current_manifest(params, MANIFEST)).missing)
+            found.append(Part.of(lambda: project.manifest).missing)
         if INDEX.is_file():
-            found.append(Part.of(lambda: require_current_stores(params, INDEX)).missing)
+            found.append(Part.of(project.require_current_stores).missing)
         if Part.of(lambda: measured_card(self.run, read_scores(self.run))) == Part(None):
             found.append(
                 "The evaluation below is of another student than the present one: run "

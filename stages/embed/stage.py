@@ -23,7 +23,7 @@ from store.header import read_bases
 from store.index import Index, StoreEntry
 from store.lease import WHOLE, Part
 from store.shard_writer import ShardTask
-from store.spec import NO_BASES, StoreSpec
+from store.spec import StoreSpec
 from store.write import StoreWriter
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class _Embedder:
         features: Features = {}
         if lacking:
             sample = ShardTask(0, scale_sample(self.planned.images), tuple(lacking))
-            (shard,) = self._shards([sample])
+            (shard,) = self._shards([sample], {})
             features = shard.features()
         for level in writer.unprojected:
             if level not in bases and self.planned.projection is not None:
@@ -216,7 +216,7 @@ class _Embedder:
     def _shards(
         self,
         tasks: Sequence[ShardTask],
-        bases: Bases = NO_BASES,
+        bases: Bases,
         image_done: Callable[[], None] = lambda: None,
     ) -> "Generator[EmbeddedShard, None, None]":
         from stages.embed.task import embed_shards

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import groupby, islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -39,7 +40,7 @@ from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import normalised_window, read_raw, resize_image
 from store.codec import Bases
 from store.shard_writer import ShardTask
-from store.spec import NO_BASES, upright
+from store.spec import upright
 
 _T = TypeVar("_T")
 
@@ -101,7 +102,7 @@ def embed_shards(
     encoder: Encoder,
     records: Mapping[str, ImageRecord],
     root: Path,
-    bases: Bases = NO_BASES,
+    bases: Bases = MappingProxyType({}),
     image_done: Callable[[], None] = lambda: None,
 ) -> Generator[EmbeddedShard, None, None]:
     """Embed the images of one shard after the other.

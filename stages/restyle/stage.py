@@ -23,7 +23,7 @@ from PIL.PngImagePlugin import PngInfo
 from pydantic import AfterValidator, Field
 
 from stages.fields import Domain, Section, Seed, Split, distinct
-from stages.prepare.labels import ClassTable
+from stages.prepare.labels import ClassTable, LabelTable
 from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.pixels import DAMAGED, read_bytes, read_raw, resize_image
 from stages.prepare.restyled import Restyled
@@ -161,7 +161,7 @@ def run(
             "images": _named(mixes),
         }
         listed = tuple(sorted(rows, key=lambda row: (row.split, row.image_id)))
-        labels = {"source": manifest.labels["source"]}
+        labels: dict[Domain, LabelTable] = {"source": manifest.labels["source"]}
         Manifest(manifest.classes, listed, labels, sources={"source": noted}).update(out)
     return RestyleResult(len(share), made, folder)
 

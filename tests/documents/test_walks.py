@@ -2,10 +2,8 @@
 
 import re
 import shlex
-import shutil
 import subprocess
 from collections.abc import Mapping
-from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,11 @@ from examples.drawn.world import draw
 from examples.drawn.world.style import Style
 from tests.documents.reading import DOCUMENTS, commands_in, shell_blocks
 from tests.pipeline.repository import environment
-from tests.pipeline.test_handover import official_checkpoint
 from tests.pipeline.workplace import (
     REPOSITORY,
     SMALLEST,
     change_params,
     demand,
-    write_params,
 )
 from tests.prepare.conftest import ids, save, save_paletted
 
@@ -94,21 +90,6 @@ def block_with(beginning: str) -> str:
         for block in shell_blocks(document)
         if block.startswith(beginning)
     )
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder after all stages, with some photos and a checkpoint of another project."""
-    folder = tmp_path_factory.mktemp("trained")
-    write_params(folder, {**SMALLEST, "embed.splits": ["train", "val"]})
-    with chdir(folder):
-        for stage in STAGES:
-            demand(*stage)
-        official_checkpoint(Path("latest.pth"), Path("runs/student"))
-    shutil.copy(folder / "latest.pth", folder / "daformer.pth")
-    for name in ("photos/a.jpg", "more/b.jpg"):
-        save(folder / name, drawn(3, "dusk")[0])
-    return folder
 
 
 @pytest.fixture

@@ -51,13 +51,8 @@ def test_it_says_what_the_second_run_gains_and_who_had_a_teacher(runs: tuple[str
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"content": "ba9876543210"},
-        {"weights": "ema"},
-        {"inference": {"flip": True}},
-        {"iou": {"road": 20.0, "tree": None}},
-    ],
-    ids=["images", "weights", "inference", "classes"],
+    [{"content": "ba9876543210"}, {"inference": {"flip": True}}],
+    ids=["images", "inference"],
 )
 def test_what_was_measured_in_another_way_is_not_compared(
     runs: tuple[str, str], change: Mapping[str, object]

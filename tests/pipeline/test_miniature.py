@@ -11,7 +11,7 @@ import torch
 from benchmarks.miniature.arms import ARMS, BASELINE, FROM_NOTHING, folder_of
 from benchmarks.miniature.place import Place
 from benchmarks.miniature.plot import plot
-from benchmarks.miniature.tables import difference_table, health_table
+from benchmarks.miniature.tables import difference_table
 from benchmarks.miniature.vit import write_vit
 from benchmarks.tables import arm_table, class_table
 from examples.drawn import TEACHER
@@ -70,19 +70,6 @@ def test_rein_and_its_controls_train_alike_from_nothing(tmp_path: Path) -> None:
     assert kept == dict.fromkeys(("tokens", "none", "lora", "all"), kept["tokens"])
     learnt = {run.params.train.optimizer.lr for run in runs}
     assert sorted(learnt) == [1e-4, 1e-3]
-
-
-def test_the_last_row_of_health_is_shown_where_there_are_tokens_or_gamma(tmp_path: Path) -> None:
-    scores = {"miou": 1.0, "iou": {}, "others": {}, "iterations": 2, "cpu_s": None, "commit": None}
-    results = [{"arm": arm, "seed": seed} | scores for arm in ("a", "b") for seed in (1, 2, 3)]
-    for seed, gamma in (1, 0.1), (2, 0.3):
-        for arm, columns in ("a", "gamma_0,gamma_1,rein_scale"), ("b", "residual_0"):
-            folder = tmp_path / arm / str(seed)
-            folder.mkdir(parents=True)
-            (folder / "health.csv").write_text(f"{columns}\n7,7,7\n{gamma},0,0.02\n")
-    table = health_table(results, lambda arm, seed: tmp_path / arm / str(seed))  # type: ignore[arg-type]
-    assert table.splitlines()[2:] == ["| a | 0.2, 0 | 0.02 |  |"]
-    assert health_table(results[3:], lambda arm, seed: tmp_path / arm / str(seed)) == ""  # type: ignore[arg-type]
 
 
 def miniature(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -83,35 +83,26 @@ def test_overrides_are_yaml_and_the_last_one_counts(path: Path) -> None:
     assert config.embed.teacher.weights == "a file.pth"
 
 
-def test_every_key_is_explained_in_one_sentence_and_has_no_second_default() -> None:
-    # what data does without: nothing to leave out, no suffix, ids or colours alone
-    may_be_left_out = {"exclude", "labelled", "val_share", "image_suffix", "label_suffix"}
-    may_be_left_out |= {"ids", "ignore_ids", "ignore_colors"}
-    may_be_left_out |= {
-        "semask",
-        "hrda",
-        "refine",
-        "rein",
-        "views",
-        "tune",
-    }  # null is off, as before there was one
+def test_every_section_is_strict_and_every_key_explained_and_without_a_second_default() -> None:
+    may_be_left_out = {
+        # what data does without: nothing to leave out, no suffix, ids or colours alone
+        *("exclude", "labelled", "val_share", "image_suffix", "label_suffix"),
+        *("ids", "ignore_ids", "ignore_colors"),
+        # null is off, as before there was one
+        *("semask", "hrda", "refine", "rein", "views", "tune"),
+    }
     for model in models(Params):
+        assert model.model_config.get("extra") == "forbid", model
+        assert model.model_config.get("frozen"), model
         for name, field in model.model_fields.items():
             assert field.description, f"{model.__name__}.{name}"
             assert field.description.rstrip("`").endswith("."), f"{model.__name__}.{name}"
             assert field.is_required() or name in may_be_left_out, f"{model.__name__}.{name}"
 
 
-def test_every_section_refuses_unknown_keys_and_changes() -> None:
-    for model in models(Params):
-        assert model.model_config.get("extra") == "forbid", model
-        assert model.model_config.get("frozen"), model
-
-
-@pytest.mark.parametrize("wrong", ["train.optimizer.lrr", "prepare.source.widht_px"])
-def test_a_mistyped_key_is_named(path: Path, wrong: str) -> None:
-    change_params(path.parent, {wrong: 1})
-    assert refused(path).startswith(f"{path}: {wrong} is not a known key; docs/params.md")
+def test_a_mistyped_key_is_named(path: Path) -> None:
+    change_params(path.parent, {"prepare.source.widht_px": 1})
+    assert refused(path).startswith(f"{path}: prepare.source.widht_px is not a known key; docs/par")
 
 
 @pytest.mark.parametrize(
@@ -119,14 +110,11 @@ def test_a_mistyped_key_is_named(path: Path, wrong: str) -> None:
     [
         ("prepare:\n  source:\n kind: [\n", ["is not valid YAML at line 3"]),
         (b"\x89PNG\r\n\x1a\n\x00\xff", ["is not valid YAML"]),
-        ("prepare: {}".encode("utf-16"), ["is not valid YAML", "utf-8"]),
         ("prepare: " + "[" * 2000, ["is not valid YAML", "recursion"]),
-        ("prepare: " + "9" * 5000, ["is not valid YAML", "digits"]),
         ("", ["holds no sections", "ssr init"]),
-        ("train: {}\n", ["prepare is missing", "ssr init"]),
         ("trian: {}\n", ["trian is not a known key", "(and 7 more)"]),
     ],
-    ids=range(8),
+    ids=range(5),
 )
 def test_a_file_that_holds_no_params_is_one_line(
     path: Path, text: str | bytes, says: list[str]
@@ -141,7 +129,6 @@ def test_a_file_that_holds_no_params_is_one_line(
     ("override", "says"),
     [
         ("train.seed", "write it as section.key=value"),
-        ("train.=1", "write it as section.key=value"),
         ("train.seed=[", "the value is not valid YAML"),
         ("train.seed.now=1", "seed has no keys below it"),
         ("train.sed=1", "train.sed is not a known key"),
@@ -149,7 +136,6 @@ def test_a_file_that_holds_no_params_is_one_line(
         ("prepare.source.kind=camvdi", "prepare.source.kind is 'camvdi'; it is one of "),
         ("prepare.source={root: photos}", "prepare.source.kind is missing"),
         ("prepare.source=photos", "prepare.source is 'photos', but should be a section"),
-        ("train.regularizer.levels=[stride8]", "train.regularizer.levels.1 is missing"),
         ("store.url=gs://b/features", "store.url: gs://b/features is neither a folder nor s3://"),
         ('prepare.source.root="a\\0b"', "prepare.source.root: 'a\\x00b' holds a control character"),
     ],
@@ -178,12 +164,9 @@ def test_a_wrong_override_is_shown_with_what_is_allowed(
             "train.crop_align_px 8 is not a multiple of 32 px",
         ),
         (["embed.flips=[horizontal]"], "['horizontal'] does not begin with none"),
+        (["train.crop_px=96"], "prepare.pad_to_px 64 is less than train.crop_px 96"),
         (["embed.levels=[stride4]"], "no level stride4, which embed.levels names"),
     ],
 )
 def test_keys_that_are_at_odds_are_refused(path: Path, overrides: list[str], says: str) -> None:
     assert says in refused(path, *overrides)
-
-
-def test_a_crop_larger_than_the_padded_images_is_refused(path: Path) -> None:
-    assert "prepare.pad_to_px 64 is less than train.crop_px 96" in refused(path, "train.crop_px=96")

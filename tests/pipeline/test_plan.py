@@ -6,15 +6,14 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from pipeline import MANIFEST
 from pipeline.params import Params, load_params
 from pipeline.plan import (
     LevelPlan,
-    measured_speed,
     plan_stores,
     size_bytes,
     tiles_per_step,
 )
+from pipeline.project import Project
 from stages.embed.teachers.encoder import Encoder
 from stages.embed.teachers.sam_encoder import macs_per_tile
 from stages.embed.teachers.sam_sizes import ArchitectureName
@@ -75,7 +74,7 @@ def records(domain: Domain, count: int, size_px: tuple[int, int]) -> list[ImageR
 
 
 def planned(*overrides: str) -> list[LevelPlan]:
-    return plan_stores(load_params(Path("params.yaml"), overrides), Manifest.read(MANIFEST))
+    return plan_stores(Project.load(Path("params.yaml"), overrides))
 
 
 def test_sizes_are_those_of_shards(there: Path) -> None:
@@ -102,7 +101,9 @@ def test_tiles_are_counted_as_they_are_encoded(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_papers_setting_needs_what_its_arithmetic_says(paper: Callable[..., Params]) -> None:
     images = (*records("source", 24_966, (704, 1280)), *records("target", 2_975, (512, 1024)))
-    plan = plan_stores(paper(), Manifest(CITYSCAPES_19, images, {}))
+    project = Project(paper())
+    Manifest(CITYSCAPES_19, images, {}).update(project.workspace.manifest)
+    plan = plan_stores(project)
     # 704x1280 is 88x160 tokens of stride 8: 2x3 tiles of 64 that share 8; 512x1024 is 64x128: 1x3
     assert sum(level.tiles for level in plan) == 24_966 * 6 + 2_975 * 3
     tokens = 24_966 * (96 * 160) + 2_975 * (64 * 128)  # in whole chunks of 16x16
@@ -127,13 +128,6 @@ def test_the_teacher_in_the_loop_encodes_each_crop(
     assert tiles_per_step(paper(*changes)) == tiles
 
 
-@pytest.mark.usefixtures("there")
-def test_calibration_times_the_teacher_without_its_weights() -> None:
-    changes = ("embed.teacher.weights=not/there.pth", "embed.batch_tiles=2")
-    speed = measured_speed(load_params(Path("params.yaml"), changes).embed, least_s=0.05)
-    assert 1 < speed < 1e5
-
-
 @pytest.mark.parametrize(
     ("name", "gmac"), [("vit_b", 486), ("vit_l", 1493), ("vit_h", 2981)]
 )  # counted on the official encoders
@@ -153,6 +147,6 @@ def test_the_command_says_everything_without_weights_and_warns_of_a_full_disk(
         assert words in said
     assert "5 bytes free at data/features: NOT ENOUGH" in said
     assert "time: unknown, abacus" in demand("plan", "--device", "abacus")
-    said = demand("plan", "--calibrate")
+    said = demand("plan", "--calibrate", "-S", "embed.teacher.weights=not/there.pth")
     assert "tiles/s on cpu, measured" in said
     assert "/s, measured at data/features; the teacher goes on meanwhile" in said

@@ -9,6 +9,7 @@ from pipeline import MANIFEST
 from pipeline.params import load_params
 from pipeline.plan import plan_prefixes
 from stages.prepare.manifest import Manifest
+from tests.pipeline.mistakes import assert_refused
 from tests.pipeline.test_verify import flip_a_bit
 from tests.pipeline.workplace import change_params, demand, ssr, stored
 from tests.train.test_rein_vfm import save_vit
@@ -52,9 +53,10 @@ def test_prefixes_are_stored_repaired_and_trained_on(asked: Path) -> None:
     demand("verify", str(path), "--repair")
     assert stored(asked) == before
     demand("train")
-    refused = ssr("train", "-S", "train.student.rein.from_block=3", "--out", "other")
-    assert (refused.code, refused.err.count("\n")) == (2, 1)
-    assert "there are no prefixes of these params: run `ssr embed`" in refused.err
+    assert_refused(
+        "train -S train.student.rein.from_block=3 --out other",
+        "there are no prefixes of these params: run `ssr embed`",
+    )
     next((path / "prefix").glob("c.*")).unlink()
     assert f"is missing or out of date in {path}: run `ssr embed`" in ssr("doctor").out
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.workplace import demand, ssr
+from tests.pipeline.mistakes import assert_refused
+from tests.pipeline.workplace import demand
 
 BOTH = ("-S", "embed.splits=[train,val]")
 
@@ -41,7 +42,6 @@ def test_the_teacher_and_the_student_are_scored_on_every_embedded_val_split(
 
 @pytest.mark.usefixtures("photos")
 def test_without_features_of_labelled_target_images_a_line_says_what_to_embed() -> None:
-    outcome = ssr("probe")
-    assert outcome.code == 2
-    assert "no labelled image of target/val has features" in outcome.err
-    assert "[train, val] in embed.splits" in outcome.err
+    assert_refused(
+        "probe", "no labelled image of target/val has features", "[train, val] in embed.splits"
+    )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.pipeline.mistakes import assert_refused
 from tests.pipeline.workplace import change_params, demand, ssr
 from tests.restyle.test_issa import config
 
@@ -18,13 +19,9 @@ def with_issa(workplace: Path, **changes: object) -> None:
 
 def test_a_mixer_that_is_not_trained_is_refused_in_one_line(workplace: Path) -> None:
     demand("prepare")
-    refused = ssr("restyle-fit")
-    assert refused.code == 2
-    assert "restyle.mixer is not of kind issa" in refused.err
+    assert_refused("restyle-fit", "restyle.mixer is not of kind issa")
     with_issa(workplace)
-    refused = ssr("restyle")
-    assert refused.code == 2
-    assert "encoder.pt is not there; train it with `ssr restyle-fit`" in refused.err
+    assert_refused("restyle", "encoder.pt is not there; train it with `ssr restyle-fit`")
 
 
 def test_an_encoder_is_trained_once_and_mixes(workplace: Path) -> None:
@@ -47,9 +44,7 @@ def test_an_encoder_is_trained_once_and_mixes(workplace: Path) -> None:
     assert "another restyle.mixer" in ssr("doctor", "-S", "restyle.mixer.latent=8").out
     files[1].write_bytes(encoder)
     with_issa(workplace, encoder_steps=3)
-    refused = ssr("restyle-fit")
-    assert refused.code == 2
-    assert "encoder.pt is of another run; give another restyle.mixer.folder" in refused.err
+    assert_refused("restyle-fit", "encoder.pt is of another run; give another restyle.mixer.folder")
     assert [file.read_bytes() for file in files] == before
 
 
@@ -59,6 +54,4 @@ def test_a_damaged_checkpoint_is_said_in_one_line(workplace: Path, name: str) ->
     with_issa(workplace)
     (workplace / "issa").mkdir()
     (workplace / "issa" / name).write_bytes(b"half")
-    refused = ssr("restyle-fit")
-    assert refused.code == 2
-    assert f"{name} is a damaged checkpoint" in refused.err
+    assert_refused("restyle-fit", f"{name} is a damaged checkpoint")

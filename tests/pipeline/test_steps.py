@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.params import load_params
 from store.index import Index
+from tests.pipeline.mistakes import assert_refused
 from tests.pipeline.workplace import change_params, demand, ssr, stored, the_store
 
 
@@ -45,9 +46,7 @@ def test_wrong_steps_are_one_line(words: str, says: str) -> None:
 def test_bad_images_are_left_out_of_the_whole_walk_and_said(photos: Path) -> None:
     bad = photos / "photos" / "day" / "images" / "00003.png"
     bad.write_bytes(bad.read_bytes()[:200])
-    outcome = ssr("prepare")
-    assert outcome.code == 2
-    assert "00003.png" in outcome.err
+    assert_refused("prepare", "00003.png")
     change_params(photos, {"prepare.on_bad_image": "skip"})
     said = demand("prepare")
     assert "SKIPPED source/train/day/images/00003" in said
@@ -56,9 +55,7 @@ def test_bad_images_are_left_out_of_the_whole_walk_and_said(photos: Path) -> Non
     later = photos / "photos" / "dusk" / "images" / "00007.png"
     later.write_bytes(b"")  # after prepare
     shutil.rmtree("data/features")
-    outcome = ssr("embed")
-    assert outcome.code == 2
-    assert "00007.png: has changed since the manifest was made" in outcome.err
+    assert_refused("embed", "00007.png: has changed since the manifest was made")
 
 
 def test_a_converted_store_is_trained_from_without_embedding(photos: Path) -> None:

@@ -41,9 +41,7 @@ def test_embed_reads_what_was_pretrained(tmp_path: Path) -> None:
     ("words", "says"),
     [
         (["--out", "there.pth"], "there.pth: is there already"),
-        (["--out", "absent/teacher.pth"], "absent: there is no such folder"),
         (["--out", "teacher.pth", "--iterations", "0"], "--iterations"),
-        (["--out", "teacher.pth", "--seed", str(2**32)], "--seed"),
     ],
 )
 def test_what_cannot_be_pretrained_is_told_before_any_work(

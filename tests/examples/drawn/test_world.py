@@ -33,11 +33,6 @@ def test_style_changes_the_image_and_never_the_label() -> None:
         assert np.abs(bright.astype(float) - dim).mean() > 20
 
 
-def test_a_negative_index_is_refused() -> None:
-    with pytest.raises(ValueError, match="non-negative"):
-        draw(seed=0, index=-1, style="day", size_px=SIZE_PX)
-
-
 @pytest.mark.parametrize(
     ("style", "digest"),
     [("day", "520c96be240052c2"), ("dusk", "5dc74ee6b4fc22a5")],  # before there were other styles

@@ -124,17 +124,14 @@ def test_an_evaluation_of_another_student_is_told(place: Path) -> None:
     assert told in again(place).text
     demand("evaluate", "--weights", "ema")
     assert told not in again(place).text
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"student": "0123456789ab"}))
-    assert told in again(place).text
 
 
-@pytest.mark.parametrize(
-    "name", ["metrics.json", "curves.csv", "confusion.csv", "student/config.json"]
-)
-@pytest.mark.parametrize("content", ["iteration,\n{oops,\n", "{}"], ids=["text", "object"])
-def test_a_damaged_file_costs_its_part_alone(place: Path, name: str, content: str) -> None:
-    (place / "runs" / name).write_text(content)
-    assert "source train 6 6" in again(place).text
+def test_damaged_files_cost_their_parts_alone(place: Path) -> None:
+    for name in ("metrics.json", "curves.csv", "confusion.csv", "student/config.json"):
+        (place / "runs" / name).write_text("iteration,\n{oops,\n")
+    text = again(place).text
+    assert "source train 6 6" in text
+    assert "curves.csv: is damaged; run `ssr train` again" in text
 
 
 def test_names_of_classes_are_no_html(place: Path) -> None:
