@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+from pydantic import BaseModel, PositiveFloat, ValidationError
 
 from store.errors import CheckpointError
 from store.fingerprint import fingerprint_of
@@ -13,8 +15,6 @@ from store.fingerprint import fingerprint_of
 if TYPE_CHECKING:  # torch
     from torch import nn
     from transformers import PreTrainedConfig
-
-_RGB = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,14 @@ _REFUSALS: Final[Mapping[str, str]] = {
 """What the hub raises -> what to do."""
 
 
+class _Preprocessor(BaseModel):
+    image_mean: tuple[float, float, float]
+    image_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    do_normalize: Literal[True] = True
+    do_rescale: bool = True
+    rescale_factor: PositiveFloat = 1 / 255
+
+
 class Facts(NamedTuple):
     """What the small files of a model say.
 
@@ -104,8 +112,8 @@ class Facts(NamedTuple):
     prefix: int
     depth: int
     channels: tuple[int, ...]
-    mean: _RGB
-    std: _RGB
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     @property
     def family(self) -> Family:
@@ -184,18 +192,14 @@ def facts_of(folder: Path, *, frozen: bool = False) -> Facts:
             f"{', '.join(families)}"
         )
     config, family = read_config(folder), families[found]
-    images = _json(folder / IMAGES)
-    mean, std = images.get("image_mean", ()), images.get("image_std", ())
-    by = images.get("rescale_factor", 1 / 255) if images.get("do_rescale", True) else 1.0
-    if (
-        not (_is_rgb(mean) and _is_rgb(std) and min(std) > 0)
-        or not (isinstance(by, int | float) and by > 0)
-        or not images.get("do_normalize", True)
-    ):
+    try:
+        images = _Preprocessor.model_validate(_json(folder / IMAGES))
+    except ValidationError as error:
         raise CheckpointError(
             f"{folder / IMAGES}: image_mean, image_std and rescale_factor are not those of "
             "normalised RGB images; add or correct them"
-        )
+        ) from error
+    by = images.rescale_factor if images.do_rescale else 1.0
     config = config if hasattr(config, family.widths) else config.vision_config
     widths = getattr(config, family.widths)
     channels = tuple(widths) if isinstance(widths, list | tuple) else (widths,)
@@ -207,8 +211,8 @@ def facts_of(folder: Path, *, frozen: bool = False) -> Facts:
         channels=channels * len(family.strides)
         if len(channels) < len(family.strides)
         else channels,
-        mean=tuple(value / by for value in mean),
-        std=tuple(value / by for value in std),
+        mean=tuple(value / by for value in images.image_mean),
+        std=tuple(value / by for value in images.image_std),
     )
 
 
@@ -265,11 +269,6 @@ def load_model(folder: Path, facts: Facts, *, name: str) -> "nn.Module":
         raise CheckpointError(f"{name}: its weights do not fit {family.model} ({faults})")
     encoder: nn.Module = model.get_submodule(family.part) if family.part else model
     return encoder
-
-
-def _is_rgb(value: object) -> bool:
-    numbers = value if isinstance(value, list) else []
-    return len(numbers) == 3 and all(isinstance(each, int | float) for each in numbers)
 
 
 def _json(path: Path) -> dict[str, Any]:

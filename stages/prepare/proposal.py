@@ -10,7 +10,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -75,14 +75,14 @@ class ProposedClass:
     share: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ProposedClasses:
     """Classes in the order of their ids or of Cityscapes, if any; values without one; remarks."""
 
-    classes: tuple[ProposedClass, ...] = ()
-    ignore_ids: tuple[int, ...] = ()
-    ignore_colors: tuple[Color, ...] = ()
-    said: tuple[str, ...] = ()
+    classes: list[ProposedClass] = field(default_factory=list)
+    ignore_ids: list[int] = field(default_factory=list)
+    ignore_colors: list[Color] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
 
 
 def find_splits(root: Path) -> dict[str, SplitFolders]:
@@ -142,6 +142,7 @@ def propose_classes(files: Sequence[Path], *, suffix: str = "") -> ProposedClass
         counted = pool.map(_count, (files[i] for i in places))
         looked = [found for found in counted if found is not None]
     said = [f"looked at {len(looked)} of {len(files)} label files"]
+    proposed = ProposedClasses(said=said)
     if len(looked) < len(places):
         said.append(f"{len(places) - len(looked)} more cannot be read: `ssr prepare` says why")
     counts = _of_one_kind(sum(looked, Counter()))
@@ -153,30 +154,26 @@ def propose_classes(files: Sequence[Path], *, suffix: str = "") -> ProposedClass
             f"they hold {len(counts)} colours: labels that were blended or compressed have no "
             "classes; get the originals"
         )
-        return ProposedClasses(said=tuple(said))
+        return proposed
     names = _names_of(counts, suffix, said)
     ignored = {value for value in counts if value in names and names[value] is None}
     if len(counts) - len(ignored) < _LEAST_CLASSES:
         if looked:
             said.append("they hold too few values for a class table")
-        return ProposedClasses(said=tuple(said))
+        return proposed
     others = sorted(
         counts.keys() - names.keys(),
         key=lambda value: (-counts[value], value[1]) if value[1] else (value[0], _BLACK),
     )
     kept = [value for value in (*names, *others) if value not in ignored]
-    classes = []
     for place, (stored, color) in enumerate(kept):
         name = names.get((stored, color)) or f"class_{place if stored is None else stored}"
         share = counts[stored, color] / counts.total()
         ids = () if stored is None else (stored,)
-        classes.append(ProposedClass(name, color or _voc_color(place + 1), ids, share))
-    return ProposedClasses(
-        classes=tuple(classes),
-        ignore_ids=tuple(sorted(stored for stored, _ in ignored if stored is not None)),
-        ignore_colors=tuple(sorted(color for _, color in ignored if color is not None)),
-        said=tuple(said),
-    )
+        proposed.classes.append(ProposedClass(name, color or _voc_color(place + 1), ids, share))
+    proposed.ignore_ids = sorted(stored for stored, _ in ignored if stored is not None)
+    proposed.ignore_colors = sorted(color for _, color in ignored if color is not None)
+    return proposed
 
 
 def sampling_for(raw_px: Size, resized_px: Size) -> tuple[int, float]:

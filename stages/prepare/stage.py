@@ -148,8 +148,8 @@ def run(config: PrepareConfig, *, out: Path, cache: Path, progress: Progress) ->
             progress=progress,
         )
         # what could not be looked at may be sound: never left out
-        kept_out = config.on_bad_image == "fail"
-        wrong = [each for each in bad if kept_out or isinstance(each[1], DataUnreadableError)]
+        fails = config.on_bad_image == "fail"
+        wrong = [each for each in bad if fails or isinstance(each[1], DataUnreadableError)]
         problems += _grouped(domain, source, wrong, listing.hints)
         if not problems and not any(record.split == "train" for record, _ in found):
             why = f"that can be read: {bad[0][1]}" if bad else "left: hold out or exclude fewer"
