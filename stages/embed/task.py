@@ -16,7 +16,7 @@ bytes.
 
 import os
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -86,10 +86,10 @@ class _Piece:
     """
 
     task: ShardTask
-    levels: tuple[str, ...]
+    levels: Sequence[str]
     image_id: str
-    shapes: tuple[tuple[int, int, int], ...]
-    tiles: tuple[Tile, ...]
+    shapes: Sequence[tuple[int, int, int]]
+    tiles: Sequence[Tile]
     pixels: Future[Tensor]
     siblings: int
 
@@ -294,27 +294,26 @@ def _cut(
         )
 
     for task, record, resized in images:
-        passes: dict[tuple[float, bool], list[str]] = {}
+        passes: dict[tuple[float, bool], list[str]] = defaultdict(list)
         for level in task.levels:
-            scale = offered[upright(level)].input_scale
-            passes.setdefault((scale, level != upright(level)), []).append(level)
-        plans = {
-            key: [config.tiles(level, record.working_size_px) for level in levels]
-            for key, levels in passes.items()
-        }
-        siblings = sum(len(of_levels[0]) for of_levels in plans.values())
-        height, width = record.working_size_px
-        for (scale, mirrored), levels in passes.items():
-            strides = [offered[upright(level)].stride_px for level in levels]
-            shapes = tuple(
-                (offered[upright(level)].channels, height // stride, width // stride)
-                for level, stride in zip(levels, strides, strict=True)
-            )
-            patch_px = round(strides[0] * scale)
-            mirrored_tok = width // strides[0] if mirrored else None
-            for tiles in zip(*plans[scale, mirrored], strict=True):
-                pixels = readers.submit(cut, resized, tiles[0], strides[0], patch_px, mirrored_tok)
-                yield _Piece(task, tuple(levels), record.image_id, shapes, tiles, pixels, siblings)
+            passes[offered[upright(level)].input_scale, level != upright(level)].append(level)
+        size_px = record.working_size_px
+        plans = [
+            [*zip(*(config.tiles(level, size_px) for level in levels), strict=True)]
+            for levels in passes.values()
+        ]
+        siblings = sum(map(len, plans))
+        for ((scale, mirrored), levels), plan in zip(passes.items(), plans, strict=True):
+            shapes = []
+            for level in levels:
+                stride, channels, _ = offered[upright(level)]
+                shapes.append((channels, size_px[0] // stride, size_px[1] // stride))
+            stride = offered[upright(levels[0])].stride_px  # the pass takes pixels, in any tokens
+            patch_px = round(stride * scale)
+            width_tok = size_px[1] // stride if mirrored else None
+            for tiles in plan:
+                pixels = readers.submit(cut, resized, tiles[0], stride, patch_px, width_tok)
+                yield _Piece(task, levels, record.image_id, shapes, tiles, pixels, siblings)
 
 
 def _encode(

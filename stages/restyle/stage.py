@@ -160,9 +160,12 @@ def run(
             "settings": settings,
             "images": _named(mixes),
         }
-        listed = tuple(sorted(rows, key=lambda row: (row.split, row.image_id)))
-        labels = {"source": manifest.labels["source"]}
-        Manifest(manifest.classes, listed, labels, sources={"source": noted}).update(out)
+        Manifest(
+            classes=manifest.classes,
+            records=tuple(sorted(rows, key=lambda row: (row.split, row.image_id))),
+            labels={"source": manifest.labels["source"]},
+            sources={"source": noted},
+        ).update(out)
     return RestyleResult(len(share), made, folder)
 
 

@@ -1,7 +1,7 @@
 """The lanes of embedding: order is kept, work starts early, writing goes on beside encoding."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_what_the_writer_meets_is_raised(bad: int) -> None:
 def test_an_interrupt_lets_the_shard_in_hand_be_finished() -> None:
     interrupted, written = threading.Event(), []
 
-    def shards() -> Iterator[tuple[ShardTask, str]]:
+    def shards() -> Generator[tuple[ShardTask, str], None, None]:
         yield TASKS[0], ""
         interrupted.set()
         raise KeyboardInterrupt

@@ -163,13 +163,10 @@ class GeneratorFit(Fit):
         self.discriminator.requires_grad_(True)
         with torch.no_grad():
             made = self._made(rng)
-        penalised = number % _LAZY == 0
-        real = self.real(rng).requires_grad_(penalised)
+        real = self.real(rng).requires_grad_(number % _LAZY == 0)
         scores = self.discriminator(real)
         separation = F.softplus(self.discriminator(made)).mean() + F.softplus(-scores).mean()
-        penalty = torch.zeros(())
-        if penalised:
-            penalty = gradient_penalty(scores, real) * self._gamma / 2 * _LAZY
+        penalty = _penalty(scores, real, self._gamma)
         _update(self._of_discriminator, separation + penalty)
         self.average(self.averaged, self.generator, number)
         return {"generator": loss, "discriminator": separation, "penalty": penalty}
@@ -270,14 +267,11 @@ class EncoderFit(Fit):
         )
         _update(self._of_encoder, torch.stack([*terms.values()]).sum())
         self.discriminator.requires_grad_(True)
-        penalised = number % _LAZY == 0
-        real.requires_grad_(penalised)
+        real.requires_grad_(number % _LAZY == 0)
         found = self.discriminator(real)
         separation = hinge(found, self.discriminator(made[:count].detach()))
-        penalty = torch.zeros(())
-        if penalised:
-            scores = torch.cat([scale[-1].flatten() for scale in found])
-            penalty = gradient_penalty(scores, real) * (0.1 / 2) * _LAZY
+        scores = torch.cat([scale[-1].flatten() for scale in found])
+        penalty = _penalty(scores, real, 0.1)
         _update(self._of_discriminator, separation + penalty)
         self.average(self.averaged, self.encoder, number)
         return {**terms, "discriminator": separation, "penalty": penalty}
@@ -352,6 +346,13 @@ def _seeded(rng: torch.Generator) -> Iterator[None]:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(rng.initial_seed())
         yield
+
+
+def _penalty(scores: Tensor, real: Tensor, gamma: float) -> Tensor:
+    """Return R1 for the steps until the next; 0 for images without gradient."""
+    if not real.requires_grad:
+        return torch.zeros(())
+    return gradient_penalty(scores, real) * gamma / 2 * _LAZY
 
 
 def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
