@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -34,7 +34,7 @@ from torch import Tensor
 from stages.device import cpu_threads
 from stages.embed.config import EmbedConfig
 from stages.embed.teachers.encoder import Encoder
-from stages.embed.tiling import Span, Tile
+from stages.embed.tiling import Tile
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import normalised_window, read_raw, resize_image
 from store.codec import Bases
@@ -51,10 +51,7 @@ Features = dict[str, dict[str, NDArray[Any]]]
 class EmbeddedShard:
     """A shard whose features a GPU may still be computing.
 
-    Attributes:
-        unprojected: filled by the time of `copied`.
-        copied: passes when a GPU is done; None on the CPU.
-        bases: what levels are projected by.
+    Its values are there when `copied` passes; on the CPU it is None.
     """
 
     task: ShardTask
@@ -225,16 +222,8 @@ def add_tile(image: Tensor, tile: Tile, tokens: Tensor) -> None:
         tokens: (C, t, t), on the same device; what lies outside the image is dropped.
     """
     (y, x), (height, width) = tile.origin_tok, tile.size_tok
-    spans = (tile.rows.weights.tobytes(), tile.columns.weights.tobytes())
-    weights = _weights(*spans, image.device)
+    weights = _to_device(tile.weights, image.device)
     image[:, y : y + height, x : x + width] += weights * tokens[:, :height, :width]
-
-
-@lru_cache(maxsize=256)
-def _weights(rows: bytes, columns: bytes, device: torch.device) -> Tensor:
-    """Send a tile's weights (height, width) to the device once: images of a size share them."""
-    spans = (Span(0, np.frombuffer(each)) for each in (rows, columns))
-    return _to_device(Tile(*spans).weights, device)
 
 
 def _to_device(array: NDArray[Any], device: torch.device) -> Tensor:

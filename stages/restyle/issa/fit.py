@@ -193,18 +193,10 @@ class EncoderFit(Fit):
     Differs from ISSA: RAdam without Ranger's lookahead and centred gradients; generated images are
     drawn in each step; real images are not blurred; the learning rate is annealed at the published
     shares of the run, whatever its length.
-
-    Raises:
-        CheckpointError: The weights of the perceptual distance are not installed.
     """
 
     def __init__(
-        self,
-        config: Issa,
-        images: Tensor,
-        generator: Generator,
-        *,
-        perceptual: Perceptual | None = None,
+        self, config: Issa, images: Tensor, generator: Generator, perceptual: Perceptual
     ) -> None:
         super().__init__(config, images, 1)
         self.steps, channels = config.encoder_steps, config.channels
@@ -220,7 +212,7 @@ class EncoderFit(Fit):
         self._of_discriminator = torch.optim.Adam(
             self.discriminator.parameters(), config.encoder_lr / 10, (0.0, 0.99), 1e-8
         )
-        self.perceptual = (perceptual or Perceptual()).to(self.device)
+        self.perceptual = perceptual.to(self.device)
         self.parts = {
             "averaged": self.averaged,
             "encoder": self.encoder,
@@ -330,7 +322,7 @@ def run(config: Issa, *, records: Sequence[ImageRecord], root: Path, progress: P
         images = read_squeezed(records, root, config.side_px, progress)
         generator = GeneratorFit(config, images)
         fit(generator, config.path / GENERATOR, header=shared, progress=progress)
-        encoder = EncoderFit(config, images, generator.averaged, perceptual=perceptual)
+        encoder = EncoderFit(config, images, generator.averaged, perceptual)
         fit(encoder, config.path / ENCODER, header=about, progress=progress)
 
 
