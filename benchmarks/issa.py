@@ -118,7 +118,7 @@ def _trained(
     config: Issa, source: Tensor, generator: Generator, folder: Path, *, mask: float, maps: bool
 ) -> torch.nn.Module:
     config = config.model_copy(update={"mask": mask})
-    training = (EncoderFit if maps else _LatentsAlone)(config, source, generator)
+    training = (EncoderFit if maps else _LatentsAlone)(config, source, generator, Perceptual())
     fit(training, folder / ENCODER, header={**config.training, "maps": maps}, progress=_say)
     return training.averaged.eval()
 

@@ -1,6 +1,6 @@
 """Parameters of stage one; `params.yaml` gives every value (section `embed`)."""
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -15,10 +15,8 @@ from store.spec import FLIPPED, upright
 if TYPE_CHECKING:
     from stages.embed.teachers.encoder import Encoder
 
-_T = TypeVar("_T")
 
-
-def _as_they_are_first(flips: tuple[_T, ...]) -> tuple[_T, ...]:
+def _as_they_are_first(flips: tuple[str, ...]) -> tuple[str, ...]:
     if flips[:1] != ("none",):
         raise ValueError(f"{list(flips)} does not begin with none: images as they are always count")
     return flips

@@ -16,11 +16,11 @@ bytes.
 
 import os
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from itertools import groupby, islice
 from pathlib import Path
 from types import MappingProxyType
@@ -35,7 +35,7 @@ from torch import Tensor
 from stages.device import cpu_threads
 from stages.embed.config import EmbedConfig
 from stages.embed.teachers.encoder import Encoder
-from stages.embed.tiling import Span, Tile
+from stages.embed.tiling import Tile
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import normalised_window, read_raw, resize_image
 from store.codec import Bases
@@ -52,10 +52,7 @@ Features = dict[str, dict[str, NDArray[Any]]]
 class EmbeddedShard:
     """A shard whose features a GPU may still be computing.
 
-    Attributes:
-        unprojected: filled by the time of `copied`.
-        copied: passes when a GPU is done; None on the CPU.
-        bases: what levels are projected by.
+    Its values are there when `copied` passes; on the CPU it is None.
     """
 
     task: ShardTask
@@ -87,10 +84,10 @@ class _Piece:
     """
 
     task: ShardTask
-    levels: tuple[str, ...]
+    levels: Sequence[str]
     image_id: str
-    shapes: tuple[tuple[int, int, int], ...]
-    tiles: tuple[Tile, ...]
+    shapes: Sequence[tuple[int, int, int]]
+    tiles: Sequence[Tile]
     pixels: Future[Tensor]
     siblings: int
 
@@ -226,16 +223,8 @@ def add_tile(image: Tensor, tile: Tile, tokens: Tensor) -> None:
         tokens: (C, t, t), on the same device; what lies outside the image is dropped.
     """
     (y, x), (height, width) = tile.origin_tok, tile.size_tok
-    spans = (tile.rows.weights.tobytes(), tile.columns.weights.tobytes())
-    weights = _weights(*spans, image.device)
+    weights = _to_device(tile.weights, image.device)
     image[:, y : y + height, x : x + width] += weights * tokens[:, :height, :width]
-
-
-@lru_cache(maxsize=256)
-def _weights(rows: bytes, columns: bytes, device: torch.device) -> Tensor:
-    """Send a tile's weights (height, width) to the device once: images of a size share them."""
-    spans = (Span(0, np.frombuffer(each)) for each in (rows, columns))
-    return _to_device(Tile(*spans).weights, device)
 
 
 def _to_device(array: NDArray[Any], device: torch.device) -> Tensor:
@@ -295,27 +284,26 @@ def _cut(
         )
 
     for task, record, resized in images:
-        passes: dict[tuple[float, bool], list[str]] = {}
+        passes: dict[tuple[float, bool], list[str]] = defaultdict(list)
         for level in task.levels:
-            scale = offered[upright(level)].input_scale
-            passes.setdefault((scale, level != upright(level)), []).append(level)
-        plans = {
-            key: [config.tiles(level, record.working_size_px) for level in levels]
-            for key, levels in passes.items()
-        }
-        siblings = sum(len(of_levels[0]) for of_levels in plans.values())
-        height, width = record.working_size_px
-        for (scale, mirrored), levels in passes.items():
-            strides = [offered[upright(level)].stride_px for level in levels]
-            shapes = tuple(
-                (offered[upright(level)].channels, height // stride, width // stride)
-                for level, stride in zip(levels, strides, strict=True)
-            )
-            patch_px = round(strides[0] * scale)
-            mirrored_tok = width // strides[0] if mirrored else None
-            for tiles in zip(*plans[scale, mirrored], strict=True):
-                pixels = readers.submit(cut, resized, tiles[0], strides[0], patch_px, mirrored_tok)
-                yield _Piece(task, tuple(levels), record.image_id, shapes, tiles, pixels, siblings)
+            passes[offered[upright(level)].input_scale, level != upright(level)].append(level)
+        size_px = record.working_size_px
+        plans = [
+            [*zip(*(config.tiles(level, size_px) for level in levels), strict=True)]
+            for levels in passes.values()
+        ]
+        siblings = sum(map(len, plans))
+        for ((scale, mirrored), levels), plan in zip(passes.items(), plans, strict=True):
+            shapes = []
+            for level in levels:
+                stride, channels, _ = offered[upright(level)]
+                shapes.append((channels, size_px[0] // stride, size_px[1] // stride))
+            stride = offered[upright(levels[0])].stride_px  # the pass takes pixels, in any tokens
+            patch_px = round(stride * scale)
+            width_tok = size_px[1] // stride if mirrored else None
+            for tiles in plan:
+                pixels = readers.submit(cut, resized, tiles[0], stride, patch_px, width_tok)
+                yield _Piece(task, levels, record.image_id, shapes, tiles, pixels, siblings)
 
 
 def _encode(

@@ -23,7 +23,7 @@ from PIL.PngImagePlugin import PngInfo
 from pydantic import AfterValidator, Field
 
 from stages.fields import Domain, Section, Seed, Split, distinct
-from stages.prepare.labels import ClassTable, LabelTable
+from stages.prepare.labels import ClassTable
 from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.pixels import DAMAGED, read_bytes, read_raw, resize_image
 from stages.prepare.restyled import Restyled
@@ -160,9 +160,12 @@ def run(
             "settings": settings,
             "images": _named(mixes),
         }
-        listed = tuple(sorted(rows, key=lambda row: (row.split, row.image_id)))
-        labels: dict[Domain, LabelTable] = {"source": manifest.labels["source"]}
-        Manifest(manifest.classes, listed, labels, sources={"source": noted}).update(out)
+        Manifest(
+            classes=manifest.classes,
+            records=tuple(sorted(rows, key=lambda row: (row.split, row.image_id))),
+            labels={"source": manifest.labels["source"]},
+            sources={"source": noted},
+        ).update(out)
     return RestyleResult(len(share), made, folder)
 
 
@@ -283,9 +286,7 @@ def _mixed(config: RestyleConfig, mix: Mix, roots: Mapping[Domain, Path]) -> NDA
         resize_image(read_raw(record, roots[record.domain]), record.resized_size_px)
         for record in (mix.content, mix.style)
     )
-    mixed = config.mixer.mix(content, style)
-    assert mixed.shape == content.shape, f"{mixed.shape} is not the content's {content.shape}"
-    return mixed
+    return config.mixer.mix(content, style)
 
 
 def _png(pixels: NDArray[np.uint8], note: str) -> bytes:

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from stages.embed.config import EmbedConfig
-from stages.embed.stores import provenance
+from stages.embed.stores import provenance, require_provenance
 from stages.embed.teachers.sam_encoder import PREFIX, draw_encoder
 from stages.embed.teachers.sam_sizes import ARCHITECTURES
-from store.errors import CheckpointError, DataError
+from store.errors import CheckpointError, DataError, StoreMismatchError
 from store.index import Index
 from tests.embed.world import World, changed
 
@@ -122,6 +122,11 @@ def test_a_teacher_from_a_file_is_known_by_its_weights(
     assert kept.items() <= world.features().items()
     with pytest.raises(CheckpointError, match=r"sam\.pth: no such weight file"):
         world.run(weights="sam.pth")
+    found = Index.read(world.index_path).stores["source"].provenance
+    elsewhere = changed(world.config, weights="absent.pth")
+    require_provenance(elsewhere, None, found, where="it")
+    with pytest.raises(StoreMismatchError, match="another teacher"):
+        require_provenance(changed(elsewhere, architecture="vit_b"), None, found, where="it")
 
 
 @pytest.mark.parametrize("change", [{"domains": ("target",)}, {"splits": ("val",)}])

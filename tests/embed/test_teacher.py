@@ -58,11 +58,6 @@ def test_a_compiled_encoder_computes_the_same(embed_config: EmbedConfig) -> None
         )
 
 
-def test_tiles_of_another_size_are_refused(embed_config: EmbedConfig) -> None:
-    with pytest.raises(ValueError, match=r"\(3, 256, 256\) needed"):
-        embed_config.load_encoder().encode(torch.zeros(1, 3, 240, 256), ["stride8"])
-
-
 def test_too_large_a_batch_is_told_in_one_line(
     embed_config: EmbedConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,6 @@ from store.write import StoreWriter
 from tests.embed.world import World, changed
 
 DASK: dict[str, Any] = {"executor": "dask", "workers": 2}
-THREADS: dict[str, Any] = {"threads": 1}
 
 
 def in_parts(world: World, count: int, **changes: Any) -> None:  # noqa: ANN401
@@ -51,16 +50,16 @@ def test_every_way_makes_the_same_bytes(
         world.config = changed(world.config, flips=("none", "horizontal"))
     ways = [world.twin(tmp_path / name) for name in ("serial", "parts", "dask")]
     serial, parts, workers = ways
-    serial.run(**THREADS)
-    in_parts(parts, 3, **THREADS)
-    workers.run(**DASK, **THREADS)
+    serial.run()
+    in_parts(parts, 3)
+    workers.run(**DASK)
     assert parts.features() == serial.features()
     assert workers.features() == serial.features()
 
 
 def test_a_killed_worker_costs_its_shard_only(world: World, tmp_path: Path) -> None:
     undisturbed = world.twin(tmp_path / "twin")
-    undisturbed.run(**THREADS)
+    undisturbed.run()
     killed: list[int] = []
 
     def kill(done: int, total: int, what: str) -> None:
@@ -68,7 +67,7 @@ def test_a_killed_worker_costs_its_shard_only(world: World, tmp_path: Path) -> N
             killed.extend(children()[:1])
             os.kill(killed[0], signal.SIGKILL)
 
-    result = world.run(kill, **DASK, **THREADS)
+    result = world.run(kill, **DASK)
     assert len(killed) == 1
     assert children() == []
     assert result.embedded == 5
@@ -84,9 +83,9 @@ def test_what_a_worker_meets_ends_the_run_in_one_line(world: World) -> None:
 
 def test_workers_can_be_those_of_a_scheduler_that_is_there(world: World, tmp_path: Path) -> None:
     undisturbed = world.twin(tmp_path / "twin")
-    undisturbed.run(**THREADS)
+    undisturbed.run()
     with scheduler() as address:
-        world.run(executor="dask", scheduler=address, **THREADS)
+        world.run(executor="dask", scheduler=address)
     assert world.features() == undisturbed.features()
 
 

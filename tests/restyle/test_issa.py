@@ -61,7 +61,7 @@ def training(kind: str, wanted: Issa) -> Fit:
     if kind == "generator":
         return GeneratorFit(wanted, images())
     generator = Generator(wanted.side_px, wanted.channels, wanted.latent)
-    return EncoderFit(wanted, images(), generator, perceptual=Perceptual(untrained("lite0", 0)))
+    return EncoderFit(wanted, images(), generator, Perceptual(untrained("lite0", 0)))
 
 
 def trained(folder: Path) -> Issa:

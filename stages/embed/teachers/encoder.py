@@ -61,13 +61,8 @@ class Encoder:
             level -> (B, C, h, w) float32, on the encoder's device.
 
         Raises:
-            ValueError: for tiles of another size, which the encoder might accept and get wrong.
             ConfigError: for more tiles than fit in the GPU's memory.
         """
-        wanted = (3, self.side_px, self.side_px)
-        for tile in tiles:
-            if tuple(tile.shape) != wanted:
-                raise ValueError(f"tiles of shape {tuple(tile.shape)} given, {wanted} needed")
         dtype = getattr(torch, self._precision)
         half = dtype != torch.float32
         try:

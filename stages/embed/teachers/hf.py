@@ -114,33 +114,24 @@ class HfTeacher(Teacher):
         """
         return facts_of(self._folder(SMALL))
 
-    def maps(self) -> dict[str, int]:
-        """Return each level's place among the maps that one pass makes."""
-        strides = self.facts().family.strides
-        if strides:
-            return {f"stride{stride}": place for place, stride in enumerate(strides)}
-        return {
-            f"stride{stride}" + ("" if tap == "last" else f"_block{tap}"): place
-            for stride, (place, tap) in product(_VIT_STRIDES, enumerate(self.taps))
-        }
-
-    def blocks(self) -> tuple[int, ...]:
-        """Return the numbers of the tapped blocks, from 0."""
-        last = self.facts().depth - 1
-        return tuple(last if tap == "last" else tap for tap in self.taps)
-
     def levels(self) -> dict[str, TeacherLevel]:
         """Return the levels; see `Teacher.levels`."""
-        facts = self.facts()
+        return {name: level for name, (level, _) in self._maps(self.facts()).items()}
+
+    def _maps(self, facts: Facts) -> dict[str, tuple[TeacherLevel, int]]:
+        """Return each level, and its place among the maps that one pass makes."""
         self._require_fit(facts)
-        strides, levels = facts.family.strides, {}
-        for name, place in self.maps().items():
-            if strides:
-                levels[name] = TeacherLevel(strides[place], facts.channels[place], 1.0)
-            else:
-                stride = int(name.partition("_")[0].removeprefix("stride"))
-                levels[name] = TeacherLevel(stride, facts.channels[0], facts.patch_px / stride)
-        return levels
+        if facts.family.strides:
+            of_map = zip(facts.family.strides, facts.channels, strict=False)
+            return {
+                f"stride{stride}": (TeacherLevel(stride, channels, 1.0), place)
+                for place, (stride, channels) in enumerate(of_map)
+            }
+        maps = {}
+        for stride, (place, tap) in product(_VIT_STRIDES, enumerate(self.taps)):
+            level = TeacherLevel(stride, facts.channels[0], facts.patch_px / stride)
+            maps[f"stride{stride}" + ("" if tap == "last" else f"_block{tap}")] = level, place
+        return maps
 
     def weights_identity(self) -> dict[str, Any]:
         """Return family, hash of the weights, normalisation and licence."""
@@ -180,14 +171,16 @@ class HfTeacher(Teacher):
         from stages.embed.teachers.encoder import HfNetwork
 
         facts = self.facts()
-        self._require_fit(facts)
+        places = {name: place for name, (_, place) in self._maps(facts).items()}
         model = load_model(self._folder((*SMALL, "*.safetensors*")), facts, name=self.name)
-        return HfNetwork(model, facts, self.blocks(), self.maps(), norm=self.norm)
+        blocks = [facts.depth - 1 if tap == "last" else tap for tap in self.taps]
+        return HfNetwork(model, facts, blocks, places, norm=self.norm)
 
     def _require_fit(self, facts: Facts) -> None:
         """Refuse taps that the model does not have, and pixels that it would drop silently."""
         what = f"embed.teacher: {self.name} ({facts.model_type})"
-        if facts.depth and (absent := [tap for tap in self.blocks() if tap >= facts.depth]):
+        absent = [tap for tap in self.taps if tap != "last" and tap >= facts.depth]
+        if facts.depth and absent:
             raise ConfigError(
                 f"{what} has blocks 0 to {facts.depth - 1}, no {absent[0]}; correct taps"
             )

@@ -163,13 +163,10 @@ class GeneratorFit(Fit):
         self.discriminator.requires_grad_(True)
         with torch.no_grad():
             made = self._made(rng)
-        penalised = number % _LAZY == 0
-        real = self.real(rng).requires_grad_(penalised)
+        real = self.real(rng).requires_grad_(number % _LAZY == 0)
         scores = self.discriminator(real)
         separation = F.softplus(self.discriminator(made)).mean() + F.softplus(-scores).mean()
-        penalty = torch.zeros(())
-        if penalised:
-            penalty = gradient_penalty(scores, real) * self._gamma / 2 * _LAZY
+        penalty = _penalty(scores, real, self._gamma)
         _update(self._of_discriminator, separation + penalty)
         self.average(self.averaged, self.generator, number)
         return {"generator": loss, "discriminator": separation, "penalty": penalty}
@@ -196,18 +193,10 @@ class EncoderFit(Fit):
     Differs from ISSA: RAdam without Ranger's lookahead and centred gradients; generated images are
     drawn in each step; real images are not blurred; the learning rate is annealed at the published
     shares of the run, whatever its length.
-
-    Raises:
-        CheckpointError: The weights of the perceptual distance are not installed.
     """
 
     def __init__(
-        self,
-        config: Issa,
-        images: Tensor,
-        generator: Generator,
-        *,
-        perceptual: Perceptual | None = None,
+        self, config: Issa, images: Tensor, generator: Generator, perceptual: Perceptual
     ) -> None:
         super().__init__(config, images, 1)
         self.steps, channels = config.encoder_steps, config.channels
@@ -223,7 +212,7 @@ class EncoderFit(Fit):
         self._of_discriminator = torch.optim.Adam(
             self.discriminator.parameters(), config.encoder_lr / 10, (0.0, 0.99), 1e-8
         )
-        self.perceptual = (perceptual or Perceptual()).to(self.device)
+        self.perceptual = perceptual.to(self.device)
         self.parts = {
             "averaged": self.averaged,
             "encoder": self.encoder,
@@ -270,14 +259,11 @@ class EncoderFit(Fit):
         )
         _update(self._of_encoder, torch.stack([*terms.values()]).sum())
         self.discriminator.requires_grad_(True)
-        penalised = number % _LAZY == 0
-        real.requires_grad_(penalised)
+        real.requires_grad_(number % _LAZY == 0)
         found = self.discriminator(real)
         separation = hinge(found, self.discriminator(made[:count].detach()))
-        penalty = torch.zeros(())
-        if penalised:
-            scores = torch.cat([scale[-1].flatten() for scale in found])
-            penalty = gradient_penalty(scores, real) * (0.1 / 2) * _LAZY
+        scores = torch.cat([scale[-1].flatten() for scale in found])
+        penalty = _penalty(scores, real, 0.1)
         _update(self._of_discriminator, separation + penalty)
         self.average(self.averaged, self.encoder, number)
         return {**terms, "discriminator": separation, "penalty": penalty}
@@ -336,7 +322,7 @@ def run(config: Issa, *, records: Sequence[ImageRecord], root: Path, progress: P
         images = read_squeezed(records, root, config.side_px, progress)
         generator = GeneratorFit(config, images)
         fit(generator, config.path / GENERATOR, header=shared, progress=progress)
-        encoder = EncoderFit(config, images, generator.averaged, perceptual=perceptual)
+        encoder = EncoderFit(config, images, generator.averaged, perceptual)
         fit(encoder, config.path / ENCODER, header=about, progress=progress)
 
 
@@ -352,6 +338,13 @@ def _seeded(rng: torch.Generator) -> Iterator[None]:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(rng.initial_seed())
         yield
+
+
+def _penalty(scores: Tensor, real: Tensor, gamma: float) -> Tensor:
+    """Return R1 for the steps until the next; 0 for images without gradient."""
+    if not real.requires_grad:
+        return torch.zeros(())
+    return gradient_penalty(scores, real) * gamma / 2 * _LAZY
 
 
 def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
