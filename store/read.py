@@ -59,7 +59,7 @@ class FeatureReader:
         return read_header(files_at(self._path))
 
     def size_tok(self, image_id: str, level: str) -> Size:
-        """Return the valid (height, width) in tokens; StoreIncompleteError without image or level."""
+        """Return the valid (height, width) of an image in tokens of a level."""
         return self._grid(level).image_size_tok(self._slot(image_id)[1].working_size_px)
 
     def window(self, image_id: str, level: str, y: int, x: int, h: int, w: int) -> NDArray[Any]:
