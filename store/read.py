@@ -59,11 +59,7 @@ class FeatureReader:
         return read_header(files_at(self._path))
 
     def size_tok(self, image_id: str, level: str) -> Size:
-        """Return the valid (height, width) of an image in tokens.
-
-        Raises:
-            StoreIncompleteError: The store has no such image or level.
-        """
+        """Return the valid (height, width) of an image in tokens of a level."""
         return self._grid(level).image_size_tok(self._slot(image_id)[1].working_size_px)
 
     def window(self, image_id: str, level: str, y: int, x: int, h: int, w: int) -> NDArray[Any]:
@@ -97,11 +93,7 @@ class FeatureReader:
         return grid.codec.decode(stored, self.header.scales.get(level))
 
     def statistics(self, level: str) -> ChannelStatistics | None:
-        """Read those of all tokens of a level from the ledger; None where it has none.
-
-        Raises:
-            StoreError: They are damaged, or cannot be looked at.
-        """
+        """Read those of all tokens of a level from the ledger; None where it has none."""
         self._grid(level)
         done = [shard for shard in self.header.shards if self.entry(level, shard) is not None]
         return self.header.statistics(level, done)
@@ -136,8 +128,7 @@ class FeatureReader:
     def place(self, image_id: str, level: str) -> tuple[int, int]:
         """Return shard and row of an image, after a look at what the ledger records of it.
 
-        Raises:
-            StoreIncompleteError: The ledger does not record the image with its present content.
+        StoreIncompleteError where it does not record the image with its present content.
         """
         slot, image = self._slot(image_id)
         shard, row = divmod(slot, self.header.spec.shard_images)
@@ -207,11 +198,7 @@ def open_features(
 
 
 def require_same_bases(readers: Iterable[FeatureReader], levels: Iterable[str]) -> None:
-    """Refuse stores whose principal components of some levels are not the same ones.
-
-    Raises:
-        StoreMismatchError: The first two that differ.
-    """
+    """Raise StoreMismatchError where principal components of a level differ between stores."""
     seen: dict[str, tuple[str, Url]] = {}
     used = {*map(upright, levels)}
     for reader in readers:

@@ -47,9 +47,8 @@ class Report:
 
     Attributes:
         shards: 0 where metadata is damaged: shards are looked at once it was repaired.
-        damage: In the order of levels and shards; nothing in a sound store.
         unread: What could not be looked at, as when a server is busy or a disk fails. It may be
-            sound: nothing is known about it.
+            sound.
     """
 
     url: str

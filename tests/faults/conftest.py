@@ -1,8 +1,9 @@
 """Worlds to be hurt."""
 
-import shutil
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -11,6 +12,14 @@ from tests.embed.conftest import embed_config as embed_config  # a fixture
 from tests.embed.world import World
 
 Undisturbed = Callable[[World], dict[str, bytes]]
+
+PROCESSES: Final = get_context("forkserver")
+PROCESSES.set_forkserver_preload(["stages.embed.task", "store.write"])  # torch, imported once
+
+
+def embed(world: World) -> int:
+    """Bring the store up to date, in any process; return how many images were embedded."""
+    return world.run().embedded
 
 
 @pytest.fixture
@@ -27,16 +36,9 @@ def world(tmp_path: Path, embed_config: EmbedConfig) -> World:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     """Embed the same images elsewhere, in one go; return all files of the store, and the index."""
 
-    def embed(world: World) -> dict[str, bytes]:
-        other = World(
-            tmp_path_factory.mktemp("undisturbed"),
-            world.config,
-            world.shard_images,
-            dict(world.records),
-            world.codec,
-        )
-        shutil.copytree(world.folder / "images", other.folder / "images")
+    def embed_elsewhere(world: World) -> dict[str, bytes]:
+        other = world.twin(tmp_path_factory.mktemp("undisturbed"))
         other.run()
         return other.features()
 
-    return embed
+    return embed_elsewhere

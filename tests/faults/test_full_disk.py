@@ -7,20 +7,12 @@ from pathlib import Path
 import pytest
 
 from store.errors import SSRError
-from store.verify import MISSING, UNRECORDED, verify
 from tests.embed.world import World
 from tests.faults.conftest import Undisturbed
 from tests.faults.disk import PAGE_BYTES, small_disk
 from tests.pipeline.mistakes import assert_refused
 from tests.pipeline.workplace import PHOTOS, SMALLEST, add_photos, demand, the_store, write_params
-
-
-def assert_only_incomplete(store: Path) -> None:
-    """What is recorded is sound, and nothing half-written lies about."""
-    assert not list(store.rglob("*.partial"))
-    if (store / "zarr.json").exists():
-        damage = [found for found in verify(store).damage if found.level is not None]
-        assert {found.what for found in damage} <= {MISSING, UNRECORDED}, damage
+from tests.store.worlds import assert_only_incomplete
 
 
 def survive_full_disks(world: World, expected: dict[str, bytes], options: list[str]) -> None:
@@ -36,6 +28,7 @@ def survive_full_disks(world: World, expected: dict[str, bytes], options: list[s
             assert str(folder) in str(caught.value)
             assert "\n" not in str(caught.value)
             for store in folder.glob("features/source/*.zarr"):
+                assert not list(store.rglob("*.partial"))
                 assert_only_incomplete(store)
             done = len(list(folder.glob("features/source/*.zarr/ledger/stride8/*.json")))
             disk.change("size=8m,nr_inodes=1000")

@@ -1,6 +1,7 @@
 """Folders that must not be written: one line, nothing changed, and on when they may be."""
 
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,25 +11,17 @@ from store.errors import StoreError
 from store.read import FeatureReader
 from store.verify import verify
 from tests.embed.world import World
-from tests.faults.conftest import Undisturbed
+from tests.faults.conftest import PROCESSES, Undisturbed, embed
 from tests.faults.disk import obey_permissions, small_disk
-from tests.faults.writer import Writer
-
-
-def embed_some(world: World, count: int) -> Path:
-    """Embed the first images only; return the store."""
-    all_of_them = dict(world.records)
-    world.records = dict(list(all_of_them.items())[:count])
-    store = Path(world.run().path)
-    world.records = all_of_them
-    return store
 
 
 def test_a_read_only_disk_is_one_line_changes_nothing_and_can_be_read(
     world: World, undisturbed: Undisturbed
 ) -> None:
     with small_disk(world.store_url, "size=8m") as disk:
-        store = embed_some(world, 4)
+        last = world.records.popitem()
+        store = Path(world.run().path)
+        world.records.update([last])
         before = world.features()
         disk.change("ro")
         with pytest.raises(StoreError, match=rf"cannot write {store}/.*: Read-only file system"):
@@ -66,10 +59,10 @@ def test_a_folder_without_permission_is_one_line_and_keeps_what_is_done(
     locked = world.folder if folder == "." else next(world.folder.glob(folder))
     locked.chmod(0o555)
     with (
-        Writer(world, first=obey_permissions) as writer,
+        ProcessPoolExecutor(1, PROCESSES, obey_permissions) as processes,
         pytest.raises(StoreError, match=f"{says}.*: Permission denied") as caught,
     ):
-        writer.end()
+        processes.submit(embed, world).result()
     locked.chmod(0o755)
     assert "\n" not in str(caught.value)
     kept = files(world)

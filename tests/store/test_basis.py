@@ -51,5 +51,5 @@ def test_components_that_do_not_vary_cannot_be_whitened() -> None:
 
 def test_features_that_are_not_finite_have_no_components() -> None:
     broken = [*SAMPLE, np.full((6, 2, 2), np.inf, np.float32)]
-    with pytest.raises(StoreError, match=r"stride8: .*NaN or Inf"):
+    with pytest.raises(StoreError, match=r"stride8: .*NaN, Inf"):
         fit_basis("stride8", broken, Projection(2, whiten=False))

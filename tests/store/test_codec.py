@@ -72,9 +72,8 @@ def test_no_number_of_the_sample_is_clipped_or_far_off(spread: float, seed: int)
         assert (error <= scale[:, None, None] * 0.5001).all()
 
 
-@pytest.mark.parametrize("name", ["int8", "int8-zstd"])
-def test_scales_are_fixed_before_the_first_shard_and_kept(tmp_path: Path, name: str) -> None:
-    spec = replace(SPEC, codec=name)
+def test_scales_are_fixed_before_the_first_shard_and_kept(tmp_path: Path) -> None:
+    spec = replace(SPEC, codec="int8-zstd")
     with StoreWriter(tmp_path, spec, IMAGES, LEVELS) as writer:
         assert writer.unscaled == LEVELS
         task = writer.pending()[0]
@@ -99,7 +98,7 @@ def test_features_that_float16_cannot_hold_have_no_scale(number: float) -> None:
         estimate_scale("stride8", [features(IMAGES[0], "stride8"), broken])
 
 
-@pytest.mark.parametrize("damage", [b"", b"1234" * 5, None])
+@pytest.mark.parametrize("damage", [b"1234" * 5, None])
 def test_shards_of_a_lost_scale_are_not_read_with_another(
     tmp_path: Path, damage: bytes | None
 ) -> None:

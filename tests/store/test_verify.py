@@ -47,8 +47,8 @@ def test_flipped_bits_are_found_named_and_repaired_to_the_byte(tmp_path: Path, c
         shutil.rmtree(place)
 
 
-@pytest.mark.parametrize("size", [None, 0, 10, 1000])
-def test_missing_empty_and_truncated_shards_cost_all_their_images(
+@pytest.mark.parametrize("size", [None, 1000])
+def test_missing_and_truncated_shards_cost_all_their_images(
     tmp_path: Path, size: int | None
 ) -> None:
     entry, _ = write(tmp_path, IMAGES)

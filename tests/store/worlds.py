@@ -13,6 +13,7 @@ from store.files import Url, files_at
 from store.index import StoreEntry
 from store.shard_writer import ShardTask
 from store.spec import ImageEntry, StoreSpec, levels_of_format_1
+from store.verify import MISSING, UNRECORDED, verify
 from store.write import StoreWriter
 
 SPEC = StoreSpec(
@@ -114,3 +115,10 @@ def modified(store: Path) -> dict[str, int]:
         for path in store.rglob("*")
         if path.is_file() and path.suffix != ".lock"
     }
+
+
+def assert_only_incomplete(store: Path) -> None:
+    """A writer that was interrupted leaves shards that are missing, never shards that are wrong."""
+    if (store / "zarr.json").exists():
+        damage = [found for found in verify(store).damage if found.level is not None]
+        assert {found.what for found in damage} <= {MISSING, UNRECORDED}, damage
