@@ -10,7 +10,7 @@ from typing import Final, Literal
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.constants import CONFIG_NAME
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerModel
 from transformers.utils import logging as transformers_logging
 
@@ -193,15 +193,11 @@ def load_backbone(backbone: SegformerModel, weights: str) -> None:
         tensors, unknown = _read_backbone(path)
     else:
         tensors, unknown = _from_huggingface(backbone, weights), []
-    shown = _backbone_name if path.is_file() else str
-    faults = differences(backbone.state_dict(), tensors, unknown=unknown, shown=shown).summary()
-    if faults:
+    network = nn.ModuleDict({"backbone": backbone})
+    wanted = network.state_dict()
+    if faults := differences(wanted, tensors, unknown=unknown, shown=official_name).summary():
         raise _other_architecture(weights, faults)
-    backbone.load_state_dict(tensors)
-
-
-def _backbone_name(name: str) -> str:
-    return official_name(f"backbone.{name}")
+    network.load_state_dict(tensors)
 
 
 def is_of_segmenter(weights: str) -> bool:
@@ -216,18 +212,16 @@ def is_of_segmenter(weights: str) -> bool:
 
 
 def _read_backbone(path: Path) -> tuple[dict[str, Tensor], Sequence[str]]:
-    """Read a backbone's tensors by our names, and the names in the file that no rule knows."""
+    """Read the tensors `backbone.*` by our names, and names in the file that no rule knows."""
     content, _ = read_tensors(path)
     if theirs := prefixes_of(content, SEGFORMER):
         named = {f"segformer.{n.removeprefix(theirs[0])}": t for n, t in content.items()}
         ours, unknown = from_segformer(named), list[str]()
     else:
         _, official = network_of(content, "student", path)
-        ours, unknown = import_official(
-            {name: tensor for name, tensor in official.items() if name.startswith("backbone.")}
-        )
-    prefix = "backbone."
-    return {n.removeprefix(prefix): t for n, t in ours.items() if n.startswith(prefix)}, unknown
+        kept = r"backbone\.(?!head\.)"  # the official loader drops ImageNet's classifier, too
+        ours, unknown = import_official({n: t for n, t in official.items() if re.match(kept, n)})
+    return {n: tensor for n, tensor in ours.items() if n.startswith("backbone.")}, unknown
 
 
 def network_of(
@@ -292,13 +286,11 @@ def _from_huggingface(backbone: SegformerModel, weights: str) -> dict[str, Tenso
         )
     except Exception as error:  # hub, network, JSON and safetensors errors share no base
         raise _not_loaded(weights, shorten(str(error).strip().partition("\n")[0], 100)) from error
-    tensors: dict[str, Tensor] = loaded.state_dict()
-    for name in info["missing_keys"]:  # transformers has filled them with random numbers
-        del tensors[name]
+    made_up = info["missing_keys"]  # which transformers has filled with random numbers
     heads, wanted = loaded.config.num_attention_heads, backbone.config.num_attention_heads
     if list(heads) != list(wanted):
         raise _other_architecture(weights, f"{list(heads)} attention heads, not {list(wanted)}")
-    return tensors
+    return {f"backbone.{n}": t for n, t in loaded.state_dict().items() if n not in made_up}
 
 
 def _is_reachable_on_hub(weights: str) -> bool:
