@@ -74,7 +74,7 @@ class ClassShares:
         self.lost: dict[int, float] = {}  # train id -> share of the last block over the best one's
         self._best: list[float] = []
         self._iterations = 0
-        self._counts: list[int] | Tensor = []  # of the unfinished block, on the device of labels
+        self._counts = torch.zeros(0, dtype=torch.int64)  # of the unfinished block
 
     def add(self, label: Tensor, num_classes: int) -> list[int]:
         """Count pseudo-labels (B, H, W); return the classes that the block ending here has lost.
@@ -84,7 +84,7 @@ class ClassShares:
         counts = torch.zeros(num_classes, dtype=torch.int64, device=label.device)
         counts.scatter_add_(0, label.flatten(), torch.ones_like(label.flatten()))
         if self._iterations:
-            counts += torch.as_tensor(self._counts, device=label.device)
+            counts += self._counts.to(label.device)
         self._counts, self._iterations = counts, self._iterations + 1
         if self._iterations < BLOCK:
             return []
@@ -95,23 +95,23 @@ class ClassShares:
             if best >= LEAST_SHARE and share < COLLAPSED * best:
                 self.lost[train_id] = share / best
         self._best = [max(pair) for pair in zip(shares, self._best, strict=True)]
-        self._counts, self._iterations = [], 0
+        self._counts, self._iterations = counts[:0], 0
         return [train_id for train_id in self.lost if train_id not in before]
 
     def state_dict(self) -> dict[str, Any]:
         """Return all of it, as lists."""
-        counts = self._counts
         return {
             "lost": self.lost,
             "best": self._best,
             "iterations": self._iterations,
-            "counts": counts.tolist() if isinstance(counts, Tensor) else counts,
+            "counts": self._counts.tolist(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state of `state_dict`."""
         self.lost, self._best = dict(state["lost"]), list(state["best"])
-        self._iterations, self._counts = state["iterations"], list(state["counts"])
+        self._iterations = state["iterations"]
+        self._counts = torch.tensor(state["counts"], dtype=torch.int64)
 
 
 class Curves:

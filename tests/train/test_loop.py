@@ -17,7 +17,7 @@ from stages.train.state import learning_rate
 from stages.train.step import STORED, Feed, mix_stored
 from store.errors import ConfigError, TrainingError
 from tests.train.example import EFFICIENTNET_LITE, HRDA, SEMASK, train_config
-from tests.train.world import World, assert_same, results, silent, training_state
+from tests.train.world import World, assert_same, results, silent
 
 NOISE: dict[str, Any] = {"drop_path": 0.3, "dropout": 0.3}
 TWENTY: dict[str, Any] = {
@@ -130,7 +130,7 @@ def exploding() -> TrainConfig:
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(world: World, tmp_path: Path) -> None:
     config, cpu = exploding(), torch.device("cpu")
-    state = training_state(config, seed=1)
+    state = world.state(config)
     learned = {
         **dict(state.models.student.named_parameters()),
         **dict(state.models.regularizer.named_parameters() if state.models.regularizer else ()),
@@ -162,7 +162,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(world: World, tmp_pat
     assert (tmp_path / "checkpoint.pt").read_bytes() == after_first.pop("checkpoint")
     assert (tmp_path / "curves.csv").read_bytes() == after_first.pop("curves")
     assert_same({name: value.detach() for name, value in learned.items()}, after_first)
-    fresh = training_state(config, seed=2)
+    fresh = world.state(config)
     assert fresh.load(tmp_path / "checkpoint.pt", fingerprint="f", device=cpu) == 1
 
 

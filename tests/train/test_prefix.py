@@ -15,7 +15,7 @@ from stages.train.prefix import Prefixes, open_prefixes, store_prefixes
 from stages.train.step import train_step
 from store.errors import SSRError
 from tests.train.test_rein_vfm import BLOCKS, MODELS, build, config, save_vit
-from tests.train.world import World, assert_same, results, silent, training_state
+from tests.train.world import World, assert_same, results, silent
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_logits_and_gradients_are_those_without_a_cache_to_the_bit(
         torch.manual_seed(0)  # of dropout
         cpu = torch.device("cpu")
         batch = next(batches(crops, asked, start=0, device=cpu)).to(cpu)
-        state = training_state(asked, seed=0)
+        state = stored.state(asked)
         student = state.models.student
         with torch.no_grad():
             logits = student.decode(student.see(batch.source_image, begun=batch.source_begun))

@@ -19,7 +19,7 @@ from stages.train.ranks import ALONE, Ranks
 from store.errors import ConfigError, SSRError
 from tests.train.example import train_config
 from tests.train.test_distill import DISTILL
-from tests.train.world import World, assert_same, results, silent, training_state
+from tests.train.world import World, assert_same, results, silent
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -229,7 +229,7 @@ def record(world: World, path: Path, config: Any, ranks: Ranks) -> None:  # noqa
     device = ranks.device(config.device)
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False
-    state = training_state(config, seed=1)
+    state = world.state(config)
     for network in (state.models.student, state.models.ema, state.models.regularizer):
         if network is None:
             continue

@@ -19,7 +19,7 @@ from stages.student.student import Student
 from stages.train.state import FORMAT, TrainingState
 from store.errors import CheckpointError
 from tests.train.example import train_config
-from tests.train.world import World, assert_same, results, training_state
+from tests.train.world import World, assert_same, results
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -53,9 +53,9 @@ KILLS: dict[str, tuple[str, int, int | None]] = {
 """Name -> event and its count at which the process kills itself, and where the next one resumes."""
 
 
-def updated(seed: int, **changes: Any) -> TrainingState:  # noqa: ANN401
+def updated(world: World, seed: int) -> TrainingState:
     """A state after one update with made-up gradients."""
-    state = training_state(train_config(**changes), seed=seed)
+    state = world.state(train_config(seed=seed))
     generator = torch.Generator().manual_seed(seed)
     for group in state.optimizer.param_groups:
         for parameter in group["params"]:
@@ -69,16 +69,16 @@ def updated(seed: int, **changes: Any) -> TrainingState:  # noqa: ANN401
 
 @pytest.mark.parametrize("room", [0, 10**5], ids=lambda room: f"{room} bytes")
 def test_a_disk_that_fills_up_is_named_and_keeps_the_old_checkpoint(
-    tmp_path: Path, room: int
+    world: World, tmp_path: Path, room: int
 ) -> None:
     path = tmp_path / "checkpoint.pt"
-    updated(1).save(path, iteration=7, fingerprint=FINGERPRINT)
+    updated(world, 1).save(path, iteration=7, fingerprint=FINGERPRINT)
     before = path.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))  # the kernel's own error, any user's
     try:
         with pytest.raises(OSError, match="File too large") as caught:
-            updated(2).save(path, iteration=8, fingerprint=FINGERPRINT)
+            updated(world, 2).save(path, iteration=8, fingerprint=FINGERPRINT)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.filename == str(path)
@@ -88,13 +88,13 @@ def test_a_disk_that_fills_up_is_named_and_keeps_the_old_checkpoint(
 
 @pytest.mark.parametrize(("version", "fingerprint"), [(FORMAT, "e" * 64), (99, FINGERPRINT)])
 def test_a_checkpoint_of_another_run_or_format_is_refused(
-    tmp_path: Path, version: int, fingerprint: str
+    world: World, tmp_path: Path, version: int, fingerprint: str
 ) -> None:
-    path, state = tmp_path / "checkpoint.pt", updated(2)
+    path, state = tmp_path / "checkpoint.pt", updated(world, 2)
     torch.save({"format": version, "fingerprint": fingerprint}, path)
     with pytest.raises(CheckpointError, match=r"checkpoint\.pt is of another run; give another"):
         state.load(path, fingerprint=FINGERPRINT, device=CPU)
-    assert_same(state.models.student.state_dict(), updated(2).models.student.state_dict())
+    assert_same(state.models.student.state_dict(), updated(world, 2).models.student.state_dict())
 
 
 def cut_short(path: Path) -> None:
@@ -115,13 +115,13 @@ def save_something_else(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [cut_short, flip_a_bit, save_something_else])
 def test_a_damaged_checkpoint_is_refused_in_one_line(
-    tmp_path: Path, damage: Callable[[Path], None]
+    world: World, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     path = tmp_path / "checkpoint.pt"
-    updated(1).save(path, iteration=7, fingerprint=FINGERPRINT)
+    updated(world, 1).save(path, iteration=7, fingerprint=FINGERPRINT)
     damage(path)
     with pytest.raises(CheckpointError, match=r"damaged .*; delete it to train anew") as caught:
-        updated(2).load(path, fingerprint=FINGERPRINT, device=CPU)
+        updated(world, 2).load(path, fingerprint=FINGERPRINT, device=CPU)
     assert str(caught.value).startswith(f"{path} is a damaged checkpoint (")
     assert "\n" not in str(caught.value)
 
@@ -134,13 +134,13 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(
     ],
 )
 def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: str, error: Exception
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: str, error: Exception
 ) -> None:
     path = tmp_path / "checkpoint.pt"
-    updated(1).save(path, iteration=7, fingerprint=FINGERPRINT)
+    updated(world, 1).save(path, iteration=7, fingerprint=FINGERPRINT)
     monkeypatch.setattr(reads, mock.Mock(side_effect=error))
     with pytest.raises(CheckpointError, match="may well be sound") as caught:
-        updated(2).load(path, fingerprint=FINGERPRINT, device=CPU)
+        updated(world, 2).load(path, fingerprint=FINGERPRINT, device=CPU)
     assert str(path) in str(caught.value)
     assert "damaged" not in str(caught.value)
 

@@ -6,7 +6,6 @@ right and below, so that raw, resized and working images differ.
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,15 @@ from stages.prepare import stage as prepare
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.prepare.restyled import Restyled
 from stages.prepare.stage import PrepareConfig
-from stages.student.student import Student, build_student, seeded
+from stages.student.student import Student
 from stages.train import stage
 from stages.train.config import TrainConfig
 from stages.train.crops import TrainingCrops
-from stages.train.distill import Distiller
 from stages.train.loop import Progress
-from stages.train.models import ImageNetReference, Models, without_noise
+from stages.train.models import build_models
 from stages.train.monitor import Curves
+from stages.train.ranks import ALONE
 from stages.train.regularizers.branch import Branch
-from stages.train.regularizers.cross_attention import CrossAttentionBranch
 from stages.train.stage import TrainResult
 from stages.train.state import TrainingState, build_optimizer
 from stages.train.validate import Validation
@@ -214,6 +212,15 @@ class World:
         records = self.manifest.select(domain="target", split="val")
         return Scripted(records, self.manifest, self.roots, outcome=outcome)
 
+    def state(self, config: TrainConfig) -> TrainingState:
+        """New networks, as training builds them, and their optimiser."""
+        _, readers = stage.open_stores(config, self.workspace, self.manifest)
+        models, _ = build_models(config, self.manifest, readers, ALONE)
+        optimizer = build_optimizer(
+            models.student, models.regularizer, config.optimizer, models.distiller
+        )
+        return TrainingState(models, optimizer, Curves())
+
     def crops(self, config: TrainConfig, domains: Sequence[Domain] = DOMAINS) -> TrainingCrops:
         """Training samples with the features of these domains."""
         readers = {domain: FeatureReader(self.store(domain)) for domain in domains}
@@ -241,30 +248,6 @@ def entry_of(record: ImageRecord) -> ImageEntry:
 def features(record: ImageRecord, level: str) -> NDArray[np.float16]:
     """What was stored of an image, (C, h, w)."""
     return stores.features(entry_of(record), level, 4).astype(np.float16)
-
-
-def training_state(config: TrainConfig, *, seed: int, imagenet: bool = False) -> TrainingState:
-    """New networks for the world's eleven classes, and their optimiser."""
-    student = build_student(config.student, num_classes=11, seed=seed)
-    ema = without_noise(deepcopy(student)) if config.self_training else None
-    regularizer = None
-    if config.regularizer.on:
-        with seeded(seed):
-            regularizer = CrossAttentionBranch(
-                student.channels, dict.fromkeys(LEVELS, 4), (1, 2, 5, 8), config.regularizer.levels
-            )
-    reference = None
-    if imagenet:
-        reference = ImageNetReference(deepcopy(student.backbone).eval().requires_grad_(False), [0])
-    distiller = None
-    if config.distill is not None:
-        moments = dict.fromkeys(LEVELS, (torch.full((4,), 3.0), torch.full((4,), 2.0)))
-        with seeded(seed):
-            levels = config.distilled_levels
-            distiller = Distiller(student.channels, levels, moments, config.distill)
-    optimizer = build_optimizer(student, regularizer, config.optimizer, distiller)
-    models = Models(student, ema, regularizer, reference, distiller=distiller)
-    return TrainingState(models, optimizer, Curves())
 
 
 def results(out: Path) -> dict[str, Any]:
