@@ -23,7 +23,7 @@ from stages.prepare.datasets import DATASETS
 from stages.prepare.geometry import WORKING_MULTIPLE_PX, Size
 from stages.prepare.pixels import MEAN, STD
 from stages.student.saved import require_free, save_student, why_not_plain
-from stages.train.regularizers.config import SUMMARIES
+from stages.train.regularizers import summary_of
 from store.atomic import write_bytes, write_text
 from store.errors import CheckpointError, ConfigError, DataError
 
@@ -217,7 +217,7 @@ def model_card(
         config=student.card.student,
         meta=meta,
         recipe=recipe,
-        regularizer=SUMMARIES[regularizer.get("kind", "ssr")] if regularizer.get("on") else "",
+        regularizer=summary_of(regularizer.get("kind", "ssr")) if regularizer.get("on") else "",
         datasets=datasets,
         data_terms=[DATASETS[kind].terms for kind in kinds if kind in DATASETS],
         multiple_px=WORKING_MULTIPLE_PX,

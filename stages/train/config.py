@@ -23,7 +23,7 @@ from stages.fields import (
     WindowPx,
 )
 from stages.student.config import StudentConfig
-from stages.train.regularizers.config import RegularizerConfig
+from stages.train.regularizers import RegularizerConfig
 from store.errors import ConfigError
 from store.spec import Level
 

@@ -1,17 +1,12 @@
-"""Parameters of the regularisers: how teacher features take part in training.
-
-A new one is a class here, a place in `RegularizerConfig`, and a module with its network, which
-`build` imports: params are read without torch.
-"""
+"""The part of a configuration that all regularisers share."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from copy import deepcopy
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from stages.fields import Fraction, Name, NaturalInt, PositiveInt, Section
+from stages.fields import Name, NaturalInt, PositiveInt, Section
 
 if TYPE_CHECKING:  # torch
     from stages.student.student import Student
@@ -78,61 +73,3 @@ class Regularization(Section):
             student: What it enhances.
             teacher_channels: Channels of each level that it reads.
         """
-
-
-class SSRConfig(Regularization):
-    """Cross-attention of the student's stages to the teacher, as published."""
-
-    summary: ClassVar[str] = "regularised by cached features of a frozen teacher (SSR)"
-    two_scales: ClassVar[bool] = True
-
-    kind: Literal["ssr"] = Field(description="Cross-attention to the teacher, as published.")
-
-    def build(self, student: "Student", teacher_channels: Mapping[str, int]) -> "Branch":
-        """Build the fusion layers; they have as many heads as the student's stages."""
-        from stages.train.regularizers.cross_attention import CrossAttentionBranch
-
-        heads = student.backbone.config.num_attention_heads
-        return CrossAttentionBranch(student.channels, teacher_channels, heads, self.levels)
-
-
-# Differs from SSR: cross-attention must learn where to read the teacher, and in short trainings it
-# hardly reads it (column swap of runs/health.csv). A branch of its own must read the teacher, and
-# what it has learnt reaches the student by pseudo-labels alone: its average labels the target.
-class GuidedConfig(Regularization):
-    """Our own: a branch with teacher features laid onto the student's makes the pseudo-labels."""
-
-    summary: ClassVar[str] = (
-        "with pseudo-labels of a branch that reads cached features of a frozen teacher"
-    )
-
-    kind: Literal["guided"] = Field(
-        description="Our own: a branch with teacher features laid onto the student's makes the "
-        "pseudo-labels."
-    )
-    student_drop: Fraction = Field(
-        description="Share of samples whose enhanced pass sees the teacher alone."
-    )
-
-    @model_validator(mode="after")
-    def _learns_from_both(self) -> Self:
-        if self.on and set(self.on) != {"source", "mixed"}:
-            raise ValueError(
-                f"regularizer.on is {list(self.on)}, but kind guided learns from both: set it to "
-                "[source, mixed], or to [] to switch it off"
-            )
-        return self
-
-    def build(self, student: "Student", teacher_channels: Mapping[str, int]) -> "Branch":
-        """Build the branch; its head begins as a copy of the student's."""
-        from stages.train.regularizers.aligned_fusion import AlignedBranch
-
-        drop, head = self.student_drop, deepcopy(student.head)
-        return AlignedBranch(student.channels, teacher_channels, self.levels, drop, head)
-
-
-RegularizerConfig = Annotated[SSRConfig | GuidedConfig, Field(discriminator="kind")]
-"""Section `train.regularizer`: keys of the kind that it names, and none of another."""
-
-SUMMARIES = {"ssr": SSRConfig.summary, "guided": GuidedConfig.summary}
-"""Kind -> what a model card says."""
