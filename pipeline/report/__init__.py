@@ -285,7 +285,7 @@ class _Run:
         return " to ".join(
             data.folder.name
             if data.kind == "folder"
-            else f"{data.kind} {getattr(data, 'style', '')}".strip()
+            else f"{data.kind} {data.identity.get('style', '')}".strip()
             for data in self.params.prepare.domains.values()
         )
 
@@ -352,11 +352,11 @@ def read_runs(folders: Sequence[Path]) -> tuple[ComparedRun, ...]:
 
 def _teacher(run: Path, scores: Evaluation) -> str:
     card = Part.of(lambda: measured_card(run, scores)).content
-    recipe = None if card is None else card.meta.get("recipe")
-    if not recipe:
+    recipe = {} if card is None else card.meta.get("recipe") or {}
+    regularizer = recipe.get("regularizer")
+    if regularizer is None:
         return "?"
-    regularizer = recipe["regularizer"]
-    return str(regularizer.get("kind", "ssr")) if regularizer["on"] else "none"
+    return str(regularizer.get("kind", "ssr")) if regularizer.get("on") else "none"
 
 
 def read_columns(path: Path) -> dict[str, dict[float, float]]:
