@@ -154,7 +154,7 @@ def _miou(images: Sequence[Pixels], labels: Sequence[Pixels]) -> float:
     model = open_model(START)
     size, found = (SIZE_PX, SIZE_PX), ConfusionMatrix(len(model.classes))
     for image, label in zip(images, labels, strict=True):
-        seen = predict_images(model.network, [image], size, size, device=torch.device("cpu"))
+        seen = predict_images(model.network, [image], size, size, size, device=torch.device("cpu"))
         found.update(seen[0], label)
     return 100 * found.mean_iou()
 

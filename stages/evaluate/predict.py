@@ -248,11 +248,13 @@ def _predict(
         Class ids (B, H, W), and those of SeMask's stages, if any, (stages, B, h, w), at the size
         that the student sees.
     """
-    resized_px = fit_size((images[0].shape[0], images[0].shape[1]), fit_px)
+    original_px = (images[0].shape[0], images[0].shape[1])
+    resized_px = fit_size(original_px, fit_px)
     padded_px = working_size(resized_px, student.crop_px or WORKING_MULTIPLE_PX)
     how = ONCE.model_copy(update={"window_px": window_px})
     network = student.network
-    ids = predict_images(network, images, resized_px, padded_px, device=device, how=how)
+    sizes = resized_px, padded_px, original_px
+    ids = predict_images(network, images, *sizes, device=device, how=how)
     maps = np.empty((0, len(images), *padded_px), np.uint8)
     if isinstance(network, Student) and network.semantic is not None:
         maps = _class_maps(network, pixels_of(images, resized_px, padded_px, device=device))

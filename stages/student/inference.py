@@ -80,8 +80,8 @@ def predict_image(
     device: torch.device,
     how: Inference = ONCE,
 ) -> NDArray[np.uint8]:
-    """Predict one image at its original size, uint8 (H0, W0), as `predict_images`."""
-    sizes = record.resized_size_px, record.working_size_px
+    """Predict one image, or what it was resized to, at its original size, uint8 (H0, W0)."""
+    sizes = record.resized_size_px, record.working_size_px, record.raw_size_px
     prediction: NDArray[np.uint8] = predict_images(
         student, [image], *sizes, device=device, how=how
     )[0]
@@ -94,11 +94,12 @@ def predict_images(
     images: Sequence[NDArray[np.uint8]],
     resized_size_px: Size,
     working_size_px: Size,
+    original_size_px: Size,
     *,
     device: torch.device,
     how: Inference = ONCE,
 ) -> NDArray[np.uint8]:
-    """Predict the class of every pixel of images of one size as they were read, uint8 (B, H0, W0).
+    """Predict the class of every original pixel of images of one size, uint8 (B, H0, W0).
 
     Several views of an image, scaled or mirrored, vote with the mean of their probabilities at
     the original size, as in mmseg's `aug_test`; each is scaled from the file's own pixels. The
@@ -106,13 +107,13 @@ def predict_images(
 
     Args:
         student: As in `predict_logits`, on the device.
-        images: RGB, uint8 (H0, W0, 3) each.
+        images: RGB, uint8 each, as they were read or resized.
         resized_size_px: (h, w) at scale 1.
         working_size_px: The same padded, (H, W).
+        original_size_px: (H0, W0).
         device: Where the student is.
         how: Windows, scales, mirroring and precision.
     """
-    original_px = (images[0].shape[0], images[0].shape[1])
     views = [(scale, flip) for scale in how.scales for flip in (False, True)[: 1 + how.flip]]
     votes: Tensor | None = None
     for scale, flip in views:
@@ -124,7 +125,7 @@ def predict_images(
             student,
             pixels,
             resized_size_px=size_px,
-            original_size_px=original_px,
+            original_size_px=original_size_px,
             window_px=how.window_px,
             precision=how.precision,
         )  # (B, K, H0, W0)
