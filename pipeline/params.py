@@ -1,5 +1,6 @@
 """Reading `params.yaml`: strict sections, one readable line for whatever is wrong."""
 
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -24,6 +25,10 @@ from store.spec import MOST_CHANNELS, Level
 
 LONGEST_VALUE: Final = 60
 """Characters of a value that one line has room for."""
+
+_VALUES = reprlib.Repr()  # aliases can make a small file an endless text
+_VALUES.maxstring = _VALUES.maxother = LONGEST_VALUE
+_VALUES.maxlevel = 2
 
 _NO_KEY = ("extra_forbidden", "invalid_key")  # pydantic's names; the second is no text at all
 
@@ -255,13 +260,17 @@ def _describe(key: str, fault: ErrorDetails) -> str:
             return f"{key} is missing; `ssr init` writes every key"
         case "union_tag_invalid":
             kinds = fault["ctx"]["expected_tags"].replace("'", "")
-            return f"{key} is {_cut(repr(given['kind']))}; it is one of {kinds}"
+            return f"{key} is {_brief(given['kind'])}; it is one of {kinds}"
         case "model_type" | "model_attributes_type":
-            return f"{key} is {_cut(repr(given))}, but should be a section with keys of its own"
+            return f"{key} is {_brief(given)}, but should be a section with keys of its own"
         case "value_error":
             return f"{key}: {fault['ctx']['error']}" if key else str(fault["ctx"]["error"])
         case _:
-            return f"{key} is {_cut(repr(given))}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+            return f"{key} is {_brief(given)}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _brief(value: object) -> str:
+    return _cut(_VALUES.repr(value))
 
 
 def _cut(text: str) -> str:

@@ -92,8 +92,8 @@ class _Preprocessor(BaseModel):
     image_mean: tuple[float, float, float]
     image_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     do_normalize: Literal[True] = True
-    do_rescale: bool = True
-    rescale_factor: PositiveFloat = 1 / 255
+    do_rescale: bool | None = True
+    rescale_factor: PositiveFloat | None = 1 / 255
 
 
 class Facts(NamedTuple):
@@ -199,7 +199,7 @@ def facts_of(folder: Path, *, frozen: bool = False) -> Facts:
             f"{folder / IMAGES}: image_mean, image_std and rescale_factor are not those of "
             "normalised RGB images; add or correct them"
         ) from error
-    by = images.rescale_factor if images.do_rescale else 1.0
+    by = (images.rescale_factor or 1 / 255) if images.do_rescale else 1.0
     config = config if hasattr(config, family.widths) else config.vision_config
     widths = getattr(config, family.widths)
     channels = tuple(widths) if isinstance(widths, list | tuple) else (widths,)

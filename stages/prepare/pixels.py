@@ -12,6 +12,7 @@ One policy for both, so that a label lies on its image:
 H W pixels of the raw image, h w pixels of the resized image; colours are RGB.
 """
 
+import errno
 import struct
 import warnings
 import zlib
@@ -243,6 +244,8 @@ def read_bytes(path: Path) -> bytes:
             "again if the dataset has changed"
         ) from error
     except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise DataError(f"{path}: is not a regular file: exclude or move it") from error
         raise DataUnreadableError(
             f"{path}: cannot be read now and may well be sound ({error.strerror}): look at "
             "permissions and disk, then run the command again"

@@ -125,6 +125,17 @@ def test_a_file_that_holds_no_params_is_one_line(
     assert [part for part in says if part not in line] == []
 
 
+def test_a_value_that_aliases_make_endless_is_cut(path: Path) -> None:
+    value = "[x, x, x, x, x, x, x, x, x, x]"
+    for level in range(12):
+        value = f"[&a{level} {value}" + f", *a{level}" * 9 + "]"
+    text = path.read_text().replace("  log_every: 2", f"  log_every: {value}")
+    path.write_text(text)
+    said = refused(path)
+    assert "train.log_every is [[" in said
+    assert len(said) < 200
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [

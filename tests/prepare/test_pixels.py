@@ -125,7 +125,7 @@ def test_a_pipe_a_device_and_a_program_are_no_images(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.png")
     (tmp_path / "device.png").symlink_to("/dev/zero")
     for name in ("x.png", "device.png"):
-        with pytest.raises(DataError, match="is not a regular file"):
+        with pytest.raises(DataError, match="is not a regular file: exclude or move it"):
             read_image(tmp_path / name)
     Image.fromarray(photo(1)).save(tmp_path / "x.eps")  # Pillow would start Ghostscript
     for read in (read_image, read_label):

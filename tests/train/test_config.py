@@ -36,6 +36,7 @@ def sections() -> list[type[BaseModel]]:
         ({"student": {"hrda": {**HRDA, "detail_px": 96}}}, "detail_px 96 is more than crop_px 64"),
         ({"student": {"hrda": HRDA}, "crop_px": 32}, "raise crop_px to 64 or more"),
         ({"student": {"hrda": HRDA}, "regularizer": GUIDED}, "has a head of its own for one scale"),
+        ({"regularizer": {"on": ["source", "source"]}}, "names one twice"),
         ({"regularizer": {"levels": [None] * 4}}, "set regularizer.on: [] instead"),
         ({"distill": {**DISTILL, "levels": [None] * 4}}, "set distill: null instead"),
         ({"iterations": 0}, "there is nothing to train"),

@@ -46,8 +46,8 @@ def label_code(root: Path, pattern: str) -> tuple[str, LabelTable]:
     Returns:
         How the stems of the files end, and the meaning of their values.
     """
-    if not any(root.glob(f"{pattern}labelIds.png")) and any(
-        root.glob(f"{pattern}labelTrainIds.png")
-    ):
+    found = {code: [*root.glob(f"{pattern}{code}.png")] for code in ("labelIds", "labelTrainIds")}
+    seen = {c: [p for p in paths if not p.name.startswith(".")] for c, paths in found.items()}
+    if seen["labelTrainIds"] and not seen["labelIds"]:
         return "labelTrainIds", train_id_table(CITYSCAPES_19)
     return "labelIds", CITYSCAPES_IDS

@@ -48,7 +48,9 @@ class Config(FileDataset):
 
     def scan(self, progress: Progress) -> Listing:
         """List images with their labels; without any, with conversions' `*_labelTrainIds.png`."""
-        names = [path.stem for path in (self.folder / _LABELS).glob("*.png")]
+        files = (self.folder / _LABELS).rglob("*")
+        seen = [path for path in files if not path.name.startswith(".")]
+        names = [path.stem for path in seen if path.suffix.lower() == ".png"]
         converted = bool(names) and all(name.endswith(_TRAIN_IDS) for name in names)
         table = train_id_table(CITYSCAPES_19) if converted else SYNTHIA_IDS
         listing = Listing(CITYSCAPES_19, table)

@@ -4,9 +4,15 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
-from stages.fields import Name, NaturalInt, PositiveInt, Section
+from stages.fields import Name, NaturalInt, PositiveInt, Section, distinct
 
 if TYPE_CHECKING:  # torch
     from stages.student.student import Student
@@ -31,7 +37,7 @@ class Regularization(Section):
     summary: ClassVar[str]  # what a model card says of a student that was trained with it
     two_scales: ClassVar[bool] = False  # whether it enhances both scales of HRDA
 
-    on: tuple[Literal["source", "mixed"], ...] = Field(
+    on: Annotated[tuple[Literal["source", "mixed"], ...], AfterValidator(distinct)] = Field(
         description="Images with an enhanced pass: `source`, `mixed`; `[]` is plain DAFormer."
     )
     levels: tuple[Name | None, Name | None, Name | None, Name | None] = Field(
