@@ -221,7 +221,7 @@ class S3Files:
             return self._fs.call_s3(method, Bucket=self._bucket, Key=self._key(name), **arguments)
 
     def _key(self, name: str) -> str:
-        return f"{self._prefix}/{_checked(name)}".strip("/")
+        return "/".join(part for part in (self._prefix, _checked(name)) if part)
 
     def _place(self, name: str) -> str:
         return f"{self._bucket}/{self._key(name)}".rstrip("/")

@@ -107,6 +107,7 @@ def test_gta5_refuses_a_wrong_list(gta5: Path, content: str | None, message: str
 def test_cityscapes_reads_train_ids_where_there_are_no_label_ids(cityscapes: Path) -> None:
     for label in cityscapes.rglob("*_labelIds.png"):
         label.rename(label.with_name(label.name.replace("labelIds", "labelTrainIds")))
+        (label.parent / f"._{label.name}").touch()  # as archives of macOS leave them
     listing = scan(cityscapes_config(cityscapes))
     assert str(listing.items[0].label).endswith("_gtFine_labelTrainIds.png")
     assert listing.labels.ids[13] == 13
@@ -115,10 +116,13 @@ def test_cityscapes_reads_train_ids_where_there_are_no_label_ids(cityscapes: Pat
 
 def test_synthia_reads_the_train_ids_of_conversions(published: Callable[[str], Path]) -> None:
     root = published("synthia")
-    for label in (root / "GT" / "LABELS").iterdir():
-        label.rename(label.with_name(f"{label.stem}_labelTrainIds.png"))
+    for folder in (root / "RGB", root / "GT" / "LABELS"):
+        (folder / "part").mkdir()
+        for file in folder.glob("*.png"):
+            kind = "" if folder.name == "RGB" else "_labelTrainIds"
+            file.rename(folder / "part" / f"{file.stem}{kind}.png")
     listing = scan(config_of("synthia", root))
-    assert listing.items[0].label == "GT/LABELS/0000000_labelTrainIds.png"
+    assert listing.items[0].label == "GT/LABELS/part/0000000_labelTrainIds.png"
     assert listing.labels.ids[13] == 13
 
 

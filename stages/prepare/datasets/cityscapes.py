@@ -46,8 +46,10 @@ def label_code(root: Path, pattern: str) -> tuple[str, LabelTable]:
     Returns:
         How the stems of the files end, and the meaning of their values.
     """
-    found = {code: [*root.glob(f"{pattern}{code}.png")] for code in ("labelIds", "labelTrainIds")}
-    seen = {c: [p for p in paths if not p.name.startswith(".")] for c, paths in found.items()}
-    if seen["labelTrainIds"] and not seen["labelIds"]:
+
+    def there_are(code: str) -> bool:
+        return any(not path.name.startswith(".") for path in root.glob(f"{pattern}{code}.png"))
+
+    if there_are("labelTrainIds") and not there_are("labelIds"):
         return "labelTrainIds", train_id_table(CITYSCAPES_19)
     return "labelIds", CITYSCAPES_IDS

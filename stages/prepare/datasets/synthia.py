@@ -7,7 +7,7 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
-from stages.prepare.datasets.dataset import FileDataset, Listing, Progress
+from stages.prepare.datasets.dataset import FileDataset, Listing, Progress, files_under
 from stages.prepare.labels import CITYSCAPES_19, IGNORE, LabelTable, train_id_table
 
 _LABELS: Final = "GT/LABELS"
@@ -48,9 +48,8 @@ class Config(FileDataset):
 
     def scan(self, progress: Progress) -> Listing:
         """List images with their labels; without any, with conversions' `*_labelTrainIds.png`."""
-        files = (self.folder / _LABELS).rglob("*")
-        seen = [path for path in files if not path.name.startswith(".")]
-        names = [path.stem for path in seen if path.suffix.lower() == ".png"]
+        found = files_under(self.folder, _LABELS)[0] if (self.folder / _LABELS).is_dir() else []
+        names = [name.rpartition(".")[0] for name in found if name.lower().endswith(".png")]
         converted = bool(names) and all(name.endswith(_TRAIN_IDS) for name in names)
         table = train_id_table(CITYSCAPES_19) if converted else SYNTHIA_IDS
         listing = Listing(CITYSCAPES_19, table)
