@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import safetensors.torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from stages.hf_models import is_whole
@@ -241,8 +241,12 @@ def _read(path: Path) -> tuple[Card, Layout]:
         digest = ours.pop(_DIGEST, None)
         card = Card.model_validate(ours)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:  # of JSON, or a field
+        reason = str(error).partition("\n")[0]
+        if isinstance(error, ValidationError):
+            fault = error.errors()[0]
+            reason = f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}"
         raise CheckpointError(
-            f"{path} describes no student of this project ({type(error).__name__}); "
+            f"{path} describes no student of this project ({reason}); "
             "give the folder of a student that was trained, imported or exported"
         ) from error
     # earlier versions wrote no digest
