@@ -84,6 +84,8 @@ FURTHER: Final[dict[str, Arm]] = {
     "guided, source first": Arm("guided", changes=("train.self_training.start=150",)),
     "guided, fusion lr x 1": Arm("guided", changes=("train.optimizer.regularizer_lr_factor=1",)),
     "DAFormer + MIC": Arm("daformer-mic"),
+    "distil-first": Arm("distil-first"),
+    "labels of the store": Arm("store-labels"),
     "DAFormer + SeMask": Arm("semask"),
     "DAFormer + SeMask's maps": Arm("semask", changes=("train.student.semask.attention=false",)),
     "SSR + SeMask": Arm("ssr-semask"),

@@ -79,7 +79,7 @@ class Place(NamedTuple):
         if arm.world == "enlarged":
             values += (f"train.student.weights={self.vit}",)
         params, (_, data) = self.params(seed, arm.world, *values), self.world(seed, arm.world)
-        if params.restyle is not None:
+        if params.restyle is not None or params.wanted_label is not None:
             data = data.with_name(folder_of(name))
         return Run(
             name,
