@@ -6,29 +6,27 @@ in any order and by any number of threads or machines.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from time import time
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import AfterValidator, Field
 
 from stages.fields import Domain, Section, Seed, Split, distinct
+from stages.prepare.datasets.dataset import Progress
 from stages.prepare.labels import ClassTable
 from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.pixels import DAMAGED, read_bytes, read_raw, resize_image
 from stages.prepare.restyled import Restyled
 from stages.restyle.mixers import MixerConfig
-from store.atomic import TEMPORARY_SUFFIX, write_bytes
+from store.atomic import write_bytes
 from store.errors import DataError
 from store.fingerprint import canonical_json, fingerprint_of, sha256_of_file
 from store.lease import WHOLE, Part
@@ -56,10 +54,6 @@ RESTYLING_VERSION: Final = 1
 """Raise it when a change of this package changes the pixels of the same images and settings."""
 
 _NOTE: Final = "ssr.restyled"
-_ABANDONED_S: Final = 3600
-"""Age of a half-written image that nobody writes any more."""
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +117,7 @@ def run(
         CheckpointError: The mixer's weights are missing or damaged.
     """
     if config is None:
-        Manifest(ClassTable((), ()), (), {}).update(out)
+        Manifest(ClassTable((), ()), (), {}).write(out)
         return RestyleResult(0, 0, None)
     manifest, identity = Manifest.read(manifest_path), config.mixer.identity
     settings = _settings(config, identity)
@@ -131,7 +125,6 @@ def run(
     share = mixes[part[0] - 1 :: part[1]]
     name = fingerprint_of(settings)[:8]
     folder = out.with_suffix("") / name
-    _sweep(folder)
     made = 0
 
     def make(mix: Mix) -> tuple[bool, str]:
@@ -139,10 +132,17 @@ def run(
         note = canonical_json(_note(mix, settings)).decode()
         path = folder / mix.path
         kept = _kept(path, note, mix.content.resized_size_px)
-        data = kept or _png(_mixed(config, mix, roots), note)
-        if kept is None:
-            write_bytes(path, data)
-        return kept is None, sha256(data).hexdigest()
+        if kept is not None:
+            return False, sha256(kept).hexdigest()
+        content, style = (
+            resize_image(read_raw(record, roots[record.domain]), record.resized_size_px)
+            for record in (mix.content, mix.style)
+        )
+        about, file = PngInfo(), BytesIO()
+        about.add_itxt(_NOTE, note)
+        Image.fromarray(config.mixer.mix(content, style)).save(file, "PNG", pnginfo=about)
+        write_bytes(path, file.getvalue())
+        return True, sha256(file.getvalue()).hexdigest()
 
     digests = []
     pool = ThreadPoolExecutor(os.cpu_count())
@@ -162,10 +162,10 @@ def run(
         }
         Manifest(
             classes=manifest.classes,
-            records=tuple(sorted(rows, key=lambda row: (row.split, row.image_id))),
+            records=tuple(rows),
             labels={"source": manifest.labels["source"]},
             sources={"source": noted},
-        ).update(out)
+        ).write(out)
     return RestyleResult(len(share), made, folder)
 
 
@@ -225,14 +225,6 @@ def require_current_restyled(config: RestyleConfig, *, manifest_path: Path, path
         )
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what killed runs left half-written; another run that writes now is left alone."""
-    for leftover in folder.rglob(f"*{TEMPORARY_SUFFIX}"):
-        with suppress(OSError):  # another run was faster, or the folder is not ours
-            if time() - leftover.stat().st_mtime > _ABANDONED_S:
-                leftover.unlink()
-
-
 def _named(mixes: Sequence[Mix]) -> dict[str, dict[str, Any]]:
     """Say by id what images are made of."""
     return {
@@ -279,18 +271,3 @@ def _kept(path: Path, note: str, size_px: tuple[int, int]) -> bytes | None:
             return data if said == note and image.size == size_px[::-1] else None
     except (*DAMAGED, Image.DecompressionBombError):
         return None
-
-
-def _mixed(config: RestyleConfig, mix: Mix, roots: Mapping[Domain, Path]) -> NDArray[np.uint8]:
-    content, style = (
-        resize_image(read_raw(record, roots[record.domain]), record.resized_size_px)
-        for record in (mix.content, mix.style)
-    )
-    return config.mixer.mix(content, style)
-
-
-def _png(pixels: NDArray[np.uint8], note: str) -> bytes:
-    about, file = PngInfo(), BytesIO()
-    about.add_itxt(_NOTE, note)
-    Image.fromarray(pixels).save(file, "PNG", pnginfo=about)
-    return file.getvalue()
