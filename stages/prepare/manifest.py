@@ -7,7 +7,6 @@ digest of all this is there, too: a flipped bit is noticed.
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -19,7 +18,7 @@ import pyarrow.parquet as pq
 from stages.fields import Domain, Split
 from stages.prepare.geometry import Size
 from stages.prepare.labels import ClassTable, LabelTable
-from store.atomic import write_bytes
+from store.atomic import update_bytes
 from store.errors import DataError
 from store.fingerprint import fingerprint_of
 
@@ -115,23 +114,15 @@ class Manifest:
             if domain in (None, record.domain) and split in (None, record.split)
         )
 
-    def write(self, path: Path) -> None:
-        """Write the Parquet file atomically; equal manifests give equal bytes."""
+    def write(self, path: Path) -> bool:
+        """Write the Parquet file unless it holds an equal manifest; tell whether it was written."""
         rows = sorted(self.records, key=lambda r: (r.domain, r.split, r.image_id))
-        tables = self._tables_as_json().encode()
+        tables = json.dumps(self._tables(), sort_keys=True).encode()
         table = pa.Table.from_pylist([_row_of(record) for record in rows], _SCHEMA)
         table = table.replace_schema_metadata({_METADATA: tables, _DIGEST: _digest(table, tables)})
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-        write_bytes(path, sink.getvalue().to_pybytes())
-
-    def update(self, path: Path) -> bool:
-        """Write the file unless it holds an equal manifest; tell whether it was written."""
-        with suppress(DataError):
-            if Manifest.read(path) == self:
-                return False
-        self.write(path)
-        return True
+        return update_bytes(path, sink.getvalue().to_pybytes())
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
@@ -178,8 +169,8 @@ class Manifest:
                 "which rewrites it"
             ) from error
 
-    def _tables_as_json(self) -> str:
-        tables: dict[str, Any] = {
+    def _tables(self) -> dict[str, Any]:
+        tables = {
             "format": _FORMAT,
             "classes": [
                 {"name": name, "color": color}
@@ -191,7 +182,7 @@ class Manifest:
         }
         if self.odd:
             tables["odd"] = self.odd
-        return json.dumps(tables, sort_keys=True)
+        return tables
 
 
 def _digest(table: pa.Table, tables: bytes) -> bytes:
