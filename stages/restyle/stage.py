@@ -6,7 +6,7 @@ in any order and by any number of threads or machines.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -75,6 +75,11 @@ class Mix:
         stem = PurePosixPath(self.content.image).with_suffix("")
         return PurePosixPath(self.content.split) / f"{stem}.{self.draw}.png"
 
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """What it is made of, by ids."""
+        return {"content": self.content.image_id, "style": self.style.image_id, "draw": self.draw}
+
     def record(self, folder: str, digest: str) -> ImageRecord:
         """Describe its file, in a folder and of a digest."""
         return replace(
@@ -129,18 +134,22 @@ def run(
 
     def make(mix: Mix) -> tuple[bool, str]:
         """Return whether the image was made now, and the digest of its file."""
-        note = canonical_json(_note(mix, settings)).decode()
+        shown = {"content": mix.content, "style": mix.style}
+        about = settings | mix.made_of  # all that the pixels depend on
+        about |= {f"{name}_sha256": record.sha256 for name, record in shown.items()}
+        about |= {f"{name}_size_px": record.resized_size_px for name, record in shown.items()}
+        note = canonical_json(about).decode()
         path = folder / mix.path
         kept = _kept(path, note, mix.content.resized_size_px)
         if kept is not None:
             return False, sha256(kept).hexdigest()
         content, style = (
             resize_image(read_raw(record, roots[record.domain]), record.resized_size_px)
-            for record in (mix.content, mix.style)
+            for record in shown.values()
         )
-        about, file = PngInfo(), BytesIO()
-        about.add_itxt(_NOTE, note)
-        Image.fromarray(config.mixer.mix(content, style)).save(file, "PNG", pnginfo=about)
+        texts, file = PngInfo(), BytesIO()
+        texts.add_itxt(_NOTE, note)
+        Image.fromarray(config.mixer.mix(content, style)).save(file, "PNG", pnginfo=texts)
         write_bytes(path, file.getvalue())
         return True, sha256(file.getvalue()).hexdigest()
 
@@ -158,7 +167,7 @@ def run(
         noted = {
             "manifest": sha256_of_file(manifest_path),
             "settings": settings,
-            "images": _named(mixes),
+            "images": {mix.image_id: mix.made_of for mix in mixes},
         }
         Manifest(
             classes=manifest.classes,
@@ -190,11 +199,10 @@ def planned_mixes(config: RestyleConfig, manifest: Manifest) -> tuple[Mix, ...]:
             f"no image of source/{' or source/'.join(config.splits)} is there to restyle: change "
             "restyle.splits, or run `ssr prepare`"
         )
-    if len(styles) < (2 if config.styles == "source" else 1):
+    if config.styles == "source" and len(styles) < 2:
         raise DataError(
-            f"restyle.styles is {config.styles}, and {config.styles}/train has {len(styles)} "
-            "images, too few to take styles from: set the other domain, or add images and run "
-            "`ssr prepare`"
+            "restyle.styles is source, and source/train has one image, which gets no style of its "
+            "own: set target, or add images and run `ssr prepare`"
         )
     mixes = []
     for content in contents:
@@ -217,24 +225,13 @@ def require_current_restyled(config: RestyleConfig, *, manifest_path: Path, path
     found = noted["settings"]
     wanted = _settings(config, found["mixer"] if config.mixer.made(found["mixer"]) else {})
     other = [key for key, value in wanted.items() if found.get(key) != value]
-    if not other and noted["images"] != _named(planned_mixes(config, Manifest.read(manifest_path))):
+    mixes = planned_mixes(config, Manifest.read(manifest_path))
+    if not other and noted["images"] != {mix.image_id: mix.made_of for mix in mixes}:
         other = ["draws", "splits"]
     if other:
         raise DataError(
             f"{path}: was made with another restyle.{', restyle.'.join(other)}: run `ssr restyle`"
         )
-
-
-def _named(mixes: Sequence[Mix]) -> dict[str, dict[str, Any]]:
-    """Say by id what images are made of."""
-    return {
-        mix.image_id: {
-            "content": mix.content.image_id,
-            "style": mix.style.image_id,
-            "draw": mix.draw,
-        }
-        for mix in mixes
-    }
 
 
 def _settings(config: RestyleConfig, mixer: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,18 +241,6 @@ def _settings(config: RestyleConfig, mixer: Mapping[str, Any]) -> dict[str, Any]
         "styles": config.styles,
         "seed": config.seed,
         "version": RESTYLING_VERSION,
-    }
-
-
-def _note(mix: Mix, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe an image: all that its pixels depend on."""
-    shown = {"content": mix.content, "style": mix.style}
-    return {
-        **settings,
-        "draw": mix.draw,
-        **{name: record.image_id for name, record in shown.items()},
-        **{f"{name}_sha256": record.sha256 for name, record in shown.items()},
-        **{f"{name}_size_px": record.resized_size_px for name, record in shown.items()},
     }
 
 
