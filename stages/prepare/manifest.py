@@ -117,7 +117,19 @@ class Manifest:
     def write(self, path: Path) -> bool:
         """Write the Parquet file unless it holds an equal manifest; tell whether it was written."""
         rows = sorted(self.records, key=lambda r: (r.domain, r.split, r.image_id))
-        tables = json.dumps(self._tables(), sort_keys=True).encode()
+        described: dict[str, Any] = {
+            "format": _FORMAT,
+            "classes": [
+                {"name": name, "color": color}
+                for name, color in zip(self.classes.names, self.classes.palette, strict=True)
+            ],
+            "labels": {domain: table.to_json() for domain, table in self.labels.items()},
+            "skipped": dict(self.skipped),
+            "sources": {domain: dict(source) for domain, source in self.sources.items()},
+        }
+        if self.odd:
+            described["odd"] = self.odd
+        tables = json.dumps(described, sort_keys=True).encode()
         table = pa.Table.from_pylist([_row_of(record) for record in rows], _SCHEMA)
         table = table.replace_schema_metadata({_METADATA: tables, _DIGEST: _digest(table, tables)})
         sink = pa.BufferOutputStream()
@@ -168,21 +180,6 @@ class Manifest:
                 f"{path}: is damaged or not a manifest of this version: run `ssr prepare` again, "
                 "which rewrites it"
             ) from error
-
-    def _tables(self) -> dict[str, Any]:
-        tables = {
-            "format": _FORMAT,
-            "classes": [
-                {"name": name, "color": color}
-                for name, color in zip(self.classes.names, self.classes.palette, strict=True)
-            ],
-            "labels": {domain: table.to_json() for domain, table in self.labels.items()},
-            "skipped": dict(self.skipped),
-            "sources": {domain: dict(source) for domain, source in self.sources.items()},
-        }
-        if self.odd:
-            tables["odd"] = self.odd
-        return tables
 
 
 def _digest(table: pa.Table, tables: bytes) -> bytes:
