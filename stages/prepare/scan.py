@@ -180,11 +180,8 @@ def scan(
     states = [f"{_stat(image)} {_stat(label)} {table}" for image, label in files]
     keys = [f"{image!a}|{label!a}" for image, label in files]
     kept = _read_cache(cache)
-    found: list[Measurement | DataError | None] = []
-    for key, state in zip(keys, states, strict=True):
-        known_state, measurement = kept.get(key, (None, None))
-        found.append(measurement if known_state == state else None)
-    unknown = [place for place, measurement in enumerate(found) if measurement is None]
+    unknown = [n for n, key in enumerate(keys) if key not in kept or kept[key][0] != states[n]]
+    errors: dict[int, DataError] = {}
 
     def attempt(place: int) -> Measurement | DataError:
         try:
@@ -196,8 +193,9 @@ def scan(
     try:
         results = zip(unknown, pool.map(attempt, unknown), strict=True)
         for done, (place, result) in enumerate(results, start=1):
-            found[place] = result
-            if isinstance(result, Measurement):
+            if isinstance(result, DataError):
+                errors[place] = result
+            else:
                 kept[keys[place]] = (states[place], result)
             progress(done, len(unknown), f"checking {what} images")
     finally:
@@ -206,28 +204,27 @@ def scan(
             body = _ENTRIES.dump_json(kept)
             write_bytes(cache, sha256(_FORMAT + body).encode() + b"\n" + body)
 
-    good: list[tuple[ImageRecord, Measurement]] = []
-    bad: list[tuple[Item, DataError]] = []
-    for item, outcome in zip(items, found, strict=True):
-        if isinstance(outcome, Measurement):
-            resized = fit_size(outcome.raw_size_px, source.fit_px)
-            record = ImageRecord(
-                image_id=image_id_of(what, item),
-                domain=domain,
-                split=item.split,
-                image=item.image,
-                label=item.label,
-                raw_size_px=outcome.raw_size_px,
-                resized_size_px=resized,
-                working_size_px=working_size(resized, at_least_px),
-                sha256=outcome.sha256,
-                class_pixels=outcome.class_pixels,
-                label_sha256=outcome.label_sha256,
-            )
-            good.append((record, outcome))
-        elif outcome is not None:
-            bad.append((item, outcome))
-    return good, bad
+    good = []
+    for place, item in enumerate(items):
+        if place in errors:
+            continue
+        _, facts = kept[keys[place]]
+        resized = fit_size(facts.raw_size_px, source.fit_px)
+        record = ImageRecord(
+            image_id=image_id_of(what, item),
+            domain=domain,
+            split=item.split,
+            image=item.image,
+            label=item.label,
+            raw_size_px=facts.raw_size_px,
+            resized_size_px=resized,
+            working_size_px=working_size(resized, at_least_px),
+            sha256=facts.sha256,
+            class_pixels=facts.class_pixels,
+            label_sha256=facts.label_sha256,
+        )
+        good.append((record, facts))
+    return good, [(items[place], error) for place, error in errors.items()]
 
 
 def _measure(path: Path, label_path: Path | None, labels: LabelTable, classes: int) -> Measurement:
@@ -243,8 +240,8 @@ def _measure(path: Path, label_path: Path | None, labels: LabelTable, classes: i
     if label_path is not None:
         if not label_path.is_file():
             raise DataError(
-                f"{label_path}: {path} has no label there: add it, correct label_suffix or exclude "
-                "the image"
+                f"{label_path}: {path} has no label there: add it, exclude the image or, of kind "
+                "`folder`, correct label_suffix"
             )
         label_data = read_bytes(label_path)
         label_sha256 = sha256(label_data)

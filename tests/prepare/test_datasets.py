@@ -145,39 +145,33 @@ def test_own_data_may_lie_in_subfolders(own_data: Path) -> None:
     assert to_train_ids(stored, listing.labels).tolist() == ids(0, 1, 1, 255).tolist()
 
 
+AMONG = {"train_images": ".", "train_labels": ".", "label_suffix": "_L"}
+
+
 @pytest.mark.parametrize(
     ("image", "label", "keys"),
     [
-        ("c.JPG", "c.PNG", {}),
-        ("c.png", "c.tif", {}),
-        ("s/Stra\u00dfe \u00fc.png", "s/Stra\u00dfe u\u0308.png", {}),
+        ("images/c.JPG", "labels/c.PNG", {}),
+        ("images/c.png", "labels/c.tif", {}),
+        ("images/s/Stra\u00dfe \u00fc.png", "labels/s/Stra\u00dfe u\u0308.png", {}),
         (
-            "s/c_leftImg8bit.png",
-            "s/c_gtFine_labelIds.png",
+            "images/s/c_leftImg8bit.png",
+            "labels/s/c_gtFine_labelIds.png",
             {"image_suffix": "_leftImg8bit", "label_suffix": "_gtFine_labelIds"},
         ),
+        ("c.jpg", "c_L.png", AMONG),
+        ("c.jpg", "labels/c_L.png", {**AMONG, "train_labels": "labels"}),
     ],
 )
-def test_labels_are_paired_whatever_their_spelling(
+def test_labels_are_paired_whatever_their_spelling_and_place(
     tmp_path: Path, image: str, label: str, keys: dict[str, str]
 ) -> None:
-    save(tmp_path / "images" / image, photo(1))
-    save(tmp_path / "labels" / label, ids(0))
-    folders = {"train_images": "images", "train_labels": "labels"}
-    config = folder_config(tmp_path, val_images=None, val_labels=None, **folders, **keys)
-    listing = scan(config)
-    assert listing.items == [Item("train", f"images/{image}", f"labels/{label}")]
-    assert listing.findings == []
-
-
-@pytest.mark.parametrize("labels", [".", "labels"])
-def test_labels_may_lie_among_the_images_or_below_them(tmp_path: Path, labels: str) -> None:
-    save(tmp_path / "c.jpg", photo(1))
-    save(tmp_path / labels / "c_L.png", ids(0))
-    folders = {"train_images": ".", "train_labels": labels, "label_suffix": "_L"}
+    save(tmp_path / image, photo(1))
+    save(tmp_path / label, ids(0))
+    folders = {"train_images": "images", "train_labels": "labels", **keys}
     listing = scan(folder_config(tmp_path, val_images=None, val_labels=None, **folders))
-    label = (Path(labels) / "c_L.png").as_posix()
-    assert listing.items == [Item("train", "c.jpg", label)]
+    assert listing.items == [Item("train", image, label)]
+    assert listing.findings == []
 
 
 def test_pipes_and_other_leftovers_are_never_images_and_labels_without_one_are_said(

@@ -113,12 +113,8 @@ def test_labelled_images_that_are_not_there_are_one_line(
     target = shutil.copytree(own_data, own_data.with_name("other"))
     if spoil is not None:
         (target / spoil).unlink()
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=rf"^prepare\.target\.labelled {says}.*$"):
         prepare(folder_config(own_data), folder_config(target, labelled=labelled))
-    message = str(caught.value)
-    assert message.startswith("prepare.target.labelled ")
-    assert says in message
-    assert "\n" not in message
 
 
 def test_counts_are_taken_at_raw_resolution_and_sizes_fit(prepare: Prepare, own_data: Path) -> None:
@@ -145,8 +141,8 @@ def test_the_manifest_notes_the_datasets_but_not_where_they_lie(
     config = folder_config(own_data)
     noted = Manifest.read(prepare(config).path).sources["source"]
     given = {key: value for key, value in config.items() if key != "root"}
-    unset = {"exclude": [], "val_share": None, "image_suffix": "", "label_suffix": ""}
-    assert noted == {**unset, **given}
+    unset = given | {"exclude": [], "val_share": None, "image_suffix": "", "label_suffix": ""}
+    assert noted == unset
 
 
 def test_only_changed_images_are_read_again(prepare: Prepare, own_data: Path) -> None:
@@ -184,14 +180,14 @@ IMAGE, LABEL = "train/images/a/1.jpg", "train/labels/a/1.png"
 @pytest.mark.parametrize(
     ("bad", "spoil", "message"),
     [
-        (IMAGE, _truncate, r"images/a/1\.jpg: is damaged or not an image"),
-        (LABEL, Path.unlink, r"labels/a/1\.png: .*images/a/1\.jpg has no label there: add it"),
+        (IMAGE, _truncate, "is damaged or not an image"),
+        (LABEL, Path.unlink, r"images/a/1\.jpg has no label there: add it"),
         (
             LABEL,
             lambda path: save(path, ids(0, size=(20, 31))),
-            r"labels/a/1\.png: is 31x20, but its image .*images/a/1\.jpg is 30x20",
+            r"is 31x20, but its image .*images/a/1\.jpg is 30x20",
         ),
-        (LABEL, lambda path: save(path, photo(1)), r"labels/a/1\.png: label colours \("),
+        (LABEL, lambda path: save(path, photo(1)), r"label colours \("),
     ],
 )
 def test_bad_files_are_named_in_one_line_and_the_old_manifest_stays(
@@ -200,9 +196,8 @@ def test_bad_files_are_named_in_one_line_and_the_old_manifest_stays(
     first = prepare(folder_config(own_data))
     manifest = first.path.read_bytes()
     spoil(own_data / bad)
-    with pytest.raises(DataError, match=message) as info:
+    with pytest.raises(DataError, match=rf"^.*{bad}: .*{message}.*$"):
         prepare(folder_config(own_data))
-    assert "\n" not in str(info.value)
     assert first.path.read_bytes() == manifest
 
 

@@ -87,9 +87,14 @@ def test_an_image_is_what_its_mixer_makes_of_what_it_names(world: World, styles:
         used.add(style.image_id)
         mixed = chosen.mixer.mix(pixels(content), pixels(style))
         np.testing.assert_array_equal(read_raw(record, restyled.root), mixed)
-        own = {"image_id": record.image_id, "domain": "restyled", "image": record.image}
-        own |= {"sha256": sha256_of_file(restyled.root / record.image)}
-        assert record == replace(content, **own, raw_size_px=content.resized_size_px)
+        assert record == replace(
+            content,
+            image_id=record.image_id,
+            domain="restyled",
+            image=record.image,
+            raw_size_px=content.resized_size_px,
+            sha256=sha256_of_file(restyled.root / record.image),
+        )
         with Image.open(restyled.root / record.image) as image:
             said = json.loads(image.text["ssr.restyled"])  # type: ignore[attr-defined]
         assert said["mixer"] == MIXER
