@@ -7,7 +7,8 @@ digest of all this is there, too: a flipped bit is noticed.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 from stages.fields import Domain, Split
 from stages.prepare.geometry import Size
 from stages.prepare.labels import ClassTable, LabelTable
-from store.atomic import update_bytes
+from store.atomic import write_bytes
 from store.errors import DataError
 from store.fingerprint import fingerprint_of
 
@@ -115,8 +116,14 @@ class Manifest:
         )
 
     def write(self, path: Path) -> bool:
-        """Write the Parquet file unless it holds an equal manifest; tell whether it was written."""
-        rows = sorted(self.records, key=lambda r: (r.domain, r.split, r.image_id))
+        """Write the Parquet file unless it holds an equal manifest; tell whether it was written.
+
+        Equal manifests give equal bytes, but perhaps others in another version of pyarrow.
+        """
+        rows = tuple(sorted(self.records, key=lambda r: (r.domain, r.split, r.image_id)))
+        with suppress(DataError):
+            if Manifest.read(path) == replace(self, records=rows):
+                return False
         described: dict[str, Any] = {
             "format": _FORMAT,
             "classes": [
@@ -134,7 +141,8 @@ class Manifest:
         table = table.replace_schema_metadata({_METADATA: tables, _DIGEST: _digest(table, tables)})
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-        return update_bytes(path, sink.getvalue().to_pybytes())
+        write_bytes(path, sink.getvalue().to_pybytes())
+        return True
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":

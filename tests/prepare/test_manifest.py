@@ -43,9 +43,11 @@ MANIFEST = Manifest(
 
 
 def test_a_manifest_is_written_once_whatever_its_order_and_read_back(tmp_path: Path) -> None:
-    assert MANIFEST.write(tmp_path / "m.parquet")
-    assert not replace(MANIFEST, records=MANIFEST.records[::-1]).write(tmp_path / "m.parquet")
-    assert Manifest.read(tmp_path / "m.parquet") == MANIFEST
+    path, other = tmp_path / "m.parquet", tmp_path / "other.parquet"
+    reordered = replace(MANIFEST, records=MANIFEST.records[::-1])
+    assert (MANIFEST.write(path), reordered.write(path), reordered.write(other)) == (1, 0, 1)
+    assert other.read_bytes() == path.read_bytes()
+    assert Manifest.read(path) == MANIFEST
 
 
 def test_content_follows_what_features_depend_on_and_nothing_else() -> None:

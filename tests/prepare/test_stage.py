@@ -141,8 +141,8 @@ def test_the_manifest_notes_the_datasets_but_not_where_they_lie(
     config = folder_config(own_data)
     noted = Manifest.read(prepare(config).path).sources["source"]
     given = {key: value for key, value in config.items() if key != "root"}
-    unset = given | {"exclude": [], "val_share": None, "image_suffix": "", "label_suffix": ""}
-    assert noted == unset
+    given |= {"exclude": [], "val_share": None, "image_suffix": "", "label_suffix": ""}
+    assert noted == given
 
 
 def test_only_changed_images_are_read_again(prepare: Prepare, own_data: Path) -> None:
