@@ -95,7 +95,6 @@ class PrepareResult:
     manifest: Manifest
     path: Path
     changed: bool
-    splits: tuple[SplitSummary, ...]
     findings: tuple[str, ...]
 
 
@@ -175,7 +174,7 @@ def run(config: PrepareConfig, *, out: Path, cache: Path, progress: Progress) ->
     )
     changed = manifest.write(out)
     said += findings(manifest)
-    return PrepareResult(manifest, out, changed, summarise(manifest), tuple(said))
+    return PrepareResult(manifest, out, changed, tuple(said))
 
 
 def summarise(manifest: Manifest) -> tuple[SplitSummary, ...]:
