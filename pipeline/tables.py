@@ -9,7 +9,7 @@ from rich.filesize import decimal
 from pipeline.console import console, print_table
 from stages.embed.stores import weights_of
 from stages.evaluate.scores import percent_text, read_scores
-from stages.prepare.stage import PrepareResult
+from stages.prepare.stage import PrepareResult, summarise
 
 if TYPE_CHECKING:  # torch and xarray, which most tables do without
     from store.summary import LevelSummary, StoreSummary
@@ -34,7 +34,7 @@ def print_manifest(result: PrepareResult) -> None:
                 sizes_text(split.raw_sizes_px),
                 sizes_text(split.working_sizes_px),
             )
-            for split in result.splits
+            for split in summarise(result.manifest)
         ],
     )
     for finding in result.findings:

@@ -152,12 +152,16 @@ def _of_source(
     key = f"evaluate.datasets.{name}"
     listing = source.scan(progress).sound()
     require_same_classes(listing, classes, key)
-    items = [item for item in listing.items if item.split == "val" and item.label is not None]
+    kept = select(key, listing.items, source)
+    items = [item for item in kept if item.split == "val" and item.label is not None]
     if not items:
-        raise DataError(f"{key} has no labelled val split: name its folders, or remove the dataset")
+        raise DataError(
+            f"{key} has no labelled image of a val split left: name its folders, exclude fewer, or "
+            "remove the dataset"
+        )
     found, bad = scan(
         "target",
-        select(key, items, source, also_known=listing.items),
+        items,
         source,
         listing,
         what=name,
@@ -167,8 +171,6 @@ def _of_source(
     )
     for _, error in bad:
         raise error
-    if not found:
-        raise DataError(f"{key}.exclude leaves no image to measure on: exclude fewer")
     records = sorted((record for record, _ in found), key=lambda record: record.image_id)
     return Dataset(tuple(records), source.folder, listing.labels)
 

@@ -22,12 +22,7 @@ from stages.fields import Name, PositiveInt, Section
 from stages.prepare.datasets.dataset import Progress
 from stages.prepare.manifest import Domain, ImageRecord, Manifest
 from stages.prepare.pixels import label_window, read_train_ids, resize_label
-from store.errors import (
-    DataError,
-    StoreError,
-    StoreMismatchError,
-    StoreUnreadableError,
-)
+from store.errors import StoreError, StoreMismatchError, StoreUnreadableError
 from store.files import Url
 from store.fingerprint import fingerprint_of, sha256_of_file
 from store.index import Index, StoreEntry, labels_beside
@@ -85,7 +80,7 @@ def run(
     in `stores`, and its index is written beside `index_path`.
 
     Raises:
-        DataError: No image of source/train has a label and a labelled token, or one changed.
+        DataError: No image of source/train has a labelled token, or one changed.
         StoreError: Features of a training image or the level are missing or damaged.
     """
     out = labels_beside(index_path)
@@ -93,12 +88,7 @@ def run(
         Index(stores={}).write(out)
         return LabelResult(None)
     manifest, index = Manifest.read(manifest_path), Index.read(index_path)
-    source = [r for r in manifest.select(domain="source", split="train") if r.label is not None]
-    if not source:
-        raise DataError(
-            "no image of source/train has a label to learn from: set the labels of prepare.source "
-            "and run `ssr prepare`"
-        )
+    source = manifest.select(domain="source", split="train")
     source = source[:: -(-len(source) // config.images)]
     target = manifest.select(domain="target", split="train")
     groups: dict[Domain, Sequence[ImageRecord]] = {"source": source, "target": target}
@@ -124,7 +114,7 @@ def run(
         return StoreWriter(stores, spec, images, [CLASSES])
 
     kept = kept_labels(out)
-    if kept is not None and kept.provenance["inputs"] == inputs:
+    if kept is not None and kept.provenance.get("inputs") == inputs:
         with writer(kept.provenance) as written:
             if not written.pending():
                 entry = written.finalise()
@@ -196,7 +186,7 @@ def require_current_labels(config: LabelConfig, *, manifest_path: Path, index_pa
     if found is None:
         raise StoreError(f"{path}: there are no labels from the store yet; run `ssr label`")
     wanted = _inputs_of(config, manifest_path, Index.read(index_path))
-    noted: Any = found.provenance["inputs"]
+    noted: Any = found.provenance.get("inputs", {})
     if other := [key for key, value in wanted.items() if noted.get(key) != value]:
         raise StoreMismatchError(
             f"{path}: the labels were made with another {', '.join(other)}; run `ssr label`"
@@ -206,10 +196,8 @@ def require_current_labels(config: LabelConfig, *, manifest_path: Path, index_pa
 def kept_labels(path: Path) -> StoreEntry | None:
     """Return the store that an index of labels names; None where there is none to go on with."""
     try:
-        entry = Index.read(path).stores.get("target")
+        return Index.read(path).stores.get("target")
     except StoreUnreadableError:
         raise
     except StoreError:
         return None
-    known = entry is not None and isinstance(entry.provenance.get("inputs"), Mapping)
-    return entry if known else None

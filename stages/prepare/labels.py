@@ -274,9 +274,3 @@ def _look_up_colors(
 
 def _class_of(train_id: int) -> str:
     return "no class" if train_id == IGNORE else f"class {train_id}"
-
-
-def class_pixels(train_ids: NDArray[np.uint8], classes: int) -> tuple[int, ...]:
-    """Count the pixels of each class; ignored ones are not counted."""
-    counts = np.bincount(train_ids.ravel(), minlength=256)[:classes]
-    return tuple(counts.tolist())

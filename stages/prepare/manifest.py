@@ -8,7 +8,7 @@ digest of all this is there, too: a flipped bit is noticed.
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -115,22 +115,33 @@ class Manifest:
             if domain in (None, record.domain) and split in (None, record.split)
         )
 
-    def write(self, path: Path) -> None:
-        """Write the Parquet file atomically; equal manifests give equal bytes."""
-        rows = sorted(self.records, key=lambda r: (r.domain, r.split, r.image_id))
-        tables = self._tables_as_json().encode()
+    def write(self, path: Path) -> bool:
+        """Write the Parquet file unless it holds an equal manifest; tell whether it was written.
+
+        Equal manifests give equal bytes, but perhaps others in another version of pyarrow.
+        """
+        rows = tuple(sorted(self.records, key=lambda r: (r.domain, r.split, r.image_id)))
+        with suppress(DataError):
+            if Manifest.read(path) == replace(self, records=rows):
+                return False
+        described: dict[str, Any] = {
+            "format": _FORMAT,
+            "classes": [
+                {"name": name, "color": color}
+                for name, color in zip(self.classes.names, self.classes.palette, strict=True)
+            ],
+            "labels": {domain: table.to_json() for domain, table in self.labels.items()},
+            "skipped": dict(self.skipped),
+            "sources": {domain: dict(source) for domain, source in self.sources.items()},
+        }
+        if self.odd:
+            described["odd"] = self.odd
+        tables = json.dumps(described, sort_keys=True).encode()
         table = pa.Table.from_pylist([_row_of(record) for record in rows], _SCHEMA)
         table = table.replace_schema_metadata({_METADATA: tables, _DIGEST: _digest(table, tables)})
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         write_bytes(path, sink.getvalue().to_pybytes())
-
-    def update(self, path: Path) -> bool:
-        """Write the file unless it holds an equal manifest; tell whether it was written."""
-        with suppress(DataError):
-            if Manifest.read(path) == self:
-                return False
-        self.write(path)
         return True
 
     @classmethod
@@ -177,21 +188,6 @@ class Manifest:
                 f"{path}: is damaged or not a manifest of this version: run `ssr prepare` again, "
                 "which rewrites it"
             ) from error
-
-    def _tables_as_json(self) -> str:
-        tables: dict[str, Any] = {
-            "format": _FORMAT,
-            "classes": [
-                {"name": name, "color": color}
-                for name, color in zip(self.classes.names, self.classes.palette, strict=True)
-            ],
-            "labels": {domain: table.to_json() for domain, table in self.labels.items()},
-            "skipped": dict(self.skipped),
-            "sources": {domain: dict(source) for domain, source in self.sources.items()},
-        }
-        if self.odd:
-            tables["odd"] = self.odd
-        return json.dumps(tables, sort_keys=True)
 
 
 def _digest(table: pa.Table, tables: bytes) -> bytes:

@@ -8,7 +8,7 @@ import os
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from stages.prepare.datasets.dataset import files_under, pairing_key, suffix_between
+from stages.prepare.datasets.dataset import files_under, pairing_key
 from stages.prepare.geometry import Size
 from stages.prepare.labels import CITYSCAPES_19, CITYSCAPES_IDS, IGNORE, Color
 from stages.prepare.manifest import Manifest
@@ -253,7 +253,7 @@ def _pair(place: str, images: Sequence[str], labels: str, files: Sequence[str]) 
     best = SplitFolders(place, tuple(images))
     for image_suffix in ("",) if among else dict.fromkeys(("", _ending_of(images))):
         keys = {pairing_key(file, place, image_suffix) for file in images}
-        between = suffix_between(keys, stems) or ""
+        between = _suffix_between(keys, stems)
         for suffix in ("", between):
             if among and not re.search("[A-Za-z]", suffix):
                 continue
@@ -262,6 +262,26 @@ def _pair(place: str, images: Sequence[str], labels: str, files: Sequence[str]) 
                 others = sorted(set(images) - set(own)) if among else images
                 best = SplitFolders(place, tuple(others), labels, image_suffix, suffix, own)
     return best
+
+
+def _suffix_between(keys: Collection[str], stems: Iterable[str]) -> str:
+    """Return what most often follows an image's key in the stems of labels; "" without a match.
+
+    Of several that are as frequent, class ids are preferred to colours and instances.
+    """
+    endings: Counter[str] = Counter()
+    for stem in stems:
+        for place, character in enumerate(stem):
+            ending = stem[place:]
+            if not character.isalnum() and "/" not in ending and stem[:place] in keys:
+                endings[ending] += 1
+
+    def rank(ending: str) -> tuple[int, bool, bool, int, str]:
+        low = ending.lower()
+        no_class = any(word in low for word in ("instance", "color", "colour", "depth", "panoptic"))
+        return -endings[ending], no_class, "labelids" not in low, len(low), low
+
+    return min(endings, key=rank, default="")
 
 
 def _ending_of(files: Sequence[str]) -> str:

@@ -3,32 +3,32 @@
 What was measured is remembered, so that a later scan reads only the files that changed.
 """
 
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from stages.fields import Domain
 from stages.prepare.datasets import SourceConfig
 from stages.prepare.datasets.dataset import Item, Listing, Progress
 from stages.prepare.geometry import Size, fit_size, working_size
-from stages.prepare.labels import ClassTable, LabelTable, class_pixels, to_train_ids
+from stages.prepare.labels import ClassTable, LabelTable, to_train_ids
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import decode_image, decode_label, read_bytes
 from store.atomic import write_bytes
 from store.errors import DataError
-from store.fingerprint import sha256
+from store.fingerprint import fingerprint_of, sha256
 
 # Raise when a measurement of unchanged files may come out differently.
-_FORMAT: Final = b"5"
+_FORMAT: Final = b"6"
 
 # Pixels that hold an id in between, for each at an edge of two ids: up to 4 in 100 in CamVid's
 # labels, up to 8 where nearest has shrunk them to 192x144; 7 to 15 after OpenCV's bilinear
@@ -58,6 +58,10 @@ class Measurement:
     resampled: bool
 
 
+_ENTRIES: Final = TypeAdapter(dict[str, tuple[str, Measurement]])
+"""Cache: paths of an image and its label -> state of the files, and what was measured then."""
+
+
 def require_classes(listing: Listing, wanted: ClassTable, key: str) -> None:
     """Refuse a dataset at `key` in the params whose classes are not the source's, in their order.
 
@@ -73,18 +77,14 @@ def require_classes(listing: Listing, wanted: ClassTable, key: str) -> None:
             )
 
 
-def select(
-    key: str, items: Sequence[Item], source: SourceConfig, *, also_known: Sequence[Item] = ()
-) -> list[Item]:
+def select(key: str, items: Sequence[Item], source: SourceConfig) -> list[Item]:
     """Leave out what the configuration at `key` excludes; require unique names.
-
-    `also_known` are further images that `exclude` may name.
 
     Raises:
         DataError: An image to exclude does not exist, or two have one name.
     """
     excluded = frozenset(getattr(source, "exclude", ()))
-    if unknown := excluded - {item.stem for item in (*items, *also_known)}:
+    if unknown := excluded - {item.stem for item in items}:
         raise DataError(
             f"{key}.exclude names {min(unknown)}, but there is no such image in "
             f"{source.folder}: write paths relative to root, without suffix"
@@ -165,32 +165,23 @@ def scan(
 ) -> tuple[list[tuple[ImageRecord, Measurement]], list[tuple[Item, DataError]]]:
     """Decode images and labels, in threads and but for those that the cache knows; describe them.
 
-    Args:
-        domain: Of the records.
-        items: Images of `listing`, with labels where these are wanted.
-        source: Their dataset.
-        listing: Its classes and the code of its labels.
-        what: Beginning of the image ids, and what progress calls them.
-        at_least_px: Side to which smaller images are padded.
-        cache: File of measurements by path, size and times of the files, of any scans. It only
-            saves time: a missing, damaged or older one is taken as empty.
-        progress: Called with (done, total, what).
+    `items` are of `listing`, without labels where these are not wanted. Image ids begin with
+    `what`; smaller images are padded to `at_least_px`. The file `cache` holds measurements by path,
+    size and times of the files, of any scans. It only saves time: a missing, damaged or older one
+    is taken as empty.
 
     Returns:
         What can be read, and what cannot.
     """
     labels, classes = listing.labels, len(listing.classes)
-    table = sha256(json.dumps([classes, labels.to_json()]).encode())
-    root = source.folder
+    table, root = fingerprint_of([classes, labels.to_json()]), source.folder
     files = [(root / item.image, root / item.label if item.label else None) for item in items]
     # Taken before the files are read: one that changes meanwhile is measured again next time.
     states = [f"{_stat(image)} {_stat(label)} {table}" for image, label in files]
-    keys = [f"{image}|{label}" for image, label in files]
+    keys = [f"{image!a}|{label!a}" for image, label in files]
     kept = _read_cache(cache)
-    found: list[Measurement | DataError | None] = [
-        _from_cache(kept.get(key), state) for key, state in zip(keys, states, strict=True)
-    ]
-    unknown = [place for place, measurement in enumerate(found) if measurement is None]
+    unknown = [n for n, key in enumerate(keys) if key not in kept or kept[key][0] != states[n]]
+    errors: dict[int, DataError] = {}
 
     def attempt(place: int) -> Measurement | DataError:
         try:
@@ -202,37 +193,38 @@ def scan(
     try:
         results = zip(unknown, pool.map(attempt, unknown), strict=True)
         for done, (place, result) in enumerate(results, start=1):
-            found[place] = result
-            if isinstance(result, Measurement):
-                kept[keys[place]] = [states[place], *astuple(result)]
+            if isinstance(result, DataError):
+                errors[place] = result
+            else:
+                kept[keys[place]] = (states[place], result)
             progress(done, len(unknown), f"checking {what} images")
     finally:
         pool.shutdown(cancel_futures=True)
         if unknown:
-            _write_cache(cache, kept)
+            body = _ENTRIES.dump_json(kept)
+            write_bytes(cache, sha256(_FORMAT + body).encode() + b"\n" + body)
 
-    good: list[tuple[ImageRecord, Measurement]] = []
-    bad: list[tuple[Item, DataError]] = []
-    for item, outcome in zip(items, found, strict=True):
-        if isinstance(outcome, Measurement):
-            resized = fit_size(outcome.raw_size_px, source.fit_px)
-            record = ImageRecord(
-                image_id=image_id_of(what, item),
-                domain=domain,
-                split=item.split,
-                image=item.image,
-                label=item.label,
-                raw_size_px=outcome.raw_size_px,
-                resized_size_px=resized,
-                working_size_px=working_size(resized, at_least_px),
-                sha256=outcome.sha256,
-                class_pixels=outcome.class_pixels,
-                label_sha256=outcome.label_sha256,
-            )
-            good.append((record, outcome))
-        elif outcome is not None:
-            bad.append((item, outcome))
-    return good, bad
+    good = []
+    for place, item in enumerate(items):
+        if place in errors:
+            continue
+        _, facts = kept[keys[place]]
+        resized = fit_size(facts.raw_size_px, source.fit_px)
+        record = ImageRecord(
+            image_id=image_id_of(what, item),
+            domain=domain,
+            split=item.split,
+            image=item.image,
+            label=item.label,
+            raw_size_px=facts.raw_size_px,
+            resized_size_px=resized,
+            working_size_px=working_size(resized, at_least_px),
+            sha256=facts.sha256,
+            class_pixels=facts.class_pixels,
+            label_sha256=facts.label_sha256,
+        )
+        good.append((record, facts))
+    return good, [(items[place], error) for place, error in errors.items()]
 
 
 def _measure(path: Path, label_path: Path | None, labels: LabelTable, classes: int) -> Measurement:
@@ -247,7 +239,10 @@ def _measure(path: Path, label_path: Path | None, labels: LabelTable, classes: i
     turn_open = resampled = False
     if label_path is not None:
         if not label_path.is_file():
-            raise DataError(f"{label_path}: {path} has no label there: add it or exclude the image")
+            raise DataError(
+                f"{label_path}: {path} has no label there: add it, exclude the image or, of kind "
+                "`folder`, correct label_suffix"
+            )
         label_data = read_bytes(label_path)
         label_sha256 = sha256(label_data)
         label = decode_label(label_data, label_path)
@@ -266,7 +261,7 @@ def _measure(path: Path, label_path: Path | None, labels: LabelTable, classes: i
                 f"{label_path}: {error}: correct the label or, of kind `folder`, the "
                 "class table (`ssr classes DIR` prints one)"
             ) from error
-        counts = class_pixels(train_ids, classes)
+        counts = tuple(np.bincount(train_ids.ravel(), minlength=256)[:classes].tolist())
         same_shape = (image.orientation > 4) == (label.orientation > 4) or height == width
         turn_open = image.orientation != label.orientation and same_shape
         resampled = label.values.ndim == 2 and _looks_resampled(label.values)
@@ -302,26 +297,12 @@ def _looks_resampled(ids: NDArray[np.uint8]) -> bool:
     return edges >= _EDGE_PIXELS and found >= _RESAMPLED_SHARE * edges
 
 
-def _read_cache(path: Path) -> dict[str, list[Any]]:
+def _read_cache(path: Path) -> dict[str, tuple[str, Measurement]]:
     with suppress(OSError):
         digest, _, body = path.read_bytes().partition(b"\n")
         if digest == sha256(_FORMAT + body).encode():
-            entries: dict[str, list[Any]] = json.loads(body)
-            return entries
+            return _ENTRIES.validate_json(body)
     return {}
-
-
-def _write_cache(path: Path, entries: Mapping[str, list[Any]]) -> None:
-    body = json.dumps(entries).encode()
-    write_bytes(path, sha256(_FORMAT + body).encode() + b"\n" + body)
-
-
-def _from_cache(entry: list[Any] | None, state: str) -> Measurement | None:
-    """Return what was measured when the files were in this state."""
-    if entry is None or entry[0] != state:
-        return None
-    facts: list[Any] = [tuple(fact) if isinstance(fact, list) else fact for fact in entry[1:]]
-    return Measurement(*facts)
 
 
 def _stat(path: Path | None) -> str:

@@ -48,8 +48,6 @@ class PrepareConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for domain, config in self.domains.items():
-            config.require_training_data(domain)
         if self.source.labelled:
             raise ValueError(
                 "source.labelled is a key of the target, as all of the source is labelled: "
@@ -97,7 +95,6 @@ class PrepareResult:
     manifest: Manifest
     path: Path
     changed: bool
-    splits: tuple[SplitSummary, ...]
     findings: tuple[str, ...]
 
 
@@ -127,6 +124,12 @@ def run(config: PrepareConfig, *, out: Path, cache: Path, progress: Progress) ->
             problems += (f"{key}: {line}" for line in listing.problems)
             require_classes(listing, listings.get("source", listing).classes, key)
             items = select(key, listing.items, source)
+            train = [item for item in items if item.split == "train"]
+            if domain == "source" and train and not any(item.label for item in train):
+                raise DataError(
+                    f"{key} names no labels of its images to train on, and the source is what "
+                    "labels come from: name their folder, or take another source"
+                )
             if domain == "target":
                 items, unused = without_labels(items, source)
                 if unused:
@@ -150,9 +153,9 @@ def run(config: PrepareConfig, *, out: Path, cache: Path, progress: Progress) ->
         # what could not be looked at may be sound: never left out
         fails = config.on_bad_image == "fail"
         wrong = [each for each in bad if fails or isinstance(each[1], DataUnreadableError)]
-        problems += _grouped(domain, source, wrong, listing.hints)
+        problems += _grouped(domain, source, wrong)
         if not problems and not any(record.split == "train" for record, _ in found):
-            why = f"that can be read: {bad[0][1]}" if bad else "left: hold out or exclude fewer"
+            why = f"that can be read: {bad[0][1]}" if bad else "left: name some, or exclude fewer"
             problems.append(f"{key} has no image to train on {why}")
         records += (record for record, _ in found)
         skipped |= {image_id_of(domain, item): str(error) for item, error in bad}
@@ -169,9 +172,9 @@ def run(config: PrepareConfig, *, out: Path, cache: Path, progress: Progress) ->
         sources={domain: source.identity for domain, source in config.domains.items()},
         odd=tuple(odd),
     )
-    changed = manifest.update(out)
+    changed = manifest.write(out)
     said += findings(manifest)
-    return PrepareResult(manifest, out, changed, summarise(manifest), tuple(said))
+    return PrepareResult(manifest, out, changed, tuple(said))
 
 
 def summarise(manifest: Manifest) -> tuple[SplitSummary, ...]:
@@ -223,17 +226,14 @@ def findings(manifest: Manifest) -> list[str]:
 
 def _odd_files(domain: Domain, found: Sequence[tuple[ImageRecord, Measurement]]) -> Iterator[str]:
     """Count the files that are unlike the others of their split, or whose meaning is open."""
-    splits: dict[Split, list[tuple[ImageRecord, Measurement]]] = defaultdict(list)
-    for record, facts in found:
-        splits[record.split].append((record, facts))
-    for split, images in splits.items():
+    for split in dict.fromkeys(record.split for record, _ in found):
+        images = [(record, facts) for record, facts in found if record.split == split]
         one_channel = [record.image for record, facts in images if facts.one_channel]
-        areas = [math.prod(record.raw_size_px) for record, _ in images]
-        usual = statistics.median_high(areas)
+        usual = statistics.median_high(math.prod(record.raw_size_px) for record, _ in images)
         other = [
             record.image
-            for (record, _), area in zip(images, areas, strict=True)
-            if not usual / _OTHER_AREA < area < usual * _OTHER_AREA
+            for record, _ in images
+            if not 1 / _OTHER_AREA < math.prod(record.raw_size_px) / usual < _OTHER_AREA
         ]
         for files, what in (
             (
@@ -263,39 +263,27 @@ def _odd_files(domain: Domain, found: Sequence[tuple[ImageRecord, Measurement]])
 
 
 def _grouped(
-    domain: Domain,
-    source: SourceConfig,
-    bad: Sequence[tuple[Item, DataError]],
-    hints: Sequence[str],
-) -> list[str]:
+    domain: Domain, source: SourceConfig, bad: Sequence[tuple[Item, DataError]]
+) -> Iterator[str]:
     """Group what is wrong with single files by its cure, the end of every such message.
 
-    The lines begin with the key that names the files' folder; `hints` say what to do about labels
-    that are not found.
+    The lines begin with the key that names the files' folder.
     """
     groups: dict[tuple[str, str], list[tuple[Item, DataError]]] = defaultdict(list)
-    unlabelled = False
     for item, error in bad:
-        label = source.folder / (item.label or "")
-        unlabelled |= item.label is not None and not label.is_file()
-        is_label = str(error).startswith(f"{label}: ")
+        is_label = str(error).startswith(f"{source.folder / (item.label or '')}: ")
         key = source.key_of(item.split, "labels" if is_label else "images")
         cause = error.__cause__
-        kind = (
-            cause.what if isinstance(cause, UnknownValuesError) else str(error).rpartition(": ")[2]
-        )
-        groups[f"prepare.{domain}.{key}", kind].append((item, error))
-    lines = []
+        unknown = cause.what if isinstance(cause, UnknownValuesError) else None
+        groups[key, unknown or str(error).rpartition(": ")[2]].append((item, error))
     for (key, _), group in groups.items():
         (_, first), *rest = group
-        text = f"{key}: {first}"
+        text = f"prepare.{domain}.{key}: {first}"
         causes = [error.__cause__ for _, error in group]
-        unknown = [cause for cause in causes if isinstance(cause, UnknownValuesError)]
-        if unknown:
-            values = sorted({value for cause in unknown for value in cause.values})
-            every = UnknownValuesError(unknown[0].what, values)
-            text = text.replace(str(unknown[0]), str(every))
+        if all_unknown := [cause for cause in causes if isinstance(cause, UnknownValuesError)]:
+            values = sorted({value for cause in all_unknown for value in cause.values})
+            every = UnknownValuesError(all_unknown[0].what, values)
+            text = text.replace(str(all_unknown[0]), str(every))
         if rest:
             text += f" ({len(rest)} more: {first_names([item.image for item, _ in rest])})"
-        lines.append(text)
-    return [*lines, *(f"prepare.{domain}: {hint}" for hint in hints if unlabelled)]
+        yield text

@@ -6,29 +6,27 @@ in any order and by any number of threads or machines.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from time import time
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import AfterValidator, Field
 
 from stages.fields import Domain, Section, Seed, Split, distinct
+from stages.prepare.datasets.dataset import Progress
 from stages.prepare.labels import ClassTable
 from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.pixels import DAMAGED, read_bytes, read_raw, resize_image
 from stages.prepare.restyled import Restyled
 from stages.restyle.mixers import MixerConfig
-from store.atomic import TEMPORARY_SUFFIX, write_bytes
+from store.atomic import write_bytes
 from store.errors import DataError
 from store.fingerprint import canonical_json, fingerprint_of, sha256_of_file
 from store.lease import WHOLE, Part
@@ -56,10 +54,6 @@ RESTYLING_VERSION: Final = 1
 """Raise it when a change of this package changes the pixels of the same images and settings."""
 
 _NOTE: Final = "ssr.restyled"
-_ABANDONED_S: Final = 3600
-"""Age of a half-written image that nobody writes any more."""
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +74,11 @@ class Mix:
         """Its file, below the folder of the settings."""
         stem = PurePosixPath(self.content.image).with_suffix("")
         return PurePosixPath(self.content.split) / f"{stem}.{self.draw}.png"
+
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """What it is made of, by ids."""
+        return {"content": self.content.image_id, "style": self.style.image_id, "draw": self.draw}
 
     def record(self, folder: str, digest: str) -> ImageRecord:
         """Describe its file, in a folder and of a digest."""
@@ -123,7 +122,7 @@ def run(
         CheckpointError: The mixer's weights are missing or damaged.
     """
     if config is None:
-        Manifest(ClassTable((), ()), (), {}).update(out)
+        Manifest(ClassTable((), ()), (), {}).write(out)
         return RestyleResult(0, 0, None)
     manifest, identity = Manifest.read(manifest_path), config.mixer.identity
     settings = _settings(config, identity)
@@ -131,18 +130,28 @@ def run(
     share = mixes[part[0] - 1 :: part[1]]
     name = fingerprint_of(settings)[:8]
     folder = out.with_suffix("") / name
-    _sweep(folder)
     made = 0
 
     def make(mix: Mix) -> tuple[bool, str]:
         """Return whether the image was made now, and the digest of its file."""
-        note = canonical_json(_note(mix, settings)).decode()
+        shown = {"content": mix.content, "style": mix.style}
+        about = settings | mix.made_of  # all that the pixels depend on
+        about |= {f"{name}_sha256": record.sha256 for name, record in shown.items()}
+        about |= {f"{name}_size_px": record.resized_size_px for name, record in shown.items()}
+        note = canonical_json(about).decode()
         path = folder / mix.path
         kept = _kept(path, note, mix.content.resized_size_px)
-        data = kept or _png(_mixed(config, mix, roots), note)
-        if kept is None:
-            write_bytes(path, data)
-        return kept is None, sha256(data).hexdigest()
+        if kept is not None:
+            return False, sha256(kept).hexdigest()
+        content, style = (
+            resize_image(read_raw(record, roots[record.domain]), record.resized_size_px)
+            for record in shown.values()
+        )
+        texts, file = PngInfo(), BytesIO()
+        texts.add_itxt(_NOTE, note)
+        Image.fromarray(config.mixer.mix(content, style)).save(file, "PNG", pnginfo=texts)
+        write_bytes(path, file.getvalue())
+        return True, sha256(file.getvalue()).hexdigest()
 
     digests = []
     pool = ThreadPoolExecutor(os.cpu_count())
@@ -158,14 +167,14 @@ def run(
         noted = {
             "manifest": sha256_of_file(manifest_path),
             "settings": settings,
-            "images": _named(mixes),
+            "images": {mix.image_id: mix.made_of for mix in mixes},
         }
         Manifest(
             classes=manifest.classes,
-            records=tuple(sorted(rows, key=lambda row: (row.split, row.image_id))),
+            records=tuple(rows),
             labels={"source": manifest.labels["source"]},
             sources={"source": noted},
-        ).update(out)
+        ).write(out)
     return RestyleResult(len(share), made, folder)
 
 
@@ -190,11 +199,10 @@ def planned_mixes(config: RestyleConfig, manifest: Manifest) -> tuple[Mix, ...]:
             f"no image of source/{' or source/'.join(config.splits)} is there to restyle: change "
             "restyle.splits, or run `ssr prepare`"
         )
-    if len(styles) < (2 if config.styles == "source" else 1):
+    if config.styles == "source" and len(styles) < 2:
         raise DataError(
-            f"restyle.styles is {config.styles}, and {config.styles}/train has {len(styles)} "
-            "images, too few to take styles from: set the other domain, or add images and run "
-            "`ssr prepare`"
+            "restyle.styles is source, and source/train has one image, which gets no style of its "
+            "own: set target, or add images and run `ssr prepare`"
         )
     mixes = []
     for content in contents:
@@ -217,32 +225,13 @@ def require_current_restyled(config: RestyleConfig, *, manifest_path: Path, path
     found = noted["settings"]
     wanted = _settings(config, found["mixer"] if config.mixer.made(found["mixer"]) else {})
     other = [key for key, value in wanted.items() if found.get(key) != value]
-    if not other and noted["images"] != _named(planned_mixes(config, Manifest.read(manifest_path))):
+    mixes = planned_mixes(config, Manifest.read(manifest_path))
+    if not other and noted["images"] != {mix.image_id: mix.made_of for mix in mixes}:
         other = ["draws", "splits"]
     if other:
         raise DataError(
             f"{path}: was made with another restyle.{', restyle.'.join(other)}: run `ssr restyle`"
         )
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed runs left half-written; another run that writes now is left alone."""
-    for leftover in folder.rglob(f"*{TEMPORARY_SUFFIX}"):
-        with suppress(OSError):  # another run was faster, or the folder is not ours
-            if time() - leftover.stat().st_mtime > _ABANDONED_S:
-                leftover.unlink()
-
-
-def _named(mixes: Sequence[Mix]) -> dict[str, dict[str, Any]]:
-    """Say by id what images are made of."""
-    return {
-        mix.image_id: {
-            "content": mix.content.image_id,
-            "style": mix.style.image_id,
-            "draw": mix.draw,
-        }
-        for mix in mixes
-    }
 
 
 def _settings(config: RestyleConfig, mixer: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,18 +241,6 @@ def _settings(config: RestyleConfig, mixer: Mapping[str, Any]) -> dict[str, Any]
         "styles": config.styles,
         "seed": config.seed,
         "version": RESTYLING_VERSION,
-    }
-
-
-def _note(mix: Mix, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe an image: all that its pixels depend on."""
-    shown = {"content": mix.content, "style": mix.style}
-    return {
-        **settings,
-        "draw": mix.draw,
-        **{name: record.image_id for name, record in shown.items()},
-        **{f"{name}_sha256": record.sha256 for name, record in shown.items()},
-        **{f"{name}_size_px": record.resized_size_px for name, record in shown.items()},
     }
 
 
@@ -279,18 +256,3 @@ def _kept(path: Path, note: str, size_px: tuple[int, int]) -> bytes | None:
             return data if said == note and image.size == size_px[::-1] else None
     except (*DAMAGED, Image.DecompressionBombError):
         return None
-
-
-def _mixed(config: RestyleConfig, mix: Mix, roots: Mapping[Domain, Path]) -> NDArray[np.uint8]:
-    content, style = (
-        resize_image(read_raw(record, roots[record.domain]), record.resized_size_px)
-        for record in (mix.content, mix.style)
-    )
-    return config.mixer.mix(content, style)
-
-
-def _png(pixels: NDArray[np.uint8], note: str) -> bytes:
-    about, file = PngInfo(), BytesIO()
-    about.add_itxt(_NOTE, note)
-    Image.fromarray(pixels).save(file, "PNG", pnginfo=about)
-    return file.getvalue()

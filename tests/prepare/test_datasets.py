@@ -68,26 +68,12 @@ def test_published_layouts_are_listed_and_their_ids_read(
         assert {item.label for item in listing.items[:-1]} == {None}
 
 
-@pytest.mark.parametrize(
-    ("kind", "keys", "lost", "download"),
-    [
-        ("synthia", {}, "RGB", "unpack SYNTHIA-RAND-CITYSCAPES"),
-        ("acdc", {"conditions": ["rain"]}, "rgb_anon/rain/val", "unpack rgb_anon_trainvaltest"),
-        ("mapillary", {}, "validation/images", "unpack Mapillary Vistas"),
-    ],
-)
-def test_a_missing_folder_says_what_to_download(
-    kind: str,
-    keys: dict[str, object],
-    lost: str,
-    download: str,
-    published: Callable[[str], Path],
-) -> None:
-    root = published(kind)
-    shutil.rmtree(root / lost)
-    with pytest.raises(DataError, match=rf"{lost}: there is no such folder: {download}") as info:
-        scan(config_of(kind, root, **keys))
-    assert "\n" not in str(info.value)
+def test_a_missing_folder_says_what_to_download(published: Callable[[str], Path]) -> None:
+    root = published("acdc")
+    shutil.rmtree(root / "rgb_anon/rain/val")
+    says = r"^.*rgb_anon/rain/val: there is no such folder: unpack rgb_anon_trainvaltest.*$"
+    with pytest.raises(DataError, match=says):
+        scan(config_of("acdc", root, conditions=["rain"]))
 
 
 def test_gta5_holds_out_the_images_of_a_list(gta5: Path) -> None:
@@ -159,39 +145,33 @@ def test_own_data_may_lie_in_subfolders(own_data: Path) -> None:
     assert to_train_ids(stored, listing.labels).tolist() == ids(0, 1, 1, 255).tolist()
 
 
+AMONG = {"train_images": ".", "train_labels": ".", "label_suffix": "_L"}
+
+
 @pytest.mark.parametrize(
     ("image", "label", "keys"),
     [
-        ("c.JPG", "c.PNG", {}),
-        ("c.png", "c.tif", {}),
-        ("s/Stra\u00dfe \u00fc.png", "s/Stra\u00dfe u\u0308.png", {}),
+        ("images/c.JPG", "labels/c.PNG", {}),
+        ("images/c.png", "labels/c.tif", {}),
+        ("images/s/Stra\u00dfe \u00fc.png", "labels/s/Stra\u00dfe u\u0308.png", {}),
         (
-            "s/c_leftImg8bit.png",
-            "s/c_gtFine_labelIds.png",
+            "images/s/c_leftImg8bit.png",
+            "labels/s/c_gtFine_labelIds.png",
             {"image_suffix": "_leftImg8bit", "label_suffix": "_gtFine_labelIds"},
         ),
+        ("c.jpg", "c_L.png", AMONG),
+        ("c.jpg", "labels/c_L.png", {**AMONG, "train_labels": "labels"}),
     ],
 )
-def test_labels_are_paired_whatever_their_spelling(
+def test_labels_are_paired_whatever_their_spelling_and_place(
     tmp_path: Path, image: str, label: str, keys: dict[str, str]
 ) -> None:
-    save(tmp_path / "images" / image, photo(1))
-    save(tmp_path / "labels" / label, ids(0))
-    folders = {"train_images": "images", "train_labels": "labels"}
-    config = folder_config(tmp_path, val_images=None, val_labels=None, **folders, **keys)
-    listing = scan(config)
-    assert listing.items == [Item("train", f"images/{image}", f"labels/{label}")]
-    assert listing.findings == []
-
-
-@pytest.mark.parametrize("labels", [".", "labels"])
-def test_labels_may_lie_among_the_images_or_below_them(tmp_path: Path, labels: str) -> None:
-    save(tmp_path / "c.jpg", photo(1))
-    save(tmp_path / labels / "c_L.png", ids(0))
-    folders = {"train_images": ".", "train_labels": labels, "label_suffix": "_L"}
+    save(tmp_path / image, photo(1))
+    save(tmp_path / label, ids(0))
+    folders = {"train_images": "images", "train_labels": "labels", **keys}
     listing = scan(folder_config(tmp_path, val_images=None, val_labels=None, **folders))
-    label = (Path(labels) / "c_L.png").as_posix()
-    assert listing.items == [Item("train", "c.jpg", label)]
+    assert listing.items == [Item("train", image, label)]
+    assert listing.findings == []
 
 
 def test_pipes_and_other_leftovers_are_never_images_and_labels_without_one_are_said(

@@ -1,6 +1,4 @@
-import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,16 +13,6 @@ from stages.prepare.labels import (
     to_train_ids,
 )
 from store.errors import DataError
-
-
-@pytest.mark.parametrize("dataset", ["gta", "cityscapes"])
-def test_the_id_table_is_the_official_one(shared: Path, dataset: str) -> None:
-    tables = json.loads((shared / "spec" / "tables" / "id_tables.json").read_text())
-    official = {int(stored): k for stored, k in tables[dataset]["mapped"].items()}
-    assert {s: k for s, k in CITYSCAPES_IDS.ids.items() if k != IGNORE} == official
-    assert dict(enumerate(CITYSCAPES_19.names)) == {
-        int(k): name for k, name in tables["train_ids"].items()
-    }
 
 
 def test_unknown_ids_and_colours_are_listed() -> None:

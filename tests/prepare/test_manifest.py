@@ -42,15 +42,12 @@ MANIFEST = Manifest(
 )
 
 
-def test_a_manifest_reads_back_as_it_was_written(tmp_path: Path) -> None:
-    MANIFEST.write(tmp_path / "m.parquet")
-    assert Manifest.read(tmp_path / "m.parquet") == MANIFEST
-
-
-def test_equal_manifests_are_equal_bytes_whatever_their_order(tmp_path: Path) -> None:
-    MANIFEST.write(tmp_path / "a.parquet")
-    replace(MANIFEST, records=MANIFEST.records[::-1]).write(tmp_path / "b.parquet")
-    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+def test_a_manifest_is_written_once_whatever_its_order_and_read_back(tmp_path: Path) -> None:
+    path, other = tmp_path / "m.parquet", tmp_path / "other.parquet"
+    reordered = replace(MANIFEST, records=MANIFEST.records[::-1])
+    assert (MANIFEST.write(path), reordered.write(path), reordered.write(other)) == (1, 0, 1)
+    assert other.read_bytes() == path.read_bytes()
+    assert Manifest.read(path) == MANIFEST
 
 
 def test_content_follows_what_features_depend_on_and_nothing_else() -> None:
@@ -100,12 +97,7 @@ def test_a_manifest_that_cannot_be_read_is_not_called_damaged(
 
 
 @pytest.mark.parametrize(
-    "changed",
-    [
-        {"image": "/etc/passwd"},
-        {"label": "a/../../1.png"},
-        {"image": "1\0.png"},
-    ],
+    "changed", [{"image": "/etc/passwd"}, {"label": "a/../../1.png"}, {"image": "1\0.png"}]
 )
 def test_a_manifest_names_images_inside_their_folder(
     changed: dict[str, Any], tmp_path: Path

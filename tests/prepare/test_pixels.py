@@ -17,26 +17,24 @@ from stages.prepare.pixels import (
     normalised_window,
     read_image,
     read_label,
-    resize_image,
-    resize_label,
 )
 from store.errors import DataError
 from tests.prepare.conftest import ids, photo, save
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
-def test_a_truncated_file_is_an_error(tmp_path: Path, suffix: str) -> None:
+def test_a_truncated_file_and_a_small_one_of_a_huge_image_are_errors(
+    tmp_path: Path, suffix: str
+) -> None:
     path = tmp_path / f"x{suffix}"
     save(path, photo(1, (200, 300)))
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     with pytest.raises(DataError, match=r"x\.\w+: is damaged or not an image \(.+\): fetch"):
         read_image(path)
-
-
-def test_a_small_file_of_a_huge_image_is_an_error(tmp_path: Path) -> None:
-    Image.new("1", (16_000, 16_000)).save(tmp_path / "x.png")  # 32 kB that want 768 MB
-    with pytest.raises(DataError, match=r"x\.png: "):
-        read_image(tmp_path / "x.png")
+    if suffix == ".png":
+        Image.new("1", (16_000, 16_000)).save(path)  # 32 kB that want 768 MB
+        with pytest.raises(DataError, match=r"x\.png: "):
+            read_image(path)
 
 
 @pytest.mark.parametrize(
@@ -160,14 +158,7 @@ def test_sixteen_bits_that_are_no_ids_are_refused(tmp_path: Path) -> None:
         read_label(tmp_path / "x.png")
 
 
-def test_resizing_is_opencvs_as_in_the_papers() -> None:
-    image, label = photo(1), ids(0, 1, 2)
-    assert np.array_equal(resize_image(image, (13, 17)), cv2.resize(image, (17, 13)))
-    nearest = cv2.resize(label, (17, 13), interpolation=cv2.INTER_NEAREST)
-    assert np.array_equal(resize_label(label, (13, 17)), nearest)
-
-
-def test_a_window_is_normalised_and_padded_with_the_mean_colour() -> None:
+def test_windows_are_normalised_and_padded_with_the_mean_colour_and_ignore() -> None:
     image = photo(1)
     window = normalised_window(image, 8, 16, 24, 32)
     assert window.shape == (3, 24, 32)
@@ -176,11 +167,7 @@ def test_a_window_is_normalised_and_padded_with_the_mean_colour() -> None:
     assert np.abs(window[:, :12, :14] - exact.transpose(2, 0, 1)).max() < 1e-6
     assert not window[:, 12:].any()
     assert not window[:, :, 14:].any()
-
-
-def test_a_label_window_is_padded_with_ignore() -> None:
-    window = label_window(ids(1, 2), 8, 16, 24, 32)
-    assert window.shape == (24, 32)
-    assert (window[:12, :14] == 2).all()
-    assert (window[12:] == 255).all()
-    assert (window[:, 14:] == 255).all()
+    label = label_window(ids(1, 2), 8, 16, 24, 32)
+    assert (label[:12, :14] == 2).all()
+    assert (label[12:] == 255).all()
+    assert (label[:, 14:] == 255).all()

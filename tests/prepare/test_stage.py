@@ -41,12 +41,7 @@ def test_gta5_to_cityscapes_is_one_manifest(prepare: Prepare, gta5: Path, citysc
     expected = [0] * 19
     expected[0] = expected[13] = 20 * 10
     assert first.class_pixels == tuple(expected)
-
-
-def test_labels_of_the_target_train_split_stay_out(prepare: Prepare, cityscapes: Path) -> None:
-    config = cityscapes_config(cityscapes)
-    train = prepare(config, config).manifest.select(domain="target", split="train")
-    assert [(record.label, record.class_pixels) for record in train] == [(None, None)] * 2
+    assert [(r.label, r.class_pixels) for r in manifest.records[3:5]] == [(None, None)] * 2
 
 
 LANE = {"name": "lane", "color": [1, 2, 3], "ids": [0]}
@@ -60,16 +55,29 @@ LANE = {"name": "lane", "color": [1, 2, 3], "ids": [0]}
         (folder_config(Path("data"), train_images="../x"), "inside root"),
         (folder_config(Path("data"), val_labels=None), "set both or neither"),
         (folder_config(Path("data"), val_share=0.1), "set it to null where val_images is given"),
-        (folder_config(Path("data"), train_labels=None), "source is what labels come from"),
         (folder_config(Path("data"), labelled=2), "source.labelled is a key of the target"),
         (folder_config(Path("data"), ignore_ids=[7]), "label id 7 is used twice"),
         (folder_config(Path("data"), classes=[LANE, LANE]), "class name 'lane' is used twice"),
-        (config_of("dark_zurich", Path("data"), train_times=["day"]), "what labels come from"),
     ],
 )
 def test_wrong_values_are_refused(prepare: Prepare, source: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         prepare(source)
+
+
+def test_a_source_without_labels_or_a_target_without_images_is_one_line(
+    prepare: Prepare, own_data: Path, published: Callable[[str], Path]
+) -> None:
+    sound = folder_config(own_data)
+    unlabelled = (
+        folder_config(own_data, train_labels=None),
+        config_of("dark_zurich", published("dark_zurich"), train_times=["day"]),
+    )
+    for source in unlabelled:
+        with pytest.raises(DataError, match=r"^prepare.source names no labels of its images.*$"):
+            prepare(source)
+    with pytest.raises(DataError, match=r"^prepare.target has no image to train on left.*$"):
+        prepare(sound, folder_config(own_data, train_images=None))
 
 
 @pytest.mark.parametrize(
@@ -105,12 +113,8 @@ def test_labelled_images_that_are_not_there_are_one_line(
     target = shutil.copytree(own_data, own_data.with_name("other"))
     if spoil is not None:
         (target / spoil).unlink()
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=rf"^prepare\.target\.labelled {says}.*$"):
         prepare(folder_config(own_data), folder_config(target, labelled=labelled))
-    message = str(caught.value)
-    assert message.startswith("prepare.target.labelled ")
-    assert says in message
-    assert "\n" not in message
 
 
 def test_counts_are_taken_at_raw_resolution_and_sizes_fit(prepare: Prepare, own_data: Path) -> None:
@@ -124,14 +128,11 @@ def test_counts_are_taken_at_raw_resolution_and_sizes_fit(prepare: Prepare, own_
 def test_a_second_run_changes_nothing(prepare: Prepare, own_data: Path) -> None:
     first = prepare(folder_config(own_data))
     stamp = first.path.stat().st_mtime_ns
-    second = prepare(folder_config(own_data), progress=_must_not_be_called)
-    assert (first.changed, second.changed) == (True, False)
+    seen: list[int] = []
+    second = prepare(folder_config(own_data), progress=lambda done, *_: seen.append(done))
+    assert (first.changed, second.changed, seen) == (True, False, [])
     assert second.path.stat().st_mtime_ns == stamp
     assert second.manifest == first.manifest
-
-
-def _must_not_be_called(done: int, total: int, what: str) -> None:
-    raise AssertionError(f"{what} {done}/{total}")
 
 
 def test_the_manifest_notes_the_datasets_but_not_where_they_lie(
@@ -139,14 +140,9 @@ def test_the_manifest_notes_the_datasets_but_not_where_they_lie(
 ) -> None:
     config = folder_config(own_data)
     noted = Manifest.read(prepare(config).path).sources["source"]
-    given = {key: config[key] for key in config if key != "root"}
-    unset: dict[str, object] = {
-        "exclude": [],
-        "val_share": None,
-        "image_suffix": "",
-        "label_suffix": "",
-    }
-    assert noted == {**unset, **given}
+    given = {key: value for key, value in config.items() if key != "root"}
+    given |= {"exclude": [], "val_share": None, "image_suffix": "", "label_suffix": ""}
+    assert noted == given
 
 
 def test_only_changed_images_are_read_again(prepare: Prepare, own_data: Path) -> None:
@@ -184,16 +180,14 @@ IMAGE, LABEL = "train/images/a/1.jpg", "train/labels/a/1.png"
 @pytest.mark.parametrize(
     ("bad", "spoil", "message"),
     [
-        (IMAGE, _truncate, r"images/a/1\.jpg: is damaged or not an image"),
-        (LABEL, _truncate, r"labels/a/1\.png: is damaged or not an image"),
-        (LABEL, Path.unlink, r"labels/a/1\.png: .*images/a/1\.jpg has no label there: add it"),
+        (IMAGE, _truncate, "is damaged or not an image"),
+        (LABEL, Path.unlink, r"images/a/1\.jpg has no label there: add it"),
         (
             LABEL,
             lambda path: save(path, ids(0, size=(20, 31))),
-            r"labels/a/1\.png: is 31x20, but its image .*images/a/1\.jpg is 30x20",
+            r"is 31x20, but its image .*images/a/1\.jpg is 30x20",
         ),
-        (LABEL, lambda path: save(path, ids(0, 9)), r"labels/a/1\.png: label ids 9 are not in"),
-        (LABEL, lambda path: save(path, photo(1)), r"labels/a/1\.png: label colours \("),
+        (LABEL, lambda path: save(path, photo(1)), r"label colours \("),
     ],
 )
 def test_bad_files_are_named_in_one_line_and_the_old_manifest_stays(
@@ -202,13 +196,12 @@ def test_bad_files_are_named_in_one_line_and_the_old_manifest_stays(
     first = prepare(folder_config(own_data))
     manifest = first.path.read_bytes()
     spoil(own_data / bad)
-    with pytest.raises(DataError, match=message) as info:
+    with pytest.raises(DataError, match=rf"^.*{bad}: .*{message}.*$"):
         prepare(folder_config(own_data))
-    assert "\n" not in str(info.value)
     assert first.path.read_bytes() == manifest
 
 
-@pytest.mark.parametrize("bad", [IMAGE, "train/labels/a/1.png"])
+@pytest.mark.parametrize("bad", [IMAGE, LABEL])
 def test_bad_images_are_left_out_and_listed_where_that_is_asked_for(
     prepare: Prepare, own_data: Path, bad: str
 ) -> None:
@@ -239,14 +232,14 @@ def test_problems_of_both_domains_are_listed_at_once_by_their_cure(
     (target / "train" / "images").rename(target / "train" / "pictures")
     with pytest.raises(DataError) as info:
         prepare(folder_config(own_data), folder_config(target))
-    heading, unknown, folder, missing, hint = str(info.value).split("\n  ")
-    assert heading.startswith("4 kinds of problems")
+    heading, unknown, folder, missing = str(info.value).split("\n  ")
+    assert heading.startswith("3 kinds of problems")
     assert unknown.startswith(f"prepare.source.train_labels: {own_data}/train/labels/a/1.png: ")
     assert "label ids 10, 11, 12 are not in the class table" in unknown
     assert unknown.endswith(" (2 more: 2.jpg, 1.jpg)")
     assert folder.startswith(f"prepare.target: {target}/train/images: there is no such folder")
     assert missing.startswith(f"prepare.target.val_labels: {target}/val/labels/v.png: ")
-    assert hint == "prepare.target: label names in val/labels end with _L: set label_suffix: _L"
+    assert "correct label_suffix" in missing
 
 
 def test_two_images_of_one_name_are_an_error(prepare: Prepare, own_data: Path) -> None:

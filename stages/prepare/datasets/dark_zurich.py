@@ -7,9 +7,8 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
-from stages.fields import Domain
 from stages.prepare.datasets.cityscapes import label_code
-from stages.prepare.datasets.dataset import NO_LABELS, FileDataset, Listing, Progress
+from stages.prepare.datasets.dataset import FileDataset, Listing, Progress
 from stages.prepare.labels import CITYSCAPES_19
 
 _IMAGE: Final = "_rgb_anon"
@@ -45,10 +44,3 @@ class Config(FileDataset):
             label_suffix=f"_gt_{code}",
         )
         return listing
-
-    def require_training_data(self, domain: Domain) -> None:
-        """Refuse to be the source: nothing to train on has a label."""
-        if domain == "source":
-            raise ValueError(
-                f"source.kind is dark_zurich, whose training images have no labels: {NO_LABELS}"
-            )

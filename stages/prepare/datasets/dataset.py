@@ -3,9 +3,7 @@
 import os
 import unicodedata
 from abc import abstractmethod
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
@@ -13,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, Field
 
-from stages.fields import Domain, Name, NaturalInt, PathText, Section, SidePx, Split
+from stages.fields import Name, NaturalInt, PathText, Section, SidePx, Split
 from stages.prepare.labels import ClassTable, LabelTable
 from store.errors import DataError
 
@@ -57,7 +55,6 @@ class Listing:
     Attributes:
         findings: Sentences about files that were passed over and labels without an image.
         problems: Sentences about what keeps folders from being listed.
-        hints: Sentences about images without a label.
     """
 
     classes: ClassTable
@@ -65,16 +62,12 @@ class Listing:
     items: list[Item] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    hints: list[str] = field(default_factory=list)
 
     def sound(self) -> "Listing":
         """Return the listing; DataError where folders are missing or hold no images."""
         if self.problems:
             raise DataError("\n".join(self.problems))
         return self
-
-
-NO_LABELS: Final = "the source is what labels come from"
 
 
 def _inside_root(path: str) -> str:
@@ -126,9 +119,6 @@ class Dataset(Section):
             DataError: A folder cannot be listed.
         """
 
-    def require_training_data(self, domain: Domain) -> None:
-        """Raise ValueError where the dataset has nothing to train on as this domain."""
-
     def key_of(self, split: Split, what: Literal["images", "labels"]) -> str:
         """Return the key that names the folder of a split's images or labels."""
         return "root"
@@ -161,17 +151,9 @@ class FileDataset(Dataset):
     ) -> None:
         """List the images of a folder, each with the label of the same relative path and stem.
 
-        The stems are compared without their own suffixes, whatever the spelling of accents (NFC or
-        NFD) and of `.png`.
-
-        Args:
-            listing: What items, findings, problems and hints are added to.
-            split: Of the items.
-            images: Folder of the images below the root.
-            labels: The same of the labels; None where there are none.
-            image_suffix: What the stems of images end with; others are passed over.
-            label_suffix: The same of the labels; other files in their folder are not looked at.
-            others: Folders of another split; those below `images` are left out, as is `labels`.
+        Folders are below the root. Stems are compared without their own suffixes, whatever the
+        spelling of accents (NFC or NFD) and of `.png`; images without theirs are passed over, and
+        so are the folders of labels and of other splits, `others`, below that of the images.
 
         Raises:
             DataError: A folder cannot be listed.
@@ -230,11 +212,6 @@ class FileDataset(Dataset):
                 f"{labels}: {len(strays)} labels without an image in {images}: "
                 f"{first_names(strays)}; is the dataset complete?"
             )
-        missing = [key for key in keys if key + ending not in stored]
-        if proposed := suffix_between(missing, stored):
-            listing.hints.append(
-                f"label names in {labels} end with {proposed}: set label_suffix: {proposed}"
-            )
 
 
 def files_under(root: Path, folder: str) -> tuple[list[str], list[str]]:
@@ -276,29 +253,6 @@ def _is_leftover(folder: Path) -> bool:
     if folder.name.startswith(".") or folder.name.lower() in _LEFTOVERS:
         return True
     return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
-
-
-def suffix_between(keys: Iterable[str], stems: Collection[str]) -> str | None:
-    """Return what most often follows an image's key in the stems of labels; None without a match.
-
-    Of several that are as frequent, class ids are preferred to colours and instances.
-    """
-    ordered = sorted(stems)
-    endings: Counter[str] = Counter()
-    for key in keys:
-        place = bisect_left(ordered, key)
-        while place < len(ordered) and ordered[place].startswith(key):
-            ending = ordered[place].removeprefix(key)
-            place += 1
-            if ending and not ending[0].isalnum() and "/" not in ending:
-                endings[ending] += 1
-
-    def rank(ending: str) -> tuple[int, bool, bool, int, str]:
-        low = ending.lower()
-        no_class = any(word in low for word in ("instance", "color", "colour", "depth", "panoptic"))
-        return -endings[ending], no_class, "labelids" not in low, len(low), low
-
-    return min(endings, key=rank, default=None)
 
 
 def first_names(files: Sequence[str]) -> str:

@@ -6,14 +6,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.fields import RGB, Byte, Domain, Name, Section, Split
-from stages.prepare.datasets.dataset import (
-    NO_LABELS,
-    FileDataset,
-    Listing,
-    PathInRoot,
-    Progress,
-)
+from stages.fields import RGB, Byte, Name, Section, Split
+from stages.prepare.datasets.dataset import FileDataset, Listing, PathInRoot, Progress
 from stages.prepare.labels import IGNORE, ClassTable, LabelTable
 
 
@@ -121,13 +115,6 @@ class Config(FileDataset):
             held = max(1, round(len(listing.items) * self.val_share))
             listing.items[-held:] = [replace(i, split="val") for i in listing.items[-held:]]
         return listing
-
-    def require_training_data(self, domain: Domain) -> None:
-        """Require images to train on, and of the source a place for their labels."""
-        if domain == "source" and self.train_labels is None:
-            raise ValueError(f"source.train_labels is null: {NO_LABELS}")
-        if self.train_images is None:
-            raise ValueError(f"{domain}.train_images is null: name the images to train on")
 
     def key_of(self, split: Split, what: Literal["images", "labels"]) -> str:
         """Return the key that names a folder."""

@@ -46,14 +46,13 @@ def _hold_out(items: list[Item], val_list: Path) -> list[Item]:
         raise DataError(
             f"{val_list}: cannot be read: prepare.*.val_list names a text file of image names"
         ) from error
-    unknown = names - {_name(item) for item in items}
+    unknown = names - {PurePosixPath(item.image).stem for item in items}
     if unknown:
         raise DataError(
             f"{val_list}: {min(unknown)} is not an image of images/ ({len(unknown)} such lines): "
             "correct the list"
         )
-    return [replace(item, split="val") if _name(item) in names else item for item in items]
-
-
-def _name(item: Item) -> str:
-    return PurePosixPath(item.stem).name
+    return [
+        replace(item, split="val") if PurePosixPath(item.image).stem in names else item
+        for item in items
+    ]

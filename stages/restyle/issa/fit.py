@@ -6,7 +6,7 @@ Every draw derives from the seed and the step, so checkpoints hold no random sta
 # N images, B batch, S side of the image, D length of a latent
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from math import cos, isfinite, pi
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stages.device import pick_device
+from stages.prepare.datasets.dataset import Progress
 from stages.prepare.manifest import ImageRecord
 from stages.prepare.pixels import read_raw
 from stages.restyle.issa.encoder import Encoder, draw_mask, kept_pixels, masked
@@ -35,7 +36,7 @@ from stages.restyle.issa.losses import (
 from stages.restyle.mixers.issa import ENCODER, GENERATOR, Issa
 from stages.weight_files import load_parts, save_parts
 from store.atomic import make_folder
-from store.errors import DataError, TrainingError
+from store.errors import TrainingError
 from store.fingerprint import fingerprint_of
 from store.lease import writer_lock
 
@@ -46,30 +47,11 @@ _SAME_STYLE: Final = 0.1  # share of generated images that one latent makes
 _HALF_LIFE: Final = (10_000, 0.05)  # of averages: images, and at most this share of those so far
 _ANNEALING: Final = (100 / 375, 250 / 375)  # published, as shares of steps; to a tenth of the rate
 
-Progress = Callable[[int, int, str], None]
-
 
 def squeezed(rgb: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """Resize an image (H, W, 3) to a square of a side."""
     resized = cv2.resize(rgb, (side, side), interpolation=cv2.INTER_AREA)
     return np.asarray(resized, np.uint8)
-
-
-def read_squeezed(
-    records: Sequence[ImageRecord], root: Path, side: int, progress: Progress
-) -> Tensor:
-    """Read images into memory: uint8 (N, 3, S, S).
-
-    Raises:
-        DataError: There is none, or one is missing or has changed.
-    """
-    if not records:
-        raise DataError("the manifest has no image of source/train: see prepare.source")
-    images = torch.empty(len(records), 3, side, side, dtype=torch.uint8)
-    for number, record in enumerate(records):
-        images[number] = torch.from_numpy(squeezed(read_raw(record, root), side)).permute(2, 0, 1)
-        progress(number + 1, len(records), "reading images")
-    return images
 
 
 def as_input(images: Tensor) -> Tensor:
@@ -308,7 +290,7 @@ def run(config: Issa, *, records: Sequence[ImageRecord], root: Path, progress: P
     """Train the generator, then the encoder, on images of the manifest.
 
     Raises:
-        DataError: There is no image, or one is missing or has changed.
+        DataError: An image is missing or has changed.
         StoreBusyError: Another process trains into the folder.
         CheckpointError: A checkpoint is of another training, or damaged, or a package of weights
             is not installed.
@@ -319,7 +301,12 @@ def run(config: Issa, *, records: Sequence[ImageRecord], root: Path, progress: P
     shared = {**about, "training": of_generator(config)}
     make_folder(config.path)
     with writer_lock(config.path, f"the encoder in {config.path}"):
-        images = read_squeezed(records, root, config.side_px, progress)
+        side = config.side_px
+        images = torch.empty(len(records), 3, side, side, dtype=torch.uint8)
+        for number, record in enumerate(records):
+            square = squeezed(read_raw(record, root), side)
+            images[number] = torch.from_numpy(square).permute(2, 0, 1)
+            progress(number + 1, len(records), "reading images")
         generator = GeneratorFit(config, images)
         fit(generator, config.path / GENERATOR, header=shared, progress=progress)
         encoder = EncoderFit(config, images, generator.averaged, perceptual)
