@@ -186,7 +186,7 @@ class StudentConfig(Section):
                 f"{REIN} and the section rein belong together; give both, or set rein to null"
             )
         if self.head == "mask2former" and not (
-            is_rein and self.head_channels % 32 == self.dropout == 0
+            is_rein and self.head_channels % 32 == 0 and self.dropout == 0
         ):
             raise ValueError(
                 f"head mask2former needs backbone {REIN}, head_channels of a multiple of 32 "
@@ -199,7 +199,9 @@ class StudentConfig(Section):
         else:
             takes, suits = "imagenet or random", self.weights in (IMAGENET, "random")
         if not suits:
-            raise ValueError(f"{self.backbone} takes no weights {self.weights}; set {takes}")
+            raise ValueError(
+                f"{self.backbone} takes no weights {self.weights}; set weights to {takes}"
+            )
         if is_mit != (self.norm_eps is not None) or (self.drop_path and not is_mit):
             raise ValueError(
                 "set norm_eps to 1e-6 or 1e-5 with a MiT, and with other backbones, which have "
