@@ -96,8 +96,10 @@ def test_every_tensor_that_does_not_fit_is_reported_and_refused(tmp_path: Path) 
         },
     )
     foreign = read_foreign(path)
-    missing = ("backbone.block2.0.attn.kv.weight",)
-    missing += ("decode_head.fuse_layer.bottleneck.bn.running_mean",)
+    missing = (
+        "backbone.block2.0.attn.kv.weight",
+        "decode_head.fuse_layer.bottleneck.bn.running_mean",
+    )
     unexpected = ("auxiliary_head.conv_seg.bias", "backbone.block2.0.attn.gate")
     misshapen = ("backbone.norm4.bias (7,), not (256,)",)
     assert foreign.differences == (missing, unexpected, misshapen)
