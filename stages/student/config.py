@@ -180,43 +180,38 @@ class StudentConfig(Section):
 
     @model_validator(mode="after")
     def _suits_the_backbone(self) -> Self:
-        if self.head == "mask2former":
-            if self.backbone != REIN:
-                raise ValueError(
-                    f"head mask2former is of {REIN} alone; set head to daformer or mlp"
-                )
-            if self.head_channels % 32 or self.dropout:
-                raise ValueError(
-                    "head mask2former has norms of 32 groups and no dropout; set head_channels to "
-                    "a multiple of 32 (published 256) and dropout to 0"
-                )
-        if (self.backbone == REIN) != (self.rein is not None):
+        is_mit, is_rein = self.backbone.startswith("mit_"), self.backbone == REIN
+        if is_rein != (self.rein is not None):
             raise ValueError(
                 f"{REIN} and the section rein belong together; give both, or set rein to null"
             )
-        if self.backbone.startswith("mit_"):
-            if self.weights == IMAGENET:
-                raise ValueError(
-                    f"{self.backbone} takes its ImageNet weights from a file or from Hugging Face; "
-                    "set weights to that, as nvidia/mit-b5"
-                )
-            if self.norm_eps is None:
-                raise ValueError(f"{self.backbone} has LayerNorms; set norm_eps to 1e-6 or 1e-5")
-        elif self.backbone == REIN and self.weights in (IMAGENET, "random"):
+        if self.head == "mask2former" and not (
+            is_rein and self.head_channels % 32 == 0 and self.dropout == 0
+        ):
             raise ValueError(
-                f"{REIN} refines a trained network; set weights to the folder of one, as a DINOv2"
+                f"head mask2former needs backbone {REIN}, head_channels of a multiple of 32 "
+                "(published 256) and dropout 0; set these, or head to daformer or mlp"
             )
-        elif self.backbone != REIN and self.weights not in (IMAGENET, "random"):
-            raise ValueError(f"{self.backbone} takes no files; set weights to imagenet or random")
-        elif self.norm_eps is not None or self.drop_path:
+        if is_mit:
+            takes, suits = "random, a file or a Hugging Face id", self.weights != IMAGENET
+        elif is_rein:
+            takes, suits = "a folder", self.weights not in (IMAGENET, "random")
+        else:
+            takes, suits = "imagenet or random", self.weights in (IMAGENET, "random")
+        if not suits:
             raise ValueError(
-                f"{self.backbone} has neither LayerNorms nor stochastic depth to set; set norm_eps "
-                "to null and drop_path to 0"
+                f"{self.backbone} takes no weights {self.weights}; set weights to {takes}"
             )
-        elif self.semask is not None:
-            raise ValueError(f"semask needs the stages of a MiT, which {self.backbone} has not")
-        elif self.backbone == REIN and self.hrda is not None:
-            raise ValueError(f"{REIN} sees images at one scale; set hrda to null")
+        if is_mit != (self.norm_eps is not None) or (self.drop_path and not is_mit):
+            raise ValueError(
+                "set norm_eps to 1e-6 or 1e-5 with a MiT, and with other backbones, which have "
+                "no LayerNorms and stochastic depth to set, to null and drop_path to 0"
+            )
+        if (self.semask and not is_mit) or (self.hrda and is_rein):
+            raise ValueError(
+                f"semask needs the stages of a MiT, and hrda another backbone than {REIN}; set to "
+                f"null what {self.backbone} cannot have"
+            )
         return self
 
 

@@ -21,14 +21,13 @@ from stages.student.saved import describe_classes, require_free, save_student
 from stages.student.student import Student, build_student
 from stages.student.weights import (
     IMAGENET_HEAD,
-    SEGFORMER,
     Kind,
     Network,
     import_official,
     network_of,
     official_name,
 )
-from stages.weight_files import Differences, differences, prefixes_of, read_tensors
+from stages.weight_files import Differences, differences, read_tensors
 from store.errors import CheckpointError
 from store.fingerprint import sha256_of_file
 
@@ -50,21 +49,6 @@ class ForeignStudent:
     differences: Differences
     iteration: int | None  # of the training; None where the file does not say
 
-    @property
-    def faults(self) -> Differences:
-        """What keeps this from being the checkpoint's student.
-
-        A bare backbone is expected to have no decode head, and ImageNet's classifier instead.
-        """
-        if self.kind != "backbone":
-            return self.differences
-        missing, unexpected, misshapen = self.differences
-        return Differences(
-            tuple(name for name in missing if not name.startswith("decode_head.")),
-            tuple(name for name in unexpected if not name.startswith(IMAGENET_HEAD)),
-            misshapen,
-        )
-
 
 def read_foreign(
     path: Path, *, network: Network = "student", classes: ClassTable | None = None
@@ -82,11 +66,6 @@ def read_foreign(
             classes are unknown.
     """
     content, meta = read_tensors(path)
-    if prefixes_of(content, SEGFORMER):
-        raise CheckpointError(
-            f"{path} holds a Segformer of transformers; set train.student.weights to it, which "
-            "takes its backbone"
-        )
     kind, tensors = network_of(content, network, path)
     # HRDA has DAFormer's head one level deeper, beside its attention
     tensors = {n.replace("decode_head.head.", "decode_head."): t for n, t in tensors.items()}
@@ -121,7 +100,13 @@ def save_foreign(foreign: ForeignStudent, out: Path, *, fit_px: tuple[int, int] 
         ConfigError: `out` holds something else than a student.
     """
     require_free(out)
-    if faults := foreign.faults.summary():
+    # a bare backbone has no decode head, and ImageNet's classifier instead
+    expected = ("decode_head.", IMAGENET_HEAD) if foreign.kind == "backbone" else ()
+    wrong = (
+        tuple(name for name in names if not name.startswith(expected))
+        for names in foreign.differences
+    )
+    if faults := Differences(*wrong).summary():
         raise CheckpointError(
             f"{foreign.path} does not fit a {foreign.config.backbone} student with "
             f"{foreign.config.head} head ({faults}); take the checkpoint of such a student"

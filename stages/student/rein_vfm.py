@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -140,7 +141,7 @@ class FrozenViT(nn.Module):
         self,
         blocks: Iterable[nn.Module],
         grid: tuple[int, int],
-        weights: Sequence[Mapping[str, Tensor]] = (),
+        weights: Sequence[dict[str, Tensor]] = (),
     ) -> list[Callable[[Tensor], Tensor]]:
         """Return blocks, of this network or like them, as functions of tokens (B, T, C).
 
@@ -151,18 +152,12 @@ class FrozenViT(nn.Module):
             pixels = self.get_buffer("leading").new_empty(1, 3, *(PATCH_PX * side for side in grid))
             more["position_embeddings"] = self.rotary(pixels)  # cosine and sine
 
-        def run(block: nn.Module, own: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
+        def run(block: nn.Module, own: dict[str, Tensor], hidden: Tensor) -> Tensor:
             given = hidden.reshape(len(hidden), *grid, -1) if self.on_grid else hidden
-            if own:
-                result: Tensor = functional_call(block, dict(own), (given,), more)
-            else:
-                result = block(given, **more)
+            result: Tensor = functional_call(block, own, (given,), more)
             return result.flatten(1, 2) if self.on_grid else result
 
-        return [
-            partial(run, block, weights[number] if weights else {})
-            for number, block in enumerate(blocks)
-        ]
+        return [partial(run, *each) for each in zip(blocks, weights or repeat({}), strict=False)]
 
 
 class LowRankWeights(nn.Module):

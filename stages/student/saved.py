@@ -106,8 +106,7 @@ def read_student(folder: Path) -> tuple[Card, dict[str, Tensor]]:
     Raises:
         CheckpointError: If the folder holds no student, or a damaged one.
     """
-    card, layout = _read(folder / _CONFIG)
-    path = folder / _WEIGHTS
+    card, path = read_card(folder), folder / _WEIGHTS
     weights = _read_bytes(path)
     if hashlib.sha256(weights).hexdigest() != card.weights_sha256:
         raise CheckpointError(
@@ -116,7 +115,7 @@ def read_student(folder: Path) -> tuple[Card, dict[str, Tensor]]:
         )
     with reading(path, "does not hold tensors", "train the student again"):
         tensors = safetensors.torch.load(weights)
-    return card, from_segformer(tensors) if layout == "segformer" else tensors
+    return card, from_segformer(tensors)  # which leaves names of `Student` as they are
 
 
 def frozen_folder(folder: Path, card: Card) -> Path:
@@ -178,40 +177,21 @@ def require_classes(meta: Mapping[str, Any], wanted: Sequence[str], *, origin: s
             )
 
 
-def read_card(folder: Path) -> Card:
-    """Read what a folder says of its student, without its weights.
-
-    Raises:
-        CheckpointError: If the folder holds no student.
-    """
-    return _read(folder / _CONFIG)[0]
-
-
 def why_not_plain(config: StudentConfig) -> str | None:
     """Say why a student is not a plain transformers model, and the cure; None if it is one."""
-    if config.backbone not in BACKBONES:
-        return (
-            f"its backbone is {config.backbone}, which transformers does not have "
-            "(train.student.backbone: mit_b0, or another MiT)"
-        )
-    if config.head != "mlp":
-        return (
-            f"its head is {config.head}, which transformers does not have (train.student.head: mlp)"
-        )
-    if config.norm_eps != PLAIN_EPS:
-        return (
-            f"it was trained with norm_eps {config.norm_eps:g}, which transformers would silently "
-            f"replace by {PLAIN_EPS:g} (train.student.norm_eps: {PLAIN_EPS:g})"
-        )
-    if config.hrda is not None:
-        return (
-            "it sees images at two scales, which transformers does not (train.student.hrda: null)"
-        )
-    if config.semask is not None and config.semask.attention:
-        return (
-            "its stages attend to their class maps, which transformers does not have "
-            "(train.student.semask.attention: false)"
-        )
+    attends = config.semask is not None and config.semask.attention
+    for key, value, fits, cure in (
+        ("backbone", config.backbone, config.backbone in BACKBONES, "mit_b0, or another MiT"),
+        ("head", config.head, config.head == "mlp", "mlp"),
+        ("norm_eps", config.norm_eps, config.norm_eps == PLAIN_EPS, f"{PLAIN_EPS:g}"),
+        ("hrda", "on", config.hrda is None, "null"),
+        ("semask.attention", "on", not attends, "false"),
+    ):
+        if not fits:
+            return (
+                f"its {key} is {value}, which transformers does not have "
+                f"(train.student.{key}: {cure})"
+            )
     return None
 
 
@@ -232,12 +212,17 @@ def _segformer_config(config: StudentConfig, classes: Sequence[str]) -> dict[str
     return tree
 
 
-def _read(path: Path) -> tuple[Card, Layout]:
+def read_card(folder: Path) -> Card:
+    """Read what a folder says of its student, without its weights.
+
+    Raises:
+        CheckpointError: If the folder holds no student.
+    """
+    path = folder / _CONFIG
     written = _read_bytes(path)
     try:
         tree = json.loads(written)
-        layout: Layout = "segformer" if _OURS in tree else "ssr"
-        ours = tree[_OURS] if layout == "segformer" else tree
+        ours = tree.get(_OURS, tree)
         digest = ours.pop(_DIGEST, None)
         card = Card.model_validate(ours)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:  # of JSON, or a field
@@ -249,13 +234,13 @@ def _read(path: Path) -> tuple[Card, Layout]:
             f"{path} describes no student of this project ({reason}); "
             "give the folder of a student that was trained, imported or exported"
         ) from error
-    # earlier versions wrote no digest
-    if digest is not None and not _is_as_written(written, digest):
+    unsigned = hashlib.sha256(written.replace(str(digest).encode(), b"")).hexdigest()
+    if digest not in (None, unsigned):  # version 0.1.0 wrote none
         raise CheckpointError(
             f"{path} is not as it was written: restore it or train the student again; if you "
             f"edited it on purpose, remove its line {_DIGEST}"
         )
-    return card, layout
+    return card
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -265,7 +250,3 @@ def _read_bytes(path: Path) -> bytes:
         )
     with reading(path, "is not a file", "restore it or train the student again"):
         return path.read_bytes()
-
-
-def _is_as_written(data: bytes, digest: object) -> bool:
-    return hashlib.sha256(data.replace(str(digest).encode(), b"")).hexdigest() == digest

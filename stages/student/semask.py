@@ -13,14 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stages.student.hrda import PixelLoss
 from store.errors import ConfigError
 
 INITIAL_STD: Final = 0.02
 AUXILIARY_WEIGHT: Final = 0.4
 DROPOUT: Final = 0.1
-
-PixelLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(logits, label, weight or None) -> mean over pixels, as `segmentation_loss`."""
 
 
 class SemanticAttention(nn.Module):

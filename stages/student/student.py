@@ -186,10 +186,8 @@ class Student(nn.Module):
 
         Not together with `recompute_activations`: the compiler chooses itself what to keep.
         """
-        parts = [self.backbone]
-        if not isinstance(self.backbone, ReinBackbone):
-            parts = [*self.backbone.stages, *(self.semantic or ())]
-        for part in (*parts, self.head):
+        assert not isinstance(self.backbone, ReinBackbone), "TrainConfig refuses it"
+        for part in (*self.backbone.stages, *(self.semantic or ()), self.head):
             part.compile(backend=backend)
 
 

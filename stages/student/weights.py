@@ -2,18 +2,18 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from textwrap import shorten
 from typing import Final, Literal
 
-from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.constants import CONFIG_NAME
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.constants import CONFIG_NAME, PYTORCH_WEIGHTS_NAME, SAFETENSORS_SINGLE_FILE
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 from torch import Tensor, nn
-from transformers import SegformerConfig, SegformerModel
-from transformers.utils import logging as transformers_logging
+from transformers import SegformerModel
 
+from stages.hf_models import read_config
 from stages.student.config import IMAGENET, is_hub_id
 from stages.weight_files import differences, prefixes_of, read_tensors
 from store.errors import CheckpointError
@@ -24,18 +24,13 @@ SEGFORMER: Final = "encoder.patch_embeddings.0.proj.weight"
 _PATIENCE_S: Final = 10.0  # for an answer of the hub
 _STEM: Final = "patch_embed1.proj.weight"
 _PREFIXES: Final = {"student": "model.", "ema": "ema_model."}  # of a file of self-training
-_GIVE_FOLDER = (
-    "holds a student of this project, which needs no import; give its folder to the other "
-    "commands, or set train.init to it"
+_NO_IMPORT: Final = (
+    SEGFORMER,
+    "stages.0.patch_embeddings.proj.weight",  # of a student of this project
+    "stages.0.4._depthwise_conv.weight",  # of one with EfficientNet-Lite
+    "_conv_stem.weight",  # of EfficientNet-Lite itself
 )
-_NOT_OFFICIAL: Final = {
-    "stages.0.patch_embeddings.proj.weight": _GIVE_FOLDER,
-    "stages.0.4._depthwise_conv.weight": _GIVE_FOLDER,  # of EfficientNet-Lite
-    "_conv_stem.weight": "holds an EfficientNet, and the ImageNet weights of EfficientNet-Lite "
-    "need no import; set train.student.backbone to efficientnet_lite0, 1 or 2 and "
-    "train.student.weights to imagenet",
-}
-"""A tensor of other files -> what to do with these."""
+"""Tensors of files that need no import."""
 
 IMAGENET_HEAD: Final = "head."
 """Classifier of MiT's ImageNet files, which SegFormer drops as well."""
@@ -188,15 +183,21 @@ def load_backbone(backbone: SegformerModel, weights: str) -> None:
     Raises:
         CheckpointError: If the weights are missing, damaged or of another architecture.
     """
-    path = Path(weights).expanduser()
-    if path.is_file():
-        tensors, unknown = _read_backbone(path)
-    else:
-        tensors, unknown = _from_huggingface(backbone, weights), []
+    path = _weight_file(weights)
+    tensors, unknown = _read_backbone(path)
     network = nn.ModuleDict({"backbone": backbone})
     wanted = network.state_dict()
-    if faults := differences(wanted, tensors, unknown=unknown, shown=official_name).summary():
-        raise _other_architecture(weights, faults)
+    faults = differences(wanted, tensors, unknown=unknown, shown=official_name).summary()
+    if not faults and not Path(weights).expanduser().is_file():  # no tensor tells
+        heads, given = (
+            list(each.num_attention_heads) for each in (backbone.config, read_config(path.parent))
+        )
+        faults = "" if given == heads else f"{given} attention heads, not {heads}"
+    if faults:
+        raise CheckpointError(
+            f"{weights} is a checkpoint of another architecture ({faults}); "
+            "choose the student that it was made for"
+        )
     network.load_state_dict(tensors)
 
 
@@ -204,11 +205,53 @@ def is_of_segmenter(weights: str) -> bool:
     """Tell whether weights that a student took come with a decode head, unlike ImageNet's."""
     if weights == IMAGENET:
         return False
+    return any("decode_head." in name for name in read_tensors(_weight_file(weights))[0])
+
+
+def _weight_file(weights: str) -> Path:
+    """Find a file of weights, or that of a Hugging Face folder or id."""
     path = Path(weights).expanduser()
-    if path.is_file():
-        return any("decode_head." in name for name in read_tensors(path)[0])
-    config = SegformerConfig.from_pretrained(weights, local_files_only=True)
-    return "SegformerForSemanticSegmentation" in (config.architectures or ())
+    if path.is_dir():
+        found = path / SAFETENSORS_SINGLE_FILE
+        return found if found.is_file() else path / PYTORCH_WEIGHTS_NAME
+    return path if path.is_file() else _fetched(weights)
+
+
+def _fetched(model: str) -> Path:
+    """Fetch a model from the hub or, where that is out of reach, from its cache; its weights.
+
+    The hub is asked once before: `hf_hub_download` asks it for half a minute.
+    """
+    if not is_hub_id(model):
+        raise CheckpointError(
+            f"{model}: there is no such file or folder, and it is not a Hugging Face id, "
+            "which is owner/name as nvidia/mit-b5; download it (MiT on ImageNet: "
+            "github.com/NVlabs/SegFormer), correct it, or say random"
+        )
+    fault: Exception | None = None
+    try:
+        get_hf_file_metadata(hf_hub_url(model, CONFIG_NAME), timeout=_PATIENCE_S)
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"{model}: there is no such file or folder, and no such model on Hugging Face; "
+            "correct the name (a private or gated model needs `hf auth login`)"
+        ) from error
+    except Exception as error:  # of the network; names, timeouts and proxies share no base
+        fault = error
+    fetch = partial(hf_hub_download, model, local_files_only=fault is not None)
+    try:
+        fetch(CONFIG_NAME)
+        try:
+            return Path(fetch(SAFETENSORS_SINGLE_FILE))
+        except EntryNotFoundError:
+            return Path(fetch(PYTORCH_WEIGHTS_NAME))
+    except Exception as error:  # as above
+        fault = fault or error
+        reason = shorten(f"{type(fault).__name__}: {fault}", 100)
+        raise CheckpointError(
+            f"cannot load {model} from Hugging Face ({reason}); give a file, a folder with "
+            "config.json and weights, or an id that this machine can reach"
+        ) from error
 
 
 def _read_backbone(path: Path) -> tuple[dict[str, Tensor], Sequence[str]]:
@@ -232,9 +275,12 @@ def network_of(
     Raises:
         CheckpointError: If the file holds something else, or several networks.
     """
-    for tensor, says in _NOT_OFFICIAL.items():
-        if prefixes_of(content, tensor):
-            raise CheckpointError(f"{path} {says}")
+    if any(prefixes_of(content, tensor) for tensor in _NO_IMPORT):
+        raise CheckpointError(
+            f"{path} needs no import: give a student of this project by its folder, as train.init "
+            "to train it on, a Segformer of transformers as train.student.weights; "
+            "EfficientNet-Lite has its own, imagenet"
+        )
     stem = _prefix_of_backbone(content, path)
     outer = stem.removesuffix("backbone.")
     if f".{outer}".endswith(".model."):
@@ -270,68 +316,4 @@ def _prefix_of_backbone(tensors: Mapping[str, Tensor], path: Path) -> str:
         raise CheckpointError(
             f"{path} holds several backbones ({', '.join(single)}); save the tensors of one alone"
         )
-    if single:
-        return single[0]
-    known = ("model.backbone.", "backbone.")  # the stem may be what is missing
-    return next((p for p in known if any(name.startswith(p) for name in tensors)), "")
-
-
-def _from_huggingface(backbone: SegformerModel, weights: str) -> dict[str, Tensor]:
-    newest = _is_reachable_on_hub(weights)
-    try:
-        transformers_logging.set_verbosity_error()  # its bar and its report: both are checked here
-        transformers_logging.disable_progress_bar()
-        loaded, info = SegformerModel.from_pretrained(
-            weights, output_loading_info=True, local_files_only=not newest
-        )
-    except Exception as error:  # hub, network, JSON and safetensors errors share no base
-        raise _not_loaded(weights, shorten(str(error).strip().partition("\n")[0], 100)) from error
-    made_up = info["missing_keys"]  # which transformers has filled with random numbers
-    heads, wanted = loaded.config.num_attention_heads, backbone.config.num_attention_heads
-    if list(heads) != list(wanted):
-        raise _other_architecture(weights, f"{list(heads)} attention heads, not {list(wanted)}")
-    return {f"backbone.{n}": t for n, t in loaded.state_dict().items() if n not in made_up}
-
-
-def _is_reachable_on_hub(weights: str) -> bool:
-    """Tell whether to load from the hub; where it is out of reach, the cache may have the model.
-
-    The hub is asked once: transformers asks five times with growing pauses, half a minute without
-    a network or for a typo.
-    """
-    if Path(weights).expanduser().is_dir():
-        return True
-    if not is_hub_id(weights):
-        raise CheckpointError(
-            f"{weights}: there is no such file or folder, and it is not a Hugging Face id, "
-            "which is owner/name as nvidia/mit-b5; download it (MiT on ImageNet: "
-            "github.com/NVlabs/SegFormer), correct it, or say random"
-        )
-    try:
-        get_hf_file_metadata(hf_hub_url(weights, CONFIG_NAME), timeout=_PATIENCE_S)
-    except RepositoryNotFoundError as error:
-        raise CheckpointError(
-            f"{weights}: there is no such file or folder, and no such model on Hugging Face; "
-            "correct the name (a private or gated model needs `hf auth login`)"
-        ) from error
-    except HfHubHTTPError:  # what it means is said by the loading itself
-        return True
-    except Exception as error:  # of the network; names, timeouts and proxies share no base
-        if isinstance(try_to_load_from_cache(weights, CONFIG_NAME), str):
-            return False
-        raise _not_loaded(weights, f"it does not answer: {type(error).__name__}") from error
-    return True
-
-
-def _not_loaded(weights: str, reason: str) -> CheckpointError:
-    return CheckpointError(
-        f"cannot load {weights} from Hugging Face ({reason}); give a file, a folder with "
-        "config.json and weights, or an id that this machine can reach"
-    )
-
-
-def _other_architecture(origin: str, faults: str) -> CheckpointError:
-    return CheckpointError(
-        f"{origin} is a checkpoint of another architecture ({faults}); "
-        "choose the student that it was made for"
-    )
+    return single[0] if single else ""

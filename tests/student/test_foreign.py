@@ -27,6 +27,11 @@ def network(seed: int) -> Student:
     return build_student(config, num_classes=2, seed=seed)
 
 
+def backbone() -> dict[str, Tensor]:
+    official = export_official(network(1).state_dict())
+    return {name: tensor for name, tensor in official.items() if name.startswith("backbone.")}
+
+
 def test_a_student_of_two_scales_is_found_by_its_attention(tmp_path: Path) -> None:
     hrda = {"detail_px": 512, "detail_weight": 0.1, "attention_channels": 8, "margin_px": 30}
     config = train_config(crop_px=1024, student={"backbone": "mit_b0", "hrda": hrda}).student
@@ -39,7 +44,7 @@ def test_a_student_of_two_scales_is_found_by_its_attention(tmp_path: Path) -> No
     torch.save({"meta": META, "state_dict": state}, tmp_path / "hrda.pth")
     foreign = read_foreign(tmp_path / "hrda.pth")
     assert (foreign.config.hrda, foreign.loaded) == (config.hrda, len(state))
-    assert foreign.faults == ((), (), ())
+    assert foreign.differences == ((), (), ())
     assert_equal(foreign.student, student)
 
 
@@ -68,12 +73,11 @@ def test_either_network_of_a_training_becomes_a_folder(
     assert (foreign.config.head_channels, foreign.config.norm_eps) == (16, 1e-6)
     assert (foreign.kind, foreign.iteration, foreign.classes) == ("training", 40000, TWO)
     assert foreign.loaded == sum(name.startswith("model.") for name in state)
-    assert foreign.differences == foreign.faults == ((), (), ())
+    assert foreign.differences == ((), (), ())
     save_foreign(foreign, tmp_path / "student", fit_px=(1024, 512))
     loaded, meta = load_student(tmp_path / "student")
     assert_equal(loaded, network(seed))
-    assert meta["classes"] == ["road", "sky"]
-    assert meta["palette"] == [[128, 64, 128], [70, 130, 180]]
+    assert (meta["classes"], meta["palette"]) == ([*TWO.names], META["PALETTE"])
     assert meta["data"]["target"]["fit_px"] == [1024, 512]
     assert meta["imported"]["network"] == which
     assert meta["weights"] == "latest.pth"
@@ -92,30 +96,23 @@ def test_every_tensor_that_does_not_fit_is_reported_and_refused(tmp_path: Path) 
         },
     )
     foreign = read_foreign(path)
-    assert set(foreign.differences.missing) == {
+    missing = (
         "backbone.block2.0.attn.kv.weight",
         "decode_head.fuse_layer.bottleneck.bn.running_mean",
-    }
-    assert set(foreign.differences.unexpected) == {
-        "auxiliary_head.conv_seg.bias",
-        "backbone.block2.0.attn.gate",
-    }
-    assert foreign.differences.misshapen == ("backbone.norm4.bias (7,), not (256,)",)
-    with pytest.raises(
-        CheckpointError, match=r"2 missing: backbone\.block2.* and 1 more; 2 unexpected: "
-    ) as error:
+    )
+    unexpected = ("auxiliary_head.conv_seg.bias", "backbone.block2.0.attn.gate")
+    misshapen = ("backbone.norm4.bias (7,), not (256,)",)
+    assert foreign.differences == (missing, unexpected, misshapen)
+    says = r"2 missing: backbone\.block2.* and 1 more; 2 unexpected: .* and 1 more; 1 of other sha"
+    with pytest.raises(CheckpointError, match=says):
         save_foreign(foreign, tmp_path / "student", fit_px=None)
-    assert "\n" not in str(error.value)
     assert not (tmp_path / "student").exists()
 
 
 def test_an_imagenet_file_fills_the_backbone_and_its_classifier_is_reported(
     tmp_path: Path,
 ) -> None:
-    official = export_official(
-        {"backbone." + n: t for n, t in network(3).backbone.state_dict().items()}
-    )
-    bare = {name.removeprefix("backbone."): tensor for name, tensor in official.items()}
+    bare = {name.removeprefix("backbone."): tensor for name, tensor in backbone().items()}
     head = {"head.weight": torch.ones(1000, 256), "head.bias": torch.ones(1000)}
     torch.save(bare | head, tmp_path / "mit_b0.pth")
     foreign = read_foreign(tmp_path / "mit_b0.pth", classes=CAMVID_11)
@@ -124,8 +121,7 @@ def test_an_imagenet_file_fills_the_backbone_and_its_classifier_is_reported(
     assert foreign.differences.unexpected == ("head.weight", "head.bias")
     assert all(name.startswith("decode_head.") for name in foreign.differences.missing)
     assert "decode_head.conv_seg.weight" in foreign.differences.missing
-    assert foreign.faults == ((), (), ())
-    assert_equal(foreign.student.backbone, network(3).backbone)
+    assert_equal(foreign.student.backbone, network(1).backbone)
     save_foreign(foreign, tmp_path / "student", fit_px=None)
     assert load_student(tmp_path / "student")[0].num_classes == 11
 
@@ -141,47 +137,21 @@ def test_classes_come_from_the_file_or_from_the_caller(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "says"),
+    ("name", "says"),
     [
-        ({"conv1.weight": torch.ones(64, 3, 7, 7)}, "holds no MiT backbone that is known here"),
-        (
-            {"decode_head.linear_fuse.conv.weight": torch.ones(1)},
-            r"decode head that is not DAFormer's \(decode_head\.linear_fuse",
-        ),
+        ("conv1.weight", "holds no MiT backbone that is known here"),
+        ("decode_head.linear_fuse.conv.weight", r"is not DAFormer's \(decode_head\.linear_fuse"),
+        ("segformer.encoder.patch_embeddings.0.proj.weight", "a Segformer of transformers as"),
+        ("backbone.stages.0.patch_embeddings.proj.weight", "needs no import: give a student"),
+        ("_conv_stem.weight", "EfficientNet-Lite has its own, imagenet"),
     ],
 )
-def test_other_architectures_are_refused(
-    tmp_path: Path, state: dict[str, Tensor], says: str
-) -> None:
-    if "conv1.weight" not in state:
-        ours = export_official(network(1).state_dict())
-        state |= {n: t for n, t in ours.items() if n.startswith("backbone.")}
-    torch.save(state, tmp_path / "m.pth")
+def test_other_networks_are_refused(tmp_path: Path, name: str, says: str) -> None:
+    others = backbone() if name.startswith("decode_head.") else {}
+    torch.save(others | {name: torch.ones(64, 3, 7, 7)}, tmp_path / "m.pth")
     with pytest.raises(CheckpointError, match=says) as error:
         read_foreign(tmp_path / "m.pth", classes=TWO)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("state", "says"),
-    [
-        (
-            {"segformer.encoder.patch_embeddings.0.proj.weight": torch.ones(1)},
-            "holds a Segformer of transformers; set train.student.weights to it",
-        ),
-        (
-            {"backbone.stages.0.patch_embeddings.proj.weight": torch.ones(1)},
-            "holds a student of this project, which needs no import; give its folder",
-        ),
-        ({"_conv_stem.weight": torch.ones(1)}, "EfficientNet-Lite need no import; set train.stu"),
-    ],
-)
-def test_a_file_that_needs_no_import_says_who_takes_it(
-    tmp_path: Path, state: dict[str, Tensor], says: str
-) -> None:
-    torch.save(state, tmp_path / "model.pth")
-    with pytest.raises(CheckpointError, match=says):
-        read_foreign(tmp_path / "model.pth", classes=TWO)
 
 
 def test_a_trained_student_is_not_replaced(tmp_path: Path) -> None:

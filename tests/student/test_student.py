@@ -1,21 +1,24 @@
 import errno
 import random
+import re
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
+from transformers import SegformerModel
 
 from stages.student.config import SemaskConfig
-from stages.student.heads import ConvNormAct, DAFormerHead, mlp_head
+from stages.student.heads import ConvNormAct, DAFormerHead
 from stages.student.mit import BACKBONES, MiT, build_backbone, stage_features
 from stages.student.saved import Layout, read_card, save_student
 from stages.student.student import Student, build_student, load_student, seeded
 from store.errors import CheckpointError
 from tests.evaluate.models import student_config
+from tests.train.example import EFFICIENTNET_LITE
 
 CONFIG = student_config(head_channels=8)
 SEMASK = SemaskConfig(window=4, attention=True, aux_weight=0.4)
@@ -81,58 +84,48 @@ def test_seed_decides_all_weights_and_leaves_the_global_generator_alone() -> Non
     assert not torch.equal(first["head.classifier.weight"], other["head.classifier.weight"])
 
 
-@pytest.mark.parametrize("head", ["daformer", "mlp"])
-def test_saved_student_comes_back_bit_for_bit(tmp_path: Path, head: str) -> None:
-    config = CONFIG.model_copy(update={"head": head, "norm_eps": 1e-5})
+@pytest.mark.parametrize(
+    "changes", [{"norm_eps": 1e-5}, {"head": "mlp"}, {"semask": SEMASK}, EFFICIENTNET_LITE]
+)
+def test_saved_student_comes_back_bit_for_bit(tmp_path: Path, changes: dict[str, Any]) -> None:
+    config = CONFIG.model_copy(update=changes)
     student = build_student(config, num_classes=2, seed=1)
-    student(torch.randn(2, 3, 32, 64))  # batch-norm statistics move
+    images = torch.randn(2, 3, 32, 64)
+    student(images)  # batch-norm statistics move
     save_student(student, tmp_path / "student", config=config, meta=META)
     loaded, meta = load_student(tmp_path / "student")
     assert meta == META
-    assert not loaded.training
-    images = torch.randn(1, 3, 32, 64)
     with torch.no_grad():
         assert torch.equal(loaded(images), student.eval()(images))
     assert loaded.state_dict().keys() == student.state_dict().keys()
-    assert isinstance(loaded.backbone, SegformerModel)
-    assert loaded.backbone.stages[0].layer_norm.eps == 1e-5
+    if isinstance(loaded.backbone, SegformerModel):
+        assert loaded.backbone.stages[0].layer_norm.eps == config.norm_eps
 
 
-def damage_weights(folder: Path) -> None:
-    """As a crash between two files of another student would leave them."""
-    save_student(tiny(head="mlp"), folder / "new", config=CONFIG, meta={})
-    (folder / "new" / "model.safetensors").replace(folder / "model.safetensors")
-
-
-def damage_json(folder: Path) -> None:
-    (folder / "config.json").write_bytes(b"\xff{")
-
-
-def change_channels(folder: Path, *, digest: bool = True) -> None:
-    path = folder / "config.json"
-    lines = path.read_text().replace('"head_channels": 8', '"head_channels": 9').splitlines()
-    text = "\n".join(line for line in lines if digest or '"sha256"' not in line)
-    path.write_text(text if digest else text.replace("{},\n}", "{}\n}"))
+def widen(card: bytes) -> bytes:
+    return card.replace(b'"head_channels": 8', b'"head_channels": 9')
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("file", "damage", "says"),
     [
-        (damage_weights, "sha256 differs"),
-        (damage_json, "no student of this project"),
-        (change_channels, "is not as it was written"),
-        (partial(change_channels, digest=False), "another architecture"),
+        ("model.safetensors", lambda weights: weights + b" ", "sha256 differs"),
+        ("config.json", lambda card: b"\xff" + card, "no student of this project"),
+        ("config.json", widen, "is not as it was written"),
+        (
+            "config.json",
+            lambda card: re.sub(rb',\s*"sha256": "\w+"', b"", widen(card)),
+            "another architecture",
+        ),
     ],
 )
 def test_broken_folder_is_refused_in_one_line(
-    tmp_path: Path, damage: Callable[[Path], None], says: str
+    tmp_path: Path, file: str, damage: Callable[[bytes], bytes], says: str
 ) -> None:
     save_student(tiny(), tmp_path, config=CONFIG, meta={})
-    damage(tmp_path)
-    with pytest.raises(CheckpointError) as error:
+    (tmp_path / file).write_bytes(damage((tmp_path / file).read_bytes()))
+    with pytest.raises(CheckpointError, match=rf"{tmp_path}.*{says}") as error:
         load_student(tmp_path)
-    assert says in str(error.value)
-    assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -158,10 +151,7 @@ def test_a_student_that_cannot_be_read_now_is_not_called_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_student(tiny(), tmp_path, config=CONFIG, meta={})
-
-    def failing(self: Path) -> bytes:
-        raise OSError(errno.EIO, "Input/output error")
-
+    failing = Mock(side_effect=OSError(errno.EIO, "Input/output error"))
     monkeypatch.setattr(Path, "read_bytes", failing)
     with pytest.raises(CheckpointError, match=r"json cannot be read now .*Input/output error"):
         load_student(tmp_path)
@@ -177,34 +167,3 @@ def test_convolutions_start_as_mmcv_starts_them() -> None:
         fan_out = block.conv.out_channels * block.conv.weight[0, 0].numel()
         assert block.conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
         assert block.conv.bias is None
-        assert bool((block.bn.weight == 1).all())
-        assert not block.bn.bias.any()
-
-
-def test_mlp_head_is_segformers_own() -> None:
-    widths = [16, 32, 80, 128]
-    head = mlp_head(widths, 24, 5, dropout=0.1).eval()
-    model = SegformerForSemanticSegmentation(
-        SegformerConfig(hidden_sizes=widths, depths=[1] * 4, decoder_hidden_size=24, num_labels=5)
-    ).eval()
-    model.decode_head.load_state_dict(head.state_dict())
-    images = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        features = model.segformer(images, output_hidden_states=True).hidden_states
-        assert torch.equal(head(features), model(images).logits)
-
-
-@pytest.mark.parametrize("attention", [True, False])
-def test_semantic_layers_begin_as_nothing(attention: bool, tmp_path: Path) -> None:
-    semask = SEMASK.model_copy(update={"attention": attention})
-    plain, student = tiny().eval(), tiny(semask=semask).eval()
-    images = torch.randn(1, 3, 64, 96)
-    assert torch.equal(student(images), plain(images))
-    seen = student.see(images)
-    assert [map_.shape[1] for map_ in seen.class_maps] == [2] * 4
-    assert torch.equal(student.classify(seen.features), plain(images))
-    config = CONFIG.model_copy(update={"semask": semask})
-    save_student(student, tmp_path, config=config, meta=META)
-    assert load_student(tmp_path)[0].state_dict().keys() == student.state_dict().keys()
-    save_student(plain, tmp_path, config=CONFIG, meta=META)
-    assert "semask" not in (tmp_path / "config.json").read_text()

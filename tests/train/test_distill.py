@@ -1,5 +1,4 @@
 import csv
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stages.student.student import build_student, load_student, seeded
+from stages.student.student import build_student, seeded
 from stages.train import loop
 from stages.train.config import TrainConfig
 from stages.train.crops import Batch
 from stages.train.distill import Distiller
 from stages.train.models import Models
-from stages.train.state import TrainingState, build_optimizer, learning_rate
+from stages.train.state import build_optimizer, learning_rate
 from stages.train.step import StepResult
 from tests.train.example import train_config
 from tests.train.world import LEVELS, World, assert_same, results, silent
@@ -42,11 +41,8 @@ def colours(image: Tensor) -> Tensor:
 def batch_of(seed: int, batch: int = 4) -> Batch:
     """Images of random patches, and what the teacher sees of them."""
     generator = torch.Generator().manual_seed(seed)
-    source, target = (
-        torch.randn(batch, 3, CELL, CELL, generator=generator).repeat_interleave(8, 2)
-        for _ in range(2)
-    )
-    source, target = source.repeat_interleave(8, 3), target.repeat_interleave(8, 3)
+    patches = torch.randn(2, batch, 3, CELL, CELL, generator=generator)
+    source, target = patches.repeat_interleave(8, 3).repeat_interleave(8, 4)
     label = torch.zeros(batch, SIDE, SIDE, dtype=torch.int64)
     features = [dict.fromkeys(LEVELS, colours(image)) for image in (source, target)]
     return Batch(source, label, features[0], target, label == 0, features[1])
@@ -195,16 +191,15 @@ def test_a_run_resumes_bit_for_bit_inside_its_distillation_at_its_end_and_after(
     assert_same(results(tmp_path / "resumed"), results(tmp_path / "straight"))
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(path.read_text().splitlines()))
-
-
-def test_the_task_has_the_schedule_of_the_task_alone(world: World, tmp_path: Path) -> None:
+def test_the_task_has_the_schedule_and_adam_of_the_task_alone(world: World, tmp_path: Path) -> None:
     config = train_config(
         distill={**DISTILL, "steps": 3}, iterations=4, log_every=1, self_training={"start": 1}
     )
     world.train(config, tmp_path, validation=world.scripted(lambda student: 1.0))
-    curves, health = rows(tmp_path / "curves.csv"), rows(tmp_path / "health.csv")
+    curves, health = (
+        list(csv.DictReader((tmp_path / name).read_text().splitlines()))
+        for name in ("curves.csv", "health.csv")
+    )
     expected = [learning_rate(i, config.optimizer, 3) for i in range(3)]
     expected += [learning_rate(i, config.optimizer, 4) for i in range(4)]
     assert [float(row["lr"]) for row in curves] == pytest.approx(expected, rel=1e-5)
@@ -217,21 +212,8 @@ def test_the_task_has_the_schedule_of_the_task_alone(world: World, tmp_path: Pat
         assert [n for n, row in enumerate(curves) if row[name]] == seen, name
     assert [n for n, row in enumerate(health) if row["explained_2"]] == [0, 1, 2]
     assert [n for n, row in enumerate(health) if row["gradient_0"]] == [3, 4, 5, 6]
-
-
-def test_adam_begins_the_task_anew(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    steps: list[set[float]] = []
-    save = TrainingState.save
-
-    def watched(self: TrainingState, path: Path, *, iteration: int, fingerprint: str) -> None:
-        steps.append({float(each["step"]) for each in self.optimizer.state.values()})
-        save(self, path, iteration=iteration, fingerprint=fingerprint)
-
-    monkeypatch.setattr(TrainingState, "save", watched)
-    world.run(tmp_path, distill={**DISTILL, "steps": 3}, iterations=2)
-    assert steps == [{1.0}, {2.0}, {3.0}, {1.0}, {2.0}]
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["optimizer"]["state"]
+    assert {float(each["step"]) for each in saved.values()} == {4.0}
 
 
 def test_a_distilled_student_is_a_start_for_several_runs(world: World, tmp_path: Path) -> None:
@@ -242,15 +224,3 @@ def test_a_distilled_student_is_a_start_for_several_runs(world: World, tmp_path:
     assert made.teacher_trained is False
     start = str(made.student)
     assert world.run(tmp_path / "task", init=start, **alone).teacher_trained is False
-
-
-@pytest.mark.parametrize("distill", [None, {**DISTILL, "steps": 1}], ids=["off", "on"])
-def test_distillation_that_is_off_is_no_part_of_a_run(
-    world: World, tmp_path: Path, distill: dict[str, Any] | None
-) -> None:
-    _, meta = load_student(world.run(tmp_path, iterations=1, distill=distill).student)
-    identity = json.loads((tmp_path / "run.json").read_bytes())
-    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    names = [group["name"] for group in checkpoint["optimizer"]["param_groups"]]
-    found = ["distill" in identity["train"], "distill" in meta["recipe"]]
-    assert [*found, "distiller" in checkpoint, "distiller" in names] == [distill is not None] * 4

@@ -129,44 +129,20 @@ def test_prefixes_of_something_else_are_refused(
         stored.train(cached(vit, **changes), tmp_path / "run")
 
 
-def test_an_image_that_changed_is_refused(stored: World, vit: Path) -> None:
+def test_an_image_that_changed_is_refused_until_it_has_views_of_its_own(
+    stored: World, vit: Path
+) -> None:
     asked, manifest = cached(vit), stored.manifest
     store(stored, asked)
-    records = tuple(replace(record, sha256="0" * 64) for record in manifest.records)
-    with pytest.raises(SSRError, match="run `ssr embed`"):
-        open_prefixes(asked, stored.store_url, replace(manifest, records=records))
-
-
-def test_an_image_of_another_size_gets_views_within_it(stored: World, vit: Path) -> None:
-    asked, manifest = cached(vit), stored.manifest
-    store(stored, asked)
-    records = tuple(
-        replace(record, resized_size_px=(60, 60), working_size_px=(64, 64))
-        for record in manifest.records
+    size: dict[str, Any] = {"resized_size_px": (60, 60), "working_size_px": (64, 64)}
+    changed, squeezed = (
+        replace(manifest, records=tuple(replace(each, **changes) for each in manifest.records))
+        for changes in ({"sha256": "0" * 64}, size)
     )
-    squeezed = replace(manifest, records=records)
+    for other in (changed, squeezed):
+        with pytest.raises(SSRError, match="run `ssr embed`"):
+            open_prefixes(asked, stored.store_url, other)
     store(stored, asked, squeezed)
     found = open_prefixes(asked, stored.store_url, squeezed)
     assert found is not None
     assert {view.box.x for views in found.views.values() for view in views} == {0}
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"rein": {"from_block": 0, "views": 2}}, "no block comes before from_block 0"),
-        ({"rein": {"views": 2}}, "self_training sees other images than the fixed views"),
-    ],
-)
-def test_what_fixed_views_cannot_serve_is_refused(
-    vit: Path, changes: dict[str, Any], said: str
-) -> None:
-    with pytest.raises(ValueError, match=said):
-        config(vit, **changes)
-
-
-def test_without_views_nothing_is_stored_and_nothing_is_noted(stored: World, vit: Path) -> None:
-    asked = config(vit, self_training=None)
-    assert open_prefixes(asked, stored.store_url, stored.manifest) is None
-    assert '"views"' not in asked.model_dump_json()
-    assert build(vit).features(torch.zeros(1, 3, 64, 64))[3].shape == (1, 16, 2, 2)

@@ -156,21 +156,6 @@ def test_a_run_resumes_and_predicts(
     assert len(list((tmp_path / "p/labels").rglob("*.png"))) == len(done.names)
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"student": {"backbone": "mit_tiny", "rein": None}}, "mask2former is of rein_vfm alone"),
-        ({"student": {"head_channels": 48}}, "set head_channels to a multiple of 32"),
-        ({"student": {"dropout": 0.1}}, "dropout to 0"),
-        ({"self_training": {}}, "without a weight for each pixel: set self_training to null"),
-        ({"regularizer": {"on": ["source"]}}, r"and regularizer.on to \[\]"),
-    ],
-)
-def test_what_does_not_go_with_it_is_refused(vit: Path, changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        config(vit, **changes)
-
-
 def test_a_query_for_each_class_and_scipy_are_required(
     world: World,
     vit: Path,
