@@ -11,11 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from efficientnet_lite_pytorch import EfficientNet
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.efficientnet_lite import CHANNELS, EfficientNetLite, pretrained, untrained, weight_file
+from stages.efficientnet_lite import EfficientNetLite, pretrained, untrained
 from stages.embed.config import EmbedConfig
 from stages.embed.teachers import TeacherConfig
 from stages.embed.teachers.efficientnet_lite import EfficientNetLiteTeacher
@@ -165,7 +164,6 @@ def _stride(level: str) -> int:
 
 
 LITE = {
-    "lite0 drawn": lite(),
     "lite2 drawn, enlarged": lite(architecture="lite2", input_scale=2, tile_px=128),
     "lite0 of ImageNet": lite(weights="imagenet"),
 }
@@ -237,23 +235,6 @@ def test_a_level_is_the_same_whichever_others_are_embedded_in_its_pass(
     assert all(alone.features()[name] == together.features()[name] for name in chunks)
 
 
-@pytest.mark.parametrize("size", CHANNELS)
-def test_the_network_is_that_of_the_package(size: Any) -> None:  # noqa: ANN401
-    path = weight_file(size)
-    assert path is not None
-    # its padding is that of TensorFlow where the image can be halved five times
-    official = EfficientNet.from_name(f"efficientnet-{size}", image_size=128).eval()
-    official.load_state_dict(torch.load(path, weights_only=True))
-    network, x = pretrained(size).eval(), torch.randn(1, 3, 128, 128)
-    with torch.inference_mode():
-        maps, at = {}, official._swish(official._bn0(official._conv_stem(x)))
-        for block in official._blocks:
-            at = block(at)
-            maps[128 // at.shape[-1]] = at  # the last one of each stride
-        for stride, found in zip((4, 8, 32), [network(x)[i] for i in (0, 1, 3)], strict=True):
-            assert torch.equal(found, maps[stride])
-
-
 def test_what_a_store_says_of_its_teacher_does_not_depend_on_where_the_model_lies(
     tmp_path: Path,
 ) -> None:
@@ -273,24 +254,27 @@ def change_json(path: Path, **values: Any) -> None:  # noqa: ANN401
 
 
 @pytest.mark.parametrize(
-    ("harm", "changes", "error", "message"),
+    ("kind", "harm", "changes", "error", "message"),
     [
-        (lambda f: change_json(f / "config.json", model_type="vit"), {}, CheckpointError,
+        ("dinov3_convnext", None, {"taps": (1,)}, ConfigError, r"set taps to \[last\]"),
+        ("dinov2", lambda f: change_json(f / "config.json", model_type="vit"), {}, CheckpointError,
          "model_type 'vit' is not a known one; choose"),
-        (None, {"taps": (2, 7)}, ConfigError, "blocks 0 to 2, no 7; correct taps"),
-        (None, {"tile_px": 100}, ConfigError, r"multiples of 14 px .* set it to 98"),
-        (lambda f: change_json(f / "config.json", hidden_size=48), {}, CheckpointError,
+        ("dinov2", None, {"taps": (2, 7)}, ConfigError, "blocks 0 to 2, no 7; correct taps"),
+        ("dinov2", None, {"tile_px": 100}, ConfigError, r"multiples of 14 px .* set it to 98"),
+        ("dinov2", lambda f: change_json(f / "config.json", hidden_size=48), {}, CheckpointError,
          "do not fit Dinov2Model .*of other shape"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"no"), {}, CheckpointError,
+        ("dinov2", lambda f: (f / "model.safetensors").write_bytes(b"no"), {}, CheckpointError,
          "cannot be loaded"),
-        (lambda f: (f / "model.safetensors").unlink(), {}, CheckpointError, "no model.safetensors"),
-        (lambda f: (f / "preprocessor_config.json").unlink(), {}, CheckpointError,
+        ("dinov2", lambda f: (f / "model.safetensors").unlink(), {}, CheckpointError,
+         "no model.safetensors"),
+        ("dinov2", lambda f: (f / "preprocessor_config.json").unlink(), {}, CheckpointError,
          r"not a folder with .*set embed\.teacher\.revision"),
-        (lambda f: (f / "preprocessor_config.json").write_text("{}"), {}, CheckpointError,
+        ("dinov2", lambda f: (f / "preprocessor_config.json").write_text("{}"), {}, CheckpointError,
          "image_mean"),
     ],
 )  # fmt: skip
 def test_a_bad_model_is_one_line_and_nothing_is_stored(
+    kind: str,
     harm: Callable[[Path], object] | None,
     changes: dict[str, Any],
     error: type[Exception],
@@ -298,10 +282,10 @@ def test_a_bad_model_is_one_line_and_nothing_is_stored(
     tmp_path: Path,
     embed_config: EmbedConfig,
 ) -> None:
-    folder = save_model("dinov2", tmp_path / "model")
+    folder = save_model(kind, tmp_path / "model")
     if harm:
         harm(folder)
-    update = {"teacher": hf_teacher(folder, "dinov2", **changes), "levels": ("stride16",)}
+    update = {"teacher": hf_teacher(folder, kind, **changes), "levels": ("stride16",)}
     world = World(tmp_path, embed_config.model_copy(update=update))
     world.add("street", RAW_PX)
     with pytest.raises(error, match=message) as caught:
@@ -330,12 +314,6 @@ def test_what_the_hub_refuses_is_one_line(
     with pytest.raises(CheckpointError, match=message) as caught:
         teacher.levels()
     assert "\n" not in str(caught.value)
-
-
-def test_a_pyramid_has_no_blocks_to_tap(tmp_path: Path) -> None:
-    folder = save_model("dinov3_convnext", tmp_path / "model")
-    with pytest.raises(ConfigError, match=r"set taps to \[last\]"):
-        hf_teacher(folder, "dinov3_convnext", taps=(1,)).levels()
 
 
 def test_a_package_that_is_not_installed_is_named_with_its_extra(
