@@ -250,7 +250,7 @@ def _predict(
     sizes = resized_px, padded_px, original_px
     ids = predict_images(network, images, *sizes, device=device, how=how)
     maps = np.empty((0, len(images), *padded_px), np.uint8)
-    if isinstance(network, Student) and network.semantic is not None:
+    if network.semantic is not None:
         maps = _class_maps(network, pixels_of(images, resized_px, padded_px, device=device))
     return ids, maps[:, :, : resized_px[0], : resized_px[1]]
 
