@@ -65,16 +65,6 @@ _NOT_OF_FEATURES: Final = frozenset(
 CONFIG, IMAGES, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
 SMALL: Final = (CONFIG, IMAGES)
 
-_ELSE: Final = "try again, or give a folder that holds it and set embed.teacher.revision to null"
-_REFUSALS: Final[Mapping[str, str]] = {
-    "GatedRepoError": "its owner grants access; ask for it on Hugging Face and log in with "
-    "`hf auth login`",
-    "RepositoryNotFoundError": "there is no such model on Hugging Face; correct "
-    "embed.teacher.weights (a private model needs `hf auth login`)",
-    "RevisionNotFoundError": "there is no such revision; correct embed.teacher.revision",
-}
-"""What the hub raises -> what to do."""
-
 
 class _Preprocessor(BaseModel):
     image_mean: tuple[float, float, float]
@@ -149,9 +139,11 @@ def fetched(model: str, revision: str, patterns: Sequence[str]) -> Path:
     try:
         folder = Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:  # of the network; names, timeouts and proxies share no base
-        kind = type(error).__name__
-        why = _REFUSALS.get(kind, f"cannot be fetched from Hugging Face ({kind}); {_ELSE}")
-        raise CheckpointError(f"{model} at {revision}: {why}") from error
+        raise CheckpointError(
+            f"{model} at {revision}: cannot be fetched from Hugging Face ({type(error).__name__}); "
+            "correct embed.teacher.weights and revision, ask its owner for access and log in "
+            "(`hf auth login`), or give a folder and set revision to null"
+        ) from error
     if lacking := [name for name in SMALL if not (folder / name).is_file()]:
         raise CheckpointError(f"{model} at {revision}: has no {lacking[0]}; take another model")
     return folder

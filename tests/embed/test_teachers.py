@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import huggingface_hub.errors
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from huggingface_hub.errors import GatedRepoError
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -294,24 +294,14 @@ def test_a_bad_model_is_one_line_and_nothing_is_stored(
     assert not world.store_url.exists()
 
 
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        ("GatedRepoError", "owner grants access; ask for it .*hf auth login"),
-        ("LocalEntryNotFoundError", "cannot be fetched from Hugging Face .*revision to null"),
-    ],
-)
-def test_what_the_hub_refuses_is_one_line(
-    fault: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_hub_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> str:
-        kind = getattr(huggingface_hub.errors, fault)
-        raise kind.__new__(kind)  # its arguments are those of an HTTP library
+        raise GatedRepoError.__new__(GatedRepoError)  # its arguments are those of an HTTP library
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     teacher = hf_teacher(Path("owner/name"), "dinov2", weights="owner/name", revision="v1")
     assert not teacher.at_hand
-    with pytest.raises(CheckpointError, match=message) as caught:
+    with pytest.raises(CheckpointError, match=r"\(GatedRepoError\); .*hf auth login") as caught:
         teacher.levels()
     assert "\n" not in str(caught.value)
 
