@@ -140,22 +140,21 @@ def project(features: Features, bases: Bases) -> Features:
     }
 
 
-def _tile_input(
-    image: Future[Tensor],
+def tile_input(
+    resized: Tensor,
     tile: Tile,
     *,
     stride: int,
     side_px: int,
     patch_px: int,
-    mirrored_tok: int | None,
+    mirrored_tok: int | None = None,
 ) -> Tensor:
-    """Cut and normalise one tile, and make it the teacher's input; see `teacher_input`.
+    """Cut and normalise one tile, and make it the teacher's input, as `teacher_input` does.
 
-    `image` is (h, w, 3) uint8 RGB, on the device that is to do it; beyond it, but inside the
+    `resized` is (h, w, 3) uint8 RGB, on the device that is to do it; beyond it, but inside the
     working image, lies the mean colour (0). `mirrored_tok` is the width of the working image where
     the tile is one of its mirror image.
     """
-    resized = image.result()
     (y, x), (height, width) = tile.origin_tok, tile.size_tok
     if mirrored_tok is not None:
         x = mirrored_tok - x - width
@@ -247,6 +246,10 @@ def _cut(
     config: EmbedConfig,
 ) -> Iterator[_Piece]:
     offered = config.teacher.levels()
+
+    def cut(image: Future[Tensor], tile: Tile, **frame: Any) -> Tensor:  # noqa: ANN401
+        return tile_input(image.result(), tile, **frame)
+
     for task, record, resized in images:
         passes: dict[tuple[float, bool], tuple[str, ...]] = defaultdict(tuple)
         for level in task.levels:
@@ -265,7 +268,7 @@ def _cut(
             stride = offered[upright(levels[0])].stride_px  # the pass takes pixels, in any tokens
             for tiles in plan:
                 pixels = readers.submit(
-                    _tile_input,
+                    cut,
                     resized,
                     tiles[0],
                     stride=stride,
