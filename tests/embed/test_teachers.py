@@ -115,28 +115,23 @@ def lite(**changes: Any) -> EfficientNetLiteTeacher:  # noqa: ANN401
 def hf_case(kind: str, folder: Path) -> Case:
     """Read the maps from transformers' Backbone, where there is one."""
     save_model(kind, folder)
-    teacher = hf_teacher(folder, kind)
-    mean, std = (tuple(255 * value for value in values) for values in HALF)
     if kind.startswith("sam2"):
-        model = transformers.AutoModel.from_pretrained(folder)
-        model = getattr(model, "vision_encoder", model).eval()
-
-        def fpn(pixels: Tensor, level: str) -> Tensor:
-            return _of_stride(model(pixels[None]).fpn_hidden_states, pixels, _stride(level))
-
-        return Case(teacher, mean, std, fpn)
-    name = type(MODELS[kind]()).__name__.replace("Model", "Backbone")
-    stages = [1, 2, 3, 4] if kind == "dinov3_convnext" else [2, 3]  # the stem counts
-    backbone = getattr(transformers, name).from_pretrained(folder, out_indices=stages).eval()
+        found = transformers.AutoModel.from_pretrained(folder)
+        model, key = getattr(found, "vision_encoder", found).eval(), "fpn_hidden_states"
+    else:
+        name = type(MODELS[kind]()).__name__.replace("Model", "Backbone")
+        stages = [1, 2, 3, 4] if kind in PYRAMIDS else [2, 3]  # the stem counts
+        found = getattr(transformers, name).from_pretrained(folder, out_indices=stages)
+        model, key = found.eval(), "feature_maps"
 
     def tokens(pixels: Tensor, level: str) -> Tensor:
-        maps = backbone(pixels[None]).feature_maps
-        if kind == "dinov3_convnext":
+        maps: Sequence[Tensor] = model(pixels[None])[key]
+        if kind in PYRAMIDS:
             return _of_stride(maps, pixels, _stride(level))
-        tapped: Tensor = maps["block1" not in level][0]
-        return tapped
+        return maps["block1" not in level][0]
 
-    return Case(teacher, mean, std, tokens)
+    mean, std = (tuple(255 * value for value in values) for values in HALF)
+    return Case(hf_teacher(folder, kind), mean, std, tokens)
 
 
 def lite_case(teacher: EfficientNetLiteTeacher) -> Case:
