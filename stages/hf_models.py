@@ -19,29 +19,17 @@ if TYPE_CHECKING:  # torch
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One family of models.
+    """One family of models."""
 
-    Attributes:
-        model: class of transformers.
-        licence: of the published weights, for store and model card.
-        norm: the model's last LayerNorm; empty for a pyramid, which has none for all its maps.
-        strides: of a pyramid, whose maps come from one pass; empty for a ViT.
-        widths: key of the config that has the channels.
-        maps: the pyramid's attribute of the output, whose last maps are those of `strides`.
-        part: attribute of the model that is the encoder; empty where it is all of it.
-        config: class of the config where it is not the one that the model was saved with.
-        leads: tokens of a ViT before registers and patches: its class token.
-    """
-
-    model: str
-    licence: str
-    norm: str = ""
-    strides: tuple[int, ...] = ()
-    widths: str = "hidden_size"
-    maps: str = "hidden_states"
-    part: str = ""
-    config: str = ""
-    leads: int = 1
+    model: str  # class of transformers
+    licence: str  # of the published weights, for store and model card
+    norm: str = ""  # the last LayerNorm; a pyramid has none for all its maps
+    strides: tuple[int, ...] = ()  # of a pyramid, whose maps come from one pass; none of a ViT
+    widths: str = "hidden_size"  # key of the config that has the channels
+    maps: str = "hidden_states"  # of a pyramid's output; the last ones are those of `strides`
+    part: str = ""  # of the model that is the encoder; empty where it is all of it
+    config: str = ""  # its class where it is not the one that the model was saved with
+    leads: int = 1  # tokens of a ViT before registers and patches: its class token
 
 
 _DINO2, _DINO3, _SAM2 = "DINOv2: Apache-2.0", "DINOv3: DINOv3 License", "SAM 2.1: Apache-2.0"
@@ -77,16 +65,6 @@ _NOT_OF_FEATURES: Final = frozenset(
 CONFIG, IMAGES, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
 SMALL: Final = (CONFIG, IMAGES)
 
-_ELSE: Final = "try again, or give a folder that holds it and set embed.teacher.revision to null"
-_REFUSALS: Final[Mapping[str, str]] = {
-    "GatedRepoError": "its owner grants access; ask for it on Hugging Face and log in with "
-    "`hf auth login`",
-    "RepositoryNotFoundError": "there is no such model on Hugging Face; correct "
-    "embed.teacher.weights (a private model needs `hf auth login`)",
-    "RevisionNotFoundError": "there is no such revision; correct embed.teacher.revision",
-}
-"""What the hub raises -> what to do."""
-
 
 class _Preprocessor(BaseModel):
     image_mean: tuple[float, float, float]
@@ -97,22 +75,14 @@ class _Preprocessor(BaseModel):
 
 
 class Facts(NamedTuple):
-    """What the small files of a model say.
-
-    Attributes:
-        patch_px: input pixels per token of a ViT, 0 of a pyramid.
-        prefix: tokens before those of the image.
-        depth: blocks of a ViT, 0 of a pyramid.
-        channels: of a ViT, or of each map of a pyramid.
-        mean: of the input, for pixels of 0 to 255; `std` likewise.
-    """
+    """What the small files of a model say."""
 
     model_type: str
-    patch_px: int
-    prefix: int
-    depth: int
-    channels: tuple[int, ...]
-    mean: tuple[float, ...]
+    patch_px: int  # input pixels per token of a ViT, 0 of a pyramid
+    prefix: int  # tokens before those of the image
+    depth: int  # blocks of a ViT, 0 of a pyramid
+    channels: tuple[int, ...]  # of a ViT, or of each map of a pyramid
+    mean: tuple[float, ...]  # of the input, for pixels of 0 to 255
     std: tuple[float, ...]
 
     @property
@@ -169,9 +139,11 @@ def fetched(model: str, revision: str, patterns: Sequence[str]) -> Path:
     try:
         folder = Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:  # of the network; names, timeouts and proxies share no base
-        kind = type(error).__name__
-        why = _REFUSALS.get(kind, f"cannot be fetched from Hugging Face ({kind}); {_ELSE}")
-        raise CheckpointError(f"{model} at {revision}: {why}") from error
+        raise CheckpointError(
+            f"{model} at {revision}: cannot be fetched from Hugging Face ({type(error).__name__}); "
+            "correct embed.teacher.weights and revision, ask its owner for access and log in "
+            "(`hf auth login`), or give a folder and set revision to null"
+        ) from error
     if lacking := [name for name in SMALL if not (folder / name).is_file()]:
         raise CheckpointError(f"{model} at {revision}: has no {lacking[0]}; take another model")
     return folder

@@ -87,13 +87,10 @@ def differences(
     unknown: Sequence[str] = (),
     shown: Callable[[str], str] = str,
 ) -> Differences:
-    """Compare the names and shapes of two state dicts.
+    """Compare the names and shapes of a network's state and of what a file has for it.
 
-    Args:
-        wanted: State of the network.
-        given: What a file has for it.
-        unknown: Further names of the file, which no rule translates.
-        shown: Our name -> that of the file; several of ours may be one there.
+    `unknown` are further names of the file, which no rule translates; `shown` turns our name into
+    that of the file, where several of ours may be one.
     """
     kinds = (
         [shown(name) for name in wanted if name not in given],

@@ -16,12 +16,6 @@ if TYPE_CHECKING:
     from stages.embed.teachers.encoder import Encoder
 
 
-def _as_they_are_first(flips: tuple[str, ...]) -> tuple[str, ...]:
-    if flips[:1] != ("none",):
-        raise ValueError(f"{list(flips)} does not begin with none: images as they are always count")
-    return flips
-
-
 class EmbedConfig(Section):
     """Section `embed`."""
 
@@ -40,11 +34,7 @@ class EmbedConfig(Section):
     overlap: Annotated[float, Field(ge=0, le=0.5)] = Field(
         description="Least overlap of neighbouring tiles, as a share of the tile."
     )
-    flips: Annotated[
-        tuple[Literal["none", "horizontal"], ...],
-        AfterValidator(distinct),
-        AfterValidator(_as_they_are_first),
-    ] = Field(
+    flips: Annotated[tuple[Literal["none", "horizontal"], ...], AfterValidator(distinct)] = Field(
         description="`[none]`, or `[none, horizontal]`: mirrored images are embedded too, and "
         "mirrored crops of training read those; twice the time and room."
     )
@@ -78,6 +68,8 @@ class EmbedConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.flips[:1] != ("none",):
+            raise ValueError(f"flips {[*self.flips]} does not begin with none, which always counts")
         if self.executor == "serial" and (self.scheduler is not None or self.workers is not None):
             raise ValueError("workers and scheduler are of the executor dask: set embed.executor")
         if self.scheduler is not None and self.workers is not None:
@@ -123,5 +115,10 @@ class EmbedConfig(Section):
         return plan_tiles(size_tok, tile_tok, self.overlap, coarsest // stride)
 
     def load_encoder(self) -> "Encoder":
-        """Load the teacher's network; errors as of `Teacher.load`."""
-        return self.teacher.load(self.device, self.precision, compiled=self.compile)
+        """Load the teacher's network onto the device; raises what `network` and `Encoder` do."""
+        from stages.device import pick_device
+        from stages.embed.teachers.encoder import Encoder
+
+        device = pick_device(self.device, "embed.device")
+        network, side_px = self.teacher.network(), self.teacher.side_px
+        return Encoder(network, side_px, device, self.precision, compiled=self.compile)

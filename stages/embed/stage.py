@@ -40,19 +40,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DomainResult:
-    """What was done for one domain.
+    """What was done for one domain."""
 
-    Attributes:
-        path: of its store.
-        images: images that the store holds, or will hold.
-        embedded: images that were embedded now, in at least one level.
-        images_per_second: their speed, with loading the teacher; 0 where there were none.
-    """
-
-    path: Url
-    images: int
-    embedded: int
-    images_per_second: float
+    path: Url  # of its store
+    images: int  # that the store holds, or will hold
+    embedded: int  # now, in at least one level
+    images_per_second: float  # of those embedded, with loading the teacher
 
 
 def run(
@@ -122,15 +115,11 @@ def run(
 
 @dataclass(frozen=True)
 class _Embedder:
-    """Bring the store of one domain up to date; torch is imported only where there is work.
-
-    Attributes:
-        others: stores of the other domains.
-    """
+    """Bring the store of one domain up to date; torch is imported only where there is work."""
 
     config: EmbedConfig
     planned: PlannedStore
-    others: Sequence[StoreSpec]
+    others: Sequence[StoreSpec]  # of the other domains
     root: Path
     store_url: Url
     load: "Callable[[], Encoder]"

@@ -73,23 +73,15 @@ _MOST_READERS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """One tile of one image, from which one pass makes all levels of an input scale.
-
-    Attributes:
-        levels: what the pass makes, all of images as they are or all of mirrored ones.
-        shapes: of each level, (C, h, w) of the image's tokens.
-        tiles: of each level, which part of them, in the frame of what the teacher sees.
-        pixels: (3, side, side), the teacher's input, in the making.
-        siblings: pieces that the image is cut into, at all levels of the task.
-    """
+    """One tile of one image, from which one pass makes all levels of an input scale."""
 
     task: ShardTask
-    levels: Sequence[str]
+    levels: tuple[str, ...]  # all of images as they are, or all of mirrored ones
     image_id: str
-    shapes: Sequence[tuple[int, int, int]]
-    tiles: Sequence[Tile]
-    pixels: Future[Tensor]
-    siblings: int
+    shapes: Sequence[tuple[int, int, int]]  # of each level, (C, h, w) of the image's tokens
+    tiles: Sequence[Tile]  # of each level, which part of them the teacher sees
+    pixels: Future[Tensor]  # (3, side, side), the teacher's input, in the making
+    siblings: int  # pieces that the image is cut into, at all levels of the task
 
 
 def embed_shards(
@@ -132,7 +124,8 @@ def embed_shards(
                         rounded = own if on_cpu or upright(level) in bases else own.half()
                         features[level][image_id] = _to_host(rounded)
                     image_done()
-                yield EmbeddedShard(task, features, None if on_cpu else _recorded(), bases)
+                copied = None if on_cpu else torch.cuda.current_stream(device).record_event()
+                yield EmbeddedShard(task, features, copied, bases)
     finally:
         readers.shutdown(cancel_futures=True)
 
@@ -156,14 +149,11 @@ def tile_input(
     patch_px: int,
     mirrored_tok: int | None = None,
 ) -> Tensor:
-    """Cut and normalise one tile, and make it the teacher's input.
+    """Cut and normalise one tile, and make it the teacher's input, as `teacher_input` does.
 
     `resized` is (h, w, 3) uint8 RGB, on the device that is to do it; beyond it, but inside the
     working image, lies the mean colour (0). `mirrored_tok` is the width of the working image where
-    the tile is one of its mirror image. The rest is as in `teacher_input`.
-
-    Returns:
-        (3, side_px, side_px) float32, 0 right of and below the working image.
+    the tile is one of its mirror image.
     """
     (y, x), (height, width) = tile.origin_tok, tile.size_tok
     if mirrored_tok is not None:
@@ -191,11 +181,8 @@ def teacher_input(pixels: Tensor, *, stride: int, side_px: int, patch_px: int) -
     Scaling follows SSR: bilinear with align_corners=False on normalised values (spec section 4.1).
     Enlarging is not antialiased, as there; shrinking, which SSR never does, is.
 
-    Args:
-        pixels: (3, H, W) float32, at most what the teacher sees at once.
-        stride: working pixels per token, divides H and W.
-        side_px: side of the teacher's input.
-        patch_px: the teacher's pixels per token.
+    `pixels` are (3, H, W) float32, at most what the teacher sees at once, with `stride` of them to
+    a token, which divides H and W; the teacher has `patch_px` to one.
 
     Returns:
         (3, side_px, side_px) float32, 0 right of and below the pixels.
@@ -215,12 +202,8 @@ def teacher_input(pixels: Tensor, *, stride: int, side_px: int, patch_px: int) -
 def add_tile(image: Tensor, tile: Tile, tokens: Tensor) -> None:
     """Add one tile to an image, in place; the weights of all tiles of a plan sum to 1.
 
-    A token that only one tile covers becomes that tile's token bit for bit.
-
-    Args:
-        image: (C, h, w) float32, 0 before the first tile.
-        tile: one of the plan.
-        tokens: (C, t, t), on the same device; what lies outside the image is dropped.
+    A token that only one tile covers becomes that tile's token bit for bit. `image` is (C, h, w)
+    float32, 0 before the first tile; of `tokens` (C, t, t) what lies outside it is dropped.
     """
     (y, x), (height, width) = tile.origin_tok, tile.size_tok
     weights = _to_device(tile.weights, image.device)
@@ -239,12 +222,6 @@ def _to_host(tensor: Tensor) -> NDArray[Any]:
         return tensor.numpy()
     pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return pinned.copy_(tensor, non_blocking=True).numpy()
-
-
-def _recorded() -> torch.cuda.Event:
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record()
-    return event
 
 
 def _read_images(
@@ -268,25 +245,15 @@ def _cut(
     readers: ThreadPoolExecutor,
     config: EmbedConfig,
 ) -> Iterator[_Piece]:
-    side_px = config.teacher.side_px
     offered = config.teacher.levels()
 
-    def cut(
-        resized: Future[Tensor], tile: Tile, stride: int, patch_px: int, mirrored_tok: int | None
-    ) -> Tensor:
-        return tile_input(
-            resized.result(),
-            tile,
-            stride=stride,
-            side_px=side_px,
-            patch_px=patch_px,
-            mirrored_tok=mirrored_tok,
-        )
+    def cut(image: Future[Tensor], tile: Tile, **frame: Any) -> Tensor:  # noqa: ANN401
+        return tile_input(image.result(), tile, **frame)
 
     for task, record, resized in images:
-        passes: dict[tuple[float, bool], list[str]] = defaultdict(list)
+        passes: dict[tuple[float, bool], tuple[str, ...]] = defaultdict(tuple)
         for level in task.levels:
-            passes[offered[upright(level)].input_scale, level != upright(level)].append(level)
+            passes[offered[upright(level)].input_scale, level != upright(level)] += (level,)
         size_px = record.working_size_px
         plans = [
             [*zip(*(config.tiles(level, size_px) for level in levels), strict=True)]
@@ -299,18 +266,34 @@ def _cut(
                 stride, channels, _ = offered[upright(level)]
                 shapes.append((channels, size_px[0] // stride, size_px[1] // stride))
             stride = offered[upright(levels[0])].stride_px  # the pass takes pixels, in any tokens
-            patch_px = round(stride * scale)
-            width_tok = size_px[1] // stride if mirrored else None
             for tiles in plan:
-                pixels = readers.submit(cut, resized, tiles[0], stride, patch_px, width_tok)
+                pixels = readers.submit(
+                    cut,
+                    resized,
+                    tiles[0],
+                    stride=stride,
+                    side_px=config.teacher.side_px,
+                    patch_px=round(stride * scale),
+                    mirrored_tok=size_px[1] // stride if mirrored else None,
+                )
                 yield _Piece(task, levels, record.image_id, shapes, tiles, pixels, siblings)
+
+
+def _batches(pieces: Iterable[_Piece], size: int) -> Iterator[list[_Piece]]:
+    """Collect lists of `size` pieces of one pass, in order; at the end come shorter ones."""
+    collecting: dict[tuple[str, ...], list[_Piece]] = defaultdict(list)
+    for piece in pieces:
+        collecting[piece.levels].append(piece)
+        if len(collecting[piece.levels]) == size:
+            yield collecting.pop(piece.levels)
+    yield from collecting.values()
 
 
 def _encode(
     pieces: Iterable[_Piece], encoder: Encoder, batch_tiles: int
 ) -> Iterator[tuple[_Piece, list[Tensor]]]:
     """Pair each piece with its tokens (C, t, t), level by level."""
-    for batch in batches(pieces, batch_tiles, lambda piece: " ".join(piece.levels)):
+    for batch in _batches(pieces, batch_tiles):
         levels = [*map(upright, batch[0].levels)]
         tokens = encoder.start([piece.pixels.result() for piece in batch], levels)
         for number, piece in enumerate(batch):
@@ -346,17 +329,6 @@ def ahead(items: Iterable[_T], count: int) -> Iterator[_T]:
         waiting.append(item)
         yield waiting.popleft()
     yield from waiting
-
-
-def batches(items: Iterable[_T], size: int, kind: Callable[[_T], str]) -> Iterator[list[_T]]:
-    """Collect lists of `size` items of one kind, in order; at the end come shorter ones."""
-    collecting: dict[str, list[_T]] = {}
-    for item in items:
-        batch = collecting.setdefault(kind(item), [])
-        batch.append(item)
-        if len(batch) == size:
-            yield collecting.pop(kind(item))
-    yield from collecting.values()
 
 
 def run_serial(shards: Generator[_T, None, None], write: Callable[[_T], None]) -> None:

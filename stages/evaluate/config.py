@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from stages.fields import DeviceName, Split
+from stages.fields import DeviceName, Split, distinct
 from stages.prepare.datasets import SourceConfig
 from stages.student.config import Inference
 
@@ -29,7 +29,9 @@ class EvaluateConfig(Inference):
         description="Further datasets by name, as in section `prepare`, with the same classes; the "
         "labelled images of their val splits are measured. DVC does not see their files change."
     )
-    subsets: Mapping[SubsetName, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(
+    subsets: Mapping[
+        SubsetName, Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(distinct)]
+    ] = Field(
         description="Further means of IoU by name, each over the classes that it lists; for a "
         "source that labels not all classes, e.g. mIoU16 and mIoU13 for SYNTHIA."
     )
@@ -50,7 +52,4 @@ class EvaluateConfig(Inference):
         for name, dataset in self.datasets.items():
             if dataset.labelled:
                 raise ValueError(f"datasets.{name}.labelled is a key of prepare.target: remove it")
-        for subset, classes in self.subsets.items():
-            if len(set(classes)) != len(classes):
-                raise ValueError(f"subsets.{subset} names a class twice")
         return self

@@ -147,16 +147,10 @@ def run(
     Images are read upright as their EXIF orientation says, and so are the PNGs. Only a batch of
     images of one size is in memory at a time; every file is replaced atomically.
 
-    Args:
-        model: Folder of a student, or of a run that has one.
-        images: See `list_photos`.
-        out: Folder for the PNGs.
-        fit_px: Width and height that images are scaled to fit in; `model` is as the student was
-            trained, None keeps their size.
-        window_px: Side of windows that slide over the scaled image; None sees all of it at once.
-        batch: Images of one size that are predicted together.
-        device: As `pick_device` takes it.
-        progress: Called with images done, images in total and the name of the last one.
+    `model` is the folder of a student, or of a run that has one; for `images` see `list_photos`.
+    They are scaled to fit in `fit_px`, width and height; `model` is as the student was trained,
+    None keeps their size. Windows of `window_px` slide over the scaled image; None sees all of it
+    at once. `progress` is called with images done, images in total and the name of the last one.
 
     Raises:
         CheckpointError: There is no student, or it does not say what its classes are.
@@ -256,7 +250,7 @@ def _predict(
     sizes = resized_px, padded_px, original_px
     ids = predict_images(network, images, *sizes, device=device, how=how)
     maps = np.empty((0, len(images), *padded_px), np.uint8)
-    if isinstance(network, Student) and network.semantic is not None:
+    if network.semantic is not None:
         maps = _class_maps(network, pixels_of(images, resized_px, padded_px, device=device))
     return ids, maps[:, :, : resized_px[0], : resized_px[1]]
 

@@ -11,7 +11,7 @@ from PIL import Image
 from stages.embed.config import EmbedConfig
 from stages.prepare.pixels import MEAN
 from store.codec import Projection
-from store.errors import ConfigError, StoreError
+from store.errors import StoreError
 from store.read import FeatureReader
 from store.spec import upright
 from store.summary import inspect, open_dataset
@@ -129,12 +129,3 @@ def test_a_basis_holds_for_ever_and_is_found_again_where_it_was_lost(pictures: W
     assert world.run().embedded == 1
     kept = {n: d for n, d in before.items() if "/basis_" in n or "/c.0.0.0.0" in n}
     assert kept.items() <= world.features().items()
-
-
-def test_more_components_than_channels_are_one_line_and_nothing_is_stored(
-    pictures: World,
-) -> None:
-    pictures.projection = Projection(1000, whiten=False)
-    with pytest.raises(ConfigError, match=r"channels 1000 is more than the \d+ channels of str"):
-        pictures.run()
-    assert not pictures.store_url.exists()

@@ -2,8 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,13 @@ from distributed import LocalCluster
 
 from stages.embed import cluster
 from stages.embed.cluster import make_shard
-from stages.embed.config import EmbedConfig
 from stages.embed.stores import planned_store
 from store.codec import Projection
 from store.errors import (
     CheckpointError,
     ConfigError,
     DataError,
-    SSRError,
     StoreBusyError,
-    StoreIncompleteError,
 )
 from store.write import StoreWriter
 from tests.embed.world import World, changed
@@ -84,41 +80,28 @@ def test_what_a_worker_meets_ends_the_run_in_one_line(world: World) -> None:
 def test_workers_can_be_those_of_a_scheduler_that_is_there(world: World, tmp_path: Path) -> None:
     undisturbed = world.twin(tmp_path / "twin")
     undisturbed.run()
-    with scheduler() as address:
-        world.run(executor="dask", scheduler=address)
+    with scheduler() as started:
+        world.run(executor="dask", scheduler=started.scheduler_address)
     assert world.features() == undisturbed.features()
 
 
-def test_a_scheduler_that_is_not_there_is_one_line(
+def test_a_scheduler_that_is_not_there_or_has_no_workers_is_one_line(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
     with pytest.raises(ConfigError, match=r"no dask scheduler answers at tcp://127\.0\.0\.1:9"):
         world.run(executor="dask", scheduler="tcp://127.0.0.1:9")
-
-
-def test_a_scheduler_without_workers_is_one_line(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
-    with scheduler(workers=0) as address, pytest.raises(ConfigError, match="has no workers"):
-        world.run(executor="dask", scheduler=address)
+    with scheduler(workers=0) as started, pytest.raises(ConfigError, match="has no workers"):
+        world.run(executor="dask", scheduler=started.scheduler_address)
 
 
 def test_workers_that_go_for_good_end_the_run(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "PATIENCE_S", 0.3)
-    with LocalCluster(
-        n_workers=1, threads_per_worker=1, dashboard_address=None, processes=True
-    ) as started:
-
-        def dismiss(done: int, total: int, what: str) -> None:
-            started.scale(0)
-
-        world.shard_images = 1
-        with pytest.raises(ConfigError, match="no worker of dask is left"):
-            world.run(dismiss, executor="dask", scheduler=started.scheduler_address)
+    world.shard_images = 1
+    with scheduler() as started, pytest.raises(ConfigError, match="no worker of dask is left"):
+        world.run(lambda *_: started.scale(0), executor="dask", scheduler=started.scheduler_address)
 
 
 def test_there_is_one_worker_for_each_gpu(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +115,7 @@ def test_there_is_one_worker_for_each_gpu(world: World, monkeypatch: pytest.Monk
 def test_a_worker_writes_no_other_weights_and_not_for_a_process_that_ended(world: World) -> None:
     world.run()
     world.add("c", seed=77)
-    config = world.config
+    config, images = world.config, world.folder / "images"
     planned = planned_store(
         config,
         "source",
@@ -143,31 +126,15 @@ def test_a_worker_writes_no_other_weights_and_not_for_a_process_that_ended(world
     )
     with StoreWriter(world.store_url, planned.spec, planned.images, config.levels) as writer:
         (task,) = writer.pending()
-        images, shards = world.folder / "images", writer.shards
-
-        def make(config: EmbedConfig) -> SSRError | None:
-            return make_shard(
-                task, world.records, config=config, root=images, writer=shards, gpus=()
-            )
-
-        result = make(changed(config, seed=9))
-        assert isinstance(result, CheckpointError)
-        assert "other weights" in str(result)
+        make = partial(make_shard, task, world.records, root=images, writer=writer.shards, gpus=())
+        other = make(config=changed(config, seed=9))
+    assert isinstance(other, CheckpointError)
+    assert "other weights" in str(other)
     before = world.features()
-    result = make(config)
-    assert isinstance(result, StoreBusyError)
-    assert "has ended, or another took over" in str(result)
+    late = make(config=config)
+    assert isinstance(late, StoreBusyError)
+    assert "has ended, or another took over" in str(late)
     assert world.features() == before
-
-
-def test_parts_wait_for_init_and_finalise_for_all_parts(world: World) -> None:
-    with pytest.raises(StoreIncompleteError, match="run `ssr embed --init` first"):
-        world.run(step=(1, 2))
-    world.run(step="init")
-    world.run(step=(1, 2))
-    with pytest.raises(StoreIncompleteError, match="shard 1 of stride8 is missing"):
-        world.run(step="finalise")
-    assert not world.index_path.exists()
 
 
 def children() -> list[int]:
@@ -179,8 +146,6 @@ def children() -> list[int]:
     ]
 
 
-@contextmanager
-def scheduler(workers: int = 1) -> Iterator[str]:
-    """A cluster that somebody else started; yields its address."""
-    with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as started:
-        yield started.scheduler_address
+def scheduler(workers: int = 1) -> LocalCluster:
+    """Start a cluster as somebody else would."""
+    return LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)

@@ -1,6 +1,6 @@
 """Models in Hugging Face's format as teachers, `kind: hf`: no remote code."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
@@ -73,14 +73,12 @@ class HfTeacher(Teacher):
     @property
     def at_hand(self) -> bool:
         """Whether the folder, or the cache of the hub, has all files."""
-        folder = self._at_hand()
-        return folder is not None and is_whole(folder)
+        return self._found(is_whole) is not None
 
     @property
     def known(self) -> bool:
         """Whether the small files are there."""
-        folder = self._at_hand()
-        return folder is not None and has_small(folder)
+        return self._found(has_small) is not None
 
     @property
     def missing(self) -> str:
@@ -112,7 +110,7 @@ class HfTeacher(Teacher):
         Raises:
             CheckpointError: where they cannot be had or do not say it.
         """
-        return facts_of(self._folder(SMALL))
+        return facts_of(self._folder(has_small))
 
     def levels(self) -> dict[str, TeacherLevel]:
         """Return the levels; see `Teacher.levels`."""
@@ -135,12 +133,7 @@ class HfTeacher(Teacher):
 
     def weights_identity(self) -> dict[str, Any]:
         """Return family, hash of the weights, normalisation and licence."""
-        facts = self.facts()
-        folder = self._folder((*SMALL, "*.safetensors*"))
-        if not is_whole(folder):
-            raise CheckpointError(
-                f"{self.name}: has no {WEIGHTS}; other formats are not read, as they can run code"
-            )
+        facts, folder = self.facts(), self._folder(is_whole)
         digests = {path.name: file_sha256(path) for path in weight_files(folder)}
         return {
             "architecture": facts.model_type,
@@ -172,7 +165,7 @@ class HfTeacher(Teacher):
 
         facts = self.facts()
         places = {name: place for name, (_, place) in self._maps(facts).items()}
-        model = load_model(self._folder((*SMALL, "*.safetensors*")), facts, name=self.name)
+        model = load_model(self._folder(is_whole), facts, name=self.name)
         blocks = [facts.depth - 1 if tap == "last" else tap for tap in self.taps]
         return HfNetwork(model, facts, blocks, places, norm=self.norm)
 
@@ -193,16 +186,23 @@ class HfTeacher(Teacher):
                 f"{self.tile_px}; set it to {max(self.tile_px // multiple, 1) * multiple}"
             )
 
-    def _at_hand(self) -> Path | None:
-        return self.path if self.revision is None else cached(self.weights, self.revision)
+    def _found(self, complete: Callable[[Path], bool]) -> Path | None:
+        """Return the folder of the model, which for an id is in the cache, where it is complete."""
+        folder = self.path if self.revision is None else cached(self.weights, self.revision)
+        return folder if folder is not None and complete(folder) else None
 
-    def _folder(self, patterns: tuple[str, ...]) -> Path:
+    def _folder(self, complete: Callable[[Path], bool]) -> Path:
         """Return the folder of the model; of an id, with files fetched that the cache lacks."""
-        folder = self._at_hand()
-        if folder is not None and (has_small if patterns == SMALL else is_whole)(folder):
-            return folder
+        if (found := self._found(complete)) is not None:
+            return found
+        folder = self.path
         if self.revision is not None:
-            return fetched(self.weights, self.revision, patterns)
-        if not has_small(self.path):
+            patterns = SMALL if complete is has_small else (*SMALL, "*.safetensors*")
+            folder = fetched(self.weights, self.revision, patterns)
+        elif not has_small(folder):
             raise CheckpointError(self.missing)
-        return self.path
+        if not complete(folder):
+            raise CheckpointError(
+                f"{self.name}: has no {WEIGHTS}; other formats are not read, as they can run code"
+            )
+        return folder

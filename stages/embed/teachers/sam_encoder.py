@@ -136,15 +136,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         tensors = {_official(name): tensor for name, tensor in tensors.items()}
     prefixes = sorted({n[: n.index(PREFIX) + len(PREFIX)] for n in tensors if PREFIX in n})
     prefixes = prefixes or prefixes_of(tensors, _ANCHOR)  # of the encoder alone
-    if len(prefixes) > 1:
-        several = ", ".join(f"{prefix}*" for prefix in prefixes)
+    if len(prefixes) != 1:
+        names = prefixes or sorted({f"{name.partition('.')[0]}." for name in tensors})[:5]
         raise CheckpointError(
-            f"{path}: holds several image encoders of SAM ({several}); save one of them alone"
-        )
-    if not prefixes:
-        found = ", ".join(sorted({f"{name.partition('.')[0]}.*" for name in tensors})[:5])
-        raise CheckpointError(
-            f"{path}: holds no image encoder of SAM, but {found}; give a checkpoint of SAM"
+            f"{path}: holds {len(prefixes)} image encoders of SAM "
+            f"({', '.join(f'{name}*' for name in names)}); give a checkpoint with one"
         )
     prefix = prefixes[0]
     return {n.removeprefix(prefix): t.float() for n, t in tensors.items() if n.startswith(prefix)}

@@ -11,31 +11,18 @@ NORM_EPS: Final = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Arguments of the official `ImageEncoderViT` that tell one encoder from another.
+    """Arguments of the official `ImageEncoderViT` that tell one encoder from another."""
 
-    Attributes:
-        name: in params, store and messages.
-        width: channels of the transformer blocks.
-        depth: number of blocks.
-        heads: attention heads per block.
-        global_blocks: blocks that attend to the whole grid instead of windows.
-        side_px: side of the square input; the encoder takes no other size.
-        patch_px: input pixels per token.
-        mlp_ratio: hidden width of the MLP, in units of `width`.
-        window_tok: side of the attention windows; `side_px / patch_px` need not be a multiple.
-        channels: of the output, after the neck.
-    """
-
-    name: str
-    width: int
+    name: str  # in params, store and messages
+    width: int  # channels of the transformer blocks
     depth: int
-    heads: int
-    global_blocks: tuple[int, ...]
-    side_px: int = 1024
-    patch_px: int = 16
-    mlp_ratio: float = 4.0
-    window_tok: int = 14
-    channels: int = 256
+    heads: int  # per block
+    global_blocks: tuple[int, ...]  # that attend to the whole grid instead of windows
+    side_px: int = 1024  # of the square input; the encoder takes no other size
+    patch_px: int = 16  # input pixels per token
+    mlp_ratio: float = 4.0  # hidden width of the MLP, in units of `width`
+    window_tok: int = 14  # of attention; `side_px / patch_px` need not be a multiple
+    channels: int = 256  # of the output, after the neck
 
 
 # The three of `segment_anything.build_sam`, and a small one of the same class for demo and tests:

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from pydantic import Field
 
-from stages.fields import DeviceName, PathText, Section
+from stages.fields import PathText, Section
 from store.errors import CheckpointError
 from store.fingerprint import sha256_of_file
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from stages.embed.teachers.encoder import Encoder
 
 Precision = Literal["float32", "bfloat16", "float16"]
 RGB = tuple[float, float, float]
@@ -23,21 +21,15 @@ RGB = tuple[float, float, float]
 
 
 class TeacherLevel(NamedTuple):
-    """One feature map that a teacher offers.
+    """One feature map that a teacher offers."""
 
-    Attributes:
-        stride_px: working pixels per token.
-        channels: of a token.
-        input_scale: pixels of the network's input per working pixel.
-    """
-
-    stride_px: int
+    stride_px: int  # working pixels per token
     channels: int
-    input_scale: float
+    input_scale: float  # pixels of the network's input per working pixel
 
 
 class Teacher(Section):
-    """Section `embed.teacher` of one kind; no torch before `load` where it can be helped."""
+    """Section `embed.teacher` of one kind; no torch before `network` where it can be helped."""
 
     weights: PathText = Field(description="File of its weights.")
 
@@ -127,16 +119,6 @@ class Teacher(Section):
             CheckpointError: for a weight file that is missing, damaged or of another network.
             ConfigError: where a package is missing.
         """
-
-    def load(
-        self, device: DeviceName, precision: Precision, *, compiled: bool = False
-    ) -> "Encoder":
-        """Load the network onto a device; raises what `network` and `Encoder` do."""
-        from stages.device import pick_device
-        from stages.embed.teachers.encoder import Encoder
-
-        place = pick_device(device, "embed.device")
-        return Encoder(self.network(), self.side_px, place, precision, compiled=compiled)
 
 
 def file_sha256(path: Path) -> str:

@@ -7,33 +7,23 @@ import pytest
 import torch
 
 from examples.drawn import TEACHER
-from examples.drawn.pretrain import RECIPE, Recipe, main, run
+from examples.drawn.pretrain import RECIPE, main, run
 from stages.embed.teachers.sam_encoder import hash_weights, load_encoder
+from tests.embed.world import silent
 
 SHORT = replace(RECIPE, scenes=3, views=1, iterations=3, batch=2)
 
 
-def silent(done: int, total: int, what: str) -> None:
-    """Report to nobody."""
-
-
-def made(folder: Path, name: str, recipe: Recipe = SHORT, seed: int = 0) -> tuple[Path, str]:
-    return folder / name, run(recipe, seed=seed, out=folder / name, progress=silent)
-
-
-def test_equal_seeds_give_equal_files_and_others_do_not(tmp_path: Path) -> None:
-    threads = torch.get_num_threads()
-    (one, its), (again, the_same) = made(tmp_path, "one.pth"), made(tmp_path, "again.pth")
-    other, another = made(tmp_path, "other.pth", seed=1)
-    assert its == the_same != another
-    assert one.read_bytes() == again.read_bytes() != other.read_bytes()
+def test_equal_seeds_give_equal_files_that_embed_reads_and_others_do_not(tmp_path: Path) -> None:
+    threads, digests = torch.get_num_threads(), {}
+    for name, seed in {"one": 0, "again": 0, "other": 1}.items():
+        digests[name] = run(SHORT, seed=seed, out=tmp_path / name, progress=silent)
+    assert digests["one"] == digests["again"] != digests["other"]
+    one, again, other = ((tmp_path / name).read_bytes() for name in digests)
+    assert one == again != other
     assert torch.get_num_threads() == threads
-
-
-def test_embed_reads_what_was_pretrained(tmp_path: Path) -> None:
-    path, sha256 = made(tmp_path, "teacher.pth", replace(SHORT, iterations=1))
-    encoder = load_encoder(RECIPE.architecture, path)
-    assert hash_weights(encoder.state_dict()) == sha256
+    encoder = load_encoder(RECIPE.architecture, tmp_path / "one")
+    assert hash_weights(encoder.state_dict()) == digests["one"]
     assert encoder(torch.randn(1, 3, 256, 256)).isfinite().all()
 
 
