@@ -23,11 +23,6 @@ Overrides = Annotated[
 RunFolder = Annotated[Path, typer.Option("--out", help="Folder of this run's results.")]
 
 
-def stores_here() -> list[str]:
-    """Name the stores in the current folder, for the Tab key."""
-    return sorted(map(str, Path().glob("data/features/*/*.zarr")))
-
-
 def explain(error: Exception) -> str | None:
     """Say in a line what the user can correct; None for an error of the program."""
     from store.errors import SSRError, is_out_of_memory
@@ -51,6 +46,6 @@ StoreUrl = Annotated[
     str,
     typer.Argument(
         help="A store, e.g. data/features/source/1a2b3c4d.zarr or s3://bucket/...",
-        autocompletion=stores_here,
+        autocompletion=lambda: sorted(map(str, Path().glob("data/features/*/*.zarr"))),
     ),
 ]

@@ -81,25 +81,20 @@ def compare_online(
     # training's crops, but never mirrored and at every level of the store
     read = (*levels, *[None] * (STAGES - len(levels)))
     align_px = max(params.train.crop_align_px, *(spec.level(name).stride_px for name in levels))
-    regularizer = params.train.regularizer.model_copy(
-        update={"on": ("source", "mixed"), "levels": read}
-    )
-    config = params.train.model_copy(
-        update={
-            "flip_probability": 0.0,
-            "regularizer": regularizer,
-            "crop_align_px": align_px,
-            "distill": None,
-            "restyled": None,
-        }
-    )
+    reads = {"on": ("source", "mixed"), "levels": read}
+    changes = {
+        "flip_probability": 0.0,
+        "regularizer": params.train.regularizer.model_copy(update=reads),
+        "crop_align_px": align_px,
+        "distill": None,
+        "restyled": None,
+    }
     data = TrainingCrops(
-        config=config,
+        config=params.train.model_copy(update=changes),
         manifest=manifest,
         roots=project.workspace.roots,
         readers={domain: reader},
     )
-
     bases = reader.header.bases
 
     def online(crop: NDArray[np.float32], level: str) -> NDArray[np.float32]:

@@ -72,7 +72,10 @@ def print_store(store: "StoreSummary") -> None:
         console.print(UNTRAINED)
     if "classifier" in store.provenance:
         print_classifier(store.provenance)
-        _print_shares(store.provenance, store.levels["classes"])
+        if (found := store.levels["classes"].statistics) is not None:
+            # of each class the mean probability, padding included
+            pairs = zip(store.provenance["classes"], found.sum, strict=True)
+            console.print(", ".join(f"{name} {total / found.count:.1%}" for name, total in pairs))
     print_table(
         "",
         ("level", "shape", "shards", "on disk", "mean", "std", "min", "max"),
@@ -97,13 +100,6 @@ def print_store(store: "StoreSummary") -> None:
                 f"{name}: {level.shape[1]} principal components of {channels} channels, "
                 f"{kept:.1%} of the variance of a sample"
             )
-
-
-def _print_shares(provenance: Mapping[str, Any], level: "LevelSummary") -> None:
-    """Show the mean probability of each class in a store of labels, padding included."""
-    if (found := level.statistics) is not None:
-        pairs = zip(provenance["classes"], found.sum, strict=True)
-        console.print(", ".join(f"{name} {total / found.count:.1%}" for name, total in pairs))
 
 
 def print_metrics(run: Path) -> None:

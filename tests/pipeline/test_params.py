@@ -140,7 +140,7 @@ def test_a_value_that_aliases_make_endless_is_cut(path: Path) -> None:
     ("override", "says"),
     [
         ("train.seed", "write it as section.key=value"),
-        ("train.seed=[", "the value is not valid YAML"),
+        ("train.seed=[", "is not valid YAML at line 1"),
         ("train.seed.now=1", "seed has no keys below it"),
         ("train.sed=1", "train.sed is not a known key"),
         ("train.crop_px=100", "train.crop_px is 100: input should be a multiple of 32"),

@@ -102,7 +102,8 @@ def test_tiles_are_counted_as_they_are_encoded(monkeypatch: pytest.MonkeyPatch) 
 def test_the_papers_setting_needs_what_its_arithmetic_says(paper: Callable[..., Params]) -> None:
     images = (*records("source", 24_966, (704, 1280)), *records("target", 2_975, (512, 1024)))
     project = Project(paper())
-    Manifest(CITYSCAPES_19, images, {}).update(project.workspace.manifest)
+    sources = {name: each.identity for name, each in project.params.prepare.domains.items()}
+    Manifest(CITYSCAPES_19, images, {}, sources=sources).update(project.workspace.manifest)
     plan = plan_stores(project)
     # 704x1280 is 88x160 tokens of stride 8: 2x3 tiles of 64 that share 8; 512x1024 is 64x128: 1x3
     assert sum(level.tiles for level in plan) == 24_966 * 6 + 2_975 * 3

@@ -41,7 +41,7 @@ def test_a_student_is_trained_and_chosen_on_restyled_images(workplace: Path) -> 
     )
     assert ", 4 made now" in demand("restyle", "--png", "sheet.png")
     with Image.open("sheet.png") as sheet:
-        assert sheet.size == (3 * 366 + 6, 8 * 206 + 6)
+        assert sheet.size == (3 * 518 + 6, 8 * 282 + 6)
     before = stored(workplace)
     assert ", 0 made now" in demand("restyle")
     assert stored(workplace) == before
