@@ -8,7 +8,6 @@ import typer
 # `dvc.yaml` names the same paths.
 PARAMS = Path("params.yaml")
 MANIFEST = Path("data/manifest.parquet")
-RESTYLED = Path("data/restyled.parquet")
 SCAN_CACHE = Path("data/scan-cache.parquet")
 EVALUATE_CACHE = Path("data/scan-cache-evaluate")
 INDEX = Path("data/index.json")

@@ -18,7 +18,6 @@ from pipeline import (
     INDEX,
     MANIFEST,
     PARAMS,
-    RESTYLED,
     RUN,
     SCAN_CACHE,
     START,
@@ -220,7 +219,7 @@ def restyle(
     project = Project.load(params, overrides)
     if png is not None and (project.params.restyle is None or part is not None):
         raise ConfigError("--png needs section restyle, and no --part")
-    with noted("restyle", "images", RESTYLED.parent) as report:
+    with noted("restyle", "images", MANIFEST.parent) as report:
         result = project.restyle(report, part=_part_of(part))
     if result.folder is None:
         console.print("section restyle is null: nothing is restyled")

@@ -167,11 +167,9 @@ def _fit(section: CommentedMap, root: Path, files: Sequence[str]) -> tuple[Size,
     """
     sizes: Counter[Size] = Counter()
     for file in files[:: -(-len(files) // _MOST_IMAGES)]:
-        try:
+        with suppress(DataError):
             height, width, _ = read_image(root / file).shape
-        except DataError:
-            continue
-        sizes[height, width] += 1
+            sizes[height, width] += 1
     if not sizes:
         return None
     size = sizes.most_common(1)[0][0]

@@ -47,18 +47,9 @@ class Agreement:
     relative_error: float  # norm of the difference over that of what they stand for
 
 
-@dataclass(frozen=True)
-class OnlineReport:
-    """Cached against online features."""
-
-    store: str
-    trained: bool
-    rows: tuple[Agreement, ...]
-
-
 def compare_online(
     project: Project, *, store: Url, crops: int, progress: Callable[[int, int, str], None]
-) -> OnlineReport:
+) -> list[Agreement]:
     """Run the teacher on the first crops that training would draw, and compare.
 
     Raises:
@@ -120,7 +111,7 @@ def compare_online(
         relative = float(np.sqrt(error.sum() / norm.sum()))
         low = float(np.percentile(cosines, 5))
         rows.append(Agreement(kind, level, len(each), float(cosines.mean()), low, relative))
-    return OnlineReport(str(store), params.embed.teacher.trained, tuple(rows))
+    return rows
 
 
 def token_errors(cached: NDArray[Any], online: NDArray[Any]) -> NDArray[np.float64]:

@@ -55,7 +55,8 @@ def palette_of(tokens: NDArray[np.float32]) -> Callable[[NDArray[Any]], NDArray[
     def paint(features: NDArray[Any]) -> NDArray[np.uint8]:
         centred = features.astype(np.float32) - mean[:, None, None]
         scaled = (np.tensordot(centred, axes, axes=(0, 1)) - low) / span * 255
-        return scaled.round().clip(0, 255).astype(np.uint8)
+        painted: NDArray[np.uint8] = scaled.round().clip(0, 255).astype(np.uint8)
+        return painted
 
     return paint
 

@@ -131,11 +131,9 @@ class _Run:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """The images; DataError where there are none."""
         return Manifest.read(MANIFEST)
 
     def data(self) -> dict[str, Any]:
-        """Splits, classes and what looks wrong."""
         classes = self.manifest.classes
         return {
             "splits": summarise(self.manifest),
@@ -146,7 +144,6 @@ class _Run:
         }
 
     def stores(self) -> dict[str, Part]:
-        """Summarise the store of each embedded domain."""
         index, location = Index.read(INDEX), self.params.store.location
         if not index.stores:
             raise StoreMissingError("no store: embed.domains is [], so nothing was embedded")
@@ -166,7 +163,6 @@ class _Run:
         return {domain: Part.of(partial(read, url)) for domain, url in urls.items()}
 
     def _feature_pictures(self, reader: FeatureReader) -> list[tuple[str, str, list[str]]]:
-        """Draw some images beside all levels of their features."""
         painter = Painter(reader, self.manifest.records)
         known = list(painter.records.values())
         if not known:
@@ -206,7 +202,6 @@ class _Run:
         return columns
 
     def results(self) -> dict[str, Any]:
-        """The last evaluation."""
         scores, plain = read_scores(self.run), ONCE.model_dump(mode="json")
         inference = scores.inference.items()
 
@@ -235,7 +230,6 @@ class _Run:
         return {"runs": runs, "this": this, "other": other, "pictures": rows}
 
     def costs(self) -> list[Cost]:
-        """Time, memory and versions of each stage, in the order of their work."""
         folders = dict.fromkeys(("prepare", "restyle", "embed", "label"), MANIFEST.parent)
         folders |= dict.fromkeys(("train", "evaluate"), self.run)
         found = [cost_of(stage, folder) for stage, folder in folders.items()]

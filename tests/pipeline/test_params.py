@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from pipeline.params import Params, load_params
 from store.errors import ConfigError
-from tests.pipeline.workplace import SMALLEST, change_params, write_params
+from tests.pipeline.workplace import SMALLEST, write_params
 
 
 @pytest.fixture
@@ -98,11 +98,6 @@ def test_every_section_is_strict_and_every_key_explained_and_without_a_second_de
             assert field.description, f"{model.__name__}.{name}"
             assert field.description.rstrip("`").endswith("."), f"{model.__name__}.{name}"
             assert field.is_required() or name in may_be_left_out, f"{model.__name__}.{name}"
-
-
-def test_a_mistyped_key_is_named(path: Path) -> None:
-    change_params(path.parent, {"prepare.source.widht_px": 1})
-    assert refused(path).startswith(f"{path}: prepare.source.widht_px is not a known key; docs/par")
 
 
 @pytest.mark.parametrize(

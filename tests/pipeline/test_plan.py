@@ -1,6 +1,7 @@
 """`ssr plan`: the estimate against a real run, and what an encoder costs."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,22 +56,10 @@ def paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Para
 
 
 def records(domain: Domain, count: int, size_px: tuple[int, int]) -> list[ImageRecord]:
-    return [
-        ImageRecord(
-            image_id=f"{domain}/train/images/{number:05d}",
-            domain=domain,
-            split="train",
-            image=f"images/{number:05d}.png",
-            label=None,
-            raw_size_px=size_px,
-            resized_size_px=size_px,
-            working_size_px=size_px,
-            sha256=f"{number:064x}",
-            class_pixels=None,
-            label_sha256=None,
-        )
-        for number in range(count)
-    ]
+    sizes = (size_px, size_px, size_px)
+    one = ImageRecord("", domain, "train", "", None, *sizes, "0" * 64, None, None)
+    names = (f"images/{number:05d}" for number in range(count))
+    return [replace(one, image_id=f"{domain}/train/{name}", image=f"{name}.png") for name in names]
 
 
 def planned(*overrides: str) -> list[LevelPlan]:

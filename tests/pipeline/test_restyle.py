@@ -136,6 +136,4 @@ def test_keys_that_are_at_odds_are_said_before_any_work(
     values: list[str], says: str, workplace: Path
 ) -> None:
     change_params(workplace, RESTYLE)
-    refused = ssr("restyle", *(word for value in values for word in ("-S", value)))
-    assert (refused.code, refused.err.count("\n")) == (2, 1)
-    assert says in refused.err
+    assert_refused(" -S ".join(["restyle", *values]), says)
