@@ -8,7 +8,6 @@ import typer
 # `dvc.yaml` names the same paths.
 PARAMS = Path("params.yaml")
 MANIFEST = Path("data/manifest.parquet")
-RESTYLED = Path("data/restyled.parquet")
 SCAN_CACHE = Path("data/scan-cache.parquet")
 EVALUATE_CACHE = Path("data/scan-cache-evaluate")
 INDEX = Path("data/index.json")
@@ -21,11 +20,6 @@ Overrides = Annotated[
     typer.Option("--set", "-S", metavar="KEY=VALUE", help="Change a value, e.g. train.seed=1."),
 ]
 RunFolder = Annotated[Path, typer.Option("--out", help="Folder of this run's results.")]
-
-
-def stores_here() -> list[str]:
-    """Name the stores in the current folder, for the Tab key."""
-    return sorted(map(str, Path().glob("data/features/*/*.zarr")))
 
 
 def explain(error: Exception) -> str | None:
@@ -51,6 +45,6 @@ StoreUrl = Annotated[
     str,
     typer.Argument(
         help="A store, e.g. data/features/source/1a2b3c4d.zarr or s3://bucket/...",
-        autocompletion=stores_here,
+        autocompletion=lambda: sorted(map(str, Path().glob("data/features/*/*.zarr"))),
     ),
 ]

@@ -9,7 +9,7 @@ import sys
 from inspect import getdoc
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -18,7 +18,6 @@ from pipeline import (
     INDEX,
     MANIFEST,
     PARAMS,
-    RESTYLED,
     RUN,
     SCAN_CACHE,
     START,
@@ -55,23 +54,21 @@ def main() -> None:
     A mistake that the user can correct is one line and exit code 2, an interrupt one line and 130.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    code = 2
     try:
         app(prog_name="ssr")  # also for `python -m pipeline.cli`
     except SystemExit as end:
-        if end.code == INTERRUPTED:  # what typer makes of KeyboardInterrupt
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one ends it at once
-            again = [word for word in sys.argv[1:] if word != "--fresh"]  # which would start over
-            command = shlex.join(["ssr", *again])
-            _give_up(f"interrupted: what was written is whole; go on with `{command}`", INTERRUPTED)
-        raise
-    except Exception as error:
-        if (line := explain(error)) is None:
+        if end.code != INTERRUPTED:  # what typer makes of KeyboardInterrupt
             raise
-        _give_up(line)
-
-
-def _give_up(message: str, code: int = 2) -> NoReturn:
-    print(f"ssr: {message}", file=sys.stderr)  # noqa: T201 - the shell's own error line
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one ends it at once
+        again = [word for word in sys.argv[1:] if word != "--fresh"]  # which would start over
+        command, code = shlex.join(["ssr", *again]), INTERRUPTED
+        line = f"interrupted: what was written is whole; go on with `{command}`"
+    except Exception as error:
+        if (explained := explain(error)) is None:
+            raise
+        line = explained
+    print(f"ssr: {line}", file=sys.stderr)  # noqa: T201 - the shell's own error line
     sys.exit(code)
 
 
@@ -161,17 +158,12 @@ def prepare(params: ParamsFile = PARAMS, overrides: Overrides = []) -> None:  # 
 
     config = load_params(params, overrides)
     with noted("prepare", "images", MANIFEST.parent) as report:
-        result = stage.run(
-            config.prepare,
-            out=MANIFEST,
-            cache=SCAN_CACHE,
-            progress=report,
-        )
+        result = stage.run(config.prepare, out=MANIFEST, cache=SCAN_CACHE, progress=report)
     print_manifest(result)
-    if (rare := config.train.rare_class_sampling) is not None:
-        given = rare.model_dump(exclude={"temperature"})
-        if said := about_sampling(result.manifest, **given):
-            console.print(said)
+    rare = config.train.rare_class_sampling
+    given = {} if rare is None else rare.model_dump(exclude={"temperature"})
+    if given and (said := about_sampling(result.manifest, **given)):
+        console.print(said)
 
 
 @app.command("restyle-fit")
@@ -222,15 +214,13 @@ def restyle(
     """
     from pipeline.console import console, noted
     from pipeline.project import Project
-    from stages.prepare.restyled import Restyled
     from store.errors import ConfigError
 
     project = Project.load(params, overrides)
     if png is not None and (project.params.restyle is None or part is not None):
         raise ConfigError("--png needs section restyle, and no --part")
-    share = _part_of(part)
-    with noted("restyle", "images", RESTYLED.parent) as report:
-        result = project.restyle(report, part=share)
+    with noted("restyle", "images", MANIFEST.parent) as report:
+        result = project.restyle(report, part=_part_of(part))
     if result.folder is None:
         console.print("section restyle is null: nothing is restyled")
         return
@@ -238,13 +228,9 @@ def restyle(
     if part is not None:
         console.print("when all parts are done: `ssr restyle`")
     if png is not None:
-        from pipeline.pictures import restyled_sheet
-        from stages.evaluate.pictures import png_of
-        from store.atomic import write_bytes
+        from pipeline.pictures import save_restyled
 
-        made = Restyled.read(RESTYLED, of=MANIFEST)
-        sheet = restyled_sheet(made, project.manifest, project.workspace.roots)
-        write_bytes(png, png_of(sheet))
+        save_restyled(png, project)
 
 
 @app.command()

@@ -117,6 +117,10 @@ def noted(stage: str, unit: str, folder: Path | None) -> Iterator[Report]:
     finally:
         torch = sys.modules.get("torch")  # a stage that did not need it has no GPU memory
         on_gpu = torch and torch.cuda.is_initialized()
+        found = {"python": python_version()}
+        for package in PACKAGES:
+            with suppress(PackageNotFoundError):
+                found[package] = version(package)
         cost = Cost(
             stage=stage,
             ended=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -125,7 +129,7 @@ def noted(stage: str, unit: str, folder: Path | None) -> Iterator[Report]:
             gpu_peak_bytes=torch.cuda.max_memory_allocated() if torch and on_gpu else None,
             units=units,
             finished=finished,
-            versions=versions(),
+            versions=found,
         )
         if folder is not None and folder.is_dir():
             append = os.O_WRONLY | os.O_APPEND | os.O_CREAT
@@ -158,12 +162,3 @@ def peak_bytes() -> int | None:
     text = status.read_text() if status.is_file() else ""
     found = re.search(r"^VmHWM:\s+(\d+) kB$", text, re.MULTILINE)
     return int(found[1]) * 1024 if found else None
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that numbers depend on, as installed."""
-    found = {"python": python_version()}
-    for package in PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found

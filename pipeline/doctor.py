@@ -34,8 +34,7 @@ ok, warning, problem = (partial(Finding, mark) for mark in ("ok", "warning", "pr
 
 def examine(path: Path, overrides: Sequence[str]) -> Iterator[Finding]:
     """Check the machine, and the params against what lies in the current folder; write nothing."""
-    yield from _guarded(_packages())
-    yield from _guarded(_dvc())
+    yield from _guarded(_machine())
     yield from _guarded(_work(path, overrides))
 
 
@@ -64,11 +63,18 @@ def _guarded(check: Iterator[Finding]) -> Iterator[Finding]:
         yield problem(explain(error) or broken)
 
 
-def _packages() -> Iterator[Finding]:
-    """Import what training needs: transformers fails where torchvision does not fit PyTorch."""
+def _machine() -> Iterator[Finding]:
+    """Look for DVC's files, and import what training needs."""
+    if Path("dvc.yaml").is_file() and Path(".dvc").is_dir():
+        yield ok("DVC: dvc.yaml and .dvc are there")
+    else:
+        yield warning(
+            "no dvc.yaml and .dvc in this folder: `dvc repro` needs a clone of the repository, the "
+            "commands of `ssr` do not"
+        )
     import torch
 
-    from stages.student.student import Student  # noqa: F401 - with transformers
+    from stages.student.student import Student  # noqa: F401 - fails if torchvision does not fit
 
     version = f"Python {platform.python_version()}, PyTorch {torch.__version__}"
     if torch.cuda.is_available():
@@ -82,19 +88,7 @@ def _packages() -> Iterator[Finding]:
         yield ok(f"{version}, no GPU, {torch.get_num_threads()} CPU threads")
 
 
-def _dvc() -> Iterator[Finding]:
-    """Check what `dvc repro` needs."""
-    if not Path("dvc.yaml").is_file() or not Path(".dvc").is_dir():
-        yield warning(
-            "no dvc.yaml and .dvc in this folder: `dvc repro` needs a clone of the repository, the "
-            "commands of `ssr` do not"
-        )
-    else:
-        yield ok("DVC: dvc.yaml and .dvc are there")
-
-
 def _work(path: Path, overrides: Sequence[str]) -> Iterator[Finding]:
-    """Check the params, and what lies in the current folder against them."""
     from pipeline.params import load_params
 
     config = load_params(path, overrides)
@@ -114,7 +108,6 @@ def _devices(config: "Params") -> Iterator[Finding]:
 
 
 def _folders(config: "Params") -> Iterator[Finding]:
-    """Check the folders of the images, and that the others can be written to."""
     from pipeline.plan import nearest
 
     for domain, root in config.prepare.roots.items():
@@ -134,13 +127,11 @@ def _folders(config: "Params") -> Iterator[Finding]:
 
 
 def _weights(config: "Params") -> Iterator[Finding]:
-    """Check that the weights that the params name are there."""
     from stages.student.config import IMAGENET, REIN, is_hub_id
     from stages.student.saved import read_card
 
     teacher, student, start = config.embed.teacher, config.train.student.weights, config.train.init
-    is_folder = config.train.student.backbone == REIN
-    is_named = is_hub_id(student) and not is_folder
+    is_named = is_hub_id(student) and config.train.student.backbone != REIN
     if student == IMAGENET:
         from stages.efficientnet_lite import STUDENTS, not_installed, weight_file
 

@@ -28,8 +28,7 @@ from store.files import local_path
 OWN_FOLDERS: Final = frozenset({"folders", "folders-small"})
 """Presets that are filled in with what lies in the folders given."""
 
-VAL_SHARE: Final = 0.1
-
+_VAL_SHARE: Final = 0.1
 _MOST_IMAGES: Final = 8  # of a domain, whose size is looked at
 _THINGS: Final = {
     *("person", "pedestrian", "child", "rider", "bicyclist", "car", "truck", "bus", "train"),
@@ -87,7 +86,7 @@ def _is_pristine(path: Path) -> bool:
 
 
 def _fill_in(tree: CommentedMap, roots: Mapping[str, str]) -> list[str]:
-    """Put in names, sizes of a few images and values of some labels; return what to tell."""
+    """Put in what is found in the folders; return what to tell."""
     prepare, train = tree["prepare"], tree["train"]
     said: list[str] = []
     crops_px: list[int] = []
@@ -118,9 +117,9 @@ def _fill_in(tree: CommentedMap, roots: Mapping[str, str]) -> list[str]:
         tree["prepare"]["pad_to_px"] = train["crop_px"]
     if evaluate is None and has_labels:
         evaluate = "source"
-        prepare["source"]["val_share"] = VAL_SHARE
+        prepare["source"]["val_share"] = _VAL_SHARE
         said.append(
-            f"no labelled images to measure on: the last {VAL_SHARE:.0%} of the source's are held "
+            f"no labelled images to measure on: the last {_VAL_SHARE:.0%} of the source's are held "
             "out (val_share)"
         )
     if evaluate is not None:
@@ -146,11 +145,10 @@ def _folders(domain: str, splits: Mapping[str, SplitFolders], said: list[str]) -
         labels = "train/labels"
     for split, purpose in ((train, "train on"), (val, "measure on")):
         if split is not None:
+            labelled = f", {len(split.label_files)} with a label in {split.labels},"
             said.append(
-                f"{domain}: {len(split.files)} images in {split.images}, {len(split.label_files)} "
-                f"with a label in {split.labels}, to {purpose}"
-                if split.labels is not None
-                else f"{domain}: {len(split.files)} images in {split.images} to {purpose}"
+                f"{domain}: {len(split.files)} images in {split.images}"
+                f"{labelled if split.labels else ''} to {purpose}"
             )
     return {
         "train_images": train.images,
@@ -169,11 +167,9 @@ def _fit(section: CommentedMap, root: Path, files: Sequence[str]) -> tuple[Size,
     """
     sizes: Counter[Size] = Counter()
     for file in files[:: -(-len(files) // _MOST_IMAGES)]:
-        try:
+        with suppress(DataError):
             height, width, _ = read_image(root / file).shape
-        except DataError:
-            continue
-        sizes[height, width] += 1
+            sizes[height, width] += 1
     if not sizes:
         return None
     size = sizes.most_common(1)[0][0]
@@ -200,9 +196,8 @@ def _propose(tree: CommentedMap, proposed: ProposedClasses) -> None:
 
 
 def _put_classes(section: CommentedMap, proposed: ProposedClasses) -> None:
-    """Replace the classes of a section in place, so that an alias of them stays one."""
     classes = section["classes"]
-    classes.clear()
+    classes.clear()  # in place, so that an alias of them stays one
     for place, entry in enumerate(proposed.classes):
         line = CommentedMap(name=entry.name, color=flow(entry.color))
         if entry.ids:

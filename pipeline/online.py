@@ -47,18 +47,9 @@ class Agreement:
     relative_error: float  # norm of the difference over that of what they stand for
 
 
-@dataclass(frozen=True)
-class OnlineReport:
-    """Cached against online features."""
-
-    store: str
-    trained: bool
-    rows: tuple[Agreement, ...]
-
-
 def compare_online(
     project: Project, *, store: Url, crops: int, progress: Callable[[int, int, str], None]
-) -> OnlineReport:
+) -> list[Agreement]:
     """Run the teacher on the first crops that training would draw, and compare.
 
     Raises:
@@ -81,25 +72,20 @@ def compare_online(
     # training's crops, but never mirrored and at every level of the store
     read = (*levels, *[None] * (STAGES - len(levels)))
     align_px = max(params.train.crop_align_px, *(spec.level(name).stride_px for name in levels))
-    regularizer = params.train.regularizer.model_copy(
-        update={"on": ("source", "mixed"), "levels": read}
-    )
-    config = params.train.model_copy(
-        update={
-            "flip_probability": 0.0,
-            "regularizer": regularizer,
-            "crop_align_px": align_px,
-            "distill": None,
-            "restyled": None,
-        }
-    )
+    reads = {"on": ("source", "mixed"), "levels": read}
+    changes = {
+        "flip_probability": 0.0,
+        "regularizer": params.train.regularizer.model_copy(update=reads),
+        "crop_align_px": align_px,
+        "distill": None,
+        "restyled": None,
+    }
     data = TrainingCrops(
-        config=config,
+        config=params.train.model_copy(update=changes),
         manifest=manifest,
         roots=project.workspace.roots,
         readers={domain: reader},
     )
-
     bases = reader.header.bases
 
     def online(crop: NDArray[np.float32], level: str) -> NDArray[np.float32]:
@@ -125,7 +111,7 @@ def compare_online(
         relative = float(np.sqrt(error.sum() / norm.sum()))
         low = float(np.percentile(cosines, 5))
         rows.append(Agreement(kind, level, len(each), float(cosines.mean()), low, relative))
-    return OnlineReport(str(store), params.embed.teacher.trained, tuple(rows))
+    return rows
 
 
 def token_errors(cached: NDArray[Any], online: NDArray[Any]) -> NDArray[np.float64]:

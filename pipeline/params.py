@@ -162,17 +162,17 @@ class Params(Section):
         return {*self.train.used_levels} | label
 
 
-YAML_FAULTS = (YAMLError, ValueError, RecursionError)
-"""What ruamel.yaml raises for a text: of numbers, dates and encodings ValueErrors."""
-
-
 def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
     """Read and check a params file; overrides are `section.key=value` each, of YAML values.
 
     Raises:
-        ConfigError: One line that names file, key, fault and, for a typo, the likely key.
+        ConfigError: One line that names file, key and fault.
     """
-    tree = _read_yaml(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no such file; `ssr init --preset drawn` writes one")
+    tree = _load_yaml(path.read_bytes(), str(path))
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: holds no sections; `ssr init --preset drawn` writes a full one")
     for override in overrides:
         _set(tree, override)
     return validate_params(tree, origin=str(path), overrides=overrides)
@@ -186,21 +186,14 @@ def validate_params(tree: dict[str, Any], *, origin: str, overrides: Sequence[st
         raise ConfigError(_explain(error, tree, origin, overrides)) from error
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"{path}: there is no such file; `ssr init --preset drawn` writes one")
+def _load_yaml(text: str | bytes, where: str) -> Any:  # noqa: ANN401 - YAML
     try:
-        tree = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except YAML_FAULTS as error:
-        where, problem = (getattr(error, name, None) for name in ("problem_mark", "problem"))
-        line = f" at line {where.line + 1}" if where else ""
+        return YAML(typ="safe").load(text)
+    except (YAMLError, ValueError, RecursionError) as error:  # of numbers, dates and encodings
+        mark, problem = (getattr(error, name, None) for name in ("problem_mark", "problem"))
+        line = f" at line {mark.line + 1}" if mark else ""
         reason = shorten(str(problem or error).partition("\n")[0], LONGEST_VALUE)
-        raise ConfigError(
-            f"{path}: is not valid YAML{line} ({reason}); correct it there"
-        ) from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: holds no sections; `ssr init --preset drawn` writes a full one")
-    return tree
+        raise ConfigError(f"{where}: is not valid YAML{line} ({reason}); correct it") from error
 
 
 def _set(tree: dict[str, Any], override: str) -> None:
@@ -214,10 +207,7 @@ def _set(tree: dict[str, Any], override: str) -> None:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
             raise ConfigError(f"--set {shown}: {parent} has no keys below it")
-    try:
-        tree[last] = YAML(typ="safe").load(text)
-    except YAML_FAULTS as error:
-        raise ConfigError(f"--set {shown}: the value is not valid YAML") from error
+    tree[last] = _load_yaml(text, f"--set {shown}")
 
 
 def _explain(

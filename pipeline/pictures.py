@@ -3,8 +3,8 @@
 Legend: N tokens, C channels, h w tokens, H W pixels of the image without its padding.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from math import isqrt
 from pathlib import Path
 from typing import Any, Final
@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline import MANIFEST
 from pipeline.params import load_params
+from pipeline.project import Project
 from pipeline.tables import UNTRAINED, teacher_of
 from stages.evaluate.pictures import FONT_PX, INK, PAPER, png_of
-from stages.fields import Domain
 from stages.prepare.manifest import ImageRecord, Manifest
 from stages.prepare.pixels import read_raw, resize_image
 from stages.prepare.restyled import Restyled
@@ -30,46 +30,35 @@ SAMPLE_IMAGES: Final = 16
 SAMPLE_TOKENS: Final = 512  # of each of them
 WIDEST_PX, NARROWEST_PX = 720, 480  # of a panel
 GAP_PX, CAPTION_PX = 6, 20
-SHEET_ROWS, SHEET_PANEL_PX = 8, 360
+SHEET_ROWS: Final = 8
 
 Panel = tuple[str, NDArray[np.uint8]]
 """A caption and pixels (H, W, 3)."""
 
 
-@dataclass(frozen=True)
-class Palette:
-    """How tokens become colours: the same for all images of a level, so that pictures compare.
+def palette_of(tokens: NDArray[np.float32]) -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
+    """Return what colours features (C, h, w) by principal components of tokens (N, C).
 
-    The largest weight of each axis is positive, so that equal samples give equal colours; one
-    token in a hundred lies below `low`, one above `high`.
+    It gives uint8 (h, w, 3): the first three as red, green and blue, black where there are fewer;
+    one token in a hundred is cut at either end. The largest weight of each axis is positive, so
+    that equal tokens give equal colours.
     """
+    mean = tokens.mean(axis=0)
+    _, _, rows = np.linalg.svd(tokens - mean, full_matrices=False)
+    axes = np.zeros((3, tokens.shape[1]), np.float32)
+    axes[: len(rows)] = rows[:3]
+    strongest = np.abs(axes).argmax(axis=1)
+    axes *= np.where(axes[range(3), strongest] < 0, -1, 1)[:, None]
+    low, high = np.percentile((tokens - mean) @ axes.T, (1, 99), axis=0).astype(np.float32)
+    span = np.where(high > low, high - low, 1)
 
-    mean: NDArray[np.float32]  # (C,)
-    axes: NDArray[np.float32]  # (3, C), principal components for red, green and blue
-    low: NDArray[np.float32]  # (3,), becomes 0
-    high: NDArray[np.float32]  # (3,), becomes 255
+    def paint(features: NDArray[Any]) -> NDArray[np.uint8]:
+        centred = features.astype(np.float32) - mean[:, None, None]
+        scaled = (np.tensordot(centred, axes, axes=(0, 1)) - low) / span * 255
+        painted: NDArray[np.uint8] = scaled.round().clip(0, 255).astype(np.uint8)
+        return painted
 
-    @classmethod
-    def of(cls, tokens: NDArray[np.float32]) -> "Palette":
-        """Find the principal components of tokens (N, C); what is missing of three is black."""
-        mean = tokens.mean(axis=0)
-        centred = tokens - mean
-        _, _, rows = np.linalg.svd(centred, full_matrices=False)
-        axes = np.zeros((3, tokens.shape[1]), np.float32)
-        axes[: len(rows)] = rows[:3]
-        strongest = np.abs(axes).argmax(axis=1)
-        axes *= np.where(axes[range(3), strongest] < 0, -1, 1)[:, None]
-        low, high = np.percentile(centred @ axes.T, (1, 99), axis=0).astype(np.float32)
-        return cls(mean, axes, low, high)
-
-    def paint(self, features: NDArray[Any]) -> NDArray[np.uint8]:
-        """Give every token of (C, h, w) its colour: uint8 (h, w, 3)."""
-        components = np.tensordot(
-            features.astype(np.float32) - self.mean[:, None, None], self.axes, axes=(0, 1)
-        )
-        span = np.where(self.high > self.low, self.high - self.low, 1)
-        scaled = (components - self.low) / span * 255
-        return scaled.round().clip(0, 255).astype(np.uint8)
+    return paint
 
 
 class Painter:
@@ -86,25 +75,19 @@ class Painter:
         self.records = {r.image_id: r for r in records if contents.get(r.image_id) == r.content}
         self.sizes_px = {name: image.working_size_px for name, image in images.items()}
         self.sizes_px |= {name: each.resized_size_px for name, each in self.records.items()}
-        self._palettes: dict[str, Palette] = {}
+        self._palettes: dict[str, Callable[[NDArray[Any]], NDArray[np.uint8]]] = {}
 
-    def sample(self, level: str) -> NDArray[np.float32]:
-        """Gather tokens (N, C) from images all over the store, those not embedded yet left out.
-
-        Raises:
-            StoreIncompleteError: If no image is embedded yet.
-        """
+    def _sample(self, level: str) -> NDArray[np.float32]:
+        """Gather tokens (N, C) from images all over the store, those not embedded yet left out."""
         stride = self.reader.header.spec.level(level).stride_px
         every = -(-len(self.sizes_px) // SAMPLE_IMAGES)
         tokens = []
         for image_id, size_px in list(self.sizes_px.items())[::every]:
             h, w = (max(1, side // stride) for side in size_px)
-            try:
+            with suppress(StoreIncompleteError):
                 features = self.reader.window(image_id, level, 0, 0, h, w)
-            except StoreIncompleteError:
-                continue
-            step = max(1, isqrt(h * w // SAMPLE_TOKENS))
-            tokens.append(features[:, ::step, ::step].reshape(len(features), -1).T)
+                step = max(1, isqrt(h * w // SAMPLE_TOKENS))
+                tokens.append(features[:, ::step, ::step].reshape(len(features), -1).T)
         if not tokens:
             raise StoreIncompleteError(
                 f"{self.reader.header.files.url} has no {level} features to draw yet: run "
@@ -119,11 +102,12 @@ class Painter:
             StoreError: If features are missing or damaged.
         """
         if level not in self._palettes:
-            self._palettes[level] = Palette.of(self.sample(level))
+            self._palettes[level] = palette_of(self._sample(level))
         h, w = self.reader.size_tok(image_id, level)
-        painted = self._palettes[level].paint(self.reader.window(image_id, level, 0, 0, h, w))
+        painted = self._palettes[level](self.reader.window(image_id, level, 0, 0, h, w))
         height, width = self.sizes_px[image_id]
-        return enlarge(painted, self.reader.header.spec.level(level).stride_px)[:height, :width]
+        stride = self.reader.header.spec.level(level).stride_px
+        return painted.repeat(stride, axis=0).repeat(stride, axis=1)[:height, :width]
 
 
 def save_picture(out: Path, *, store: Url, image_id: str | None, params_path: Path) -> str | None:
@@ -158,7 +142,7 @@ def save_picture(out: Path, *, store: Url, image_id: str | None, params_path: Pa
         h, w = reader.size_tok(image_id, level)
         caption = f"{level}: {h} x {w} tokens" + ("" if trained else f", {UNTRAINED}")
         panels.append((caption, painter.paint(image_id, level)))
-    write_bytes(out, png_of(sheet(panels)))
+    write_bytes(out, png_of(sheet(panels, columns=2)))
     return without
 
 
@@ -171,40 +155,32 @@ def read_photo(record: ImageRecord, root: Path) -> NDArray[np.uint8]:
     return resize_image(read_raw(record, root), record.resized_size_px)
 
 
-def enlarge(painted: NDArray[np.uint8], stride_px: int) -> NDArray[np.uint8]:
-    """Give every token (h, w, 3) the working pixels that it stands for."""
-    return painted.repeat(stride_px, axis=0).repeat(stride_px, axis=1)
-
-
-def restyled_sheet(
-    restyled: Restyled, manifest: Manifest, roots: Mapping[Domain, Path]
-) -> Image.Image:
+def save_restyled(out: Path, project: Project) -> None:
     """Draw some restyled images in rows of content | style | restyled.
 
     Raises:
         DataError: An image is missing or changed.
     """
-    records = {record.image_id: record for record in manifest.records}
+    place = project.workspace
+    restyled = Restyled.read(place.restyled, of=place.manifest)
+    records = {record.image_id: record for record in project.manifest.records}
     made = restyled.manifest.records
     panels: list[Panel] = []
     for record in made[:: -(-len(made) // SHEET_ROWS)]:
         noted = restyled.noted["images"][record.image_id]
         for what in ("content", "style"):
             shown = records[noted[what]]
-            panels.append((f"{what} {shown.image_id}", read_raw(shown, roots[shown.domain])))
+            photo = read_raw(shown, place.roots[shown.domain])
+            panels.append((f"{what} {shown.image_id}", photo))
         panels.append(("restyled", restyled.image(record)))
-    return sheet(panels, panel_px=SHEET_PANEL_PX, columns=3)
+    write_bytes(out, png_of(sheet(panels, columns=3)))
 
 
-def sheet(panels: Sequence[Panel], *, panel_px: int | None = None, columns: int = 2) -> Image.Image:
-    """Lay out panels row by row, all as large as the first, with captions.
-
-    A panel is `panel_px` wide, or else about 480 to 720.
-    """
+def sheet(panels: Sequence[Panel], *, columns: int) -> Image.Image:
+    """Lay out panels row by row, all as large as the first, about 480 to 720 px, with captions."""
     columns = min(columns, len(panels))
     height, width = panels[0][1].shape[:2]
-    if panel_px is None:
-        panel_px = round(width * min(WIDEST_PX / width, max(1, round(NARROWEST_PX / width))))
+    panel_px = round(width * min(WIDEST_PX / width, max(1, round(NARROWEST_PX / width))))
     height_px = max(1, round(height * panel_px / width))
     step_x, step_y = panel_px + GAP_PX, height_px + CAPTION_PX + GAP_PX
     whole = (columns * step_x + GAP_PX, -(-len(panels) // columns) * step_y + GAP_PX)

@@ -60,9 +60,8 @@ class Project:
                 f"{' and '.join(sorted(named))}; run `ssr prepare`"
             )
         for domain, source in prepare.domains.items():
-            unset = {"labelled": 0}  # which a manifest notes where it is set
-            listed, wanted = unset | dict(manifest.sources.get(domain, {})), unset | source.identity
-            changed = [key for key in wanted if key in listed and listed[key] != wanted[key]]
+            listed, wanted = manifest.sources.get(domain, {}), source.identity
+            changed = [key for key in {**wanted, **listed} if wanted.get(key) != listed.get(key)]
             if changed:
                 raise DataError(
                     f"{path}: was made with another prepare.{domain}.{changed[0]}; run "
@@ -84,11 +83,7 @@ class Project:
         return Restyled.read(place.restyled, of=place.manifest).beside(self.manifest)
 
     def require_current_restyled(self) -> None:
-        """Refuse restyled images of other images or settings than section `restyle` asks for.
-
-        Raises:
-            DataError: If there are none, or they were made from others.
-        """
+        """Refuse restyled images that there are none of, or of other images or settings."""
         config, place = self.params.restyle, self.workspace
         assert config is not None, "else the params that read them would be refused"
         restyle_stage.require_current_restyled(
@@ -98,11 +93,8 @@ class Project:
     def require_current_stores(self) -> None:
         """Refuse to train from features of another teacher or preprocessing than the params name.
 
-        Where the teacher's weight file is absent, as on a machine that only trains, the stores are
-        trusted to be of that file.
-
         Raises:
-            StoreError: If there is no index, or it names such stores.
+            StoreError: If there is no index, or it names such stores; see `require_provenance`.
         """
         if not self.params.read_domains:
             return
@@ -252,8 +244,7 @@ class Project:
                     if record.image_id in damaged:  # else a shard that is partly intact were lost
                         read_raw(record, self._roots[kind])
                 verify.discard(url, report.damage)
-                levels = {one.level for one in report.damage if one.level is not None}
-                alone = self._limited_to(kind, levels)
+                alone = self._limited_to(kind, {one.level for one in report.damage if one.level})
                 alone.embed(progress, step=WHOLE, images=images)
             report = find_damage()
         return report

@@ -8,7 +8,6 @@ import typer
 from pipeline import PARAMS, Overrides, ParamsFile, StoreUrl
 
 if TYPE_CHECKING:
-    from pipeline.online import OnlineReport
     from pipeline.project import Project
     from store.files import Url
 
@@ -86,9 +85,7 @@ def verify(
     if online is not None:
         if repair:
             raise ConfigError("--repair and --online are two different things; give one of them")
-        agreement = _print_online(Project.load(params, overrides), place, online)
-        if json is not None:
-            write_bytes(json, canonical_json(asdict(agreement)))
+        _verify_online(Project.load(params, overrides), place, online, json)
         return
     with progress("verify", "shards") as report:
         if repair:
@@ -123,16 +120,20 @@ def verify(
     console.print(f"{store}: {read}, every file is what was written")
 
 
-def _print_online(project: "Project", store: "Url", crops: int) -> "OnlineReport":
+def _verify_online(project: "Project", store: "Url", crops: int, json: Path | None) -> None:
     """Show how features of a store agree with those of the teacher in the loop."""
+    from dataclasses import asdict
+
     from pipeline.console import console, print_table, progress
     from pipeline.online import compare_online
     from pipeline.tables import UNTRAINED
+    from store.atomic import write_bytes
+    from store.fingerprint import canonical_json
 
     with progress("verify", "crops") as report:
         found = compare_online(project, store=store, crops=crops, progress=report)
     print_table(
-        f"{found.store}: cached against online",
+        f"{store}: cached against online",
         ("", "crops", "cosine", "5th percentile", "relative error"),
         [
             (
@@ -141,16 +142,20 @@ def _print_online(project: "Project", store: "Url", crops: int) -> "OnlineReport
                 *(f"{cosine:.5f}" for cosine in (row.cosine, row.cosine_low)),
                 f"{row.relative_error:.4f}",
             )
-            for row in found.rows
+            for row in found
         ],
     )
     console.print(
         "online is the teacher on: the crop alone; the mirrored crop, against mirrored features "
         "(flip) and those of mirrored images (stored flip)"
     )
-    if not found.trained:
+    trained = project.params.embed.teacher.trained
+    if not trained:
         console.print(UNTRAINED)
-    return found
+    if json is not None:
+        rows = [asdict(row) for row in found]
+        about = {"store": str(store), "trained": trained, "rows": rows}
+        write_bytes(json, canonical_json(about))
 
 
 def convert(

@@ -59,9 +59,10 @@ def print_classifier(provenance: Mapping[str, Any]) -> None:
 
 def print_store(store: "StoreSummary") -> None:
     """Show where a store comes from, whether it is complete, and its levels."""
-    teacher = teacher_of(store.provenance)
+    provenance: Mapping[str, Any] = store.provenance
+    teacher = teacher_of(provenance)
     removed = f", {store.removed_images} removed" if store.removed_images else ""
-    makes = "label" if "classifier" in store.provenance else "embed"
+    makes = "label" if "classifier" in provenance else "embed"
     state = "complete" if store.complete else f"INCOMPLETE: run `ssr {makes}`"
     console.print(f"{store.path}: {store.images} images of the {store.domain}{removed}, {state}")
     console.print(
@@ -70,9 +71,12 @@ def print_store(store: "StoreSummary") -> None:
     )
     if not teacher.get("trained"):
         console.print(UNTRAINED)
-    if "classifier" in store.provenance:
-        print_classifier(store.provenance)
-        _print_shares(store.provenance, store.levels["classes"])
+    if "classifier" in provenance:
+        print_classifier(provenance)
+        if (found := store.levels["classes"].statistics) is not None:
+            # of each class the mean probability, padding included
+            pairs = zip(provenance["classes"], found.sum, strict=True)
+            console.print(", ".join(f"{name} {total / found.count:.1%}" for name, total in pairs))
     print_table(
         "",
         ("level", "shape", "shards", "on disk", "mean", "std", "min", "max"),
@@ -97,13 +101,6 @@ def print_store(store: "StoreSummary") -> None:
                 f"{name}: {level.shape[1]} principal components of {channels} channels, "
                 f"{kept:.1%} of the variance of a sample"
             )
-
-
-def _print_shares(provenance: Mapping[str, Any], level: "LevelSummary") -> None:
-    """Show the mean probability of each class in a store of labels, padding included."""
-    if (found := level.statistics) is not None:
-        pairs = zip(provenance["classes"], found.sum, strict=True)
-        console.print(", ".join(f"{name} {total / found.count:.1%}" for name, total in pairs))
 
 
 def print_metrics(run: Path) -> None:

@@ -1,8 +1,8 @@
-"""Fixtures for material beside the repository, a bucket, a machine without a GPU, and telling."""
+"""Fixtures for material beside the repository, a bucket, and a machine without a GPU."""
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,9 +27,6 @@ SLOW_FIXTURES = {
 }
 """Whoever uses one is run by `make test-all`, not by `make test`."""
 
-Tell = Callable[[str], None]
-
-TOLD = "told"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -48,25 +45,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             in_bucket = "callspec" in vars(item) and item.callspec.params.get("place") == "s3"
             if in_bucket or not SLOW_FIXTURES.isdisjoint(item.fixturenames):
                 item.add_marker("slow")
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    passed = terminalreporter.stats.get("passed", ())
-    told = [line for test in passed for name, line in test.user_properties if name == TOLD]
-    if told:
-        terminalreporter.section("told by tests")
-        for line in dict.fromkeys(told):
-            terminalreporter.write_line(line)
-
-
-@pytest.fixture
-def tell(request: pytest.FixtureRequest) -> Tell:
-    """Say what was measured or counted; it is printed below the results of all tests.
-
-    It travels with the test's result, as tests may run in several processes.
-    """
-    properties = request.node.user_properties
-    return lambda line: properties.append((TOLD, line))
 
 
 @pytest.fixture(scope="session")

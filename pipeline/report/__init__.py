@@ -10,7 +10,7 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -38,7 +38,7 @@ from stages.train.step import LOSSES, PARTS
 from stages.train.workspace import INCIDENTAL, differences
 from store.atomic import write_text
 from store.errors import DataError, SSRError, StoreIncompleteError, StoreMissingError
-from store.files import join
+from store.files import Url, join
 from store.fingerprint import sha256_of_file
 from store.index import Index
 from store.read import FeatureReader
@@ -51,8 +51,6 @@ PICTURES: Final = 2
 """Images of a domain that are shown beside their features."""
 
 COMPARED_PICTURES: Final = 3
-KINDS: Final = ("JPEG", "PNG", "PNG")  # of image, label and prediction
-
 LARGEST_PX: Final = (480, 960)
 MOST_POINTS: Final = 400  # of a line; a page is no place for 40,000 rows
 ORIGIN, FAR_ENDS = (64, 230), (610, 12)  # of the horizontal and the vertical axis, in the SVG
@@ -133,11 +131,9 @@ class _Run:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """The images; DataError where there are none."""
         return Manifest.read(MANIFEST)
 
     def data(self) -> dict[str, Any]:
-        """Splits, classes and what looks wrong."""
         classes = self.manifest.classes
         return {
             "splits": summarise(self.manifest),
@@ -148,18 +144,11 @@ class _Run:
         }
 
     def stores(self) -> dict[str, Part]:
-        """Summarise the store of each domain."""
-        index, records = Index.read(INDEX), self.manifest.records
+        index, location = Index.read(INDEX), self.params.store.location
         if not index.stores:
             raise StoreMissingError("no store: embed.domains is [], so nothing was embedded")
 
-        def read(domain: str) -> dict[str, Any]:
-            if domain not in index.stores:
-                raise StoreMissingError(
-                    f"there are no features of {domain}: add it to embed.domains and run "
-                    "`ssr embed`"
-                )
-            url = join(self.params.store.location, index.stores[domain].path)
+        def read(url: Url) -> dict[str, Any]:
             summary = inspect(url)
             teacher = teacher_of(summary.provenance)
             return {
@@ -167,41 +156,31 @@ class _Run:
                 "teacher": teacher.get("architecture"),
                 "weights": weights_of(teacher),
                 "trained": teacher.get("trained", False),
-                "pictures": Part.of(
-                    # of restyled images the sheet of `ssr restyle --png` shows more
-                    lambda: (
-                        self._feature_pictures(FeatureReader(url))
-                        if domain in self.params.prepare.roots
-                        else []
-                    )
-                ),
+                "pictures": Part.of(lambda: self._feature_pictures(FeatureReader(url))),
             }
 
-        domains = dict.fromkeys([*index.stores, *(record.domain for record in records)])
-        return {domain: Part.of(lambda: read(domain)) for domain in domains}  # noqa: B023
+        urls = {domain: join(location, entry.path) for domain, entry in index.stores.items()}
+        return {domain: Part.of(partial(read, url)) for domain, url in urls.items()}
 
     def _feature_pictures(self, reader: FeatureReader) -> list[tuple[str, str, list[str]]]:
-        """Draw some images beside all levels of their features."""
-        roots, records = self.params.prepare.roots, self.manifest.records
-        painter = Painter(reader, records)
+        painter = Painter(reader, self.manifest.records)
         known = list(painter.records.values())
         if not known:
             raise StoreIncompleteError(
-                f"{reader.header.files.url} has no image of the manifest and the params as they "
-                "are now: run `ssr embed`"
+                f"{reader.header.files.url} has no image of {MANIFEST} as it is now"
             )
         pictures = []
         for record in known[:: max(1, len(known) // PICTURES)][:PICTURES]:
-            image_id, photo = record.image_id, read_photo(record, roots[record.domain])
-            painted = [painter.paint(image_id, level) for level in reader.header.levels]
-            levels = [_uri(Image.fromarray(each), "PNG") for each in painted]
-            pictures.append((image_id, _uri(Image.fromarray(photo), "JPEG"), levels))
+            photo = read_photo(record, self.params.prepare.roots[record.domain])
+            levels = [painter.paint(record.image_id, level) for level in reader.header.levels]
+            photo_uri = _uri(Image.fromarray(photo), "JPEG")
+            level_uris = [_uri(Image.fromarray(each), "PNG") for each in levels]
+            pictures.append((record.image_id, photo_uri, level_uris))
         return pictures
 
     def student(self) -> dict[str, Any]:
         """What is noted beside the student, and what the params ask for now."""
-        inside = self.run.is_dir()
-        card = read_card(student_folder(self.run, "student") if inside else self.run / "student")
+        card = read_card(student_folder(self.run, "student"))
         recipe = card.meta.get("recipe") or {}
         asked = self.params.train.model_dump(mode="json", exclude=INCIDENTAL)
         return {
@@ -209,9 +188,7 @@ class _Run:
             "recipe": recipe,
             "changed": [
                 f"train.{key}: {value} is asked for, {other} when it was trained"
-                for key, value, other in differences(
-                    asked, {"distill": None, "restyled": None} | recipe
-                )
+                for key, value, other in differences(asked, recipe)
                 if key not in ("init", "student.weights")  # folders of a machine
             ],
         }
@@ -225,7 +202,6 @@ class _Run:
         return columns
 
     def results(self) -> dict[str, Any]:
-        """The last evaluation."""
         scores, plain = read_scores(self.run), ONCE.model_dump(mode="json")
         inference = scores.inference.items()
 
@@ -235,17 +211,11 @@ class _Run:
             rows = zip(classes, shares.tolist(), strict=True)
             return {"classes": classes, "rows": [row for row in rows if any(row[1])]}
 
-        def pictures() -> list[tuple[str, ...]]:
-            return [
-                (image_id, *(_uri(each, kind) for each, kind in zip(three, KINDS, strict=True)))
-                for image_id, three in read_pictures(self.run).items()
-            ]
-
         return {
             "scores": scores,
             "inference": [f"{key} {value}" for key, value in inference if plain.get(key) != value],
             "confusion": Part.of(confusion),
-            "pictures": Part.of(pictures),
+            "pictures": Part.of(lambda: _pictures(self.run)),
         }
 
     def comparison(self, folders: Sequence[Path]) -> dict[str, Any]:
@@ -253,28 +223,13 @@ class _Run:
         runs = read_runs(folders if self.run in folders else [*folders, self.run])
         here = next(n for n, each in enumerate(runs) if each.folder == self.run)
         this, other = runs[here], runs[here - 1 if here else 1]
-        drawn, others = read_pictures(self.run), read_pictures(other.folder)
+        drawn, others = _pictures(self.run), _pictures(other.folder)
         common = [image_id for image_id in drawn if image_id in others]
-        rows = [
-            (
-                image_id,
-                *(_uri(each, kind) for each, kind in zip(drawn[image_id], KINDS, strict=True)),
-                _uri(others[image_id][2], "PNG"),
-            )
-            for image_id in common[:: -(-len(common) // COMPARED_PICTURES) or 1]
-        ]
-        measured = read_columns(self.run / "validation.csv")
-        branch = [measured.get(name) for name in ("enhanced", "wrong_teacher")]
-        return {
-            "runs": runs,
-            "this": this,
-            "other": other,
-            "pictures": rows,
-            "branch": [of[max(of)] for of in branch if of] if all(branch) else None,
-        }
+        some = common[:: -(-len(common) // COMPARED_PICTURES) or 1]
+        rows = [(image_id, *drawn[image_id], others[image_id][2]) for image_id in some]
+        return {"runs": runs, "this": this, "other": other, "pictures": rows}
 
     def costs(self) -> list[Cost]:
-        """Time, memory and versions of each stage, in the order of their work."""
         folders = dict.fromkeys(("prepare", "restyle", "embed", "label"), MANIFEST.parent)
         folders |= dict.fromkeys(("train", "evaluate"), self.run)
         found = [cost_of(stage, folder) for stage, folder in folders.items()]
@@ -400,6 +355,14 @@ def chart_of(columns: Mapping[str, Mapping[float, float]], names: Sequence[str])
         lines.append((name.replace("_", " "), list(zip(*xy, strict=True)), f"{points[1, -1]:.4g}"))
     x_ticks, y_ticks = (list(zip(*pair, strict=True)) for pair in zip(places, texts, strict=True))
     return {"lines": lines, "x_ticks": x_ticks, "y_ticks": y_ticks}
+
+
+def _pictures(run: Path) -> dict[str, list[str]]:
+    """Encode the pictures of an evaluation: image id -> image, label and prediction."""
+    return {
+        image_id: [_uri(image, "JPEG"), _uri(label, "PNG"), _uri(prediction, "PNG")]
+        for image_id, (image, label, prediction) in read_pictures(run).items()
+    }
 
 
 def _uri(image: Image.Image, kind: str) -> str:

@@ -17,6 +17,7 @@ from tests.pipeline.repository import environment
 from tests.pipeline.workplace import (
     REPOSITORY,
     SMALLEST,
+    add_photo,
     change_params,
     demand,
 )
@@ -98,20 +99,12 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def drawn(index: int, style: Style) -> tuple[Any, Any]:
-    return draw(seed=1, index=index, style=style, size_px=SIZE)
-
-
 def test_your_own_data(empty: Path) -> None:
     mine, theirs = empty / "mine", empty / "theirs"
     for index in range(3):
-        image, label = drawn(index, "day")
-        save(mine / "train" / "images" / f"{index}.png", image)
-        save(mine / "train" / "labels" / f"{index}.png", label % 6)
-        image, label = drawn(index + 3, "dusk")
-        save(theirs / "train" / "images" / f"{index}.png", image)
-        save(theirs / "val" / "images" / f"{index}.png", image[:, ::-1])
-        save(theirs / "val" / "labels" / f"{index}.png", (label % 6)[:, ::-1])
+        add_photo(mine / "train", index, "day")
+        add_photo(theirs / "train", index + 3, "dusk")
+        add_photo(theirs / "val", index + 6, "dusk")
     typed(block_with("ssr init --preset folders"), **{"/data/mine": mine, "/data/theirs": theirs})
     typed(block_with("dvc repro"))
     assert Path("runs/report.html").is_file()
@@ -119,12 +112,12 @@ def test_your_own_data(empty: Path) -> None:
 
 def test_the_papers_setting(empty: Path) -> None:
     for index in range(3):
-        save(empty / "data/gta5/images" / f"{index:05d}.png", drawn(index, "day")[0])
+        add_photo(empty / "data/gta5", index, "day")
         save_paletted(empty / "data/gta5/labels" / f"{index:05d}.png", ids(7, 26, 11, size=SIZE))
     for split, city in (("train", "aachen"), ("train", "ulm"), ("val", "lindau")):
         frame = f"{city}_000000_000019"
         image = empty / f"data/cityscapes/leftImg8bit/{split}/{city}/{frame}_leftImg8bit.png"
-        save(image, drawn(len(city), "dusk")[0])
+        save(image, draw(seed=1, index=len(city), style="dusk", size_px=SIZE)[0])
         label = empty / f"data/cityscapes/gtFine/{split}/{city}/{frame}_gtFine_labelIds.png"
         save(label, ids(7, 26, 11, size=SIZE))
     typed(block_with("ssr init --preset gta5-to-cityscapes"))
@@ -132,17 +125,9 @@ def test_the_papers_setting(empty: Path) -> None:
 
 
 def test_arms_are_compared(empty: Path) -> None:
-    photos = empty / "camvid"
-    splits: dict[str, tuple[Style, range]] = {
-        "day_train": ("day", range(6)),
-        "day_val": ("day", range(6, 8)),
-        "dusk_train": ("dusk", range(8, 14)),
-        "dusk_val": ("dusk", range(14, 16)),
-    }
-    for split, (style, indices) in splits.items():
-        for index in indices:
-            image, label = drawn(index, style)
-            save(photos / split / "images" / f"{index}.jpg", image)
-            save(photos / split / "labels" / f"{index}.png", label)
-    typed(block_with("for arm in source-only"), DIR=photos)
+    for index in range(16):
+        split = "train" if index % 8 < 6 else "val"
+        style: Style = "day" if index < 8 else "dusk"
+        add_photo(empty / "camvid" / f"{style}_{split}", index, style)
+    typed(block_with("for arm in source-only"), DIR=empty / "camvid")
     assert {path.parent.name for path in empty.glob("runs/*/metrics.json")} == {"daformer", "ssr"}

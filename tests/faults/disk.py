@@ -27,24 +27,10 @@ class Disk:
         """Change its size, or whether it can be written."""
         _mount("-o", f"remount,{options}", str(self.folder))
 
-    def fill(self) -> None:
-        """Leave no page free."""
-        with (self.folder / "in the way").open("wb", buffering=0) as file:
-            while True:
-                try:
-                    file.write(bytes(PAGE_BYTES))
-                except OSError:
-                    return
-
 
 @contextmanager
 def small_disk(folder: Path, options: str) -> Iterator[Disk]:
-    """Mount a tmpfs over a folder; skip the test where nobody lets us mount one.
-
-    Args:
-        folder: Is made where it is missing.
-        options: Of the mount, for instance `size=8k`.
-    """
+    """Mount a tmpfs over a folder; skip the test where nobody lets us mount one."""
     folder.mkdir(parents=True, exist_ok=True)
     if obstacle := _why_not_mount():
         pytest.skip(f"needs a tmpfs of its own: {obstacle}")

@@ -1,13 +1,12 @@
 """Weight files as people publish them: taken as the plain ones, or refused by what they hold."""
 
 import errno
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -18,34 +17,15 @@ from stages.embed.teachers.encoder import Encoder
 from stages.embed.teachers.sam_encoder import (
     PREFIX,
     draw_encoder,
-    hash_weights,
     load_encoder,
     read_weights,
 )
 from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from stages.student.weights import load_backbone, to_segformer
 from store.errors import CheckpointError
-from tests.pipeline.workplace import REPOSITORY
 from tests.student.test_weights import assert_equal, backbone, official_mit
 
-GENERATOR = REPOSITORY.parent / "shared" / "faults" / "checkpoints_sam.py"
 TINY = ARCHITECTURES["tiny"]
-
-TAKEN = ("sam_model.pth", "sam_module.pth", "sam_lightning.ckpt", "sam.safetensors")
-REFUSED = {
-    "sam_nan.pth": r"sam_nan\.pth: .*lin1\.weight holds values that are not finite",
-    "sam_numpy.pth": r"holds other Python objects \(numpy\S*scalar\).* save its state_dict alone",
-}
-
-# It imports modules by the names that they had when it was written.
-_RUN_GENERATOR = """
-import runpy, sys
-import stages.embed.teachers.sam_sizes, stages.embed.teachers.sam_encoder
-sys.modules["stages.embed.architectures"] = stages.embed.teachers.sam_sizes
-sys.modules["stages.embed.teacher"] = stages.embed.teachers.sam_encoder
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 Table = Mapping[str, Tensor]
 
@@ -58,31 +38,24 @@ def teacher(path: Path) -> Encoder:
     return Encoder(load_encoder(TINY, path), TINY.side_px, torch.device("cpu"), "float32")
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not GENERATOR.is_file():
-        pytest.skip(f"{GENERATOR} is not there: the generators are no part of the repository")
-    out = tmp_path_factory.mktemp("published")
-    command = [sys.executable, "-c", _RUN_GENERATOR, str(GENERATOR), str(out)]
-    subprocess.run(command, check=True, cwd=REPOSITORY)
-    return out
-
-
-def test_every_published_checkpoint_is_taken_as_the_plain_one_or_refused(published: Path) -> None:
-    plain, tiles = teacher(published / "sam_plain.pth"), torch.randn(1, 3, 256, 256)
-    taken = {"sam_plain.pth", "sam_hf.safetensors", *TAKEN}
-    assert {path.name for path in published.iterdir()} == {*taken, *REFUSED}
-    for name in taken:
-        other = teacher(published / name)
-        hashes = {hash_weights(each.network.state_dict()) for each in (other, plain)}
-        assert len(hashes) == 1, name
-        assert torch.equal(
-            other.encode(tiles, ["stride8"])["stride8"], plain.encode(tiles, ["stride8"])["stride8"]
-        ), name
-    for name, says in REFUSED.items():
-        with pytest.raises(CheckpointError, match=says) as refused:
-            read_weights(published / name)
-        assert "\n" not in str(refused.value)
+@pytest.mark.parametrize(
+    ("stowaway", "says"),
+    [
+        (torch.full((TINY.width,), torch.nan), "norm1.weight holds values that are not finite"),
+        (
+            np.float64(1),
+            r"holds other Python objects \(numpy\S*scalar\).* save its state_dict alone",
+        ),
+    ],
+)
+def test_what_is_no_finite_tensor_is_refused_in_one_line(
+    stowaway: object, says: str, tmp_path: Path
+) -> None:
+    weights = behind(PREFIX, draw_encoder(TINY, 1).state_dict())
+    torch.save({**weights, f"{PREFIX}blocks.0.norm1.weight": stowaway}, tmp_path / "sam.pth")
+    with pytest.raises(CheckpointError, match=says) as refused:
+        read_weights(tmp_path / "sam.pth")
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,11 @@ DEADLINE_S = 300.0
 
 @dataclass(frozen=True)
 class Repro:
-    """What a `dvc repro` did.
-
-    Attributes:
-        code: Exit code.
-        ran: Stages that ran, in order.
-        skipped: Stages that DVC found unchanged.
-        out: All that it printed.
-        err: All that it complained of.
-    """
+    """What a `dvc repro` did."""
 
     code: int
     ran: list[str]
-    skipped: list[str]
+    skipped: list[str]  # which DVC found unchanged
     out: str
     err: str
 
@@ -79,22 +71,39 @@ def demand_repro(folder: Path, *targets: str) -> Repro:
 
 def kill_repro(folder: Path, when: Callable[[], bool]) -> None:
     """Start `dvc repro` and kill -9 all of its processes as soon as something is the case."""
+    signalled(["dvc", "repro"], when, signal.SIGKILL, cwd=folder, env=environment(folder))
+
+
+def signalled(
+    command: Sequence[str | Path],
+    when: Callable[[], bool],
+    number: signal.Signals,
+    *,
+    env: Mapping[str, str],
+    cwd: Path | None = None,
+) -> tuple[int, str]:
+    """Send a command and all that it started a signal when it is time; return code and stderr."""
     deadline = time.monotonic() + DEADLINE_S
     with subprocess.Popen(
-        ["dvc", "repro"],
-        cwd=folder,
-        env=environment(folder),
+        command,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # its own process group: it and all that it starts
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # its own process group
+        env=env,
+        cwd=cwd,
     ) as started:
         try:
             while not when():
-                assert started.poll() is None, "dvc repro ended before it could be killed"
-                assert time.monotonic() < deadline, "the moment to kill did not come"
+                assert started.poll() is None, "it ended before its moment came"
+                assert time.monotonic() < deadline, "the moment did not come"
                 time.sleep(0.002)
+            os.killpg(started.pid, number)
+            _, said = started.communicate(timeout=DEADLINE_S)
         finally:
-            os.killpg(started.pid, signal.SIGKILL)
+            if started.poll() is None:
+                os.killpg(started.pid, signal.SIGKILL)
+    return started.returncode, said
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -47,8 +47,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("compare")
     for index, split in enumerate(("day_train", "day_train", "day_val", "dusk_train", "dusk_val")):
         add_photo(folder / "camvid" / split, index, "dusk" if "dusk" in split else "day")
-    untrained = ("-S", "embed.teacher.weights=random")
-    done = compare(folder, *STEPS, *untrained, *ARMS)
+    done = compare(folder, *STEPS, *ARMS)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -58,8 +57,7 @@ def test_a_second_call_trains_and_measures_nothing_again(compared: tuple[Path, s
     folder, said = compared
     before = times(folder / "out" / "runs"), times(folder / "out" / "data" / "features")
     plan = (folder / "out" / "plan.json").read_bytes()
-    untrained = ("-S", "embed.teacher.weights=random")
-    done = compare(folder, *STEPS, *untrained, *ARMS)
+    done = compare(folder, *STEPS, *ARMS)
     assert done.stdout == said, done.stderr
     assert (times(folder / "out" / "runs"), times(folder / "out" / "data" / "features")) == before
     assert (folder / "out" / "plan.json").read_bytes() == plan
@@ -78,7 +76,7 @@ def test_a_variant_trains_on_its_own_images(compared: tuple[Path, str]) -> None:
     assert "| dusky | " in said
     assert list((folder / "out" / "data-dusky" / "restyled").rglob("*.png"))
     changed = (*ARMS[:-1], RESTYLED[1].replace("strength: 1", "strength: 0.5"))
-    done = compare(folder, *STEPS, "-S", "embed.teacher.weights=random", *changed)
+    done = compare(folder, *STEPS, *changed)
     assert (done.returncode, "was made with other values" in done.stderr) == (2, True)
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from stages.prepare.datasets.drawn import DRAWN
 from stages.student.saved import Card
-from tests.pipeline.workplace import demand, ssr
+from tests.pipeline.mistakes import assert_refused
+from tests.pipeline.workplace import demand
 from tests.train.example import train_config
 
 
@@ -59,9 +60,7 @@ def test_what_was_measured_in_another_way_is_not_compared(
 ) -> None:
     path = Path(runs[1], "metrics.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    ended = ssr("compare", *runs)
-    assert ended.code == 2
-    assert "in another way than runs/daformer" in ended.err
+    assert_refused(f"compare {' '.join(runs)}", "in another way than runs/daformer")
 
 
 def test_a_student_that_was_trained_since_is_not_spoken_for(runs: tuple[str, str]) -> None:

@@ -47,11 +47,6 @@ FAULTS: dict[str, Mistake] = {
         ("train.student.weights: weights/mit_b0.pth", "does not exist", "correct the path"),
         leave_it,
     ),
-    "no student to start from": (
-        "train.init=runs/warm/student",
-        ("runs/warm/student/config.json", "missing", "ssr train"),
-        leave_it,
-    ),
     "shard deleted": (
         "",
         ("shard 1 of stride8", "data/features/target/", "ssr embed"),

@@ -7,11 +7,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import INDEX, MANIFEST, RESTYLED, RUN, START
-from pipeline.params import Params
-from pipeline.report import REPORT
 from stages.train.monitor import COLUMNS, HEALTH_COLUMNS, VALIDATION_COLUMNS
-from store.index import labels_beside
 from tests.pipeline.repository import Repro, demand_repro, make_repository, repro
 from tests.pipeline.workplace import (
     PHOTOS,
@@ -60,35 +56,6 @@ def written(folder: Path, before: dict[str, int]) -> list[str]:
     return [re.sub(r"/\w{8}\.zarr/", "/", name) for name in new]
 
 
-def trained(folder: Path) -> dict[str, int]:
-    """When each file of training was written."""
-    names = ("checkpoint.pt", "curves.csv", "student/model.safetensors", "student/config.json")
-    return {name: (folder / "runs" / name).stat().st_mtime_ns for name in names}
-
-
-def test_dvc_knows_the_files_that_the_pipeline_knows() -> None:
-    stages = DVC["stages"]
-    assert list(stages) == ALL
-    commands = [stage["cmd"].partition(" --")[0] for stage in stages.values()]
-    assert commands == [f"ssr {name}".replace("start", "train") for name in ALL]
-    declared = {
-        path
-        for stage in stages.values()
-        for kind in ("outs", "plots", "metrics")
-        for entry in stage.get(kind, ())
-        for path in (entry if isinstance(entry, dict) else [entry])
-    }
-    curves = ("curves.csv", "health.csv", "validation.csv")
-    pictures = ("pictures", "confusion.png", REPORT)
-    results = ("student", "metrics.json", *curves, "per_class.csv", "confusion.csv", *pictures)
-    inputs = (MANIFEST, RESTYLED, INDEX, labels_beside(INDEX), START)
-    assert declared == {*map(str, inputs), *(str(RUN / name) for name in results)}
-    for stage in stages.values():
-        code = [path for path in stage.get("deps", ()) if path not in declared]
-        assert all((REPOSITORY / path).exists() for path in code)
-        assert all(key.split(".")[0] in Params.model_fields for key in stage["params"])
-
-
 def test_dvc_plots_columns_that_there_are() -> None:
     columns = {
         "runs/curves.csv": COLUMNS,
@@ -120,12 +87,16 @@ def test_the_first_repro_runs_everything_without_a_warning(first: tuple[Path, Re
 
 
 def test_a_second_repro_only_checks(repository: Path) -> None:
-    content, features, training = stored(repository), shards(repository), trained(repository)
+    content, features, training = (
+        stored(repository),
+        shards(repository),
+        times(repository / "runs" / "student"),
+    )
     done = demand_repro(repository)
     assert (done.ran, done.skipped) == (CHECKS, COSTLY)
     assert stored(repository) == content
     assert shards(repository) == features
-    assert trained(repository) == training
+    assert times(repository / "runs" / "student") == training
 
 
 def test_changed_parameters_make_their_own_stage_out_of_date(repository: Path) -> None:
@@ -158,13 +129,17 @@ def test_changing_training_reruns_training_and_evaluation_only(repository: Path)
 
 
 def test_a_deleted_shard_is_healed_without_training_again(repository: Path) -> None:
-    content, features, training = stored(repository), shards(repository), trained(repository)
+    content, features, training = (
+        stored(repository),
+        shards(repository),
+        times(repository / "runs" / "student"),
+    )
     (the_store("target", repository) / "stride8" / "c.0.0.0.0").unlink()
     done = demand_repro(repository)
     assert (done.ran, done.skipped) == (CHECKS, COSTLY)
     assert written(repository, features) == ["target/stride8/c.0.0.0.0"]
     assert stored(repository) == content
-    assert trained(repository) == training
+    assert times(repository / "runs" / "student") == training
 
 
 def test_an_added_image_embeds_one_shard_only(repository: Path) -> None:

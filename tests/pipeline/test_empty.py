@@ -1,9 +1,6 @@
-"""Every command says what comes first where there is nothing yet, in one line, and writes nothing.
+"""Every command says what comes first where there is nothing yet, and writes nothing."""
 
-The first table is of an empty folder, the second of one where `ssr init` was run, the third of one
-where `ssr prepare` was run as well.
-"""
-
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -66,28 +63,25 @@ AFTER_PREPARE = {
 }
 
 
+PLACES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "an empty folder": EMPTY,
+    "after init": AFTER_INIT,
+    "after prepare": AFTER_PREPARE,
+}
+
+
 def test_the_table_has_every_command_that_needs_something() -> None:
     assert {words.split()[0] for words in EMPTY} == COMMANDS.keys() - {"init"}
 
 
-@pytest.mark.parametrize("words", EMPTY)
-def test_in_an_empty_folder_a_command_says_what_comes_first(
-    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert_refused(words, *EMPTY[words])
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("words", AFTER_INIT)
-def test_after_init_a_command_says_what_comes_first(words: str, workplace: Path) -> None:
-    assert_refused(words, *AFTER_INIT[words])
-    assert [path.name for path in workplace.iterdir()] == ["params.yaml"]
-
-
-@pytest.mark.parametrize("words", AFTER_PREPARE)
-def test_after_prepare_a_command_says_what_comes_first(words: str, workplace: Path) -> None:
-    demand("prepare")
-    assert_refused(words, *AFTER_PREPARE[words])
-    assert not (workplace / "runs").exists()
-    assert not (workplace / "data" / "features").exists()
+@pytest.mark.parametrize(
+    ("place", "words"), [(place, words) for place, table in PLACES.items() for words in table]
+)
+def test_a_command_says_what_comes_first(place: str, words: str, workplace: Path) -> None:
+    if place == "an empty folder":
+        Path("params.yaml").unlink()
+    if place == "after prepare":
+        demand("prepare")
+    before = set(workplace.rglob("*"))
+    assert_refused(words, *PLACES[place][words])
+    assert set(workplace.rglob("*")) == before

@@ -13,9 +13,8 @@ import typer.core
 from PIL import Image
 
 from pipeline.cli import app
-from pipeline.params import load_params
 from tests.pipeline.test_handover import official_checkpoint
-from tests.pipeline.workplace import REPOSITORY, SMALLEST, ssr, the_store, write_params
+from tests.pipeline.workplace import REPOSITORY, ssr, the_store
 
 GROUP = typer.main.get_command(app)
 assert isinstance(GROUP, typer.core.TyperGroup)
@@ -57,15 +56,6 @@ def test_help_imports_nothing_heavy() -> None:
         text=True,
     )
     assert HEAVY & set(done.stdout.split()) == set()
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_an_example_can_be_typed(command: str, tmp_path: Path) -> None:
-    name, *words = example(command)
-    assert name == command
-    given = COMMANDS[command].make_context(name, words).params
-    write_params(tmp_path, SMALLEST)
-    load_params(tmp_path / "params.yaml", given.get("overrides", ()))
 
 
 @pytest.mark.slow

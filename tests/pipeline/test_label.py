@@ -7,7 +7,7 @@ import pytest
 
 from tests.pipeline.mistakes import assert_refused
 from tests.pipeline.test_verify import flip_a_bit
-from tests.pipeline.workplace import change_params, demand, ssr, stored
+from tests.pipeline.workplace import change_params, demand, stored
 
 ARM = {
     "train.self_training.labels": "store",
@@ -26,10 +26,8 @@ def test_an_arm_is_embedded_labelled_trained_and_measured(workplace: Path) -> No
     change_params(workplace, ARM)
     for command in ("prepare", "embed"):
         demand(command)
-    refused = ssr("train")
-    assert refused.code == 2
-    assert (
-        "data/labels.json: there are no labels from the store yet; run `ssr label`" in refused.err
+    assert_refused(
+        "train", "data/labels.json: there are no labels from the store yet; run `ssr label`"
     )
     assert "6 labelled now" in demand("label")
     before = stored(workplace)

@@ -4,9 +4,7 @@ import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
@@ -16,9 +14,9 @@ import torch
 from typer.core import TyperGroup
 
 from pipeline.cli import INTERRUPTED
+from tests.pipeline.repository import signalled
 from tests.pipeline.workplace import change_params, demand, ssr, times
 
-DEADLINE_S = 120.0
 MANY = 40
 """Images of a domain, or steps: enough that none is done before it is interrupted."""
 
@@ -36,27 +34,10 @@ def _python_s_own_interrupt() -> Iterator[None]:
 
 def interrupt(words: str, when: Callable[[], bool]) -> str:
     """Start `ssr` as a shell does, press Ctrl-C when it is time; return the last line."""
-    command = Path(sys.executable).with_name("ssr")
-    deadline = time.monotonic() + DEADLINE_S
-    with subprocess.Popen(
-        [command, *shlex.split(words)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # a terminal interrupts the command and all that it started
-    ) as started:
-        try:
-            while not when():
-                assert started.poll() is None, "it ended before it could be interrupted"
-                assert time.monotonic() < deadline, "the moment to interrupt did not come"
-                time.sleep(0.002)
-            os.killpg(started.pid, signal.SIGINT)
-            _, said = started.communicate(timeout=DEADLINE_S)
-        finally:
-            if started.poll() is None:
-                os.killpg(started.pid, signal.SIGKILL)
-    assert started.returncode == INTERRUPTED, said
+    command: list[str | Path] = [Path(sys.executable).with_name("ssr"), *shlex.split(words)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    code, said = signalled(command, when, signal.SIGINT, env=environment)
+    assert code == INTERRUPTED, said
     return said.splitlines()[-1]
 
 

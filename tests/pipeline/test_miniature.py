@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.miniature.arms import ARMS, BASELINE, FROM_NOTHING, folder_of
-from benchmarks.miniature.place import Place
+from benchmarks.miniature.arms import ARMS, BASELINE, folder_of
 from benchmarks.miniature.plot import plot
 from benchmarks.miniature.tables import difference_table
 from benchmarks.miniature.vit import write_vit
 from benchmarks.tables import arm_table, class_table
 from examples.drawn import TEACHER
-from pipeline.init import write_preset
 from stages.embed.teachers.sam_encoder import fuse_attention, load_encoder
 from stages.embed.teachers.sam_sizes import ARCHITECTURES
 from stages.student.rein_vfm import FrozenViT
@@ -49,27 +47,6 @@ def test_rein_refines_the_blocks_of_the_drawn_worlds_teacher(tmp_path: Path) -> 
         for run, tokens in zip(frozen.runners(frozen.blocks, grid), expected, strict=True):
             hidden = run(hidden)
             torch.testing.assert_close(hidden, tokens.flatten(1, 2), rtol=0, atol=1e-5)
-
-
-def test_rein_and_its_controls_train_alike_from_nothing(tmp_path: Path) -> None:
-    write_preset("drawn", tmp_path / "params.yaml", arm="ssr", roots={})
-    place = Place(tmp_path, "val")
-    runs = [place.run(name, 1, 7) for name, arm in FROM_NOTHING.items() if arm.world == "enlarged"]
-    kept = {}
-    for run in runs:
-        train = run.params.train
-        assert train.init is None
-        rein = train.student.rein
-        assert rein is not None
-        kept[rein.tune] = train.model_copy(
-            update={
-                "student": train.student.model_copy(update={"rein": None}),
-                "optimizer": train.optimizer.model_copy(update={"lr": 0, "head_lr_factor": 0}),
-            }
-        )
-    assert kept == dict.fromkeys(("tokens", "none", "lora", "all"), kept["tokens"])
-    learnt = {run.params.train.optimizer.lr for run in runs}
-    assert sorted(learnt) == [1e-4, 1e-3]
 
 
 def miniature(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

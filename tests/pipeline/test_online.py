@@ -14,7 +14,6 @@ from tests.pipeline.workplace import (
     demand,
     enter_copy,
     made,
-    ssr,
     the_store,
 )
 
@@ -59,7 +58,6 @@ def test_where_crop_and_tile_coincide_the_crop_is_the_same_to_float16(domain: st
     assert rows["crop", "stride8"]["crops"] == 3
 
 
-@pytest.mark.usefixtures("there")
 def test_stored_flips_and_components_are_those_of_the_teacher_and_repaired_if_damaged(
     squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,13 +115,11 @@ def test_features_of_the_wrong_image_are_noticed(monkeypatch: pytest.MonkeyPatch
 def test_without_self_training_the_target_has_no_crops() -> None:
     alone = ("-S", "train.self_training=null", "-S", "train.regularizer.on=[source]")
     assert {kind for kind, _ in online("source", *alone)} == {"crop", "flip"}
-    outcome = ssr("verify", str(the_store("target")), "--online", "1", *alone)
-    assert outcome.code == 2
-    assert "draws no crops of the target" in outcome.err
+    target = f"verify {the_store('target')} --online 1 {' '.join(alone)}"
+    assert_refused(target, "draws no crops of the target")
 
 
 @pytest.mark.usefixtures("there")
 def test_another_teacher_than_the_stores_is_refused() -> None:
-    outcome = ssr("verify", str(the_store("source")), "--online", "1", "-S", "embed.teacher.seed=9")
-    assert outcome.code == 2
-    assert "was made with another teacher" in outcome.err
+    command = f"verify {the_store('source')} --online 1 -S embed.teacher.seed=9"
+    assert_refused(command, "was made with another teacher")

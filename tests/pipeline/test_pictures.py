@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from store.read import FeatureReader
-from tests.pipeline.workplace import demand, ssr, the_store
+from tests.pipeline.mistakes import assert_refused
+from tests.pipeline.workplace import demand, the_store
 
 
 @pytest.mark.usefixtures("photos")
@@ -24,12 +25,9 @@ def test_the_picture_shows_the_photo_and_every_level() -> None:
 
 @pytest.mark.usefixtures("photos")
 def test_an_unknown_image_is_refused_with_some_that_are_known() -> None:
-    outcome = ssr(
-        "inspect", str(the_store("source")), "--image", "source/train/x", "--png", "a.png"
-    )
-    assert outcome.code == 2
-    assert "its 6 images begin with source/train/" in outcome.err
-    assert ssr("inspect", str(the_store("source")), "--image", "source/train/x").code == 2
+    command = f"inspect {the_store('source')} --image source/train/x"
+    assert_refused(f"{command} --png a.png", "its 6 images begin with source/train/")
+    assert_refused(command, "--image needs --png")
     assert not Path("a.png").exists()
 
 

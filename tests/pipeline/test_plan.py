@@ -1,6 +1,7 @@
 """`ssr plan`: the estimate against a real run, and what an encoder costs."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,22 +56,10 @@ def paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Para
 
 
 def records(domain: Domain, count: int, size_px: tuple[int, int]) -> list[ImageRecord]:
-    return [
-        ImageRecord(
-            image_id=f"{domain}/train/images/{number:05d}",
-            domain=domain,
-            split="train",
-            image=f"images/{number:05d}.png",
-            label=None,
-            raw_size_px=size_px,
-            resized_size_px=size_px,
-            working_size_px=size_px,
-            sha256=f"{number:064x}",
-            class_pixels=None,
-            label_sha256=None,
-        )
-        for number in range(count)
-    ]
+    sizes = (size_px, size_px, size_px)
+    one = ImageRecord("", domain, "train", "", None, *sizes, "0" * 64, None, None)
+    names = (f"images/{number:05d}" for number in range(count))
+    return [replace(one, image_id=f"{domain}/train/{name}", image=f"{name}.png") for name in names]
 
 
 def planned(*overrides: str) -> list[LevelPlan]:
@@ -102,7 +91,8 @@ def test_tiles_are_counted_as_they_are_encoded(monkeypatch: pytest.MonkeyPatch) 
 def test_the_papers_setting_needs_what_its_arithmetic_says(paper: Callable[..., Params]) -> None:
     images = (*records("source", 24_966, (704, 1280)), *records("target", 2_975, (512, 1024)))
     project = Project(paper())
-    Manifest(CITYSCAPES_19, images, {}).write(project.workspace.manifest)
+    sources = {name: each.identity for name, each in project.params.prepare.domains.items()}
+    Manifest(CITYSCAPES_19, images, {}, sources=sources).write(project.workspace.manifest)
     plan = plan_stores(project)
     # 704x1280 is 88x160 tokens of stride 8: 2x3 tiles of 64 that share 8; 512x1024 is 64x128: 1x3
     assert sum(level.tiles for level in plan) == 24_966 * 6 + 2_975 * 3

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import proxy
-from benchmarks.proxy import Values, cost, kendall, spearman, table
+from benchmarks.proxy import Values, cost, kendall, spearman
 from stages.student.saved import save_student
 from stages.student.student import build_student
 from tests.evaluate.models import student_config
@@ -37,16 +37,6 @@ def test_correlations_are_those_of_the_textbook(
     assert spearman(score, truth) == pytest.approx(rho)
     assert kendall(score, truth) == pytest.approx(tau)
     assert cost(score, truth) == lost
-
-
-def test_the_table_says_whom_a_score_chooses_and_what_that_costs() -> None:
-    scores = [{proxy.TRUTH: t, "agreement": s} for t, s in ((20, 1), (30, 3), (25, 2), (31, 0))]
-    text = table(scores, ["a", "b", "c", "d"])
-    assert text.startswith("4 students, 20.00 to 31.00")
-    row = text.splitlines()[-1]
-    assert row.startswith("| agreement | -0.20 (-1.00 to 1.00) | 0.00 (")
-    assert "| 1.00 (0.00 to " in row
-    assert row.endswith("| b |")
 
 
 @pytest.fixture(scope="module")

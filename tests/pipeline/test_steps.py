@@ -39,8 +39,7 @@ def test_steps_of_a_job_array_make_what_one_run_makes(photos: Path) -> None:
 )
 def test_wrong_steps_are_one_line(words: str, says: str) -> None:
     outcome = ssr("embed", *words.split())
-    assert outcome.code == 2
-    assert says in outcome.err.splitlines()[-1]
+    assert (outcome.code, says in outcome.err.splitlines()[-1]) == (2, True), outcome
 
 
 def test_bad_images_are_left_out_of_the_whole_walk_and_said(photos: Path) -> None:

@@ -26,13 +26,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made(folder, {**WITH_VAL, **GUIDED}, "prepare", "embed", "train")
 
 
-def chosen(folder: Path) -> Validation:
-    params = load_params(folder / "params.yaml")
+@pytest.fixture
+def validation(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Validation:
+    monkeypatch.chdir(trained)
+    params = load_params(Path("params.yaml"))
     workspace = Workspace(MANIFEST, INDEX, params.store.location, params.prepare.roots)
-    validation, without = choose_validation(params.train, Manifest.read(MANIFEST), workspace)
-    assert validation is not None
+    chosen, without = choose_validation(params.train, Manifest.read(MANIFEST), workspace)
+    assert chosen is not None
     assert without is None
-    return validation
+    return chosen
 
 
 def branch_of(student: Student, *, reads: bool) -> AlignedBranch:
@@ -55,10 +57,8 @@ def test_every_validation_has_its_row(trained: Path) -> None:
 
 
 def test_a_branch_that_reads_nothing_loses_nothing_and_is_the_student(
-    trained: Path, monkeypatch: pytest.MonkeyPatch
+    validation: Validation,
 ) -> None:
-    monkeypatch.chdir(trained)
-    validation = chosen(trained)
     student = load_student(Path("runs/student"))[0].eval()
     deaf = validation.measure(student, branch_of(student, reads=False))
     assert deaf["enhanced"] == deaf["wrong_teacher"] == deaf["miou"]
@@ -66,11 +66,7 @@ def test_a_branch_that_reads_nothing_loses_nothing_and_is_the_student(
     assert attentive["enhanced"] != attentive["wrong_teacher"]
 
 
-def test_each_image_gets_the_features_of_another(
-    trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(trained)
-    validation = chosen(trained)
+def test_each_image_gets_the_features_of_another(validation: Validation) -> None:
     test = validation.wrong_teacher
     assert test is not None
     images, others = (

@@ -76,6 +76,12 @@ def test_images_of_other_sizes_are_said(prepare: Prepare, own_data: Path) -> Non
     assert finding.startswith("source train: 1 of 3 images have 16 times more or fewer pixels")
 
 
+def test_images_of_one_channel_among_others_are_said(prepare: Prepare, own_data: Path) -> None:
+    save(own_data / "train/images/a/1.jpg", photo(1)[..., 0])
+    (finding,) = prepare(folder_config(own_data)).findings
+    assert finding.startswith("source train: 1 of 3 images have one channel")
+
+
 def test_labels_that_look_resampled_are_said_now_and_later(
     prepare: Prepare, own_data: Path
 ) -> None:
