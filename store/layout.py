@@ -1,8 +1,7 @@
 """Bytes of a store as zarr-python writes them, metadata and shards.
 
 zarr-python encodes metadata into memory; shards are encoded here, as zarr-python copies every
-number several times. `store.lease` puts the bytes in their place: zarr-python's `LocalStore`
-neither flushes a file to the disk nor can replace a damaged shard: it reads the old one first.
+number several times. `store.lease` puts the bytes in their place.
 """
 
 # C channels, h w tokens
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from store.codec import MISSING_CODE, ZSTD_LEVEL, scale_name
+from store.codec import MISSING_CODE, ZSTD_LEVEL
 from store.fingerprint import CRC_BYTES, crc32c, sha256, with_crc32c
 from store.header import METADATA_FILE, Header, digests_json, root_attributes
 from store.ledger import LEDGER, SLOTS_FILE, ChannelStatistics, slots_json
@@ -65,12 +64,10 @@ def skeleton(header: Header) -> dict[str, bytes]:
         if spec.format > 1:
             about["channels"] = grid.channels
         if scale is not None:
-            about["decoding"] = (
-                f"code * {scale_name(level)}[channel]; {MISSING_CODE} where there is none"
-            )
-            about["coordinates"] += f" {scale_name(level)}"
+            about["decoding"] = f"code * scale_{level}[channel]; {MISSING_CODE} where there is none"
+            about["coordinates"] += f" scale_{level}"
             long_name = f"what a code of {level} is multiplied by"
-            _add_vector(group, scale_name(level), scale, (channel,), {"long_name": long_name})
+            _add_vector(group, f"scale_{level}", scale, (channel,), {"long_name": long_name})
         if upright(level) in header.bases:
             arrays = header.bases[upright(level)].arrays(upright(level))
             about["projection"] = "{1} @ (features - {0})".format(*arrays)
