@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import zarr
 from numcodecs import Zstd
+from numpy.dtypes import StringDType
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
@@ -84,7 +85,7 @@ def skeleton(header: Header) -> dict[str, bytes]:
             attributes=about,
         )
     heights, widths = np.array([slot.image.working_size_px for slot in slots], np.int32).T
-    ids = np.array([slot.image.image_id for slot in slots], dtype=object)
+    ids = np.array([slot.image.image_id for slot in slots], dtype=StringDType())
     live = np.array([slot.live for slot in slots])
     _add_vector(group, "image", ids, ("image",), {"long_name": "image id in the manifest"})
     for axis, sizes in (("height", heights), ("width", widths)):
@@ -199,14 +200,12 @@ def _add_vector(
     attributes: dict[str, str],
 ) -> None:
     """Add an array in one chunk."""
-    array = group.create_array(
+    group.create_array(
         name,
-        shape=values.shape,
-        dtype=str if values.dtype == object else values.dtype,
+        data=values,
         chunks=values.shape,
         compressors=[Crc32cCodec()],
         chunk_key_encoding=_KEYS,
         dimension_names=dimensions,
         attributes=attributes,
     )
-    array[:] = values

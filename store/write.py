@@ -5,6 +5,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 from typing import Self
 
 from store.codec import Bases, Scales
@@ -83,7 +84,6 @@ class StoreWriter:
         )
         self._images = tuple(images)
         self.header = Header(self._files, spec, (), (), {}, {})
-        self._seen: dict[tuple[str, int], ShardEntry] = {}
         self._lease: str | None = None  # its token
         self._stack = ExitStack()
 
@@ -113,11 +113,11 @@ class StoreWriter:
         except StoreError:
             slots = ()
         self.header = replace(header, slots=assign_slots(slots, self._images))
+        self._seen = cache(self.header.done)
 
     def _take_lease(self) -> None:
         with one_line_for_os_errors(self.path), ExitStack() as stack:
             self._lease = stack.enter_context(writer_lease(self._files, self.part))
-            self._seen.clear()
             self._look()  # again: others may have written until now
             if self.part == WHOLE:
                 self._files.sweep()
@@ -251,12 +251,8 @@ class StoreWriter:
                     yield ShardTask(shard, images, levels)
 
     def _done(self, level: str, shard: int) -> ShardEntry | None:
-        if (level, shard) in self._seen:
-            return self._seen[level, shard]
-        entry = self.header.done(level, shard, self.header.wanted(shard))
-        if entry is not None and self._lease is None:  # looked at once, as nothing is written
-            self._seen[level, shard] = entry
-        return entry
+        look = self._seen if self._lease is None else self.header.done  # nothing is written before
+        return look(level, shard, self.header.wanted(shard))
 
 
 def _slots_by_entries(header: Header, listed: Sequence[Slot]) -> tuple[Slot, ...]:
