@@ -2,9 +2,6 @@
 
 Whatever `store.codec`, features are rounded to float16 first, so that converting a float16 store
 gives the very bytes that embedding with the codec would have written.
-
-A store may also hold principal components of a level in place of the teacher's channels. They are
-fixed on a sample of images before the first shard is written, and lie beside the level.
 """
 
 # C channels of the teacher, N of the store, h w tokens
@@ -181,12 +178,9 @@ Bases: TypeAlias = Mapping[str, Basis]
 
 
 def fit_basis(level: str, features: Iterable[NDArray[Any]], projection: Projection) -> Basis:
-    """Find the principal components of a sample.
+    """Find the principal components of a sample, at most C of features (C, h, w), float32.
 
-    `features` are (C, h, w) of each image, float32; the projection is of at most C channels.
-
-    Raises:
-        StoreError: Features are not finite, or have fewer components than are to be whitened.
+    StoreError where features are not finite, or have fewer components than are to be whitened.
     """
     count, total, squares = 0, np.zeros(()), np.zeros(())
     with np.errstate(invalid="ignore", over="ignore"):

@@ -43,7 +43,7 @@ class LocalFiles:
     def read(self, name: str) -> bytes | None:
         """Read a whole file; None where there is none."""
         try:
-            with os.fdopen(self._open(name), "rb") as file:
+            with os.fdopen(atomic.open_regular(self.path(name), os.O_RDONLY), "rb") as file:
                 size_bytes = os.fstat(file.fileno()).st_size
                 if size_bytes > MOST_METADATA_BYTES and not name.endswith(_SHARD):
                     raise OSError(errno.EFBIG, "larger than any metadata", f"{self.url}/{name}")
@@ -54,7 +54,7 @@ class LocalFiles:
     @contextmanager
     def open(self, name: str) -> Iterator["_LocalFile"]:
         """Open a file to read parts of it."""
-        descriptor = self._open(name)
+        descriptor = atomic.open_regular(self.path(name), os.O_RDONLY)
         try:
             yield _LocalFile(f"{self.url}/{name}", descriptor)
         finally:
@@ -99,9 +99,6 @@ class LocalFiles:
                 if not Path(os.path.realpath(path)).is_relative_to(place):
                     raise OSError(errno.ELOOP, "a link leads out of the store", str(path))
         return path
-
-    def _open(self, name: str) -> int:
-        return atomic.open_regular(self.path(name), os.O_RDONLY)
 
 
 class _LocalFile:
@@ -245,9 +242,8 @@ class S3Files:
             status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
             what = " ".join(dict.fromkeys(str(part) for part in (status, code) if part))
             reason = f"the server answers {what}: {said}" if what else said
-            number = errno.EACCES if isinstance(error, PermissionError) else errno.EIO
             url = f"{self.url}/{name}".rstrip("/")
-            raise OSError(number, " ".join(reason.split()), url) from error
+            raise OSError(errno.EIO, " ".join(reason.split()), url) from error
 
 
 class _S3File:

@@ -151,8 +151,7 @@ class Header:
     def statistics(self, level: str, shards: Iterable[int]) -> ChannelStatistics | None:
         """Read the statistics of all tokens in shards that are done; None where there is no token.
 
-        Raises:
-            StoreError: They are damaged, not of so many channels, or cannot be looked at.
+        StoreError where they are damaged, or cannot be looked at.
         """
         parts = []
         for shard in shards:
@@ -182,11 +181,7 @@ def root_attributes(spec: StoreSpec) -> dict[str, Any]:
 def read_spec(files: Files) -> StoreSpec:
     """Read the specification of a store, in format 2 without its levels (`read_levels`).
 
-    Raises:
-        StoreMissingError: There is no store.
-        StoreFormatError: The store has another format.
-        StoreMismatchError: Its attributes were changed.
-        StoreError: The file of the attributes is damaged.
+    Errors as of `read_header`; StoreFormatError where the store has another format.
     """
     data = _read_file(files, ROOT_FILE)
     try:

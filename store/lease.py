@@ -97,10 +97,7 @@ def writer_lock(folder: Path, what: str) -> Iterator[None]:
     """Hold the writer's lock of a folder that is not a store; `what` is written there.
 
     `writer.lock` carries the lock and stays, empty; `writer.json` only names its holder.
-
-    Raises:
-        StoreBusyError: Another process holds the lock; the message names its pid and host.
-        StoreError: The file system knows no locks.
+    StoreBusyError, which names pid and host, where another process holds the lock.
     """
     with _named_lock(folder / "writer.lock", what, _holder_json()):
         yield
@@ -175,7 +172,7 @@ def _hold_in_folder(files: LocalFiles, part: Part) -> Iterator[str]:
                 if theirs is None or theirs == part:
                     continue
                 other = files.path(f"{LEASES}/{found}")
-                with _lock(other, _busy_by(other, _about(files, theirs))):
+                with _lock(other, partial(_busy_by, other, _about(files, theirs))):
                     # Its writer is gone; processes that wrote for it learn that by this.
                     other.with_suffix(_SUFFIX).unlink(missing_ok=True)
                     if part == WHOLE:
@@ -216,13 +213,13 @@ def _gate(files: LocalFiles) -> AbstractContextManager[None]:
         f"it wrote: let it continue or end it (a {_SUFFIX} file beside the lock names it), then "
         "run the command again"
     )
-    return _lock(path, stopped, GATE_S)
+    return _lock(path, lambda: stopped, GATE_S)
 
 
 @contextmanager
 def _named_lock(path: Path, what: str, holder: bytes) -> Iterator[None]:
     """Hold the lock of a file, and name its holder in a file beside it."""
-    with _lock(path, _busy_by(path, what)):
+    with _lock(path, partial(_busy_by, path, what)):
         try:
             atomic.write_bytes(path.with_suffix(_SUFFIX), holder)
             yield
@@ -239,8 +236,8 @@ def _busy_by(lock: Path, what: str) -> StoreBusyError:
 
 
 @contextmanager
-def _lock(path: Path, busy: StoreBusyError, timeout_s: float = 0.0) -> Iterator[None]:
-    """Hold the lock of a file, which stays; `busy` where another process holds it all the time."""
+def _lock(path: Path, busy: Callable[[], StoreBusyError], timeout_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock of a file, which stays; raise what `busy` returns where another holds it."""
     end = monotonic() + timeout_s
     with os.fdopen(atomic.open_regular(path, os.O_RDWR | os.O_CREAT), "rb") as file:
         while True:
@@ -249,7 +246,7 @@ def _lock(path: Path, busy: StoreBusyError, timeout_s: float = 0.0) -> Iterator[
                 break
             except BlockingIOError as error:
                 if monotonic() >= end:
-                    raise busy from error
+                    raise busy() from error
                 sleep(_POLL_S)
             except OSError as error:
                 if error.errno not in _NO_LOCKS:

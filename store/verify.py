@@ -21,10 +21,8 @@ UNRECORDED: Final = "has no ledger entry: its write was interrupted, or the entr
 class Damage:
     """One file that is not as it was written, or could not be looked at, and what is wrong.
 
-    Attributes:
-        file: POSIX path inside the store.
-        images: Ids of the images of its shard, which are embedded again together.
-        level, shard: None of metadata.
+    `file` is a path inside the store, `images` are those of its shard, which are embedded again
+    together; level and shard are None of metadata.
     """
 
     file: str

@@ -148,11 +148,7 @@ class StoreWriter:
         return tuple(dict.fromkeys((*self.unprojected, *self.unscaled)))
 
     def fix_scales(self, scales: Scales, bases: Bases | None = None) -> None:
-        """Record scales (C,) and bases of the levels without; they hold for ever after.
-
-        Raises:
-            StoreError: Something cannot be written.
-        """
+        """Record scales (C,) and bases of the levels without; they hold for ever after."""
         assert scales.keys() == set(self.unscaled), (scales.keys(), self.unscaled)
         if scales or bases:
             self.header = replace(

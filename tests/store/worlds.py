@@ -109,14 +109,6 @@ def flip_a_bit(store: Url, name: str, bit: int) -> None:
     held.write(name, bytes(data))
 
 
-def modified(store: Path) -> dict[str, int]:
-    return {
-        path.relative_to(store).as_posix(): path.stat().st_mtime_ns
-        for path in store.rglob("*")
-        if path.is_file() and path.suffix != ".lock"
-    }
-
-
 def assert_only_incomplete(store: Path) -> None:
     """A writer that was interrupted leaves shards that are missing, never shards that are wrong."""
     if (store / "zarr.json").exists():
