@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from store import atomic
 from store.errors import StoreError, StoreUnreadableError
 from store.files import Files, LocalFiles, Url, files_at, join
 from store.fingerprint import canonical_json, sha256, with_crc32c
@@ -50,17 +51,6 @@ def craft(store: Path, name: str, change: Callable[[Any], object]) -> None:
 def look(store: Path) -> None:
     inspect(store)
     open_dataset(store)
-
-
-def failing(sound: Callable[..., object], name: str, error: Exception) -> Callable[..., object]:
-    """Return an operation of `Files` that fails for one file."""
-
-    def fail(held: LocalFiles, wanted: str) -> object:
-        if wanted == name:
-            raise error
-        return sound(held, wanted)
-
-    return fail
 
 
 def seal(store: Path) -> None:
@@ -208,9 +198,13 @@ def test_a_frame_that_claims_another_size_is_damage(claim: int) -> None:
 def test_what_could_not_be_looked_at_is_not_called_damaged_by_any_reader(
     store: Path, error: Exception, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for operation in ("read", "open"):
-        sound = getattr(LocalFiles, operation)
-        monkeypatch.setattr(LocalFiles, operation, failing(sound, name, error))
+    def fail(path: Path, flags: int) -> int:
+        if path == store / name and flags == os.O_RDONLY:
+            raise error
+        return opened(path, flags)
+
+    opened = atomic.open_regular
+    monkeypatch.setattr(atomic, "open_regular", fail)
     if name != "zarr.json":
         report = verify(store)
         assert report.damage == ()

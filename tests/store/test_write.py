@@ -38,15 +38,6 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / SPEC.relative_path
 
 
-def test_equal_features_give_equal_bytes_in_whatever_order_shards_come(
-    tmp_path: Path, store: Path
-) -> None:
-    with StoreWriter(tmp_path / "other", SPEC, images(7), tuple(reversed(LEVELS))) as writer:
-        for task in reversed(writer.pending()):
-            writer.write_shard(task, features_of(task))
-    assert files(tmp_path / "other" / SPEC.relative_path) == files(store)
-
-
 @pytest.mark.parametrize(
     "change", [changed, lambda image: replace(image, working_size_px=(64, 64))], ids=["new", "size"]
 )
