@@ -18,9 +18,9 @@ from stages.label.stage import LabelConfig
 from stages.prepare.stage import PrepareConfig
 from stages.restyle.stage import RestyleConfig
 from stages.train.config import TrainConfig
-from store.codec import CODECS, CodecName, Projection
+from store.codec import CodecName, Projection
 from store.errors import ConfigError
-from store.files import Url, is_known, parse_url
+from store.files import Url, files_at, parse_url
 from store.spec import MOST_CHANNELS, Level
 
 LONGEST_VALUE: Final = 60
@@ -43,7 +43,7 @@ class StoreConfig(Section):
     shard_images: Annotated[int, Field(ge=1, le=1024)] = Field(
         description="Images per shard, the unit of writing and resuming."
     )
-    codec: CodecName = Field(description=f"How tokens are stored: {', '.join(CODECS)}.")
+    codec: CodecName = Field(description="How tokens are stored.")
     channels: Annotated[int, Field(ge=1, le=MOST_CHANNELS)] | None = Field(
         description="Principal components to store of each level, found on a sample of the images; "
         "null stores all channels of the teacher."
@@ -71,8 +71,7 @@ class StoreConfig(Section):
     @field_validator("url")
     @classmethod
     def _is_folder_or_s3(cls, url: str) -> str:
-        if not is_known(url):
-            raise ValueError(f"{url} is neither a folder nor s3://bucket/prefix")
+        files_at(url)  # refuses what is neither
         return url
 
 

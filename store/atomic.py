@@ -17,11 +17,7 @@ TEMPORARY_SUFFIX = ".partial"
 
 
 def open_regular(path: Path, flags: int) -> int:
-    """Open a file, and return its descriptor, to be closed by the caller.
-
-    Raises:
-        OSError: It cannot be opened, or is not a regular file: a pipe is not waited for.
-    """
+    """Open a regular file, and return its descriptor; a pipe is an OSError and not waited for."""
     descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor

@@ -1,10 +1,7 @@
 """Codecs: type, rounding and compression of a stored number, and the scales of 8 bits.
 
-Whatever `store.codec`, features are rounded to float16 first. So a store that is converted from
-float16 holds the very bytes that embedding with its codec would have written.
-
-A store may also hold principal components of a level in place of the teacher's channels. They are
-fixed on a sample of images before the first shard is written, and lie beside the level.
+Whatever `store.codec`, features are rounded to float16 first, so that converting a float16 store
+gives the very bytes that embedding with the codec would have written.
 """
 
 # C channels of the teacher, N of the store, h w tokens
@@ -12,17 +9,16 @@ fixed on a sample of images before the first shard is written, and lie beside th
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
-from typing import Annotated, Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator
 
 from store.errors import StoreError
-from store.fingerprint import CRC_BYTES, crc32c_is_sound, sha256
+from store.fingerprint import sha256
 
-CODECS: Final = ("float16", "int8", "int8-zstd")
+CodecName: TypeAlias = Literal["float16", "int8", "int8-zstd"]
+CODECS: Final = get_args(CodecName)
 """What `store.codec` can name."""
 
 EXACT: Final = "float32"
@@ -43,9 +39,6 @@ SAMPLE_IMAGES: Final = 16
 HEADROOM: Final = 1.25
 """Share of the sample's peak that fits: a clipped number costs a token more than coarser codes."""
 
-_MOST_SCALE: Final = 2.0**16
-"""Above any scale of numbers that were float16 once."""
-
 Scales: TypeAlias = Mapping[str, NDArray[np.float32]]
 """level -> (C,) float32, greater than zero"""
 
@@ -54,11 +47,7 @@ _Image = TypeVar("_Image")
 
 @dataclass(frozen=True)
 class Codec:
-    """A codec, by its name in params.yaml.
-
-    `float16` keeps the numbers as they are; `int8` keeps `round(number / scale)` with one scale per
-    channel; `int8-zstd` compresses that. `float32` is `EXACT`.
-    """
+    """A codec by its name, one of `CODECS` or `EXACT`; store/README.md says what each keeps."""
 
     name: str
 
@@ -94,38 +83,22 @@ class Codec:
     def encode(
         self, features: NDArray[Any], scale: NDArray[np.float32] | None
     ) -> tuple[NDArray[Any], int]:
-        """Turn finite features (C, ...) into stored numbers; also count those that were clipped."""
+        """Turn finite features (C, h, w) into stored numbers; count those that were clipped."""
         if scale is None:
             return np.ascontiguousarray(features, self.dtype), 0
         halves = np.ascontiguousarray(features, np.float16)
         codes = halves.astype(np.float32)
-        codes /= _along_channels(scale, halves.ndim)
+        codes /= scale[:, None, None]
         np.rint(codes, out=codes)
         clipped = int(np.count_nonzero(np.abs(codes) > HIGHEST_CODE))
         return codes.clip(-HIGHEST_CODE, HIGHEST_CODE, out=codes).astype(np.int8), clipped
 
     def decode(self, stored: NDArray[Any], scale: NDArray[np.float32] | None) -> NDArray[Any]:
-        """Turn stored numbers (C, ...), all there, into float16 if the codec is, else float32."""
+        """Turn stored numbers (C, h, w), all there, into float16 if the codec is, else float32."""
         if scale is None:
             return stored
-        numbers: NDArray[np.float32] = np.multiply(
-            stored, _along_channels(scale, stored.ndim), dtype=np.float32
-        )
+        numbers: NDArray[Any] = np.multiply(stored, scale[:, None, None], dtype=np.float32)
         return numbers
-
-
-def _along_channels(scale: NDArray[np.float32], dimensions: int) -> NDArray[np.float32]:
-    return scale.reshape(-1, *[1] * (dimensions - 1))
-
-
-def _known(name: str) -> str:
-    if name == EXACT:
-        raise StoreError(f"{EXACT} is not for features: choose from {', '.join(CODECS)}")
-    return Codec(name).name
-
-
-CodecName: TypeAlias = Annotated[str, AfterValidator(_known)]
-"""Name of a codec of features, checked where pydantic reads it."""
 
 
 def scale_sample(images: Sequence[_Image]) -> tuple[_Image, ...]:
@@ -153,30 +126,6 @@ def _require_finite(what: str, numbers: NDArray[Any]) -> None:
         raise StoreError(
             f"{what}: features are NaN, Inf or too large; check the teacher's weights and precision"
         )
-
-
-def scale_name(level: str) -> str:
-    """Return the name of the array of a level's scale."""
-    return f"scale_{level}"
-
-
-def scale_file(level: str) -> str:
-    """Return the POSIX path inside a store of the one chunk of a level's scale."""
-    return f"{scale_name(level)}/c.0"
-
-
-def parse_scale(data: bytes, channels: int) -> NDArray[np.float32] | None:
-    """Read the content of a scale's chunk; None where it is damaged."""
-    scale = _parse_floats(data, (channels,))
-    return scale if scale is not None and np.all((scale > 0) & (scale < _MOST_SCALE)) else None
-
-
-def _parse_floats(data: bytes, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
-    """Read float32 numbers and their crc32c; None where these are not the bytes of such a shape."""
-    size_bytes = 4 * prod(shape) + CRC_BYTES
-    if len(data) != size_bytes or not crc32c_is_sound(np.frombuffer(data, np.uint8)):
-        return None
-    return np.frombuffer(data[:-CRC_BYTES], "<f4").reshape(shape)
 
 
 BASIS_ARRAYS: Final = {"mean": "mean", "basis": "components", "explained": "explained"}
@@ -229,12 +178,9 @@ Bases: TypeAlias = Mapping[str, Basis]
 
 
 def fit_basis(level: str, features: Iterable[NDArray[Any]], projection: Projection) -> Basis:
-    """Find the principal components of a sample.
+    """Find the principal components of a sample, at most C of features (C, h, w), float32.
 
-    `features` are (C, h, w) of each image, float32; the projection is of at most C channels.
-
-    Raises:
-        StoreError: Features are not finite, or have fewer components than are to be whitened.
+    StoreError where features are not finite, or have fewer components than are to be whitened.
     """
     count, total, squares = 0, np.zeros(()), np.zeros(())
     with np.errstate(invalid="ignore", over="ignore"):
@@ -261,15 +207,3 @@ def fit_basis(level: str, features: Iterable[NDArray[Any]], projection: Projecti
             )
         components = components / np.sqrt(variances[::-1][: projection.channels, None])
     return Basis(*(np.ascontiguousarray(a, "<f4") for a in (mean, components, explained)))
-
-
-def parse_basis(mean: bytes, components: bytes, explained: bytes) -> Basis | None:
-    """Read the content of the chunks of its arrays; None where they are damaged."""
-    sizes = [(len(data) - CRC_BYTES) // 4 for data in (mean, explained)]
-    shapes = ((sizes[0],), (sizes[1], sizes[0]), (sizes[1],))
-    found = [
-        _parse_floats(data, shape)
-        for data, shape in zip((mean, components, explained), shapes, strict=True)
-    ]
-    arrays = [array for array in found if array is not None and np.isfinite(array).all()]
-    return Basis(*arrays) if len(arrays) == len(found) else None

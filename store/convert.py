@@ -48,9 +48,8 @@ def convert(
         )
     spec = replace(header.spec, codec=codec)
     images = header.live
-    for level in header.levels:
-        for image in images:
-            reader.place(image.image_id, level)  # all are there
+    contents = {image.image_id: image.content for image in images}
+    reader.check(levels=header.levels, images=contents, fingerprint=header.spec.fingerprint)
 
     @cache
     def require_sound(level: str, shard: int) -> None:
@@ -65,11 +64,10 @@ def convert(
 
     def read(level: str, wanted: Sequence[ImageEntry | None]) -> dict[str, NDArray[Any]]:
         features = {}
-        for image in wanted:
-            if image is not None:
-                require_sound(level, reader.place(image.image_id, level)[0])
-                size = reader.size_tok(image.image_id, level)
-                features[image.image_id] = reader.window(image.image_id, level, 0, 0, *size)
+        for image in filter(None, wanted):
+            require_sound(level, reader.place(image.image_id, level)[0])
+            size = reader.size_tok(image.image_id, level)
+            features[image.image_id] = reader.window(image.image_id, level, 0, 0, *size)
         return features
 
     with StoreWriter(stores_of(path), spec, images, header.levels) as writer:

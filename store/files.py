@@ -1,9 +1,7 @@
 """Files of stores, in a local folder or below a prefix of an S3 bucket, and the urls of both.
 
 Credentials, region and endpoint of S3 come from where AWS' own tools look for them, and go nowhere
-else. A put is atomic, and what was put is seen by every later read and listing. Requests that fail
-for a moment are tried again by botocore and s3fs: a server that never answers is given up within a
-minute (store/README.md has the numbers).
+else. A put is atomic, and what was put is seen by every later read and listing.
 """
 
 import errno
@@ -15,7 +13,7 @@ from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +43,7 @@ class LocalFiles:
     def read(self, name: str) -> bytes | None:
         """Read a whole file; None where there is none."""
         try:
-            with os.fdopen(self._open(name), "rb") as file:
+            with os.fdopen(atomic.open_regular(self.path(name), os.O_RDONLY), "rb") as file:
                 size_bytes = os.fstat(file.fileno()).st_size
                 if size_bytes > MOST_METADATA_BYTES and not name.endswith(_SHARD):
                     raise OSError(errno.EFBIG, "larger than any metadata", f"{self.url}/{name}")
@@ -56,7 +54,7 @@ class LocalFiles:
     @contextmanager
     def open(self, name: str) -> Iterator["_LocalFile"]:
         """Open a file to read parts of it."""
-        descriptor = self._open(name)
+        descriptor = atomic.open_regular(self.path(name), os.O_RDONLY)
         try:
             yield _LocalFile(f"{self.url}/{name}", descriptor)
         finally:
@@ -102,9 +100,6 @@ class LocalFiles:
                     raise OSError(errno.ELOOP, "a link leads out of the store", str(path))
         return path
 
-    def _open(self, name: str) -> int:
-        return atomic.open_regular(self.path(name), os.O_RDONLY)
-
 
 class _LocalFile:
     def __init__(self, url: str, descriptor: int) -> None:
@@ -126,19 +121,8 @@ class _LocalFile:
             yield part[: os.preadv(self._descriptor, [part.data], offset)] if len(part) else part
 
 
-class State(NamedTuple):
-    """One version of an object: its content, its tag, and how long ago it was written."""
-
-    data: bytes | None
-    tag: str
-    age: timedelta
-
-
 class S3Files:
-    """The files below a prefix of a bucket; see `Files`.
-
-    Leases are made of conditional writes (`put`); a write ends with copies.
-    """
+    """The files below a prefix of a bucket; see `Files`."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -185,12 +169,6 @@ class S3Files:
         """Delete an object unless there is none."""
         self._call("delete_object", name)
 
-    def delete_all(self, names: Sequence[str]) -> None:
-        """Delete objects in one request; one that refuses to go stays."""
-        objects = {"Objects": [{"Key": self._key(name)} for name in names]}
-        with self._os_errors(""):
-            self._fs.call_s3("delete_objects", Bucket=self._bucket, Delete=objects)
-
     def sweep(self) -> None:
         """Do nothing: an object is there as a whole or not at all."""
 
@@ -202,14 +180,14 @@ class S3Files:
         condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
         return str(self._call("put_object", name, Body=data, **condition)["ETag"])
 
-    def state(self, name: str) -> State:
-        """Read a whole object with its tag and its age by the server's clock.
+    def state(self, name: str) -> tuple[bytes | None, str, timedelta]:
+        """Read a whole object, its tag, and its age by the server's clock.
 
         Where others write meanwhile the tag is of this content, or of an earlier one.
         """
         head = self._call("head_object", name)
         now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
-        return State(self.read(name), str(head["ETag"]), now - head["LastModified"])
+        return self.read(name), str(head["ETag"]), now - head["LastModified"]
 
     def copy(self, name: str, new_name: str) -> None:
         """Write an object with the content of another, on the server, in one step."""
@@ -264,9 +242,8 @@ class S3Files:
             status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
             what = " ".join(dict.fromkeys(str(part) for part in (status, code) if part))
             reason = f"the server answers {what}: {said}" if what else said
-            number = errno.EACCES if isinstance(error, PermissionError) else errno.EIO
             url = f"{self.url}/{name}".rstrip("/")
-            raise OSError(number, " ".join(reason.split()), url) from error
+            raise OSError(errno.EIO, " ".join(reason.split()), url) from error
 
 
 class _S3File:
@@ -299,16 +276,13 @@ OpenFile: TypeAlias = _LocalFile | _S3File
 
 
 def files_at(url: Url) -> Files:
-    """Return the files at a url; nothing is looked at yet.
-
-    Raises:
-        StoreError: The url is neither local nor on S3, or S3 needs a package that is not installed.
-    """
+    """Return the files at a url, without a look; StoreError if it is neither local nor on S3."""
     if isinstance(url, Path) or "://" not in url:
         return LocalFiles(Path(url))
-    if is_known(url):
-        return S3Files(url)
-    raise StoreError(f"the store url {url} is neither a folder nor {S3}bucket/prefix: change it")
+    prefix = url.removeprefix(S3).strip("/")
+    if not url.startswith(S3) or not prefix or "?" in prefix:  # s3fs reads ?versionId=
+        raise StoreError(f"{url} is neither a folder nor {S3}bucket/prefix: change the url")
+    return S3Files(url)
 
 
 def is_name(name: str) -> bool:
@@ -329,23 +303,11 @@ def parse_url(text: str) -> Url:
 
 
 def local_path(text: str) -> Path:
-    """Turn text into a `Path`, `~` expanded.
-
-    Raises:
-        ConfigError: It begins with the home of a user that there is not.
-    """
+    """Turn text into a `Path`, `~` expanded; ConfigError where there is no such user."""
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
         raise ConfigError(f"{text}: there is no such user; write the path out") from error
-
-
-def is_known(text: str) -> bool:
-    """Tell whether text names a place that stores can be at: a folder, or a prefix on S3."""
-    if "://" not in text:
-        return True
-    prefix = text.removeprefix(S3).strip("/")
-    return text.startswith(S3) and bool(prefix) and "?" not in prefix  # s3fs reads ?versionId=
 
 
 def join(url: Url, name: str) -> Url:
@@ -376,11 +338,9 @@ def one_line_for_os_errors(url: Url) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        cure = "make room or set permissions"
+        cure = "make room, set permissions or wait for the server"
         if error.errno in _IN_THE_WAY:
             cure = "remove what is in the way"
-        elif str(url).startswith(S3):
-            cure = "wait, or check the bucket, your permissions and the network,"
         raise StoreError(
             f"cannot write {_file_of(url, error)}: {reason_of(error)}; {cure} and run the command "
             "again, it continues after the shards that are done"
@@ -412,6 +372,4 @@ def _file_of(url: Url, error: OSError | MemoryError) -> str:
 
 def reason_of(error: OSError | MemoryError) -> str:
     """Return why a file could not be looked at."""
-    if isinstance(error, MemoryError):
-        return "not enough memory"
-    return error.strerror or str(error)
+    return getattr(error, "strerror", None) or str(error) or "not enough memory"

@@ -7,20 +7,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, TypeAlias, get_args
 
-from pydantic import BaseModel, JsonValue, TypeAdapter, ValidationError
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from store.codec import (
-    BASIS_ARRAYS,
-    Bases,
-    Codec,
-    Scales,
-    parse_basis,
-    parse_scale,
-    scale_file,
-)
+from store.codec import BASIS_ARRAYS, Bases, Basis, Codec, Scales
 from store.errors import StoreError, StoreFormatError, StoreMismatchError, StoreMissingError
 from store.files import Files, one_line_for_reads
-from store.fingerprint import canonical_json, fingerprint_of, sha256
+from store.fingerprint import CRC_BYTES, canonical_json, crc32c_is_sound, fingerprint_of, sha256
 from store.ledger import (
     LEDGER,
     SLOTS_FILE,
@@ -34,7 +28,6 @@ from store.ledger import (
 )
 from store.spec import (
     LEVEL_NAME,
-    LEVELS,
     TAKEN,
     Format,
     ImageEntry,
@@ -42,8 +35,8 @@ from store.spec import (
     LevelGrid,
     StoreSpec,
     check_images,
+    levels_of_format_1,
     shard_file,
-    stride_of,
     upright,
 )
 
@@ -56,6 +49,9 @@ _METADATA: Final = re.compile(
 )
 """Names of all files that a store can have beside its shards, their ledger and `METADATA_FILE`."""
 
+_MOST_SCALE: Final = 2.0**16
+"""Above any scale of numbers that were float16 once."""
+
 _ABOUT = (
     "Features of a frozen teacher, embedded once; arrays (image, channel, y, x), NaN where there "
     "is no feature; the contract is store/README.md of ssr-offline"
@@ -66,16 +62,7 @@ Read: TypeAlias = Callable[[str], bytes | None]
 
 
 class _File(BaseModel):
-    attributes: dict[str, JsonValue]
-
-
-class _LevelAttributes(BaseModel):
-    stride_px: int
-    channels: int
-
-
-class _LevelFile(BaseModel):
-    attributes: _LevelAttributes
+    attributes: dict[str, Any]
 
 
 class _Digests(BaseModel):
@@ -84,6 +71,7 @@ class _Digests(BaseModel):
 
 
 _SPEC: Final = TypeAdapter(StoreSpec)
+_LEVEL: Final = TypeAdapter(Level)
 
 
 @dataclass(frozen=True)
@@ -163,8 +151,7 @@ class Header:
     def statistics(self, level: str, shards: Iterable[int]) -> ChannelStatistics | None:
         """Read the statistics of all tokens in shards that are done; None where there is no token.
 
-        Raises:
-            StoreError: They are damaged, not of so many channels, or cannot be looked at.
+        StoreError where they are damaged, or cannot be looked at.
         """
         parts = []
         for shard in shards:
@@ -194,11 +181,7 @@ def root_attributes(spec: StoreSpec) -> dict[str, Any]:
 def read_spec(files: Files) -> StoreSpec:
     """Read the specification of a store, in format 2 without its levels (`read_levels`).
 
-    Raises:
-        StoreMissingError: There is no store.
-        StoreFormatError: The store has another format.
-        StoreMismatchError: Its attributes were changed.
-        StoreError: The file of the attributes is damaged.
+    Errors as of `read_header`; StoreFormatError where the store has another format.
     """
     data = _read_file(files, ROOT_FILE)
     try:
@@ -211,8 +194,7 @@ def read_spec(files: Files) -> StoreSpec:
                 "version does not read: move it away and run `ssr embed`, or use the version that "
                 "wrote it"
             )
-        names = LEVELS if store_format == 1 else ()
-        levels = {name: (stride_of(name), found.get("channels")) for name in names}
+        levels = levels_of_format_1(found["channels"]) if store_format == 1 else {}
         spec = _SPEC.validate_python({**found, "levels": levels})
         fingerprint = str(found["fingerprint"])
     except (ValidationError, KeyError) as error:
@@ -247,14 +229,14 @@ def read_header(files: Files) -> Header:
     spec = spec if spec.format == 1 else replace(spec, levels=levels)
     scales, bases = read_scales(held.get, spec, levels), read_bases(held.get, spec, levels)
     header = Header(files, spec, tuple(levels), parse_slots(held[SLOTS_FILE]), scales, bases)
-    lost += map(scale_file, header.unscaled(levels))
+    lost += map(_scale_file, header.unscaled(levels))
     lost += [basis_files(level)[0] for level in header.unprojected(levels)]
-    for name in lost:
-        raise damaged(files, name)
     try:
         check_images(spec, [slot.image for slot in header.slots])
-    except StoreError as error:
-        raise damaged(files, SLOTS_FILE) from error
+    except StoreError:
+        lost.append(SLOTS_FILE)
+    if lost:
+        raise damaged(files, lost[0])
     return header
 
 
@@ -265,10 +247,7 @@ def digests_json(digests: Mapping[str, str], store_format: Format) -> bytes:
 
 
 def read_digests(files: Files) -> dict[str, str] | None:
-    """Read `ledger/metadata.json`.
-
-    None unless it is, to the bit, what was written, and names files that a store has.
-    """
+    """Read `ledger/metadata.json`; None unless it is what was written, of files of a store."""
     data = files.read(METADATA_FILE)
     try:
         found = _Digests.model_validate_json(data or b"")
@@ -285,18 +264,15 @@ def level_names(names: Iterable[str]) -> list[str]:
 
 
 def read_levels(read: Read, spec: StoreSpec, names: Iterable[str]) -> dict[str, Level]:
-    """Return the levels whose arrays are among some files, finest first.
-
-    Those are left out whose file is absent or damaged, or that format 1 cannot have.
-    """
+    """Return the levels whose arrays are among some files and sound, finest first."""
     found: dict[str, Level] = {}
     for level in level_names(names):
         try:
             if spec.format == 1:
                 found[level] = spec.level(level)
             else:
-                file = _LevelFile.model_validate_json(read(f"{level}/{ROOT_FILE}") or b"")
-                about = Level(file.attributes.stride_px, file.attributes.channels)
+                file = _File.model_validate_json(read(f"{level}/{ROOT_FILE}") or b"")
+                about = _LEVEL.validate_python([file.attributes.get(n) for n in Level._fields])
                 replace(spec, levels={level: about})  # checks it
                 found[level] = about
         except (ValidationError, StoreError):
@@ -308,10 +284,14 @@ def read_scales(read: Read, spec: StoreSpec, levels: Iterable[str]) -> Scales:
     """Read the scale of each level; levels whose scale is absent or damaged are left out."""
     scales = {}
     for level in levels if Codec(spec.codec).scaled else ():
-        scale = parse_scale(read(scale_file(level)) or b"", spec.level(level).channels)
-        if scale is not None:
+        scale = _read_floats(read, _scale_file(level), (spec.level(level).channels,))
+        if scale is not None and np.all((scale > 0) & (scale < _MOST_SCALE)):
             scales[level] = scale
     return scales
+
+
+def _scale_file(level: str) -> str:
+    return f"scale_{level}/c.0"
 
 
 def basis_files(level: str) -> list[str]:
@@ -323,10 +303,23 @@ def read_bases(read: Read, spec: StoreSpec, levels: Iterable[str]) -> Bases:
     """Read the basis of each level; levels whose basis is absent or damaged are left out."""
     bases = {}
     for level in map(upright, levels) if spec.projected else ():
-        basis = parse_basis(*(read(name) or b"" for name in basis_files(level)))
-        if basis is not None and len(basis.components) == spec.level(level).channels:
-            bases[level] = basis
+        stored = spec.level(level).channels
+        shapes = zip(basis_files(level), ((-1,), (stored, -1), (stored,)), strict=True)
+        arrays = [_read_floats(read, name, shape) for name, shape in shapes]
+        sound = [array for array in arrays if array is not None]
+        if len(sound) == len(arrays) and sound[1].shape[1] == len(sound[0]):
+            bases[level] = Basis(*sound)
     return bases
+
+
+def _read_floats(read: Read, name: str, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+    """Read float32 numbers and their crc32c; None unless they are there, finite and so many."""
+    data = np.frombuffer(read(name) or b"", np.uint8)
+    try:
+        numbers = data[:-CRC_BYTES].view("<f4").reshape(shape)
+    except ValueError:
+        return None
+    return numbers if crc32c_is_sound(data) and np.isfinite(numbers).all() else None
 
 
 def _read_file(files: Files, name: str) -> bytes:

@@ -1,8 +1,7 @@
 """Bytes of a store as zarr-python writes them, metadata and shards.
 
 zarr-python encodes metadata into memory; shards are encoded here, as zarr-python copies every
-number several times. `store.lease` puts the bytes in their place: zarr-python's `LocalStore`
-neither flushes a file to the disk nor can replace a damaged shard: it reads the old one first.
+number several times. `store.lease` puts the bytes in their place.
 """
 
 # C channels, h w tokens
@@ -15,11 +14,12 @@ from typing import Any, Final
 import numpy as np
 import zarr
 from numcodecs import Zstd
+from numpy.dtypes import StringDType
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from store.codec import MISSING_CODE, ZSTD_LEVEL, scale_name
+from store.codec import MISSING_CODE, ZSTD_LEVEL
 from store.fingerprint import CRC_BYTES, crc32c, sha256, with_crc32c
 from store.header import METADATA_FILE, Header, digests_json, root_attributes
 from store.ledger import LEDGER, SLOTS_FILE, ChannelStatistics, slots_json
@@ -65,12 +65,10 @@ def skeleton(header: Header) -> dict[str, bytes]:
         if spec.format > 1:
             about["channels"] = grid.channels
         if scale is not None:
-            about["decoding"] = (
-                f"code * {scale_name(level)}[channel]; {MISSING_CODE} where there is none"
-            )
-            about["coordinates"] += f" {scale_name(level)}"
+            about["decoding"] = f"code * scale_{level}[channel]; {MISSING_CODE} where there is none"
+            about["coordinates"] += f" scale_{level}"
             long_name = f"what a code of {level} is multiplied by"
-            _add_vector(group, scale_name(level), scale, (channel,), {"long_name": long_name})
+            _add_vector(group, f"scale_{level}", scale, (channel,), {"long_name": long_name})
         if upright(level) in header.bases:
             arrays = header.bases[upright(level)].arrays(upright(level))
             about["projection"] = "{1} @ (features - {0})".format(*arrays)
@@ -87,7 +85,7 @@ def skeleton(header: Header) -> dict[str, bytes]:
             attributes=about,
         )
     heights, widths = np.array([slot.image.working_size_px for slot in slots], np.int32).T
-    ids = np.array([slot.image.image_id for slot in slots], dtype=object)
+    ids = np.array([slot.image.image_id for slot in slots], dtype=StringDType())
     live = np.array([slot.live for slot in slots])
     _add_vector(group, "image", ids, ("image",), {"long_name": "image id in the manifest"})
     for axis, sizes in (("height", heights), ("width", widths)):
@@ -202,14 +200,12 @@ def _add_vector(
     attributes: dict[str, str],
 ) -> None:
     """Add an array in one chunk."""
-    array = group.create_array(
+    group.create_array(
         name,
-        shape=values.shape,
-        dtype=str if values.dtype == object else values.dtype,
+        data=values,
         chunks=values.shape,
         compressors=[Crc32cCodec()],
         chunk_key_encoding=_KEYS,
         dimension_names=dimensions,
         attributes=attributes,
     )
-    array[:] = values

@@ -1,9 +1,7 @@
 """Leases: one writer per part of a store, none beside a writer of the whole, and one per folder.
 
-A part (i, n) owns the shards whose number leaves i - 1 when divided by n; (1, 1) is the whole. In a
-folder a lease is a lock that the kernel frees, also after `kill -9`; in a bucket it is an object
-that is kept alive by a heartbeat and changed by conditional puts alone. store/README.md says why no
-two writers can meet.
+A part (i, n) owns the shards whose number leaves i - 1 when divided by n; (1, 1) is the whole.
+store/README.md says how folders and buckets hold leases, and why no two writers can meet.
 """
 
 import errno
@@ -90,8 +88,7 @@ def commit(files: Files, part: Part, token: str, changes: Sequence[Change]) -> N
 
 def require_held(files: Files, part: Part, token: str) -> None:
     """Raise StoreBusyError where a lease has ended or went to somebody else."""
-    held = _parse(files.read(_file_of(part)))
-    if held is None or held.token != token:
+    if _parse(files.read(_file_of(part))).token != token:
         raise _lost(files)
 
 
@@ -100,10 +97,7 @@ def writer_lock(folder: Path, what: str) -> Iterator[None]:
     """Hold the writer's lock of a folder that is not a store; `what` is written there.
 
     `writer.lock` carries the lock and stays, empty; `writer.json` only names its holder.
-
-    Raises:
-        StoreBusyError: Another process holds the lock; the message names its pid and host.
-        StoreError: The file system knows no locks.
+    StoreBusyError, which names pid and host, where another process holds the lock.
     """
     with _named_lock(folder / "writer.lock", what, _holder_json()):
         yield
@@ -126,17 +120,17 @@ def _overlapping(name: str, part: Part) -> Part | None:
 
 
 class _Holder(BaseModel):
-    pid: int
-    host: Annotated[str, Field(max_length=255)]
+    pid: int | None = None
+    host: Annotated[str, Field(max_length=255)] = ""
     token: str | None = None
 
 
-def _parse(holder: bytes | None) -> _Holder | None:
-    """Read a lease or the file beside a lock, which anybody may have written; None of damage."""
+def _parse(holder: bytes | None) -> _Holder:
+    """Read a lease or the file beside a lock, which anybody may have written; empty if damaged."""
     try:
         return _Holder.model_validate_json(holder or b"")
     except ValidationError:
-        return None
+        return _Holder()
 
 
 def _holder_json(**more: str) -> bytes:
@@ -150,18 +144,13 @@ def _about(files: Files, part: Part) -> str:
 
 def _busy(what: str, holder: bytes | None, hint: str = "") -> StoreBusyError:
     """Return the error that names who writes, from the content of a lease."""
-    return StoreBusyError(
-        f"{what} is being written by {_name_of(holder)}: wait for it or stop it, then run the "
-        f"command again{hint}"
-    )
-
-
-def _name_of(holder: bytes | None) -> str:
-    """Name the process in the content of a lock or lease."""
     found = _parse(holder)
-    if found is None or not found.host.isprintable():
-        return "another process"
-    return f"process {found.pid} on host {found.host}"
+    known = found.pid is not None and found.host.isprintable()
+    name = f"process {found.pid} on host {found.host}" if known else "another process"
+    return StoreBusyError(
+        f"{what} is being written by {name}: wait for it or stop it, then run the command again"
+        f"{hint}"
+    )
 
 
 def _lost(files: Files) -> StoreBusyError:
@@ -173,11 +162,7 @@ def _lost(files: Files) -> StoreBusyError:
 
 @contextmanager
 def _hold_in_folder(files: LocalFiles, part: Part) -> Iterator[str]:
-    """Hold a part's lock.
-
-    `<part>.lock` carries the lock and stays, empty, until the next writer of the whole;
-    `<part>.json` names its holder and the token that every write checks.
-    """
+    """Lock `<part>.lock`, which stays; `<part>.json` has the token that every write checks."""
     atomic.make_folder(files.path(LEASES))
     token = uuid.uuid4().hex
     with ExitStack() as held:
@@ -200,10 +185,7 @@ def _hold_in_folder(files: LocalFiles, part: Part) -> Iterator[str]:
 
 
 def _commit_in_folder(files: LocalFiles, part: Part, token: str, changes: Sequence[Change]) -> None:
-    """Flush all bytes to the disk, then look at the lease and rename files behind the gate.
-
-    No other writer can take over between the look and the last rename.
-    """
+    """Flush all bytes to the disk, then look at the lease and rename files behind the gate."""
     staged: dict[str, str] = {}
     try:
         for name, data in changes:
@@ -226,17 +208,12 @@ def _commit_in_folder(files: LocalFiles, part: Part, token: str, changes: Sequen
 def _gate(files: LocalFiles) -> AbstractContextManager[None]:
     """Let one process at a time take a lease or put files in place."""
     path = files.path(f"{LEASES}/gate.lock")
-
-    def stopped() -> StoreBusyError:
-        leases = [name for name in files.names(LEASES) if name.endswith(_SUFFIX)]
-        holders = {_name_of(files.read(f"{LEASES}/{name}")) for name in leases}
-        return StoreBusyError(
-            f"{path} has been held for {GATE_S:.0f} s by {' or '.join(sorted(holders))}, which "
-            "must have been stopped while it wrote: let it continue or end it, then run the "
-            "command again"
-        )
-
-    return _lock(path, stopped, GATE_S)
+    stopped = StoreBusyError(
+        f"{path} has been held for {GATE_S:.0f} s, by a process that must have been stopped while "
+        f"it wrote: let it continue or end it (a {_SUFFIX} file beside the lock names it), then "
+        "run the command again"
+    )
+    return _lock(path, lambda: stopped, GATE_S)
 
 
 @contextmanager
@@ -260,10 +237,7 @@ def _busy_by(lock: Path, what: str) -> StoreBusyError:
 
 @contextmanager
 def _lock(path: Path, busy: Callable[[], StoreBusyError], timeout_s: float = 0.0) -> Iterator[None]:
-    """Hold the lock of a file, which is created where needed and stays.
-
-    Where another process holds it still after so many seconds, raises what `busy` returns.
-    """
+    """Hold the lock of a file, which stays; raise what `busy` returns where another holds it."""
     end = monotonic() + timeout_s
     with os.fdopen(atomic.open_regular(path, os.O_RDWR | os.O_CREAT), "rb") as file:
         while True:
@@ -287,13 +261,11 @@ def _lock(path: Path, busy: Callable[[], StoreBusyError], timeout_s: float = 0.0
 
 @contextmanager
 def _hold_in_bucket(files: S3Files, part: Part) -> Iterator[str]:
-    """Hold a part's lease, and renew it in a thread."""
     lease = _BucketLease(files, part)
     beat = threading.Thread(target=lease.keep_alive, name="lease", daemon=True)
     beat.start()  # before looking at others, which may take longer than the lease lasts
     try:
-        lease.end_overlapping()
-        lease.discard_staged()
+        lease.end_others()
         yield lease.token
     finally:
         lease.stopped.set()
@@ -303,7 +275,6 @@ def _hold_in_bucket(files: S3Files, part: Part) -> Iterator[str]:
 
 
 def _commit_in_bucket(files: S3Files, part: Part, token: str, changes: Sequence[Change]) -> None:
-    """Put all objects among the leases, look at the lease, and let the server copy them."""
     staged: list[tuple[str, str]] = []
     try:
         for name, data in changes:
@@ -319,7 +290,8 @@ def _commit_in_bucket(files: S3Files, part: Part, token: str, changes: Sequence[
                 raise _lost(files) from error
     finally:
         with suppress(OSError):  # the next writer deletes them
-            files.delete_all([place for place, _ in staged])
+            for place, _ in staged:
+                files.delete(place)
 
 
 class _BucketLease:
@@ -333,16 +305,16 @@ class _BucketLease:
         except FileExistsError:
             self._tag = self._take_over(self._name, part, self._put)
 
-    def end_overlapping(self) -> None:
-        """End leases of dead writers, so that one that only slept learns that it is dead."""
+    def end_others(self) -> None:
+        """End overlapping leases of dead writers, so that one that only slept learns of it.
+
+        Then delete what they left to be copied: they copy nothing any more.
+        """
         for name in self._files.names(LEASES):
             theirs = _overlapping(name, self._part)
             if theirs is not None and theirs != self._part and name.endswith(_SUFFIX):
                 place = f"{LEASES}/{name}"
                 self._take_over(place, theirs, partial(self._files.put, place, _ENDED))
-
-    def discard_staged(self) -> None:
-        """Delete what writers that are over left to be copied: they copy nothing any more."""
         for name in self._files.names(LEASES):
             if _overlapping(name, self._part) is not None and not name.endswith(_SUFFIX):
                 self._files.delete(f"{LEASES}/{name}")
@@ -381,8 +353,7 @@ class _BucketLease:
         try:
             return self._files.put(self._name, data, tag)
         except FileExistsError:
-            found = self._files.state(self._name)
-            held = _parse(found.data)
-            if held is None or held.token != self.token:
+            holder, found, _ = self._files.state(self._name)
+            if _parse(holder).token != self.token:
                 raise
-            return self._files.put(self._name, data, found.tag)
+            return self._files.put(self._name, data, found)

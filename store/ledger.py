@@ -152,9 +152,8 @@ def parse_statistics(data: bytes, channels: int) -> ChannelStatistics | None:
 def parse_slots(data: bytes) -> tuple[Slot, ...]:
     """Read the content of `ledger/images.json`; none where it is damaged.
 
-    They may be of a damaged list all the same: readers compare its digest before. Nothing wrong
-    comes of starting anew: entries of shards name their images, and a shard whose images lie in
-    other slots now is not done.
+    Nothing wrong comes of starting anew: entries of shards name their images, and a shard whose
+    images lie in other slots now is not done.
     """
     try:
         return SlotTable.model_validate_json(data).slots

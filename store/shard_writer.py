@@ -41,13 +41,8 @@ class ShardTask:
 class ShardWriter:
     """Write shards of one store under the lease of its `StoreWriter`.
 
-    It pickles, so that other processes can write for the one that holds the lease; they stop
-    when that one ends.
-
-    Attributes:
-        url: The store; absolute, as processes may work in other folders.
-        fingerprints: Of each level, with scale and basis.
-        token: Names the lease.
+    It pickles, so that other processes, also in other folders, can write for the one that holds
+    the lease, which `token` names; they stop when that one ends.
     """
 
     url: Url
@@ -108,7 +103,6 @@ class ShardWriter:
 def _require_storable(
     level: str, grid: LevelGrid, image: ImageEntry, features: NDArray[Any]
 ) -> None:
-    """Refuse features (C, h, w) with numbers that the codec cannot hold."""
     expected = (grid.channels, *grid.image_size_tok(image.working_size_px))
     assert features.shape == expected, (level, image.image_id, features.shape, expected)
     bound = grid.codec.bound

@@ -1,7 +1,4 @@
-"""Specification of a store: its levels, the images that it holds, and the layout of a level.
-
-A level has slots in shards, tokens in inner chunks, and shards in files.
-"""
+"""Specification of a store: its levels, the images that it holds, and the layout of a level."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -184,24 +181,17 @@ def is_working_size(size_px: Size) -> bool:
 
 
 def check_images(spec: StoreSpec, images: Sequence[ImageEntry]) -> None:
-    """Refuse images that have no place in a store.
-
-    Raises:
-        StoreError: There are none, an id is given twice, or a size does not fit the grid.
-    """
-    if not images:
-        raise StoreError(f"no images for the store of {spec.domain}: check the manifest")
-    seen: set[str] = set()
-    for image in images:
-        if image.image_id in seen:
-            raise StoreError(f"image id {image.image_id} is given twice: ids must be unique")
-        seen.add(image.image_id)
-        size, grid = image.working_size_px, spec.grid_px
-        if not is_working_size(size) or size[0] > grid[0] or size[1] > grid[1]:
-            raise StoreError(
-                f"working size {size} px of {image.image_id} must be a multiple of 32 px within "
-                f"the grid {grid} px of the store"
-            )
+    """Raise StoreError for no images, an id that is given twice, or a size that does not fit."""
+    ids = {image.image_id for image in images}
+    fit = all(
+        is_working_size(size) and size[0] <= spec.grid_px[0] and size[1] <= spec.grid_px[1]
+        for size in {image.working_size_px for image in images}
+    )
+    if not images or len(ids) < len(images) or not fit:
+        raise StoreError(
+            f"no store of {spec.domain} can have these images: it takes one at least, each id "
+            f"once, and multiples of 32 px within its grid {spec.grid_px} px; run `ssr prepare`"
+        )
 
 
 CHUNK_SIDE_TOK = 16

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 from zarr.storage import FsspecStore, LocalStore
 
-from store.codec import MISSING_CODE, scale_name
+from store.codec import MISSING_CODE
 from store.files import S3, Url, files_at, one_line_for_reads
 from store.header import ROOT_FILE, Header, damaged, read_header, root_attributes
 from store.ledger import ChannelStatistics
@@ -27,7 +27,6 @@ class LevelSummary:
     Attributes:
         shape: (image, channel, y, x) of the array.
         shards: Those that hold an image of the data set.
-        size_bytes: Of the done shards on the disk.
         statistics: Per channel over all stored tokens, those of removed images included.
         saturated: Stored numbers that the scale of an 8 bit codec was too small for.
         projection: Of stored principal components: channels of the teacher, and the share of a
@@ -68,10 +67,7 @@ class StoreSummary:
 
 
 def inspect(path: Url) -> StoreSummary:
-    """Summarise the store at a path, from its ledger alone.
-
-    StoreError where there is none, or its metadata or a ledger entry is not sound.
-    """
+    """Summarise a store from its ledger; StoreError where there is none, or it is not sound."""
     header = read_header(files_at(path))
     levels = {level: _summarise(header, level) for level in header.levels}
     images = len(header.live)
@@ -141,7 +137,7 @@ def open_dataset(path: Url) -> xr.Dataset:
     for level in header.levels:
         variables[level] = array = _open_level(header, level, place)
         if level in header.scales:
-            coordinates[scale_name(level)] = (array.dims[1], header.scales[level])
+            coordinates[f"scale_{level}"] = (array.dims[1], header.scales[level])
         if level in header.bases:
             channel, teacher = array.dims[1], f"teacher_channel_{level}"
             dims = (teacher, (channel, teacher), channel)
@@ -152,17 +148,13 @@ def open_dataset(path: Url) -> xr.Dataset:
 
 def _open_level(header: Header, level: str, place: FsspecStore | LocalStore) -> xr.Variable:
     grid, scale = header.grids[level], header.scales.get(level)
-    wanted = (
-        (len(header.slots), grid.channels, *grid.size_tok),
-        grid.shard_shape,
-        grid.codec.dtype,
-    )
+    shape = (len(header.slots), grid.channels, *grid.size_tok)
     with one_line_for_reads(f"{header.files.url}/{level}"):
         try:
             array = zarr.open_array(place, path=level, mode="r")
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise damaged(header.files, f"{level}/{ROOT_FILE}") from error
-    if (array.shape, array.shards, array.dtype) != wanted:
+    if (array.shape, array.shards, array.dtype) != (shape, grid.shard_shape, grid.codec.dtype):
         raise damaged(header.files, f"{level}/{ROOT_FILE}")
     tokens = da.from_array(array, chunks=grid.shard_shape)
     if scale is not None:
@@ -174,6 +166,4 @@ def _open_level(header: Header, level: str, place: FsspecStore | LocalStore) -> 
 
 def _decode(codes: NDArray[np.int8], scale: NDArray[np.float32]) -> NDArray[np.float32]:
     """Turn a block of codes (image, C, y, x) into numbers, NaN where there are none."""
-    numbers: NDArray[Any] = np.multiply(codes, scale[:, None, None], dtype=np.float32)
-    numbers[codes == MISSING_CODE] = np.nan
-    return numbers
+    return np.where(codes == MISSING_CODE, np.float32(np.nan), codes * scale[:, None, None])

@@ -6,14 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from store.errors import StoreError, StoreFormatError, StoreMissingError
-from store.files import (
-    Files,
-    Url,
-    files_at,
-    one_line_for_os_errors,
-    one_line_for_reads,
-    reason_of,
-)
+from store.files import Url, files_at, one_line_for_os_errors, one_line_for_reads, reason_of
 from store.fingerprint import sha256
 from store.header import METADATA_FILE, Header, read_digests, read_header, read_spec
 from store.lease import WHOLE, commit, writer_lease
@@ -28,10 +21,8 @@ UNRECORDED: Final = "has no ledger entry: its write was interrupted, or the entr
 class Damage:
     """One file that is not as it was written, or could not be looked at, and what is wrong.
 
-    Attributes:
-        file: POSIX path inside the store.
-        images: Ids of the images of its shard, which are embedded again together.
-        level, shard: None of metadata.
+    `file` is a path inside the store, `images` are those of its shard, which are embedded again
+    together; level and shard are None of metadata.
     """
 
     file: str
@@ -47,8 +38,7 @@ class Report:
 
     Attributes:
         shards: 0 where metadata is damaged: shards are looked at once it was repaired.
-        unread: What could not be looked at, as when a server is busy or a disk fails. It may be
-            sound.
+        unread: What could not be looked at; it may be sound.
     """
 
     url: str
@@ -83,7 +73,17 @@ def verify(path: Url, *, progress: Callable[[int, int], None] = lambda done, tod
     except StoreError:
         pass  # is found below, with whatever else is wrong
     with one_line_for_reads(files.url):
-        _look_at_metadata(files, damage, unread)
+        digests = read_digests(files)
+        if digests is None:
+            damage.append(Damage(METADATA_FILE, "is missing or damaged"))
+        for name, digest in (digests or {}).items():
+            try:
+                data = files.read(name)
+            except (OSError, MemoryError) as error:
+                unread.append(Damage(name, f"cannot be read: {reason_of(error)}"))
+            else:
+                if data is None or sha256(data) != digest:
+                    damage.append(Damage(name, MISSING if data is None else "is damaged"))
         if damage or unread:
             return Report(files.url, 0, 0, tuple(damage), tuple(unread))
         header = read_header(files)
@@ -118,21 +118,6 @@ def discard(path: Url, damage: Iterable[Damage]) -> None:
     ]
     with one_line_for_os_errors(files.url), writer_lease(files, WHOLE) as token:
         commit(files, WHOLE, token, [(name, None) for name in names])
-
-
-def _look_at_metadata(files: Files, damage: list[Damage], unread: list[Damage]) -> None:
-    digests = read_digests(files)
-    if digests is None:
-        damage.append(Damage(METADATA_FILE, "is missing or damaged"))
-        return
-    for name, digest in digests.items():
-        try:
-            data = files.read(name)
-        except (OSError, MemoryError) as error:
-            unread.append(Damage(name, f"cannot be read: {reason_of(error)}"))
-            continue
-        if data is None or sha256(data) != digest:
-            damage.append(Damage(name, MISSING if data is None else "is damaged"))
 
 
 def _shards(header: Header) -> set[tuple[str, int]]:

@@ -5,6 +5,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 from typing import Self
 
 from store.codec import Bases, Scales
@@ -45,10 +46,9 @@ from store.spec import ImageEntry, StoreSpec, check_images, shard_numbers, uprig
 class StoreWriter:
     """Bring the store of a specification up to date with a set of images.
 
-    A context manager: entering looks at the store first. Where it holds all that it should, nothing
-    is written and nobody is kept from writing, so it may be read-only or somebody else's. Otherwise
-    this takes the writer's lease, sweeps up after a killed writer, gives the images their slots and
-    writes the metadata; features that are there already stay.
+    A context manager. Where the store holds all that it should, entering writes nothing and keeps
+    nobody from writing. Otherwise it takes the writer's lease, sweeps up after a killed writer,
+    gives the images their slots and writes the metadata; features that are there already stay.
 
     Several writers share the work as parts: each writes its own shards only, and finds the metadata
     as a writer of the whole store left it, which `fix_scales` and `finalise` belong to as well.
@@ -57,7 +57,6 @@ class StoreWriter:
         url: Of all stores; this one is `<url>/<domain>/<fingerprint8>.zarr`.
         images: All that the store shall hold; those that it holds beside them become tombstones.
         levels: Those to write; others that the store has are left as they are.
-        part: Of the shards; see `store.lease`.
 
     Raises:
         StoreBusyError: On entering: another process writes to this store, or to shards of the part.
@@ -85,7 +84,6 @@ class StoreWriter:
         )
         self._images = tuple(images)
         self.header = Header(self._files, spec, (), (), {}, {})
-        self._seen: dict[tuple[str, int], ShardEntry] = {}
         self._lease: str | None = None  # its token
         self._stack = ExitStack()
 
@@ -115,11 +113,11 @@ class StoreWriter:
         except StoreError:
             slots = ()
         self.header = replace(header, slots=assign_slots(slots, self._images))
+        self._seen = cache(self.header.done)
 
     def _take_lease(self) -> None:
         with one_line_for_os_errors(self.path), ExitStack() as stack:
             self._lease = stack.enter_context(writer_lease(self._files, self.part))
-            self._seen.clear()
             self._look()  # again: others may have written until now
             if self.part == WHOLE:
                 self._files.sweep()
@@ -150,11 +148,7 @@ class StoreWriter:
         return tuple(dict.fromkeys((*self.unprojected, *self.unscaled)))
 
     def fix_scales(self, scales: Scales, bases: Bases | None = None) -> None:
-        """Record scales (C,) and bases of the levels without; they hold for ever after.
-
-        Raises:
-            StoreError: Something cannot be written.
-        """
+        """Record scales (C,) and bases of the levels without; they hold for ever after."""
         assert scales.keys() == set(self.unscaled), (scales.keys(), self.unscaled)
         if scales or bases:
             self.header = replace(
@@ -231,22 +225,18 @@ class StoreWriter:
 
     def _write_skeleton(self) -> None:
         assert self._lease is not None
-        if stale := self._stale():
-            commit(self._files, self.part, self._lease, stale)
+        commit(self._files, self.part, self._lease, self._stale())
 
     def _stale(self) -> list[Change]:
         """Return the metadata files that are missing or of something else, as they should be."""
-        files = skeleton(replace(self.header, levels=self._ready_levels()))
-        return [(name, data) for name, data in files.items() if self._files.read(name) != data]
-
-    def _ready_levels(self) -> tuple[str, ...]:
-        """Return levels to write, and those that the store has, with the scales that they need."""
-        return tuple(
+        ready = tuple(
             level
             for level in self.header.spec.levels
             if not (self.header.unscaled([level]) or self.header.unprojected([level]))
             and (level in self.levels or self._files.size(f"{level}/{ROOT_FILE}") is not None)
         )
+        files = skeleton(replace(self.header, levels=ready))
+        return [(name, data) for name, data in files.items() if self._files.read(name) != data]
 
     def _pending(self) -> Iterator[ShardTask]:
         for shard in self.header.shards:
@@ -257,13 +247,8 @@ class StoreWriter:
                     yield ShardTask(shard, images, levels)
 
     def _done(self, level: str, shard: int) -> ShardEntry | None:
-        """Return the entry of a shard that is done."""
-        if (level, shard) in self._seen:
-            return self._seen[level, shard]
-        entry = self.header.done(level, shard, self.header.wanted(shard))
-        if entry is not None and self._lease is None:  # looked at once, as nothing is written
-            self._seen[level, shard] = entry
-        return entry
+        look = self._seen if self._lease is None else self.header.done  # nothing is written before
+        return look(level, shard, self.header.wanted(shard))
 
 
 def _slots_by_entries(header: Header, listed: Sequence[Slot]) -> tuple[Slot, ...]:

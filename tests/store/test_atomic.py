@@ -60,13 +60,3 @@ def test_a_file_system_that_flushes_no_folders_is_written_to(
     monkeypatch.setattr(os, "fsync", fsync)
     atomic.write_bytes(tmp_path / "new" / "file", b"data")
     assert (tmp_path / "new" / "file").read_bytes() == b"data"
-
-
-def test_updating_with_equal_bytes_does_not_touch_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    assert atomic.update_bytes(path, b"one")
-    os.utime(path, ns=(1, 1))
-    assert not atomic.update_bytes(path, b"one")
-    assert path.stat().st_mtime_ns == 1
-    assert atomic.update_bytes(path, b"two")
-    assert path.read_bytes() == b"two"

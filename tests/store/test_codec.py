@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,18 +99,15 @@ def test_features_that_float16_cannot_hold_have_no_scale(number: float) -> None:
         estimate_scale("stride8", [features(IMAGES[0], "stride8"), broken])
 
 
-@pytest.mark.parametrize("damage", [b"1234" * 5, None])
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"1234" * 5)])
 def test_shards_of_a_lost_scale_are_not_read_with_another(
-    tmp_path: Path, damage: bytes | None
+    tmp_path: Path, damage: Callable[[Path], object]
 ) -> None:
     spec = replace(SPEC, codec="int8")
     write(tmp_path, IMAGES, spec=spec, levels=("stride8",))
     path = tmp_path / spec.relative_path
     before = files(path)
-    if damage is None:
-        (path / "scale_stride8/c.0").unlink()
-    else:
-        (path / "scale_stride8/c.0").write_bytes(damage)
+    damage(path / "scale_stride8/c.0")
     with StoreWriter(tmp_path, spec, IMAGES, ("stride8",)) as writer:
         assert writer.unscaled == ("stride8",)
         assert len(writer.pending()) == 3

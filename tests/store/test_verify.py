@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from store.errors import StoreBusyError
-from store.files import files_at
 from store.verify import discard, verify
 from store.write import StoreWriter
 from tests.store.worlds import LEVELS, SPEC, features_of, files, flip_a_bit, images, write
@@ -45,26 +44,6 @@ def test_flipped_bits_are_found_named_and_repaired_to_the_byte(tmp_path: Path, c
         assert files(store) == before, name
         assert verify(store).sound
         shutil.rmtree(place)
-
-
-@pytest.mark.parametrize("size", [None, 1000])
-def test_missing_and_truncated_shards_cost_all_their_images(
-    tmp_path: Path, size: int | None
-) -> None:
-    entry, _ = write(tmp_path, IMAGES)
-    store = tmp_path / entry.path
-    before = files(store)
-    held, name = files_at(store), "stride16/c.1.0.0.0"
-    if size is None:
-        held.delete(name)
-    else:
-        held.write(name, (held.read(name) or b"")[:size])
-    report = verify(store)
-    assert [damage.file for damage in report.damage] == [name]
-    assert report.damage[0].images == tuple(image.image_id for image in IMAGES[3:6])
-    discard(store, report.damage)
-    assert [task.shard for task in write(tmp_path, IMAGES)[1]] == [1]
-    assert files(store) == before
 
 
 def test_an_interrupted_store_lacks_what_was_not_written(tmp_path: Path) -> None:

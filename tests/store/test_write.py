@@ -1,20 +1,16 @@
 import resource
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from store.errors import (
-    StoreError,
-    StoreIncompleteError,
-    StoreMismatchError,
-)
+from store.errors import StoreError, StoreIncompleteError, StoreMismatchError
 from store.read import FeatureReader
 from store.shard_writer import ShardTask
-from store.spec import ImageEntry, Level, StoreSpec
+from store.spec import ImageEntry, Level
 from store.summary import inspect, open_dataset
 from store.verify import verify
 from store.write import StoreWriter
@@ -26,7 +22,7 @@ from tests.store.worlds import (
     features_of,
     files,
     images,
-    modified,
+    window_of,
     write,
 )
 
@@ -42,31 +38,6 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / SPEC.relative_path
 
 
-def test_a_second_run_finds_nothing_to_do_and_touches_nothing(tmp_path: Path, store: Path) -> None:
-    before = modified(store)
-    _, tasks = write(tmp_path, images(7))
-    assert tasks == []
-    assert modified(store) == before
-
-
-def test_equal_features_give_equal_bytes_in_whatever_order_shards_come(
-    tmp_path: Path, store: Path
-) -> None:
-    with StoreWriter(tmp_path / "other", SPEC, images(7), tuple(reversed(LEVELS))) as writer:
-        for task in reversed(writer.pending()):
-            writer.write_shard(task, features_of(task))
-    assert files(tmp_path / "other" / SPEC.relative_path) == files(store)
-
-
-def test_adding_a_level_makes_only_that_level_pending(tmp_path: Path, store: Path) -> None:
-    before = modified(store)
-    _, tasks = write(tmp_path, images(7), levels=("stride8", "stride32"))
-    assert summary(tasks) == [(n, ("stride32",)) for n in range(3)]
-    after = modified(store)
-    assert {name for name in before if before[name] != after[name]} == {"ledger/metadata.json"}
-    assert FeatureReader(store).header.levels == ("stride8", "stride16", "stride32")
-
-
 @pytest.mark.parametrize(
     "change", [changed, lambda image: replace(image, working_size_px=(64, 64))], ids=["new", "size"]
 )
@@ -77,13 +48,8 @@ def test_a_changed_image_makes_its_shard_pending(
     wanted[4] = change(wanted[4])
     _, tasks = write(tmp_path, wanted)
     assert summary(tasks) == [(1, LEVELS)]
-    expected = features(wanted[4], "stride8").astype(np.float16)
-    window = FeatureReader(store).window(wanted[4].image_id, "stride8", 0, 0, *expected.shape[1:])
-    np.testing.assert_array_equal(window, expected)
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
+    window = window_of(FeatureReader(store), wanted[4], "stride8")
+    np.testing.assert_array_equal(window, features(wanted[4], "stride8").astype(np.float16))
 
 
 def halve(path: Path) -> None:
@@ -105,7 +71,7 @@ ALL = [(n, ("stride16",)) for n in range(3)]
     ("damage", "name", "costs"),
     [
         (Path.unlink, "stride16/c.1.0.0.0", ALL[1:2]),
-        (empty, "stride16/c.1.0.0.0", ALL[1:2]),
+        (halve, "stride16/c.1.0.0.0", ALL[1:2]),
         (halve, "ledger/stride16/000001.json", ALL[1:2]),
         (Path.unlink, "ledger/stride16/000001.json", ALL[1:2]),
         (shutil.rmtree, "stride16", ALL),
@@ -134,11 +100,11 @@ def test_the_next_run_makes_what_a_lost_or_cut_file_costs_and_no_more(
 
 
 def test_appending_rewrites_the_last_shard_whole_and_no_other(tmp_path: Path, store: Path) -> None:
-    before = modified(store)
+    before = (store / "stride8/c.1.0.0.0").stat().st_mtime_ns
     _, tasks = write(tmp_path, images(10))
     assert [task.shard for task in tasks] == [2, 3]
     assert tasks[0].images == tuple(images(3, first=6))
-    assert modified(store)["stride8/c.1.0.0.0"] == before["stride8/c.1.0.0.0"]
+    assert (store / "stride8/c.1.0.0.0").stat().st_mtime_ns == before
     write(tmp_path / "at once", images(10))
     assert files(store) == files(tmp_path / "at once" / SPEC.relative_path)
 
@@ -163,39 +129,28 @@ def test_a_folder_with_features_of_something_else_is_refused(tmp_path: Path, sto
         write(tmp_path, images(7), spec=target)
 
 
-@pytest.mark.parametrize("codec", ["float16", "int8-zstd"])
-def test_levels_have_names_strides_and_channels_of_their_own(tmp_path: Path, codec: str) -> None:
+def test_levels_have_names_strides_and_channels_of_their_own(tmp_path: Path) -> None:
     offered = {"block_5": Level(16, 6), "block_11": Level(16, 3), "channels": Level(4, 2)}
-    spec = replace(SPEC, levels=offered, codec=codec)
+    spec = replace(SPEC, levels=offered)
     image = images(1)[0]
     given = {
         name: {image.image_id: np.full((channels, 160 // side, 192 // side), side - 1, np.float32)}
         for name, (side, channels) in offered.items()
     }
-
-    def embed(spec: StoreSpec, names: Sequence[str]) -> None:
-        with StoreWriter(tmp_path, spec, [image], names) as writer:
-            scales = {
-                name: np.full(offered[name].channels, 0.125, np.float32) for name in writer.unscaled
-            }
-            writer.fix_scales(scales)
+    # the second writer knows no level but its own
+    for levels in ({n: offered[n] for n in ("block_5", "channels")}, {"block_11": Level(16, 3)}):
+        with StoreWriter(tmp_path, replace(spec, levels=levels), [image], list(levels)) as writer:
             for task in writer.pending():
                 writer.write_shard(task, {name: given[name] for name in task.levels})
-            writer.finalise()
-
-    embed(spec, ["block_5", "channels"])
-    embed(replace(spec, levels={"block_11": Level(16, 3)}), ["block_11"])  # knows no other
-    path = tmp_path / spec.relative_path
-    reader = FeatureReader(path)
+    reader = FeatureReader(writer.path)
     assert reader.header.levels == ("channels", "block_11", "block_5")
     assert reader.header.spec.levels == offered
     for name in offered:
-        size = reader.size_tok(image.image_id, name)
-        window = reader.window(image.image_id, name, 0, 0, *size)
+        window = window_of(reader, image, name)
         np.testing.assert_array_equal(window, given[name][image.image_id])
-        assert inspect(path).levels[name].shape == (1, *window.shape)
-        assert open_dataset(path)[name].attrs["channels"] == len(window)
-    assert verify(path).sound
+        assert inspect(writer.path).levels[name].shape == (1, *window.shape)
+        assert open_dataset(writer.path)[name].attrs["channels"] == len(window)
+    assert verify(writer.path).sound
 
 
 @pytest.mark.parametrize(
@@ -227,8 +182,7 @@ def test_losing_the_slots_never_mixes_features_up(tmp_path: Path, store: Path) -
     reader = FeatureReader(store)
     for image in wanted:
         expected = features(image, "stride8").astype(np.float16)
-        window = reader.window(image.image_id, "stride8", 0, 0, *expected.shape[1:])
-        np.testing.assert_array_equal(window, expected)
+        np.testing.assert_array_equal(window_of(reader, image, "stride8"), expected)
 
 
 @pytest.mark.parametrize("value", [np.nan, 65520.0])
@@ -248,18 +202,17 @@ def test_features_that_float16_cannot_hold_are_refused_before_anything_is_writte
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"),
+    "wanted",
     [
-        ([], "no images"),
-        (images(2) + images(1), "source/train/000 is given twice"),
-        ([ImageEntry("a", "c", (160, 224))], r"\(160, 224\) px of a must .* grid \(160, 192\)"),
-        ([ImageEntry("a", "c", (150, 192))], "multiple of 32"),
+        [],
+        images(2) + images(1),
+        [ImageEntry("a", "c", (160, 224))],
+        [ImageEntry("a", "c", (192, 192))],
+        [ImageEntry("a", "c", (150, 192))],
     ],
 )
-def test_images_that_cannot_be_stored_are_refused(
-    tmp_path: Path, wanted: list[ImageEntry], message: str
-) -> None:
-    with pytest.raises(StoreError, match=message):
+def test_images_that_cannot_be_stored_are_refused(tmp_path: Path, wanted: list[ImageEntry]) -> None:
+    with pytest.raises(StoreError, match="no store of source can have these images"):
         StoreWriter(tmp_path, SPEC, wanted, LEVELS)
     assert not any(tmp_path.iterdir())
 
@@ -281,4 +234,3 @@ def test_a_full_disk_gives_one_line_and_keeps_the_shards_that_are_done(tmp_path:
         assert "\n" not in str(caught.value)
         assert files(writer.path) == before
         assert [task.shard for task in writer.pending()] == [1, 2]
-    write(tmp_path, images(7), levels=("stride8",))

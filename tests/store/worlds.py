@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from store.codec import estimate_scale, scale_sample
 from store.files import Url, files_at
 from store.index import StoreEntry
+from store.read import FeatureReader
 from store.shard_writer import ShardTask
 from store.spec import ImageEntry, StoreSpec, levels_of_format_1
 from store.verify import MISSING, UNRECORDED, verify
@@ -39,27 +41,25 @@ def changed(image: ImageEntry) -> ImageEntry:
     return replace(image, content=f"{image.content}, changed")
 
 
-def features(
-    image: ImageEntry, level: str, channels: int = 4, spec: StoreSpec = SPEC
-) -> NDArray[np.float32]:
+def features(image: ImageEntry, level: str) -> NDArray[np.float32]:
     seed = sha256(f"{image.image_id} {image.content} {level}".encode()).digest()
-    h, w = (side // spec.level(level).stride_px for side in image.working_size_px)
+    stride, channels = SPEC.level(level)
+    h, w = (side // stride for side in image.working_size_px)
     rng = np.random.default_rng(list(seed))
     return rng.normal(3.0, 2.0, (channels, h, w)).astype(np.float32)
 
 
-def features_of(
-    task: ShardTask, spec: StoreSpec = SPEC
-) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
-    channels = {level: spec.level(level).channels for level in task.levels}
+def features_of(task: ShardTask) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
     return {
-        level: {
-            i.image_id: features(i, level, channels[level], spec)
-            for i in task.images
-            if i is not None
-        }
+        level: {image.image_id: features(image, level) for image in filter(None, task.images)}
         for level in task.levels
     }
+
+
+def window_of(reader: FeatureReader, image: ImageEntry, level: str) -> NDArray[Any]:
+    """All that a store holds of an image."""
+    size = reader.size_tok(image.image_id, level)
+    return reader.window(image.image_id, level, 0, 0, *size)
 
 
 def write(
@@ -77,7 +77,7 @@ def write(
         )
         tasks = writer.pending()
         for task in tasks:
-            writer.write_shard(task, features_of(task, spec))
+            writer.write_shard(task, features_of(task))
         assert writer.pending() == []
         return writer.finalise(), tasks
 
@@ -107,14 +107,6 @@ def flip_a_bit(store: Url, name: str, bit: int) -> None:
     bit %= len(data) * 8
     data[bit // 8] ^= 1 << bit % 8
     held.write(name, bytes(data))
-
-
-def modified(store: Path) -> dict[str, int]:
-    return {
-        path.relative_to(store).as_posix(): path.stat().st_mtime_ns
-        for path in store.rglob("*")
-        if path.is_file() and path.suffix != ".lock"
-    }
 
 
 def assert_only_incomplete(store: Path) -> None:
