@@ -10,9 +10,9 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -63,6 +63,10 @@ Sample = dict[str, Any]
 """One crop of each domain: arrays by the names of `Batch`, labels uint8 and features float16."""
 
 
+_ON_DEVICE: Final = {torch.uint8: torch.int64, torch.float16: torch.float32}
+"""Type of what is loaded -> that of what a step computes with."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Samples of one step."""
@@ -79,20 +83,15 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device; labels become int64 and features float32 there."""
 
-        def move(tensor: Tensor) -> Tensor:
-            tensor = tensor.to(device, non_blocking=True)
-            return tensor.float() if tensor.dtype == torch.float16 else tensor
+        def move(part: Any) -> Any:  # noqa: ANN401
+            if part is None:
+                return None
+            if isinstance(part, dict):
+                return {level: move(maps) for level, maps in part.items()}
+            there = part.to(device, non_blocking=True)
+            return there.to(_ON_DEVICE.get(there.dtype, there.dtype))
 
-        return Batch(
-            move(self.source_image),
-            move(self.source_label).long(),
-            {level: move(maps) for level, maps in self.source_features.items()},
-            move(self.target_image),
-            move(self.target_valid),
-            {level: move(maps) for level, maps in self.target_features.items()},
-            None if self.target_probabilities is None else move(self.target_probabilities),
-            None if self.source_begun is None else move(self.source_begun),
-        )
+        return Batch(**{part.name: move(getattr(self, part.name)) for part in fields(self)})
 
     def __len__(self) -> int:
         """Images of each domain, B."""
@@ -130,11 +129,8 @@ def class_probabilities(
 class RareClassSampler:
     """Draws a class, rare ones more often, then one of the images that show enough of it.
 
-    Args:
-        pixel_counts: Labelled pixels (N, K) of each class, at raw label resolution.
-        class_names: The K names, for messages.
-        config: Temperature and thresholds.
-        of_target: Number of images, at the end, that are the target's.
+    Counted are labelled pixels (N, K) at raw label resolution; the last `of_target` images are the
+    target's.
 
     Raises:
         DataError: No image has a labelled pixel.

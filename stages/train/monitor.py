@@ -143,12 +143,6 @@ class Curves:
         """Row of the best validation, the first of equals."""
         return max(self.validation, key=lambda row: row["miou"], default=None)
 
-    def add_validation(self, measured: Row) -> bool:
-        """Append a row; tell whether its student is the best so far, the first of equals."""
-        best = all(measured["miou"] > row["miou"] for row in self.validation)
-        self.validation.append(measured)
-        return best
-
     def write(self, folder: Path) -> None:
         """Write `curves.csv`, `health.csv` and `validation.csv`, each atomically."""
         _write(folder / "curves.csv", COLUMNS, self.rows)
@@ -168,8 +162,7 @@ class Curves:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state of `state_dict`."""
-        if "shares" in state:  # earlier versions counted no classes
-            self.shares.load_state_dict(state["shares"])
+        self.shares.load_state_dict(state["shares"])
         self.rows, self.health = list(state["rows"]), list(state["health"])
         self.validation = list(state["validation"])
         self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
@@ -185,18 +178,20 @@ def rows_for(names: Iterable[str], folder: Path) -> Callable[[Curves], None]:
     Raises:
         ConfigError: If a tool is not installed.
     """
-    tools = [_tool(name, folder) for name in dict.fromkeys(names)]
+    tools = {name: _tool(name, folder) for name in names}
     passed = {"train": 0, "health": 0, "validation": 0}
 
     def pass_on(curves: Curves) -> None:
-        values: _Values = []
         kinds = {"train": curves.rows, "health": curves.health, "validation": curves.validation}
-        for kind, rows in kinds.items():
-            for row in rows[passed[kind] :]:
-                iteration, names = int(row["iteration"]), [n for n in row if n != "iteration"]
-                values += [(f"{kind}/{name}", row[name], iteration) for name in names]
-            passed[kind] = len(rows)
-        for show in tools:
+        values = [
+            (f"{kind}/{name}", value, int(row["iteration"]))
+            for kind, rows in kinds.items()
+            for row in rows[passed[kind] :]
+            for name, value in row.items()
+            if name != "iteration"
+        ]
+        passed.update({kind: len(rows) for kind, rows in kinds.items()})
+        for show in tools.values():
             show(values)
 
     return pass_on
