@@ -12,7 +12,6 @@ from stages.prepare.pixels import read_image
 from stages.prepare.restyled import Restyled
 from stages.student.student import build_student
 from stages.train.crops import TrainingCrops
-from stages.train.stage import open_stores
 from stages.train.validate import Validation, choose_validation
 from store.errors import ConfigError, DataError, StoreError
 from tests.restyle.test_stage import MIXER, config, restyle
@@ -41,16 +40,7 @@ def embedded(restyled: World, tmp_path_factory: pytest.TempPathFactory) -> World
 
 def crops(world: World, probability: float | None, features: str = "clean") -> TrainingCrops:
     section = None if probability is None else {"probability": probability, "features": features}
-    chosen = train_config(restyled=section, regularizer={"levels": ["stride8"] * 4})
-    _, readers = open_stores(chosen, world.workspace, world.manifest)
-    made = Restyled.read(world.workspace.restyled, of=world.manifest_path) if section else None
-    return TrainingCrops(
-        config=chosen,
-        manifest=world.manifest,
-        roots=world.roots,
-        readers=readers,
-        restyled=made,
-    )
+    return world.crops(train_config(restyled=section))
 
 
 def place(world: World, window: Any) -> tuple[ImageRecord, int, bool]:  # noqa: ANN401 - an array

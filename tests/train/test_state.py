@@ -18,7 +18,7 @@ import torch
 from stages.student.student import Student
 from stages.train.state import FORMAT, TrainingState
 from store.errors import CheckpointError
-from tests.train.example import train_config
+from tests.train.example import MASKING, train_config
 from tests.train.world import World, assert_same, results
 
 REPOSITORY = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ SETTINGS: dict[str, Any] = {
     "log_every": 3,
     "self_training": {"start": 1},
     "student": {"drop_path": 0.3, "dropout": 0.3},
-    "masking": {"block_px": 16, "ratio": 0.5, "weight": 1.0},
+    "masking": MASKING,
 }
 
 LOADING = "in the middle of a checkpoint, with loader processes"

@@ -75,14 +75,19 @@ def test_validation_changes_no_weight(world: World, tmp_path: Path) -> None:
     assert without["curves.csv"] == with_["curves.csv"]
 
 
-def test_a_resumed_run_remembers_its_best(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("checkpoint_every", [2, 100])
+def test_a_resumed_run_remembers_its_best_which_is_in_a_checkpoint_at_once(
+    world: World, tmp_path: Path, checkpoint_every: int
+) -> None:
+    config = train_config(**{**SETTINGS, "checkpoint_every": checkpoint_every})
+
     def stop(done: int, total: int, what: str) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        world.train(train_config(**SETTINGS), tmp_path, stop, validation=scripted(world, 7))
-    world.train(train_config(**SETTINGS), tmp_path, validation=scripted(world, 5, 6))
+        world.train(config, tmp_path, stop, validation=scripted(world, 7))
+    assert world.train(config, tmp_path, validation=scripted(world, 5, 6)).resumed_from == 2
     assert validations(tmp_path) == ["iteration,miou", "2,7", "4,5", "5,6"]
     assert load_student(tmp_path / "best")[1]["chosen"]["iteration"] == 2
 
@@ -104,19 +109,6 @@ def test_the_best_student_waits_for_the_checkpoint_that_knows_it(
     monkeypatch.undo()
     world.train(train_config(**SETTINGS), tmp_path, validation=scripted(world, 5, 6))
     assert load_student(best)[1]["chosen"]["iteration"] == 2
-
-
-def test_the_row_of_a_new_best_is_in_a_checkpoint_at_once(world: World, tmp_path: Path) -> None:
-    def die(done: int, total: int, what: str) -> None:
-        if done == 3:
-            raise KeyboardInterrupt
-
-    every = {**SETTINGS, "validate_every": 3, "checkpoint_every": 100}
-    with pytest.raises(KeyboardInterrupt):
-        world.train(train_config(**every), tmp_path, die, validation=scripted(world, 7))
-    result = world.train(train_config(**every), tmp_path, validation=scripted(world, 5))
-    assert result.resumed_from == 3
-    assert validations(tmp_path) == ["iteration,miou", "3,7", "5,5"]
 
 
 STUDENT = train_config().student

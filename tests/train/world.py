@@ -35,7 +35,6 @@ from stages.train.state import TrainingState, build_optimizer
 from stages.train.validate import Validation
 from stages.train.workspace import Workspace
 from store.index import Index, StoreEntry
-from store.read import FeatureReader
 from store.spec import ImageEntry, Level, StoreSpec, levels_of_format_1
 from tests.store import worlds as stores
 from tests.train.example import train_config
@@ -221,11 +220,18 @@ class World:
         )
         return TrainingState(models, optimizer, Curves())
 
-    def crops(self, config: TrainConfig, domains: Sequence[Domain] = DOMAINS) -> TrainingCrops:
-        """Training samples with the features of these domains."""
-        readers = {domain: FeatureReader(self.store(domain)) for domain in domains}
+    def crops(self, config: TrainConfig) -> TrainingCrops:
+        """Training samples, as training opens them."""
+        place, manifest, restyled = self.workspace, self.manifest, None
+        if config.restyled is not None:
+            restyled = Restyled.read(place.restyled, of=self.manifest_path)
         return TrainingCrops(
-            config=config, manifest=self.manifest, roots=self.roots, readers=readers
+            config=config,
+            manifest=manifest,
+            roots=self.roots,
+            readers=stage.open_stores(config, place, manifest)[1],
+            labels=stage.open_labels(config, place, manifest)[1],
+            restyled=restyled,
         )
 
     def copy(self, folder: Path) -> "World":
