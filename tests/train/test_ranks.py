@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.multiprocessing import start_processes
 
 from stages.train.loop import fit
 from stages.train.ranks import ALONE, Ranks
@@ -195,19 +196,7 @@ def ranked(count: int, out: Path, work: Work, *, backend: str = "gloo") -> None:
             )
         work(Ranks(rank, count, rank) if count > 1 else ALONE)
 
-    children = []
-    for rank in range(count):
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                join(rank)
-                code = 0
-            finally:
-                os._exit(code)
-        children.append(child)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    assert codes == [0] * count, codes
+    start_processes(join, nprocs=count, start_method="fork")
 
 
 def still(world: World, out: Path, arm: str, changes: dict[str, Any], ranks: Ranks) -> None:

@@ -204,15 +204,11 @@ def steps_of(student: Student) -> float:
 
 def fork(work: Callable[[], None]) -> int:
     """Do the work in a child; return its exit code."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join()
+    assert child.exitcode is not None
+    return child.exitcode
 
 
 def kill_at(folder: Path, event: str, count: int) -> None:
