@@ -43,12 +43,12 @@ def build_optimizer(
     refiner = None if regularizer is None else regularizer.refiner
     norms = [m for m in student.backbone.modules() if isinstance(m, nn.LayerNorm | _BatchNorm)]
     undecayed = {weight for norm in norms for weight in norm.parameters()}
-    for tokens in (rein, refiner):  # Rein decays neither
-        named = () if tokens is None else tokens.named_parameters()
-        undecayed |= {weight for name, weight in named if name.startswith(("factors.", "scale"))}
+    for tokens in filter(None, (rein, refiner)):  # Rein decays neither
+        own = tokens.named_parameters()
+        undecayed |= {weight for name, weight in own if name.startswith(("factors.", "scale"))}
     if isinstance(student.head, QueryHead):
-        named = student.head.named_parameters()
-        undecayed |= {weight for name, weight in named if any(part in name for part in UNDECAYED)}
+        own = student.head.named_parameters()
+        undecayed |= {weight for name, weight in own if any(part in name for part in UNDECAYED)}
     groups: list[dict[str, Any]] = []
 
     def add(name: str, weights: Sequence[nn.Parameter], factor: float) -> None:

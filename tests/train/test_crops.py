@@ -127,6 +127,7 @@ def test_what_comes_with_a_crop_lies_under_its_image(world: World, domain: Domai
     for index in range(16):
         sample = crops[index]
         place = locate(world, domain, sample[f"{domain}_image"], 16)
+        whole: NDArray[Any]
         if domain == "source":
             part, whole = "source_label", label(world, place.record)
         else:

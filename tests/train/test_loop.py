@@ -169,7 +169,7 @@ FEEDS = {
 def test_samples_and_mixtures_are_those_of_the_feed_which_is_part_of_the_run(
     world: World, tmp_path: Path
 ) -> None:
-    weights = {}
+    weights: dict[str, bytes] = {}
     for name, feed in FEEDS.items():
         world.train(train_config(), tmp_path / name, feed=feed)
         weights[name] = results(tmp_path / name)["student/model.safetensors"]

@@ -196,7 +196,7 @@ def ranked(count: int, out: Path, work: Work, *, backend: str = "gloo") -> None:
             )
         work(Ranks(rank, count, rank) if count > 1 else ALONE)
 
-    start_processes(join, nprocs=count, start_method="fork")
+    start_processes(join, nprocs=count, start_method="fork")  # type: ignore[no-untyped-call]
 
 
 def still(world: World, out: Path, arm: str, changes: dict[str, Any], ranks: Ranks) -> None:
