@@ -60,7 +60,8 @@ def config(**changes: Any) -> TrainConfig:  # noqa: ANN401
 @cache
 def pixels(world: World, record: ImageRecord) -> NDArray[np.uint8]:
     """The working image (3, H, W), by Pillow and OpenCV alone."""
-    raw = np.array(Image.open(world.roots[record.domain] / record.image))
+    root = world.folder / ("restyled" if record.domain == "restyled" else "drawn")
+    raw = np.array(Image.open(root / record.image))
     height, width = record.resized_size_px
     working = np.empty((3, *record.working_size_px), np.uint8)
     working[:] = np.rint(MEAN)[:, None, None]
@@ -82,9 +83,10 @@ def locate(world: World, domain: Domain | None, image: NDArray[np.float32], alig
     """Find the only place that shows these pixels, of both domains where none is named."""
     values = image * np.array(STD)[:, None, None] + np.array(MEAN)[:, None, None]
     shown = np.rint(values).astype(np.uint8)
+    every = world.manifest.select(split="train") if domain is None else world.records(domain)
     found = [
         place
-        for record in world.manifest.select(domain=domain, split="train")
+        for record in every
         for place in all_places(record, align_px)
         if np.array_equal(shown, place.cut(pixels(world, record)))
     ]

@@ -27,12 +27,6 @@ TWENTY: dict[str, Any] = {
 }
 
 
-def interrupt(done: int, total: int, what: str) -> None:
-    """Press Ctrl-C after the thirteenth iteration."""
-    if done == 13:
-        raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize(
     ("start", "workers", "student"),
     [

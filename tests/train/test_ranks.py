@@ -15,12 +15,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing import start_processes
 
-from stages.train.loop import fit
+from stages.train.config import TrainConfig
+from stages.train.loop import Progress, fit
 from stages.train.ranks import ALONE, Ranks
 from store.errors import ConfigError, SSRError
 from tests.train.example import MASKING, STILL, train_config
 from tests.train.test_distill import DISTILL
-from tests.train.world import World, assert_same, results, silent
+from tests.train.world import World, assert_same, results, silent, stop_at
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -203,7 +204,7 @@ def still(world: World, out: Path, arm: str, changes: dict[str, Any], ranks: Ran
     record(world, out / f"{arm}-{ranks.count}-{ranks.rank}.pt", train_config(**changes), ranks)
 
 
-def record(world: World, path: Path, config: Any, ranks: Ranks) -> None:  # noqa: ANN401
+def record(world: World, path: Path, config: TrainConfig, ranks: Ranks) -> None:
     """Train with batch norms in eval mode or synchronised; keep all gradients and losses."""
     device = ranks.device(config.device)
     if device.type == "cuda":
@@ -257,15 +258,8 @@ def usual(world: World, out: Path, ranks: Ranks) -> None:
 
 
 def interrupted(world: World, out: Path, ranks: Ranks) -> None:
-    def interrupt(iteration: int, total: int, what: str) -> None:
-        if iteration == 3:
-            raise KeyboardInterrupt
-
-    try:
-        world.train(train_config(**USUAL), out, interrupt, ranks=ranks)
-    except KeyboardInterrupt:
-        return
-    raise AssertionError("was not interrupted")
+    with pytest.raises(KeyboardInterrupt):
+        world.train(train_config(**USUAL), out, stop_at(3), ranks=ranks)
 
 
 def resumed(world: World, out: Path, ranks: Ranks) -> None:
@@ -278,22 +272,18 @@ def failing(world: World, out: Path, ranks: Ranks) -> None:
         if iteration == 2 and ranks.rank == 1:
             raise ConfigError("of this rank alone")
 
-    said(
-        out / f"failing-{ranks.rank}.txt",
-        lambda: world.train(train_config(**USUAL), out / "failing", fail, ranks=ranks),
-    )
+    said(world, out / "failing", train_config(**USUAL), ranks, fail)
 
 
 def disagreeing(world: World, out: Path, ranks: Ranks) -> None:
-    config = train_config(**USUAL, seed=ranks.rank)
-    said(
-        out / f"disagreeing-{ranks.rank}.txt",
-        lambda: world.train(config, out / "disagreeing", ranks=ranks),
-    )
+    said(world, out / "disagreeing", train_config(**USUAL, seed=ranks.rank), ranks)
 
 
-def said(path: Path, work: Callable[[], object]) -> None:
+def said(
+    world: World, out: Path, config: TrainConfig, ranks: Ranks, progress: Progress = silent
+) -> None:
     try:
-        work()
+        world.train(config, out, progress, ranks=ranks)
     except SSRError as error:
-        path.write_text(f"{type(error).__name__}: {error}")
+        note = out.with_name(f"{out.name}-{ranks.rank}.txt")
+        note.write_text(f"{type(error).__name__}: {error}")

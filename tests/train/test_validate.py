@@ -13,7 +13,7 @@ from stages.train.state import TrainingState
 from stages.train.validate import Validation, choose_validation
 from tests.evaluate.test_stage import CONFIG
 from tests.train.example import train_config
-from tests.train.world import World, assert_same, results
+from tests.train.world import World, assert_same, results, stop_at
 
 SETTINGS: dict[str, Any] = {"iterations": 5, "validate_every": 2, "checkpoint_every": 2}
 
@@ -51,14 +51,8 @@ def test_the_best_student_is_kept_beside_the_last(world: World, tmp_path: Path) 
         "on": "1 images of target/val",
         "by_target_labels": True,
     }
-    until_four = {"iterations": 5, "checkpoint_every": 4}
-
-    def stop(done: int, total: int, what: str) -> None:
-        if done == 4:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        world.train(train_config(**until_four), tmp_path / "four", stop)
+        world.run(tmp_path / "four", stop_at(4), iterations=5, checkpoint_every=4)
     expected = torch.load(tmp_path / "four" / "checkpoint.pt")["student"]
     assert_same(dict(best.state_dict()), dict(expected))
     last, _ = load_student(tmp_path / "run" / "student")
@@ -80,13 +74,8 @@ def test_a_resumed_run_remembers_its_best_which_is_in_a_checkpoint_at_once(
     world: World, tmp_path: Path, checkpoint_every: int
 ) -> None:
     config = train_config(**{**SETTINGS, "checkpoint_every": checkpoint_every})
-
-    def stop(done: int, total: int, what: str) -> None:
-        if done == 3:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        world.train(config, tmp_path, stop, validation=scripted(world, 7))
+        world.train(config, tmp_path, stop_at(3), validation=scripted(world, 7))
     assert world.train(config, tmp_path, validation=scripted(world, 5, 6)).resumed_from == 2
     assert validations(tmp_path) == ["iteration,miou", "2,7", "4,5", "5,6"]
     assert load_student(tmp_path / "best")[1]["chosen"]["iteration"] == 2

@@ -48,6 +48,16 @@ def silent(done: int, total: int, what: str) -> None:
     """Report to nobody."""
 
 
+def stop_at(step: int) -> Progress:
+    """Press Ctrl-C after a step."""
+
+    def interrupt(done: int, total: int, what: str) -> None:
+        if done == step:
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
 @dataclass(frozen=True)
 class Scripted(Validation):
     """A measurement whose outcome is known beforehand."""
@@ -191,15 +201,10 @@ class World:
         validation: Validation | None = None,
     ) -> dict[str, Any]:
         """Train through, and stopped after some steps and resumed; demand and return equal bits."""
-
-        def interrupt(done: int, total: int, what: str) -> None:
-            if done == stop:
-                raise KeyboardInterrupt
-
         through, again = folder / "through", folder / "resumed"
         assert self.train(config, through, validation=validation).resumed_from is None
         with pytest.raises(KeyboardInterrupt):
-            self.train(config, again, interrupt, validation=validation)
+            self.train(config, again, stop_at(stop), validation=validation)
         resumed = self.train(cheaper or config, again, validation=validation)
         assert resumed.resumed_from == at
         found = results(through)
