@@ -141,8 +141,8 @@ def run(
     if licences := {str(of["licence"]) for of in teachers if of.get("licence")}:
         meta["teacher_licence"] = ", ".join(sorted(licences))
 
-    def save(network: Student, name: str, **more: Any) -> None:  # noqa: ANN401 - what JSON holds
-        save_student(network, out / name, config=config.student, meta={**meta, **more})
+    def save(student: Student, name: str, **more: Any) -> None:  # noqa: ANN401 - what JSON holds
+        save_student(student, out / name, config=config.student, meta={**meta, **more})
 
     def keep_best(iteration: int, miou: float, by: Validation) -> None:
         chosen = {"iteration": iteration, "miou": miou, "on": by.on}

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing import start_processes
+from torch.multiprocessing.spawn import start_processes
 
 from stages.train.config import TrainConfig
 from stages.train.loop import Progress, fit
@@ -218,8 +218,8 @@ def record(world: World, path: Path, config: TrainConfig, ranks: Ranks) -> None:
             if isinstance(module, nn.BatchNorm2d) and not config.sync_batch_norm:
                 module.eval()
     if config.sync_batch_norm and ranks.count > 1:
-        for network in (state.models.student, state.models.ema):
-            nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        for student in (state.models.student, state.models.ema):
+            nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
     gradients: list[list[Tensor]] = []
     state.optimizer.register_step_pre_hook(
         lambda optimizer, *_: gradients.append(
