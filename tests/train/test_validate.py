@@ -30,18 +30,6 @@ def validations(out: Path) -> list[str]:
     return ["iteration,miou", *(line.removesuffix(",,") for line in lines[1:])]
 
 
-def test_the_student_is_measured_in_turn_and_at_the_end(world: World, tmp_path: Path) -> None:
-    said = []
-    world.train(
-        train_config(**SETTINGS),
-        tmp_path,
-        lambda done, total, what: said.append(what),
-        validation=scripted(world, 1.5, 3, 2),
-    )
-    assert validations(tmp_path) == ["iteration,miou", "2,1.5", "4,3", "5,2"]
-    assert "mIoU 3" in said[3]
-
-
 def test_the_best_student_is_kept_beside_the_last(world: World, tmp_path: Path) -> None:
     world.train(train_config(**SETTINGS), tmp_path / "run", validation=scripted(world, 1, 3, 3))
     best, meta = load_student(tmp_path / "run" / "best")
