@@ -28,11 +28,13 @@ from stages.train.step import (
     draw_step,
     train_step,
 )
-from tests.train.example import HRDA, MASKING, SEMASK, STILL, train_config
+from tests.train.example import HRDA, SEMASK, STILL, train_config
 
 CLASSES, SIDE = 5, 32
 
 FEATURE_DISTANCE = {"weight": 0.1, "classes": ["by id"], "min_share": 0.1}
+
+MASKING = {"block_px": 8, "ratio": 0.5, "weight": 1.0}
 
 
 def models_for(config: TrainConfig, *, imagenet: bool = False) -> Models:
