@@ -10,9 +10,9 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -63,6 +63,10 @@ Sample = dict[str, Any]
 """One crop of each domain: arrays by the names of `Batch`, labels uint8 and features float16."""
 
 
+_ON_DEVICE: Final = {torch.uint8: torch.int64, torch.float16: torch.float32}
+"""Type of what is loaded -> that of what a step computes with."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Samples of one step."""
@@ -79,20 +83,15 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device; labels become int64 and features float32 there."""
 
-        def move(tensor: Tensor) -> Tensor:
-            tensor = tensor.to(device, non_blocking=True)
-            return tensor.float() if tensor.dtype == torch.float16 else tensor
+        def move(part: Any) -> Any:  # noqa: ANN401
+            if part is None:
+                return None
+            if isinstance(part, dict):
+                return {level: move(maps) for level, maps in part.items()}
+            there = part.to(device, non_blocking=True)
+            return there.to(_ON_DEVICE.get(there.dtype, there.dtype))
 
-        return Batch(
-            move(self.source_image),
-            move(self.source_label).long(),
-            {level: move(maps) for level, maps in self.source_features.items()},
-            move(self.target_image),
-            move(self.target_valid),
-            {level: move(maps) for level, maps in self.target_features.items()},
-            None if self.target_probabilities is None else move(self.target_probabilities),
-            None if self.source_begun is None else move(self.source_begun),
-        )
+        return Batch(**{part.name: move(getattr(self, part.name)) for part in fields(self)})
 
     def __len__(self) -> int:
         """Images of each domain, B."""
@@ -130,11 +129,8 @@ def class_probabilities(
 class RareClassSampler:
     """Draws a class, rare ones more often, then one of the images that show enough of it.
 
-    Args:
-        pixel_counts: Labelled pixels (N, K) of each class, at raw label resolution.
-        class_names: The K names, for messages.
-        config: Temperature and thresholds.
-        of_target: Number of images, at the end, that are the target's.
+    Counted are labelled pixels (N, K) at raw label resolution; the last `of_target` images are the
+    target's.
 
     Raises:
         DataError: No image has a labelled pixel.
@@ -237,6 +233,7 @@ def varied_box(
     )
 
 
+@dataclass(kw_only=True, eq=False)
 class TrainingCrops(Dataset[Sample]):
     """Crops of both domains' `train` images by sample index, endlessly many.
 
@@ -251,27 +248,21 @@ class TrainingCrops(Dataset[Sample]):
         StoreError: A store lacks a level.
     """
 
-    def __init__(
-        self,
-        *,
-        config: TrainConfig,
-        manifest: Manifest,
-        roots: Mapping[Domain, Path],
-        readers: Mapping[Domain, FeatureReader],
-        labels: FeatureReader | None = None,
-        restyled: Restyled | None = None,
-        prefixes: "Prefixes | None" = None,
-    ) -> None:
-        self._config = config
-        self._roots = roots
-        self._readers = readers
-        self._labels_reader = labels
-        self._prefixes = prefixes
-        self._restyled = restyled
+    config: TrainConfig
+    manifest: InitVar[Manifest]
+    roots: Mapping[Domain, Path]
+    readers: Mapping[Domain, FeatureReader]
+    labels: FeatureReader | None = None
+    restyled: Restyled | None = None
+    prefixes: "Prefixes | None" = None
+
+    def __post_init__(self, manifest: Manifest) -> None:
+        config, labels = self.config, self.labels
+        restyled = self.restyled
         self._versions = restyled.versions("train") if restyled is not None else {}
-        self._labels = manifest.labels
-        require_same_bases(readers.values(), config.used_levels)
-        for reader in readers.values():
+        self._tables = manifest.labels
+        require_same_bases(self.readers.values(), config.used_levels)
+        for reader in self.readers.values():
             config.require_aligned(map(reader.header.spec.level, config.used_levels))
         if labels is not None:
             config.require_aligned(labels.header.spec.levels.values())
@@ -289,8 +280,8 @@ class TrainingCrops(Dataset[Sample]):
             self._rare = RareClassSampler(counts, names, rare, of_target)
 
     def __getitem__(self, index: int) -> Sample:
-        rng = np.random.default_rng((self._config.seed, SAMPLE_STREAM, index))
-        config, read = self._config, self._config.regularizer.used_levels
+        rng = np.random.default_rng((self.config.seed, SAMPLE_STREAM, index))
+        config, read = self.config, self.config.regularizer.used_levels
         distilled = tuple(level for level in config.distilled_levels if level)
         if index < config.distill_steps * config.batch_size:
             source = self._source_crop(rng, index, distilled)
@@ -305,15 +296,15 @@ class TrainingCrops(Dataset[Sample]):
         return {**source, "target_image": image, "target_valid": valid, "target_features": {}}
 
     def _source_crop(self, rng: np.random.Generator, index: int, levels: Iterable[str]) -> Sample:
-        rare, config, class_id = self._rare, self._config, 0
+        rare, config, class_id = self._rare, self.config, 0
         if rare is not None:
             class_id, row = rare.draw(rng)
         else:
             row = draw_row(rng, np.arange(len(self._labelled)), self._first_of_target)
         record = self._labelled[row]
-        ids = read_train_ids(record, self._roots[record.domain], self._labels[record.domain])
+        ids = read_train_ids(record, self.roots[record.domain], self._tables[record.domain])
         label = resize_label(ids, record.resized_size_px)
-        views = () if self._prefixes is None else self._prefixes.views[record.image_id]
+        views = () if self.prefixes is None else self.prefixes.views[record.image_id]
 
         def draw() -> View:
             if views:
@@ -327,11 +318,11 @@ class TrainingCrops(Dataset[Sample]):
         if not views:
             view = View(view.box, bool(rng.random() < config.flip_probability))
         crop, version = label_in(label, view.box), self._version(record, index)
-        begun = None if self._prefixes is None else self._prefixes.read(record, view)
+        begun = None if self.prefixes is None else self.prefixes.read(record, view)
         if begun is not None:  # shapes stay, no image is decoded
             image = np.zeros((3, *crop.shape), np.float32)
-        elif version is not None and self._restyled is not None:
-            image = pixels_of(self._restyled.image(version), view)
+        elif version is not None and self.restyled is not None:
+            image = pixels_of(self.restyled.image(version), view)
         else:
             image = pixels_of(self._resized(record), view)
         if version is not None and config.restyled and config.restyled.features == "restyled":
@@ -346,7 +337,7 @@ class TrainingCrops(Dataset[Sample]):
         return sample
 
     def _target_crop(self, rng: np.random.Generator, levels: Iterable[str]) -> Sample:
-        config, self_training = self._config, self._config.self_training
+        config, self_training = self.config, self.config.self_training
         record = self._target[int(rng.integers(len(self._target)))]
         box = draw_box(rng, record, config)
         view = View(box, bool(rng.random() < config.flip_probability))
@@ -364,22 +355,22 @@ class TrainingCrops(Dataset[Sample]):
             "target_valid": flip(valid) if view.mirrored else valid,
             "target_features": self._features(record, view, levels),
         }
-        if self._labels_reader is not None:
-            (level,) = self._labels_reader.header.levels
-            sample["target_probabilities"] = _window(self._labels_reader, record, level, view)
+        if self.labels is not None:
+            (level,) = self.labels.header.levels
+            sample["target_probabilities"] = _window(self.labels, record, level, view)
         return sample
 
     def _version(self, record: ImageRecord, index: int) -> ImageRecord | None:
         """Draw the restyled image that a source crop shows, if any; no other draw depends on it."""
-        config, versions = self._config.restyled, self._versions.get(record.image_id, ())
+        config, versions = self.config.restyled, self._versions.get(record.image_id, ())
         if config is not None and versions:
-            rng = np.random.default_rng((self._config.seed, RESTYLE_STREAM, index))
+            rng = np.random.default_rng((self.config.seed, RESTYLE_STREAM, index))
             if rng.random() < config.probability:
                 return versions[int(rng.integers(len(versions)))]
         return None
 
     def _resized(self, record: ImageRecord) -> NDArray[np.uint8]:
-        return resize_image(read_raw(record, self._roots[record.domain]), record.resized_size_px)
+        return resize_image(read_raw(record, self.roots[record.domain]), record.resized_size_px)
 
     def _features(
         self, record: ImageRecord, view: View, levels: Iterable[str]
@@ -390,7 +381,7 @@ class TrainingCrops(Dataset[Sample]):
         those of a mirrored crop are mirrored, though no teacher is quite flip-equivariant, unless
         the store holds those of mirrored images (`embed.flips`).
         """
-        reader = self._readers.get(record.domain)
+        reader = self.readers.get(record.domain)
         if reader is None:
             return {}
         return {level: _window(reader, record, level, view) for level in levels}

@@ -7,9 +7,10 @@ gradients at the places that it was recorded with.
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from itertools import chain
 from typing import Any, Final
 
 import torch
@@ -118,11 +119,7 @@ class RecordedPasses:
 
 
 def _inputs(step: Step) -> list[Tensor]:
-    batch, views = step.batch, step.views
-    seen = () if views is None else (views.mask, views.mixed, *views.teacher.values(), views.masked)
-    inputs = [
-        *(batch.source_image, batch.source_label, *batch.source_features.values()),
-        *(batch.target_image, batch.target_valid, *batch.target_features.values()),
-        *(batch.target_probabilities, batch.source_begun, step.things, *seen),
-    ]
-    return [each for each in inputs if each is not None]
+    batch = (getattr(step.batch, part.name) for part in fields(step.batch))
+    parts = (*batch, step.things, *(step.views or ()))
+    each = (part.values() if isinstance(part, Mapping) else (part,) for part in parts)
+    return [tensor for tensor in chain.from_iterable(each) if tensor is not None]

@@ -56,29 +56,18 @@ def fit(
     progress: Progress,
     classes: Sequence[str],
     show_rows: Callable[[Curves], None] = lambda curves: None,
-    keep_best: Callable[[int, float], None] = lambda iteration, miou: None,
+    keep_best: Callable[[int, float, Validation], None] = lambda iteration, miou, by: None,
     validation: Validation | None = None,
     mixer: FeatureMixer = mix_stored,
     ranks: Ranks = ALONE,
 ) -> int | None:
     """Train to `config.total_steps`, from the checkpoint in `folder` if there is one.
 
-    Args:
-        config: Section `train`.
-        state: On `device`; changed in place.
-        crops: The training samples.
-        device: Where to compute.
-        folder: Receives `checkpoint.pt`, `curves.csv`, `health.csv` and `validation.csv`.
-        fingerprint: Hash of all that determines the run.
-        progress: Called after every iteration.
-        classes: Names by train id, for messages.
-        show_rows: Called by the first rank when the files of the curves were written.
-        keep_best: (iterations done, mean IoU in percent); called by the first rank when the
-            checkpoint has a measurement that is the best so far, and again where a run resumes
-            there: it may have been killed between the two.
-        validation: Measured every `train.validate_every` iterations and after the last.
-        mixer: Makes the teacher features of the mixed images.
-        ranks: Those that share the run; the first one writes.
+    `state` is on `device` and changes in place; `folder` receives `checkpoint.pt` and the files of
+    the curves. The first rank writes: it calls `show_rows` when these files were written, and
+    `keep_best` (iterations done, mean IoU in percent, validation) when the checkpoint has the best
+    measurement so far, and again where a run resumes there: it may have been killed between the
+    two. `validation` is measured every `train.validate_every` iterations and after the last.
 
     Returns:
         Iterations that an earlier process had done; None if there was none.
@@ -94,8 +83,8 @@ def fit(
     ranks.require_equal(resumed_from, f"the checkpoint in {folder}")
     models, optimizer, curves = state.models, state.optimizer, state.curves
     start, best = resumed_from or 0, curves.best
-    if ranks.first and best is not None and best["iteration"] == resumed_from:
-        keep_best(start, best["miou"])
+    if ranks.first and validation and best and best["iteration"] == resumed_from:
+        keep_best(start, best["miou"], validation)
     loader = batches(crops, config, start=start, device=device, ranks=ranks)
     rows, check = ranks.rows(config.batch_size), FiniteCheck(device)
     passes = passes_for(config, device, ranks.count)
@@ -106,15 +95,14 @@ def fit(
         done, of_task = iteration + 1, iteration - before
         ends_row = done % config.log_every == 0 or done == total
         looks = ends_row and ranks.first
-        steps = (iteration, before) if of_task < 0 else (of_task, config.iterations)
-        lr = learning_rate(steps[0], config.optimizer, steps[1])
+        nth, length = (iteration, before) if of_task < 0 else (of_task, config.iterations)
+        lr = learning_rate(nth, config.optimizer, length)
         if of_task == 0:
             optimizer.state.clear()  # the task begins without moments of the distillation
         set_learning_rate(optimizer, lr)
         samples = next(loader)
-        draws = None
-        if of_task >= 0:  # drawn for the batch of all ranks, whose labels decide
-            draws = draw_step(config, ranks.whole_batch(samples.source_label), of_task)
+        # drawn for the batch of all ranks, whose labels decide
+        draws = draw_step(config, ranks.whole_batch(samples.source_label), of_task)
         batch, distill_draws = samples.to(device), draw_distilled(config, iteration, rows)
         _seed_noise(config.seed, iteration, ranks)  # after the loader, which draws from it too
         distilled: Mapping[Domain, float] = {"source": 1.0, "target": 1.0}
@@ -138,13 +126,13 @@ def fit(
         if config.distill is not None and 0 <= of_task < config.distill.freeze:
             for weight in models.student.backbone.parameters():  # batch norms go on to follow
                 weight.grad = None
-        values = dict(result.losses)
+        values, shares = dict(result.losses), curves.shares
         if result.pseudo is not None:
             values["confidence"] = result.pseudo.confidence
-            for lost in curves.shares.add(result.pseudo.label, models.student.num_classes):
+            for lost in shares.add(result.pseudo.label, models.student.num_classes):
                 log.warning(
                     f"step {done}: {classes[lost]} vanishes from the pseudo-labels, down to "
-                    f"{curves.shares.lost[lost]:.1%} of its best share, and seldom comes back: try "
+                    f"{shares.lost[lost]:.1%} of its best share, and seldom comes back: try "
                     "another seed, rare class sampling or a later self_training.start"
                 )
         gradients = [each.grad for each in weights if each.grad is not None]
@@ -152,11 +140,9 @@ def fit(
         check.add(result.losses, iteration, gradients)  # means of all ranks: all notice alike
         curves.add(values)
         if looks:
-            lost_columns = {
-                f"lost_{train_id}": left for train_id, left in curves.shares.lost.items()
-            }
-            row = health_row(result.seen, models)
-            curves.health.append({"iteration": done, **row, **lost_columns})
+            lost_shares = {f"lost_{train_id}": left for train_id, left in shares.lost.items()}
+            row = {"iteration": done, **health_row(result.seen, models), **lost_shares}
+            curves.health.append(row)
         optimizer.found_inf = check.failed  # type: ignore[attr-defined]  # skips the update
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -171,15 +157,16 @@ def fit(
         if ranks.first:
             is_best = False
             if validation is not None and validates:
-                row = validation.measure(models.student, models.regularizer)
-                is_best = curves.add_validation({"iteration": done, **row})
+                scores = validation.measure(models.student, models.regularizer)
+                curves.validation.append({"iteration": done, **scores})
+                is_best = curves.best is curves.validation[-1]
             if ends_row or validates:
                 curves.write(folder)
                 show_rows(curves)
             if saves or is_best:  # a killed run remembers the row of the student that it keeps
                 state.save(checkpoint, iteration=done, fingerprint=fingerprint)
-            if is_best:
-                keep_best(done, curves.validation[-1]["miou"])
+            if validation is not None and is_best:
+                keep_best(done, curves.validation[-1]["miou"], validation)
         progress(done, total, _describe(curves, classes))
 
     if ranks.first:

@@ -72,9 +72,9 @@ class ClassShares:
 
     def __init__(self) -> None:
         self.lost: dict[int, float] = {}  # train id -> share of the last block over the best one's
-        self._best: list[float] = []
-        self._iterations = 0
-        self._counts = torch.zeros(0, dtype=torch.int64)  # of the unfinished block
+        self.best: list[float] = []
+        self.iterations = 0
+        self.counts = torch.zeros(0, dtype=torch.int64)  # of the unfinished block
 
     def add(self, label: Tensor, num_classes: int) -> list[int]:
         """Count pseudo-labels (B, H, W); return the classes that the block ending here has lost.
@@ -83,35 +83,29 @@ class ClassShares:
         """
         counts = torch.zeros(num_classes, dtype=torch.int64, device=label.device)
         counts.scatter_add_(0, label.flatten(), torch.ones_like(label.flatten()))
-        if self._iterations:
-            counts += self._counts.to(label.device)
-        self._counts, self._iterations = counts, self._iterations + 1
-        if self._iterations < BLOCK:
+        if self.iterations:
+            counts += self.counts.to(label.device)
+        self.counts, self.iterations = counts, self.iterations + 1
+        if self.iterations < BLOCK:
             return []
         shares = (counts / counts.sum()).tolist()
-        self._best = self._best or shares
+        self.best = self.best or shares
         before, self.lost = self.lost, {}
-        for train_id, (share, best) in enumerate(zip(shares, self._best, strict=True)):
+        for train_id, (share, best) in enumerate(zip(shares, self.best, strict=True)):
             if best >= LEAST_SHARE and share < COLLAPSED * best:
                 self.lost[train_id] = share / best
-        self._best = [max(pair) for pair in zip(shares, self._best, strict=True)]
-        self._counts, self._iterations = counts[:0], 0
+        self.best = [max(pair) for pair in zip(shares, self.best, strict=True)]
+        self.counts, self.iterations = counts[:0], 0
         return [train_id for train_id in self.lost if train_id not in before]
 
     def state_dict(self) -> dict[str, Any]:
         """Return all of it, as lists."""
-        return {
-            "lost": self.lost,
-            "best": self._best,
-            "iterations": self._iterations,
-            "counts": self._counts.tolist(),
-        }
+        return {**vars(self), "counts": self.counts.tolist()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state of `state_dict`."""
-        self.lost, self._best = dict(state["lost"]), list(state["best"])
-        self._iterations = state["iterations"]
-        self._counts = torch.tensor(state["counts"], dtype=torch.int64)
+        counts = torch.tensor(state["counts"], dtype=torch.int64)
+        vars(self).update({**state, "counts": counts})
 
 
 class Curves:
@@ -122,32 +116,26 @@ class Curves:
         self.health: list[Row] = []  # at the iterations of `rows`, `HEALTH_COLUMNS`
         self.validation: list[Row] = []  # `VALIDATION_COLUMNS`
         self.shares = ClassShares()
-        self._sums: dict[str, float | Tensor] = {}  # tensors stay on their device until read
-        self._counts: dict[str, int] = {}
+        self.sums: dict[str, float | Tensor] = {}  # tensors stay on their device until read
+        self.counts: dict[str, int] = {}
 
     def add(self, values: Mapping[str, Tensor]) -> None:
         """Add the values of one iteration, 0-d tensors, without waiting for their device."""
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.double()
-            self._counts[name] = self._counts.get(name, 0) + 1
+            self.sums[name] = self.sums.get(name, 0.0) + value.double()
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     def close_row(self, *, iteration: int, lr: float) -> Row:
         """Average what was added since the last row and append it as the row of `iteration`."""
-        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
         self.rows.append({"iteration": iteration, "lr": lr, **means})
-        self._sums, self._counts = {}, {}
+        self.sums, self.counts = {}, {}
         return self.rows[-1]
 
     @property
     def best(self) -> Row | None:
         """Row of the best validation, the first of equals."""
         return max(self.validation, key=lambda row: row["miou"], default=None)
-
-    def add_validation(self, measured: Row) -> bool:
-        """Append a row; tell whether its student is the best so far, the first of equals."""
-        best = all(measured["miou"] > row["miou"] for row in self.validation)
-        self.validation.append(measured)
-        return best
 
     def write(self, folder: Path) -> None:
         """Write `curves.csv`, `health.csv` and `validation.csv`, each atomically."""
@@ -157,22 +145,13 @@ class Curves:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows and the sums of the unfinished one."""
-        return {
-            "rows": self.rows,
-            "health": self.health,
-            "validation": self.validation,
-            "sums": {name: float(total) for name, total in self._sums.items()},
-            "counts": self._counts,
-            "shares": self.shares.state_dict(),
-        }
+        sums = {name: float(total) for name, total in self.sums.items()}
+        return {**vars(self), "sums": sums, "shares": self.shares.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state of `state_dict`."""
-        if "shares" in state:  # earlier versions counted no classes
-            self.shares.load_state_dict(state["shares"])
-        self.rows, self.health = list(state["rows"]), list(state["health"])
-        self.validation = list(state["validation"])
-        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
+        self.shares.load_state_dict(state["shares"])
+        vars(self).update({**state, "shares": self.shares})
 
 
 def rows_for(names: Iterable[str], folder: Path) -> Callable[[Curves], None]:
@@ -185,18 +164,20 @@ def rows_for(names: Iterable[str], folder: Path) -> Callable[[Curves], None]:
     Raises:
         ConfigError: If a tool is not installed.
     """
-    tools = [_tool(name, folder) for name in dict.fromkeys(names)]
+    tools = {name: _tool(name, folder) for name in names}
     passed = {"train": 0, "health": 0, "validation": 0}
 
     def pass_on(curves: Curves) -> None:
-        values: _Values = []
         kinds = {"train": curves.rows, "health": curves.health, "validation": curves.validation}
-        for kind, rows in kinds.items():
-            for row in rows[passed[kind] :]:
-                iteration, names = int(row["iteration"]), [n for n in row if n != "iteration"]
-                values += [(f"{kind}/{name}", row[name], iteration) for name in names]
-            passed[kind] = len(rows)
-        for show in tools:
+        values = [
+            (f"{kind}/{name}", value, int(row["iteration"]))
+            for kind, rows in kinds.items()
+            for row in rows[passed[kind] :]
+            for name, value in row.items()
+            if name != "iteration"
+        ]
+        passed.update({kind: len(rows) for kind, rows in kinds.items()})
+        for show in tools.values():
             show(values)
 
     return pass_on

@@ -69,9 +69,9 @@ def open_prefixes(config: TrainConfig, stores: Url, manifest: Manifest) -> Prefi
         return None
     spec = prefix_spec(config)
     url, records = join(stores, spec.relative_path), labelled_images(manifest)
-    reader = FeatureReader(url)
+    reader, current = FeatureReader(url), {record.image_id: record.content for record in records}
     try:
-        views = _views_by_image(reader, config.crop_px)
+        views = _views_by_image(reader, config.crop_px, current)
     except StoreMissingError as error:
         raise StoreMissingError(
             f"{url}: there are no prefixes of these params: run `ssr embed`"
@@ -248,14 +248,13 @@ def _begin(
 
 
 def _views_by_image(
-    reader: FeatureReader, side_px: int, current: Mapping[str, str] | None = None
+    reader: FeatureReader, side_px: int, current: Mapping[str, str]
 ) -> dict[str, list[View]]:
-    """List views; with `current`, contents by id, not those of an image that has another now."""
+    """List views of images whose contents, by id, are still those."""
     views: dict[str, list[View]] = {}
     for slot in reader.header.slots:
-        if slot.live and (parts := _NAME.fullmatch(slot.image.image_id)):
-            if current is not None and current.get(parts[1]) != slot.image.content:
-                continue
+        parts = _NAME.fullmatch(slot.image.image_id)
+        if slot.live and parts and current.get(parts[1]) == slot.image.content:
             box = Box(int(parts[2]), int(parts[3]), side_px, side_px)
             views.setdefault(parts[1], []).append(View(box, bool(parts[4])))
     return views

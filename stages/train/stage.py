@@ -11,6 +11,7 @@ from stages.device import cpu_threads, float32_on_gpu
 from stages.prepare.manifest import Domain, Manifest
 from stages.prepare.restyled import Restyled
 from stages.student.saved import describe_classes, save_student
+from stages.student.student import Student
 from stages.train.config import TrainConfig
 from stages.train.crops import TrainingCrops
 from stages.train.loop import Progress, fit
@@ -68,18 +69,8 @@ def run(
     """Train, or go on where an interrupted run with the same inputs was.
 
     The best student by validation is kept in the folder `best`, the last one in `student`, the
-    averaged one of self-training in `ema`.
-
-    Args:
-        config: Section `train`.
-        workspace: Where manifest, stores and images are.
-        out: Receives all that the run leaves; all ranks see it, the first one writes.
-        progress: Called after every iteration.
-        validation: What `train.validate_every` measures.
-        fresh: As `move_aside`, see `claim`.
-        move_aside: Whether another run may be moved.
-        feed: Where the teacher's features come from.
-        ranks: This rank among those that share the run.
+    averaged one of self-training in `ema`. All ranks see `out`, the first one writes. `claim` says
+    what `fresh` and `move_aside` do to another run there.
 
     Raises:
         ConfigError: If parameters do not fit the data, `out` holds another run, or a tool of
@@ -136,7 +127,7 @@ def run(
     trained = None if known == {None} else False not in known
     identity = _identity(config, workspace, stores, labels, feed)
     fingerprint = fingerprint_of(identity)
-    recipe = _described(config)
+    recipe = config.model_dump(mode="json", exclude=INCIDENTAL)
     recipe["init"] = _without_folder(config.init)
     recipe["student"]["weights"] = _without_folder(config.student.weights)
     meta = {
@@ -150,17 +141,12 @@ def run(
     if licences := {str(of["licence"]) for of in teachers if of.get("licence")}:
         meta["teacher_licence"] = ", ".join(sorted(licences))
 
-    def keep_best(iteration: int, miou: float) -> None:
-        if validation is None:  # a run that resumes at its best without one
-            return
-        chosen = {
-            "iteration": iteration,
-            "miou": miou,
-            "on": validation.on,
-            "by_target_labels": validation.sees_target_labels,
-        }
-        more = {**meta, "chosen": chosen}
-        save_student(models.student, out / "best", config=config.student, meta=more)
+    def save(student: Student, name: str, **more: Any) -> None:  # noqa: ANN401 - what JSON holds
+        save_student(student, out / name, config=config.student, meta={**meta, **more})
+
+    def keep_best(iteration: int, miou: float, by: Validation) -> None:
+        chosen = {"iteration": iteration, "miou": miou, "on": by.on}
+        save(models.student, "best", chosen={**chosen, "by_target_labels": by.sees_target_labels})
 
     # `kill -9` of `dvc repro` leaves its child running: two of them must not share a checkpoint.
     curves, started = Curves(), time.perf_counter()
@@ -186,20 +172,11 @@ def run(
         if ranks.first:
             followed = config.self_training and config.self_training.start < config.iterations
             if models.ema is not None and followed:  # before that it is random
-                averaged = {**meta, "network": "ema"}
-                save_student(models.ema, out / "ema", config=config.student, meta=averaged)
-            save_student(models.student, out / "student", config=config.student, meta=meta)
+                save(models.ema, "ema", network="ema")
+            save(models.student, "student")
         ranks.require_equal("done", "what is done")  # nobody leaves before the student is there
     seconds = time.perf_counter() - started
     return TrainResult(out / "student", resumed_from, seconds, curves, trained)
-
-
-def _described(config: TrainConfig) -> dict[str, Any]:
-    """Dump what decides about weights; what is off and younger is not there, as in older runs."""
-    off = {key for key in ("distill", "restyled") if getattr(config, key) is None}
-    if config.validate_on == "target":
-        off.add("validate_on")
-    return config.model_dump(mode="json", exclude=INCIDENTAL | off)
 
 
 def open_stores(
@@ -271,7 +248,7 @@ def _identity(
     shows_restyled = config.restyled is not None or on_proxy
     return {
         "version": TRAINING_VERSION,
-        "train": _described(config),
+        "train": config.model_dump(mode="json", exclude=INCIDENTAL),
         "manifest": sha256_of_file(workspace.manifest),
         "features": [
             entry.levels[level].model_dump(mode="json")

@@ -5,6 +5,7 @@ teacher or the ImageNet model. Random state needs no place: every draw derives f
 the iteration.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from stages.student.student import Student
 from stages.train.config import OptimizerConfig
 from stages.train.models import Models
 from stages.train.monitor import Curves
+from stages.train.regularizers.branch import Branch
 from stages.weight_files import load_parts, save_parts
 
 FORMAT = 1
@@ -26,7 +28,7 @@ FORMAT = 1
 
 def build_optimizer(
     student: Student,
-    regularizer: nn.Module | None,
+    regularizer: Branch | None,
     config: OptimizerConfig,
     distiller: nn.Module | None = None,
 ) -> torch.optim.AdamW:
@@ -37,50 +39,50 @@ def build_optimizer(
     Rein's tokens do not decay; all else is at the base. A head of the regulariser learns as the
     student's does, and so does what distillation adds.
     """
+    rein = student.backbone.rein if isinstance(student.backbone, ReinBackbone) else None
+    refiner = None if regularizer is None else regularizer.refiner
+    norms = [m for m in student.backbone.modules() if isinstance(m, nn.LayerNorm | _BatchNorm)]
+    undecayed = {weight for norm in norms for weight in norm.parameters()}
+    for tokens in filter(None, (rein, refiner)):  # Rein decays neither
+        own = tokens.named_parameters()
+        undecayed |= {weight for name, weight in own if name.startswith(("factors.", "scale"))}
+    if isinstance(student.head, QueryHead):
+        own = student.head.named_parameters()
+        undecayed |= {weight for name, weight in own if any(part in name for part in UNDECAYED)}
     groups: list[dict[str, Any]] = []
 
-    def add(name: str, params: list[nn.Parameter], factor: float, decay: float) -> None:
-        more = {"lr": config.lr * factor, "lr_factor": factor, "weight_decay": decay}
-        groups.append({"name": name, "params": params, **more})
+    def add(name: str, weights: Sequence[nn.Parameter], factor: float) -> None:
+        for is_exempt in (False, True):
+            group = {
+                "name": f"{name} norms" if is_exempt else name,
+                "params": [weight for weight in weights if (weight in undecayed) == is_exempt],
+                "lr": config.lr * factor,
+                "lr_factor": factor,
+                "weight_decay": 0.0 if is_exempt else config.weight_decay,
+            }
+            if group["params"]:
+                groups.append(group)
 
-    decay, head_factor = config.weight_decay, config.head_lr_factor
-    tokens = ("factors.", "scale")  # Rein decays neither
-    norms = [m for m in student.backbone.modules() if isinstance(m, nn.LayerNorm | _BatchNorm)]
-    undecayed = {id(weight) for norm in norms for weight in norm.parameters()}
-    if isinstance(student.backbone, ReinBackbone) and student.backbone.rein is not None:
-        own = student.backbone.rein.named_parameters()
-        undecayed |= {id(weight) for name, weight in own if name.startswith(tokens)}
-    backbone = list(student.backbone.parameters())
-    add("backbone", [weight for weight in backbone if id(weight) not in undecayed], 1.0, decay)
-    add("backbone norms", [weight for weight in backbone if id(weight) in undecayed], 1.0, 0.0)
-    exempt = UNDECAYED if isinstance(student.head, QueryHead) else ()
-    head: list[nn.Parameter] = []
-    head_norms: list[nn.Parameter] = []
-    for name, weight in student.head.named_parameters():
-        (head_norms if any(part in name for part in exempt) else head).append(weight)
-    if student.attention is not None:  # official HRDA goes by the name of its outer head
-        head += student.attention.parameters()
-    add("head", head, head_factor, decay)
-    if head_norms:
-        add("head norms", head_norms, head_factor, 0.0)
+    add("backbone", [*student.backbone.parameters()], 1.0)
+    # official HRDA's attention goes by the name of its outer head
+    head = [part for part in (student.head, student.attention) if part is not None]
+    add("head", [w for part in head for w in part.parameters()], config.head_lr_factor)
     if student.semantic is not None:
-        add("semantic", list(student.semantic.parameters()), 1.0, decay)
+        add("semantic", [*student.semantic.parameters()], 1.0)
     if regularizer is not None:
-        named = list(regularizer.named_parameters())
-        its_head = [weight for name, weight in named if name.startswith("head.")]
-        refining = [w for n, w in named if n.removeprefix("refiner.").startswith(tokens)]
-        others = {id(weight) for weight in (*its_head, *refining)}
-        fusion = [weight for _, weight in named if id(weight) not in others]
-        add("regularizer", fusion, config.regularizer_lr_factor, decay)
-        if its_head:
-            add("its head", its_head, head_factor, decay)
-        if refining:
-            add("its tokens", refining, config.regularizer_lr_factor, 0.0)
+        its_head = {w for n, w in regularizer.named_parameters() if n.startswith("head.")}
+        others = [weight for weight in regularizer.parameters() if weight not in its_head]
+        add("regularizer", others, config.regularizer_lr_factor)
+        add(
+            "its head",
+            [w for w in regularizer.parameters() if w in its_head],
+            config.head_lr_factor,
+        )
     if distiller is not None:
-        add("distiller", list(distiller.parameters()), head_factor, decay)
+        add("distiller", [*distiller.parameters()], config.head_lr_factor)
     # Fused: one pass over the weights, and `found_inf` skips an update without asking the device.
     return torch.optim.AdamW(
-        groups, lr=config.lr, betas=config.betas, weight_decay=decay, fused=True
+        groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
 
 
@@ -112,23 +114,13 @@ class TrainingState:
     curves: Curves
 
     def _parts(self) -> dict[str, Any]:
-        models = self.models
-        parts = {
-            "student": models.student,
-            "ema": models.ema,
-            "regularizer": models.regularizer,
-            "ema_branch": models.ema_branch,
-            "distiller": models.distiller,
-            "optimizer": self.optimizer,
-            "curves": self.curves,
-        }
+        names = ("student", "ema", "regularizer", "ema_branch", "distiller")
+        networks = {name: getattr(self.models, name) for name in names}
+        parts = {**networks, "optimizer": self.optimizer, "curves": self.curves}
         return {name: part for name, part in parts.items() if part is not None}
 
     def save(self, path: Path, *, iteration: int, fingerprint: str) -> None:
-        """Write the state after `iteration` updates; a kill leaves the old file or the new one.
-
-        The fingerprint is the hash of all that determines the run; see `load`.
-        """
+        """Write the state after `iteration` updates; a kill leaves the old file or the new one."""
         header = {"format": FORMAT, "fingerprint": fingerprint, "iteration": iteration}
         save_parts(path, self._parts(), header)
 

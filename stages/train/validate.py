@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stages.prepare.geometry import Size
@@ -32,8 +34,8 @@ from store.read import FeatureReader, open_features
 MOST_IMAGES: Final = 50
 """Of the split that the branch is measured on, spread over it."""
 
-_Shown = tuple[nn.Module, ImageRecord, ImageRecord | None]
-"""A network, a labelled image, and the restyled one that stands for it; None shows itself."""
+_Shown = tuple[nn.Module, ImageRecord, NDArray[np.uint8]]
+"""A network, a labelled image, and the pixels that it sees: its own, or those of a restyled one."""
 
 
 @dataclass(frozen=True)
@@ -87,37 +89,38 @@ class Validation:
             image's own features, and `wrong_teacher` with another's.
         """
         test, device = self.wrong_teacher, next(student.parameters()).device
-        with evaluating(student):
+        with evaluating(student, branch):
             scores = {"miou": self._mean_iou(self._shown(student), device)}
-            if branch is not None and test is not None:
-                with evaluating(branch):
-                    for name, side in (("enhanced", 0), ("wrong_teacher", 1)):
-                        features = (test.features(pair[side], device) for pair in test.pairs)
-                        networks = (_Enhanced(student, branch, each).eval() for each in features)
-                        images = zip(networks, test.pairs, strict=True)
-                        shown = ((network, image, None) for network, (image, _) in images)
-                        scores[name] = self._mean_iou(shown, device)
+            if branch is None or test is None:
+                return scores
+            for name, side in (("enhanced", 0), ("wrong_teacher", 1)):
+                shown = (
+                    (_Enhanced(student, branch, test.features(pair[side], device)).eval(), pair[0])
+                    for pair in test.pairs
+                )
+                images = ((each, record, self._read(record)) for each, record in shown)
+                scores[name] = self._mean_iou(images, device)
         return scores
+
+    def _read(self, record: ImageRecord) -> NDArray[np.uint8]:
+        return read_raw(record, self.roots[record.domain])
 
     def _shown(self, student: Student) -> Iterator[_Shown]:
         if self.restyled is None:
-            yield from ((student, record, None) for record in self.records)
+            yield from ((student, record, self._read(record)) for record in self.records)
             return
         versions = self.restyled.versions("val")
         for record in self.records:
-            yield from ((student, record, each) for each in versions.get(record.image_id, ()))
+            for version in versions.get(record.image_id, ()):
+                yield student, record, self.restyled.image(version)
 
     def _mean_iou(self, shown: Iterable[_Shown], device: torch.device) -> float:
         """Score each image by its network, in percent."""
         matrix, count = ConfusionMatrix(len(self.manifest.classes)), 0
-        for network, record, version in shown:
-            root, labels = self.roots[record.domain], self.manifest.labels[record.domain]
-            if version is None or self.restyled is None:
-                image = read_raw(record, root)
-            else:
-                image = self.restyled.image(version)
+        for network, record, image in shown:
+            labels = self.manifest.labels[record.domain]
             prediction = predict_image(network, image, record, device=device)
-            matrix.update(prediction, read_train_ids(record, root, labels))
+            matrix.update(prediction, read_train_ids(record, self.roots[record.domain], labels))
             count += 1
         return Metrics.of(matrix, self.manifest.classes.names, images=count).miou
 
@@ -137,8 +140,10 @@ def choose_validation(
     domains: tuple[Domain, ...] = ("target", "source")
     if config.validate_on != "target":
         domains = ("source",)
-    splits = {domain: manifest.select(domain=domain, split="val") for domain in domains}
-    labelled = {d: tuple(r for r in split if r.label is not None) for d, split in splits.items()}
+    labelled = {
+        domain: tuple(r for r in manifest.select(domain=domain, split="val") if r.label is not None)
+        for domain in domains
+    }
     records = next(filter(None, labelled.values()), ())
     test = without = restyled = None
     if config.regularizer.on:
@@ -174,10 +179,12 @@ class _Enhanced(nn.Module):
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network in eval mode; each of its modules gets its own mode back."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
+def evaluating(*networks: nn.Module | None) -> Iterator[None]:
+    """Put networks in eval mode; each of their modules gets its own mode back."""
+    present = [network for network in networks if network is not None]
+    modes = [(each, each.training) for network in present for each in network.modules()]
+    for network in present:
+        network.eval()
     try:
         yield
     finally:

@@ -82,16 +82,18 @@ def claim(out: Path, identity: Mapping[str, Any], *, fresh: bool, move_aside: bo
     """
     if _unfinished(out).exists():  # a kill interrupted the move of a run
         _move(out)
-    noted = _read(out / _NOTE)
+    try:
+        noted = json.loads(read_bytes(out / _NOTE))
+    except (FileNotFoundError, ValueError, RecursionError):
+        noted = None
     asked = json.loads(canonical_json(identity))
     if (fresh or noted != asked) and any(_weights(out)):
         if not (fresh or move_aside):
-            names = [name for name, *_ in differences(asked, noted or {})]
-            unknown = "other keys" if noted else "of an earlier version, without run.json"
-            other = f"other {', '.join(names[:3])}" if names else unknown
+            known = noted if isinstance(noted, dict) else {}
+            names = [name for name, *_ in differences(asked, known)]
             raise ConfigError(
-                f"{out} holds another run ({other}); give another --out, or --fresh, which moves "
-                f"that run to {out / _REPLACED}"
+                f"{out} holds another run (other {', '.join(names[:3]) or 'keys'}); "
+                f"give another --out, or --fresh, which moves that run to {out / _REPLACED}"
             )
         log.warning("%s: the run that was there is now in %s", out, _move(out))
     update_bytes(out / _NOTE, canonical_json(identity))
@@ -168,11 +170,3 @@ def _move(out: Path) -> Path:
 
 def _unfinished(out: Path) -> Path:
     return out / _REPLACED / f"run{TEMPORARY_SUFFIX}"
-
-
-def _read(note: Path) -> Any:  # noqa: ANN401 - what JSON holds
-    try:
-        noted = json.loads(read_bytes(note))
-    except (FileNotFoundError, ValueError, RecursionError):
-        return None
-    return noted if isinstance(noted, dict) else None

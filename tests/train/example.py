@@ -81,6 +81,14 @@ EFFICIENTNET_LITE: dict[str, Any] = {
 }
 """Keys of a student that is not a MiT."""
 
+STILL: dict[str, Any] = {"drop_path": 0.0, "dropout": 0.0}
+"""Keys of a student without noise."""
+
+GUIDED: dict[str, Any] = {"kind": "guided", "student_drop": 0.5}
+"""A regulariser that is not SSR's."""
+
+MASKING: dict[str, Any] = {"block_px": 16, "ratio": 0.5, "weight": 1.0}
+
 SEMASK: dict[str, Any] = {"window": 4, "attention": True, "aux_weight": 0.4}
 
 HRDA: dict[str, Any] = {

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stages.prepare.labels import IGNORE
-from stages.train.adaptation.augment import augment, draw_blocks, draw_strong, mix_features
+from stages.train.adaptation.augment import draw_blocks, mix_features
 from stages.train.adaptation.losses import (
     cells_of,
     feature_distance,
@@ -14,7 +14,6 @@ from stages.train.adaptation.losses import (
 )
 from stages.train.adaptation.pseudo_labels import most_probable, valid_pixels, weighted
 from store.errors import ConfigError
-from tests.train.example import train_config
 
 
 def backward(loss: Tensor) -> None:
@@ -95,14 +94,3 @@ def test_validity_of_a_crop_is_a_crop_of_the_validity_of_the_image(
         margins_px=(top, bottom, side, side),
     )
     assert torch.equal(got, padded[y : y + crop[0], x : x + crop[1]])
-
-
-@pytest.mark.parametrize("per_image", [True, False])
-def test_draws_of_some_images_treat_them_as_those_of_all_do(per_image: bool) -> None:
-    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    rng, rows, config = np.random.default_rng(0), slice(2, 4), train_config().self_training
-    assert config is not None
-    for _ in range(8):
-        each = draw_strong(rng, 4, config, per_image=per_image)
-        some = each[rows] if per_image else [draw.of(rows) for draw in each]
-        assert torch.equal(augment(images[rows], some), augment(images, each)[rows])

@@ -5,9 +5,7 @@ from pydantic import BaseModel, ValidationError
 
 from stages.fields import Section
 from stages.train import config
-from store.errors import ConfigError
-from store.spec import Level
-from tests.train.example import HRDA, SEMASK, train_config
+from tests.train.example import GUIDED, HRDA, MASKING, SEMASK, train_config
 
 DISTILL = {
     "kind": "query",
@@ -17,10 +15,6 @@ DISTILL = {
     "freeze": 0,
     "keep": 0.0,
 }
-
-GUIDED = {"kind": "guided", "student_drop": 0.5}
-
-MASKING = {"block_px": 8, "ratio": 0.7, "weight": 1.0}
 
 
 def sections() -> list[type[BaseModel]]:
@@ -42,7 +36,6 @@ def sections() -> list[type[BaseModel]]:
         ({"iterations": 0}, "there is nothing to train"),
         ({"batch_size": 4, "micro_batch_size": 3}, "is not a divisor of batch_size 4"),
         ({"compile": True, "activation_checkpointing": True}, "chooses itself"),
-        ({"self_training": None}, "there are no mixed images"),
         (
             {"self_training": None, "regularizer": {"on": []}, "masking": MASKING},
             "masking needs self_training",
@@ -57,29 +50,6 @@ def test_values_out_of_range_or_against_each_other_are_refused(
     fault, *_ = caught.value.errors()
     where = ".".join(map(str, fault["loc"]))
     assert says in f"{where}: {fault['msg']}"
-
-
-@pytest.mark.parametrize(
-    ("align_px", "stride_px", "fits"),
-    [(8, 16, False), (16, 16, True)],
-)
-def test_crops_are_aligned_to_the_coarsest_level_in_use(
-    align_px: int, stride_px: int, fits: bool
-) -> None:
-    offered = {"a": Level(1, 4), "b": Level(stride_px, 40), "unused": Level(32, 4)}
-    levels = ["a", None, "b", "a"]
-    config = train_config(crop_align_px=align_px, regularizer={"levels": levels})
-    assert config.regularizer.used_levels == ("a", "b")
-    used = [offered[name] for name in config.regularizer.used_levels]
-    if fits:
-        config.require_aligned(used)
-    else:
-        with pytest.raises(ConfigError, match=f"set it to {stride_px}$"):
-            config.require_aligned(used)
-    off = {"on": [], "levels": levels}
-    assert train_config(crop_align_px=align_px, regularizer=off).used_levels == ()
-    distilled = train_config(crop_align_px=align_px, regularizer=off, distill=DISTILL)
-    assert distilled.used_levels == config.used_levels == ("a", "b")
 
 
 @pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)

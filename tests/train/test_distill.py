@@ -1,4 +1,5 @@
 import csv
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stages.student.student import build_student, seeded
+from stages.student.student import build_student, load_student, seeded
 from stages.train import loop
 from stages.train.config import TrainConfig
 from stages.train.crops import Batch
@@ -224,3 +225,15 @@ def test_a_distilled_student_is_a_start_for_several_runs(world: World, tmp_path:
     assert made.teacher_trained is False
     start = str(made.student)
     assert world.run(tmp_path / "task", init=start, **alone).teacher_trained is False
+
+
+@pytest.mark.parametrize("distill", [None, {**DISTILL, "steps": 1}], ids=["off", "on"])
+def test_distillation_that_is_off_is_no_part_of_a_run(
+    world: World, tmp_path: Path, distill: dict[str, Any] | None
+) -> None:
+    _, meta = load_student(world.run(tmp_path, iterations=1, distill=distill).student)
+    identity = json.loads((tmp_path / "run.json").read_bytes())
+    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    names = [group["name"] for group in checkpoint["optimizer"]["param_groups"]]
+    found = [bool(identity["train"]["distill"]), bool(meta["recipe"]["distill"])]
+    assert [*found, "distiller" in checkpoint, "distiller" in names] == [distill is not None] * 4

@@ -14,8 +14,8 @@ from stages.train.step import Step, StepResult, run_passes
 from store.errors import TrainingError
 from tests.train.example import HRDA, train_config
 from tests.train.test_distill import DISTILL
-from tests.train.test_loop import TWENTY, interrupt
-from tests.train.world import World, assert_same, results
+from tests.train.test_loop import TWENTY
+from tests.train.world import World, assert_same, results, stop_at
 
 # rows that are not those of the curves, and self-training later: three kinds of steps
 CHANGES: dict[str, Any] = {
@@ -106,7 +106,7 @@ def test_graphs_leave_what_others_do_on_a_gpu_and_resume(
         world.run(tmp_path / "eager", **changes | {"cuda_graphs": "off"})
         world.run(tmp_path / "graphs", **changes)
         with pytest.raises(KeyboardInterrupt):
-            world.run(tmp_path / "resumed", interrupt, **changes)
+            world.run(tmp_path / "resumed", stop_at(13), **changes)
         assert world.run(tmp_path / "resumed", **changes).resumed_from == 10
     finally:
         torch.use_deterministic_algorithms(False)

@@ -13,37 +13,36 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import start_processes
 
-from stages.train.loop import fit
+from stages.train.config import TrainConfig
+from stages.train.loop import Progress, fit
 from stages.train.ranks import ALONE, Ranks
 from store.errors import ConfigError, SSRError
-from tests.train.example import train_config
+from tests.train.example import MASKING, STILL, train_config
 from tests.train.test_distill import DISTILL
-from tests.train.world import World, assert_same, results, silent
+from tests.train.world import World, assert_same, results, silent, stop_at
 
 REPOSITORY = Path(__file__).parents[2]
 
-MASKING = {"block_px": 16, "ratio": 0.5, "weight": 1.0}
-
-STILL: dict[str, Any] = {
+EXACT: dict[str, Any] = {
     "iterations": 3,
     "batch_size": 4,
     "log_every": 1,
-    "student": {"drop_path": 0.0, "dropout": 0.0},
+    "student": STILL,
 }
 
 ARMS: dict[str, dict[str, Any]] = {
-    "source only": {**STILL, "regularizer": {"on": ["source"]}, "self_training": None},
+    "source only": {**EXACT, "regularizer": {"on": ["source"]}, "self_training": None},
     # at threshold 0 every share of the batch has the confidence of the whole
-    "all": {**STILL, "self_training": {"threshold": 0.0}, "masking": MASKING},
+    "all": {**EXACT, "self_training": {"threshold": 0.0}, "masking": MASKING},
     "distillation first": {
-        **STILL,
+        **EXACT,
         "iterations": 1,
         "self_training": {"threshold": 0.0},
         "distill": {**DISTILL, "steps": 2, "keep": 0.5},
     },
 }
-
 """What is equal by definition where batch norms are in eval mode."""
 
 USUAL: dict[str, Any] = {
@@ -101,8 +100,7 @@ def test_two_ranks_compute_what_one_process_computes(done: Path, arm: str) -> No
 
 
 def test_student_and_ema_model_are_the_same_bits_on_all_ranks(done: Path) -> None:
-    first, second = (torch.load(done / f"usual-parameters-{rank}.pt") for rank in (0, 1))
-    assert {name.partition(".")[0] for name in first} == {"student", "ema", "regularizer"}
+    first, second = (torch.load(done / f"all-2-{rank}.pt")["parameters"] for rank in (0, 1))
     assert_same(first, second)
 
 
@@ -110,12 +108,6 @@ def test_ranks_have_dropout_of_their_own(done: Path) -> None:
     first, second = (torch.load(done / f"usual-noise-{rank}.pt") for rank in (0, 1))
     assert len(set(first)) == len(set(second)) == USUAL["iterations"]
     assert not set(first) & set(second)
-
-
-def test_only_the_first_rank_writes(done: Path) -> None:
-    assert (done / "usual-wrote-0.txt").read_text() == "True"
-    assert (done / "usual-wrote-1.txt").read_text() == "False"
-    assert (done / "usual" / "student" / "model.safetensors").is_file()
 
 
 def test_a_run_of_two_ranks_resumes_bit_for_bit_with_two(done: Path) -> None:
@@ -205,41 +197,29 @@ def ranked(count: int, out: Path, work: Work, *, backend: str = "gloo") -> None:
             )
         work(Ranks(rank, count, rank) if count > 1 else ALONE)
 
-    children = []
-    for rank in range(count):
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                join(rank)
-                code = 0
-            finally:
-                os._exit(code)
-        children.append(child)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    assert codes == [0] * count, codes
+    start_processes(join, nprocs=count, start_method="fork")  # type: ignore[no-untyped-call]
 
 
 def still(world: World, out: Path, arm: str, changes: dict[str, Any], ranks: Ranks) -> None:
     record(world, out / f"{arm}-{ranks.count}-{ranks.rank}.pt", train_config(**changes), ranks)
 
 
-def record(world: World, path: Path, config: Any, ranks: Ranks) -> None:  # noqa: ANN401
+def record(world: World, path: Path, config: TrainConfig, ranks: Ranks) -> None:
     """Train with batch norms in eval mode or synchronised; keep all gradients and losses."""
     device = ranks.device(config.device)
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False
     state = world.state(config)
-    for network in (state.models.student, state.models.ema, state.models.regularizer):
-        if network is None:
-            continue
+    networks = (state.models.student, state.models.ema, state.models.regularizer)
+    present = [network for network in networks if network is not None]
+    for network in present:
         network.to(device)
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d) and not config.sync_batch_norm:
                 module.eval()
     if config.sync_batch_norm and ranks.count > 1:
-        for network in (state.models.student, state.models.ema):
-            nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        for student in (state.models.student, state.models.ema):
+            nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
     gradients: list[list[Tensor]] = []
     state.optimizer.register_step_pre_hook(
         lambda optimizer, *_: gradients.append(
@@ -264,55 +244,22 @@ def record(world: World, path: Path, config: Any, ranks: Ranks) -> None:  # noqa
         classes=world.manifest.classes.names,
         ranks=ranks,
     )
-    torch.save({"gradients": gradients, "rows": state.curves.rows}, path)
+    parameters = [[each.detach() for each in network.parameters()] for network in present]
+    done = {"gradients": gradients, "rows": state.curves.rows, "parameters": parameters}
+    torch.save(done, path)
 
 
 def usual(world: World, out: Path, ranks: Ranks) -> None:
-    """Train as users do, and write down what each rank ends with."""
-    from stages.train import stage
-    from stages.train.models import build_models
-
-    wrote, seeds, kept = [False], [], {}
-    replace, build = Path.replace, build_models
-
-    def replacing(self: Path, target: Path) -> Path:
-        wrote[0] = True
-        return replace(self, target)
-
-    def building(*arguments: Any) -> Any:  # noqa: ANN401
-        built = build(*arguments)
-        kept["models"] = built[0]
-        return built
-
-    Path.replace = replacing  # type: ignore[assignment,method-assign]
-    vars(stage)["build_models"] = building
-    world.train(
-        train_config(**USUAL),
-        out / "usual",
-        lambda *_: seeds.append(torch.initial_seed()),
-        ranks=ranks,
-    )
-    models = kept["models"]
-    parameters = {
-        f"{name}.{key}": value.detach()
-        for name in ("student", "ema", "regularizer")
-        for key, value in getattr(models, name).named_parameters()
-    }
-    torch.save(parameters, out / f"usual-parameters-{ranks.rank}.pt")
+    """Train as users do, and write down the seeds of the noise."""
+    seeds: list[int] = []
+    config = train_config(**USUAL)
+    world.train(config, out / "usual", lambda *_: seeds.append(torch.initial_seed()), ranks=ranks)
     torch.save(seeds, out / f"usual-noise-{ranks.rank}.pt")
-    (out / f"usual-wrote-{ranks.rank}.txt").write_text(str(wrote[0]))
 
 
 def interrupted(world: World, out: Path, ranks: Ranks) -> None:
-    def interrupt(iteration: int, total: int, what: str) -> None:
-        if iteration == 3:
-            raise KeyboardInterrupt
-
-    try:
-        world.train(train_config(**USUAL), out, interrupt, ranks=ranks)
-    except KeyboardInterrupt:
-        return
-    raise AssertionError("was not interrupted")
+    with pytest.raises(KeyboardInterrupt):
+        world.train(train_config(**USUAL), out, stop_at(3), ranks=ranks)
 
 
 def resumed(world: World, out: Path, ranks: Ranks) -> None:
@@ -325,22 +272,18 @@ def failing(world: World, out: Path, ranks: Ranks) -> None:
         if iteration == 2 and ranks.rank == 1:
             raise ConfigError("of this rank alone")
 
-    said(
-        out / f"failing-{ranks.rank}.txt",
-        lambda: world.train(train_config(**USUAL), out / "failing", fail, ranks=ranks),
-    )
+    said(world, out / "failing", train_config(**USUAL), ranks, fail)
 
 
 def disagreeing(world: World, out: Path, ranks: Ranks) -> None:
-    config = train_config(**USUAL, seed=ranks.rank)
-    said(
-        out / f"disagreeing-{ranks.rank}.txt",
-        lambda: world.train(config, out / "disagreeing", ranks=ranks),
-    )
+    said(world, out / "disagreeing", train_config(**USUAL, seed=ranks.rank), ranks)
 
 
-def said(path: Path, work: Callable[[], object]) -> None:
+def said(
+    world: World, out: Path, config: TrainConfig, ranks: Ranks, progress: Progress = silent
+) -> None:
     try:
-        work()
+        world.train(config, out, progress, ranks=ranks)
     except SSRError as error:
-        path.write_text(f"{type(error).__name__}: {error}")
+        note = out.with_name(f"{out.name}-{ranks.rank}.txt")
+        note.write_text(f"{type(error).__name__}: {error}")

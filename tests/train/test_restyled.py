@@ -6,17 +6,13 @@ from typing import Any, Final
 import numpy as np
 import pytest
 
-from stages.prepare.geometry import flip
-from stages.prepare.manifest import ImageRecord
-from stages.prepare.pixels import read_image
-from stages.prepare.restyled import Restyled
 from stages.student.student import build_student
 from stages.train.crops import TrainingCrops
-from stages.train.stage import open_stores
 from stages.train.validate import Validation, choose_validation
 from store.errors import ConfigError, DataError, StoreError
 from tests.restyle.test_stage import MIXER, config, restyle
 from tests.train.example import train_config
+from tests.train.test_crops import locate
 from tests.train.world import World, assert_same, features, silent
 
 SAMPLES: Final = range(12)
@@ -41,33 +37,7 @@ def embedded(restyled: World, tmp_path_factory: pytest.TempPathFactory) -> World
 
 def crops(world: World, probability: float | None, features: str = "clean") -> TrainingCrops:
     section = None if probability is None else {"probability": probability, "features": features}
-    chosen = train_config(restyled=section, regularizer={"levels": ["stride8"] * 4})
-    _, readers = open_stores(chosen, world.workspace, world.manifest)
-    made = Restyled.read(world.workspace.restyled, of=world.manifest_path) if section else None
-    return TrainingCrops(
-        config=chosen,
-        manifest=world.manifest,
-        roots=world.roots,
-        readers=readers,
-        restyled=made,
-    )
-
-
-def place(world: World, window: Any) -> tuple[ImageRecord, int, bool]:  # noqa: ANN401 - an array
-    """Find the restyled image that a crop (3, 64, 64) shows, where it begins, and its mirroring."""
-    mean, std = np.array((123.675, 116.28, 103.53)), np.array((58.395, 57.12, 57.375))
-    made = Restyled.read(world.workspace.restyled, of=world.manifest_path)
-    found = []
-    for record in made.manifest.select(split="train"):
-        image = read_image(made.root / record.image)
-        for left in (0, 32, 64):
-            for mirrored in (False, True):
-                way = flip(window) if mirrored else window
-                pixels = np.rint(way[:, :60].transpose(1, 2, 0) * std + mean)[:, : 120 - left]
-                if np.abs(pixels - image[:, left : left + 64]).max() == 0:
-                    found.append((record, left, mirrored))
-    (one,) = found
-    return one
+    return world.crops(train_config(restyled=section))
 
 
 def others(sample: Any) -> dict[str, Any]:  # noqa: ANN401 - a TypedDict
@@ -89,7 +59,8 @@ def test_a_restyled_crop_changes_the_image_of_a_sample_and_nothing_else(restyled
 
 
 def test_a_restyled_crop_is_cut_where_the_image_itself_would_be(restyled: World) -> None:
-    shown = [place(restyled, crops(restyled, 1.0)[i]["source_image"])[0] for i in SAMPLES]
+    images = [crops(restyled, 1.0)[index]["source_image"] for index in SAMPLES]
+    shown = [locate(restyled, "restyled", image, 32).record for image in images]
     assert {record.image_id[-1] for record in shown} == {"0", "1"}  # both draws
 
 
@@ -99,16 +70,15 @@ def test_features_of_a_crop_are_those_of_the_image_that_it_shows(embedded: World
     ways: set[bool] = set()
     for index in SAMPLES:
         clean, sample, mixed = off[index], always[index], half[index]
-        record, left, mirrored = place(embedded, sample["source_image"])
-        window = features(record, "stride8")[..., left // 8 : left // 8 + 8]
-        wanted = flip(window) if mirrored else window
+        place = locate(embedded, "restyled", sample["source_image"], 32)
+        wanted = place.cut(features(place.record, "stride8"), 8)
         np.testing.assert_array_equal(sample["source_features"]["stride8"], wanted)
         assert not np.array_equal(wanted, clean["source_features"]["stride8"])
         np.testing.assert_array_equal(sample["source_label"], clean["source_label"])
         assert_same(sample["target_features"], clean["target_features"])
         is_clean = np.array_equal(mixed["source_image"], clean["source_image"])
         assert_same(mixed, clean if is_clean else sample)
-        other, ways = other + is_clean, ways | {mirrored}
+        other, ways = other + is_clean, ways | {place.mirrored}
     assert 0 < other < len(SAMPLES)
     assert ways == {False, True}
 

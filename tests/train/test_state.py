@@ -18,7 +18,7 @@ import torch
 from stages.student.student import Student
 from stages.train.state import FORMAT, TrainingState
 from store.errors import CheckpointError
-from tests.train.example import train_config
+from tests.train.example import MASKING, train_config
 from tests.train.world import World, assert_same, results
 
 REPOSITORY = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ SETTINGS: dict[str, Any] = {
     "log_every": 3,
     "self_training": {"start": 1},
     "student": {"drop_path": 0.3, "dropout": 0.3},
-    "masking": {"block_px": 16, "ratio": 0.5, "weight": 1.0},
+    "masking": MASKING,
 }
 
 LOADING = "in the middle of a checkpoint, with loader processes"
@@ -204,15 +204,11 @@ def steps_of(student: Student) -> float:
 
 def fork(work: Callable[[], None]) -> int:
     """Do the work in a child; return its exit code."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join()
+    assert child.exitcode is not None
+    return child.exitcode
 
 
 def kill_at(folder: Path, event: str, count: int) -> None:

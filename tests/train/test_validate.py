@@ -13,7 +13,7 @@ from stages.train.state import TrainingState
 from stages.train.validate import Validation, choose_validation
 from tests.evaluate.test_stage import CONFIG
 from tests.train.example import train_config
-from tests.train.world import World, assert_same, results
+from tests.train.world import World, assert_same, results, stop_at
 
 SETTINGS: dict[str, Any] = {"iterations": 5, "validate_every": 2, "checkpoint_every": 2}
 
@@ -30,18 +30,6 @@ def validations(out: Path) -> list[str]:
     return ["iteration,miou", *(line.removesuffix(",,") for line in lines[1:])]
 
 
-def test_the_student_is_measured_in_turn_and_at_the_end(world: World, tmp_path: Path) -> None:
-    said = []
-    world.train(
-        train_config(**SETTINGS),
-        tmp_path,
-        lambda done, total, what: said.append(what),
-        validation=scripted(world, 1.5, 3, 2),
-    )
-    assert validations(tmp_path) == ["iteration,miou", "2,1.5", "4,3", "5,2"]
-    assert "mIoU 3" in said[3]
-
-
 def test_the_best_student_is_kept_beside_the_last(world: World, tmp_path: Path) -> None:
     world.train(train_config(**SETTINGS), tmp_path / "run", validation=scripted(world, 1, 3, 3))
     best, meta = load_student(tmp_path / "run" / "best")
@@ -51,14 +39,8 @@ def test_the_best_student_is_kept_beside_the_last(world: World, tmp_path: Path) 
         "on": "1 images of target/val",
         "by_target_labels": True,
     }
-    until_four = {"iterations": 5, "checkpoint_every": 4}
-
-    def stop(done: int, total: int, what: str) -> None:
-        if done == 4:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        world.train(train_config(**until_four), tmp_path / "four", stop)
+        world.run(tmp_path / "four", stop_at(4), iterations=5, checkpoint_every=4)
     expected = torch.load(tmp_path / "four" / "checkpoint.pt")["student"]
     assert_same(dict(best.state_dict()), dict(expected))
     last, _ = load_student(tmp_path / "run" / "student")
@@ -75,14 +57,14 @@ def test_validation_changes_no_weight(world: World, tmp_path: Path) -> None:
     assert without["curves.csv"] == with_["curves.csv"]
 
 
-def test_a_resumed_run_remembers_its_best(world: World, tmp_path: Path) -> None:
-    def stop(done: int, total: int, what: str) -> None:
-        if done == 3:
-            raise KeyboardInterrupt
-
+@pytest.mark.parametrize("checkpoint_every", [2, 100])
+def test_a_resumed_run_remembers_its_best_which_is_in_a_checkpoint_at_once(
+    world: World, tmp_path: Path, checkpoint_every: int
+) -> None:
+    config = train_config(**{**SETTINGS, "checkpoint_every": checkpoint_every})
     with pytest.raises(KeyboardInterrupt):
-        world.train(train_config(**SETTINGS), tmp_path, stop, validation=scripted(world, 7))
-    world.train(train_config(**SETTINGS), tmp_path, validation=scripted(world, 5, 6))
+        world.train(config, tmp_path, stop_at(3), validation=scripted(world, 7))
+    assert world.train(config, tmp_path, validation=scripted(world, 5, 6)).resumed_from == 2
     assert validations(tmp_path) == ["iteration,miou", "2,7", "4,5", "5,6"]
     assert load_student(tmp_path / "best")[1]["chosen"]["iteration"] == 2
 
@@ -104,19 +86,6 @@ def test_the_best_student_waits_for_the_checkpoint_that_knows_it(
     monkeypatch.undo()
     world.train(train_config(**SETTINGS), tmp_path, validation=scripted(world, 5, 6))
     assert load_student(best)[1]["chosen"]["iteration"] == 2
-
-
-def test_the_row_of_a_new_best_is_in_a_checkpoint_at_once(world: World, tmp_path: Path) -> None:
-    def die(done: int, total: int, what: str) -> None:
-        if done == 3:
-            raise KeyboardInterrupt
-
-    every = {**SETTINGS, "validate_every": 3, "checkpoint_every": 100}
-    with pytest.raises(KeyboardInterrupt):
-        world.train(train_config(**every), tmp_path, die, validation=scripted(world, 7))
-    result = world.train(train_config(**every), tmp_path, validation=scripted(world, 5))
-    assert result.resumed_from == 3
-    assert validations(tmp_path) == ["iteration,miou", "3,7", "5,5"]
 
 
 STUDENT = train_config().student

@@ -35,7 +35,6 @@ from stages.train.state import TrainingState, build_optimizer
 from stages.train.validate import Validation
 from stages.train.workspace import Workspace
 from store.index import Index, StoreEntry
-from store.read import FeatureReader
 from store.spec import ImageEntry, Level, StoreSpec, levels_of_format_1
 from tests.store import worlds as stores
 from tests.train.example import train_config
@@ -47,6 +46,16 @@ DOMAINS: tuple[Domain, ...] = ("source", "target")
 
 def silent(done: int, total: int, what: str) -> None:
     """Report to nobody."""
+
+
+def stop_at(step: int) -> Progress:
+    """Press Ctrl-C after a step."""
+
+    def interrupt(done: int, total: int, what: str) -> None:
+        if done == step:
+            raise KeyboardInterrupt
+
+    return interrupt
 
 
 @dataclass(frozen=True)
@@ -192,15 +201,10 @@ class World:
         validation: Validation | None = None,
     ) -> dict[str, Any]:
         """Train through, and stopped after some steps and resumed; demand and return equal bits."""
-
-        def interrupt(done: int, total: int, what: str) -> None:
-            if done == stop:
-                raise KeyboardInterrupt
-
         through, again = folder / "through", folder / "resumed"
         assert self.train(config, through, validation=validation).resumed_from is None
         with pytest.raises(KeyboardInterrupt):
-            self.train(config, again, interrupt, validation=validation)
+            self.train(config, again, stop_at(stop), validation=validation)
         resumed = self.train(cheaper or config, again, validation=validation)
         assert resumed.resumed_from == at
         found = results(through)
@@ -221,11 +225,18 @@ class World:
         )
         return TrainingState(models, optimizer, Curves())
 
-    def crops(self, config: TrainConfig, domains: Sequence[Domain] = DOMAINS) -> TrainingCrops:
-        """Training samples with the features of these domains."""
-        readers = {domain: FeatureReader(self.store(domain)) for domain in domains}
+    def crops(self, config: TrainConfig) -> TrainingCrops:
+        """Training samples, as training opens them."""
+        place, manifest, restyled = self.workspace, self.manifest, None
+        if config.restyled is not None:
+            restyled = Restyled.read(place.restyled, of=self.manifest_path)
         return TrainingCrops(
-            config=config, manifest=self.manifest, roots=self.roots, readers=readers
+            config=config,
+            manifest=manifest,
+            roots=self.roots,
+            readers=stage.open_stores(config, place, manifest)[1],
+            labels=stage.open_labels(config, place, manifest)[1],
+            restyled=restyled,
         )
 
     def copy(self, folder: Path) -> "World":

@@ -68,13 +68,11 @@ class AlignedBranch(Branch):
         student_drop: float,
         head: nn.Module,
     ) -> None:
-        super().__init__()
-        self.levels = tuple(levels)
+        super().__init__(levels)
         self.fusion = nn.ModuleDict(
             {
-                str(stage): AlignedFusion(teacher_channels[level], channels)
-                for stage, (channels, level) in enumerate(zip(in_channels, levels, strict=True))
-                if level is not None
+                str(stage): AlignedFusion(teacher_channels[level], in_channels[stage])
+                for stage, level in self.levels.items()
             }
         )
         self.drop = StudentDrop(student_drop)
@@ -84,11 +82,10 @@ class AlignedBranch(Branch):
         """Add the teacher to the student's maps, or to nothing where these are dropped."""
         teacher = self.refined(teacher)
         enhanced: list[Tensor] = self.drop([map_.detach() for map_ in student])
-        for stage, level in enumerate(self.levels):
-            if level is not None:
-                map_ = enhanced[stage]
-                size = (map_.shape[2], map_.shape[3])
-                enhanced[stage] = map_ + self.fusion[str(stage)](teacher[level], size)
+        for stage, level in self.levels.items():
+            map_ = enhanced[stage]
+            added = self.fusion[str(stage)](teacher[level], tuple(map_.shape[2:]))
+            enhanced[stage] = map_ + added
         return enhanced
 
     def logits(self, student: Student, seen: Pass, teacher: Mapping[str, Tensor]) -> Tensor:
@@ -102,9 +99,7 @@ class AlignedBranch(Branch):
         @torch.no_grad()
         def note(branch: nn.Module, maps: tuple[Any, ...], enhanced: object) -> None:
             student, teacher = maps[0], self.refined(maps[1])
-            for stage, level in enumerate(self.levels):
-                if level is None:
-                    continue
+            for stage, level in self.levels.items():
                 map_ = student[stage]  # (B, C_i, H_i, W_i), before some are dropped
                 added = self.fusion[str(stage)](teacher[level], tuple(map_.shape[2:]))
                 values = {"residual": norm(added) / norm(map_)}

@@ -32,8 +32,9 @@ class Branch(nn.Module):
     labels_target: ClassVar[bool] = False  # its average makes the pseudo-labels with the EMA model
     fusion: nn.ModuleDict  # by the number of the stage
 
-    def __init__(self) -> None:
+    def __init__(self, levels: Sequence[str | None]) -> None:
         super().__init__()
+        self.levels = {stage: level for stage, level in enumerate(levels) if level is not None}
         self.refiner: LowRankTokens | None = None
 
     def add_refiner(self, tokens: int, rank: int, teacher_channels: Mapping[str, int]) -> None:

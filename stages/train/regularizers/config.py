@@ -2,15 +2,9 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, model_validator
 
 from stages.fields import Name, NaturalInt, PositiveInt, Section, distinct
 
@@ -51,11 +45,6 @@ class Regularization(Section):
         "after Rein; null is off.",
     )
 
-    @model_serializer(mode="wrap")
-    def _without_what_is_off(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what is off: fingerprints are as before there was such."""
-        return {key: value for key, value in dump(self).items() if value is not None}
-
     @model_validator(mode="after")
     def _reads_something(self) -> Self:
         if self.on and not self.used_levels:
@@ -73,9 +62,4 @@ class Regularization(Section):
 
     @abstractmethod
     def build(self, student: "Student", teacher_channels: Mapping[str, int]) -> "Branch":
-        """Build the network that reads the teacher, from PyTorch's global generator.
-
-        Args:
-            student: What it enhances.
-            teacher_channels: Channels of each level that it reads.
-        """
+        """Build the network that reads the teacher, from PyTorch's global generator."""

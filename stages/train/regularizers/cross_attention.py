@@ -66,26 +66,21 @@ class CrossAttentionBranch(Branch):
         heads: Sequence[int],
         levels: Sequence[str | None],
     ) -> None:
-        super().__init__()
-        self.levels = tuple(levels)
-        self.embed = nn.ModuleDict()
-        self.fusion = nn.ModuleDict()
-        stages = zip(in_channels, heads, levels, strict=True)
-        for stage, (channels, stage_heads, level) in enumerate(stages):
-            if level is not None:
-                self.embed[str(stage)] = nn.Linear(teacher_channels[level], channels)
-                self.fusion[str(stage)] = CrossAttention(channels, stage_heads)
+        super().__init__(levels)
+        self.embed, self.fusion = nn.ModuleDict(), nn.ModuleDict()
+        for stage, level in self.levels.items():
+            channels = in_channels[stage]
+            self.embed[str(stage)] = nn.Linear(teacher_channels[level], channels)
+            self.fusion[str(stage)] = CrossAttention(channels, heads[stage])
 
     def forward(self, student: Sequence[Tensor], teacher: Mapping[str, Tensor]) -> list[Tensor]:
         """Add the attention's output to the maps whose stage reads a level; others pass."""
-        enhanced, teacher = [], self.refined(teacher)
-        for stage, (map_, level) in enumerate(zip(student, self.levels, strict=True)):
-            if level is None:
-                enhanced.append(map_)
-                continue
+        enhanced, teacher = list(student), self.refined(teacher)
+        for stage, level in self.levels.items():
+            map_ = student[stage]
             tokens = self.embed[str(stage)](_tokens(teacher[level]))  # (B, M, C_i)
             read = self.fusion[str(stage)](_tokens(map_), tokens)  # (B, N, C_i)
-            enhanced.append(map_ + read.transpose(1, 2).unflatten(2, map_.shape[2:]))
+            enhanced[stage] = map_ + read.transpose(1, 2).unflatten(2, map_.shape[2:])
         return enhanced
 
     def observe(self, seen: Seen) -> list[RemovableHandle]:
