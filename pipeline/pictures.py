@@ -176,11 +176,15 @@ def save_restyled(out: Path, project: Project) -> None:
     write_bytes(out, png_of(sheet(panels, columns=3)))
 
 
-def sheet(panels: Sequence[Panel], *, columns: int) -> Image.Image:
-    """Lay out panels row by row, all as large as the first, about 480 to 720 px, with captions."""
+def sheet(panels: Sequence[Panel], *, columns: int, panel_px: int | None = None) -> Image.Image:
+    """Lay out panels row by row, all as large as the first, with captions.
+
+    A panel is `panel_px` wide, or else about 480 to 720.
+    """
     columns = min(columns, len(panels))
     height, width = panels[0][1].shape[:2]
-    panel_px = round(width * min(WIDEST_PX / width, max(1, round(NARROWEST_PX / width))))
+    if panel_px is None:
+        panel_px = round(width * min(WIDEST_PX / width, max(1, round(NARROWEST_PX / width))))
     height_px = max(1, round(height * panel_px / width))
     step_x, step_y = panel_px + GAP_PX, height_px + CAPTION_PX + GAP_PX
     whole = (columns * step_x + GAP_PX, -(-len(panels) // columns) * step_y + GAP_PX)

@@ -338,9 +338,11 @@ def one_line_for_os_errors(url: Url) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        cure = "make room, set permissions or wait for the server"
+        cure = "make room or set permissions"
         if error.errno in _IN_THE_WAY:
             cure = "remove what is in the way"
+        elif str(url).startswith(S3):
+            cure = "wait, or check the bucket, your permissions and the network,"
         raise StoreError(
             f"cannot write {_file_of(url, error)}: {reason_of(error)}; {cure} and run the command "
             "again, it continues after the shards that are done"

@@ -41,17 +41,25 @@ def changed(image: ImageEntry) -> ImageEntry:
     return replace(image, content=f"{image.content}, changed")
 
 
-def features(image: ImageEntry, level: str) -> NDArray[np.float32]:
+def features(
+    image: ImageEntry, level: str, channels: int = 4, spec: StoreSpec = SPEC
+) -> NDArray[np.float32]:
     seed = sha256(f"{image.image_id} {image.content} {level}".encode()).digest()
-    stride, channels = SPEC.level(level)
-    h, w = (side // stride for side in image.working_size_px)
+    h, w = (side // spec.level(level).stride_px for side in image.working_size_px)
     rng = np.random.default_rng(list(seed))
     return rng.normal(3.0, 2.0, (channels, h, w)).astype(np.float32)
 
 
-def features_of(task: ShardTask) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
+def features_of(
+    task: ShardTask, spec: StoreSpec = SPEC
+) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
+    channels = {level: spec.level(level).channels for level in task.levels}
     return {
-        level: {image.image_id: features(image, level) for image in filter(None, task.images)}
+        level: {
+            i.image_id: features(i, level, channels[level], spec)
+            for i in task.images
+            if i is not None
+        }
         for level in task.levels
     }
 
@@ -77,7 +85,7 @@ def write(
         )
         tasks = writer.pending()
         for task in tasks:
-            writer.write_shard(task, features_of(task))
+            writer.write_shard(task, features_of(task, spec))
         assert writer.pending() == []
         return writer.finalise(), tasks
 
