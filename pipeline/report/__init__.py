@@ -227,7 +227,15 @@ class _Run:
         common = [image_id for image_id in drawn if image_id in others]
         some = common[:: -(-len(common) // COMPARED_PICTURES) or 1]
         rows = [(image_id, *drawn[image_id], others[image_id][2]) for image_id in some]
-        return {"runs": runs, "this": this, "other": other, "pictures": rows}
+        measured = read_columns(self.run / "validation.csv")
+        branch = [measured.get(name) for name in ("enhanced", "wrong_teacher")]
+        return {
+            "runs": runs,
+            "this": this,
+            "other": other,
+            "pictures": rows,
+            "branch": [of[max(of)] for of in branch if of] if all(branch) else None,
+        }
 
     def costs(self) -> list[Cost]:
         folders = dict.fromkeys(("prepare", "restyle", "embed", "label"), MANIFEST.parent)

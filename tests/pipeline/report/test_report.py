@@ -123,3 +123,11 @@ def test_names_of_classes_are_no_html(place: Path) -> None:
     for name in HOSTILE:
         assert name in text
         assert f"\n {name} " in said
+
+
+def test_beside_another_run_it_says_whether_the_branch_reads_its_teacher(place: Path) -> None:
+    shutil.copytree("runs", "other")
+    columns = "iteration,miou,enhanced,wrong_teacher"
+    Path("runs/validation.csv").write_text(f"{columns}\n5,30,40,37\n")
+    demand("report", "--compare", "other")
+    assert "with the features of other images: it reads its teacher" in text_of(place)
