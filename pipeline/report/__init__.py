@@ -37,7 +37,7 @@ from stages.student.saved import read_card
 from stages.train.step import LOSSES, PARTS
 from stages.train.workspace import INCIDENTAL, differences
 from store.atomic import write_text
-from store.errors import DataError, SSRError, StoreIncompleteError, StoreMissingError
+from store.errors import ConfigError, DataError, SSRError, StoreIncompleteError, StoreMissingError
 from store.files import Url, join
 from store.fingerprint import sha256_of_file
 from store.index import Index
@@ -188,7 +188,9 @@ class _Run:
             "recipe": recipe,
             "changed": [
                 f"train.{key}: {value} is asked for, {other} when it was trained"
-                for key, value, other in differences(asked, recipe)
+                for key, value, other in differences(
+                    asked, {"distill": None, "restyled": None} | recipe
+                )
                 if key not in ("init", "student.weights")  # folders of a machine
             ],
         }
@@ -221,6 +223,8 @@ class _Run:
     def comparison(self, folders: Sequence[Path]) -> dict[str, Any]:
         """Mean IoU of several runs, and pictures of this one beside those of the one before it."""
         runs = read_runs(folders if self.run in folders else [*folders, self.run])
+        if len(runs) < 2:
+            raise ConfigError(f"--compare {self.run}: is this very run; name another one")
         here = next(n for n, each in enumerate(runs) if each.folder == self.run)
         this, other = runs[here], runs[here - 1 if here else 1]
         drawn, others = _pictures(self.run), _pictures(other.folder)

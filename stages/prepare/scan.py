@@ -298,7 +298,7 @@ def _looks_resampled(ids: NDArray[np.uint8]) -> bool:
 
 
 def _read_cache(path: Path) -> dict[str, tuple[str, Measurement]]:
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         digest, _, body = path.read_bytes().partition(b"\n")
         if digest == sha256(_FORMAT + body).encode():
             return _ENTRIES.validate_json(body)

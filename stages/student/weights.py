@@ -189,9 +189,8 @@ def load_backbone(backbone: SegformerModel, weights: str) -> None:
     wanted = network.state_dict()
     faults = differences(wanted, tensors, unknown=unknown, shown=official_name).summary()
     if not faults and not Path(weights).expanduser().is_file():  # no tensor tells
-        heads, given = (
-            list(each.num_attention_heads) for each in (backbone.config, read_config(path.parent))
-        )
+        heads = list(backbone.config.num_attention_heads)
+        given = getattr(read_config(path.parent), "num_attention_heads", None)
         faults = "" if given == heads else f"{given} attention heads, not {heads}"
     if faults:
         raise CheckpointError(

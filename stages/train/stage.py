@@ -127,7 +127,7 @@ def run(
     trained = None if known == {None} else False not in known
     identity = _identity(config, workspace, stores, labels, feed)
     fingerprint = fingerprint_of(identity)
-    recipe = config.model_dump(mode="json", exclude=INCIDENTAL)
+    recipe = _described(config)
     recipe["init"] = _without_folder(config.init)
     recipe["student"]["weights"] = _without_folder(config.student.weights)
     meta = {
@@ -177,6 +177,14 @@ def run(
         ranks.require_equal("done", "what is done")  # nobody leaves before the student is there
     seconds = time.perf_counter() - started
     return TrainResult(out / "student", resumed_from, seconds, curves, trained)
+
+
+def _described(config: TrainConfig) -> dict[str, Any]:
+    """Dump what decides about weights; what is off and younger is not there, as in older runs."""
+    off = {key for key in ("distill", "restyled") if getattr(config, key) is None}
+    if config.validate_on == "target":
+        off.add("validate_on")
+    return config.model_dump(mode="json", exclude=INCIDENTAL | off)
 
 
 def open_stores(
@@ -248,7 +256,7 @@ def _identity(
     shows_restyled = config.restyled is not None or on_proxy
     return {
         "version": TRAINING_VERSION,
-        "train": config.model_dump(mode="json", exclude=INCIDENTAL),
+        "train": _described(config),
         "manifest": sha256_of_file(workspace.manifest),
         "features": [
             entry.levels[level].model_dump(mode="json")

@@ -2,9 +2,15 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from stages.fields import Name, NaturalInt, PositiveInt, Section, distinct
 
@@ -44,6 +50,11 @@ class Regularization(Section):
         description="Low-rank tokens that refine the teacher's features before they are read, "
         "after Rein; null is off.",
     )
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is off: fingerprints are as before there was such."""
+        return {key: value for key, value in dump(self).items() if value is not None}
 
     @model_validator(mode="after")
     def _reads_something(self) -> Self:
