@@ -374,4 +374,6 @@ def _file_of(url: Url, error: OSError | MemoryError) -> str:
 
 def reason_of(error: OSError | MemoryError) -> str:
     """Return why a file could not be looked at."""
-    return getattr(error, "strerror", None) or str(error) or "not enough memory"
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    return error.strerror or str(error)

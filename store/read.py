@@ -13,7 +13,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from store.codec import MISSING_CODE
 from store.errors import (
     StoreError,
     StoreIncompleteError,
@@ -256,11 +255,21 @@ def decode_chunk(data: NDArray[np.uint8], grid: LevelGrid) -> NDArray[Any]:
     if grid.codec.compressed:
         from numcodecs.zstd import decompress  # 0.2 s
 
-        frame, data = data, np.full(grid.chunk_bytes, MISSING_CODE, np.int8).view(np.uint8)
+        if (claimed := _content_bytes(data)) != grid.chunk_bytes:  # before there is memory for it
+            raise DamageError(f"a chunk claims {claimed} bytes instead of {grid.chunk_bytes}")
         try:
-            decompress(frame, data)  # whatever the frame claims, into this memory alone
-        except (RuntimeError, ValueError) as error:
+            data = np.frombuffer(decompress(data), np.uint8)
+        except RuntimeError as error:
             raise DamageError(str(error)) from error
     if len(data) != grid.chunk_bytes:
         raise DamageError(f"a chunk has {len(data)} bytes instead of {grid.chunk_bytes}")
     return data.view(grid.codec.dtype).reshape(grid.chunk_shape[1:])
+
+
+def _content_bytes(frame: NDArray[np.uint8]) -> int:
+    """Return how many bytes a zstd frame says that it holds (RFC 8878, section 3.1.1.1)."""
+    head = frame[:18].tobytes().ljust(18, b"\0")
+    single_segment = head[4] >> 5 & 1
+    width = (single_segment, 2, 4, 8)[head[4] >> 6]
+    start = 5 + (not single_segment) + (0, 1, 2, 4)[head[4] & 3]
+    return int.from_bytes(head[start : start + width], "little") + 256 * (width == 2)

@@ -202,16 +202,17 @@ class StudentConfig(Section):
             raise ValueError(
                 f"{self.backbone} takes no weights {self.weights}; set weights to {takes}"
             )
-        if is_mit != (self.norm_eps is not None) or (self.drop_path and not is_mit):
+        if is_mit and self.norm_eps is None:
+            raise ValueError(f"{self.backbone} has LayerNorms; set norm_eps to 1e-6 or 1e-5")
+        if not is_mit and (self.norm_eps is not None or self.drop_path):
             raise ValueError(
-                "set norm_eps to 1e-6 or 1e-5 with a MiT, and with other backbones, which have "
-                "no LayerNorms and stochastic depth to set, to null and drop_path to 0"
+                f"{self.backbone} has neither LayerNorms nor stochastic depth to set; set norm_eps "
+                "to null and drop_path to 0"
             )
-        if (self.semask and not is_mit) or (self.hrda and is_rein):
-            raise ValueError(
-                f"semask needs the stages of a MiT, and hrda another backbone than {REIN}; set to "
-                f"null what {self.backbone} cannot have"
-            )
+        if self.semask is not None and not is_mit:
+            raise ValueError(f"semask needs the stages of a MiT, which {self.backbone} has not")
+        if self.hrda is not None and is_rein:
+            raise ValueError(f"{REIN} sees images at one scale; set hrda to null")
         return self
 
 

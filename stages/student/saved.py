@@ -234,7 +234,8 @@ def read_card(folder: Path) -> Card:
             f"{path} describes no student of this project ({reason}); "
             "give the folder of a student that was trained, imported or exported"
         ) from error
-    unsigned = hashlib.sha256(written.replace(str(digest).encode(), b"")).hexdigest()
+    noted = str(digest).encode(errors="replace")
+    unsigned = hashlib.sha256(written.replace(noted, b"")).hexdigest()
     if digest not in (None, unsigned):  # version 0.1.0 wrote none
         raise CheckpointError(
             f"{path} is not as it was written: restore it or train the student again; if you "

@@ -105,7 +105,7 @@ class ClassShares:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state of `state_dict`."""
         counts = torch.tensor(state["counts"], dtype=torch.int64)
-        vars(self).update({**state, "counts": counts})
+        vars(self).update({name: state[name] for name in vars(self)}, counts=counts)
 
 
 class Curves:
@@ -151,7 +151,7 @@ class Curves:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state of `state_dict`."""
         self.shares.load_state_dict(state["shares"])
-        vars(self).update({**state, "shares": self.shares})
+        vars(self).update({name: state[name] for name in vars(self)}, shares=self.shares)
 
 
 def rows_for(names: Iterable[str], folder: Path) -> Callable[[Curves], None]:

@@ -1,4 +1,6 @@
+import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,3 +106,13 @@ def paletted(colors: dict[int, Color]) -> StoredLabel:
     palette = np.zeros((256, 3), np.uint8)
     palette[[*colors]] = [*colors.values()]
     return StoredLabel(np.array([[*colors]], np.uint8), palette)
+
+
+@pytest.mark.parametrize("dataset", ["gta", "cityscapes"])
+def test_the_id_table_is_the_official_one(shared: Path, dataset: str) -> None:
+    tables = json.loads((shared / "spec" / "tables" / "id_tables.json").read_text())
+    official = {int(stored): k for stored, k in tables[dataset]["mapped"].items()}
+    assert {s: k for s, k in CITYSCAPES_IDS.ids.items() if k != IGNORE} == official
+    assert dict(enumerate(CITYSCAPES_19.names)) == {
+        int(k): name for k, name in tables["train_ids"].items()
+    }

@@ -262,3 +262,9 @@ def test_a_name_that_is_not_utf8_is_an_error(prepare: Prepare, own_data: Path) -
         shutil.copy(own_data / path, (own_data / path).with_name(os.fsdecode(b"\xff.png")))
     with pytest.raises(DataError, match=r"udcff.* is not UTF-8: rename the file"):
         prepare(folder_config(own_data))
+
+
+def test_labels_of_the_target_train_split_stay_out(prepare: Prepare, cityscapes: Path) -> None:
+    config = cityscapes_config(cityscapes)
+    train = prepare(config, config).manifest.select(domain="target", split="train")
+    assert [(record.label, record.class_pixels) for record in train] == [(None, None)] * 2

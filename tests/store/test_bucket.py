@@ -1,5 +1,6 @@
 """A store in a bucket is as in a folder, also where the server is busy, refuses or breaks off."""
 
+import pickle
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,10 +14,12 @@ from werkzeug.datastructures import Headers
 
 from store.convert import convert
 from store.errors import StoreError, StoreUnreadableError
-from store.files import S3Files, join
-from store.read import FeatureReader
+from store.files import S3Files, files_at, join
+from store.index import Index
+from store.read import FeatureReader, open_features
 from store.summary import inspect, open_dataset
-from tests.store.worlds import changed, files, images, write
+from store.write import StoreWriter
+from tests.store.worlds import LEVELS, SPEC, changed, features, files, images, write
 
 IMAGES, MORE = images(4), images(7)
 XML: Final = "<Error><Code>{}</Code><Message>of\nthe test</Message></Error>"
@@ -141,17 +144,46 @@ def test_an_endpoint_that_is_no_url_is_one_line(
     S3FileSystem.clear_instance_cache()
 
 
-def test_a_bucket_is_written_converted_and_shown(bucket: str, tmp_path: Path) -> None:
+def test_a_bucket_is_written_continued_read_converted_and_shown(
+    bucket: str, tmp_path: Path
+) -> None:
     place = f"{bucket}/all"
     entry, _ = write(place, MORE)
     store = join(place, entry.path)
+    before = files(store)
     assert write(tmp_path, MORE)[0] == entry
-    assert files(store) == files(tmp_path / entry.path)
+    assert before == files(tmp_path / entry.path)
+    for name in ("stride8/c.1.0.0.0", "ledger/stride16/000002.json", "zarr.json"):
+        files_at(store).delete(name)
+    _, tasks = write(place, MORE)
+    assert [(task.shard, task.levels) for task in tasks] == [(1, ("stride8",)), (2, ("stride16",))]
+    assert files(store) == before
     converted = join(place, convert(store, "int8-zstd").path)
-    assert inspect(converted).complete
+    index, contents = Index(stores={"source": entry}), {i.image_id: i.content for i in MORE}
+    reader = open_features(place, index, "source", levels=LEVELS, images=contents)
+    for image in MORE[:2]:
+        wanted = features(image, "stride8").astype(np.float16)[:, 3:12, 1:8]
+        window = (image.image_id, "stride8", 3, 1, 9, 7)
+        np.testing.assert_array_equal(reader.window(*window), wanted)
+        np.testing.assert_allclose(FeatureReader(converted).window(*window), wanted, atol=0.1)
+    summary = inspect(converted)
+    assert summary.complete
+    assert summary.codec == "int8-zstd"
     shown = open_dataset(converted)["stride16"].sel(image=MORE[3].image_id).values
     held = FeatureReader(converted).window(MORE[3].image_id, "stride16", 0, 0, 10, 12)
     np.testing.assert_array_equal(shown[:, :10, :12], held)
+
+
+def test_credentials_stay_in_the_environment(bucket: str) -> None:
+    place = f"{bucket}/secrets"
+    entry, _ = write(place, MORE)
+    everything = b"".join(files(join(place, entry.path)).values())
+    assert b"key-of-tests" not in everything
+    reader = FeatureReader(join(place, entry.path))
+    reader.window(MORE[0].image_id, "stride8", 0, 0, 2, 2)
+    assert b"key-of-tests" not in pickle.dumps(reader)
+    with StoreWriter(place, SPEC, images(8), LEVELS) as writer:
+        assert b"key-of-tests" not in pickle.dumps(writer.shards)
 
 
 @pytest.mark.parametrize("url", ["gs://bucket/prefix", "s3://", "http://host/stores"])

@@ -189,8 +189,9 @@ def test_an_index_that_points_beyond_the_file_is_damage(store: Path, place: int)
 @pytest.mark.parametrize("claim", [0, 2**50])
 def test_a_frame_that_claims_another_size_is_damage(claim: int) -> None:
     frame = b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", claim) + b"\1\0\0"
-    with pytest.raises(DamageError):
-        decode_chunk(np.frombuffer(with_crc32c(frame), np.uint8), LevelGrid.of(BIT8, "stride8"))
+    chunk = np.frombuffer(with_crc32c(frame), np.uint8)
+    with pytest.raises(DamageError, match=f"claims {claim} bytes instead of 1024"):
+        decode_chunk(chunk, LevelGrid.of(BIT8, "stride8"))
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])

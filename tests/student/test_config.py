@@ -20,7 +20,7 @@ DISTANCE: dict[str, Any] = {"weight": 0.1, "classes": ["road"], "min_share": 0.5
 @pytest.mark.parametrize(
     ("config", "changes", "says"),
     [
-        (train_config, {"student": {"norm_eps": None}}, "norm_eps to 1e-6 or 1e-5 with a MiT"),
+        (train_config, {"student": {"norm_eps": None}}, "has LayerNorms; set norm_eps to 1e-6"),
         (train_config, {"student": {"weights": "imagenet"}}, "set weights to random, a file"),
         (train_config, {"student": {"head": "mask2former"}}, "mask2former needs backbone rein_vfm"),
         (

@@ -153,3 +153,21 @@ def test_crops_have_the_labels_under_the_image(told: World) -> None:
         np.testing.assert_array_equal(sample["target_probabilities"], place.cut(whole, 8))
         seen.add(place.mirrored)
     assert seen == {False, True}
+
+
+def shares_of(classes: Tensor, sure: float = 0.9) -> Tensor:
+    """Probabilities (B, K, h, w) that name classes (B, h, w)."""
+    rest = (1 - sure) / (CLASSES - 1)
+    told = torch.nn.functional.one_hot(classes, CLASSES).permute(0, 3, 1, 2)
+    return rest + (sure - rest) * told.float()
+
+
+def test_wrong_labels_raise_the_losses_that_learn_from_them() -> None:
+    with torch.no_grad():
+        student = models_for(train_config(**ALIKE)).student
+        believed = student(batch_of().target_image).argmax(1)[:, ::2, ::2]
+    right = labelled(shares_of(believed), "store", weight="pixel").losses
+    wrong = labelled(shares_of((believed + 1) % CLASSES), "store", weight="pixel").losses
+    assert wrong["mix"] > 1.2 * right["mix"]
+    assert wrong["masked"] > right["masked"]
+    assert torch.equal(wrong["clean"], right["clean"])

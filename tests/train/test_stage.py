@@ -1,6 +1,8 @@
 import csv
 import logging
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -379,3 +381,21 @@ def test_a_store_that_does_not_fit_is_refused_before_training(
     assert "\n" not in message
     assert not done
     assert not (tmp_path / "run" / "student").exists()
+
+
+IMPORTS = """
+import importlib, pkgutil, sys, stages.train
+for module in pkgutil.walk_packages(stages.train.__path__, "stages.train."):
+    importlib.import_module(module.name)
+print(*sys.modules)
+"""
+
+
+def test_training_loads_neither_sam_nor_the_embedding_nor_dask() -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-W", "error", "-c", IMPORTS], cwd=REPOSITORY, check=True,
+        capture_output=True, text=True,
+    ).stdout.split()  # fmt: skip
+    assert "stages.train.loop" in loaded
+    unwanted = ("segment_anything", "stages.embed", "stages.evaluate", "dask", "torchvision")
+    assert [name for name in loaded if name.startswith(unwanted)] == []
