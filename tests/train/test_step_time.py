@@ -1,12 +1,16 @@
 """The benchmark of a step runs, and its yardstick computes what our step computes."""
 
+import pickle
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks.step_time.setting import ARMS
+from benchmarks.step_time.data import crops_of, draw_data
+from benchmarks.step_time.setting import ARMS, Setting
 from benchmarks.step_time.table import step_macs
 from store.spec import Level
 from tests.pipeline.workplace import REPOSITORY
@@ -34,6 +38,17 @@ def test_the_benchmark_of_a_step_runs_every_arm() -> None:
         assert sum(column) == pytest.approx(step, rel=0.02)  # printed with three digits
         rest = column[list(parts).index("rest")]
         assert 0 <= rest < 0.2 * step
+
+
+def test_features_in_memory_do_not_travel_to_loader_processes(tmp_path: Path) -> None:
+    """What is larger than a pipe's 64 KiB lets them start up one after the other."""
+    setting = Setting("mit_tiny", "vit_b", 64, 2, "cpu", "float32", False, False, 1, 0)
+    draw_data(tmp_path, setting)
+    held, stored = (crops_of(arm, tmp_path, setting) for arm in "db")
+    sent = pickle.dumps(held)
+    assert len(sent) < 2**16 < (tmp_path / "source.npy").stat().st_size
+    for level, values in pickle.loads(sent)[0]["source_features"].items():
+        np.testing.assert_array_equal(values, stored[0]["source_features"][level])
 
 
 def test_work_of_the_papers_networks_is_what_was_counted_on_the_official_code() -> None:
