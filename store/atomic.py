@@ -69,6 +69,8 @@ def replacing(path: Path, temporary_name: str) -> Iterator[BinaryIO]:
     Raises:
         OSError: The disk is full or not writable; it names `path`, which is as it was.
     """
+    if not path.name:  # as of `.`
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(temporary_name)
     try:
         with temporary.open("wb") as file:

@@ -89,8 +89,9 @@ def write_report(
     Raises:
         DataError: There is nothing to report: no such run, or neither a manifest nor a run.
     """
-    if not run.is_dir() and run != RUN:
-        raise DataError(f"{run}: there is no such folder; give one that `ssr train` wrote")
+    for folder in (run, *compare):
+        if not folder.is_dir() and folder != RUN:
+            raise DataError(f"{folder}: there is no such folder; give one that `ssr train` wrote")
     if not run.is_dir() and not MANIFEST.is_file():
         raise DataError(
             f"nothing to report yet: there is neither {MANIFEST} nor {run}; run `dvc repro`, "

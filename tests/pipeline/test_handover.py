@@ -73,6 +73,7 @@ def test_an_imported_student_is_taken_by_every_command(photos: Path) -> None:
         ("import notes.txt --out o --classes ade", ("--classes ade", "cityscapes, camvid")),
         ("evaluate --weights ema --model runs/student", ("holds one student", "give its run")),
         ("compare runs", ("runs is one run", "name another one")),
+        ("report --compare absent", ("absent: there is no such folder", "`ssr train`")),
         ("probe --student absent", ("there is no such folder",)),
     ],
 )

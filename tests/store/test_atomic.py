@@ -16,6 +16,12 @@ def test_writing_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> No
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_folder_without_a_name_is_an_os_error_as_others_are(tmp_path: Path) -> None:
+    for folder in (tmp_path, Path(), Path("/")):
+        with pytest.raises(IsADirectoryError):
+            atomic.write_bytes(folder, b"")
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
