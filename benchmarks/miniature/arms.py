@@ -85,6 +85,7 @@ FURTHER: Final[dict[str, Arm]] = {
     "guided, fusion lr x 1": Arm("guided", changes=("train.optimizer.regularizer_lr_factor=1",)),
     "DAFormer + MIC": Arm("daformer-mic"),
     "distil-first": Arm("distil-first"),
+    "distil-first, untrained": Arm("distil-first", world="untrained"),
     "labels of the store": Arm("store-labels"),
     "DAFormer + SeMask": Arm("semask"),
     "DAFormer + SeMask's maps": Arm("semask", changes=("train.student.semask.attention=false",)),
