@@ -89,8 +89,8 @@ def write_report(
     Raises:
         DataError: There is nothing to report: no such run, or neither a manifest nor a run.
     """
-    for folder in (run, *compare):
-        if not folder.is_dir() and folder != RUN:
+    for folder in (*compare, *(() if run == RUN else (run,))):
+        if not folder.is_dir():
             raise DataError(f"{folder}: there is no such folder; give one that `ssr train` wrote")
     if not run.is_dir() and not MANIFEST.is_file():
         raise DataError(

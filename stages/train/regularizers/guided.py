@@ -1,9 +1,9 @@
 """Our own regulariser, `kind: guided`: a branch that reads the teacher where its features lie.
 
 Differs from SSR: cross-attention must learn where to read the teacher, and in short trainings it
-hardly reads it (column swap of runs/health.csv). Here a branch of its own, `AlignedBranch`, must
-read the teacher, and what it has learnt reaches the student by pseudo-labels alone: its average
-labels the target.
+may read all places alike (column entropy of runs/health.csv). Here a branch of its own,
+`AlignedBranch`, must read the teacher, and what it has learnt reaches the student by pseudo-labels
+alone: its average labels the target.
 """
 
 from collections.abc import Mapping
