@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stages.prepare.labels import IGNORE
-from stages.train.adaptation.augment import block_mask, draw_blocks, mix_features
+from stages.train.adaptation.augment import draw_blocks, mix_features
 from stages.train.adaptation.losses import (
     cells_of,
     feature_distance,
@@ -51,12 +51,6 @@ def test_a_block_larger_than_the_crop_is_refused_in_one_line() -> None:
     with pytest.raises(ConfigError, match=r"set train\.masking\.block_px to 32 or less") as caught:
         draw_blocks(np.random.default_rng(0), 1, (32, 64), 96)
     assert "\n" not in str(caught.value)
-
-
-def test_no_image_is_hidden_whole() -> None:
-    uniform = torch.tensor([[[[0.1, 0.6], [0.3, 0.2]]], [[[0.9, 0.8], [0.3, 0.2]]]])
-    shown = block_mask(uniform, (2, 2), ratio=0.7)
-    assert shown.tolist() == [[[[0, 1], [0, 0]]], [[[1, 1], [0, 0]]]]
 
 
 def test_each_token_is_mixed_by_its_share_of_source_pixels() -> None:

@@ -261,15 +261,8 @@ def draw_blocks(rng: np.random.Generator, batch: int, size_px: Size, block_px: i
 
 
 def block_mask(uniform: Tensor, size_px: Size, ratio: float) -> Tensor:
-    """Turn the draws (B, 1, gH, gW) into a mask (B, 1, H, W), 1 where a draw is above `ratio`.
-
-    Differs from MIC: the block of an image's highest draw always shows, so that an image of one
-    block hides nothing. Gradients of an image without any block are so large that they overflow:
-    the norms of a MiT divide by a deviation of 0.
-    """
-    highest = uniform.amax(dim=(-2, -1), keepdim=True)
-    shown = (uniform > ratio) | (uniform == highest)
-    return F.interpolate(shown.float(), size_px, mode="nearest")
+    """Turn the draws (B, 1, gH, gW) into a mask (B, 1, H, W), 1 where a draw is above `ratio`."""
+    return F.interpolate((uniform > ratio).float(), size_px, mode="nearest")
 
 
 def mask_images(images: Tensor, uniform: Tensor, ratio: float) -> Tensor:
