@@ -48,12 +48,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
         raise CheckpointError(
             f"{path} holds no table of tensors{found}; give a file of network weights"
         )
+    require_finite(tensors, path, "get the file again")
+    return tensors, meta if isinstance(meta, dict) else {}
+
+
+def require_finite(tensors: Mapping[str, Tensor], path: Path, cure: str) -> None:
+    """Raise CheckpointError for the first tensor of a file that holds NaN or infinity."""
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise CheckpointError(
-                f"{path}: {name} holds values that are not finite; get the file again"
-            )
-    return tensors, meta if isinstance(meta, dict) else {}
+            raise CheckpointError(f"{path}: {name} holds values that are not finite; {cure}")
 
 
 def prefixes_of(names: Iterable[str], anchor: str) -> list[str]:

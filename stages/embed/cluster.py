@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from stages.embed.config import EmbedConfig
 from stages.embed.stores import require_weights
-from stages.embed.task import embed_shards
+from stages.embed.task import WRITERS, embed_shards
 from stages.embed.teachers.encoder import Encoder
 from stages.prepare.manifest import ImageRecord
 from store.errors import ConfigError, SSRError
@@ -27,9 +27,6 @@ from store.shard_writer import ShardTask, ShardWriter
 
 RETRIES: Final = 2
 """Of a shard whose worker lives and met something unforeseen, such as a lost network drive."""
-
-WRITERS: Final = 2
-"""Threads of a worker: while one encodes another writes."""
 
 CONNECT_S: Final = 10.0
 """How long to wait for a scheduler, and for its first worker, to answer."""

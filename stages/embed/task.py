@@ -2,10 +2,10 @@
 
     reader threads:  read and resize image 7 | cut, normalise and scale its tiles
     this thread:     encode a batch of tiles | blend it into images
-    writer thread:   (`run_serial`) project and write the shard before
+    writer threads:  (`run_serial`) project and write the shards before
 
 All that comes after resizing happens on the encoder's device. On a GPU nothing here waits for it
-but the writer thread: image 7 goes there once, as bytes, and each level of it comes back once.
+but the writers: image 7 goes there once, as bytes, and each level of it comes back once.
 
 A batch takes tiles of several images, but at one input scale and orientation of one shard: in
 whichever run, order and company that comes to be made, its batches are the same, and so are its
@@ -66,6 +66,9 @@ class EmbeddedShard:
             self.copied.synchronize()
         return project(self.unprojected, self.bases)
 
+
+WRITERS: Final = 2
+"""Threads that write shards: while one encodes another waits for the disk."""
 
 _BATCHES_AHEAD: Final = 2
 _MOST_READERS: Final = 16
@@ -332,23 +335,11 @@ def ahead(items: Iterable[_T], count: int) -> Iterator[_T]:
 
 
 def run_serial(shards: Generator[_T, None, None], write: Callable[[_T], None]) -> None:
-    """Write each shard in a second thread while this one makes the next.
+    """Write shards in other threads while this one makes the next.
 
     At most one shard waits to be written. What ends the run here, an interrupt too, lets shards
-    that are made be written; what `write` raises leaves those after it unwritten.
+    that are made be written; what `write` raises ends it.
     """
-
-    def write_after(last: Future[None] | None, shard: _T) -> None:
-        if last is not None:
-            last.result()
-        write(shard)
-
-    def submitted(thread: ThreadPoolExecutor) -> Iterator[Future[None]]:
-        last = None
-        for shard in shards:
-            last = thread.submit(write_after, last, shard)
-            yield last
-
-    with closing(shards), ThreadPoolExecutor(1, "write") as thread:
-        for writing in ahead(submitted(thread), 2):
+    with closing(shards), ThreadPoolExecutor(WRITERS, "write") as threads:
+        for writing in ahead((threads.submit(write, shard) for shard in shards), WRITERS):
             writing.result()

@@ -21,7 +21,7 @@ from stages.prepare.labels import IGNORE, ClassTable
 from stages.student.config import STUDENT_FILES, StudentConfig
 from stages.student.mit import BACKBONES, segformer_config
 from stages.student.weights import from_segformer, to_segformer
-from stages.weight_files import reading
+from stages.weight_files import reading, require_finite
 from store.atomic import TEMPORARY_SUFFIX, write_bytes, write_text
 from store.errors import CheckpointError, ConfigError
 
@@ -115,6 +115,7 @@ def read_student(folder: Path) -> tuple[Card, dict[str, Tensor]]:
         )
     with reading(path, "does not hold tensors", "train the student again"):
         tensors = safetensors.torch.load(weights)
+    require_finite(tensors, path, "train the student again")
     return card, from_segformer(tensors)  # which leaves names of `Student` as they are
 
 

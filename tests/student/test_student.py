@@ -129,6 +129,14 @@ def test_broken_folder_is_refused_in_one_line(
     assert "\n" not in str(error.value)
 
 
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    student = tiny()
+    torch.nn.init.constant_(student.head.classifier.bias, torch.nan)
+    save_student(student, tmp_path, config=CONFIG, meta={})
+    with pytest.raises(CheckpointError, match=r"head\.classifier\.bias holds values that are not"):
+        load_student(tmp_path)
+
+
 @pytest.mark.parametrize("layout", ["ssr", "segformer"])
 def test_a_flipped_bit_anywhere_in_the_card_is_refused(tmp_path: Path, layout: Layout) -> None:
     config = CONFIG.model_copy(update={"norm_eps": 1e-5, "head": "mlp"})

@@ -8,13 +8,15 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
+from stages.device import float32_on_gpu
 from stages.train import loop
 from stages.train.graphs import RecordedPasses, passes_for
-from stages.train.step import Step, StepResult, run_passes
+from stages.train.step import Step, StepResult, draw_step, run_passes, train_step
 from store.errors import TrainingError
 from tests.train.example import HRDA, train_config
 from tests.train.test_distill import DISTILL
 from tests.train.test_loop import TWENTY
+from tests.train.test_step import ARMS, batch_of, gradients, models_for, relative_error
 from tests.train.world import World, assert_same, results, stop_at
 
 # rows that are not those of the curves, and self-training later: three kinds of steps
@@ -80,6 +82,30 @@ def test_recorded_steps_leave_what_others_do(
     world.run(tmp_path / "recorded", **changes)
     assert passes.launches == 2 + 12  # of 5 and 15 steps, 3 of each to warm up
     assert_same(results(tmp_path / "recorded"), results(tmp_path / "eager"))
+
+
+@pytest.mark.parametrize("place", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("arm", ARMS)
+def test_recorded_passes_of_every_arm_compute_what_others_do(arm: str, place: str) -> None:
+    """With masked images and feature distance; of five steps, two of which launch what is there."""
+    config, device = train_config(**ARMS[arm]), torch.device(place)
+    passes, found = RecordedPasses() if place == "cuda" else Rerun(), []
+    for way in (run_passes, passes):
+        models = models_for(config, imagenet=True)
+        models.set_up(config, device)
+        learning = [each for each in (models.student, models.regularizer) if each is not None]
+        for iteration in range(5):
+            torch.manual_seed(iteration)
+            for network in learning:
+                network.zero_grad()
+            batch = batch_of(iteration)
+            draws = draw_step(config, batch.source_label, iteration)
+            given = {"config": config, "iteration": iteration, "passes": way}
+            with float32_on_gpu("highest"):
+                losses = train_step(models, batch.to(device), draws, **given).losses
+        learnt = [gradients(network) for network in learning]
+        found.append({name: value for each in (losses, *learnt) for name, value in each.items()})
+    assert relative_error(*found) < 1e-4
 
 
 @pytest.mark.gpu
