@@ -53,6 +53,8 @@ class Shuffled(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         sample, other = self._crops[index], self._crops[index + _APART]
+        if sample["source_features"].keys() - other["source_features"].keys():
+            other = self._crops[index ^ 1]  # steps of distillation, in batches of even size
         sample["source_features"] = other["source_features"]
         sample["target_features"] = other["target_features"]
         if "target_probabilities" in other:

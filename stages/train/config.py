@@ -213,7 +213,8 @@ class TrainConfig(Section):
     )
     precision: Literal["float32", "bfloat16"] = Field(
         description="Of the networks' forward passes; `bfloat16` is autocast, with weights, "
-        "softmax, threshold, cross entropy and distances in float32."
+        "softmax, threshold, cross entropy and distances in float32; slow on a CPU without "
+        "instructions for it."
     )
     matmul: Literal["highest", "tf32"] = Field(
         description="What float32 is on a GPU, in products and convolutions alike: `highest` is "
