@@ -2,7 +2,7 @@
 
 A store makes the teacher free, and so the target takes part as the source does; no label is read.
 First and not beside the task, as the two losses conflict (GKD, arXiv 2603.02554, which runs its
-teacher and sees no target). Its steps are in `stages.train.loop`: the student sees crops with
+teacher and sees no target). The passes are in `stages.train.step`: the student sees crops with
 jitter and blur; features are of clean ones.
 
 # B batch, C channels of a teacher level, C_i student channels of stage i, N = h w teacher tokens

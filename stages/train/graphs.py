@@ -42,8 +42,6 @@ def passes_for(config: TrainConfig, device: torch.device, ranks: int) -> Passes:
     for hindrance in [text for text, hinders in hindrances.items() if hinders]:
         log.warning(f"train.cuda_graphs: steps are launched kernel by kernel, as {hindrance}")
         return run_passes
-    if config.distill is not None:
-        log.warning("train.cuda_graphs: steps of train.distill are launched kernel by kernel")
     return RecordedPasses()
 
 
@@ -78,14 +76,14 @@ class RecordedPasses:
             TrainingError: If a graph cannot be recorded, for want of memory too.
         """
         given = _inputs(step)
-        shapes = tuple((each.shape, each.dtype) for each in given)
+        shapes = (step.of_task, *((each.shape, each.dtype) for each in given))
         self._steps[shapes] += 1
         if self._steps[shapes] <= WARM_UP:
             return run_passes(step)
         kind = (shapes, step.observe)
         if kind not in self._recorded:
-            copied = {name: deepcopy(getattr(step, name)) for name in ("batch", "things", "views")}
-            held = replace(step, **copied)
+            names = ("batch", "things", "views", "distilled")
+            held = replace(step, **{name: deepcopy(getattr(step, name)) for name in names})
             try:
                 result, launch = self.record(held)
             except RuntimeError as error:  # after which the generator can draw no more
@@ -94,7 +92,8 @@ class RecordedPasses:
                     f"a step cannot be recorded as a CUDA graph ({reason}); set train.cuda_graphs "
                     "to off"
                 ) from error
-            networks = (step.models.student, step.models.regularizer)
+            models = step.models
+            networks = (models.student, models.regularizer, models.distiller)
             weights = [w for each in networks if each is not None for w in each.parameters()]
             gradients = [(weight, weight.grad) for weight in weights]
             self._recorded[kind] = _Recorded(held, result, gradients, launch)
@@ -120,6 +119,6 @@ class RecordedPasses:
 
 def _inputs(step: Step) -> list[Tensor]:
     batch = (getattr(step.batch, part.name) for part in fields(step.batch))
-    parts = (*batch, step.things, *(step.views or ()))
+    parts = (*batch, step.things, *(step.views or ()), step.distilled)
     each = (part.values() if isinstance(part, Mapping) else (part,) for part in parts)
     return [tensor for tensor in chain.from_iterable(each) if tensor is not None]

@@ -6,31 +6,25 @@ Steps of distillation come first, those of the task after them.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from stages.prepare.manifest import Domain
-from stages.train.adaptation.augment import StrongDraw, augment, draw_strong
 from stages.train.config import TrainConfig
-from stages.train.crops import DISTILL_STREAM, STEP_STREAM, Batch, Sample, batches
+from stages.train.crops import STEP_STREAM, Sample, batches
 from stages.train.graphs import passes_for
-from stages.train.models import Models
 from stages.train.monitor import COLUMNS, Curves, FiniteCheck, health_row
 from stages.train.ranks import ALONE, Ranks
 from stages.train.state import TrainingState, learning_rate, set_learning_rate
 from stages.train.step import (
     FeatureMixer,
-    Losses,
-    StepResult,
-    accumulate,
     draw_boxes,
+    draw_distilled,
     draw_step,
     mix_stored,
-    part_of,
     train_step,
 )
 from stages.train.validate import Validation
@@ -40,9 +34,6 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
 """(iterations done, iterations in all, what the losses are) -> None."""
-
-DistillDraws = dict[str, list[StrongDraw]]
-"""Domain -> augmentation of each of its images; no domain where nothing is drawn."""
 
 
 def fit(
@@ -103,26 +94,21 @@ def fit(
         samples = next(loader)
         # drawn for the batch of all ranks, whose labels decide
         draws = draw_step(config, ranks.whole_batch(samples.source_label), of_task)
-        batch, distill_draws = samples.to(device), draw_distilled(config, iteration, rows)
+        distilled = draw_distilled(config, iteration)
+        batch = samples.to(device)
         _seed_noise(config.seed, iteration, ranks)  # after the loader, which draws from it too
-        distilled: Mapping[Domain, float] = {"source": 1.0, "target": 1.0}
-        result = StepResult({}, None, None, {})
-        if of_task >= 0:
-            keep = 0.0 if config.distill is None else config.distill.keep
-            distilled = {"target": keep} if keep else {}
-            result = train_step(
-                models,
-                batch,
-                None if draws is None else draws.of(rows),
-                config=config,
-                iteration=of_task,
-                mixer=mixer,
-                boxes=draw_boxes(config, of_task),
-                observe=looks,
-                passes=passes,
-            )
-        for domain, factor in distilled.items():
-            result = distill(result, domain, factor, models, batch, distill_draws, config)
+        result = train_step(
+            models,
+            batch,
+            None if draws is None else draws.of(rows),
+            config=config,
+            iteration=of_task,
+            mixer=mixer,
+            boxes=draw_boxes(config, of_task),
+            distilled={domain: draw[rows] for domain, draw in distilled.items()},
+            observe=looks,
+            passes=passes,
+        )
         if config.distill is not None and 0 <= of_task < config.distill.freeze:
             for weight in models.student.backbone.parameters():  # batch norms go on to follow
                 weight.grad = None
@@ -191,53 +177,3 @@ def _describe(curves: Curves, classes: Sequence[str]) -> str:
         last["mIoU"] = curves.validation[-1]["miou"]
     lost = [f"LOST {classes[train_id]}" for train_id in curves.shares.lost]
     return "  ".join([*lost, *(f"{name} {value:.3g}" for name, value in last.items())])
-
-
-def draw_distilled(config: TrainConfig, iteration: int, rows: slice) -> DistillDraws:
-    """Draw the augmentation of a step, counted from the first of all, for some of its images.
-
-    It is that of `self_training`; without it images are not augmented.
-    """
-    if config.distill is None or config.self_training is None:
-        return {}
-    rng = np.random.default_rng((config.seed, DISTILL_STREAM, iteration))
-    return {
-        domain: draw_strong(rng, config.batch_size, config.self_training, per_image=True)[rows]
-        for domain in ("source", "target")
-    }
-
-
-def distill(
-    result: StepResult,
-    domain: Domain,
-    weight: float,
-    models: Models,
-    batch: Batch,
-    draws: DistillDraws,
-    config: TrainConfig,
-) -> StepResult:
-    """Add to a step the gradients of distillation on the images of a domain.
-
-    They reach the student's backbone and the distiller. Batch norms and noise are as in training.
-
-    Returns:
-        The step's result with the loss `distill_<domain>` and the shares of variance explained.
-    """
-    student, distiller, seen = models.student, models.distiller, dict(result.seen)
-    assert distiller is not None
-    models.half.refresh()
-    images, teacher = batch.source_image, batch.source_features
-    if domain == "target":
-        images, teacher = batch.target_image, batch.target_features
-    if domain in draws:
-        images = augment(images, draws[domain])
-
-    def losses_of(part: slice) -> Losses:
-        image = images[part]
-        loss, explained = distiller(student.features(image), part_of(teacher, part))
-        for name, value in explained.items():
-            seen[name] = [*seen.get(name, ()), value]
-        return {f"distill_{domain}": weight * len(image) / len(batch) * loss}
-
-    losses = accumulate(losses_of, models, batch, config)
-    return result._replace(losses=result.losses | losses, seen=seen)

@@ -2,7 +2,8 @@
 
     objective = clean + enhanced_source + feature_distance + mix + enhanced_mix + masked
 
-Gradients are added up, the caller updates. B batch, C channels, H W pixels, h w tokens.
+Steps of distillation (`stages.train.distill`) come before those of this task, and have no part of
+it. Gradients are added up, the caller updates. B batch, C channels, H W pixels, h w tokens.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from stages.prepare.manifest import Domain
 from stages.student import hrda
 from stages.student.mit import COARSEST_PX, stage_features
 from stages.student.query_head import QueryHead
@@ -41,7 +43,7 @@ from stages.train.adaptation.pseudo_labels import (
     weighted,
 )
 from stages.train.config import TrainConfig
-from stages.train.crops import BOX_STREAM, STEP_STREAM, Batch, Sample
+from stages.train.crops import BOX_STREAM, DISTILL_STREAM, STEP_STREAM, Batch, Sample
 from stages.train.models import Models
 from stages.train.regularizers.branch import Seen, observed
 
@@ -99,8 +101,8 @@ Boxes = Mapping[str, hrda.Box]
 
 
 def draw_boxes(config: TrainConfig, iteration: int) -> Boxes:
-    """Draw three places from the seed and the iteration alone; none where HRDA is off."""
-    if config.student.hrda is None:
+    """Draw three places from the seed and the iteration alone; none without HRDA or a task."""
+    if config.student.hrda is None or iteration < 0:
         return {}
     rng = np.random.default_rng((config.seed, BOX_STREAM, iteration))
     crop, detail = (config.crop_px,) * 2, (config.student.hrda.detail_px,) * 2
@@ -108,6 +110,27 @@ def draw_boxes(config: TrainConfig, iteration: int) -> Boxes:
         name: hrda.draw_box(lambda places: int(rng.integers(places)), crop, detail)
         for name in ("clean", "mix", "masked")
     }
+
+
+DistillDraws = Mapping[Domain, list[StrongDraw]]
+"""Domain whose images are distilled -> augmentation of each image; [] leaves them as they are."""
+
+
+def draw_distilled(config: TrainConfig, iteration: int) -> DistillDraws:
+    """Draw the augmentation of distilled images, which is that of `self_training`.
+
+    The iteration is counted from the first step of distillation.
+    """
+    before = iteration < config.distill_steps
+    if config.distill is None or not (before or config.distill.keep):
+        return {}
+    domains: tuple[Domain, ...] = ("source", "target")
+    drawn = {domain: list[StrongDraw]() for domain in domains}
+    if config.self_training is not None:
+        rng = np.random.default_rng((config.seed, DISTILL_STREAM, iteration))
+        batch, augmentation = config.batch_size, config.self_training
+        drawn = {each: draw_strong(rng, batch, augmentation, per_image=True) for each in domains}
+    return drawn if before else {"target": drawn["target"]}
 
 
 class Views(NamedTuple):
@@ -151,8 +174,10 @@ class Step:
     models: Models
     config: TrainConfig
     batch: Batch
+    of_task: bool  # False is distillation alone
     things: Tensor | None  # (B, h, w) bool, cells that feature distance looks at; None if it is off
     views: Views | None  # None trains on the source only
+    distilled: Mapping[Domain, Tensor]  # (B, 3, H, W) that the student sees while it is distilled
     boxes: Boxes
     observe: bool  # note what the regulariser does, for a row of its health
 
@@ -188,15 +213,18 @@ def train_step(
     iteration: int,
     mixer: FeatureMixer = mix_stored,
     boxes: Boxes | None = None,
+    distilled: DistillDraws | None = None,
     observe: bool = False,
     passes: Passes | None = None,
 ) -> StepResult:
-    """Move the EMA model, and add the gradients of one step to student and regulariser.
+    """Move the EMA model, and add the gradients of one step to all that learns.
 
     Models are on the device of the batch, student and regulariser in train mode; nothing here waits
-    for the device. `passes` is `run_passes` by default.
+    for the device. The iteration is of the task, and negative in the steps before it. `passes` is
+    `run_passes` by default.
     """
-    things, views = _thing_cells(models, batch, config), None
+    of_task = iteration >= 0
+    things, views = _thing_cells(models, batch, config) if of_task else None, None
     if draws is not None and config.self_training is not None:
         views = _draw_views(batch, draws, config, mixer)
         since, most = iteration - config.self_training.start, config.self_training.ema_decay
@@ -204,7 +232,12 @@ def train_step(
             update_ema(models.ema, models.student, since, most)
         if models.ema_branch is not None and models.regularizer is not None:
             update_ema(models.ema_branch, models.regularizer, since, most)
-    step = Step(models, config, batch, things, views, boxes or {}, observe)
+    images: dict[Domain, Tensor] = {"source": batch.source_image, "target": batch.target_image}
+    shown = {
+        domain: augment(images[domain], draw) if draw else images[domain]
+        for domain, draw in (distilled or {}).items()
+    }
+    step = Step(models, config, batch, of_task, things, views, shown, boxes or {}, observe)
     return (passes or run_passes)(step)
 
 
@@ -214,27 +247,56 @@ def run_passes(step: Step) -> StepResult:
     It can be recorded as a CUDA graph (`stages.train.graphs`): the host sends nothing to the device
     and reads nothing from it, and the same kernels run in every iteration.
     """
-    models, config, batch, views = step.models, step.config, step.batch, step.views
+    models = step.models
     networks = (models.regularizer, models.student) if step.observe else (None, None)
+    models.half.refresh()
     with observed(*networks) as seen:
-        models.half.refresh()
-        pseudo = None if views is None else _label(models, batch, config)
-        teacher = batch.source_features if "source" in config.regularizer.on else {}
-        losses = _learn(step, "clean", batch.source_image, batch.source_label, None, teacher)
-        if views is None or pseudo is None:
-            return StepResult(losses, None, None, seen)
+        losses, pseudo, mixed = _learn_task(step) if step.of_task else ({}, None, None)
+    for domain, images in step.distilled.items():
+        losses |= _distill(step, domain, images, seen)
+    return StepResult(losses, pseudo, mixed, seen)
 
-        weight = pseudo_weight(pseudo.weight, batch.target_valid)
-        mixed = Mixed(
-            image=views.mixed,
-            label=mix(views.mask, batch.source_label, pseudo.label),
-            weight=mix(views.mask, 1.0, weight),
-            mask=views.mask,
-        )
-        losses |= _learn(step, "mix", mixed.image, mixed.label, mixed.weight, views.teacher)
-        if views.masked is not None:
-            losses |= _learn(step, "masked", views.masked, pseudo.label, weight, {})
-        return StepResult(losses, pseudo, mixed, seen)
+
+def _learn_task(step: Step) -> tuple[Losses, PseudoLabels | None, Mixed | None]:
+    models, config, batch, views = step.models, step.config, step.batch, step.views
+    pseudo = None if views is None else _label(models, batch, config)
+    teacher = batch.source_features if "source" in config.regularizer.on else {}
+    losses = _learn(step, "clean", batch.source_image, batch.source_label, None, teacher)
+    if views is None or pseudo is None:
+        return losses, None, None
+
+    weight = pseudo_weight(pseudo.weight, batch.target_valid)
+    mixed = Mixed(
+        image=views.mixed,
+        label=mix(views.mask, batch.source_label, pseudo.label),
+        weight=mix(views.mask, 1.0, weight),
+        mask=views.mask,
+    )
+    losses |= _learn(step, "mix", mixed.image, mixed.label, mixed.weight, views.teacher)
+    if views.masked is not None:
+        losses |= _learn(step, "masked", views.masked, pseudo.label, weight, {})
+    return losses, pseudo, mixed
+
+
+def _distill(step: Step, domain: Domain, images: Tensor, seen: Seen) -> Losses:
+    """Add the gradients of distillation on images (B, 3, H, W), to the backbone and the distiller.
+
+    The shares of variance explained are added to what was seen.
+    """
+    models, config, batch = step.models, step.config, step.batch
+    assert models.distiller is not None
+    assert config.distill is not None
+    distiller, factor = models.distiller, config.distill.keep if step.of_task else 1.0
+    teacher = batch.target_features if domain == "target" else batch.source_features
+
+    def losses_of(part: slice) -> Losses:
+        image = images[part]
+        loss, explained = distiller(models.student.features(image), part_of(teacher, part))
+        for name, value in explained.items():
+            seen.setdefault(name, []).append(value)
+        return {f"distill_{domain}": factor * len(image) / len(batch) * loss}
+
+    return accumulate(losses_of, models, batch, config)
 
 
 def _learn(

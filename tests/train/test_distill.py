@@ -11,13 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stages.student.student import build_student, load_student, seeded
-from stages.train import loop
 from stages.train.config import TrainConfig
 from stages.train.crops import Batch
 from stages.train.distill import Distiller
 from stages.train.models import Models
 from stages.train.state import build_optimizer, learning_rate
-from stages.train.step import StepResult
+from stages.train.step import DistillDraws, StepResult, draw_distilled, train_step
 from tests.train.example import train_config
 from tests.train.world import LEVELS, World, assert_same, results, silent
 
@@ -58,15 +57,14 @@ def models_of(config: TrainConfig) -> Models:
     return Models(student, None, None, None, distiller=distiller)
 
 
-NOTHING = StepResult({}, None, None, {})
+AS_THEY_ARE: DistillDraws = {"source": [], "target": []}
 
 
 def distill(
-    models: Models, batch: Batch, config: TrainConfig, draws: loop.DistillDraws | None = None
+    models: Models, batch: Batch, config: TrainConfig, draws: DistillDraws = AS_THEY_ARE
 ) -> StepResult:
     """A step before the task."""
-    result = loop.distill(NOTHING, "source", 1.0, models, batch, draws or {}, config)
-    return loop.distill(result, "target", 1.0, models, batch, draws or {}, config)
+    return train_step(models, batch, None, config=config, iteration=-1, distilled=draws)
 
 
 @pytest.mark.parametrize("loss", ["cosine", "mse"])
@@ -107,8 +105,8 @@ def test_what_is_kept_reaches_the_encoder_from_target_images_alone() -> None:
     config = train_config(distill=DISTILL, student=NOISELESS)
     models, batch, other = models_of(config), batch_of(1), batch_of(2)
 
-    def gradient(batch: Batch, keep: float = 0.5) -> Tensor:
-        result = loop.distill(NOTHING, "target", keep, models, batch, {}, config)
+    def gradient(batch: Batch) -> Tensor:
+        result = distill(models, batch, config, {"target": []})
         assert [*result.losses] == ["distill_target"]
         return encoder_gradient(models)
 
@@ -119,7 +117,14 @@ def test_what_is_kept_reaches_the_encoder_from_target_images_alone() -> None:
     assert torch.equal(gradient(of_source), kept)
     assert not torch.equal(gradient(replace(batch, target_image=other.target_image)), kept)
     assert not torch.equal(gradient(replace(batch, target_features=other.target_features)), kept)
-    torch.testing.assert_close(gradient(batch, 1.0), 2 * kept)
+
+    def of_task(draws: DistillDraws) -> Tensor:
+        task = train_config(distill={**DISTILL, "keep": 0.5}, student=NOISELESS)
+        train_step(models, batch, None, config=task, iteration=0, distilled=draws)
+        return encoder_gradient(models)
+
+    added = of_task({"target": []}) - of_task({})
+    torch.testing.assert_close(added, 0.5 * kept, rtol=1e-3, atol=1e-6)
 
 
 def test_the_student_sees_jitter_and_the_teacher_does_not() -> None:
@@ -132,17 +137,14 @@ def test_the_student_sees_jitter_and_the_teacher_does_not() -> None:
     models, batch = models_of(config), batch_of(1)
     features = {level: each.clone() for level, each in batch.source_features.items()}
     clean = distill(models, batch, config).losses
-    draws = loop.draw_distilled(config, 3, slice(0, 4))
+    draws = draw_distilled(config, 3)
     assert draws.keys() == {"source", "target"}
     for name, loss in distill(models, batch, config, draws).losses.items():
         assert loss != clean[name]
     assert_same(batch.source_features, features)
-    parts = [loop.draw_distilled(config, 3, part) for part in (slice(0, 2), slice(2, 4))]
-    for domain, of_all in draws.items():
-        assert_same([each.sigma_px for part in parts for each in part[domain]],
-                    [each.sigma_px for each in of_all])  # fmt: skip
     alone = train_config(distill=DISTILL, self_training=None, regularizer={"on": []})
-    assert loop.draw_distilled(alone, 3, slice(0, 2)) == {}
+    assert draw_distilled(alone, 3) == AS_THEY_ARE
+    assert draw_distilled(alone, 10) == draw_distilled(train_config(), 3) == {}
 
 
 @pytest.mark.parametrize(("freeze", "moves"), [(0, True), (1, True), (2, False)])

@@ -36,7 +36,10 @@ class Rerun(RecordedPasses):
 
     def record(self, step: Step) -> tuple[StepResult, Callable[[], None]]:
         models = step.models
-        every = (models.student, models.ema, models.regularizer, models.ema_branch)
+        every = (
+            *(models.student, models.ema, models.regularizer),
+            *(models.ema_branch, models.distiller),
+        )
         networks = [network for network in every if network is not None]
         held = [deepcopy(network.state_dict()) for network in networks]
         noise = torch.get_rng_state()
@@ -69,18 +72,18 @@ class Rerun(RecordedPasses):
         return result, launch
 
 
-@pytest.mark.parametrize(
-    "distill", [None, {**DISTILL, "steps": 2, "freeze": 6, "keep": 0.5}], ids=["", "distillation"]
-)
+@pytest.mark.parametrize("steps", [0, 5], ids=["", "distillation"])
 def test_recorded_steps_leave_what_others_do(
-    distill: dict[str, Any] | None, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: int, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    distill = {**DISTILL, "steps": steps, "freeze": 6, "keep": 0.5} if steps else None
     changes = {**CHANGES, "distill": distill}
     world.run(tmp_path / "eager", **changes)
     passes = Rerun()
     monkeypatch.setattr(loop, "passes_for", lambda *_: passes)
     world.run(tmp_path / "recorded", **changes)
-    assert passes.launches == 2 + 12  # of 5 and 15 steps, 3 of each to warm up
+    # of 5 and 15 steps, and of those of distillation, 3 of each to warm up
+    assert passes.launches == 2 + 12 + max(0, steps - 3)
     assert_same(results(tmp_path / "recorded"), results(tmp_path / "eager"))
 
 
@@ -110,22 +113,24 @@ def test_recorded_passes_of_every_arm_compute_what_others_do(arm: str, place: st
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("kind", ["ssr", "guided"])
+@pytest.mark.parametrize(
+    "arm",
+    [
+        {},
+        {"regularizer": {"kind": "guided", "student_drop": 0.5}},
+        {"distill": {**DISTILL, "steps": 5, "keep": 0.5}},
+    ],
+    ids=["ssr", "guided", "distillation"],
+)
 def test_graphs_leave_what_others_do_on_a_gpu_and_resume(
-    kind: str,
+    arm: dict[str, Any],
     precision: str,
     world: World,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    more = {"student_drop": 0.5} if kind == "guided" else {}
-    changes = {
-        **CHANGES,
-        "device": "cuda",
-        "precision": precision,
-        "regularizer": {"kind": kind, **more},
-    }
+    changes = {**CHANGES, "device": "cuda", "precision": precision, **arm}
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)  # the gradients of attention are summed in any order
     try:
