@@ -131,7 +131,7 @@ def test_broken_folder_is_refused_in_one_line(
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     student = tiny()
-    torch.nn.init.constant_(student.head.classifier.bias, torch.nan)
+    torch.nn.init.constant_(student.head.get_parameter("classifier.bias"), torch.nan)
     save_student(student, tmp_path, config=CONFIG, meta={})
     with pytest.raises(CheckpointError, match=r"head\.classifier\.bias holds values that are not"):
         load_student(tmp_path)

@@ -103,9 +103,15 @@ def test_recorded_passes_of_every_arm_compute_what_others_do(arm: str, place: st
                 network.zero_grad()
             batch = batch_of(iteration)
             draws = draw_step(config, batch.source_label, iteration)
-            given = {"config": config, "iteration": iteration, "passes": way}
             with float32_on_gpu("highest"):
-                losses = train_step(models, batch.to(device), draws, **given).losses
+                losses = train_step(
+                    models,
+                    batch.to(device),
+                    draws,
+                    config=config,
+                    iteration=iteration,
+                    passes=way,
+                ).losses
         learnt = [gradients(network) for network in learning]
         found.append({name: value for each in (losses, *learnt) for name, value in each.items()})
     assert relative_error(*found) < 1e-4
