@@ -53,10 +53,10 @@ class Shuffled(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         sample, other = self._crops[index], self._crops[index + _APART]
-        if sample["source_features"].keys() - other["source_features"].keys():
-            other = self._crops[index ^ 1]  # steps of distillation, in batches of even size
-        sample["source_features"] = other["source_features"]
-        sample["target_features"] = other["target_features"]
+        levels = ("source_features", "target_features")
+        if any(sample[name].keys() - other[name].keys() for name in levels):
+            other = self._crops[abs(index - 1)]  # of distillation, as this one
+        sample |= {name: other[name] for name in levels}
         if "target_probabilities" in other:
             sample["target_probabilities"] = other["target_probabilities"]
         return sample

@@ -75,9 +75,9 @@ class ChannelStatistics(BaseModel):
         few = max(1, _CACHED // rows.shape[1])
         moments = []
         for first in range(0, len(rows), few):
-            part = rows[first : first + few].astype(np.float64)
-            of = part.sum(axis=1), np.square(part).sum(axis=1), part.min(axis=1), part.max(axis=1)
-            moments.append(of)
+            part = rows[first : first + few].astype(np.float64, order="C")
+            sums = part.sum(axis=1), np.square(part).sum(axis=1)
+            moments.append((*sums, part.min(axis=1), part.max(axis=1)))
         total, sumsq, least, most = np.concatenate(moments, axis=1).tolist()
         return cls(count=rows.shape[1], sum=total, sumsq=sumsq, min=least, max=most)
 

@@ -68,7 +68,8 @@ class EmbeddedShard:
 
 
 WRITERS: Final = 2
-"""Threads that write shards: while one encodes another waits for the disk."""
+"""Threads that write shards: while one packs its numbers another waits for the disk. A worker of
+dask has as many: while one runs the teacher another writes."""
 
 _BATCHES_AHEAD: Final = 2
 _MOST_READERS: Final = 16
@@ -338,7 +339,7 @@ def run_serial(shards: Generator[_T, None, None], write: Callable[[_T], None]) -
     """Write shards in other threads while this one makes the next.
 
     At most one shard waits to be written. What ends the run here, an interrupt too, lets shards
-    that are made be written; what `write` raises ends it.
+    that are made be written; what `write` raises ends it once the shards under way are written.
     """
     with closing(shards), ThreadPoolExecutor(WRITERS, "write") as threads:
         for writing in ahead((threads.submit(write, shard) for shard in shards), WRITERS):

@@ -56,7 +56,7 @@ class _Recorded:
 
 
 class RecordedPasses:
-    """Run the passes of steps as graphs, one for each kind of step: by the shapes of its inputs.
+    """Run the passes of steps as graphs, one for each kind of step: by its inputs' shapes.
 
     Numbers are those of `run_passes`, noise included: a graph draws from the seed that the
     generator has when it is launched.
@@ -76,11 +76,11 @@ class RecordedPasses:
             TrainingError: If a graph cannot be recorded, for want of memory too.
         """
         given = _inputs(step)
-        shapes = (step.of_task, *((each.shape, each.dtype) for each in given))
-        self._steps[shapes] += 1
-        if self._steps[shapes] <= WARM_UP:
+        inputs = (step.of_task, *((each.shape, each.dtype) for each in given))
+        self._steps[inputs] += 1
+        if self._steps[inputs] <= WARM_UP:
             return run_passes(step)
-        kind = (shapes, step.observe)
+        kind = (inputs, step.observe)
         if kind not in self._recorded:
             names = ("batch", "things", "views", "distilled")
             held = replace(step, **{name: deepcopy(getattr(step, name)) for name in names})

@@ -2,8 +2,8 @@
 
     objective = clean + enhanced_source + feature_distance + mix + enhanced_mix + masked
 
-Steps of distillation (`stages.train.distill`) come before those of this task, and have no part of
-it. Gradients are added up, the caller updates. B batch, C channels, H W pixels, h w tokens.
+Steps of distillation alone come before the task; `distill.keep` adds its loss on target images to
+this sum. Gradients are added up, the caller updates. B batch, C channels, H W pixels, h w tokens.
 """
 
 from collections.abc import Callable, Mapping
@@ -117,15 +117,15 @@ DistillDraws = Mapping[Domain, list[StrongDraw]]
 
 
 def draw_distilled(config: TrainConfig, iteration: int) -> DistillDraws:
-    """Draw the augmentation of distilled images, which is that of `self_training`.
+    """Draw the augmentation of distilled images, of all ranks, as `self_training` augments.
 
-    The iteration is counted from the first step of distillation.
+    The iteration is counted from the first step of distillation; {} where nothing is distilled.
     """
     before = iteration < config.distill_steps
     if config.distill is None or not (before or config.distill.keep):
         return {}
     domains: tuple[Domain, ...] = ("source", "target")
-    drawn = {domain: list[StrongDraw]() for domain in domains}
+    drawn: dict[Domain, list[StrongDraw]] = {domain: [] for domain in domains}
     if config.self_training is not None:
         rng = np.random.default_rng((config.seed, DISTILL_STREAM, iteration))
         batch, augmentation = config.batch_size, config.self_training
@@ -219,9 +219,9 @@ def train_step(
 ) -> StepResult:
     """Move the EMA model, and add the gradients of one step to all that learns.
 
-    Models are on the device of the batch, student and regulariser in train mode; nothing here waits
-    for the device. The iteration is of the task, and negative in the steps before it. `passes` is
-    `run_passes` by default.
+    Models are on the device of the batch, those that learn in train mode; nothing here waits for
+    the device. The iteration is of the task, and negative in the steps before it. `distilled` says
+    which images are distilled beside it; `passes` is `run_passes` by default.
     """
     of_task = iteration >= 0
     things, views = _thing_cells(models, batch, config) if of_task else None, None

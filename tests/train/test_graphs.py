@@ -90,7 +90,7 @@ def test_recorded_steps_leave_what_others_do(
 @pytest.mark.parametrize("place", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("arm", ARMS)
 def test_recorded_passes_of_every_arm_compute_what_others_do(arm: str, place: str) -> None:
-    """With masked images and feature distance; of five steps, two of which launch what is there."""
+    """In five steps, the last two of which launch what was recorded."""
     config, device = train_config(**ARMS[arm]), torch.device(place)
     passes, found = RecordedPasses() if place == "cuda" else Rerun(), []
     for way in (run_passes, passes):
@@ -124,7 +124,8 @@ def test_recorded_passes_of_every_arm_compute_what_others_do(arm: str, place: st
     [
         {},
         {"regularizer": {"kind": "guided", "student_drop": 0.5}},
-        {"distill": {**DISTILL, "steps": 5, "keep": 0.5}},
+        # stages that shrink to their level pool, which is not deterministic on a GPU
+        {"distill": {**DISTILL, "steps": 5, "levels": [None, None, None, "stride8"], "keep": 0.5}},
     ],
     ids=["ssr", "guided", "distillation"],
 )
