@@ -131,6 +131,7 @@ def encode_images(
     data = np.empty(len(chunks) * size + grid.index_bytes, np.uint8)
     places = data[: -grid.index_bytes].reshape(len(chunks), size)
     frames: list[bytes] = [b""] * len(chunks)  # where the codec compresses
+    row_of_chunk = np.dtype((np.void, grid.chunk_side_tok * grid.codec.dtype.itemsize))
 
     def encode(row: int) -> tuple[ChannelStatistics, int]:
         stored, clipped = grid.codec.encode(held[row], scale)
@@ -140,7 +141,9 @@ def encode_images(
             raw = places[slot, :-CRC_BYTES]
             block = raw.view(grid.codec.dtype).reshape(grid.chunk_shape[1:])
             part = stored[:, y * side : (y + 1) * side, x * side : (x + 1) * side]
-            if part.shape != block.shape:
+            if part.shape == block.shape:  # numbers would be copied one by one
+                block, part = block.view(row_of_chunk), part.view(row_of_chunk)
+            else:
                 block[...] = grid.codec.fill
             block[:, : part.shape[1], : part.shape[2]] = part
             if grid.codec.compressed:
