@@ -64,6 +64,15 @@ def test_levels_embedded_together_or_one_by_one_are_the_same_bytes(
     assert before.items() <= shard_times(world).items()
 
 
+def test_two_shards_are_written_at_once() -> None:
+    meeting = threading.Barrier(2, timeout=60)
+
+    def write(_: int) -> None:
+        meeting.wait()
+
+    run_serial((shard for shard in range(4)), write)
+
+
 @pytest.mark.parametrize("bad", range(4))
 def test_what_the_writer_meets_ends_the_run(bad: int) -> None:
     written = set()
